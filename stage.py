@@ -1,0 +1,451 @@
+"""The stage contract: how every numbered script checks its inputs, writes its outputs and knows when it is done.
+
+A stage reads the files of earlier stages and writes its own. Its *manifest*, `<stage>.manifest.json`, is written
+last and says what was made, from what, by which code. From the manifests alone every script can tell whether its
+input is missing, unfinished, damaged or stale, and whether its own output is up to date. Staleness goes by
+content: an upstream stage that ran again and wrote the same bytes makes nothing stale.
+
+    stage = Stage(__file__, args, config={"max_voices": 4})    # exits with the mend if an input is not fit
+    if stage.up_to_date():
+        return
+    with stage.writing():                                       # lock + marker: from here on "unfinished"
+        write_text(stage.root / "data/train.txt", text)         # atomic
+        stage.finish(outputs=["data/train.txt"], counts={"tunes": 3}, summary={"tunes": 3})
+
+This module stays apart from common.py so that the stages and pool workers that need no model do not load torch.
+"""
+
+import argparse
+import ast
+import contextlib
+import errno
+import fcntl
+import hashlib
+import itertools
+import json
+import os
+import platform
+import signal
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+
+from tqdm import tqdm
+
+HERE = Path(__file__).resolve().parent
+
+# stage -> (folder of its manifest, below the root; stages it reads)
+STAGES = {
+    "01_download": ("data", ()),
+    "02_midi_to_abc": ("data", ("01_download",)),
+    "03_tokenize_split": ("data", ("02_midi_to_abc",)),
+    "04_train_transformers": ("checkpoints", ("03_tokenize_split",)),
+    "05_train_lstms": ("checkpoints", ("03_tokenize_split",)),
+    "06_fit_scaling": ("part4_outputs", ("03_tokenize_split", "04_train_transformers", "05_train_lstms")),
+    "07_train_best_and_generate": (
+        "part4_outputs",
+        ("03_tokenize_split", "04_train_transformers", "05_train_lstms", "06_fit_scaling"),
+    ),
+}
+PACKAGES = ("torch", "music21", "symusic", "numpy", "scipy", "matplotlib", "verovio")  # recorded in manifests
+TEMPORARY = ".tmp-"  # prefix of files being written; short, because names may already be 255 bytes long
+
+
+# ---------------------------------------------------------------- command line
+
+def stage_parser(doc, training=False):
+    """An ArgumentParser with the flags every stage has; `doc` is the script's docstring."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, metavar="DIR",
+                        help="folder that holds data/, checkpoints/ and part4_outputs/ "
+                             "(default: the scripts' own folder; with --quick: quick/ in it)")
+    parser.add_argument("--quick", action="store_true",
+                        help="small budgets on the embedded corpus: the whole pipeline in minutes on two CPU cores")
+    parser.add_argument("--force", action="store_true", help="run even if the outputs are up to date")
+    parser.add_argument("--seed", type=int, default=0, help="seed of every random choice (default: 0)")
+    if training:
+        parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto",
+                            help="where to compute (default: auto = cuda, else mps, else cpu)")
+        parser.add_argument("--only", metavar="NAME[,NAME]", help="train these sizes only, e.g. tiny,small")
+        parser.add_argument("--micro-batch", type=int, metavar="N",
+                            help="sequences per forward pass; changes memory and speed, not the tokens per step "
+                                 "(default: as many as fit)")
+    return parser
+
+
+def resolve_root(args):
+    """The folder that holds data/, checkpoints/ and part4_outputs/."""
+    return Path(args.root).resolve() if args.root else HERE / "quick" if args.quick else HERE
+
+
+def root_flags(args):
+    """The flags that make another stage's command act on the same root."""
+    return (" --quick" if args.quick else "") + (f" --root {args.root}" if args.root else "")
+
+
+def fail(stage, problem, mend=None):
+    """Ends the script with one message on stderr and exit code 1: the problem, then the command that mends it."""
+    sys.exit(f"{stage}: {problem}" + (f"\n  -> {mend}" if mend else ""))
+
+
+def run(main):
+    """Calls a script's main(): Ctrl-C, SIGTERM, a full disk and a closed pipe end in one line, not in a traceback."""
+    name = Path(sys.argv[0]).stem
+    again = "what is finished is kept; the same command goes on from there"
+    def terminated(*_):
+        raise KeyboardInterrupt("terminated")
+    signal.signal(signal.SIGTERM, terminated)
+    try:
+        main()
+    except KeyboardInterrupt as stop:
+        print(f"\n{name}: {stop or 'interrupted'}: {again}", file=sys.stderr)
+        sys.exit(143 if str(stop) else 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        reasons = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up",
+                   errno.EFBIG: "a file would exceed the size limit", errno.EROFS: "the folder is read-only",
+                   errno.EACCES: "permission denied", errno.EPERM: "permission denied"}
+        if error.errno not in reasons:
+            raise
+        where = f": {error.filename}" if error.filename else ""
+        fail(name, f"{reasons[error.errno]}{where}", f"make room or permit writing; {again}")
+    except MemoryError:
+        fail(name, "not enough memory", f"use a machine with more, or smaller budgets (see --help); {again}")
+
+
+def progress(iterable=None, total=None, desc=None, unit="it"):
+    """tqdm on a terminal, silent elsewhere."""
+    return tqdm(iterable, total=total, desc=desc, unit=unit, disable=not sys.stderr.isatty(), dynamic_ncols=True)
+
+
+# ---------------------------------------------------------------- files
+
+_temporary_number = itertools.count()
+
+
+@contextlib.contextmanager
+def atomic(path, mode="w", durable=True):
+    """Opens a temporary file beside `path`; it takes the name `path` only when it is complete.
+
+    durable: flush to disk before the rename. Switch it off for thousands of small files; `Stage.finish` syncs
+    the disk once for all of them before it writes the manifest.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{next(_temporary_number)}"
+    try:
+        with open(temporary, mode, **({} if "b" in mode else {"encoding": "utf-8", "newline": "\n"})) as file:
+            yield file
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path, text, durable=True):
+    """Writes text (UTF-8, LF) atomically."""
+    with atomic(path, durable=durable) as file:
+        file.write(text)
+
+
+def write_bytes(path, data, durable=True):
+    """Writes bytes atomically."""
+    with atomic(path, "wb", durable=durable) as file:
+        file.write(data)
+
+
+def write_json(path, value):
+    """Writes strict JSON atomically; NaN and Infinity raise ValueError (a value that was not measured is None)."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def read_json(path):
+    """The value in a JSON file, or None if the file is missing or not JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError, json.JSONDecodeError):
+        return None
+
+
+def file_digest(path):
+    """SHA-256 of a file's bytes, hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def value_digest(value):
+    """SHA-256 of a JSON value, independent of the order of keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def code_digest(*scripts):
+    """SHA-256 over these Python files and the project's modules that they import, comments and docstrings left out."""
+    todo, seen = [Path(script).resolve() for script in scripts], {}
+    while todo:
+        path = todo.pop()
+        if path in seen:
+            continue
+        tree = ast.parse(path.read_bytes())
+        for node in ast.walk(tree):
+            names = ([alias.name for alias in node.names] if isinstance(node, ast.Import)
+                     else [node.module] if isinstance(node, ast.ImportFrom) and node.module else [])
+            todo += [module for name in names if (module := path.parent / f"{name}.py").exists()]
+            body = getattr(node, "body", None)
+            if (isinstance(body, list) and body and isinstance(body[0], ast.Expr)
+                    and isinstance(body[0].value, ast.Constant) and isinstance(body[0].value.value, str)):
+                body[0].value.value = ""  # a docstring
+        seen[path] = hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+    return value_digest(sorted((path.name, digest) for path, digest in seen.items()))
+
+
+def tree_files(folder):
+    """All files under `folder` as sorted relative paths (str), temporary ones left out; no links are followed."""
+    found, folders = [], [""]
+    while folders:
+        below = folders.pop()
+        with os.scandir(folder / below) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(below + entry.name + "/")
+                elif not entry.name.startswith(TEMPORARY):
+                    found.append(below + entry.name)
+    return sorted(found)
+
+
+def remove_temporaries(folder):
+    """Deletes what killed writers left behind; files of living processes stay."""
+    for path in folder.rglob(TEMPORARY + "*"):
+        pid = path.name[len(TEMPORARY):].split("-")[0]
+        if not (pid.isdigit() and Path(f"/proc/{pid}").exists() and int(pid) != os.getpid()):
+            path.unlink(missing_ok=True)
+
+
+def _index_line(relative, stat, digest):
+    return f"{stat.st_size}\t{stat.st_mtime_ns}\t{digest}\t{json.dumps(relative)}\n"
+
+
+def _describe_tree(folder, index_path):
+    """Digests every file of a folder; the index keeps size, time and digest, so that checks need not read them again."""
+    tree, n_files, n_bytes = hashlib.sha256(), 0, 0
+    known = _read_index(index_path)
+    with atomic(index_path) as index:
+        for relative in tree_files(folder):
+            stat = os.stat(folder / relative)
+            size, mtime, digest = known.get(relative, (None, None, None))
+            if (size, mtime) != (stat.st_size, stat.st_mtime_ns):
+                digest = file_digest(folder / relative)
+            index.write(_index_line(relative, stat, digest))
+            tree.update(f"{json.dumps(relative)}\t{digest}\n".encode())
+            n_files, n_bytes = n_files + 1, n_bytes + stat.st_size
+    return {"files": n_files, "bytes": n_bytes, "sha256": tree.hexdigest()}
+
+
+def _read_index(index_path):
+    known = {}
+    if index_path.exists():
+        for line in index_path.read_text(encoding="utf-8").splitlines():
+            with contextlib.suppress(ValueError):  # a torn line means only that one file is read again
+                size, mtime, digest, relative = line.split("\t", 3)
+                known[json.loads(relative)] = int(size), int(mtime), digest
+    return known
+
+
+def _damage(root, name, expected, index_path):
+    """What differs between an output and its manifest entry, in words; None if it is intact."""
+    path = root / name
+    if not path.exists():
+        return f"{name} is gone"
+    if "files" not in expected:
+        size = path.stat().st_size
+        if size != expected["bytes"]:
+            return f"{name} has {size:,} bytes instead of {expected['bytes']:,}"
+        return None if file_digest(path) == expected["sha256"] else f"{name} has changed since it was written"
+    now, known = tree_files(path), _read_index(index_path)
+    if len(now) != expected["files"]:
+        return f"{name} holds {len(now):,} files instead of {expected['files']:,}"
+    tree = hashlib.sha256()
+    for relative in now:
+        stat = os.stat(path / relative)
+        size, mtime, digest = known.get(relative, (None, None, None))
+        if (size, mtime) != (stat.st_size, stat.st_mtime_ns):
+            digest = file_digest(path / relative)
+        tree.update(f"{json.dumps(relative)}\t{digest}\n".encode())
+    return None if tree.hexdigest() == expected["sha256"] else f"{name} has changed since it was written"
+
+
+# ---------------------------------------------------------------- the stage
+
+def manifest_path(root, name):
+    """Where a stage's manifest stands, e.g. ROOT/data/02_midi_to_abc.manifest.json."""
+    return root / STAGES[name][0] / f"{name}.manifest.json"
+
+
+def marker_path(root, name):
+    """The marker that a stage leaves while it is writing: an interrupted run leaves it behind."""
+    return root / STAGES[name][0] / f"{name}.running.json"
+
+
+def load_manifest(root, name):
+    """A stage's manifest as a dict, or None if there is none that can be read."""
+    manifest = read_json(manifest_path(root, name))
+    return manifest if isinstance(manifest, dict) and "output_digest" in manifest else None
+
+
+def input_problems(root, name, flags=""):
+    """[(problem, mending command)] for the outputs of stage `name`: missing, unfinished, damaged or stale."""
+    manifest, command = load_manifest(root, name), f"python {name}.py{flags}"
+    folder = STAGES[name][0]
+    if marker_path(root, name).exists():
+        return [(f"unfinished: {name} was interrupted before its output in {folder}/ was complete", command)]
+    if manifest is None:
+        if manifest_path(root, name).exists():
+            return [(f"damaged: {folder}/{name}.manifest.json cannot be read", command + " --force")]
+        return [(f"missing: there is no output of {name} in {folder}/", command)]
+    if value_digest(manifest["outputs"]) != manifest["output_digest"]:
+        return [(f"damaged: {folder}/{name}.manifest.json was edited", command + " --force")]
+    problems = []
+    for before, digest in manifest["inputs"].items():
+        upstream = load_manifest(root, before)
+        if upstream and upstream["output_digest"] != digest:
+            problems.append((f"stale: the output of {name} was made from an older output of {before}", command))
+    if manifest["code_digest"] != code_digest(HERE / f"{name}.py"):
+        problems.append((f"stale: {name}.py (or a module it uses) has changed since it ran", command))
+    for output, expected in manifest["outputs"].items():
+        damage = _damage(root, output, expected, _index_path(root, name, output))
+        if damage:
+            problems.append((f"damaged: {damage}", command))
+    return problems
+
+
+def _index_path(root, name, output):
+    return root / STAGES[name][0] / f".{name}.{output.replace('/', '-')}.files.tsv"
+
+
+def environment(device=None):
+    """Versions and machine for the record; no paths, no host name."""
+    versions = {}
+    for package in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    return {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}",
+            "cpu_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "device": device, **versions}
+
+
+class Stage:
+    """One run of one numbered script.
+
+    script: its __file__; args: its parsed arguments (root, quick, force, seed);
+    config: what decides the outputs' bytes, as JSON values (root, workers, device do not belong here);
+    reads: stages whose outputs it reads (default: as in STAGES);
+    shared: several processes may run this stage at once on one root (they lock their own parts);
+    Attributes: name, root, flags, config, key, inputs ({stage: output digest}), resuming (inside `writing`).
+    """
+
+    def __init__(self, script, args, config, reads=None, shared=False):
+        self.name, self.args, self.root = Path(script).stem, args, resolve_root(args)
+        self.flags, self.shared, self.started = root_flags(args), shared, time.monotonic()
+        self.config = {"quick": args.quick, "seed": args.seed, **config}
+        self.manifest_path, self.marker = manifest_path(self.root, self.name), marker_path(self.root, self.name)
+        self.resuming, self._locks = False, []
+        reads = STAGES[self.name][1] if reads is None else reads
+        problems = [problem for name in reads for problem in input_problems(self.root, name, self.flags)]
+        if problems:
+            commands = list(dict.fromkeys(command for _, command in problems))
+            fail(f"{self.name}.py", "\n".join(dict.fromkeys(text for text, _ in problems)),
+                 "run: " + " && ".join(commands))
+        self.inputs = {name: load_manifest(self.root, name)["output_digest"] for name in reads}
+        self.code = code_digest(script)
+        self.key = value_digest({"config": self.config, "code": self.code, "inputs": self.inputs})
+
+    def up_to_date(self):
+        """True (and says so) if the outputs on disk are what this run would write."""
+        manifest = load_manifest(self.root, self.name)
+        if self.args.force or manifest is None or manifest.get("key") != self.key:
+            return False
+        if input_problems(self.root, self.name):
+            return False
+        print(f"{self.name}: up to date")
+        self._print_next()
+        return True
+
+    @contextlib.contextmanager
+    def writing(self):
+        """Holds the stage's lock while outputs are written. Sets `resuming` if an interrupted run of this very
+        key left its work behind; leaves the marker in place unless `finish` was reached."""
+        self._lock()
+        before = read_json(self.marker) or {}
+        self.resuming = before.get("key") == self.key and not self.args.force
+        remove_temporaries(self.marker.parent)
+        write_json(self.marker, {"key": self.key, "pid": os.getpid(), "started": time.strftime("%F %T")})
+        try:
+            yield self
+        finally:
+            for lock in self._locks:
+                lock.close()
+            self._locks = []
+
+    def _lock(self):
+        mode = fcntl.LOCK_SH if self.shared else fcntl.LOCK_EX
+        for name, mode in [(self.name, mode)] + [(name, fcntl.LOCK_SH) for name in self.inputs]:
+            folder = self.root / STAGES[name][0]
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = open(folder / f".{name}.lock", "a")
+            try:
+                fcntl.flock(lock, mode | fcntl.LOCK_NB)
+            except BlockingIOError:
+                other = read_json(marker_path(self.root, name)) or {}
+                who = f"process {other['pid']}, started {other['started']}" if "pid" in other else "another process"
+                fail(f"{self.name}.py", f"{name} is in use in this root by {who}",
+                     "wait until it has ended, or stop it")
+            self._locks.append(lock)
+
+    def finish(self, outputs, counts=None, skipped=None, summary=None, device=None, extra=None):
+        """Writes the manifest, removes the marker and prints the closing block.
+
+        outputs: files and folders below the root (relative paths, str); counts: {what: number};
+        skipped: {reason: number}; summary: {key: value} of the closing block (printed, not digested);
+        extra: further JSON entries of the manifest.
+        """
+        os.sync()
+        described = {}
+        for output in sorted(outputs):
+            path = self.root / output
+            if path.is_dir():
+                remove_temporaries(path)
+                described[output] = _describe_tree(path, _index_path(self.root, self.name, output))
+            else:
+                described[output] = {"bytes": path.stat().st_size, "sha256": file_digest(path)}
+        seconds = round(time.monotonic() - self.started, 3)
+        write_json(self.manifest_path, {
+            "stage": self.name, "command": self._command(), "config": self.config, "key": self.key,
+            "code_digest": self.code, "inputs": self.inputs, "outputs": described,
+            "output_digest": value_digest(described), "counts": counts or {}, "skipped": skipped or {},
+            **(extra or {}), "environment": environment(device), "seconds": seconds,
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
+        own = self._locks[0]
+        with contextlib.suppress(BlockingIOError):  # a sister process still at work keeps the marker
+            fcntl.flock(own, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.marker.unlink(missing_ok=True)
+        print(f"--- {self.name}")
+        for key, value in {**(summary or {}), "seconds": seconds}.items():
+            print(f"{key}: {value:,}" if isinstance(value, int) else f"{key}: {value}")
+        self._print_next()
+
+    def _command(self):
+        """The command line for the record: absolute paths cut to their last part."""
+        words = [f".../{Path(word).name}" if word.startswith("/") else word for word in sys.argv[1:]]
+        return " ".join(["python", f"{self.name}.py", *words])
+
+    def _print_next(self):
+        names = list(STAGES)
+        after = names[names.index(self.name) + 1:][:1]
+        folder = "" if self.root == HERE else f"{self.args.root or 'quick'}/"
+        print(f"next: python {after[0]}.py{self.flags}" if after else
+              f"look at: {folder}part4_outputs/report.html and {folder}part4_outputs/RESULTS.json")
