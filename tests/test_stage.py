@@ -1,0 +1,172 @@
+"""The stage contract, on a pipeline of three small scripts run as a user runs them."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import stage
+
+SCRIPT = '''"""A small stage."""
+import sys, time
+from stage import Stage, fail, run, stage_parser, write_text
+TEXT = "one"  # knob
+
+def main(argv=None):
+    parser = stage_parser(__doc__)
+    parser.add_argument("--shout", action="store_true")
+    parser.add_argument("--sleep", type=float, default=0)
+    args = parser.parse_args(argv)
+    stage = Stage(__file__, args, config={"shout": args.shout})
+    if stage.up_to_date():
+        return
+    with stage.writing():
+        before = "".join((stage.root / f"data/{name}.txt").read_text() for name in stage.inputs)
+        print("resuming" if stage.resuming else "from the start", flush=True)
+        write_text(stage.root / f"data/{stage.name}.txt", before + (TEXT.upper() if args.shout else TEXT))
+        write_text(stage.root / f"data/tree-{stage.name}/a/b.txt", TEXT, durable=False)
+        time.sleep(args.sleep)
+        stage.finish([f"data/{stage.name}.txt", f"data/tree-{stage.name}"], counts={"texts": 2}, skipped={"empty": 1})
+
+if __name__ == "__main__":
+    run(main)
+'''
+NAMES = ["01_download", "02_midi_to_abc", "03_tokenize_split"]
+
+
+@pytest.fixture
+def project(tmp_path):
+    shutil.copy(stage.__file__, tmp_path / "stage.py")
+    for name in NAMES:
+        (tmp_path / f"{name}.py").write_text(SCRIPT)
+    return tmp_path
+
+
+def call(project, name, *flags, code=0):
+    done = subprocess.run([sys.executable, f"{name}.py", *flags], cwd=project, capture_output=True, text=True)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout if code == 0 else done.stderr
+
+
+def call_all(project):
+    return [call(project, name) for name in NAMES]
+
+
+def test_runs_once_then_does_nothing(project):
+    first = call_all(project)
+    assert "next: python 02_midi_to_abc.py" in first[0]
+    before = {path: path.stat().st_mtime_ns for path in (project / "data").rglob("*.txt")}
+    assert all("up to date" in output for output in call_all(project))
+    assert before == {path: path.stat().st_mtime_ns for path in (project / "data").rglob("*.txt")}
+    assert "from the start" in call(project, "02_midi_to_abc", "--force")
+
+
+def test_manifest_records_what_was_made_and_no_absolute_path(project):
+    call(project, "01_download", "--root", str(project / "elsewhere"))
+    path = project / "elsewhere/data/01_download.manifest.json"
+    manifest = json.loads(path.read_text())
+    assert manifest["counts"] == {"texts": 2} and manifest["skipped"] == {"empty": 1}
+    assert manifest["outputs"]["data/01_download.txt"]["bytes"] == 3
+    assert manifest["environment"]["python"] and manifest["seconds"] >= 0
+    assert str(project) not in path.read_text()
+
+
+def test_missing_input_names_the_command(project):
+    error = call(project, "02_midi_to_abc", "--quick", code=1)
+    assert "missing" in error and "python 01_download.py --quick" in error
+    assert not (project / "quick").exists()
+
+
+def test_damaged_and_stale_inputs_are_refused_and_the_mend_mends(project):
+    call_all(project)
+    (project / "data/01_download.txt").write_text("two")
+    error = call(project, "02_midi_to_abc", code=1)
+    assert "damaged" in error and "data/01_download.txt" in error and "python 01_download.py" in error
+    call(project, "01_download")
+    assert "up to date" in call(project, "02_midi_to_abc")  # the same bytes again: nothing is stale
+    call(project, "01_download", "--shout")
+    error = call(project, "03_tokenize_split", code=1)
+    assert "stale" in error and "python 02_midi_to_abc.py" in error
+    call(project, "02_midi_to_abc")
+    call(project, "03_tokenize_split")
+    assert (project / "data/03_tokenize_split.txt").read_text() == "ONEoneone"
+
+
+def test_a_changed_or_added_file_in_a_folder_is_damage(project):
+    call_all(project)
+    tree = project / "data/tree-01_download"
+    (tree / "a/b.txt").write_text("owe")
+    assert "damaged" in call(project, "02_midi_to_abc", code=1)
+    call(project, "01_download")
+    (tree / "extra.txt").write_text("mine")
+    assert "holds 2 files instead of 1" in call(project, "02_midi_to_abc", code=1)
+
+
+def test_an_edited_manifest_is_refused(project):
+    call_all(project)
+    path = project / "data/01_download.manifest.json"
+    path.write_text(path.read_text().replace('"bytes": 3', '"bytes": 4', 1))
+    assert "was edited" in call(project, "02_midi_to_abc", code=1)
+
+
+def test_code_edits_take_effect_but_comments_do_not(project):
+    call_all(project)
+    script = project / "02_midi_to_abc.py"
+    script.write_text(script.read_text().replace("# knob", "# another comment").replace("A small", "Some"))
+    assert "up to date" in call(project, "02_midi_to_abc")
+    script.write_text(script.read_text().replace('"one"', '"two"'))
+    assert "stale" in call(project, "03_tokenize_split", code=1)
+    call(project, "02_midi_to_abc")
+    call(project, "03_tokenize_split")
+    assert (project / "data/03_tokenize_split.txt").read_text() == "onetwoone"
+
+
+@pytest.mark.parametrize("with_signal, code", [(signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_an_interrupted_stage_is_unfinished_and_continues(project, with_signal, code):
+    call_all(project)
+    process = subprocess.Popen([sys.executable, "01_download.py", "--shout", "--sleep", "30"], cwd=project,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert "from the start" in process.stdout.readline()
+    refused = call(project, "01_download", "--shout", code=1)
+    assert f"in use in this root by process {process.pid}" in refused
+    assert "in use" in call(project, "01_download", code=1)
+    process.send_signal(with_signal)
+    _, error = process.communicate(timeout=20)
+    assert process.returncode == code and "Traceback" not in error
+    unfinished = call(project, "02_midi_to_abc", code=1)
+    assert "unfinished" in unfinished and "python 01_download.py" in unfinished
+    assert "resuming" in call(project, "01_download", "--shout")
+    assert not list(project.rglob(stage.TEMPORARY + "*"))
+
+
+def test_atomic_write_leaves_the_old_file_when_it_fails(tmp_path):
+    path = tmp_path / ("x" * 251 + ".txt")
+    stage.write_text(path, "old")
+    with pytest.raises(RuntimeError), stage.atomic(path) as file:
+        file.write("half of the new")
+        raise RuntimeError
+    assert path.read_text() == "old" and os.listdir(tmp_path) == [path.name]
+
+
+def test_json_is_strict(tmp_path):
+    with pytest.raises(ValueError):
+        stage.write_json(tmp_path / "a.json", {"loss": float("nan")})
+    assert not (tmp_path / "a.json").exists()
+    (tmp_path / "torn.json").write_text('{"a": 1')
+    assert stage.read_json(tmp_path / "torn.json") is None
+
+
+def test_full_disk_is_one_line(project):
+    script = project / "01_download.py"
+    script.write_text(script.read_text().replace(
+        "time.sleep(args.sleep)", "import errno; raise OSError(errno.ENOSPC, 'No space left', 'data/x')"))
+    error = call(project, "01_download", code=1)
+    assert "the disk is full: data/x" in error
+    assert "unfinished" in call(project, "02_midi_to_abc", code=1)
