@@ -530,36 +530,35 @@ def meter_of(text):
     return Fraction(int(match[1]), int(match[2])) if match and int(match[1]) and int(match[2]) else None
 
 
-def set_in_bars(bars, meter, unit):
+def set_in_bars(bars, meter_text, unit):
     """ABC text of the bars, with rests where the bars do not add up, so that bar lines in MIDI fall where they are.
 
     A pickup gets rests before it. A short bar whose rest is the pickup of the next section is left alone; other
     short bars are filled up. An overlong bar gets a meter of its own.
     """
-    if meter is None:
+    if not meter_of(meter_text):
         return " | ".join(text for _, text in bars)
     rows = []
     for _, text in bars:
-        length, after = bar_length(text, unit)
+        length, unit = bar_length(text, unit)
         for field in re.findall(r"\[M:([^\]]*)\]", text):
-            meter = meter_of(field) or meter
-        rows.append((text, length, meter, after))
-        unit = after
+            meter_text = field if meter_of(field) else meter_text
+        rows.append((text, length, meter_text, unit))
     done, index = [], 0
     while index < len(rows):
-        text, length, meter, unit = rows[index]
-        gap = meter - length
+        text, length, meter_text, unit = rows[index]
+        gap = meter_of(meter_text) - length
         if gap > 0 and index == 0:
             text = re.sub(r"^((?:\[[A-Za-z]:[^\]]*\]\s*)*)", lambda fields: fields[0] + rest(gap, unit) + " ", text)
         elif gap > 0 and index + 1 < len(rows):
-            if length + rows[index + 1][1] == meter:
+            if rows[index + 1][1] == gap:
                 done.append(text)
                 index += 1
                 text = rows[index][0]
             else:
                 text += " " + rest(gap, unit)
-        elif gap < 0 and length % meter:
-            text = f"[M:{length.numerator}/{length.denominator}]{text}|[M:{meter.numerator}/{meter.denominator}]"
+        elif gap < 0 and length % meter_of(meter_text):
+            text = f"[M:{length.numerator}/{length.denominator}]{text}|[M:{meter_text}]"
         done.append(text)
         index += 1
     return "|\n".join(done) + "|"
@@ -584,7 +583,7 @@ def prepared_tune(number, header, body):
     if any(line.startswith("V:") for line in body):  # voices line by line: left as they are
         text = re.sub(r'"[^"\n]*"|\{[^}\n]*\}|:(?=\|)|(?<=\|):', "", "\n".join(body))
     else:
-        text = set_in_bars(played_once(body), meter, unit)
+        text = set_in_bars(played_once(body), meter_text, unit)
     if not re.search(r"[A-Ga-g]", re.sub(r"\[[A-Za-z]:[^\]]*\]", "", text)):
         raise ValueError("no notes")
     return "\n".join([*fields, text]) + "\n\n"
@@ -611,8 +610,8 @@ def score_to_midi(path):
     from symusic import KeySignature, Note, Score, Tempo, TimeSignature, Track
     if path.suffix == ".mxl":
         with zipfile.ZipFile(path) as archive:
-            name = ElementTree.fromstring(archive.read("META-INF/container.xml")).find(".//{*}rootfile").get("full-path")
-            xml = ElementTree.fromstring(archive.read(name))
+            container = ElementTree.fromstring(archive.read("META-INF/container.xml"))
+            xml = ElementTree.fromstring(archive.read(container.find(".//{*}rootfile").get("full-path")))
     else:
         xml = ElementTree.parse(path).getroot()
     title = xml.findtext("movement-title") or xml.findtext("work/work-title") or ""
@@ -767,7 +766,7 @@ def embedded(names, quick, limit, seed, corpus, work):
             if data is None:
                 corpus.left_out[f"{name}: {reason}"] += 1
             else:
-                title = path.stem if not title or path.stem in title else f"{title} ({path.stem})"
+                title = path.stem if not title or path.stem in title else f"{title} ({path.stem})"  # "bwv66.6.mxl"
                 corpus.add(f"{SCORES[name][0]}/{title.replace('/', '-')}.mid", data)
 
 

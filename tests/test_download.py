@@ -1,0 +1,275 @@
+"""Stage 01: the same corpus from every kind of source, nothing outside its folder, and clear refusals."""
+
+import hashlib
+import importlib
+import io
+import subprocess
+import sys
+import tarfile
+import threading
+import zipfile
+from fractions import Fraction
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+stage01 = importlib.import_module("01_download")
+HERE = Path(__file__).resolve().parent.parent
+
+
+def midi(number):
+    """A small MIDI file that differs with `number`."""
+    return b"MThd\0\0\0\6\0\0\0\1\1\xe0MTrk\0\0\0\x0c\0\x90" + bytes([number % 128]) + b"P\x60\x80" + \
+        bytes([number % 128]) + b"\0\0\xff\x2f\0"
+
+
+FILES = {"ABBA/Fernando.mid": midi(1), "ABBA/Waterloo.MID": midi(2), "Björk/Jóga.mid": midi(3), "ABBA/cover.jpg": b"x"}
+
+
+def tar_bytes(files, top=""):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        for name, data in files.items():
+            member = tarfile.TarInfo(top + name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def download(root, *flags, code=0):
+    """Runs the script as a user does; returns its output."""
+    done = subprocess.run([sys.executable, HERE / "01_download.py", "--root", root, *map(str, flags)],
+                          capture_output=True, text=True)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout + done.stderr
+
+
+def corpus(root):
+    folder = root / "data/raw_midi"
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+EXPECTED = {"ABBA/Fernando.mid": midi(1), "ABBA/Waterloo.mid": midi(2), "Björk/Jóga.mid": midi(3)}
+
+
+def test_folder_tar_and_zip_give_the_same_corpus(tmp_path):
+    for name, data in FILES.items():
+        path = tmp_path / "music" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    (tmp_path / "a.tgz").write_bytes(tar_bytes(FILES, "clean_midi/"))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name, data in FILES.items():
+            archive.writestr(f"clean_midi/{name}", data)
+    for source in ("music", "a.tgz", "a.zip"):
+        output = download(tmp_path / f"root-{source}", "--source", tmp_path / source)
+        assert corpus(tmp_path / f"root-{source}") == EXPECTED, source
+        assert "1 not MIDI" in output
+    root = tmp_path / "root-music"
+    assert "up to date" in download(root, "--source", tmp_path / "music")
+    (tmp_path / "music/ABBA/SOS.mid").write_bytes(midi(9))
+    download(root, "--source", tmp_path / "music")
+    assert len(corpus(root)) == 4
+
+
+def test_limit_is_a_seeded_sample_not_the_first(tmp_path):
+    names = [f"a/{number:03}.mid" for number in range(200)]
+    first, again, other = (stage01.sample(order, 20, seed) for order, seed in
+                           ((names, 0), (names[::-1], 0), (names, 1)))
+    assert first == again != other and len(first) == 20
+    assert first != set(names[:20])
+    assert stage01.sample(names, 10, 0) < first
+
+
+def test_nothing_hostile_leaves_the_folder(tmp_path):
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz", format=tarfile.PAX_FORMAT) as tar:
+        for name in ("../evil.mid", "/tmp/evil-abs.mid", "a/../../evil.mid", "..\\evil.mid", "C:\\evil.mid",
+                     "ok/song.mid", "ok/song.mid", "ok/SONG.MID", "ok/" + "n" * 300 + ".mid", "ok/new\nline\x07.mid"):
+            member = tarfile.TarInfo(name)
+            member.size = len(midi(5))
+            tar.addfile(member, io.BytesIO(midi(5)))
+        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE):
+            member = tarfile.TarInfo("ok/link.mid")
+            member.type, member.linkname = kind, "/etc/passwd"
+            tar.addfile(member)
+        member = tarfile.TarInfo("ok/deeper/x.mid")  # through a link, had it been made
+        member.size = len(midi(6))
+        tar.addfile(member, io.BytesIO(midi(6)))
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/bad.tar.gz").write_bytes(buffer.getvalue())
+    output = download(tmp_path / "out/root", "--source", tmp_path / "in/bad.tar.gz")
+    found = corpus(tmp_path / "out/root")
+    assert {"ok/song.mid", "ok/song.1.mid", "ok/SONG.2.mid", "ok/newline.mid", "ok/deeper/x.mid"} <= set(found)
+    assert len(found) == 6 and all(len(Path(name).name.encode()) <= 210 for name in found)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
+    assert not Path("/tmp/evil-abs.mid").exists() and "2 link" in output and "2 device" in output
+
+
+@pytest.mark.parametrize("name, wanted", [
+    ("AC/DC", "AC/DC"), ("a\udce9.mid", "aé.mid"), ("..hidden", "hidden"), ("\u0007", "untitled"), ("x" * 400, 200),
+])
+def test_safe_name(name, wanted):
+    found = stage01.safe_name(name)
+    assert len(found) == wanted if isinstance(wanted, int) else found == wanted
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Serves `server.body` with ranges; `server.faults` is a list of functions, one used up per request."""
+
+    def do_GET(self):
+        self.server.requests.append(self.headers.get("Range"))
+        if self.server.faults and self.server.faults.pop(0)(self):
+            return
+        body, start = self.server.body, 0
+        asked = self.headers.get("Range")
+        if asked and self.headers.get("If-Range") == self.server.etag:
+            start = int(asked[6:].rstrip("-"))
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+        else:
+            self.send_response(200)
+        self.send_header("ETag", self.server.etag)
+        self.send_header("Content-Length", str(len(body) - start))
+        self.end_headers()
+        self.wfile.write(body[start:])
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server():
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.body, server.etag, server.faults, server.requests = tar_bytes(FILES), '"v1"', [], []
+    server.url = f"http://127.0.0.1:{server.server_port}/music.tar.gz"
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def break_after(n_bytes):
+    def fault(handler):
+        start = int((handler.headers.get("Range") or "bytes=0-")[6:].rstrip("-"))
+        body = handler.server.body
+        handler.send_response(206 if start else 200)
+        handler.send_header("ETag", handler.server.etag)
+        if start:
+            handler.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+        handler.send_header("Content-Length", str(len(body) - start))
+        handler.end_headers()
+        handler.wfile.write(body[start:start + n_bytes])
+        handler.wfile.flush()
+        handler.connection.close()
+        return True
+    return fault
+
+
+def status(code, headers=()):
+    def fault(handler):
+        handler.send_response(code)
+        for name, value in headers:
+            handler.send_header(name, value)
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+        return True
+    return fault
+
+
+QUICKLY = ("--retry-wait", "0.01", "--timeout", "5")
+
+
+def test_download_resumes_where_it_broke(tmp_path, server):
+    server.faults = [break_after(100), status(503, [("Retry-After", "0")]), break_after(50)]
+    digest = hashlib.sha256(server.body).hexdigest()
+    download(tmp_path, "--source", server.url, "--sha256", digest, *QUICKLY)
+    assert corpus(tmp_path) == EXPECTED
+    assert server.requests == [None, "bytes=100-", "bytes=100-", "bytes=150-"]
+    assert "up to date" in download(tmp_path, "--source", server.url, "--sha256", digest, *QUICKLY)
+
+
+def test_two_versions_are_never_mixed(tmp_path, server):
+    def changed(handler):
+        server.etag, server.body = '"v2"', tar_bytes({"new/version.mid": midi(7)})
+    server.faults = [break_after(100), changed]
+    download(tmp_path, "--source", server.url, *QUICKLY)
+    assert corpus(tmp_path) == {"new/version.mid": midi(7)}
+
+
+@pytest.mark.parametrize("fault, words", [
+    (status(404), "404"), (status(403), "403"), ("html", "web page"), ("sha", "SHA-256"), ("truncated", "damaged"),
+    ("closed", "no answer"),
+])
+def test_refusals_keep_the_old_corpus_valid(tmp_path, server, fault, words):
+    (tmp_path / "music/a").mkdir(parents=True)
+    (tmp_path / "music/a/b.mid").write_bytes(midi(1))
+    root = tmp_path / "root"
+    download(root, "--source", tmp_path / "music")
+    flags, url = [], server.url
+    if fault == "html":
+        server.body = b"<!DOCTYPE html><html>Please log in</html>"
+    elif fault == "sha":
+        flags = ["--sha256", "0" * 64]
+    elif fault == "truncated":
+        server.body = server.body[:-30]
+    elif fault == "closed":
+        url = "http://127.0.0.1:9/music.tar.gz"
+    else:
+        server.faults = [fault]
+    output = download(root, "--source", url, *flags, *QUICKLY, code=1)
+    assert words in output and "--source music21" in output
+    assert "up to date" in download(root, "--source", tmp_path / "music")
+
+
+@pytest.mark.parametrize("flags, words", [
+    (["--source", "/no/such/folder"], "no such file"), (["--source", "music21", "--collections", "abba"], "abba"),
+    (["--source", "music21", "--limit", "0"], "--limit"), (["--source", "x", "--sha256", "12"], "--sha256"),
+])
+def test_bad_flags_write_nothing(tmp_path, flags, words):
+    assert words in download(tmp_path / "root", *flags, code=1)
+    assert not (tmp_path / "root").exists()
+
+
+def test_empty_folder_is_refused(tmp_path):
+    (tmp_path / "music").mkdir()
+    assert "no MIDI file" in download(tmp_path / "root", "--source", tmp_path / "music", code=1)
+
+
+# ---------------------------------------------------------------- the embedded corpus
+
+def prepared(body, meter="4/4"):
+    return stage01.prepared_tune(1, {"K": "G", "M": meter, "L": "1/8"}, body.split("\n"))
+
+
+def test_repeats_are_played_once_and_the_last_ending_stays():
+    text = prepared('|:"Gm"G4 {a}A4|1 B8:|2 c8||[K:D]|:d8:|')
+    assert [note for note in text.split("K:G\n")[1] if note in "GABcd"] == ["G", "A", "c", "d"]
+    assert "Gm" not in text and "[K:D]" in text
+
+
+@pytest.mark.parametrize("body, notes", [
+    ("G2|A8|B6|]", "z6/1 G2|\nA8|\nB6|"),                   # a pickup; the last bar may be short
+    ("G2|A6:|G2|B6|]", "z6/1 G2|\nA6|\nG2|\nB6|"),          # the rest of a short bar is the next pickup
+    ("A8|A6|B8|", "A8|\nA6 z2/1|\nB8|"),                    # a short bar in the middle
+    ("A8|A9|B8|", "A8|\n[M:9/8]A9|[M:4/4]|\nB8|"),          # an overlong bar
+    ("(3GAB c2 d>e f|(3:2:2G2A c/d/e/f/ B3|", "z1/1 (3GAB c2 d>e f|\n(3:2:2G2A c/d/e/f/ B3|"),
+])
+def test_bars_add_up(body, notes):
+    assert prepared(body).split("K:G\n")[1].strip() == notes
+
+
+def test_bar_length():
+    assert stage01.bar_length("G>A (3BcdA2[Ac]4z/", Fraction(1, 8)) == (Fraction(21, 16), Fraction(1, 8))
+
+
+def test_quick_corpus_is_real_music_with_one_and_with_several_voices(tmp_path):
+    symusic = pytest.importorskip("symusic")
+    download(tmp_path, "--quick", "--limit", 60)
+    files = corpus(tmp_path)
+    assert len(files) == 60
+    scores = [symusic.Score.from_midi(data) for data in files.values()]
+    assert all(score.note_num() >= 8 and score.time_signatures and score.key_signatures for score in scores)
+    assert sum(len(score.tracks) > 1 for score in scores) >= 2
