@@ -74,8 +74,8 @@ NOTICES = {
     "trecento": "Trecento pieces: encodings with their own conditions (music21/corpus/license.txt)",
     "monteverdi": "Monteverdi madrigals: encodings with their own conditions (music21/corpus/license.txt)",
 }
-QUICK_TUNES = 360                # single-voice tunes of --quick: about 140,000 characters of ABC
-QUICK_SCORES = 50                # multi-voice pieces of --quick: about 140,000 characters of ABC
+QUICK_TUNES = 580                # single-voice tunes of --quick: 143,000 characters of ABC at 248 each
+QUICK_SCORES = 180               # pieces with several voices of --quick: 144,000 characters at 800 each
 TICKS = 480                      # per quarter note, in the MIDI files written here; divisible by 2, 3 and 5
 TUNES_PER_CALL = 250             # of abc2midi: a crash costs no more than these
 
