@@ -1,0 +1,85 @@
+"""Speed of generation: the key/value cache against recomputing everything, and 100 samples of 1,000 characters.
+
+Run: python benchmarks/sampling.py [--checkpoint checkpoints/transformer_xl.pt --tokenizer data/tokenizer.pkl]
+     [--threads 2]. Without a checkpoint an XL Transformer with random weights is timed, whose samples never end early.
+Prints a table; benchmarks/sampling.md holds the figures.
+"""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from common import BEGIN, END, UNKNOWN, Tokenizer, build_model  # noqa: E402
+from sampling import draw, filtered_weights, generate, unprompted  # noqa: E402
+
+XL = {"family": "transformer", "block_size": 512, "n_layer": 6, "n_head": 4, "d_model": 320, "d_ff": 1280,
+      "dropout": 0.0, "rotary": True, "qk_norm": True}
+LSTM = {"family": "lstm", "block_size": 512, "n_layer": 3, "d_embedding": 256, "d_hidden": 512, "dropout": 0.0}
+
+
+class NeverEnds(torch.nn.Module):
+    """The head of a model whose tunes do not end, so that every sample has its full length."""
+
+    def __init__(self, head):
+        super().__init__()
+        self.head = head
+
+    def forward(self, x):
+        logits = self.head(x)
+        logits[..., END] = -1e9
+        return logits
+
+
+@torch.inference_mode()
+def naive(model, n_chars, seed=0):
+    """One sample the plain way: a whole forward pass over the last 512 characters for every new one."""
+    tokens, stream = [BEGIN], torch.Generator().manual_seed(seed)
+    for _ in range(n_chars):
+        logits = model(torch.tensor([tokens[-model.config["block_size"]:]]))[0][:, -1]
+        logits[:, [BEGIN, UNKNOWN]] = -torch.inf
+        u = torch.rand(1, dtype=torch.float64, generator=stream)
+        tokens.append(int(draw(filtered_weights(logits, 1.0, 0, 1.0, 0.0), u)))
+
+
+def timed(function, *args, **kwargs):
+    started = time.perf_counter()
+    function(*args, **kwargs)
+    return time.perf_counter() - started
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path)
+    parser.add_argument("--tokenizer", type=Path)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--family", choices=("transformer", "lstm"), default="transformer")
+    parser.add_argument("--naive-chars", type=int, default=1000)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    if args.checkpoint:
+        from training import load_checkpoint
+        model, tokenizer = load_checkpoint(args.checkpoint)[0], Tokenizer.load(args.tokenizer)
+    else:
+        tokenizer = Tokenizer(map(chr, range(33, 105)))
+        torch.manual_seed(0)
+        model = build_model({**(XL if args.family == "transformer" else LSTM), "vocab_size": tokenizer.vocab_size}).eval()
+        torch.nn.init.normal_(model.head.weight, std=0.1)
+    model.head = NeverEnds(model.head)
+    print(f"{args.family}, {model.count_parameters()['total']:,} parameters, {args.threads} threads")
+    generate(model, tokenizer, unprompted(8, 0, 20))  # warm-up
+    plain = timed(naive, model, args.naive_chars)
+    print(f"recompute everything, 1 sample x {args.naive_chars}: {plain:.2f} s, {args.naive_chars / plain:.0f} characters/s")
+    for n in (1, 10, 100):
+        seconds = timed(generate, model, tokenizer, unprompted(n, 0, 1000))
+        rate = n * 1000 / seconds
+        print(f"cache, {n} samples x 1000: {seconds:.2f} s, {rate:.0f} characters/s, "
+              f"{rate / (args.naive_chars / plain):.1f} x the plain loop")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,197 @@
+"""Drawing music from a trained model: filters of the next-character distribution and batched generation.
+
+Every sample is a *request* (prompt, sampler settings, seed, budget). All requests of a call run in one batch with the
+model's key/value cache or LSTM state, whatever their settings, and each draws from its own random stream, so that a
+sample is a function of the model and its own request, not of its neighbours, its place or the batch size.
+
+    samples = generate(model, tokenizer, unprompted(100, base_seed=0, max_chars=2000))
+    samples[0]["text"], samples[0]["stop_reason"]
+
+Promised: on CPU the same request gives the same characters in any batch, tested on 1 to 100 neighbours. Batched matrix
+products add up in an order that depends on the number of rows when there are fewer than four of them (measured), so
+batches are padded to a multiple of eight rows. Across devices, torch versions or CPU types the last bits of the
+logits differ, and now and then a draw falls on the other side of a boundary.
+
+There is no repetition penalty on purpose: ABC needs `|`, digits and `z` again and again, and music repeats.
+"""
+
+import time
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from common import BEGIN, END, UNKNOWN
+from stage import progress
+
+LANES = 8            # rows; batches are padded to a multiple of it, which makes a row's logits independent of the batch
+BATCH_ROWS = 128     # rows at once; the key/value cache of XL takes 8 MB a row
+SHRINK = 0.75        # finished rows leave when the batch can shrink to this share of its rows
+DRAWS = 256          # uniform numbers taken from a row's generator at a time
+
+
+class Request(NamedTuple):
+    """One sample to draw. Filters are off at top_k 0, top_p 1 and min_p 0; temperature 0 takes the likeliest."""
+
+    prompt: str = ""
+    seed: int = 0
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    max_chars: int = 2000  # budget: characters drawn after the prompt
+
+
+def unprompted(n, base_seed, max_chars, **sampler):
+    """n requests without a prompt; request i has seed base_seed + i."""
+    return [Request(seed=base_seed + i, max_chars=max_chars, **sampler) for i in range(n)]
+
+
+# ---------------------------------------------------------------- the distribution of the next character
+
+def filtered_weights(logits, temperature, top_k, top_p, min_p):
+    """Unnormalised probabilities after temperature, top-k, top-p and min-p, in that order.
+
+    logits: (B, V) tensor; the settings: one number each, or (B,) tensors. Returns (B, V) float64, zero where a filter
+    cuts. top-p keeps the likeliest characters until their sum reaches top_p, always at least the first; min-p keeps
+    what has at least min_p times the probability of the likeliest. Each filter sees what the one before it left,
+    renormalised. Of equally likely characters the one of lower number goes first.
+
+    >>> filtered_weights(torch.tensor([[0.5, 0.3, 0.2]]).log(), 1.0, 2, 1.0, 0.0)[0].tolist()   # 0.5 : 0.3 : 0
+    [1.0, 0.6, 0.0]
+    """
+    logits = logits.double()
+    n_rows, n_tokens = logits.shape
+    temperature, top_k, top_p, min_p = (
+        torch.as_tensor(value, dtype=torch.float64).expand(n_rows).unsqueeze(1)
+        for value in (temperature, top_k, top_p, min_p))
+    logits = logits - logits.max(dim=1, keepdim=True).values
+    weights = (logits / temperature.clamp_min(1e-8)).exp()
+    top_k = torch.where(temperature <= 1e-6, 1.0, torch.where(top_k > 0, top_k, float(n_tokens)))
+    if (top_k >= n_tokens).all() and (top_p >= 1).all() and (min_p <= 0).all():
+        return weights
+    sorted_weights, order = weights.sort(dim=1, descending=True, stable=True)
+    keep = torch.arange(n_tokens) < top_k
+    share = sorted_weights * keep
+    share = share / share.sum(dim=1, keepdim=True)
+    keep &= (share.cumsum(dim=1) - share < top_p) | (top_p >= 1)
+    keep &= sorted_weights >= min_p * sorted_weights[:, :1]
+    keep[:, 0] = True
+    return weights * torch.zeros_like(keep).scatter(1, order, keep)
+
+
+def draw(weights, uniform):
+    """Indices (B,) drawn from unnormalised weights (B, V) by the inverse of their running sum; uniform: (B,) in [0, 1)."""
+    running = weights.cumsum(dim=1)
+    place = torch.searchsorted(running, (uniform.unsqueeze(1) * running[:, -1:]), right=True).squeeze(1)
+    last = weights.shape[1] - 1 - (weights.flip(1) > 0).int().argmax(dim=1)  # rounding must not reach a zero weight
+    return torch.minimum(place, last)
+
+
+# ---------------------------------------------------------------- generation
+
+def generate(model, tokenizer, requests, device="cpu", batch_rows=BATCH_ROWS, desc=None):
+    """Draws every request; returns a list of dicts in the order of the requests.
+
+    Keys: the request's own, `text` (prompt and what was drawn, without end token), `new_chars`, `stop_reason`
+    ("end" = the model ended the tune, "budget" = max_chars were drawn), `surprisal_bits` (-log2 of the probability that
+    the model itself, at temperature 1 and unfiltered, gave each character of `text`), `end_bits` (the same of the end
+    token, None if there is none), `seconds` (from the start of its batch to its last character).
+
+    The begin and unknown tokens are never drawn: neither is ever a target of the training loss.
+    Raises ValueError if a prompt has a character that the vocabulary lacks or a setting makes no sense.
+    """
+    requests = list(requests)
+    for request in requests:
+        _check(request, tokenizer)
+    samples = []
+    for first in range(0, len(requests), batch_rows):
+        samples += _generate_batch(model, tokenizer, requests[first:first + batch_rows], device, desc)
+    return samples
+
+
+def _check(request, tokenizer):
+    foreign = sorted(set(request.prompt) - set(tokenizer.characters))
+    if foreign:
+        raise ValueError(f"the prompt has characters that the training text lacks: {' '.join(map(repr, foreign))}")
+    if not (request.temperature >= 0 and request.top_k >= 0 and 0 < request.top_p <= 1 and 0 <= request.min_p <= 1
+            and request.max_chars >= 1):
+        raise ValueError("sampler settings out of range: temperature >= 0, top-k >= 0, 0 < top-p <= 1, "
+                         "0 <= min-p <= 1, at least 1 character")
+
+
+@torch.inference_mode()
+def _generate_batch(model, tokenizer, requests, device, desc):
+    started = time.perf_counter()
+    # Padding rows are requests that are finished from the start; they stand behind the real ones.
+    padded = requests + [Request(max_chars=1)] * (-len(requests) % LANES)
+    prompts = [np.concatenate([[BEGIN], tokenizer.encode(request.prompt)]) for request in padded]
+    n_prompt = torch.tensor([len(prompt) for prompt in prompts])
+    limit = n_prompt + torch.tensor([request.max_chars for request in padded])
+    tokens = torch.zeros(len(padded), int(limit.max()), dtype=torch.long)
+    for row, prompt in enumerate(prompts):
+        tokens[row, :len(prompt)] = torch.as_tensor(prompt, dtype=torch.long)
+    bits = torch.zeros(tokens.shape, dtype=torch.float32)
+    settings = [torch.tensor([float(getattr(request, name)) for request in padded], dtype=torch.float64)
+                for name in ("temperature", "top_k", "top_p", "min_p")]
+    streams = [torch.Generator().manual_seed(request.seed) for request in padded]
+    uniform = torch.zeros(len(padded), DRAWS, dtype=torch.float64)
+    alive = torch.arange(len(padded)) < len(requests)
+    ended, n_tokens, seconds = torch.zeros(len(padded), dtype=torch.bool), limit.clone(), [0.0] * len(padded)
+
+    rows, cache = torch.arange(len(padded)), None
+    for now in progress(range(1, tokens.shape[1]), desc=desc, unit="char"):  # `now` is the place that gets its token
+        # Prompts are fed character by character like everything else: reading one at a stroke would be faster and
+        # would round differently, and then a sample would depend on the lengths of the prompts beside it.
+        # The model's own step slides the window once its context is full.
+        logits, cache = model.step(tokens[rows, now - 1:now].to(device), cache)
+        logits = logits.float().cpu()
+        logits[:, [BEGIN, UNKNOWN]] = -torch.inf
+
+        writing, place = alive[rows] & (now >= n_prompt[rows]), (now - n_prompt[rows]) % DRAWS
+        for row in rows[writing & (place == 0)].tolist():
+            uniform[row] = torch.rand(DRAWS, dtype=torch.float64, generator=streams[row])
+        drawn = draw(filtered_weights(logits, *(setting[rows] for setting in settings)), uniform[rows, place])
+        tokens[rows, now] = torch.where(writing, drawn, tokens[rows, now])
+        surprisal = -logits.double().log_softmax(dim=1).gather(1, tokens[rows, now].unsqueeze(1)).squeeze(1)
+        bits[rows, now] = (surprisal / np.log(2)).float()
+
+        ended[rows] |= writing & (tokens[rows, now] == END)
+        done = rows[alive[rows] & (ended[rows] | (now + 1 == limit[rows]))]
+        if len(done):
+            alive[done], n_tokens[done] = False, now + 1
+            for row in done.tolist():
+                seconds[row] = time.perf_counter() - started
+            if not alive.any():
+                break
+            cache, rows = _drop_finished(cache, rows, alive[rows])
+    return [_sample(request, tokenizer, tokens[row, 1:n_tokens[row]].tolist(), bits[row, 1:n_tokens[row]].tolist(),
+                    bool(ended[row]), seconds[row]) for row, request in enumerate(requests)]
+
+
+def _drop_finished(cache, rows, alive):
+    """(cache, rows) without finished rows, where that saves enough; the number of rows stays a multiple of LANES."""
+    n_kept = LANES * -(-int(alive.sum()) // LANES)
+    if n_kept > SHRINK * len(rows):
+        return cache, rows
+    kept = torch.argsort(alive.int(), descending=True, stable=True)[:n_kept].sort().values
+    return _take_rows(cache, kept.to(_device(cache))), rows[kept]
+
+
+def _take_rows(cache, kept):
+    """The cache of these rows of the batch: (h, c) of an LSTM, or a Transformer's keys, values and window."""
+    if isinstance(cache, tuple):
+        return tuple(state.index_select(1, kept) for state in cache)
+    return {**cache, "tokens": cache["tokens"].index_select(0, kept), "store": cache["store"].index_select(2, kept)}
+
+
+def _device(cache):
+    return (cache[0] if isinstance(cache, tuple) else cache["store"]).device
+
+
+def _sample(request, tokenizer, tokens, bits, ended, seconds):
+    bits = [round(value, 3) for value in bits]
+    text = tokenizer.decode(tokens)
+    return {**request._asdict(), "text": text, "new_chars": len(text) - len(request.prompt),
+            "stop_reason": "end" if ended else "budget", "surprisal_bits": bits[:len(text)],
+            "end_bits": bits[len(text)] if ended else None, "seconds": round(seconds, 3)}
