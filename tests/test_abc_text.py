@@ -334,9 +334,10 @@ def long_tune(seed, n_voices, n_bars=60, changes=True):
                 left -= n
                 letter = tied[voice] or draw.choice("CDEFGABcdef") + draw.choice(["", "+"])
                 sign = "" if tied[voice] else draw.choice(["", "", "^", "_", "="])
+                goes_on = tied[voice]
                 head = f"[{sign}{letter[0]}{n}g{n}]" if letter[1:] else f"{sign}{letter}{n}"
                 tied[voice] = letter if not left and bar < n_bars - 1 and draw.random() < 0.6 else None
-                if not tied[voice] and head[0] in "ABC" and draw.random() < 0.3:
+                if not goes_on and not tied[voice] and head[0] in "ABC" and draw.random() < 0.3:
                     head = f"z{n}"
                 notes.append(head + ("-" if tied[voice] else ""))
             tempo = f"[Q:1/4={90 + bar}]" if changes and bar % 23 == 22 and voice == 0 else ""
