@@ -1,0 +1,661 @@
+"""Statistics of scaling laws: fits of loss against size, their intervals, and comparisons of two families.
+
+Few sizes and three parameters: R2 says nothing, so every estimate here comes with an interval that was calibrated by
+simulation (benchmarks/scaling.md). Stage 06, the simulation and the check against published points use this module.
+
+L(N) = a N^-alpha + c is fitted by variable projection: for a given alpha it is linear in a and c, so a and c >= 0
+have a closed form and the search is over alpha alone. The sum of squares as a function of alpha is then also the
+profile from which the intervals come.  N is scaled by its geometric mean inside; losses are nats per character.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from scipy import optimize, stats
+
+LEVEL = 0.95               # of every interval
+ALPHA_RANGE = (0.002, 3.0)  # exponents searched; an interval that reaches an edge counts as unbounded
+N_ALPHA = 400              # grid points, evenly spaced in log alpha (1.9 % apart; ends are refined by bisection)
+MIN_SIZES = 4              # three parameters need at least one size more
+MIN_NOISE_DOF = 3          # fewer repeated runs than this do not measure a seed noise: the residuals do
+HUBER_DELTA = 1e-3         # in log loss, as Hoffmann et al. 2022; summed, not averaged (Besiroglu et al. 2024)
+USEFUL_ERROR = 0.04        # relative; the accuracy that Choshen et al. 2024 call useful
+ALPHAS = np.geomspace(*ALPHA_RANGE, N_ALPHA)
+
+
+# ---------------------------------------------------------------- L(N) = a N^-alpha + c
+
+class PowerLaw(NamedTuple):
+    """A fitted law with all that its intervals need. `sizes` are distinct N, `means` the mean loss of each,
+    `weights` the number of runs of each; `noise_sd` is that of one run, None if nothing measures it."""
+    alpha: float
+    a: float
+    c: float
+    alpha_interval: tuple   # (low, high); None for an end that lies beyond ALPHA_RANGE
+    c_interval: tuple
+    r_squared: float
+    noise_sd: float | None
+    noise_dof: int
+    noise_source: str       # "seeds", "residuals", "lack of fit", "given" or "none"
+    lack_of_fit_p: float | None
+    sizes: np.ndarray
+    weights: np.ndarray
+    means: np.ndarray
+    ss: float               # between sizes: sum of weight * (mean - fit)^2
+    critical: float         # alpha, a, c whose `ss` is below this are inside the interval
+    n_runs: int
+    level: float
+
+
+def group_by_size(n, loss):
+    """Distinct sizes, number of runs, mean loss of each size, and the sum of squares within the sizes."""
+    n, loss = np.asarray(n, float), np.asarray(loss, float)
+    sizes, inverse, weights = np.unique(n, return_inverse=True, return_counts=True)
+    means = np.bincount(inverse, loss) / weights
+    return sizes, weights.astype(float), means, float(((loss - means[inverse]) ** 2).sum())
+
+
+def project(alphas, log_n, weights, losses):
+    """Best a, c >= 0 for each alpha and each data set: variable projection with two non-negative coefficients.
+
+    alphas (A,), log_n (K,), weights and losses (B, K) -> a, c, ss, each (A, B).
+    """
+    x = np.exp(-np.outer(alphas, log_n))
+    total = weights.sum(1)
+    x_mean, y_mean = x @ weights.T / total, (weights * losses).sum(1) / total
+    sxx = (x ** 2) @ weights.T - total * x_mean ** 2
+    sxy = x @ (weights * (losses - y_mean[:, None])).T
+    a = np.maximum(sxy / np.maximum(sxx, 1e-300), 0)
+    c = y_mean - a * x_mean
+    through_zero = (x @ (weights * losses).T) / ((x ** 2) @ weights.T)
+    a, c = np.where(c < 0, through_zero, a), np.maximum(c, 0)
+    residual = losses[None] - a[:, :, None] * x[:, None] - c[:, :, None]
+    return a, c, (weights[None] * residual ** 2).sum(2)
+
+
+def fit_power_law(n, loss, noise=None, level=LEVEL):
+    """Least-squares fit of a N^-alpha + c with profile-likelihood intervals.
+
+    n, loss: one entry per run. noise: (sd, degrees of freedom) if the noise of one run is known from elsewhere.
+    The interval of alpha holds every alpha whose best sum of squares exceeds the minimum by no more than
+    F(1, dof) * noise variance. The noise is that of the seeds where at least MIN_NOISE_DOF repeated runs measure
+    it, unless the curve misses the means by more than it allows; otherwise that of the residuals.
+    Raises ValueError if fewer than three sizes are given; with three the curve has no interval.
+    """
+    sizes, weights, means, ss_within = group_by_size(n, loss)
+    if len(sizes) < 3:
+        raise ValueError(f"three parameters need at least three sizes, got {len(sizes)}")
+    center = np.log(sizes).mean()
+    log_n = np.log(sizes) - center
+    n_runs, dof_within = int(weights.sum()), int(weights.sum()) - len(sizes)
+
+    def profile(alpha):
+        return float(project([alpha], log_n, weights[None], means[None])[2][0, 0])
+
+    ss_grid = project(ALPHAS, log_n, weights[None], means[None])[2][:, 0]
+    alpha = _best_alpha(profile, ss_grid)
+    a, c, ss = (float(v[0, 0]) for v in project([alpha], log_n, weights[None], means[None]))
+    ss_total = float((weights * (means - np.average(means, weights=weights)) ** 2).sum()) + ss_within
+    r_squared = 1 - (ss + ss_within) / ss_total if ss_total > 0 else 0.0
+
+    noise_sd, noise_dof, source, p = _noise(ss, ss_within, len(sizes), dof_within, noise)
+    fit = PowerLaw(alpha, a * math.exp(alpha * center), c, (None, None), (None, None), r_squared, noise_sd,
+                   noise_dof, source, p, sizes, weights, means, ss, math.inf, n_runs, level)
+    if noise_sd is None:
+        return fit
+    variance = max(noise_sd, 1e-9 * means.mean()) ** 2  # a floor against rounding when the points lie on the curve
+    fit = fit._replace(critical=ss + stats.f.ppf(level, 1, noise_dof) * variance)
+    fit = fit._replace(alpha_interval=_alpha_interval(profile, ss_grid, alpha, fit.critical))
+    return fit._replace(c_interval=_c_interval(fit))
+
+
+def _best_alpha(profile, ss_grid):
+    """Global minimum of the profile: every local minimum of the grid is a start."""
+    padded = np.concatenate([[math.inf], ss_grid, [math.inf]])
+    best = ALPHAS[int(ss_grid.argmin())], ss_grid.min()
+    for i in np.flatnonzero((padded[1:-1] <= padded[:-2]) & (padded[1:-1] <= padded[2:])):
+        low, high = ALPHAS[max(i - 1, 0)], ALPHAS[min(i + 1, N_ALPHA - 1)]
+        found = optimize.minimize_scalar(profile, bounds=(low, high), method="bounded", options={"xatol": 1e-10})
+        best = min(best, (float(found.x), float(found.fun)), key=lambda pair: pair[1])
+    return float(best[0])
+
+
+def _noise(ss, ss_within, n_sizes, dof_within, given):
+    """Standard deviation of one run, its degrees of freedom, where it comes from, p-value of lack of fit."""
+    dof_lack = n_sizes - 3
+    if given:
+        return given[0], given[1], "given", None
+    if dof_within >= MIN_NOISE_DOF:
+        variance = ss_within / dof_within
+        p = float(stats.f.sf(ss / dof_lack / variance, dof_lack, dof_within)) if dof_lack and variance > 0 else None
+        if p is not None and p < 1 - LEVEL:  # the means scatter about the curve by more than the seeds explain
+            return math.sqrt(ss / dof_lack), dof_lack, "lack of fit", p
+        return math.sqrt(variance), dof_within, "seeds", p
+    dof = dof_lack + dof_within
+    return (math.sqrt((ss + ss_within) / dof), dof, "residuals", None) if dof > 0 else (None, 0, "none", None)
+
+
+def _alpha_interval(profile, ss_grid, alpha, critical):
+    """Smallest and largest alpha inside the region, ends found by bisection; None where it reaches the edge."""
+    nodes = np.append(ALPHAS, alpha)
+    values = np.append(ss_grid, profile(alpha))
+    order = np.argsort(nodes, kind="stable")
+    nodes, inside = nodes[order], values[order] <= critical
+    inside[np.flatnonzero(nodes == alpha)] = True
+    first, last = np.flatnonzero(inside)[[0, -1]]
+
+    def end(out, within):
+        if profile(nodes[within]) >= critical:  # the minimum itself, when the region is a point
+            return float(nodes[within])
+        return float(optimize.brentq(lambda v: profile(v) - critical, nodes[out], nodes[within], xtol=1e-7))
+
+    low = None if first == 0 else end(first - 1, first)
+    high = None if last == len(nodes) - 1 else end(last + 1, last)
+    return low, high
+
+
+def _region(fit, alphas, at_n=None, extra=0.0):
+    """Lowest and highest value of the curve at each size in `at_n` over the confidence region, by alpha.
+
+    at_n None stands for c itself (an infinite size). extra: variance, in units of the noise variance, that a new
+    observation adds (1 for one run, 1/m for the mean of m). Returns low, high (A, M); NaN where nothing is inside.
+    For one alpha the region is an ellipse in (a, c), cut by a >= 0 and c >= 0: the extremes of a linear function
+    lie on the ellipse, or where it meets one of the two axes.
+    """
+    center = np.log(fit.sizes).mean()
+    x, w, y = np.exp(-np.outer(alphas, np.log(fit.sizes) - center)), fit.weights, fit.means
+    u = np.zeros((len(alphas), 1)) if at_n is None else np.exp(-np.outer(alphas, np.log(at_n) - center))
+    x_mean, y_mean = (x @ w / w.sum())[:, None], (w @ y) / w.sum()
+    sxx = ((x - x_mean) ** 2 @ w)[:, None]
+    a0 = (x @ (w * (y - y_mean)))[:, None] / sxx
+    c0 = y_mean - a0 * x_mean
+    lows, highs = [], []
+
+    def add(center_value, slack, h, coefficients):
+        half = np.sqrt(np.maximum(slack, 0) * (h + extra))
+        step = np.sqrt(np.maximum(slack, 0) / np.maximum(h + extra, 1e-300))
+        for sign, into in ((-1, lows), (1, highs)):
+            feasible = slack >= 0
+            for start, direction in coefficients:
+                feasible = feasible & (start + sign * step * direction >= 0)
+            into.append(np.where(feasible, center_value + sign * half, np.nan))
+
+    slack = fit.critical - (w * (y - a0 * x - c0) ** 2).sum(1, keepdims=True)
+    to_a, to_c = (u - x_mean) / sxx, 1 / w.sum() - x_mean * (u - x_mean) / sxx
+    add(a0 * u + c0, slack, 1 / w.sum() + (u - x_mean) ** 2 / sxx, [(a0, to_a), (c0, to_c)])
+    x2 = (x ** 2 @ w)[:, None]  # the edge c = 0
+    a1 = (x @ (w * y))[:, None] / x2
+    add(a1 * u, fit.critical - (w * (y - a1 * x) ** 2).sum(1, keepdims=True), u ** 2 / x2, [(a1, u / x2)])
+    slack = fit.critical - float(w @ (y - y_mean) ** 2)  # the edge a = 0
+    add(np.full_like(u, y_mean), np.full_like(u, slack), 1 / w.sum(), [])
+    # The edges contribute both of their ends to both extremes.
+    both = lows + highs
+    with np.errstate(all="ignore"):
+        stacked = np.stack(both)
+        empty = np.isnan(stacked).all(0)
+        low, high = (np.where(empty, np.nan, f(np.where(np.isnan(stacked), fill, stacked), axis=0))
+                     for f, fill in ((np.min, np.inf), (np.max, -np.inf)))
+    return low, high
+
+
+def inside_alphas(fit, count=200):
+    """Exponents spread over the interval of alpha, the estimate among them."""
+    low, high = fit.alpha_interval[0] or ALPHA_RANGE[0], fit.alpha_interval[1] or ALPHA_RANGE[1]
+    return np.unique(np.append(np.geomspace(low, max(high, low * (1 + 1e-12)), count), fit.alpha))
+
+
+def _c_interval(fit):
+    """Smallest and largest c inside the region; an alpha interval that is open above leaves c's end known."""
+    low, high = _region(fit, inside_alphas(fit))
+    if np.isnan(low).all():
+        return fit.c, fit.c
+    return max(float(np.nanmin(low)), 0.0), float(np.nanmax(high))
+
+
+def predict(fit, n, runs=None):
+    """Loss at sizes n: (estimate, low, high). runs: None for an interval of the curve, m for the mean of m new runs."""
+    n = np.atleast_1d(np.asarray(n, float))
+    estimate = fit.a * n ** -fit.alpha + fit.c
+    if fit.noise_sd is None:
+        return estimate, np.full(n.shape, np.nan), np.full(n.shape, np.nan)
+    low, high = _region(fit, inside_alphas(fit), n, 0.0 if runs is None else 1 / runs)
+    return estimate, np.fmin(np.nanmin(low, 0), estimate), np.fmax(np.nanmax(high, 0), estimate)
+
+
+def joint_region(fit, n_alpha=160, n_c=160):
+    """Where (alpha, c) is compatible with the points: exponents (A,), floors (C,) and the sum of squares (C, A),
+    with a >= 0 chosen best; compare with fit.critical."""
+    alphas = np.geomspace(max(ALPHA_RANGE[0], 0.5 * (fit.alpha_interval[0] or ALPHA_RANGE[0])),
+                          min(ALPHA_RANGE[1], 2.0 * (fit.alpha_interval[1] or ALPHA_RANGE[1])), n_alpha)
+    floors = np.linspace(0, fit.means.max(), n_c)
+    x = np.exp(-np.outer(alphas, np.log(fit.sizes) - np.log(fit.sizes).mean()))
+    y = fit.means - floors[:, None]                                          # (C, K)
+    a = np.maximum((fit.weights * y) @ x.T / (x ** 2 @ fit.weights), 0)       # (C, A)
+    residual = y[:, None] - a[:, :, None] * x
+    return alphas, floors, (fit.weights * residual ** 2).sum(2)
+
+
+def verdict(fit):
+    """(identified, reason in words): whether these points determine alpha."""
+    low, high = fit.alpha_interval
+    problems = []
+    if fit.noise_sd is None:
+        problems.append(f"{len(fit.sizes)} sizes of one run each leave no degree of freedom to measure the scatter")
+    elif low is None or high is None:
+        ends = {(True, True): "unbounded on both sides", (True, False): f"unbounded below (it ends at {high or 0:.3g})",
+                (False, True): f"unbounded above (it begins at {low or 0:.3g})"}[low is None, high is None]
+        problems.append(f"the {100 * fit.level:.0f} % interval of alpha is {ends}")
+    if not ALPHA_RANGE[0] * 1.001 < fit.alpha < ALPHA_RANGE[1] / 1.001:
+        problems.append(f"the best alpha lies on the edge of the range searched ({fit.alpha:.3g})")
+    if fit.c <= 0:
+        problems.append("the best c lies on its bound 0")
+    if fit.a <= 0:
+        problems.append("the best a is 0: the losses do not fall with size")
+    if fit.c >= fit.means.min():
+        at = fit.sizes[int(fit.means.argmin())]
+        problems.append(f"c = {fit.c:.3f} lies above a measured loss ({fit.means.min():.3f} at N = {at:,.0f})")
+    if problems:
+        return False, "; ".join(problems)
+    reason = (f"the {100 * fit.level:.0f} % interval of alpha is bounded ({low:.3g} to {high:.3g}, a factor of "
+              f"{high / low:.2g}) and c lies between 0 and every measured loss")
+    if fit.c_interval[0] <= 0:
+        reason += "; a law without floor (c = 0) is not excluded"
+    if fit.noise_source == "lack of fit":
+        reason += "; the sizes scatter about the curve by more than the seeds explain, so the interval uses that scatter"
+    return True, reason
+
+
+def fit_huber(n, loss, delta=HUBER_DELTA, starts=(0.03, 0.1, 0.2, 0.4, 0.8, 1.6)):
+    """Multi-start fit of a N^-alpha + c with a summed Huber loss on log L: {"alpha", "a", "c", "objective"}.
+
+    log L is a log-sum-exp of (log a - alpha log N, log c). With a delta far below the noise this is nearly the median
+    curve: robust to one bad run, but with five points it all but passes through three of them.
+    """
+    n, loss = np.asarray(n, float), np.asarray(loss, float)
+    center = np.log(n).mean()
+    x, y = np.log(n) - center, np.log(loss)
+    sizes, weights, means, _ = group_by_size(n, loss)
+    log_sizes = np.log(sizes) - center
+
+    def objective(p):
+        terms = np.stack([p[0] - p[1] * x, np.full_like(x, p[2])])
+        value, share = _log_sum_exp(terms)
+        total, slope = _huber(y - value, delta)
+        return total, -np.array([slope @ share[0], -(slope * share[0]) @ x, slope @ share[1]])
+
+    bounds = [(-30, 10), (ALPHA_RANGE[0], ALPHA_RANGE[1]), (-30, 10)]
+    best = None
+    for alpha in starts:
+        a, c, _ = project([alpha], log_sizes, weights[None], means[None])
+        start = [math.log(max(a[0, 0], 1e-3)), alpha, math.log(max(c[0, 0], 1e-3))]
+        found = _minimize(objective, start, bounds)
+        if best is None or found.fun < best.fun:
+            best = found
+    log_a, alpha, log_c = best.x
+    return {"alpha": float(alpha), "a": float(math.exp(log_a + alpha * center)),
+            "c": float(math.exp(log_c)) if log_c > -20 else 0.0, "objective": float(best.fun)}
+
+
+def _log_sum_exp(terms):
+    """log of the sum of exp over the first axis, and the share of each term in the sum."""
+    top = terms.max(0)
+    share = np.exp(terms - top)
+    total = share.sum(0)
+    return top + np.log(total), share / total
+
+
+def _huber(residual, delta):
+    """Summed Huber loss and its derivative by each residual."""
+    size = np.abs(residual)
+    return (np.where(size <= delta, 0.5 * size ** 2, delta * (size - 0.5 * delta)).sum(),
+            np.clip(residual, -delta, delta))
+
+
+def _minimize(objective, start, bounds, rounds=4, scale=1e4):
+    """L-BFGS-B with restarts: the nearly-L1 objective makes it stop early, so it is scaled up and begun again until
+    nothing is gained. (The published 2022 fit stopped early because its objective was averaged, not summed.)"""
+    def scaled(p):
+        value, gradient = objective(p)
+        return scale * value, scale * gradient
+    found = None
+    for _ in range(rounds):
+        again = optimize.minimize(scaled, start, jac=True, method="L-BFGS-B", bounds=bounds,
+                                  options={"maxiter": 2000, "maxfun": 4000, "ftol": 1e-13, "gtol": 1e-9, "maxcor": 20})
+        gained = math.inf if found is None else found.fun - again.fun
+        if gained > 0:
+            found = again
+        if gained <= 1e-9 * abs(found.fun):
+            break
+        start = found.x
+    found.fun /= scale
+    return found
+
+
+# ---------------------------------------------------------------- rival forms
+
+def fit_line(n, loss, form):
+    """`power` (a N^-alpha: a line in log-log) or `log_linear` (b - m ln N) by least squares.
+
+    Returns {"alpha" or "slope", its interval, "a" or "intercept", "r_squared" (of the loss), ...}; interval None
+    when fewer than three runs are given.
+    """
+    x, loss = np.log(np.asarray(n, float)), np.asarray(loss, float)
+    y = np.log(loss) if form == "power" else loss
+    center = x.mean()
+    sxx = ((x - center) ** 2).sum()
+    slope = float((x - center) @ y / sxx)
+    intercept = float(y.mean() - slope * center)
+    fitted = intercept + slope * x
+    dof = len(x) - 2
+    interval = None
+    if dof > 0:
+        error = stats.t.ppf(0.5 + LEVEL / 2, dof) * math.sqrt(((y - fitted) ** 2).sum() / dof / sxx)
+        interval = (-slope - error, -slope + error)
+    predicted = np.exp(fitted) if form == "power" else fitted
+    spread = ((loss - loss.mean()) ** 2).sum()
+    result = {"r_squared": float(1 - ((loss - predicted) ** 2).sum() / spread) if spread > 0 else 0.0}
+    if form == "power":
+        y_spread = ((y - y.mean()) ** 2).sum()
+        return {"alpha": -slope, "alpha_interval": interval, "a": math.exp(intercept), "c": 0.0, **result,
+                "r_squared_log_log": float(1 - ((y - fitted) ** 2).sum() / y_spread) if y_spread > 0 else 0.0}
+    return {"slope": -slope, "slope_interval": interval, "intercept": intercept, **result}
+
+
+def predict_form(form, n, loss, at_n):
+    """Loss at `at_n` by a form fitted to (n, loss); the three-parameter form needs three sizes."""
+    if form == "power_floor":
+        fit = fit_power_law(n, loss)
+        return fit.a * at_n ** -fit.alpha + fit.c
+    line = fit_line(n, loss, form)
+    return line["a"] * at_n ** -line["alpha"] if form == "power" else line["intercept"] - line["slope"] * math.log(at_n)
+
+
+FORMS = ("power_floor", "power", "log_linear")
+
+
+def hold_out_largest(n, loss):
+    """The largest size predicted from the rest by each form, beside the naive "same as the next largest".
+
+    Errors are relative: (predicted - measured) / measured. None if fewer than three sizes remain.
+    """
+    n, loss = np.asarray(n, float), np.asarray(loss, float)
+    rest, largest = n < n.max(), n == n.max()
+    if len(np.unique(n[rest])) < 3:
+        return None
+    measured = float(loss[largest].mean())
+    fit = fit_power_law(n[rest], loss[rest])
+    estimate, low, high = (float(v[0]) for v in predict(fit, n.max(), runs=int(largest.sum())))
+    known = math.isfinite(low)
+    naive = float(loss[n == n[rest].max()].mean())
+    errors = {form: predict_form(form, n[rest], loss[rest], n.max()) / measured - 1 for form in FORMS}
+    error = abs(errors["power_floor"])
+    return {"n": float(n.max()), "n_sizes_used": int(len(fit.sizes)), "measured": measured, "predicted": estimate,
+            "predicted_interval": [low, high] if known else None,
+            "measured_inside_interval": low <= measured <= high if known else None,
+            "relative_error": errors["power_floor"], "naive_predicted": naive,
+            "naive_relative_error": naive / measured - 1, "better_than_naive": error < abs(naive / measured - 1),
+            "useful_error": USEFUL_ERROR, "within_useful_error": error <= USEFUL_ERROR, "forms": errors}
+
+
+def leave_one_size_out(n, loss):
+    """Root mean square relative error of each form over sizes left out in turn, and alpha without each size."""
+    n, loss = np.asarray(n, float), np.asarray(loss, float)
+    sizes = np.unique(n)
+    errors, alphas = {form: [] for form in FORMS}, {}
+    for size in sizes if len(sizes) > 3 else []:
+        rest = n != size
+        measured = loss[~rest].mean()
+        for form in FORMS:
+            errors[form].append(predict_form(form, n[rest], loss[rest], size) / measured - 1)
+        alphas[size] = fit_power_law(n[rest], loss[rest]).alpha
+    rms = {form: float(np.sqrt(np.mean(np.square(e)))) if e else None for form, e in errors.items()}
+    return rms, alphas
+
+
+# ---------------------------------------------------------------- resampling
+
+def _many_alphas(fit, weights, losses):
+    """alpha and c of many data sets at the sizes of `fit`, on the grid of exponents refined by a parabola."""
+    log_n = np.log(fit.sizes) - np.log(fit.sizes).mean()
+    alphas, floors = [], []
+    for block in range(0, len(losses), 256):  # 256 x 400 x sizes doubles at once
+        w, y = weights[block:block + 256], losses[block:block + 256]
+        _, c, ss = project(ALPHAS, log_n, w, y)
+        best = np.clip(ss.argmin(0), 1, N_ALPHA - 2)
+        column = np.arange(ss.shape[1])
+        left, mid, right = ss[best - 1, column], ss[best, column], ss[best + 1, column]
+        bend = np.maximum(left - 2 * mid + right, 1e-300)
+        shift = np.clip(0.5 * (left - right) / bend, -1, 1)
+        step = math.log(ALPHAS[1] / ALPHAS[0])
+        alphas.append(ALPHAS[best] * np.exp(shift * step))
+        floors.append(c[best, column])
+    return np.concatenate(alphas), np.concatenate(floors)
+
+
+def bootstrap_power_law(n, loss, fit, resamples, rng):
+    """Intervals of alpha and c from three kinds of resampling; each entry None with its reason where it cannot be.
+
+    `noise`: fitted curve + noise of one run (t-distributed by its degrees of freedom), as Porian et al. 2024;
+    `seeds`: runs redrawn within each size, inflated by sqrt(m / (m - 1)) for the mean of m;
+    `sizes`: sizes redrawn with all their runs, at least four distinct ones kept.
+    """
+    n, loss = np.asarray(n, float), np.asarray(loss, float)
+    out = {"resamples": resamples, "noise": None, "seeds": None, "sizes": None, "reasons": {}}
+    if not resamples:
+        return {**out, "reasons": {"all": "switched off"}}
+    k, ones = len(fit.sizes), np.ones((resamples, len(fit.sizes)))
+    curve = fit.a * fit.sizes ** -fit.alpha + fit.c
+    if fit.noise_sd is None:
+        out["reasons"]["noise"] = "nothing measures the noise of a run"
+    else:
+        scale = np.sqrt(fit.noise_dof / rng.chisquare(fit.noise_dof, resamples))[:, None]
+        noise = fit.noise_sd * scale * rng.standard_normal((resamples, k)) / np.sqrt(fit.weights)
+        out["noise"] = _percentiles(*_many_alphas(fit, ones * fit.weights, curve + noise))
+    if fit.weights.min() < 2:
+        out["reasons"]["seeds"] = "not every size was trained with two seeds"
+    else:
+        drawn = np.empty((resamples, k))
+        for i, size in enumerate(fit.sizes):
+            runs = loss[n == size]
+            m = len(runs)
+            deviation = (runs - runs.mean())[rng.integers(m, size=(resamples, m))].mean(1)
+            drawn[:, i] = runs.mean() + math.sqrt(m / (m - 1)) * deviation
+        out["seeds"] = _percentiles(*_many_alphas(fit, ones * fit.weights, drawn))
+    if k < 5:
+        out["reasons"]["sizes"] = f"{k} sizes redrawn leave four distinct ones too seldom"
+    else:
+        counts = rng.multinomial(k, np.full(k, 1 / k), size=20 * resamples)
+        counts = counts[(counts > 0).sum(1) >= MIN_SIZES]
+        out["sizes"] = {**_percentiles(*_many_alphas(fit, counts[:resamples] * fit.weights, ones[:len(counts)] * fit.means)),
+                        "share_of_draws_kept": len(counts) / (20 * resamples)}
+    return out
+
+
+def _percentiles(alphas, floors):
+    tails = [100 * (1 - LEVEL) / 2, 100 * (1 + LEVEL) / 2]
+    edge = (alphas <= ALPHA_RANGE[0] * 1.02) | (alphas >= ALPHA_RANGE[1] / 1.02)
+    return {"alpha_interval": np.percentile(alphas, tails).tolist(), "alpha_median": float(np.median(alphas)),
+            "c_interval": np.percentile(floors, tails).tolist(), "share_on_edge": float(edge.mean()),
+            "share_c_zero": float((floors <= 0).mean())}
+
+
+# ---------------------------------------------------------------- L(N, D) = E + A / N^alpha + B / D^beta
+
+JOINT = ("E", "A", "B", "alpha", "beta")
+EXPONENT_BOUNDS = (0.01, 3.0)
+
+
+def joint_loss(parameters, n, d):
+    """E + A / N^alpha + B / D^beta; parameters (5,) or (B, 5) in the order of JOINT."""
+    e, a, b, alpha, beta = np.moveaxis(np.asarray(parameters, float), -1, 0)
+    shape = (Ellipsis,) + (None,) * np.ndim(n)
+    return e[shape] + a[shape] * n ** -alpha[shape] + b[shape] * d ** -beta[shape]
+
+
+def fit_joint(n, d, loss, delta=HUBER_DELTA, start=None):
+    """Multi-start Huber fit of the joint law on log L by log-sum-exp: (parameters in the order of JOINT, objective).
+
+    Starts come from variable projection: for each pair of exponents on a grid, E, A and B have a closed form.
+    `start` (parameters): begin there alone, as the bootstrap does.
+    """
+    n, d, y = np.asarray(n, float), np.asarray(d, float), np.log(np.asarray(loss, float))
+    n_center, d_center = np.log(n).mean(), np.log(d).mean()
+    x_n, x_d = np.log(n) - n_center, np.log(d) - d_center
+
+    def objective(p):  # p = log E, log A, log B (scaled), alpha, beta
+        value, share = _log_sum_exp(np.stack([np.full_like(y, p[0]), p[1] - p[3] * x_n, p[2] - p[4] * x_d]))
+        total, slope = _huber(y - value, delta)
+        pull = -slope * share
+        return total, np.array([pull[0].sum(), pull[1].sum(), pull[2].sum(), -(pull[1] @ x_n), -(pull[2] @ x_d)])
+
+    bounds = [(-15, 5), (-15, 10), (-15, 10), EXPONENT_BOUNDS, EXPONENT_BOUNDS]
+    if start is None:
+        starts = _joint_starts(x_n, x_d, np.exp(y), objective)
+    else:
+        e, a, b, alpha, beta = start
+        starts = [[_log(e), _log(a) - alpha * n_center, _log(b) - beta * d_center, alpha, beta]]
+    found = min((_minimize(objective, s, bounds, rounds=6 if start is None else 2) for s in starts),
+                key=lambda result: result.fun)
+    p = found.x
+    e = math.exp(p[0]) if p[0] > -14 else 0.0
+    return np.array([e, math.exp(p[1] + p[3] * n_center), math.exp(p[2] + p[4] * d_center), p[3], p[4]]), found.fun
+
+
+def _log(value):
+    return math.log(max(value, 3e-7))
+
+
+def _joint_starts(x_n, x_d, loss, objective, keep=6):
+    """The best few of a grid of exponents, each with E, A, B from weighted linear least squares."""
+    grid = np.geomspace(0.05, 1.5, 9)
+    candidates = []
+    for alpha in grid:
+        for beta in grid:
+            columns = np.stack([np.ones_like(x_n), np.exp(-alpha * x_n), np.exp(-beta * x_d)], 1) / loss[:, None]
+            coefficients, _ = optimize.nnls(columns, np.ones_like(loss))
+            p = [*(_log(max(v, 1e-4)) for v in coefficients), alpha, beta]
+            candidates.append((objective(np.array(p))[0], p))
+    return [p for _, p in sorted(candidates)[:keep]]
+
+
+def bootstrap_joint(n, d, loss, parameters, resamples, rng):
+    """Parameters (resamples, 5) of the joint law refitted to runs drawn with replacement."""
+    n, d, loss = (np.asarray(v, float) for v in (n, d, loss))
+    draws = [rng.integers(len(n), size=len(n)) for _ in range(resamples)]
+    return np.array([fit_joint(n[i], d[i], loss[i], start=parameters)[0] for i in draws]).reshape(resamples, 5)
+
+
+def optimal_split(parameters, flops, flops_per_nd=6.0):
+    """Compute-optimal (N, D, loss) at a budget of C = flops_per_nd * N * D; parameters (5,) or (B, 5)."""
+    e, a, b, alpha, beta = np.moveaxis(np.asarray(parameters, float), -1, 0)
+    budget = np.asarray(flops, float) / flops_per_nd
+    g = (alpha * a / (beta * b)) ** (1 / (alpha + beta))
+    n = g * budget ** (beta / (alpha + beta))
+    d = budget / n
+    return n, d, e + a * n ** -alpha + b * d ** -beta
+
+
+# ---------------------------------------------------------------- two families at equal cost
+
+def interpolation_weights(log_sizes, at):
+    """Rows that turn losses at increasing `log_sizes` (K,) into losses at `at` (M,), piecewise linear: (M, K)."""
+    right = np.clip(np.searchsorted(log_sizes, at), 1, len(log_sizes) - 1)
+    share = (at - log_sizes[right - 1]) / (log_sizes[right] - log_sizes[right - 1])
+    rows = np.zeros((len(at), len(log_sizes)))
+    rows[np.arange(len(at)), right - 1], rows[np.arange(len(at)), right] = 1 - share, share
+    return rows
+
+
+def compare_families(first, second, noise, resamples, rng, n_points=5):
+    """Loss of `first` minus loss of `second` where both were measured, and where the two curves cross.
+
+    first, second: lists of (cost, seed, loss, size), cost being N, FLOPs or seconds of a run (`size` may be left
+    out: then equal costs are one size). Losses between the measured costs are interpolated in log cost; runs of one seed form a pair. noise: (sd of one run, degrees of
+    freedom) or None. With at least three common seeds the interval is that of the paired differences (t); otherwise
+    it comes from `noise`. Returns None if the two ranges of cost do not overlap.
+    """
+    curves = [_by_seed(first), _by_seed(second)]
+    (x1, y1, w1), (x2, y2, w2) = (_mean_curve(runs) for runs in (first, second))
+    if len(x1) < 2 or len(x2) < 2 or max(x1[0], x2[0]) >= min(x1[-1], x2[-1]):
+        return None
+    at = np.linspace(max(x1[0], x2[0]), min(x1[-1], x2[-1]), n_points)
+    rows1, rows2 = interpolation_weights(x1, at), interpolation_weights(x2, at)
+    difference = rows1 @ y1 - rows2 @ y2
+    common = [s for s in sorted(set(curves[0]) & set(curves[1])) if _covers(curves[0][s], at) and _covers(curves[1][s], at)]
+    half, method = np.full(n_points, np.nan), "one run per size and no measure of its noise: no interval"
+    if len(common) >= 3:
+        paired = np.array([_interpolate(curves[0][s], at) - _interpolate(curves[1][s], at) for s in common])
+        difference = paired.mean(0)
+        half = stats.t.ppf(0.5 + LEVEL / 2, len(common) - 1) * paired.std(0, ddof=1) / math.sqrt(len(common))
+        method = f"differences paired by seed ({len(common)} seeds), Student t"
+    elif noise is not None:
+        variance = (rows1 ** 2 / w1).sum(1) + (rows2 ** 2 / w2).sum(1)
+        half = stats.t.ppf(0.5 + LEVEL / 2, noise[1]) * noise[0] * np.sqrt(variance)
+        method = f"noise of one run {noise[0]:.4f} nats ({noise[1]} degrees of freedom), Student t"
+    points = [{"at": float(math.exp(x)), "difference": float(d),
+               "interval": None if math.isnan(h) else [float(d - h), float(d + h)]}
+              for x, d, h in zip(at, difference, half)]
+    return {"range": [float(math.exp(at[0])), float(math.exp(at[-1]))], "points": points, "method": method,
+            "paired_seeds": len(common),
+            "crossover": crossover((x1, y1, w1), (x2, y2, w2), noise, resamples, rng)}
+
+
+def _by_seed(runs):
+    """{seed: (log costs, losses)} in order of cost."""
+    out = {}
+    for cost, seed, loss, *_ in sorted(runs):
+        out.setdefault(seed, []).append((math.log(cost), loss))
+    return {seed: tuple(np.array(v, float).T) for seed, v in out.items()}
+
+
+def _mean_curve(runs):
+    """Mean log cost, mean loss and number of runs of each size, in order of cost. (Seconds differ from run to run,
+    so the size and not the cost says which runs belong together.)"""
+    groups = {}
+    for cost, _, loss, *size in runs:
+        groups.setdefault(size[0] if size else cost, []).append((math.log(cost), loss))
+    rows = sorted((np.mean([x for x, _ in g]), np.mean([y for _, y in g]), len(g)) for g in groups.values())
+    rows = [row for i, row in enumerate(rows) if i == 0 or row[0] > rows[i - 1][0]]
+    return tuple(np.array(rows, float).T) if rows else (np.array([]),) * 3
+
+
+def _covers(curve, at):
+    return len(curve[0]) > 1 and curve[0][0] <= at[0] + 1e-9 and curve[0][-1] >= at[-1] - 1e-9
+
+
+def _interpolate(curve, at):
+    return interpolation_weights(curve[0], at) @ curve[1]
+
+
+def crossover(first, second, noise, resamples, rng, n_points=400):
+    """Cost at which the interpolated curves cross: {"at", "interval", "share", "text"}; at None if nowhere in range.
+
+    The interval is that of the crossings under the noise of the runs; `share` is the share of resamples that cross.
+    """
+    (x1, y1, w1), (x2, y2, w2) = first, second
+    at = np.linspace(max(x1[0], x2[0]), min(x1[-1], x2[-1]), n_points)
+    rows1, rows2 = interpolation_weights(x1, at), interpolation_weights(x2, at)
+    own = _crossings(at, (rows1 @ y1 - rows2 @ y2)[None])[0]
+    found = {"at": None if math.isnan(own) else float(math.exp(own)), "interval": None, "share": None}
+    if noise is not None and resamples:
+        scale = noise[0] * np.sqrt(noise[1] / rng.chisquare(noise[1], (resamples, 1)))
+        many = _crossings(at, (y1 + scale * rng.standard_normal((resamples, len(y1))) / np.sqrt(w1)) @ rows1.T
+                          - (y2 + scale * rng.standard_normal((resamples, len(y2))) / np.sqrt(w2)) @ rows2.T)
+        crossing = many[~np.isnan(many)]
+        found["share"] = len(crossing) / resamples
+        if len(crossing) and found["at"] is not None:
+            tails = [100 * (1 - LEVEL) / 2, 100 * (1 + LEVEL) / 2]
+            found["interval"] = np.exp(np.percentile(crossing, tails)).tolist()
+    found["text"] = "none in range" if found["at"] is None else f"at {found['at']:.3g}"
+    return found
+
+
+def _crossings(at, difference):
+    """The last change of sign in each row (B, M), in log cost; NaN where there is none."""
+    change = np.signbit(difference[:, 1:]) != np.signbit(difference[:, :-1])
+    last = change.shape[1] - 1 - change[:, ::-1].argmax(1)
+    row = np.arange(len(difference))
+    left, right = difference[row, last], difference[row, last + 1]
+    share = left / np.where(left == right, 1, left - right)
+    return np.where(change.any(1), at[last] + share * (at[1] - at[0]), np.nan)
