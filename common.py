@@ -8,7 +8,11 @@ import pickle
 from pathlib import Path
 
 import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
 
+from abc_text import AbcError, check_abc, cut_tune, read_abc, regroup_voices, split_tunebook  # noqa: F401
 from stage import (Stage, atomic, fail, load_manifest, progress, read_json, run, stage_parser,  # noqa: F401
                    write_bytes, write_json, write_text)
 
@@ -85,3 +89,239 @@ class Tokenizer:
                 TypeError, MemoryError, OverflowError, OSError) as error:
             raise ValueError(f"{path.name} is not a tokenizer of this project: {error}") from None
         return tokenizer
+
+
+# ---------------------------------------------------------------- models
+# Two families behind one interface: model(idx, targets) -> (logits, loss), model.step(idx, cache) for generation.
+# Neither has trained biases; both start with an output layer of zeros, so that the first loss is exactly ln V.
+
+IGNORE = -1  # target that counts for nothing: what follows the end of a tune is no prediction of music
+EMBEDDING_STD = 0.5  # spread of new token embeddings; see benchmarks/training.md
+ROTARY_BASE = 10_000.0  # longest rotary wavelength, tokens
+FORGET_BIAS = 1.0  # constant bias of the LSTM's forget gates (Jozefowicz et al. 2015)
+
+
+def build_model(config):
+    """A new model from its configuration (a dict of JSON values).
+
+    {"family": "transformer", "vocab_size", "block_size", "n_layer", "n_head", "d_model", "d_ff", "dropout",
+     "rotary": bool, "qk_norm": bool} or {"family": "lstm", "vocab_size", "block_size", "n_layer", "d_embedding",
+     "d_hidden", "dropout"}. Weights are drawn from torch's global generator: seed it first.
+    """
+    return {"transformer": Transformer, "lstm": LSTM}[config["family"]](config)
+
+
+def nats(logits, targets):
+    """Mean cross-entropy over the targets that count, in nats; 0 if there is none."""
+    total = F.cross_entropy(logits.view(-1, logits.size(-1)).float(), targets.reshape(-1).long(),
+                            ignore_index=IGNORE, reduction="sum")
+    return total / (targets != IGNORE).sum().clamp(min=1)
+
+
+class _Model(nn.Module):
+    """What both families share: the loss and the accounts."""
+
+    def forward(self, idx, targets=None):
+        """idx (B, T) token numbers, T <= block_size, targets (B, T) the next ones or IGNORE ->
+        logits (B, T, V), mean loss in nats (None without targets)."""
+        logits = self.head(self.features(idx))
+        return logits, None if targets is None else nats(logits, targets)
+
+    def count_parameters(self):
+        """Trained parameters by group; the groups sum to "total". "non_embedding" leaves out token and position
+        tables but not the output layer."""
+        groups = {"embedding": 0, "hidden": 0, "norm": 0, "head": 0}
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                group = ("embedding" if "embedding" in name else "head" if name.startswith("head")
+                         else "norm" if parameter.ndim < 2 else "hidden")
+                groups[group] += parameter.numel()
+        total = sum(groups.values())
+        return {"total": total, "non_embedding": total - groups["embedding"], **groups}
+
+
+class _Block(nn.Module):
+    """Pre-norm attention and GELU feed-forward (Vaswani et al. 2017; pre-norm as in GPT-2)."""
+
+    def __init__(self, config):
+        super().__init__()
+        d, self.n_head = config["d_model"], config["n_head"]
+        self.rotary, self.qk_norm, self.dropout = config["rotary"], config["qk_norm"], config["dropout"]
+        self.norm_attention = nn.RMSNorm(d)
+        self.qkv = nn.Linear(d, 3 * d, bias=False)
+        self.attention_out = nn.Linear(d, d, bias=False)
+        self.norm_mlp = nn.RMSNorm(d)
+        self.mlp_in = nn.Linear(d, config["d_ff"], bias=False)
+        self.mlp_out = nn.Linear(config["d_ff"], d, bias=False)
+
+    def forward(self, x, cos, sin, store=None, past=0):
+        """x (B, T, d); cos, sin (T, head size): the rotation of these positions; store (2, B, n_head, block_size,
+        head size): keys and values, of which the first `past` are filled; the new ones are written behind them."""
+        B, T, d = x.shape
+        q, k, v = self.qkv(self.norm_attention(x)).view(B, T, 3, self.n_head, d // self.n_head).unbind(2)
+        if self.qk_norm:  # keeps attention logits bounded at the high rates Muon likes (Henry et al. 2020)
+            q, k = F.rms_norm(q, q.shape[-1:]), F.rms_norm(k, k.shape[-1:])
+        if self.rotary:
+            q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        if store is not None:
+            store[0, :, :, past:past + T], store[1, :, :, past:past + T] = k, v
+            k, v = store[0, :, :, :past + T].to(q.dtype), store[1, :, :, :past + T].to(q.dtype)
+        mask = None if past == 0 or T == 1 else torch.ones(T, past + T, dtype=torch.bool, device=x.device).tril(past)
+        y = F.scaled_dot_product_attention(q, k, v.to(q.dtype), attn_mask=mask, is_causal=past == 0 and T > 1,
+                                           dropout_p=self.dropout if self.training else 0.0)
+        y = self.attention_out(y.transpose(1, 2).reshape(B, T, d))
+        x = x + F.dropout(y, self.dropout, self.training)
+        y = self.mlp_out(F.gelu(self.mlp_in(self.norm_mlp(x))))
+        return x + F.dropout(y, self.dropout, self.training)
+
+
+def _rotate(x, cos, sin):
+    """Rotary positions (Su et al. 2021): pairs (i, i + half) of x (B, T, n_head, head size) turned by their angle."""
+    a, b = x.chunk(2, dim=-1)
+    return x * cos.unsqueeze(-2) + torch.cat((-b, a), dim=-1) * sin.unsqueeze(-2)
+
+
+class Transformer(_Model):
+    """Decoder-only Transformer: learned positions, rotary positions and QK-norm beside them, untied output head."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        d, V, T = config["d_model"], config["vocab_size"], config["block_size"]
+        self.token_embedding = nn.Embedding(V, d)
+        self.position_embedding = nn.Embedding(T, d)
+        self.blocks = nn.ModuleList(_Block(config) for _ in range(config["n_layer"]))
+        self.norm = nn.RMSNorm(d)
+        self.head = nn.Linear(d, V, bias=False)
+        half = d // config["n_head"] // 2
+        angle = torch.arange(T)[:, None] * ROTARY_BASE ** (-torch.arange(half) / half)[None]
+        self.register_buffer("cos", angle.cos().repeat(1, 2), persistent=False)
+        self.register_buffer("sin", angle.sin().repeat(1, 2), persistent=False)
+        nn.init.normal_(self.token_embedding.weight, std=EMBEDDING_STD)
+        nn.init.normal_(self.position_embedding.weight, std=0.02)
+        nn.init.zeros_(self.head.weight)
+        for block in self.blocks:
+            for linear in (block.qkv, block.mlp_in):
+                nn.init.normal_(linear.weight, std=d ** -0.5)
+            for linear in (block.attention_out, block.mlp_out):  # each block starts as the identity
+                nn.init.zeros_(linear.weight)
+
+    def features(self, idx, store=None, past=0):
+        """What the head reads, (B, T, d), for tokens at the positions past .. past + T."""
+        here = slice(past, past + idx.size(1))
+        x = self.token_embedding(idx) + self.position_embedding.weight[here]
+        x = F.dropout(x, self.config["dropout"], self.training)
+        dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+        cos, sin = self.cos[here].to(dtype), self.sin[here].to(dtype)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, cos, sin, None if store is None else store[layer], past)
+        return self.norm(x)
+
+    def step(self, idx, cache=None):
+        """Logits (B, V) after new tokens idx (B, T >= 1), and the cache to pass with the next ones.
+
+        The cache holds keys and values of the window and is changed in place: one cache, one continuation. All rows
+        advance together and do not influence each other. Positions are learned, so a window cannot slide one by one:
+        once the context is full it is re-anchored, the newest half is read again from position 0, and goes on from
+        there. Which tokens are seen depends on how many have come in all, not on how they were handed over: token
+        number n (from 1) sees back to token max(0, block_size / 2 * ceil((n - block_size) / (block_size / 2))).
+        """
+        T, d, B = self.config["block_size"], self.config["d_model"], idx.size(0)
+        if cache is None:
+            shape = (self.config["n_layer"], 2, B, self.config["n_head"], T, d // self.config["n_head"])
+            cache = {"n": 0, "start": 0, "tokens": idx[:, :0], "store": torch.zeros(shape, device=idx.device)}
+        n = cache["n"] + idx.size(1)
+        tokens = torch.cat((cache["tokens"], idx), dim=1)  # from cache["start"] on
+        start = max(0, -(-(n - T) // (T // 2)) * (T // 2))
+        past = cache["n"] - cache["start"]
+        if start != cache["start"]:
+            tokens, past = tokens[:, start - cache["start"]:], 0
+        x = self.features(tokens[:, past:], cache["store"], past)
+        return self.head(x[:, -1]), {"n": n, "start": start, "tokens": tokens, "store": cache["store"]}
+
+    def flops_per_token(self):
+        """Floating-point operations of forward and backward pass per token of a full window: 2 for each weight that
+        is multiplied and 4 d for each query-key pair, of which a causal window has (T + 1) / 2 per token and layer;
+        the backward pass costs twice the forward pass."""
+        c = self.config
+        weights = c["n_layer"] * (4 * c["d_model"] ** 2 + 2 * c["d_model"] * c["d_ff"]) + c["d_model"] * c["vocab_size"]
+        return 3 * (2 * weights + c["n_layer"] * 4 * c["d_model"] * (c["block_size"] + 1) / 2)
+
+
+class LSTM(_Model):
+    """Embedding, a stack of LSTM layers, linear head. The gates' biases are constants (0; forget gate 1)."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        H, V = config["d_hidden"], config["vocab_size"]
+        self.embedding = nn.Embedding(V, config["d_embedding"])
+        self.lstm = nn.LSTM(config["d_embedding"], H, config["n_layer"], batch_first=True,
+                            dropout=config["dropout"] if config["n_layer"] > 1 else 0.0)
+        self.head = nn.Linear(H, V, bias=False)
+        nn.init.normal_(self.embedding.weight, std=EMBEDDING_STD)
+        nn.init.zeros_(self.head.weight)
+        for name, weight in self.lstm.named_parameters():
+            if name.startswith("bias"):
+                weight.requires_grad_(False).zero_()
+                if name.startswith("bias_ih"):
+                    weight[H:2 * H] = FORGET_BIAS
+            else:
+                for gate in weight.data.chunk(4):
+                    nn.init.orthogonal_(gate) if name.startswith("weight_hh") else \
+                        nn.init.normal_(gate, std=gate.size(1) ** -0.5)
+
+    def features(self, idx, state=None):
+        """What the head reads, (B, T, H), from the zero state or from the given one; sets nothing."""
+        return self._run(idx, state)[0]
+
+    def _run(self, idx, state=None):
+        x = F.dropout(self.embedding(idx), self.config["dropout"], self.training)
+        with torch.autocast(x.device.type, enabled=x.device.type == "cuda"):  # on CPUs fp32 is faster here
+            y, state = self.lstm(x.float(), state)
+        return F.dropout(y, self.config["dropout"], self.training), state
+
+    def step(self, idx, cache=None):
+        """Logits (B, V) after new tokens idx (B, T >= 1), and the state to pass with the next ones. The state is the
+        memory: there is no window to slide."""
+        y, cache = self._run(idx, cache)
+        return self.head(y[:, -1]), cache
+
+    def flops_per_token(self):
+        """Floating-point operations of forward and backward pass per token: 6 for each weight that is multiplied."""
+        c, H = self.config, self.config["d_hidden"]
+        weights = 4 * H * (c["d_embedding"] + H) + (c["n_layer"] - 1) * 4 * H * 2 * H + H * c["vocab_size"]
+        return 6 * weights
+
+
+# ---------------------------------------------------------------- device
+# Where to compute, and in which precision.
+
+def pick_device(name="auto"):
+    """A torch.device for "auto", "cpu", "cuda" or "mps"; ValueError if this machine does not have it. Under torchrun
+    every process takes the GPU of its local rank."""
+    have = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(kind for kind in ("cuda", "mps", "cpu") if have[kind])
+    if not have[name]:
+        raise ValueError(f"--device {name}: this machine has " + " and ".join(k for k in have if have[k]) + " only")
+    if name == "cuda":
+        torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.conv.fp32_precision = "tf32"
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        torch.cuda.set_device(device)
+        return device
+    return torch.device(name)
+
+
+def autocast(device):
+    """A context in which matrix products are bf16 where the hardware has them, and that does nothing elsewhere."""
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision(device) == "bf16")
+
+
+def precision(device):
+    """"bf16" on CUDA from Ampere on and on CPUs with AVX512-BF16 or AMX (twice as fast there), else "fp32"."""
+    kind = torch.device(device).type
+    fast = (torch.cuda.is_bf16_supported(including_emulation=False) if kind == "cuda"
+            else kind == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()))
+    return "bf16" if fast else "fp32"

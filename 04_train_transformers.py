@@ -1,0 +1,33 @@
+"""Trains the five Transformers of the study, one epoch each, through the loop that the LSTMs go through too.
+
+Reads:  data/{train,val,test}_tokens.npy, data/tokenizer.pkl (stage 03)
+Writes: checkpoints/transformer_<size>.pt (weights, configuration), .json (the run's record), .curve.jsonl (losses in
+        nats per character); names end in _classic, _seedK, _fracF for what differs from the default
+Run:    python 04_train_transformers.py [--quick] [--only tiny,small] [--seeds 0,1,2]
+        torchrun --standalone --nproc-per-node=8 04_train_transformers.py
+Prints the plan with expected minutes, a line for each run, and the best validation loss last.
+"""
+
+from stage import run
+from training import suite_main
+
+SIZES = {  # SPEC section 6; about 0.14M, 0.67M, 1.9M, 4.1M and 7.6M parameters at a vocabulary of 75
+    "tiny": {"n_layer": 2, "n_head": 2, "d_model": 64, "d_ff": 256},
+    "small": {"n_layer": 3, "n_head": 2, "d_model": 128, "d_ff": 512},
+    "medium": {"n_layer": 4, "n_head": 4, "d_model": 192, "d_ff": 768},
+    "large": {"n_layer": 5, "n_head": 4, "d_model": 256, "d_ff": 1024},
+    "xl": {"n_layer": 6, "n_head": 4, "d_model": 320, "d_ff": 1280},
+}
+LEARNING_RATES = {  # peak, from --sweep-lr: docs/lr_sweep.json
+    "muon": {"tiny": 0.02, "small": 0.01, "medium": 0.01, "large": 0.01, "xl": 0.01},
+    "adamw": {"tiny": 0.008, "small": 0.004, "medium": 0.003, "large": 0.002, "xl": 0.002},
+}
+
+
+def main(argv=None):
+    """Trains the suite, or sweeps learning rates."""
+    suite_main(__file__, "transformer", SIZES, LEARNING_RATES, __doc__, argv)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,32 @@
+"""Trains the four LSTMs of the study, one epoch each, through the loop that the Transformers go through too.
+
+Reads:  data/{train,val,test}_tokens.npy, data/tokenizer.pkl (stage 03)
+Writes: checkpoints/lstm_<size>.pt (weights, configuration), .json (the run's record), .curve.jsonl (losses in nats
+        per character); names end in _classic, _seedK, _fracF for what differs from the default
+Run:    python 05_train_lstms.py [--quick] [--only tiny,small] [--seeds 0,1,2]
+        torchrun --standalone --nproc-per-node=8 05_train_lstms.py
+Prints the plan with expected minutes, a line for each run, and the best validation loss last.
+"""
+
+from stage import run
+from training import suite_main
+
+SIZES = {  # SPEC section 6; about 0.24M, 0.95M, 3.3M and 5.8M parameters at a vocabulary of 75
+    "tiny": {"n_layer": 2, "d_embedding": 64, "d_hidden": 128},
+    "small": {"n_layer": 2, "d_embedding": 128, "d_hidden": 256},
+    "medium": {"n_layer": 3, "d_embedding": 192, "d_hidden": 384},
+    "large": {"n_layer": 3, "d_embedding": 256, "d_hidden": 512},
+}
+LEARNING_RATES = {  # peak, from --sweep-lr: docs/lr_sweep.json
+    "muon": {"tiny": 0.02, "small": 0.01, "medium": 0.01, "large": 0.01},
+    "adamw": {"tiny": 0.008, "small": 0.004, "medium": 0.003, "large": 0.002},
+}
+
+
+def main(argv=None):
+    """Trains the suite, or sweeps learning rates."""
+    suite_main(__file__, "lstm", SIZES, LEARNING_RATES, __doc__, argv)
+
+
+if __name__ == "__main__":
+    run(main)
