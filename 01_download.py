@@ -74,8 +74,8 @@ NOTICES = {
     "trecento": "Trecento pieces: encodings with their own conditions (music21/corpus/license.txt)",
     "monteverdi": "Monteverdi madrigals: encodings with their own conditions (music21/corpus/license.txt)",
 }
-QUICK_TUNES = 580                # single-voice tunes of --quick: 143,000 characters of ABC at 248 each
-QUICK_SCORES = 180               # pieces with several voices of --quick: 144,000 characters at 800 each
+QUICK_TUNES = 665                # single-voice tunes of --quick: 165,000 characters of ABC, of which 85 % train
+QUICK_SCORES = 205               # pieces with several voices of --quick: 165,000 characters, too
 TICKS = 480                      # per quarter note, in the MIDI files written here; divisible by 2, 3 and 5
 TUNES_PER_CALL = 250             # of abc2midi: a crash costs no more than these
 
@@ -434,6 +434,9 @@ def hoist(folder):
 
 # ---------------------------------------------------------------- the embedded corpus: tunes in ABC
 
+HEAD = r"[_^=]*[A-Ga-gzx][,']*"
+ORNAMENT = re.compile(  # chord symbols and fingerings, graces, decorations, spacers, line continuations; not fields
+    r"""(?P<field>\[[A-Za-z]:[^\]]*\])|"[^"\n]*"|\{[^}\n]*\}|![a-zA-Z][^!\s]*!|[H-Wh-wy`~.!*]|\\$""", re.MULTILINE)
 NOTE = re.compile(r"([_^=]*[A-Ga-gzx][,']*|\[[^\]:]*\])(\d*)(/*)(\d*)")
 TOKEN = re.compile(r"\[(?P<field>[A-Za-z]:[^\]]*)\]|\((?P<tuplet>\d)(?::(?P<q>\d?))?(?::(?P<r>\d?))?"
                    rf"|(?P<note>{NOTE.pattern})|(?P<broken>>+|<+)")
@@ -465,9 +468,12 @@ def played_once(body):
     A repeat played out says everything twice: it doubles the text, brings no new music and teaches a model to copy.
     Returns [(bar line before, text)].
     """
-    text = "\n".join(body)
-    text = re.sub(r'"[^"\n]*"|\{[^}\n]*\}|![^!\n]*!|[`~.]|\\$', "", text, flags=re.MULTILINE)
-    text = re.sub(r"(?m)^([KMLQ]):\s*(.*)$", r"[\1:\2]", text).replace("\n", " ")
+    text = re.sub(r"(?m)^([KMLQ]):\s*(.*)$", r"[\1:\2]", "\n".join(body))
+    text = re.sub(r"=20|(?<=\s)=(?=\s|\|?$)", "", text.replace("[|]", "|"), flags=re.MULTILINE)  # left by old e-mail
+    text = text.replace("=3D", "=")
+    text = ORNAMENT.sub(lambda match: match["field"] or "", text).replace("\n", " ")
+    text = re.sub(rf"({HEAD})>({HEAD})/({HEAD})/(?![\d/])", r"\g<1>3/2\2/4\3/4", text)  # d>c/B/ means d3/2c/4B/4
+    text = re.sub(rf"({HEAD}>{HEAD})/(?![\d/])", r"\1", text)                             # d>c/ means d3/2c/
     pieces = BAR_LINE.split(text)
     bars, ending, before = [], None, ""
     for index, piece in enumerate(pieces):
