@@ -240,12 +240,12 @@ _NOTE = r"(?:\^\^?|__?|=)?[A-Ga-g](?:'{1,8}|,{1,8})?"
 _LENGTH = r"\d{0,6}(?:/{1,8}\d{0,6})?"
 _TOKEN = re.compile(
     rf"(?P<note>{_NOTE}{_LENGTH}-?)|(?P<space>[ \t`]+)|(?P<rest>[zx]{_LENGTH})"
-    rf"|(?P<chord>\[(?:{_NOTE}{_LENGTH}-?|[ \t.~]|![^!\[\]|]*!)+\]{_LENGTH}-?)"
+    rf"|(?P<chord>\[(?:{_NOTE}{_LENGTH}-?|[ \t.~HLMOPSTuv]|![^!\[\]|]*!)+\]{_LENGTH}-?)"
     r"|(?P<tuplet>\(\d(?::\d?(?::\d{0,2})?)?)|(?P<broken>>{1,3}|<{1,3})|(?P<slur>[()])"
     r"|(?P<volta>\[\d(?:[-,]?\d){0,8})|(?P<full>[ZX]\d{0,4})|(?P<quote>\"[^\"]*\")|(?P<grace>\{/?[^{}]*\})"
     r"|(?P<mark>[.~HLMOPSTuv]|![^!|\n]{1,40}!|\+[A-Za-z0-9.()<>]{1,40}\+)|(?P<spacer>y\d{0,6}(?:/\d{0,2})?)", re.ASCII)
 _HEAD = re.compile(rf"(\^\^?|__?|=)?([A-Ga-g])([',]*)({_LENGTH})(-?)", re.ASCII)
-_GRACE = re.compile(rf"/?(?:{_NOTE}{_LENGTH}|[ \t()\->.~]|\[(?:{_NOTE}{_LENGTH})+\]{_LENGTH})*", re.ASCII)
+_GRACE = re.compile(rf"/?(?:{_NOTE}{_LENGTH}|[ \t()\->.~HLMOPSTuv]|\[(?:{_NOTE}{_LENGTH})+\]{_LENGTH})*", re.ASCII)
 _TUPLET_TIME = {2: 3, 3: 2, 4: 3, 6: 2, 8: 3}
 
 
