@@ -74,8 +74,8 @@ NOTICES = {
     "trecento": "Trecento pieces: encodings with their own conditions (music21/corpus/license.txt)",
     "monteverdi": "Monteverdi madrigals: encodings with their own conditions (music21/corpus/license.txt)",
 }
-QUICK_TUNES = 665                # single-voice tunes of --quick: 165,000 characters of ABC, of which 85 % train
-QUICK_SCORES = 205               # pieces with several voices of --quick: 165,000 characters, too
+QUICK_TUNES = 690                # single-voice tunes of --quick: 165,000 characters of ABC, of which 85 % train
+QUICK_SCORES = 212               # pieces with several voices of --quick: 165,000 characters, too
 TICKS = 480                      # per quarter note, in the MIDI files written here; divisible by 2, 3 and 5
 TUNES_PER_CALL = 250             # of abc2midi: a crash costs no more than these
 
