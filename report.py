@@ -358,3 +358,758 @@ def draw_sample(tune_text, folder, stem):
             made["reasons"][f"{kind}_png"] = ("resvg-py is not installed" if isinstance(error, ImportError)
                                               else str(error)[:200])
     return made
+
+
+# ---------------------------------------------------------------- SVG that may enter the page
+
+SVG_TAGS = {"svg", "g", "path", "use", "rect", "circle", "ellipse", "line", "polyline", "polygon", "text", "tspan",
+            "defs", "clipPath", "image", "symbol", "linearGradient", "stop"}
+SVG_ATTRIBUTES = {
+    "d", "x", "y", "x1", "y1", "x2", "y2", "dx", "dy", "width", "height", "viewBox", "transform", "points", "r", "rx",
+    "ry", "cx", "cy", "fill", "fill-opacity", "fill-rule", "stroke", "stroke-width", "stroke-opacity", "stroke-linecap",
+    "stroke-linejoin", "stroke-dasharray", "opacity", "clip-path", "clip-rule", "id", "href", "style", "color",
+    "font-size", "font-family", "font-weight", "font-style", "text-anchor", "dominant-baseline", "offset", "stop-color",
+    "preserveAspectRatio", "clipPathUnits", "gradientUnits", "overflow"}
+SVG_CLASSES = {"tempo", "mNum", "page-margin"}  # what the page's style sheet knows of verovio's classes
+_XLINK = "{http://www.w3.org/1999/xlink}href"
+
+
+def inline_svg(svg, prefix, label):
+    """An SVG picture rebuilt for the page from an allow-list: no script, style sheet, event handler or outside link,
+    identifiers that no other picture has, black and white as the page's own colours, numbers of two decimals.
+
+    Raises ValueError if it is not SVG.
+    """
+    if "<!ENTITY" in svg:
+        raise ValueError("it defines entities")
+    try:
+        root = ElementTree.fromstring(svg)
+    except ElementTree.ParseError as error:
+        raise ValueError(f"it is not XML: {error}") from None
+    if root.tag.rpartition("}")[2] != "svg":
+        raise ValueError("it is not SVG")
+    used = set(re.findall(r"(?:href=[\"']|url\()#([^\"')]+)", svg))
+    names = {name: f"{prefix}{i}" for i, name in enumerate(sorted(used))}
+    size = root.get("viewBox") or "0 0 {} {}".format(*(re.sub(r"[^\d.]", "", root.get(side, "")) or "100"
+                                                      for side in ("width", "height")))
+    inside = "".join(_rebuild(child, names) for child in root)
+    return (f'<svg viewBox="{html.escape(size)}" role="img" aria-label="{html.escape(label)}">{inside}</svg>')
+
+
+def _rebuild(element, names):
+    tag = element.tag.rpartition("}")[2] if isinstance(element.tag, str) else None  # comments have no name
+    if tag not in SVG_TAGS or "placeholder" in element.get("class", "").split():  # verovio's own marks, not music
+        return ""
+    attributes = []
+    for name, value in element.attrib.items():
+        name = "href" if name == _XLINK else name
+        if name == "id":
+            value = names.get(value)
+        elif name == "class":
+            value = " ".join(set(value.split()) & SVG_CLASSES)
+        elif name == "href":
+            value = (f"#{names.get(value[1:], '')}" if value.startswith("#")
+                     else value if re.match(r"data:image/png;base64,[\w+/=\s]*$", value) else None)
+        elif name not in SVG_ATTRIBUTES:
+            continue
+        elif name in ("d", "points", "x", "y"):
+            value = re.sub(r"-?\d*\.\d{3,}", lambda m: f"{float(m[0]):.2f}".rstrip("0").rstrip("."), value)
+            value = re.sub(r"\s+", " ", value).strip()
+        else:
+            value = _own_colours(re.sub(r"url\(#([^)]*)\)", lambda m: f"url(#{names.get(m[1], '')})", value))
+        if value and not re.search(r"url\((?!#)|expression|javascript:|@import|image-set|/\*|\\", value):
+            attributes.append(f' {name}="{html.escape(value)}"')
+    text, inside = html.escape(element.text or ""), ""
+    for child in element:
+        inside += _rebuild(child, names) + (html.escape(child.tail or "") if tag in ("text", "tspan") else "")
+    inside = (text if tag in ("text", "tspan") and text.strip() else "") + inside
+    if tag in ("g", "defs") and not inside:
+        return ""
+    if tag == "g" and not attributes:
+        return inside
+    return f"<{tag}{''.join(attributes)}" + (f">{inside}</{tag}>" if inside else "/>")
+
+
+def _own_colours(value):
+    value = re.sub(r"(?<![\w#])(#000000|#000|black)(?![\w])", "currentColor", value)
+    return re.sub(r"(?<![\w#])(#ffffff|#fff|white)(?![\w])", "var(--paper)", value)
+
+
+# ---------------------------------------------------------------- small charts of our own
+
+def line_chart(series, x_label, y_label, label, log_x=False):
+    """An SVG line chart for the page. series: {name: [(x, y), ...]}; points without a number are left out."""
+    series = {name: [(x, y) for x, y in points if _is_number(x) and _is_number(y) and (x > 0 or not log_x)]
+              for name, points in series.items()}
+    series = {name: points for name, points in series.items() if points}
+    if not series:
+        return ""
+    scale = math.log10 if log_x else float
+    xs, ys = [[p[i] for points in series.values() for p in points] for i in (0, 1)]
+    x0, x1, y0, y1 = scale(min(xs)), scale(max(xs)), min(ys), max(ys)
+    y0, y1 = y0 - .06 * (y1 - y0 or 1), y1 + .06 * (y1 - y0 or 1)
+    width, height, left, right, top, bottom = 640, 300, 56, 14, 12, 44
+    def at(x, y):
+        return (left + (scale(x) - x0) / ((x1 - x0) or 1) * (width - left - right),
+                top + (y1 - y) / (y1 - y0) * (height - top - bottom))
+    out = [f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(label)}" class="chart">']
+    for y in _ticks(y0, y1):
+        out.append(f'<path class="grid" d="M{left} {at(xs[0], y)[1]:.1f}H{width - right}"/>'
+                   f'<text x="{left - 6}" y="{at(xs[0], y)[1] + 4:.1f}" text-anchor="end">{y:g}</text>')
+    for x in ([10 ** k * m for k in range(math.floor(x0), math.ceil(x1) + 1) for m in (1, 3)] if log_x
+              else _ticks(x0, x1)):
+        if x0 - 1e-9 <= scale(x) <= x1 + 1e-9:
+            out.append(f'<text x="{at(x, y0)[0]:.1f}" y="{height - bottom + 17}" text-anchor="middle">{_short(x)}</text>')
+    for i, (name, points) in enumerate(series.items()):
+        colour, place = VOICE_COLOURS[i % len(VOICE_COLOURS)], [at(x, y) for x, y in sorted(points)]
+        out.append(f'<path d="M{"L".join(f"{x:.1f} {y:.1f}" for x, y in place)}" fill="none" stroke="{colour}" '
+                   f'stroke-width="2"{" stroke-dasharray=" + chr(34) + "6 3" + chr(34) if i % 2 else ""}/>')
+        if len(place) <= 12:
+            out += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>' for x, y in place]
+    out.append(f'<text x="{(left + width - right) / 2}" y="{height - 6}" text-anchor="middle">{html.escape(x_label)}</text>'
+               f'<text transform="translate(13 {(height - bottom + top) / 2}) rotate(-90)" text-anchor="middle">'
+               f'{html.escape(y_label)}</text></svg>')
+    if len(series) > 1:
+        out.append('<p class="legend">' + " ".join(
+            f'<span><i class="swatch v{i % len(VOICE_COLOURS)}"></i>{html.escape(name)}</span>'
+            for i, name in enumerate(series)) + "</p>")
+    return "".join(out)
+
+
+def _ticks(low, high, n=5):
+    step = 10 ** math.floor(math.log10((high - low) / n or 1))
+    step *= next((m for m in (1, 2, 5, 10) if (high - low) / (step * m) <= n), 10)
+    return [round(k * step, 10) for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def _short(x):
+    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if x >= size:
+            return f"{x / size:.3g}{unit}"
+    return f"{x:.3g}"
+
+
+def _is_number(value):
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+# ---------------------------------------------------------------- words and numbers
+
+LEVELS = ("header", "tokens", "content", "meter", "aligned")
+LEVEL_WORDS = {
+    "header": "the header parses", "tokens": "every character is ABC", "meter": "every bar has its meter's length",
+    "content": "at least 16 notes, 4 bars, 4 pitches, at most 75 % rest bars", "aligned": "all voices have the same bars"}
+FIGURES = {  # file in part4_outputs/figures -> caption, in the order of the page; others follow with their name
+    "scaling": "Test loss against size. Points are trained models, lines the fitted laws.",
+    "curves": "Loss while training: every model saw the same characters in the same order.",
+    "efficiency": "The same losses against compute and against time.",
+    "joint": "The joint law of model size and data.",
+    "context": "Loss by position in the context: how much a model gains from what came before.",
+    "skills": "Which musical skill appears at which size.",
+    "sampler": "The sweep that chose the sampler: validity against temperature and truncation.",
+    "ladder": "Validity of real music, the models, n-grams and random text."}
+SURPRISAL_STEPS = (0.25, 1, 2, 4, 6)  # bits; a character above step i gets shade i + 1
+PAGE_BYTES = 3_000_000                # the page stays below; scores and figures beyond it are left to their files
+
+
+def pick(value, *paths):
+    """The first of these dotted paths that leads to something in nested dicts; None if none does.
+
+    >>> pick({"a": {"b": 3}}, "a.x", "a.b")
+    3
+    """
+    for path in paths:
+        found = value
+        for part in path.split("."):
+            found = found.get(part) if isinstance(found, dict) else None
+        if found is not None:
+            return found
+    return None
+
+
+def number(value, digits=2, unit=""):
+    """A number for people; an en dash where there is none."""
+    if not _is_number(value):
+        return "–"
+    return (f"{value:,}" if isinstance(value, int) else f"{value:,.{digits}f}") + unit
+
+
+def percent(rate):
+    return f"{100 * rate:.0f} %" if _is_number(rate) else "–"
+
+
+def interval(pair, digits=2, scale=1, unit=""):
+    """" (95 %: 0.10–0.34)", or nothing without an interval."""
+    if not (isinstance(pair, (list, tuple)) and len(pair) == 2):
+        return ""
+    low, high = (f"{value * scale:.{digits}f}" if _is_number(value) else "?" for value in pair)
+    return f" (95 %: {low}–{high}{unit})"
+
+
+def rate_cell(row):
+    """A rate and, on a line of its own, its interval."""
+    pair = row.get("interval")
+    known = isinstance(pair, (list, tuple)) and len(pair) == 2 and all(map(_is_number, pair))
+    return percent(row.get("rate")) + (f"<small>{100 * pair[0]:.0f}–{100 * pair[1]:.0f} %</small>" if known else "")
+
+
+def esc(value):
+    return html.escape(str(value))
+
+
+def table(head, rows, caption):
+    """An HTML table in a box that scrolls on a phone. Cells are HTML already."""
+    body = "".join("<tr>" + "".join(f"<th scope=row>{cell}</th>" if i == 0 else f"<td>{cell}</td>"
+                                    for i, cell in enumerate(row)) + "</tr>" for row in rows)
+    return (f'<div class="wide" tabindex=0 role=region aria-label="{esc(caption)}"><table><caption>{esc(caption)}'
+            "</caption><thead><tr>" + "".join(f"<th scope=col>{cell}</th>" for cell in head)
+            + f"</tr></thead><tbody>{body}</tbody></table></div>")
+
+
+# ---------------------------------------------------------------- parts of the page
+
+def answer(results):
+    """The answer in two sentences, with its uncertainty."""
+    given = pick(results, "headline.answer", "answer")
+    if isinstance(given, str):
+        return f"<p>{esc(given)}</p>"
+    laws = []
+    for family, word in (("transformer", "Transformers"), ("lstm", "LSTMs")):
+        fit = pick(results, f"fits.{family}") or {}
+        alpha = pick(fit, "alpha", "power_floor.alpha")
+        if _is_number(alpha):
+            pair = pick(fit, "alpha_interval", "alpha.interval", "power_floor.alpha_interval")
+            loose = "" if fit.get("identified", True) else ", which these sizes do not pin down"
+            laws.append(f"{word} α = {alpha:.2f}{interval(pair)}{loose}")
+    sentences = []
+    if laws:
+        sentences.append("Loss falls with size along L(N) = a·N<sup>−α</sup> + c: " + "; ".join(laws) + ".")
+    bits, ngram = pick(results, "best.test_bits_per_char"), best_ngram(results)
+    rate, pair = pick(results, "evaluation.abc_validity_rate"), pick(results, "evaluation.validity.interval")
+    if _is_number(bits):
+        sentence = f"The best model needs {bits:.2f} bits per character of unseen music"
+        sentence += f" (the best n-gram {ngram:.2f})" if ngram else ""
+        if _is_number(rate):
+            sentence += f", and {percent(rate)} of its first-try samples are valid music" + interval(pair, 0, 100, " %")
+        sentences.append(sentence + ".")
+    return "<p>" + (" ".join(sentences) or "The results hold no fit and no best model yet.") + "</p>"
+
+
+def best_ngram(results):
+    """Test bits per character of the best n-gram model, or None."""
+    found = [row.get("bits_per_char") for name, row in (pick(results, "baselines.test") or {}).items()
+             if "gram" in name and isinstance(row, dict)]
+    return min((bits for bits in found if _is_number(bits)), default=None)
+
+
+def headline_numbers(results):
+    """Model, ceiling and floors of every headline number in one table."""
+    def base(name):
+        return pick(results, f"baselines.test.{name}.bits_per_char")
+    ladder, kinds = {row.get("kind"): row for row in ladder_rows(results)}, ("model", "real", "ngram", "random")
+    rows = [
+        ["Bits per character of test music", number(pick(results, "best.test_bits_per_char")), "–",
+         number(best_ngram(results)), f"{number(base('uniform'))} uniform, {number(base('unigram'))} unigram"],
+        ["Perplexity per character", number(pick(results, "best.test_perplexity")), "–",
+         number(2 ** best_ngram(results) if best_ngram(results) else None),
+         number(2 ** base("unigram") if base("unigram") else None)],
+        ["Valid at the first try (level 4)"] + [
+            rate_cell(ladder.get(kind, {})) for kind in kinds],
+        ["Bars of the right length"] + [number(ladder.get(kind, {}).get("bar_accuracy")) for kind in kinds],
+        ["Compiled cleanly by abc2midi"] + [percent(ladder.get(kind, {}).get("judge_rate")) for kind in kinds],
+        ["Characters copied from training (runs ≥ 32)"] + [
+            percent(pick(results, path)) for path in
+            ("evaluation.novelty.generated.copied_share", "evaluation.novelty.heldout_baseline.copied_share")] + ["–", "–"],
+    ]
+    rows = [row for row in rows if any(cell != "–" for cell in row[1:])]
+    return table(["", "best model", "real music", "n-gram", "random"], rows,
+                 "The numbers beside what music and nonsense score") if rows else ""
+
+
+def ladder_rows(results):
+    """[{"name", "kind": model|real|ngram|random|..., "n", "by_level": [5], "rate", "interval", "bar_accuracy", ...}]."""
+    rows = pick(results, "evaluation.validity.ladder", "samples.ladder") or []
+    return [row for row in rows if isinstance(row, dict)]
+
+
+def ladder(results):
+    """Validity by level, one row for each source of text, bars behind the numbers."""
+    rows = []
+    for row in ladder_rows(results):
+        levels = list(row.get("by_level") or [])[:5]
+        levels = levels + [None] * (5 - len(levels))
+        cells = [f'<span class="bar b{round(20 * rate)}">{percent(rate)}</span>' if _is_number(rate) else "–"
+                 for rate in levels]
+        rows.append([esc(row.get("name")), number(row.get("n")), *cells, number(row.get("bar_accuracy"))])
+    head = ["", "n", *(f'<abbr title="{esc(LEVEL_WORDS[name])}">{i}&nbsp;{name}</abbr>' for i, name in enumerate(LEVELS, 1)),
+            "bar accuracy"]
+    return table(head, rows, "Share of texts that reach each level; a text is called valid at level 4") if rows else ""
+
+
+def badges(check):
+    """Level badges and the error list of one sample."""
+    if not isinstance(check, dict):
+        return '<p class="absent">No check was recorded.</p>'
+    level = check.get("level")
+    marks = "".join(
+        f'<li class="{"yes" if check.get(name) else "no"}" title="{esc(LEVEL_WORDS[name])}">'
+        f'<span aria-hidden=true>{"✓" if check.get(name) else "✗"}</span> {name}'
+        f'<span class="hidden">: {"passed" if check.get(name) else "failed"}</span></li>' for name in LEVELS)
+    errors = [error for error in check.get("errors") or [] if isinstance(error, (list, tuple)) and len(error) == 3]
+    shown = "".join(
+        f"<li>line {esc(line)}: {esc(message)} <i>({esc(kind)})</i></li>" for line, kind, message in
+        ((e if isinstance(e[0], int) else (e[1], e[0], e[2])) for e in errors[:12]))
+    n = max(check.get("n_errors") or 0, len(errors))
+    more = f"<li>… and {n - 12} more</li>" if n > 12 else ""
+    verdict = "valid" if isinstance(level, int) and level >= 4 else "not valid"
+    return (f'<ul class="badges" aria-label="validity levels"><li class="level">level {esc(level)} of 5, {verdict}</li>'
+            f"{marks}</ul>"
+            + (f"<details{' open' if n <= 3 else ''}><summary>{n} error{'s' * (n != 1)}</summary><ul>{shown}{more}</ul>"
+               "</details>" if n else ""))
+
+
+def coloured(text, bits, prompt):
+    """ABC text as HTML, runs of characters shaded by their surprisal; the prompt is marked and not shaded."""
+    bits = bits if isinstance(bits, list) else []
+    shift = len(text) - len(bits) if len(text) - len(bits) == len(prompt) else 0  # some records leave the prompt out
+    out, run, before = [], [], None
+    def close():
+        if run:
+            piece = esc("".join(run))
+            out.append(piece if before == 0 else f'<span class="{"p" if before == "p" else f"s{before}"}">{piece}</span>')
+            run.clear()
+    for i, character in enumerate(text):
+        value = bits[i - shift] if 0 <= i - shift < len(bits) else None
+        shade = "p" if i < len(prompt) else sum(value > step for step in SURPRISAL_STEPS) if _is_number(value) else 0
+        if shade != before and run and not (character == "\n" and before != "p"):  # a line end needs no colour of its own
+            close()
+            before = shade
+        elif not run:
+            before = shade
+        run.append(character)
+    close()
+    return "".join(out)
+
+
+def player_notes(tune):
+    """[[onset, duration, pitch, voice], ...] in seconds, by onset, for the page's player."""
+    changes = sorted(getattr(tune, "tempos", None) or [], key=lambda change: change[0])
+    base = tune.tempo or 120.0
+    def seconds(at):
+        total, last, tempo = 0.0, Fraction(0), base
+        for onset, new in changes:
+            if onset >= at:
+                break
+            if new and onset >= last:
+                total, last, tempo = total + float(onset - last) * 60 / tempo, onset, new
+        return total + float(at - last) * 60 / tempo
+    notes = [[round(seconds(n.onset), 3), round(seconds(n.onset + n.duration) - seconds(n.onset), 3), n.pitch, v]
+             for v, voice in enumerate(tune.voices) for n in voice.notes]
+    return sorted(notes)
+
+
+def json_block(value):
+    """JSON for a <script type=application/json> block: no `<` can end the block or open a comment."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+
+
+def sample_article(sample, folder, i, budget):
+    """(html, has score) of one sample. budget: bytes the pictures may take."""
+    text, prompt = str(sample.get("text") or ""), str(sample.get("prompt") or "")
+    stem = Path(str(sample.get("file") or f"sample_{i:03d}.abc")).stem
+    kind = str(sample.get("type") or ("prompted" if prompt else "unconditional"))
+    tune, n_chars, unread = readable(text)
+    facts = [esc(kind)] + [f"{word} {esc(sample[key])}" for key, word in (
+        ("temperature", "temperature"), ("top_k", "top-k"), ("top_p", "top-p"), ("min_p", "min-p"), ("seed", "seed"))
+        if sample.get(key) not in (None, 0 if key != "seed" else None, 0.0 if key != "seed" else None)
+        and not (key == "top_p" and sample[key] == 1)]
+    check = sample.get("validity") or sample.get("check")
+    counts = [f"{check[key]:,} {word}{'s' * (check[key] != 1)}" for key, word in (
+        ("n_notes", "note"), ("n_bars", "bar"), ("n_voices", "voice")) if _is_number(pick(check, key))]
+    counts += [f"{len(text):,} characters", {"end": "ended by the model", "budget": "cut off by the budget"}.get(sample.get("stop_reason"), "")]
+    accuracy, copied = pick(check, "bar_accuracy"), pick(sample, "novelty.longest_copied_chars")
+    counts += [f"bar accuracy {accuracy:.2f}" if _is_number(accuracy) else "",
+               f"longest run copied from training {copied:,} characters" if _is_number(copied) else ""]
+    out = [f'<article id="sample-{i}"><h3>Sample {i + 1}</h3><p class="facts">{" · ".join(facts)}<br>'
+           f'{" · ".join(filter(None, counts))}</p>', badges(check)]
+    if unread:
+        out.append(f'<p class="note">Drawn and played: the first {n_chars:,} of {len(text):,} characters. '
+                   f"Unreadable after that: {esc(unread)}.</p>" if tune else
+                   f'<p class="note">Nothing can be drawn or played: {esc(unread)}.</p>')
+    score, label = None, f"score of sample {i + 1}"
+    with contextlib.suppress(OSError, UnicodeDecodeError, ValueError):
+        score = inline_svg((folder / f"{stem}.svg").read_text(encoding="utf-8"), f"n{i}-", label)
+    reasons = pick(sample, "pictures.reasons") or {}
+    if score and len(score) > budget:
+        out.append(f'<p class="absent">The score would make this page too large: see generated/{esc(stem)}.svg.</p>')
+        score = None
+    elif score:
+        bars, drawn = pick(sample, "pictures.bars"), pick(sample, "pictures.bars_drawn")
+        part = f"Bars 1–{drawn} of {bars}. " if bars and drawn and drawn < bars else ""
+        red = "Red notes stand in bars of the wrong length. " if WRONG in score else ""
+        out.append(f'<figure class="score wide" tabindex=0 role=region aria-label="{label}">{score}</figure>'
+                   + (f'<p class="caption">{part}{red}</p>' if part or red else ""))
+    elif tune:
+        out.append(f'<p class="absent">No score: {esc(reasons.get("score") or "none was drawn")}.</p>')
+    roll = piano_roll(tune) if tune else None
+    if roll:
+        out.append(f'<div class="wide" tabindex=0 role=region aria-label="piano roll of sample {i + 1}"><div class="roll">'
+                   f'{inline_svg(roll, f"r{i}-", "notes over time")}<div class="cursor" hidden></div></div></div>')
+        notes = player_notes(tune)
+        end = max(onset + duration for onset, duration, _, _ in notes)
+        out.append(f'<div class="player"><button type=button class="play" aria-label="play sample {i + 1}">Play</button>'
+                   f'<input type=range min=0 max="{end:.2f}" step=0.1 value=0 aria-label="position in sample {i + 1}, seconds">'
+                   f'<output>0:00 / {int(end) // 60}:{int(end) % 60:02d}</output>'
+                   f"{midi_link(folder, stem)}"
+                   f'<script type="application/json" class="notes">{json_block(notes)}</script></div>')
+    else:
+        out.append(midi_link(folder, stem))
+    out.append(f'<details><summary>ABC text, coloured by surprisal</summary><pre class="abc" tabindex=0>'
+               f'{coloured(text, sample.get("surprisal_bits"), prompt)}</pre></details></article>')
+    return "".join(out), bool(score)
+
+
+def midi_link(folder, stem):
+    """A link that holds the sample's MIDI file."""
+    try:
+        data = (folder / f"{stem}.mid").read_bytes()
+    except OSError:
+        return ""
+    return (f'<a download="{esc(stem)}.mid" href="data:audio/midi;base64,{base64.b64encode(data).decode()}">'
+            f"MIDI&nbsp;({len(data) / 1000:.1f}&nbsp;kB)</a>")
+
+
+def figures(folder, budget):
+    """The plots of part4_outputs/figures, inline; what does not fit or cannot be read is named instead."""
+    found = {path.stem: path for path in sorted(folder.glob("*.svg"))}
+    order = [name for name in FIGURES if name in found] + [name for name in found if name not in FIGURES]
+    out = []
+    for name in order:
+        caption = FIGURES.get(name, name.replace("_", " "))
+        try:
+            svg = inline_svg(found[name].read_text(encoding="utf-8"), f"f-{re.sub('[^a-z0-9]', '', name.lower())}-", caption)
+        except (OSError, UnicodeDecodeError, ValueError) as error:
+            out.append(f'<p class="absent">Figure {esc(name)}: {esc(error)}.</p>')
+            continue
+        if len(svg) > budget:
+            out.append(f'<p class="absent">Figure {esc(name)} is too large for this page: see figures/{esc(name)}.svg.</p>')
+            continue
+        budget -= len(svg)
+        out.append(f'<figure id="figure-{esc(name)}"><div class="plot">{svg}</div>'
+                   f"<figcaption>{esc(caption)}</figcaption></figure>")
+    return "".join(out)
+
+
+# ---------------------------------------------------------------- what one attention head looks at
+
+ATTENTION_CHARS = 96  # characters of the map: more cannot be told apart on a screen
+
+
+def attention_map(model, tokenizer, text):
+    """What every head of a Transformer looks at in a text, and the head that copies most.
+
+    The fused attention of the model returns no weights, so they are computed again here with an explicit softmax,
+    from what enters each block: QK-norm and rotation as in the block itself. Rule of choice: of all heads the one with
+    the largest share of attention on the characters that followed an earlier occurrence of the two characters just
+    read (an *induction head*, Olsson et al. 2022): what a model does that repeats motifs.
+
+    Returns {"text", "weights": (T, T) numpy array, row = reading position, "layer", "head" (from 1), "share": its mean
+    weight on such characters, "even_share": the same if attention were spread evenly, "n_heads"}; None for a model
+    without attention, or if the text repeats no pair of characters.
+    """
+    import torch
+    from common import BEGIN, _rotate
+    from torch.nn import functional as F
+
+    if model.config.get("family") != "transformer":
+        return None
+    text = text[:min(model.config["block_size"] - 1, 4 * ATTENTION_CHARS)]
+    tokens = torch.cat((torch.tensor([BEGIN]), torch.as_tensor(tokenizer.encode(text).astype("int64"))))
+    T, device = len(tokens), next(model.parameters()).device
+    after = torch.zeros(T, T)  # after[i, j] = 1 where the two tokens before j are the two up to i, j <= i
+    for i in range(2, T):
+        for j in range(2, i + 1):
+            after[i, j] = tokens[j - 1] == tokens[i] and tokens[j - 2] == tokens[i - 1]
+    rows = after.any(dim=1)
+    if not rows.any():
+        return None
+    weights = []
+
+    def look(block, inputs):
+        x, cos, sin = inputs[:3]
+        B, n, d = x.shape
+        q, k, _ = block.qkv(block.norm_attention(x)).view(B, n, 3, block.n_head, d // block.n_head).unbind(2)
+        if block.qk_norm:
+            q, k = F.rms_norm(q, q.shape[-1:]), F.rms_norm(k, k.shape[-1:])
+        if block.rotary:
+            q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
+        logits = torch.einsum("bihd,bjhd->bhij", q.float(), k.float()) / math.sqrt(d // block.n_head)
+        ahead = torch.ones(n, n, dtype=torch.bool, device=x.device).triu(1)
+        weights.append(logits.masked_fill(ahead, -torch.inf).softmax(-1)[0].cpu())
+
+    hooks = [block.register_forward_pre_hook(look) for block in model.blocks]
+    training = model.training
+    try:
+        with torch.inference_mode():
+            model.eval()(tokens[None].to(device))
+    finally:
+        model.train(training)
+        for hook in hooks:
+            hook.remove()
+    weights = torch.stack(weights)  # layers, heads, T, T
+    shares = (weights * after)[:, :, rows].sum(-1).mean(-1)
+    even = (after.sum(1) / torch.arange(1, T + 1))[rows].mean()
+    layer, head = divmod(int(shares.argmax()), shares.size(1))
+    return {"text": text, "weights": weights[layer, head].numpy(), "layer": layer + 1, "head": head + 1,
+            "share": float(shares[layer, head]), "even_share": float(even), "n_heads": shares.numel()}
+
+
+def attention_figure(found):
+    """An attention map as a figure: rows read, columns looked at, bar lines as grid."""
+    first = max(0, len(found["text"]) - ATTENTION_CHARS)  # the end of the text has most to look back at
+    text, n = found["text"][first:], min(len(found["text"]), ATTENTION_CHARS)
+    weights = found["weights"][first + 1:first + 1 + n, first + 1:first + 1 + n]  # token 0 begins the tune
+    size, margin = 8, 14
+    pixels = bytes(round(255 * min(1.0, 1.25 * float(w) ** .6)) for row in weights for w in row)
+    image = base64.b64encode(alpha_png(n, n, pixels)).decode()
+    bars = "".join(f"M{margin + (i + 1) * size} {margin}v{n * size}M{margin} {margin + (i + 1) * size}h{n * size}"
+                   for i, c in enumerate(text) if c == "|")
+    shown = [" " if c == "\n" else c for c in text]
+    letters = "".join(f'<text x="{margin + i * size + size / 2}" y="{margin - 4}" text-anchor="middle">{esc(c)}</text>'
+                      f'<text x="{margin - 4}" y="{margin + i * size + size - 1}" text-anchor="end">{esc(c)}</text>'
+                      for i, c in enumerate(shown))
+    side = margin + n * size + 1
+    caption = (f"Of {found['n_heads']} heads, number {found['head']} of layer {found['layer']} puts most of its "
+               f"attention on what followed an earlier occurrence of the two characters just read: "
+               f"{percent(found['share'])}, where even attention would put {percent(found['even_share'])}. Each row is "
+               f"a character being read, each column one it looks back at; lines are bar lines.")
+    return (f'<figure><div class="wide" tabindex=0 role=region aria-label="attention map">'
+            f'<svg class="attention" viewBox="0 0 {side} {side}" role="img" aria-label="attention of one head">'
+            f'<path d="{bars}" class="grid"/><image href="data:image/png;base64,{image}" x="{margin}" y="{margin}" '
+            f'width="{n * size}" height="{n * size}" style="image-rendering:pixelated"/>{letters}</svg></div>'
+            f"<figcaption>{esc(caption)}</figcaption></figure>")
+
+
+def alpha_png(width, height, alpha):
+    """A PNG of one colour whose opacity is `alpha` (bytes, row by row): legible on light and on dark paper."""
+    red, green, blue = (int(VOICE_COLOURS[1][k:k + 2], 16) for k in (1, 3, 5))
+    rows = b"".join(b"\0" + b"".join(bytes((red, green, blue, alpha[y * width + x])) for x in range(width))
+                    for y in range(height))
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0))
+            + chunk(b"IDAT", zlib.compress(rows, 9)) + chunk(b"IEND", b""))
+
+
+def best_attention(root):
+    """The attention figure of the best model on a held-out tune, as HTML; a sentence where it cannot be had."""
+    try:
+        from common import Tokenizer
+        from training import load_checkpoint
+        model, _ = load_checkpoint(root / "checkpoints/best_model.pt")
+        tokenizer = Tokenizer.load(root / "data/tokenizer.pkl")
+        tunes = re.split(r"\n\n+", (root / "data/test.txt").read_text(encoding="utf-8"))
+    except (ImportError, OSError, ValueError) as error:
+        why = type(error).__name__ if isinstance(error, OSError) else error
+        return f'<p class="absent">No attention map: {esc(why)}.</p>'
+    tune = next((tune for tune in tunes if len(tune) >= 3 * ATTENTION_CHARS), tunes[0])
+    found = attention_map(model, tokenizer, tune)
+    return attention_figure(found) if found else '<p class="absent">No attention map: the best model has no attention.</p>'
+
+
+# ---------------------------------------------------------------- the page
+
+STYLE = """
+:root{color-scheme:light dark;--paper:#fffefb;--ink:#22211f;--soft:#6a6660;--line:#ddd8ce;--wash:#f5f2ea;--link:#1f5c99;
+--yes:#2b6e3f;--no:#a8261c;--heat:196,84,10}
+:root[data-theme=dark]{--paper:#191a1c;--ink:#e4e1da;--soft:#a09b92;--line:#3b3c40;--wash:#232427;--link:#8ab8ea;
+--yes:#7cc48f;--no:#f0897d;--heat:235,130,50;color-scheme:dark}
+:root[data-theme=light]{color-scheme:light}
+@media (prefers-color-scheme:dark){:root:not([data-theme=light]){--paper:#191a1c;--ink:#e4e1da;--soft:#a09b92;
+--line:#3b3c40;--wash:#232427;--link:#8ab8ea;--yes:#7cc48f;--no:#f0897d;--heat:235,130,50}}
+*{box-sizing:border-box}
+html{-webkit-text-size-adjust:100%}
+body{margin:0 auto;padding:1.5rem 1.25rem 4rem;max-width:58rem;background:var(--paper);color:var(--ink);
+font:1.0625rem/1.55 Charter,"Bitstream Charter","Sitka Text",Cambria,Georgia,"DejaVu Serif",serif}
+h1,h2,h3{line-height:1.2;font-weight:600;text-wrap:balance}
+h1{font-size:2rem;margin:.5rem 0 1rem}h2{font-size:1.4rem;margin:3rem 0 .75rem;padding-top:.75rem;border-top:1px solid var(--line)}
+h3{font-size:1.1rem;margin:0 0 .25rem}
+p{max-width:42rem;margin:.5rem 0}a{color:var(--link)}
+.answer p{font-size:1.2rem;line-height:1.5}
+button,nav,.facts,.badges,.caption,figcaption,caption,th,td,.player,.legend,.note,.absent,summary,details li,footer,.chart text
+{font-family:system-ui,"Segoe UI",Roboto,"Helvetica Neue",Arial,"DejaVu Sans",sans-serif}
+nav{display:flex;flex-wrap:wrap;gap:.25rem 1.1rem;align-items:center;font-size:.9rem}
+nav button{margin-left:auto}
+button{font-size:.9rem;padding:.3rem .8rem;border:1px solid var(--line);border-radius:4px;background:var(--wash);color:inherit;cursor:pointer}
+button:hover{border-color:var(--soft)}
+:focus-visible{outline:2px solid var(--link);outline-offset:2px}
+.skip{position:absolute;left:-99rem}.skip:focus{left:1rem;top:.5rem}
+.hidden{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
+.wide{overflow-x:auto}
+table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums;min-width:36rem;width:100%}
+caption{text-align:left;color:var(--soft);padding:.25rem 0 .5rem}
+th,td{padding:.35rem .6rem;text-align:right;border-bottom:1px solid var(--line);vertical-align:top}
+th:first-child,td:first-child{text-align:left;padding-left:0}thead th{font-weight:600;border-color:var(--soft)}
+tbody th{font-weight:400}abbr{text-decoration:none;cursor:help}
+figure{margin:1.5rem 0}figcaption,.caption,.note,.absent,.legend{font-size:.9rem;color:var(--soft);max-width:42rem}
+.plot svg,.chart{width:100%;height:auto;max-height:34rem;display:block;overflow:hidden}
+.plot svg *{stroke-linejoin:round;stroke-linecap:butt}
+.chart text{font-size:12px;fill:var(--ink)}.grid{stroke:var(--line);fill:none}
+.legend span{margin-right:1rem;white-space:nowrap}.swatch{display:inline-block;width:.8em;height:.8em;margin-right:.35em}
+article{margin:1.75rem 0 2.75rem;padding-top:1.25rem;border-top:1px solid var(--line)}
+.facts,.player{font-size:.9rem}.facts{color:var(--soft);margin:.1rem 0 .5rem}
+.badges{display:flex;flex-wrap:wrap;gap:.35rem;list-style:none;padding:0;margin:.5rem 0;font-size:.82rem}
+.badges li{border:1px solid;border-radius:3px;padding:.05rem .5rem}
+.badges .level{border-color:transparent;padding-left:0;font-weight:600}
+small{display:block;color:var(--soft);font-size:.8rem;white-space:nowrap}
+.yes{color:var(--yes)}.no{color:var(--no)}
+details{margin:.5rem 0;font-size:.9rem}summary{cursor:pointer;color:var(--soft)}details ul{margin:.3rem 0;padding-left:1.2rem}
+details li{overflow-wrap:anywhere}
+.score{margin:1rem 0 .5rem}.score svg{width:100%;min-width:42rem;height:auto;display:block}
+.score svg,.plot svg{fill:currentColor}.score svg :is(path,use,polygon,ellipse,rect,polyline){stroke:currentColor}.score .page-margin{font-family:Georgia,"DejaVu Serif",serif}
+.score .tempo{font-weight:bold}.score .mNum{font-style:italic}
+.roll{position:relative;margin:.75rem 0 .25rem;min-width:36rem}.roll svg{width:100%;height:auto;display:block}
+.cursor{position:absolute;top:0;bottom:9%;width:2px;background:var(--no)}
+.player{display:flex;flex-wrap:wrap;gap:.6rem;align-items:center}.player input{flex:1 1 8rem;min-width:6rem;accent-color:var(--link)}
+.player .play{min-width:4.5rem}output{font-variant-numeric:tabular-nums}
+pre.abc{font:.85rem/1.6 ui-monospace,"SF Mono",Consolas,"DejaVu Sans Mono",monospace;white-space:pre-wrap;overflow-wrap:anywhere;
+background:var(--wash);padding:.75rem;border-radius:4px;max-height:24rem;overflow:auto;margin:.5rem 0}
+.p{color:var(--soft);border-bottom:1px dotted}
+.shades{line-height:1.9;font-size:.85rem}.shades span{white-space:nowrap}.shades{font-family:ui-monospace,"DejaVu Sans Mono",monospace}.shades span{padding:.1rem .4rem}
+.attention{width:100%;min-width:40rem;height:auto}.attention text{font:6.5px ui-monospace,"DejaVu Sans Mono",monospace;fill:var(--ink)}
+.bar{display:block;background-repeat:no-repeat}
+footer{margin-top:3rem;border-top:1px solid var(--line);font-size:.85rem;color:var(--soft)}
+@media (max-width:36rem){body{padding:1rem .9rem 3rem;font-size:1rem}h1{font-size:1.55rem}.answer p{font-size:1.08rem}}
+@media print{nav,.player{display:none}article{break-inside:avoid}}
+""" + "".join(f".s{i}{{background:rgba(var(--heat),{alpha})}}" for i, alpha in enumerate((0, .12, .26, .42, .6, .8)) if i) + \
+    "".join(f".v{i}{{background:{colour}}}" for i, colour in enumerate(VOICE_COLOURS)) + \
+    "".join(f".b{i}{{background-image:linear-gradient(to right,rgba(51,102,170,.28) {5 * i}%,transparent 0)}}"
+            for i in range(21))
+
+SCRIPT = """
+'use strict';
+const all=(query,from=document)=>[...from.querySelectorAll(query)];
+const clock=s=>Math.floor(s/60)+':'+String(Math.floor(s%60)).padStart(2,'0');
+const dark=matchMedia('(prefers-color-scheme: dark)'),root=document.documentElement,theme=document.getElementById('theme');
+const isDark=()=>(root.dataset.theme||(dark.matches?'dark':'light'))==='dark';
+const label=()=>{theme.textContent=isDark()?'Light page':'Dark page'};
+theme.onclick=()=>{root.dataset.theme=isDark()?'light':'dark';label()};dark.onchange=label;label();
+
+// A note is a soft triangle wave with a short attack and a long decay.
+function sound(context,to,[,length,pitch],at){
+  const wave=context.createOscillator(),gain=context.createGain(),end=at+Math.max(length,.06);
+  wave.type='triangle';wave.frequency.value=440*2**((pitch-69)/12);
+  gain.gain.setValueAtTime(0,at);gain.gain.linearRampToValueAtTime(.2,at+.012);
+  gain.gain.exponentialRampToValueAtTime(.05,end);gain.gain.linearRampToValueAtTime(0,end+.04);
+  wave.connect(gain).connect(to);wave.start(at);wave.stop(end+.05);
+}
+let context,playing;
+function stop(){if(playing){clearInterval(playing.timer);playing.out.disconnect();playing.button.textContent='Play';
+  playing.cursor.hidden=true;playing=null}}
+async function play(player,from){
+  stop();context??=new AudioContext();await context.resume();
+  const notes=player.notes,end=+player.range.max,out=context.createDynamicsCompressor(),t0=context.currentTime+.08-from;
+  out.connect(context.destination);
+  let next=notes.findIndex(note=>note[0]>=from-.01);if(next<0)next=notes.length;
+  const {button,cursor}=player;button.textContent='Stop';cursor.hidden=false;
+  const tick=()=>{const now=context.currentTime-t0;
+    for(;next<notes.length&&notes[next][0]<now+.4;next++)sound(context,out,notes[next],t0+notes[next][0]);
+    player.show(Math.min(Math.max(now,from),end));
+    if(now>end+.3){stop();player.show(0)}};
+  playing={timer:setInterval(tick,60),out,button,cursor,player};tick();
+}
+const players=all('.player').map(box=>{
+  const article=box.closest('article'),range=box.querySelector('input'),output=box.querySelector('output');
+  const player={notes:JSON.parse(box.querySelector('.notes').textContent),range,button:box.querySelector('.play'),
+    cursor:article.querySelector('.cursor'),
+    show(s){range.value=s;output.textContent=clock(s)+' / '+clock(+range.max);
+      this.cursor.style.left=(3.4+96*s/range.max)+'%'}};
+  player.button.onclick=()=>playing&&playing.player===player?stop():play(player,+range.value>=+range.max-.2?0:+range.value);
+  range.oninput=()=>{if(playing&&playing.player===player)play(player,+range.value);else player.show(+range.value)};
+  return player});
+
+// report.html#selftest renders the first seconds of every player without a loudspeaker and notes what came out.
+if(location.hash==='#selftest')(async()=>{const rms=[];
+  for(const {notes} of players){const offline=new OfflineAudioContext(1,22050*4,22050);
+    for(const note of notes)if(note[0]<4)sound(offline,offline.destination,note,note[0]);
+    const data=(await offline.startRendering()).getChannelData(0);
+    rms.push(Math.sqrt(data.reduce((sum,x)=>sum+x*x,0)/data.length))}
+  root.dataset.selftest=JSON.stringify({scores:all('figure.score svg').length,rolls:all('.roll svg').length,
+    width:[root.scrollWidth,root.clientWidth],rms})})();
+"""
+
+
+def write_report(root):
+    """Writes part4_outputs/report.html from what stands in part4_outputs and returns its path.
+
+    Reads RESULTS.json, generated/metadata.json with the samples' .svg and .mid, figures/*.svg, and for the attention
+    map checkpoints/best_model.pt with data/tokenizer.pkl and data/test.txt. Whatever is missing is left out with a word.
+    """
+    root = Path(root)
+    outputs = root / "part4_outputs"
+    results, metadata = stage.read_json(outputs / "RESULTS.json"), stage.read_json(outputs / "generated/metadata.json")
+    results = results if isinstance(results, dict) else {}
+    samples = metadata.get("samples") if isinstance(metadata, dict) else None
+    samples = [sample for sample in samples or [] if isinstance(sample, dict)]
+
+    plots = figures(outputs / "figures", PAGE_BYTES // 4)
+    articles, budget = [], PAGE_BYTES - 200_000 - len(plots)
+    for i, sample in enumerate(samples[:20]):
+        article, _ = sample_article(sample, outputs / "generated", i, budget // (len(samples[:20]) - i))
+        articles.append(article)
+        budget -= len(article)
+    shades = "".join(f'<span class="s{i}">{words}</span> ' for i, words in enumerate(
+        [f"up to {SURPRISAL_STEPS[0]:g}"] + [f"over {step:g}" for step in SURPRISAL_STEPS]))
+    sections = [
+        ("numbers", "The numbers", headline_numbers(results)),
+        ("figures", "The laws", plots),
+        ("validity", "What counts as valid", ladder(results)),
+        ("samples", "Ten samples", (
+            f'<p>As drawn, first try, none left out. The ABC text below each score is shaded by surprisal, in bits:</p>'
+            f'<p class="shades">{shades}<span class="p">given as prompt</span></p>' + "".join(articles)) if articles else ""),
+        ("inside", "Inside the best model", position_chart(results) + best_attention(root)),
+    ]
+    sections = [(name, title, body or '<p class="absent">Not measured in this run.</p>') for name, title, body in sections]
+    page = _page(results, sections)
+    if len(page.encode()) > PAGE_BYTES:
+        raise ValueError(f"report.html would have {len(page.encode()):,} bytes")
+    stage.write_text(outputs / "report.html", page)
+    return outputs / "report.html"
+
+
+def position_chart(results):
+    """Loss of the best model by position in its context."""
+    losses = pick(results, "best.test_loss_by_position", "best.val_loss_by_position", "best.loss_by_position")
+    if not isinstance(losses, list) or len(losses) < 2:
+        return ""
+    block = 512 / len(losses)
+    points = [((i + .5) * block, value / math.log(2)) for i, value in enumerate(losses) if _is_number(value)]
+    words = "Surprisal by position in the context: what the model gains from having read more of the tune."
+    return (f'<figure>{line_chart({"best model": points}, "position in the context, characters", "bits per character", words)}'
+            f"<figcaption>{words}</figcaption></figure>")
+
+
+def _page(results, sections):
+    def hashed(source):
+        return "'sha256-" + base64.b64encode(hashlib.sha256(source.encode()).digest()).decode() + "'"
+    policy = (f"default-src 'none'; script-src {hashed(SCRIPT)}; style-src 'unsafe-inline'; img-src data:; "
+              "base-uri 'none'; form-action 'none'")
+    quick = ('<p class="note">This is the short run (<code>--quick</code>): small budgets on the embedded corpus. '
+             "It shows that everything works; its figures are not the study's.</p>") if results.get("quick") else ""
+    links = "".join(f'<a href="#{name}">{title}</a>' for name, title, _ in sections)
+    made = pick(results, "environment") or {}
+    versions = ", ".join(f"{esc(name)} {esc(value)}" for name, value in made.items() if isinstance(value, (str, int)))
+    body = "".join(f'<section id="{name}"><h2>{title}</h2>{content}</section>' for name, title, content in sections)
+    return (f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
+            f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+            f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>Scaling laws of symbolic music</title>'
+            f'<style>{STYLE}</style></head><body><a class="skip" href="#main">Skip to the content</a>'
+            f'<nav aria-label="sections">{links}<button type=button id="theme">Dark page</button></nav>'
+            f'<main id="main"><h1>Do scaling laws hold for symbolic music?</h1><div class="answer">{answer(results)}</div>{quick}'
+            f'{body}</main><footer><p>Every number of this page stands in RESULTS.json and generated/metadata.json beside it. '
+            f"{versions}</p></footer><script>{SCRIPT}</script></body></html>\n")
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else stage.HERE
+    print(write_report(folder))
