@@ -48,7 +48,7 @@ MAX_FILE_BYTES = 16 << 20        # of one MIDI file; the largest of lakh-full is
 MAX_TOTAL_BYTES = 64 << 30       # of a corpus; lakh-full holds about 6 GB
 MAX_INFLATION = 100              # unpacked : packed bytes; MIDI compresses 3-5 : 1, a gzip bomb 1000 : 1
 MAX_NAME_BYTES = 200             # of one file name; 255 is the limit of file systems, .abc and .1 must still fit
-ATTEMPTS = 6                     # tries in a row that bring not one byte: with doubling waits about 30 s
+ATTEMPTS = 6                     # tries in a row that bring next to nothing: with doubling waits about 30 s
 MAX_WAIT_SECONDS = 300           # longest wait that a server may ask for (Retry-After)
 MIN_BYTES_PER_SECOND = 200       # a connection that brings less than this is cut and opened again
 BLOCK_BYTES = 1 << 18            # read and written at a time
@@ -184,9 +184,9 @@ def download(url, folder, sha256, timeout_seconds, wait_seconds):
             check_digest(path, state["sha256"], sha256)
             return path
         path.unlink()
-    failures = 0
+    failures, furthest = 0, part.stat().st_size if part.exists() else 0
     while True:
-        size_before = part.stat().st_size if part.exists() else 0
+        started = time.monotonic()
         try:
             fetch(url, part, state, state_path, timeout_seconds)
             break
@@ -201,9 +201,10 @@ def download(url, folder, sha256, timeout_seconds, wait_seconds):
         except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
             reason, asked = str(getattr(error, "reason", None) or error or type(error).__name__), 0
         size = part.stat().st_size if part.exists() else 0
-        failures = 0 if size > size_before else failures + 1
+        useful = size - furthest > MIN_BYTES_PER_SECOND * (time.monotonic() - started)
+        failures, furthest = 0 if useful else failures + 1, max(furthest, size)
         if failures >= ATTEMPTS:
-            raise Refused(f"no answer after {ATTEMPTS} attempts: {reason}")
+            raise Refused(f"given up after {ATTEMPTS} attempts: {reason}")
         wait = min(max(wait_seconds * 2 ** max(failures - 1, 0), asked), MAX_WAIT_SECONDS)
         print(f"01_download: {reason}; {size:,} bytes are here, going on in {wait:.3g} s", file=sys.stderr)
         time.sleep(wait)
@@ -266,6 +267,8 @@ def copy_answer(answer, part, have, total, timeout_seconds):
                 raise Refused("the server sent a web page in place of an archive")
             file.write(block)
             have += len(block)
+            if have > MAX_TOTAL_BYTES:
+                raise Refused(f"the server sends more than {MAX_TOTAL_BYTES >> 30} GB")
             bar.update(len(block))
             window_bytes += len(block)
             if time.monotonic() - window_start > timeout_seconds:

@@ -3,54 +3,16 @@
 import hashlib
 import importlib
 import io
-import subprocess
-import sys
 import tarfile
-import threading
 import zipfile
 from fractions import Fraction
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from loopback import (FILES, QUICKLY, break_after, corpus, download, midi, server, status,  # noqa: F401 (a fixture)
+                      tar_bytes)
 
 stage01 = importlib.import_module("01_download")
-HERE = Path(__file__).resolve().parent.parent
-
-
-def midi(number):
-    """A small MIDI file that differs with `number`."""
-    return b"MThd\0\0\0\6\0\0\0\1\1\xe0MTrk\0\0\0\x0c\0\x90" + bytes([number % 128]) + b"P\x60\x80" + \
-        bytes([number % 128]) + b"\0\0\xff\x2f\0"
-
-
-FILES = {"ABBA/Fernando.mid": midi(1), "ABBA/Waterloo.MID": midi(2), "Björk/Jóga.mid": midi(3), "ABBA/cover.jpg": b"x"}
-
-
-def tar_bytes(files, top=""):
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
-        for name, data in files.items():
-            member = tarfile.TarInfo(top + name)
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-    return buffer.getvalue()
-
-
-def download(root, *flags, code=0):
-    """Runs the script as a user does; returns its output."""
-    done = subprocess.run([sys.executable, HERE / "01_download.py", "--root", root, *map(str, flags)],
-                          capture_output=True, text=True)
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stdout + done.stderr
-
-
-def corpus(root):
-    folder = root / "data/raw_midi"
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 EXPECTED = {"ABBA/Fernando.mid": midi(1), "ABBA/Waterloo.mid": midi(2), "Björk/Jóga.mid": midi(3)}
 
 
@@ -116,72 +78,6 @@ def test_safe_name(name, wanted):
     assert len(found) == wanted if isinstance(wanted, int) else found == wanted
 
 
-class Handler(BaseHTTPRequestHandler):
-    """Serves `server.body` with ranges; `server.faults` is a list of functions, one used up per request."""
-
-    def do_GET(self):
-        self.server.requests.append(self.headers.get("Range"))
-        if self.server.faults and self.server.faults.pop(0)(self):
-            return
-        body, start = self.server.body, 0
-        asked = self.headers.get("Range")
-        if asked and self.headers.get("If-Range") == self.server.etag:
-            start = int(asked[6:].rstrip("-"))
-            self.send_response(206)
-            self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
-        else:
-            self.send_response(200)
-        self.send_header("ETag", self.server.etag)
-        self.send_header("Content-Length", str(len(body) - start))
-        self.end_headers()
-        self.wfile.write(body[start:])
-
-    def log_message(self, *_):
-        pass
-
-
-@pytest.fixture
-def server():
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.body, server.etag, server.faults, server.requests = tar_bytes(FILES), '"v1"', [], []
-    server.url = f"http://127.0.0.1:{server.server_port}/music.tar.gz"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
-
-
-def break_after(n_bytes):
-    def fault(handler):
-        start = int((handler.headers.get("Range") or "bytes=0-")[6:].rstrip("-"))
-        body = handler.server.body
-        handler.send_response(206 if start else 200)
-        handler.send_header("ETag", handler.server.etag)
-        if start:
-            handler.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
-        handler.send_header("Content-Length", str(len(body) - start))
-        handler.end_headers()
-        handler.wfile.write(body[start:start + n_bytes])
-        handler.wfile.flush()
-        handler.connection.close()
-        return True
-    return fault
-
-
-def status(code, headers=()):
-    def fault(handler):
-        handler.send_response(code)
-        for name, value in headers:
-            handler.send_header(name, value)
-        handler.send_header("Content-Length", "0")
-        handler.end_headers()
-        return True
-    return fault
-
-
-QUICKLY = ("--retry-wait", "0.01", "--timeout", "5")
-
-
 def test_download_resumes_where_it_broke(tmp_path, server):
     server.faults = [break_after(100), status(503, [("Retry-After", "0")]), break_after(50)]
     digest = hashlib.sha256(server.body).hexdigest()
@@ -201,7 +97,7 @@ def test_two_versions_are_never_mixed(tmp_path, server):
 
 @pytest.mark.parametrize("fault, words", [
     (status(404), "404"), (status(403), "403"), ("html", "web page"), ("sha", "SHA-256"), ("truncated", "damaged"),
-    ("closed", "no answer"),
+    ("closed", "given up"),
 ])
 def test_refusals_keep_the_old_corpus_valid(tmp_path, server, fault, words):
     (tmp_path / "music/a").mkdir(parents=True)
