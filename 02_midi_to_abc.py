@@ -2,8 +2,8 @@
 
 Reads:  data/raw_midi/**/*.mid (stage 01)
 Writes: data/abc_notation/<same relative path>.abc   one tune each, voices interleaved by short groups of bars
-        data/failed_midi.txt       path, reason, detail of every file that gave no ABC (tab-separated)
-        data/conversion.tsv        one row per converted file: voices, notes, what was left out, quantisation error
+        data/failed_midi.txt   path, reason, detail of every file that gave no ABC (tab-separated)
+        data/conversion.tsv    one row per converted file: voices, notes, what was left out, quantisation error
 Run:    python 02_midi_to_abc.py [--workers N] [--max-voices N] [--timeout SECONDS] [--only GLOB]
 Prints last: files, converted, failed, voices, notes, drum notes dropped, quantisation error, files per second.
 """
@@ -27,6 +27,9 @@ import symusic
 from stage import Stage, fail, input_problems, load_manifest, progress, run, stage_parser, tree_files, write_text
 
 SUFFIXES = (".mid", ".midi", ".kar")
+DEFAULT_VOICES = 4  # see the docstring
+MAX_VOICES = 15  # a MIDI file has 16 channels and one is drums
+MAX_BARS = 4000  # over two hours of music; longer files are endless loops or broken time stamps
 TIMEOUT = 20  # seconds for one file; the slowest real one seen needs under one
 MIDI_BYTES = 16 << 20  # the largest real song files are a twentieth of this; beyond it is not a song
 ABC_CHARS = 4_000_000  # the longest real song gives a tenth of this
@@ -34,11 +37,23 @@ MEMORY_BYTES = 2 << 30  # what one worker may allocate before a file counts as t
 BATCH = 16  # files handed to a worker at once, so that it need not wait for the next
 MAX_FAILED_SHARE = 0.5  # of at least 10 files: beyond this the input is not what the user believes
 
-QUARTER = 24  # units in a quarter note: holds 1/32 (3 units), triplets (8) and sextuplets (4) exactly
-SIXTEENTH = QUARTER // 4  # the unit note length L:1/16
-MAX_BARS = 4000  # four hours at a slow tempo; longer files are endless loops or broken time stamps
-DEFAULT_VOICES = 4  # see the docstring
-MAX_VOICES = 15  # a MIDI file has 16 channels and one is drums
+# Time is counted in integer units, QUARTER to the quarter note: 1/32 notes (3), triplets (8) and sextuplets (4) are whole.
+QUARTER = 24
+SIXTEENTH = QUARTER // 4  # the unit note length, L:1/16
+SMALLEST = 3  # units; what binary onsets, ends and bars are multiples of
+BINARY, TERNARY, THIRTY_SECOND, SEXTUPLET = 6, 8, 3, 4  # step of the grid of one beat, in units
+GRID_COST = {THIRTY_SECOND: (1.0, 1.0), SEXTUPLET: (0.8, 1.0)}  # units of error (per onset, per beat) that a finer grid
+# must save before it is used: with less, hand-played sixteenths turn into ragged 32nds
+TERNARY_COST = 3.0  # the same per beat for triplets, times the share of the triplet grid in the file's total error
+FAR = 3.0  # units: an onset that a grid moves further than this (an eighth of a beat) speaks against that grid
+OFF_BEAT = 0.05  # quarter notes: a file whose onsets lie further off the grid in the median was not played to its beat;
+# onsets spread evenly, without any regard to the beat, give 0.0625
+
+GROUP_BARS = (8, 6, 4, 3, 2, 1)  # bars of one voice that stand together before the next voice's
+TEMPOS = (10, 999)  # quarter notes a minute that are believed
+TEMPO_STEP = 0.1  # a smaller change of tempo is a player's rubato and not written
+MERGE_REACH = 16  # semitones between the mean pitches of two parts that may share a voice
+LINE_CHARS = 300  # all voices of a group of bars should be heard in one 512-character window of the model
 
 
 class ConversionError(Exception):
@@ -48,405 +63,603 @@ class ConversionError(Exception):
 # ---------------------------------------------------------------- reading
 
 def read_midi(data):
-    """symusic.Score of MIDI bytes."""
+    """symusic.Score of MIDI bytes. Values beyond 7 bits, which real files have, are clamped rather than refused."""
+    if not data:
+        raise ConversionError("empty", "no bytes")
+    if not data.startswith((b"MThd", b"RIFF")):
+        raise ConversionError("not_midi", f"starts with {data[:8]!r}")
+    if data[12:13] >= b"\x80":
+        raise ConversionError("time_division", "time code (SMPTE) instead of beats")
     try:
-        return symusic.Score.from_midi(data, sanitize_data=True)
+        score = symusic.Score.from_midi(data, sanitize_data=True)
+    except MemoryError:
+        raise
     except Exception as error:
-        raise ConversionError("unreadable", str(error)) from None
+        raise ConversionError("damaged", str(error).split("\n")[0][:200]) from None
+    if score.tpq <= 0:
+        raise ConversionError("time_division", f"{score.tpq} ticks per quarter note")
+    return score
 
 
-def read_tracks(score):
-    """[(pitches, onsets, ends)] of the pitched tracks in units (float), sorted by onset; and the drum notes' number."""
-    tracks, n_drums = [], 0
-    scale = QUARTER / score.tpq
+def read_notes(score):
+    """(track, pitch, onset, end) of all pitched notes, onset and end in units (float arrays, sorted by onset within
+    each track), and the number of drum notes."""
+    columns, n_drums, n_tracks, scale = [], 0, 0, QUARTER / score.tpq
     for track in score.tracks:
         if track.is_drum:
             n_drums += len(track.notes)
-            continue
-        if not len(track.notes):
-            continue
-        a = track.notes.numpy()
-        onset = a["time"] * scale
-        tracks.append((a["pitch"].astype(np.int64), onset, onset + np.maximum(a["duration"], 0) * scale))
-    return tracks, n_drums
+        elif len(track.notes):
+            a = track.notes.numpy()
+            onset, duration = a["time"] * scale, np.maximum(a["duration"], 0) * scale
+            order = np.lexsort((a["pitch"], onset))
+            columns.append((np.full(len(onset), n_tracks), a["pitch"].astype(np.int64)[order], onset[order],
+                            (onset + duration)[order]))
+            n_tracks += 1
+    if not columns:
+        raise ConversionError("no_notes", f"{n_drums} drum notes" if n_drums else "no notes at all")
+    return (*(np.concatenate(column) for column in zip(*columns)), n_drums)
 
 
 # ---------------------------------------------------------------- bars
 
-def bar_grid(score, end):
-    """Starts of bars in units (int array, one more than bars) and [(first bar, numerator, denominator)]."""
-    changes = []
-    for s in sorted(score.time_signatures, key=lambda s: s.time):
-        n, d = s.numerator, s.denominator
-        length = n * 4 * QUARTER / d if d else 0
-        if length != int(length) or length % SIXTEENTH or not 2 * SIXTEENTH <= length <= 16 * QUARTER:
+def meter_changes(score):
+    """[(position, bar length, numerator, denominator)] in units, first at 0; signatures that no bar can have are
+    passed over, and a file without any is in 4/4."""
+    changes = [(0, 4 * QUARTER, 4, 4)]
+    for signature in sorted(score.time_signatures, key=lambda s: s.time):
+        n, d = signature.numerator, signature.denominator
+        while d > 16 and n % 2 == 0:
+            n, d = n // 2, d // 2
+        length = n * 4 * QUARTER / d if d > 0 else 0
+        if length % SMALLEST or not 2 * SIXTEENTH <= length <= 16 * QUARTER:
             continue
-        at = int(round(s.time * 4 / score.tpq)) * SIXTEENTH
-        if changes and changes[-1][0] == at:
+        at = round(signature.time * QUARTER / SMALLEST / score.tpq) * SMALLEST
+        if changes[-1][0] == at:
             changes.pop()
-        changes.append((at, n, d))
-    if not changes or changes[0][0] > 0:
-        changes.insert(0, (0, 4, 4))
-    starts, meters, position = [], [], 0
-    for i, (at, n, d) in enumerate(changes):
-        if position > end and position:
-            break
+        if not changes or changes[-1][2:] != (n, d):
+            changes.append((at, int(length), n, d))
+    return changes
+
+
+def meter_text(length):
+    """Meter of a bar that has none of its own, e.g. a bar cut short by a meter change: 60 units -> (5, 8)."""
+    n, d = length // SMALLEST, 32
+    while d > 4 and n % 2 == 0:
+        n, d = n // 2, d // 2
+    return n, d
+
+
+def bar_grid(changes, end):
+    """Bar lines in units (one more than bars) that cover everything up to `end`, and [(first bar, (n, d))].
+
+    A meter change inside a bar ends it there. A short first bar before a longer meter is a pickup: it keeps its
+    length and takes the meter of what follows.
+    """
+    lines, meters, position = [], [], 0
+    for i, (_, length, n, d) in enumerate(changes):
         until = changes[i + 1][0] if i + 1 < len(changes) else None
-        length = n * 4 * QUARTER // d
-        stop = max(end, at + 1) if until is None else until
-        if not meters or meters[-1][1:] != (n, d):
-            meters.append((len(starts), n, d))
-        while position + length <= stop or (until is None and position < stop):
-            starts.append(position)
-            position += length
-        if until is not None and position < until:  # a change inside a bar: the bar before it is cut short
-            rest = (until - position) // SIXTEENTH
-            d = 16
-            while rest % 2 == 0 and d > 4:
-                rest, d = rest // 2, d // 2
-            if meters[-1][0] == len(starts):
-                meters.pop()
-            meters.append((len(starts), rest, d))
-            starts.append(position)
+        if position >= end and lines:
+            break
+        stop = max(int(np.ceil(end)), position + 1) if until is None else until
+        n_bars = -(-(stop - position) // length) if until is None else (stop - position) // length
+        if len(lines) + n_bars > 2 * MAX_BARS:
+            raise ConversionError("too_long", f"more than {2 * MAX_BARS:,} bars")
+        if n_bars:
+            meters.append((len(lines), (n, d)))
+        lines.extend(range(position, position + n_bars * length, length))
+        position += n_bars * length
+        if until is not None and position < until:
+            meters.append((len(lines), meter_text(until - position)))
+            lines.append(position)
             position = until
-    starts.append(position)
-    return np.array(starts), meters
+    lines.append(position)
+    if len(meters) > 1 and meters[1][0] == 1 and lines[1] * meters[1][1][1] < meters[1][1][0] * 4 * QUARTER:
+        meters[:2] = [(0, meters[1][1])]
+    kept = [meters[0]]
+    for meter in meters[1:]:
+        if meter[1] != kept[-1][1]:
+            kept.append(meter)
+    return np.array(lines), kept
+
+
+def beat_grid(bars):
+    """Starts of all beats (quarter notes from each bar line, the last of a bar may be shorter), one more than beats."""
+    lengths = np.diff(bars)
+    n_beats = -(-lengths // QUARTER)
+    first = np.cumsum(n_beats) - n_beats
+    within = np.arange(n_beats.sum()) - np.repeat(first, n_beats)
+    return np.append(np.repeat(bars[:-1], n_beats) + within * QUARTER, bars[-1])
 
 
 # ---------------------------------------------------------------- quantisation
 
-GRIDS = ((6, 0.0), (8, 0.35), (3, 0.5), (4, 0.7))  # step in units, penalty per onset in units
+def snap(place, step, length):
+    """Places within a beat moved to the nearest multiple of step, at most to the end of the beat."""
+    return np.minimum(np.rint(place / step).astype(np.int64) * step, length)
 
 
-def quantise(track, span_starts):
-    """Onsets and ends on the grid (int arrays), and the step chosen for every span (0: binary)."""
-    pitch, onset, end = track
-    span = np.searchsorted(span_starts, onset + 1e-6, side="right") - 1
-    length = span_starts[span + 1] - span_starts[span]
-    place = onset - span_starts[span]
-    n_spans = len(span_starts) - 1
-    best, choice = np.full(n_spans, np.inf), np.full(n_spans, 6)
-    for step, penalty in GRIDS:
-        error = np.abs(place - step * np.rint(place / step)) + penalty
-        if step in (8, 4):
-            error = error + np.where(length % (3 * step) == 0, 0, 1e6)
-        total = np.bincount(span, error, n_spans)
+def choose_grids(cell, place, length, n_cells):
+    """The step of the grid of every cell (a beat of a track), by the error of the onsets in it."""
+    def cost(step):
+        error = np.abs(place - step * np.rint(place / step))
+        return error + 2 * np.maximum(error - FAR, 0) + np.where(length % (3 * step) == 0, 0, 1e6) * (step % 3 > 0)
+    errors = {step: cost(step) for step in (BINARY, TERNARY, THIRTY_SECOND, SEXTUPLET)}
+    binary, ternary = np.abs(errors[BINARY]).sum(), np.minimum(errors[TERNARY], QUARTER).sum()
+    per_beat = {TERNARY: (0.1, TERNARY_COST * ternary / (binary + ternary + 1e-9)), **GRID_COST}
+    best = np.bincount(cell, errors[BINARY], n_cells)
+    choice = np.full(n_cells, BINARY)
+    for step, (per_onset, beat_cost) in per_beat.items():
+        total = np.bincount(cell, errors[step] + per_onset, n_cells) + beat_cost
         better = total < best - 1e-9
         best[better], choice[better] = total[better], step
-    step = choice[span]
-    on = span_starts[span] + np.minimum((step * np.rint(place / step)).astype(int), length)
-    span_end = np.minimum(np.searchsorted(span_starts, end, side="right") - 1, n_spans - 1)
-    step = choice[span_end]
-    place = end - span_starts[span_end]
-    off = span_starts[span_end] + np.minimum((step * np.rint(place / step)).astype(int),
-                                             span_starts[span_end + 1] - span_starts[span_end])
-    span_on = np.minimum(np.searchsorted(span_starts, on, side="right") - 1, n_spans - 1)
-    off = np.where(off <= on, on + choice[span_on], off)
-    return pitch, on, off, choice
+    return choice
+
+
+def quantise(track, pitch, onset, end, beats, n_tracks):
+    """Onsets and ends on the grid (int arrays), and the steps chosen: (n_tracks, n_beats).
+
+    Two notes of one pitch in one track that fall on one place though the MIDI has them apart (a trill, a repeated
+    note) take their beat to the 32nd grid.
+    """
+    n_beats = len(beats) - 1
+    beat = np.searchsorted(beats, onset + 1e-6, side="right") - 1
+    place, length = onset - beats[beat], beats[beat + 1] - beats[beat]
+    cell = track * n_beats + beat
+    choice = choose_grids(cell, place, length, n_tracks * n_beats)
+    on = beats[beat] + snap(place, choice[cell], length)
+    order = np.lexsort((onset, pitch, track))
+    same = (np.diff(track[order]) == 0) & (np.diff(pitch[order]) == 0) & (np.diff(on[order]) == 0)
+    apart = same & (np.diff(onset[order]) >= 1.5)
+    if apart.any():
+        choice[np.concatenate([cell[order[:-1][apart]], cell[order[1:][apart]]])] = THIRTY_SECOND
+        on = beats[beat] + snap(place, choice[cell], length)
+    end = unify_ends(track, on, np.maximum(end, onset))
+    beat = np.minimum(np.searchsorted(beats, end, side="right") - 1, n_beats - 1)
+    step = choice[track * n_beats + beat]
+    off = beats[beat] + snap(end - beats[beat], step, beats[beat + 1] - beats[beat])
+    beat = np.minimum(np.searchsorted(beats, on, side="right") - 1, n_beats - 1)
+    off = np.where(off <= on, np.minimum(on + choice[track * n_beats + beat], beats[beat + 1]), off)
+    return on, off, choice.reshape(n_tracks, n_beats)
+
+
+def unify_ends(track, on, end):
+    """Ends of the notes of one chord that lie within a sixteenth of their mean become one."""
+    new = np.flatnonzero(np.concatenate([[True], (np.diff(on) != 0) | (np.diff(track) != 0)]))
+    sizes = np.diff(np.append(new, len(on)))
+    mean = np.repeat(np.add.reduceat(end, new) / sizes, sizes)
+    near = np.logical_and.reduceat(np.abs(end - mean) <= SIXTEENTH, new)
+    return np.where(np.repeat(near, sizes), mean, end)
 
 
 # ---------------------------------------------------------------- voices
+# A voice is a list of events without overlap: arrays of onsets and ends, a list of chords (tuples of pitches, low to
+# high), and {event: tuple of bools} for the events of which only some notes are tied to the next.
 
-def streams_of(pitch, on, off, most):
-    """Splits one track into at most `most` voices of chords; [[on, off, (pitches)]] each without overlap."""
-    groups = {}
-    for p, a, b in sorted(zip(pitch.tolist(), on.tolist(), off.tolist()), key=lambda x: (x[1], -x[0])):
-        groups.setdefault(a, {}).setdefault(p, b)
-    voices = [[] for _ in range(most)]
-    for a, notes in groups.items():
-        by_end = {}
-        for p, b in notes.items():
-            by_end.setdefault(b, []).append(p)
-        parts = [[b, ps] for b, ps in by_end.items()]
-        free = [v for v in voices if not v or v[-1][1] <= a]
-        if not free:
-            voices[0][-1][1] = a
-            free = [voices[0]]
-        while len(parts) > len(free):
-            b, ps = parts.pop()
-            parts[-1][1] += ps
-        for voice, (b, ps) in zip(free, parts):
-            voice.append([a, b, tuple(sorted(ps))])
-    return [v for v in voices if v]
+def tidy(pitch, on, off):
+    """Notes of one track, sorted by onset and pitch: doubled notes once, a note ends where its pitch starts again,
+    and overlaps of up to a sixteenth that only come from legato playing are removed."""
+    order = np.lexsort((-off, on, pitch))
+    pitch, on, off = pitch[order], on[order], off[order]
+    keep = np.concatenate([[True], (np.diff(pitch) != 0) | (np.diff(on) != 0)])
+    pitch, on, off = pitch[keep], on[keep], off[keep]
+    again = np.flatnonzero(np.diff(pitch) == 0)
+    off[again] = np.minimum(off[again], on[again + 1])
+    order = np.lexsort((pitch, on))
+    pitch, on, off = pitch[order], on[order], off[order]
+    onsets = np.unique(on)
+    before = onsets[np.searchsorted(onsets, off, side="right") - 1]
+    off = np.where((off - before <= SIXTEENTH) & (before > on), before, off)
+    return pitch, on, off
 
 
-# ---------------------------------------------------------------- key
-
-SHARP_ORDER, FLAT_ORDER = "FCGDAEB", "BEADGCF"
-MAJOR_NAMES = {-7: "Cb", -6: "Gb", -5: "Db", -4: "Ab", -3: "Eb", -2: "Bb", -1: "F", 0: "C", 1: "G", 2: "D", 3: "A",
-               4: "E", 5: "B", 6: "F#", 7: "C#"}
-MINOR_NAMES = {-7: "Abm", -6: "Ebm", -5: "Bbm", -4: "Fm", -3: "Cm", -2: "Gm", -1: "Dm", 0: "Am", 1: "Em", 2: "Bm",
-               3: "F#m", 4: "C#m", 5: "G#m", 6: "D#m", 7: "A#m"}
-LETTER_PC = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
-ACCIDENTALS = {-1: "_", 0: "=", 1: "^"}
+def has_overlap(on, off):
+    """True if one voice of plain chords cannot hold these notes (sorted by onset)."""
+    new = np.flatnonzero(np.diff(on))
+    same = np.diff(on) == 0
+    return bool((off[:-1][same] != off[1:][same]).any() or (off[new] > on[new + 1]).any())
 
 
-def spelling(signature):
-    """({letter: alteration of the key}, [(letter, alteration, octave shift)] for the 12 pitch classes)."""
-    key = dict.fromkeys("CDEFGAB", 0)
-    for letter in (SHARP_ORDER[:signature] if signature > 0 else FLAT_ORDER[:-signature]):
-        key[letter] = 1 if signature > 0 else -1
-    table = [None] * 12
-    for letter, alteration in key.items():
-        pc = LETTER_PC[letter] + alteration
-        table[pc % 12] = (letter, alteration, -(pc // 12))
-    for pc in range(12):
-        if table[pc] is None:
-            for alteration in (0, 1, -1) if signature >= 0 else (0, -1, 1):
-                letter = next((c for c in LETTER_PC if LETTER_PC[c] == (pc - alteration) % 12), None)
-                if letter:
-                    table[pc] = (letter, alteration, -((LETTER_PC[letter] + alteration) // 12))
-                    break
-    return key, table
+def chords_of(pitch, on, off):
+    """The voice of notes without overlap."""
+    first = np.flatnonzero(np.concatenate([[True], np.diff(on) != 0]))
+    pitches, bounds = pitch.tolist(), np.append(first, len(on)).tolist()
+    return on[first], off[first], [tuple(pitches[a:b]) for a, b in zip(bounds, bounds[1:])], {}
 
 
-def letter_text(letter, octave):
-    """ABC letter with octave marks; octave 5 is middle C's (MIDI 60 = C)."""
-    if octave >= 6:
-        return letter.lower() + "'" * (octave - 6)
-    return letter + "," * (5 - octave)
+def tied_chords_of(pitch, on, off):
+    """The voice of overlapping notes: cut wherever a note starts or ends, and tied over the cuts."""
+    cuts = np.unique(np.concatenate([on, off])).tolist()
+    notes, i, active = list(zip(pitch.tolist(), on.tolist(), off.tolist())), 0, []
+    starts, ends, chords, ties = [], [], [], {}
+    for start, stop in zip(cuts, cuts[1:]):
+        active = [note for note in active if note[1] > start]
+        while i < len(notes) and notes[i][1] == start:
+            active.append((notes[i][0], notes[i][2]))
+            i += 1
+        if not active:
+            continue
+        active.sort()
+        tied = tuple(end > stop for _, end in active)
+        if any(tied):
+            ties[len(chords)] = tied
+        starts.append(start)
+        ends.append(stop)
+        chords.append(tuple(p for p, _ in active))
+    return np.array(starts), np.array(ends), chords, ties
 
 
-def note_table(table):
-    """[(letter, alteration, text)] for the 128 pitches."""
-    out = []
-    for p in range(128):
-        letter, alteration, shift = table[p % 12]
-        out.append((letter, alteration, letter_text(letter, p // 12 + shift)))
-    return out
+def n_continued(on, off):
+    """How many tied heads tied_chords_of would write beyond one a note."""
+    cuts = np.unique(np.concatenate([on, off]))
+    return int((np.searchsorted(cuts, off) - np.searchsorted(cuts, on)).sum()) - len(on)
 
 
-def choose_key(score, histogram):
-    """Number of sharps (negative: flats) and ABC name."""
-    masks = {}
-    for sig in range(-5, 7):
-        masks[sig] = sum(histogram[(pc + 7 * sig) % 12] for pc in (0, 2, 4, 5, 7, 9, 11))
-    best = max(masks, key=lambda s: (masks[s], -abs(s)))
-    sigs = score.key_signatures
-    minor = None
-    if len(sigs) and -7 <= sigs[0].key <= 7:
-        given = sigs[0].key
-        fit = sum(histogram[(pc + 7 * given) % 12] for pc in (0, 2, 4, 5, 7, 9, 11))
-        if fit >= masks[best] - 0.02 * histogram.sum():
-            best, minor = given, bool(sigs[0].tonality)
-    if minor is None:
-        tonic = 7 * best % 12
-        minor = histogram[(tonic + 9) % 12] + histogram[(tonic + 4) % 12] > histogram[tonic] + histogram[(tonic + 7) % 12]
-    return best, (MINOR_NAMES if minor else MAJOR_NAMES)[best]
+def part_notes(pitch, on, off, n_parts):
+    """Deals the notes of a track into n_parts voices, each chord to the first voice that is free: part of each note."""
+    part, busy = np.zeros(len(on), np.int64), [0] * n_parts
+    units = {}
+    for i, (p, a, b) in enumerate(zip(pitch.tolist(), on.tolist(), off.tolist())):
+        units.setdefault((a, b), []).append(i)
+    for (a, b), members in sorted(units.items(), key=lambda unit: (unit[0][0], -pitch[unit[1][-1]])):
+        free = next((v for v in range(n_parts) if busy[v] <= a), None)
+        if free is None:
+            free = int(np.argmin(busy))
+        busy[free] = max(busy[free], b)
+        part[members] = free
+    return part
+
+
+TIED_CHARS = 4.0  # what a tied head costs: letter, octave mark, tie, its share of brackets and length
+VOICE_CHARS = 4.0  # what one more voice costs a bar: its share of the tag, rests around what sounds
+
+
+def split_track(pitch, on, off, n_bars):
+    """[(characters it costs, [part of each note])] for the ways to write a track: one voice with ties, or more."""
+    ways = [(n_continued(on, off) * TIED_CHARS, np.zeros(len(on), np.int64))]
+    for n_parts in (2, 3, 4):
+        if ways[-1][0] <= VOICE_CHARS * n_bars:
+            break
+        part = part_notes(pitch, on, off, n_parts)
+        cost = sum(n_continued(on[part == v], off[part == v]) for v in range(n_parts)) * TIED_CHARS
+        ways.append((cost + (n_parts - 1) * VOICE_CHARS * n_bars, part))
+    return ways
+
+
+def merge_voices(voices, bars, most):
+    """Joins voices that never sound in the same bar (one part changing its instrument): always if their mean pitches
+    lie within MERGE_REACH, and at any distance while there are more than `most`."""
+    entries = []
+    for on, off, chords, ties in voices:
+        change = np.zeros(len(bars) + 1, np.int64)
+        np.add.at(change, np.searchsorted(bars, on, side="right") - 1, 1)
+        np.add.at(change, np.searchsorted(bars, off, side="left"), -1)
+        entries.append([(on, off, chords, ties), np.cumsum(change) > 0, mean_pitch(chords), sum(map(len, chords))])
+    for reach in (MERGE_REACH, 128):
+        if reach == 128 and len(entries) <= most:
+            break
+        i = 0
+        while i < len(entries):
+            voice, mask, pitch, size = entries[i]
+            fits = [(abs(other[2] - pitch), j) for j, other in enumerate(entries[:i])
+                    if abs(other[2] - pitch) <= reach and not (mask & other[1]).any()]
+            if fits:
+                other = entries[min(fits)[1]]
+                other[0] = join(other[0], voice)
+                other[1] = other[1] | mask
+                other[2] = (other[2] * other[3] + pitch * size) / (other[3] + size)
+                other[3] += size
+                del entries[i]
+            else:
+                i += 1
+    return [entry[0] for entry in entries]
+
+
+def mean_pitch(chords):
+    return sum(map(sum, chords)) / sum(map(len, chords))
+
+
+def join(a, b):
+    """One voice of two that do not overlap."""
+    on, off = np.concatenate([a[0], b[0]]), np.concatenate([a[1], b[1]])
+    chords, order = a[2] + b[2], np.argsort(on, kind="stable")
+    ties = {**a[3], **{len(a[2]) + i: tied for i, tied in b[3].items()}}
+    place = {int(old): new for new, old in enumerate(order)} if ties else {}
+    return on[order], off[order], [chords[i] for i in order.tolist()], {place[i]: tied for i, tied in ties.items()}
+
+
+def choose_parts(pitches, sizes, most):
+    """Which of the parts stay when there are more than `most`: the top line, the bass, then those with most notes.
+    A part of fewer than a tenth of the largest part's notes is an effect, not the top line or the bass."""
+    by_size = sorted(range(len(sizes)), key=lambda i: -sizes[i])
+    real = [i for i in by_size if sizes[i] * 10 >= sizes[by_size[0]]]
+    outer = [max(real, key=lambda i: pitches[i]), min(real, key=lambda i: pitches[i])]
+    return sorted(list(dict.fromkeys(outer + by_size))[:most])
+
+
+def make_voices(track, pitch, on, off, bars, most):
+    """At most `most` voices, high to low; how many notes are doubled and how many are left out."""
+    tracks, n_all = [], len(on)
+    first = np.flatnonzero(np.concatenate([[True], np.diff(track) != 0]))
+    for a, b in zip(first, np.append(first[1:], n_all)):
+        tracks.append(tidy(pitch[a:b], on[a:b], off[a:b]))
+    n_kept = sum(len(notes[0]) for notes in tracks)
+    n_bars, ways = len(bars) - 1, []
+    for notes in tracks:
+        ways.append(split_track(*notes, n_bars) if has_overlap(*notes[1:]) else None)
+    chosen = [min(range(len(way)), key=lambda i: way[i][0]) if way else 0 for way in ways]
+    room = max(most, len(tracks))
+    while len(tracks) + sum(chosen) > room:
+        gains = [(ways[i][0][0] - ways[i][n][0], i) for i, n in enumerate(chosen) if n]
+        chosen[min(gains)[1]] = 0
+    voices = []
+    for (pitch, on, off), way, n in zip(tracks, ways, chosen):
+        if way is None:
+            voices.append(chords_of(pitch, on, off))
+            continue
+        part = way[n][1]
+        for v in range(int(part.max()) + 1):
+            mine = part == v
+            build = tied_chords_of if has_overlap(on[mine], off[mine]) else chords_of
+            voices.append(build(pitch[mine], on[mine], off[mine]))
+    voices = merge_voices(voices, bars, most)
+    n_dropped = 0
+    if len(voices) > most:
+        keep = choose_parts([mean_pitch(v[2]) for v in voices], [sum(map(len, v[2])) for v in voices], most)
+        n_dropped = sum(sum(map(len, v[2])) for i, v in enumerate(voices) if i not in keep)
+        voices = [voices[i] for i in keep]
+    voices.sort(key=lambda v: -mean_pitch(v[2]))
+    return voices, n_all - n_kept, n_dropped
+
+
+# ---------------------------------------------------------------- key and spelling
+
+SCALE = (0, 2, 4, 5, 7, 9, 11)
+FIFTHS = "FCGDAEB"  # letters along the line of fifths: F is -1, C 0, F sharp 6
+LETTERS = "CDEFGAB"
+NATURAL = dict(zip(LETTERS, SCALE))
+MAJOR = ("Cb", "Gb", "Db", "Ab", "Eb", "Bb", "F", "C", "G", "D", "A", "E", "B", "F#", "C#")  # 7 flats to 7 sharps
+MINOR = ("Abm", "Ebm", "Bbm", "Fm", "Cm", "Gm", "Dm", "Am", "Em", "Bm", "F#m", "C#m", "G#m", "D#m", "A#m")
+MAJOR_PROFILE = np.array([6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88])  # Krumhansl and
+MINOR_PROFILE = np.array([6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17])  # Kessler 1982
+KEY_SLACK = 0.03  # a signature in the file is believed if its scale holds at most this share fewer notes than the best
+KEY_BARS = 4  # a key that lasts less is a passing one and gets accidentals
+
+
+def best_key(histogram, given=None):
+    """(sharps or minus flats, minor) that a pitch-class histogram asks for; `given` wins if it fits.
+
+    >>> best_key(np.array([9, 0, 5, 0, 8, 4, 0, 9, 0, 4, 0, 3]))
+    (0, False)
+    """
+    total = max(histogram.sum(), 1)
+    share = {sharps: sum(histogram[(step + 7 * sharps) % 12] for step in SCALE) / total for sharps in range(-7, 8)}
+    best = max(range(-5, 7), key=lambda sharps: (share[sharps], -abs(sharps)))
+    if given and share[given[0]] >= share[best] - KEY_SLACK:
+        return given
+    tonic = 7 * best % 12
+    major = float(np.roll(MAJOR_PROFILE, tonic) @ histogram) / MAJOR_PROFILE.sum()
+    minor = float(np.roll(MINOR_PROFILE, tonic + 9) @ histogram) / MINOR_PROFILE.sum()
+    return best, minor > major
+
+
+def choose_keys(score, bars, pitch, on):
+    """[(first bar, sharps, minor)] from the signatures where they fit the notes, else from the notes."""
+    given = {}
+    for signature in sorted(score.key_signatures, key=lambda s: s.time):
+        if -7 <= signature.key <= 7:
+            bar = int(np.argmin(np.abs(bars[:-1] - signature.time * QUARTER / score.tpq)))
+            given[bar] = (signature.key, bool(signature.tonality))
+    starts = [0] + [bar for bar in sorted(given) if bar >= KEY_BARS and bar + KEY_BARS < len(bars)]
+    starts = [bar for bar, after in zip(starts, starts[1:] + [1 << 30]) if after - bar >= KEY_BARS or bar == 0]
+    keys = []
+    for first, stop in zip(starts, starts[1:] + [len(bars) - 1]):
+        inside = (on >= bars[first]) & (on < bars[stop])
+        if inside.any():
+            key = best_key(np.bincount(pitch[inside] % 12, minlength=12), given.get(first))
+            if not keys or keys[-1][1:] != key:
+                keys.append((0 if not keys else first, *key))
+    return keys
+
+
+def spelling(sharps):
+    """([alteration of the letters C to B in this key], [(letter number, alteration, text, text with accidental)] of
+    the 128 pitches). The twelve pitch classes are spelled from three fifths below the key's flattest note to one above
+    its sharpest leading note, so flat keys have flats and a minor key's seventh degree is raised."""
+    alterations = [0] * 7
+    for fifth in range(sharps - 1, sharps + 6):
+        alterations[LETTERS.index(FIFTHS[(fifth + 1) % 7])] = (fifth + 1) // 7
+    classes = {}
+    for fifth in range(sharps - 3, sharps + 9):
+        fifth += 12 if (fifth + 1) // 7 < -1 else -12 if (fifth + 1) // 7 > 1 else 0
+        letter, alteration = FIFTHS[(fifth + 1) % 7], (fifth + 1) // 7
+        classes[(NATURAL[letter] + alteration) % 12] = (letter, alteration)
+    table = []
+    for pitch in range(128):
+        letter, alteration = classes[pitch % 12]
+        octave = (pitch - alteration) // 12
+        text = letter.lower() + "'" * (octave - 6) if octave >= 6 else letter + "," * (5 - octave)
+        table.append((LETTERS.index(letter), alteration, text, "_=^"[alteration + 1] + text))
+    return alterations, table
+
+
+SPELLINGS = {sharps: spelling(sharps) for sharps in range(-7, 8)}
 
 
 # ---------------------------------------------------------------- writing
 
 def length_text(units):
-    """Length in sixteenths as ABC writes it: 6 units -> '', 12 -> '2', 3 -> '/', 9 -> '3/2'."""
-    n, rest = divmod(units, SIXTEENTH)
-    if rest == 0:
-        return "" if n == 1 else str(n)
-    assert rest == 3, units
-    n = units // 3
-    return "/" if n == 1 else f"{n}/"
+    """Length as ABC writes it over L:1/16: 6 units -> '', 12 -> '2', 3 -> '/', 9 -> '3/'."""
+    n, odd = divmod(units, SIXTEENTH)
+    if odd:
+        return f"{units // SMALLEST}/" if units > SMALLEST else "/"
+    return str(n) if n > 1 else ""
 
 
-LENGTHS = {units: length_text(units) for units in range(3, 40 * QUARTER, 3)}
+LENGTHS = [length_text(units) if units % SMALLEST == 0 else None for units in range(16 * QUARTER + 1)]
 
 
-def tuplets_of(on, off, spans, choice):
-    """(starts, lengths) of the stretches of one voice that need tuplets: half or whole beats with boundaries off the
-    binary grid."""
+def tuplets_of(on, off, beats):
+    """Starts and lengths (units) of the stretches of one voice that need tuplets: beats, or halves of beats, with
+    events that lie off the binary grid."""
     edges = np.unique(np.concatenate([on, off]))
-    span = np.minimum(np.searchsorted(spans, edges, side="right"), len(spans) - 1) - 1
-    place = edges - spans[span]
-    off_grid = np.flatnonzero((place % 3 != 0) & (choice[span] % 4 == 0))
-    beats = np.unique(span[off_grid])
-    if not len(beats):
-        return beats, beats
-    starts, lengths = spans[beats], spans[beats + 1] - spans[beats]
+    beat = np.minimum(np.searchsorted(beats, edges, side="right"), len(beats) - 1) - 1
+    place = edges - beats[beat]
+    odd = place % SMALLEST != 0
+    if not odd.any():
+        return edges[:0], edges[:0]
     half = QUARTER // 2
+    starts = np.unique(beats[beat[odd]])
+    lengths = beats[np.searchsorted(beats, starts, side="right")] - starts
     halved = (lengths == QUARTER) & np.isin(starts + half, edges)
-    first = np.unique(np.concatenate([starts[~halved], edges[off_grid] - place[off_grid] % half]))
-    keep = np.isin(first, np.concatenate([starts, starts[halved] + half]))
-    first = first[keep]
-    whole = np.isin(first, starts[~halved])
-    at = np.searchsorted(starts, first, side="right") - 1
-    inside = ~whole & ~halved[at]
-    first, whole, at = first[~inside], whole[~inside], at[~inside]
-    return first, np.where(whole, lengths[at], half)
+    odd_halves = np.unique(edges[odd] - place[odd] % half)
+    in_halved = np.isin(odd_halves, np.concatenate([starts[halved], starts[halved] + half]))
+    first = np.concatenate([starts[~halved], odd_halves[in_halved]])
+    size = np.concatenate([lengths[~halved], np.full(in_halved.sum(), half)])
+    order = np.argsort(first)
+    return first[order], size[order]
 
 
-def write_voice(stream, bars, tuplets, notes, key):
-    """Text of every bar of one voice, e.g. ['D4G4B4d4', 'Z', ...]; Z is a silent bar.
-
-    stream: (onsets, ends, [pitches]) without overlap; bars: starts, one more than bars.
-    """
-    on, off, chords = stream
-    first, lengths = tuplets
-    cuts = np.unique(np.concatenate([bars, on, off, first, first + lengths]))
+def write_voice(voice, bars, beats, keys, pickup):
+    """Text of every bar of one voice, e.g. ['D4G4B4d4', 'Z', ...]; Z is a silent bar."""
+    on, off, chords, ties = voice
+    first, size = tuplets_of(on, off, beats)
+    cuts = np.unique(np.concatenate([bars, on, off, first, first + size]))
     start, stop = cuts[:-1], cuts[1:]
     event = np.searchsorted(on, start, side="right") - 1
     sounding = (event >= 0) & (off[event] > start)
-    tie = sounding & (off[event] > stop)
+    more = sounding & (off[event] > stop)
     bar = np.searchsorted(bars, start, side="right") - 1
-    length = stop - start
-    prefix = [""] * len(start)
+    silent = ~sounding & (start == bars[bar]) & (stop == bars[bar + 1])
+    if pickup:
+        silent[0] = False
+    length, prefix = stop - start, [""] * len(start)
     if len(first):
         group = np.searchsorted(first, start, side="right") - 1
-        inside = (group >= 0) & (start < first[group] + lengths[group])
+        inside = (group >= 0) & (start < first[group] + size[group])
         counts = np.bincount(group[inside], minlength=len(first))
-        begins = np.searchsorted(start, first)
-        for i, n in zip(begins.tolist(), counts.tolist()):
+        for i, n in zip(np.searchsorted(start, first).tolist(), counts.tolist()):
             prefix[i] = "(3" if n == 3 else f"(3::{n}"
-        length = np.where(inside, length // 4 * SIXTEENTH, length)
-    silent = ~sounding & (start == bars[bar]) & (stop == bars[bar + 1])
+        length = np.where(inside, length * SIXTEENTH // 4, length)  # three are written in the time of two
     texts = [[] for _ in range(len(bars) - 1)]
-    current, state, out = -1, None, None
+    current, key, change = -1, 0, 0
+    alterations, table = SPELLINGS[keys[0][1]]
     for b, e, sounds, quiet, tied, units, before in zip(bar.tolist(), event.tolist(), sounding.tolist(),
-                                                        silent.tolist(), tie.tolist(), length.tolist(), prefix):
+                                                        silent.tolist(), more.tolist(), length.tolist(), prefix):
         if b != current:
-            current, state, out = b, key.copy(), texts[b]
+            current, out = b, texts[b]
+            while key + 1 < len(keys) and keys[key + 1][0] <= b:
+                key += 1
+                alterations, table = SPELLINGS[keys[key][1]]
+            state = alterations.copy()
         if not sounds:
             out.append("Z" if quiet else before + "z" + LENGTHS[units])
             continue
         chord = chords[e]
-        body = ""
+        partly = None if tied else ties.get(e)
+        heads = []
         for p in chord:
-            letter, alteration, text = notes[p]
-            if state[letter] != alteration or not p:  # abc2midi needs the sign on MIDI pitch 0
+            letter, alteration, text, marked = table[p]
+            if state[letter] != alteration or not p:  # abc2midi reads an unmarked MIDI pitch 0 in a flat key as -1
                 state[letter] = alteration
-                text = ACCIDENTALS[alteration] + text
-            body += text
-        if len(chord) > 1:
-            body = "[" + body + "]"
-        out.append(before + body + LENGTHS[units] + ("-" if tied else ""))
+                text = marked
+            heads.append(text)
+        if partly is not None:
+            if all(partly):
+                tied = True
+            else:
+                heads = [head + "-" if tie else head for head, tie in zip(heads, partly)]
+        text = heads[0] if len(heads) == 1 else "[" + "".join(heads) + "]"
+        out.append(before + text + LENGTHS[units] + ("-" if tied else ""))
     return ["".join(out) for out in texts]
 
 
-def merge_disjoint(streams, bars):
-    """Joins voices that never sound in the same bar, first fit, in order."""
-    out, masks = [], []
-    for on, off, chords in streams:
-        delta = np.zeros(len(bars), int)
-        np.add.at(delta, np.searchsorted(bars, on, side="right") - 1, 1)
-        np.add.at(delta, np.searchsorted(bars, off, side="left"), -1)
-        mask = np.cumsum(delta)[:-1] > 0
-        for i, other in enumerate(masks):
-            if not (mask & other).any():
-                masks[i] = mask | other
-                out[i].append((on, off, chords))
-                break
-        else:
-            masks.append(mask)
-            out.append([(on, off, chords)])
-    joined = []
-    for parts in out:
-        if len(parts) == 1:
-            joined.append(parts[0])
-            continue
-        on = np.concatenate([p[0] for p in parts])
-        order = np.argsort(on, kind="stable")
-        chords = [c for p in parts for c in p[2]]
-        joined.append((on[order], np.concatenate([p[1] for p in parts])[order], [chords[i] for i in order]))
-    return joined
+def tempo_marks(score, bars):
+    """Quarter notes a minute at the start, and {bar: quarter notes a minute} where it changes by more than a tenth."""
+    marks = sorted((t.time * QUARTER / score.tpq, t.qpm) for t in score.tempos)
+    marks = [(t, q) for t, q in marks if TEMPOS[0] <= q <= TEMPOS[1]] or [(0, 120)]
+    at = np.searchsorted([t for t, _ in marks], bars[:-1] + SIXTEENTH, side="right") - 1
+    qpm = [round(marks[max(i, 0)][1]) for i in at.tolist()]
+    current, changes = qpm[0], {}
+    for bar, value in enumerate(qpm):
+        if abs(value - current) > TEMPO_STEP * current:
+            changes[bar] = current = value
+    return qpm[0], changes
 
 
-GROUP_BARS = (4, 3, 2, 1)  # bars of a voice that stand together
-LINE_CHARS = 240  # a line of all voices should fill at most half of the model's 512-character window
-
-
-def layout(voices, meters, tempos, n_bars):
-    """Music lines: voices interleaved by groups of bars."""
-    breaks = sorted({first for first, *_ in meters} | {0, n_bars})
-    total = sum(len(text) + 1 for voice in voices for text in voice)
-    group = next((g for g in GROUP_BARS if total / n_bars * g + 5 * len(voices) <= LINE_CHARS), 1)
-    inline = {first: f"[M:{n}/{d}]" for first, n, d in meters[1:]}
-    lines = []
+def layout(voices, changes, n_bars):
+    """Music lines: the voices one after the other, a group of bars at a time. changes: {bar: (text for every voice,
+    text for the first)}; a line starts wherever something changes."""
+    per_bar = sum(len(text) + 1 for voice in voices for text in voice) / n_bars
+    group = next((g for g in GROUP_BARS if per_bar * g + 5 * len(voices) <= LINE_CHARS), 1)
+    lines, breaks = [], sorted({0, n_bars, *changes})
     for begin, end in zip(breaks, breaks[1:]):
         for first in range(begin, end, group):
-            last = min(first + group, end)
             line = []
             for v, voice in enumerate(voices):
-                head = f"[V:{v + 1}]" if len(voices) > 1 else ""
-                head += inline.get(first, "")
-                texts = voice[first:last]
-                if v == 0:
-                    texts = [tempos.get(first + i, "") + text for i, text in enumerate(texts)]
-                out, silent = [], 0
-                for text in texts + [""]:
+                if len(voices) > 1:
+                    line.append(f"[V:{v + 1}]")
+                if first in changes:
+                    line.append(changes[first][0] + (changes[first][1] if v == 0 else ""))
+                silent = 0
+                for text in voice[first:min(first + group, end)]:
                     if text == "Z":
                         silent += 1
                         continue
                     if silent:
-                        out.append(f"Z{silent}|" if silent > 1 else "Z|")
+                        line.append(f"Z{silent}|" if silent > 1 else "Z|")
                         silent = 0
-                    if text:
-                        out.append(text + "|")
-                line.append(head + "".join(out))
+                    line.append(text + "|")
+                if silent:
+                    line.append(f"Z{silent}|" if silent > 1 else "Z|")
             lines.append("".join(line))
     return lines
 
 
 def title_of(name):
-    """A file's name as one harmless line for T:."""
-    text = re.sub(r"[^\w '(),.!&-]+", " ", name.encode("utf-8", "replace").decode("utf-8", "replace")).strip()
-    return re.sub(r"\s+", " ", text)[:80] or "Untitled"
+    """A file's name as one harmless line for T:.
 
-
-def tempo_marks(score, bars):
-    """Quarter notes a minute at the start, and {bar: '[Q:1/4=90]'} where it changes by more than a tenth."""
-    marks = sorted((t.time * QUARTER / score.tpq, t.qpm) for t in score.tempos)
-    marks = [(t, q) for t, q in marks if np.isfinite(q) and 10 <= q <= 1000] or [(0, 120)]
-    times = np.array([t for t, _ in marks])
-    at = np.maximum(np.searchsorted(times, bars[:-1] + SIXTEENTH / 2, side="right") - 1, 0)
-    first = current = round(marks[at[0]][1])
-    changes = {}
-    for b in np.flatnonzero(np.diff(at)) + 1:
-        qpm = round(marks[at[b]][1])
-        if abs(qpm - current) > current / 10:
-            changes[int(b)], current = f"[Q:1/4={qpm}]", qpm
-    return first, changes
+    >>> title_of('a\\nK:C%%"x" (live).1')
+    'a x (live).1'
+    """
+    text = os.fsencode(name).decode("utf-8", "replace")
+    return re.sub(r"\s+", " ", re.sub(r"[^\w '(),.!&-]+|_", " ", text)).strip()[:80] or "Untitled"
 
 
 def convert(data, name="", max_voices=MAX_VOICES):
-    """MIDI bytes to (ABC text, {what was counted}); ConversionError says why not."""
+    """MIDI bytes to (ABC text, {what was counted}); ConversionError says why there is none."""
     score = read_midi(data)
-    if score.tpq <= 0:
-        raise ConversionError("time_division", f"{score.tpq} ticks per quarter")
-    tracks, n_drums = read_tracks(score)
-    if not tracks:
-        raise ConversionError("no_notes", f"{n_drums} drum notes")
-    end = max(float(t[2].max()) for t in tracks)
-    if end > MAX_BARS * 4 * QUARTER:
-        raise ConversionError("too_long", f"{end / QUARTER:.0f} quarter notes")
-    bars, meters = bar_grid(score, end)
-    spans = np.unique(np.concatenate([np.arange(a, b, QUARTER) for a, b in zip(bars, bars[1:])] + [bars[-1:]]))
-    histogram, streams = np.zeros(12), []
-    for track in tracks:
-        pitch, on, off, choice = quantise(track, spans)
-        histogram += np.bincount(pitch % 12, minlength=12)
-        most = max(1, min(4, max_voices // len(tracks)))
-        for voice in streams_of(pitch, on, off, most):
-            a, b, chords = zip(*voice)
-            streams.append((np.array(a), np.array(b), list(chords), choice))
-    n_notes = sum(len(t[0]) for t in tracks)
-    tuplets = []
-    streams = sorted(streams, key=lambda s: -sum(map(sum, s[2])) / sum(map(len, s[2])))
-    if len(streams) > max_voices:
-        by_size = sorted(range(1, len(streams) - 1), key=lambda i: -sum(map(len, streams[i][2])))
-        keep = sorted([0, len(streams) - 1][:max_voices] + by_size[:max(0, max_voices - 2)])
-        streams = [streams[i] for i in keep]
-    last = max(int(s[1].max()) for s in streams)
-    bars = bars[:max(2, int(np.searchsorted(bars, last, side="left")) + 1)]
-    meters = [m for m in meters if m[0] < len(bars) - 1]
-    for s in streams:
-        s[1][:] = np.minimum(s[1], bars[-1])
-    signature, key_name = choose_key(score, histogram)
-    key, table = spelling(signature)
-    notes = note_table(table)
-    voices = [write_voice(s[:3], bars, tuplets_of(s[0], s[1], spans, s[3]), notes, key) for s in streams]
+    track, pitch, onset, end, n_drums = read_notes(score)
+    latest = float(max(end.max(), onset.max()))
+    if latest > MAX_BARS * 4 * QUARTER:
+        raise ConversionError("too_long", f"{latest / QUARTER:.0f} quarter notes")
+    n_tracks = int(track[-1]) + 1
+    bars, meters = bar_grid(meter_changes(score), latest + SIXTEENTH)
+    beats = beat_grid(bars)
+    on, off, choice = quantise(track, pitch, onset, end, beats, n_tracks)
+    error = float(np.median(np.abs(on - onset))) / QUARTER
+    bars = bars[:max(2, int(np.searchsorted(bars, off.max(), side="left")) + 1)]
+    n_bars = len(bars) - 1
+    voices, n_doubled, n_dropped = make_voices(track, pitch, on, off, bars, max_voices)
+    keys = choose_keys(score, bars, pitch, on)
+    meters = [meter for meter in meters if meter[0] < n_bars]
+    pickup = bool(bars[1] * meters[0][1][1] != meters[0][1][0] * 4 * QUARTER)
     qpm, tempos = tempo_marks(score, bars)
-    head = [f"X:1", f"T:{title_of(name)}", f"M:{meters[0][1]}/{meters[0][2]}", "L:1/16", f"Q:1/4={qpm}",
-            f"K:{key_name}"]
-    text = "\n".join(head + layout(voices, meters, tempos, len(bars) - 1)) + "\n"
-    return text, {"notes": n_notes, "drums": n_drums, "voices": len(voices)}
+    changes = {}
+    for bar, (n, d) in meters[1:]:
+        changes[bar] = (f"[M:{n}/{d}]", "")
+    for bar, *key in keys[1:]:
+        changes[bar] = (changes.get(bar, ("", ""))[0] + f"[K:{key_name(*key)}]", "")
+    for bar, value in tempos.items():
+        changes[bar] = (changes.get(bar, ("", ""))[0], f"[Q:1/4={value}]")
+    texts = [write_voice(voice, bars, beats, keys, pickup) for voice in voices]
+    head = ["X:1", f"T:{title_of(name)}", "M:%d/%d" % meters[0][1], "L:1/16", f"Q:1/4={qpm}", f"K:{key_name(*keys[0][1:])}"]
+    text = "\n".join(head + layout(texts, changes, n_bars)) + "\n"
+    return text, {"bars": n_bars, "voices": len(voices), "tracks": n_tracks, "notes": len(on) - n_doubled - n_dropped,
+                  "doubled": n_doubled, "dropped": n_dropped, "drums": n_drums, "error": round(error, 4)}
+
+
+def key_name(sharps, minor):
+    return (MINOR if minor else MAJOR)[sharps + 7]
 
 
 # ---------------------------------------------------------------- files
@@ -599,7 +812,7 @@ def read_journal(path, target):
 
 # ---------------------------------------------------------------- the stage
 
-TABLE = ("chars", "notes", "voices", "drums")
+TABLE = ("chars", "bars", "voices", "tracks", "notes", "doubled", "dropped", "drums", "error")
 
 
 def write_tables(root, tasks, rows):
