@@ -74,10 +74,13 @@ def spell(pitch, fifths):
     >>> spell(70, -3), spell(66, 1), spell(68, 0)
     (('B', -1, 4), ('F', 1, 4), ('G', 1, 4))
     """
-    place = fifths - 3 + (7 * pitch - (fifths - 3)) % 12  # three steps to the flat side of the tonic, eight to the other
+    place = fifths - 3 + (7 * pitch - (fifths - 3)) % 12  # three steps to the flat side of the tonic, eight to sharps
     letter, alter = "FCGDAEB"[(place + 1) % 7], (place + 1) // 7
     natural = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}[letter]
     return letter, alter, (pitch - alter - natural) // 12 - 1
+
+
+HEADS = tuple(Fraction(n, 8) for n in (32, 24, 16, 12, 8, 6, 4, 2, 1))  # quarter notes, the longest first
 
 
 def _is_plain(length):
@@ -103,11 +106,15 @@ def split_length(start, length, beat=Fraction(1)):
         off_beat = start % (beat / 2) != 0 and to_beat < length
         if _is_plain(length) and not off_beat:
             take = length
-        elif start % beat and to_beat < length:
+        elif start % beat and to_beat <= length:
+            finer = Fraction(1, 2) if beat > 1 else beat / 2
+            if not _is_plain(to_beat) and beat > Fraction(1, 8) and start.denominator & (start.denominator - 1) == 0:
+                pieces += split_length(start, to_beat, finer)
+                start, length = start + to_beat, length - to_beat
+                continue
             take = to_beat
         else:
-            take = next((Fraction(n, d) for n, d in ((4, 1), (3, 1), (2, 1), (3, 2), (1, 1), (3, 4), (1, 2), (1, 4), (1, 8))
-                         if Fraction(n, d) <= length and _is_plain(Fraction(n, d))), length)
+            take = next((value for value in HEADS if value <= length), length)
             whole = length - length % beat
             if whole and length.denominator % 3 == 0:
                 take = min(take, whole) if _is_plain(min(take, whole)) else beat
@@ -294,7 +301,7 @@ def piano_roll(tune, width=1000, height=260):
     for c in range(12 * math.ceil(low / 12), high, 12):
         y = (high - c) * y_scale
         out.append(f'<path d="M{left} {y:.1f}H{width - 6}" stroke="currentColor" stroke-opacity=".25" fill="none"/>'
-                   f'<text x="{left - 5}" y="{y:.1f}" text-anchor="end" fill="currentColor">C{c // 12 - 1}</text>')
+                   f'<text x="{left - 5}" y="{max(y, 9):.1f}" text-anchor="end" fill="currentColor">C{c // 12 - 1}</text>')
     bars = max((voice.bars for voice in tune.voices), key=len)
     step = max(1, math.ceil(len(bars) / 16))
     lines = "".join(f"M{left + float(bar.onset) * x_scale:.1f} 0V{height - 24}" for bar in bars)
@@ -346,7 +353,8 @@ def draw_sample(tune_text, folder, stem):
         score, why = None, f"music21 could not write it: {type(error).__name__}: {error}"[:200]
     if why:
         made["reasons"]["score"], made["bars_drawn"] = why, 0
-    for kind, svg, suffix, width in (("score", score, "", SCORE_PIXELS), ("roll", piano_roll(tune), "_roll", ROLL_PIXELS)):
+    pictures = (("score", score, "", SCORE_PIXELS), ("roll", piano_roll(tune), "_roll", ROLL_PIXELS))
+    for kind, svg, suffix, width in pictures:
         if not svg:
             continue
         stage.write_text(folder / f"{stem}{suffix}.svg", svg)
@@ -827,9 +835,7 @@ def attention_map(model, tokenizer, text):
     tokens = torch.cat((torch.tensor([BEGIN]), torch.as_tensor(tokenizer.encode(text).astype("int64"))))
     T, device = len(tokens), next(model.parameters()).device
     after = torch.zeros(T, T)  # after[i, j] = 1 where the two tokens before j are the two up to i, j <= i
-    for i in range(2, T):
-        for j in range(2, i + 1):
-            after[i, j] = tokens[j - 1] == tokens[i] and tokens[j - 2] == tokens[i - 1]
+    after[2:, 2:] = ((tokens[2:, None] == tokens[None, 1:-1]) & (tokens[1:-1, None] == tokens[None, :-2])).tril()
     rows = after.any(dim=1)
     if not rows.any():
         return None
@@ -870,7 +876,8 @@ def attention_figure(found):
     text, n = found["text"][first:], min(len(found["text"]), ATTENTION_CHARS)
     weights = found["weights"][first + 1:first + 1 + n, first + 1:first + 1 + n]  # token 0 begins the tune
     size, margin = 8, 14
-    pixels = bytes(round(255 * min(1.0, 1.25 * float(w) ** .6)) for row in weights for w in row)
+    strongest = float(weights.max())
+    pixels = bytes(round(255 * (float(w) / strongest) ** .6) for row in weights for w in row)
     image = base64.b64encode(alpha_png(n, n, pixels)).decode()
     bars = "".join(f"M{margin + (i + 1) * size} {margin}v{n * size}M{margin} {margin + (i + 1) * size}h{n * size}"
                    for i, c in enumerate(text) if c == "|")
@@ -882,7 +889,8 @@ def attention_figure(found):
     caption = (f"Of {found['n_heads']} heads, number {found['head']} of layer {found['layer']} puts most of its "
                f"attention on what followed an earlier occurrence of the two characters just read: "
                f"{percent(found['share'])}, where even attention would put {percent(found['even_share'])}. Each row is "
-               f"a character being read, each column one it looks back at; lines are bar lines.")
+               f"a character being read, each column one it looks back at (full colour: {percent(strongest)} of the row); "
+               f"lines are bar lines.")
     return (f'<figure><div class="wide" tabindex=0 role=region aria-label="attention map">'
             f'<svg class="attention" viewBox="0 0 {side} {side}" role="img" aria-label="attention of one head">'
             f'<path d="{bars}" class="grid"/><image href="data:image/png;base64,{image}" x="{margin}" y="{margin}" '
