@@ -13,17 +13,22 @@ import bz2
 import collections
 import contextlib
 import email.utils
+import errno
 import gzip
 import hashlib
 import http.client
 import lzma
+import multiprocessing
 import os
 import re
 import shutil
+import signal
 import stat as stat_modes
+import struct
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 import unicodedata
 import urllib.error
@@ -31,7 +36,7 @@ import urllib.parse
 import urllib.request
 import zipfile
 import zlib
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
@@ -419,9 +424,13 @@ def unpack(path, corpus, limit, seed):
                     corpus.left_out["unreadable file"] += 1
                     continue
                 corpus.add(os.fsencode(name).decode("utf-8", "surrogateescape"), data)
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, gzip.BadGzipFile,
-            NotImplementedError, UnicodeError) as error:
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, ValueError,
+            struct.error, RuntimeError) as error:
         raise Refused(f"the archive is damaged: {error}") from None
+    except OSError as error:  # of bz2 (no number) or of a seek to where a broken zip file points; not of the disk
+        if error.errno in (None, errno.EINVAL):
+            raise Refused(f"the archive is damaged: {error}") from None
+        raise
 
 
 def hoist(folder):
@@ -600,14 +609,14 @@ def prepared_tune(number, header, body):
 
 def compile_tunes(abc2midi, folder, tunes):
     """Compiles prepared tunes [(number, text)] with abc2midi in a folder of their own; {number: MIDI bytes}."""
-    folder.mkdir(parents=True)
+    folder = Path(tempfile.mkdtemp(dir=folder))
     (folder / "tunes.abc").write_text("".join(text for _, text in tunes), encoding="utf-8")
     with contextlib.suppress(subprocess.TimeoutExpired):
         subprocess.run([abc2midi, "tunes.abc", "-NGUI", "-NGRA", "-NFER", "-NCOM", "-silent"], cwd=folder, timeout=120,
                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
     found = {number: folder / f"tunes{number}.mid" for number, _ in tunes}
     midi = {number: path.read_bytes() for number, path in found.items() if path.exists()}
-    shutil.rmtree(folder)
+    shutil.rmtree(folder, ignore_errors=True)
     return midi
 
 
@@ -729,6 +738,12 @@ def convert_score(path):
         return path.stem, None, f"score: {type(error).__name__}"
 
 
+def start_worker():
+    """Pool initialiser: Ctrl-C is the parent's business, and a worker ends with its parent."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 # ---------------------------------------------------------------- the embedded corpus
 
 def corpus_folder():
@@ -741,6 +756,7 @@ def corpus_folder():
 def embedded(names, quick, limit, seed, corpus, work):
     """Fills `corpus` from the collections `names` of the music21 package."""
     package = corpus_folder()
+    work.mkdir(exist_ok=True)
     tunes = [(name, title, header, body) for name in names if name in BOOKS
              for book in sorted((package / BOOKS[name][1]).glob("*.abc"))
              for title, header, body in tunes_of(book.read_text(encoding="utf-8", errors="replace"))]
@@ -760,7 +776,7 @@ def embedded(names, quick, limit, seed, corpus, work):
     abc2midi = Path(find_spec("symusic").origin).parent / "bin" / "abc2midi"
     calls = [prepared[start:start + TUNES_PER_CALL] for start in range(0, len(prepared), TUNES_PER_CALL)]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = pool.map(lambda call: compile_tunes(abc2midi, work / str(call[0][0]), call), calls)
+        results = pool.map(lambda call: compile_tunes(abc2midi, work, call), calls)
         for call, midi in zip(calls, results):
             for number, _ in call:
                 name, title, _, _ = tunes[number - 1]
@@ -769,8 +785,9 @@ def embedded(names, quick, limit, seed, corpus, work):
                 else:
                     corpus.left_out[f"{name}: abc2midi wrote nothing"] += 1
     scores = [score for index, score in enumerate(scores) if f"score {index}" in chosen]
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
-        results = pool.map(convert_score, [path for _, path in scores], chunksize=8)
+    workers = min(os.cpu_count(), -(-len(scores) // 8)) or 1
+    with multiprocessing.Pool(workers, start_worker) as pool:
+        results = pool.imap(convert_score, [path for _, path in scores], chunksize=8)
         for (name, path), (title, data, reason) in progress(zip(scores, results), len(scores), "scores", "score"):
             if data is None:
                 corpus.left_out[f"{name}: {reason}"] += 1
