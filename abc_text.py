@@ -837,9 +837,10 @@ def _clean(line, keep_left=False):
     return line if keep_left else line.lstrip()
 
 
-def read_abc(text):
+def read_abc(text, strict=True):
     """The tune in an ABC text; raises AbcError (line, reason) at the first thing that is not ABC.
 
+    strict=False: what can be read of any text, without raising (statistics of bad samples need their notes too).
     Bars may be shorter or longer than their meter: that is `check_abc`'s business. Repeats are read once.
 
     >>> tune = read_abc("X:1\\nM:4/4\\nL:1/4\\nK:G\\nF2-F [CE]|")
@@ -848,7 +849,7 @@ def read_abc(text):
     """
     if not isinstance(text, str):
         raise AbcError(1, "header", "no text")
-    reader = _Reader(text, strict=True)
+    reader = _Reader(text, strict=strict)
     known = {}
 
     def quarters(ticks):
@@ -1057,9 +1058,25 @@ def cut_tune(text, max_chars, min_chars=0):
     return pieces
 
 
-def _cut_points(reader):
-    """[(place in the text, bars before it, {voice: its bar before the cut})] where every voice is at a bar line."""
-    totals = {voice.name: len(voice.bars) for voice in reader.sounding_voices()}
+def trim_to_bars(text, all_voices=False):
+    """A text without the unfinished bar at its end; all_voices: without the bars that not every voice has, either.
+
+    For samples that were stopped by their budget. Never raises; a text without a finished bar is returned unchanged.
+    """
+    reader = _Reader(text, strict=False)
+    if all_voices:
+        total = max((len(voice.bars) for voice in reader.sounding_voices()), default=0)
+        ends = [place for place, *_ in _cut_points(reader, total)]
+    else:
+        ends = [bar.closed for bar in reader.order if bar.closing]
+    return text[:max(ends)] + "\n" if ends else text
+
+
+def _cut_points(reader, total=None):
+    """[(place in the text, bars before it, {voice: its bar before the cut})] where every voice is at a bar line.
+
+    A voice that ends before the others does not hold them up; total: unless it should have that many bars."""
+    totals = {voice.name: total or len(voice.bars) for voice in reader.sounding_voices()}
     counts, before, points = dict.fromkeys(totals, 0), {}, []
     n_behind, n_now = len(totals), 0
     for bar in reader.order:
@@ -1073,7 +1090,7 @@ def _cut_points(reader):
         if n_behind or bar.closing == "" or any(b.slurs for b in before.values()) or len({b.after[:3] for n, b in before.items() if counts[n] == n_now}) > 1:
             continue
         points.append((bar.closed, n_now, {n: b for n, b in before.items() if counts[n] == n_now}))
-    return [point for point in points if point[0] < reader.order[-1].end]
+    return points if total else [point for point in points if point[0] < reader.order[-1].end]
 
 
 _LEADING = re.compile(r"(?:\[[MKQ]:[^\[\]]*\])+")
