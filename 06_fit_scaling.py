@@ -303,8 +303,8 @@ def fit_joint_family(rows, n_resamples, rng):
     d = np.array([row["n_chars_seen"] for row in some], float)
     if len(np.unique(d)) < 3 or len(np.unique(n)) < 3 or len(some) < 7:
         return f"{len(np.unique(n))} sizes x {len(np.unique(d))} amounts of data; three of each and seven runs are needed", None
-    parameters, objective = law.fit_joint(n, d, loss)
-    draws = law.bootstrap_joint(n, d, loss, parameters, n_resamples, rng) if n_resamples else np.empty((0, 5))
+    parameters, objective, optimum = law.fit_joint(n, d, loss)
+    draws = law.bootstrap_joint(n, d, loss, optimum, n_resamples, rng)
     tails = [50 * (1 - law.LEVEL), 50 * (1 + law.LEVEL)]
     intervals = np.percentile(draws, tails, axis=0).T if len(draws) else [None] * 5
     fitted = law.joint_loss(parameters, n, d)
@@ -495,9 +495,12 @@ def _name(family):
 
 
 def _si(value):
-    for limit, unit in ((1e12, None), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+    """Three digits with k, M, G, T or P."""
+    if not 1e-3 <= value < 1e18:
+        return f"{value:.3g}"
+    for limit, unit in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= limit:
-            return f"{value:.2e}" if unit is None else f"{value / limit:.3g}{unit}"
+            return f"{value / limit:.3g}{unit}"
     return f"{value:.3g}"
 
 
@@ -531,6 +534,7 @@ def draw_all(folder, rows, fits, laws, draws, curves):
             for kind in ("png", "svg"):
                 data = io.BytesIO()
                 figure.savefig(data, format=kind, metadata={"Software": None} if kind == "png" else {"Date": None})
+                figure.set_layout_engine("none")  # the layout stays as the first drawing made it
                 write_bytes(folder / f"{name}.{kind}", data.getvalue())
             plt.close(figure)
             drawn.append({"name": name, "caption": caption})
@@ -545,11 +549,23 @@ def _look(family, others=[]):  # noqa: B006 (read only)
     return OTHER_COLORS[place % len(OTHER_COLORS)], "D^vP"[place % 4], ("-.", ":")[place % 2]
 
 
-def _plain_log_axis(axis):
+def _log_axes(axes, x=None, y=None):
+    """Logarithmic axes with labels such as 200k and 1.5: few ticks, none of them overlapping."""
     from matplotlib import ticker
-    axis.set_major_formatter(ticker.FuncFormatter(lambda v, _: f"{v:.3g}"))
-    axis.set_minor_formatter(ticker.NullFormatter())
-    axis.set_major_locator(ticker.MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+    for name, axis, form in (("x", axes.xaxis, x), ("y", axes.yaxis, y)):
+        if form:
+            axes.set(**{f"{name}scale": "log"})
+            low, high = axes.get_xlim() if name == "x" else axes.get_ylim()
+            decades = math.log10(high / low)
+            axis.set_major_locator(ticker.LogLocator(subs=(1,) if decades > 2.5 else (1, 3) if decades > 1.5 else (1, 2, 5))
+                                   if decades > 0.8 else ticker.MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]))
+            axis.set_major_formatter(ticker.FuncFormatter(lambda v, _, form=form: form(v)))
+            axis.set_minor_locator(ticker.LogLocator(subs=tuple(range(1, 10))) if decades > 0.8 else ticker.NullLocator())
+            axis.set_minor_formatter(ticker.NullFormatter())
+
+
+def _number(value):
+    return f"{value:.3g}"
 
 
 def _count(rows):
@@ -572,35 +588,39 @@ def _groups(rows, fits):
 
 def draw_scaling(plt, rows, fits, laws, draws, curves):
     """Loss against N: runs, means, fitted law with its band."""
-    figure, axes = plt.subplots(figsize=(6.4, 4.4))
     groups = _groups(rows, fits)
     if not groups:
         return None
+    figure, axes = plt.subplots(figsize=(6.4, 4.4))
+    largest = max(row["params_total"] for some in groups.values() for row in some)
     for family, some in groups.items():
         color, marker, line = _look(family, list(groups))
         n, loss = _columns(some)
         label = f"{_name(family)} ({_count(some)})"
         if family in laws:
             fit, entry = laws[family], fits["families"][family]
-            grid = np.geomspace(n.min() / 1.3, n.max() * 3, 120)
+            grid = np.append(np.geomspace(n.min(), n.max(), 80), np.geomspace(n.max(), 2.5 * largest, 40)[1:])
             value, low, high = law.predict(fit, grid)
             inside = grid <= n.max()
             axes.plot(grid[inside], value[inside], color=color, ls=line)
             axes.plot(grid[~inside], value[~inside], color=color, ls=":")
             if fit.noise_sd is not None:
-                axes.fill_between(grid, low, high, color=color, alpha=0.15, lw=0)
-            label += "\n" + (f"$\\alpha$ = {fit.alpha:.2f} [{fit.alpha_interval[0]:.2f}, {fit.alpha_interval[1]:.2f}]"
-                             if entry["identified"] else f"$\\alpha$ not identified (best fit {fit.alpha:.2f})")
+                axes.fill_between(grid, low, high, color=color, alpha=0.15 if entry["identified"] else 0.08, lw=0)
+                for edge in (low, high):
+                    axes.plot(grid, edge, color=color, lw=0.6, alpha=0.5)
+            label += "\n" + (f"α = {fit.alpha:.2f} [{fit.alpha_interval[0]:.2f}, {fit.alpha_interval[1]:.2f}]"
+                             if entry["identified"] else f"α not identified (best fit {fit.alpha:.2f})")
         else:
             label += "\nnot fitted"
         mean, spread = _mean_and_spread(n, loss)
         axes.plot(n, loss, ls="none", marker=marker, ms=4, mfc="none", mec=color, mew=0.8, alpha=0.6)
-        axes.errorbar(np.unique(n), mean, yerr=spread, ls="none", marker=marker, ms=6.5, color=color, capsize=3, label=label)
-    axes.set(xscale="log", yscale="log", xlabel="parameters N (total)", ylabel="validation loss (nats per character)")
+        axes.errorbar(np.unique(n), mean, yerr=spread, ls="none", marker=marker, ms=6.5, color=color, capsize=3)
+        axes.plot([], [], color=color, ls=line, marker=marker, label=label)
+    axes.set(xlabel="parameters N (total)", ylabel="validation loss (nats per character)")
     all_losses = np.concatenate([_columns(some)[1] for some in groups.values()])
     room = 0.35 * np.log(all_losses.max() / all_losses.min()) + 0.02
     axes.set_ylim(all_losses.min() * math.exp(-room), all_losses.max() * math.exp(room))
-    _plain_log_axis(axes.yaxis)
+    _log_axes(axes, _si, _number)
     axes.legend(loc="upper right", fontsize=8)
     return figure, ("Validation loss against parameters. " + "; ".join(f"{_name(f)}: {_count(s)}" for f, s in groups.items())
                     + ". Open marks: runs; filled: means with the standard deviation over seeds where there are several. "
@@ -635,9 +655,9 @@ def draw_curves(plt, rows, fits, laws, draws, curves):
     if not n_runs:
         return None
     for axis, label in zip(axes, ("training characters", "training FLOPs", "training time (s)")):
-        axis.set(xscale="log", yscale="log", xlabel=label)
+        axis.set_xlabel(label)
+        _log_axes(axis, _si, _number)
     axes[0].set_ylabel("validation loss (nats per character)")
-    _plain_log_axis(axes[0].yaxis)
     figure.legend(loc="outside right center", fontsize=8)
     return figure, f"Loss curves of {n_runs} runs (lowest seed of each size; darker = larger model)."
 
@@ -663,10 +683,12 @@ def draw_efficiency(plt, rows, fits, laws, draws, curves):
                 x, y = np.array([np.mean(sizes[n], 0) for n in sorted(sizes)]).T
                 bars = [np.std(sizes[n], 0, ddof=1) if len(sizes[n]) > 1 else (0, 0) for n in sorted(sizes)]
                 axis.errorbar(x, y, yerr=[b[1] for b in bars], xerr=[b[0] for b in bars], color=color, ls=line, lw=1,
-                              marker=marker, ms=5.5, capsize=2.5, label=f"{_name(family)} ({_count(some)})")
-        axis.set(xscale="log", yscale="log", xlabel=label)
+                              marker=marker, ms=5.5, capsize=2.5)
+                axis.plot([], [], color=color, ls=line, lw=1, marker=marker, ms=5.5,
+                          label=f"{_name(family)} ({_count(some)})")
+        axis.set_xlabel(label)
+        _log_axes(axis, _si, _number)
     axes[0, 0].set_ylabel("validation loss (nats per character)")
-    _plain_log_axis(axes[0, 0].yaxis)
     axes[0, 0].legend(fontsize=8)
     devices = sorted({str(row["device"]) for some in groups.values() for row in some})
     return figure, ("Loss at the end of training against what it cost. " + "; ".join(
@@ -692,13 +714,12 @@ def draw_by_position(plt, rows, fits, laws, draws, curves):
                          label=f"{_name(family)} {size}" if last else None)
         axes[1].plot([labels[family, size] for size in names], [sizes[s]["gain_from_far_context"] for s in names],
                      color=color, ls=line, marker=marker, label=_name(family))
-    axes[0].set(xscale="log", yscale="log", xlabel="position in the context (characters)",
-                ylabel="validation loss (nats per character)")
-    _plain_log_axis(axes[0].yaxis)
-    axes[0].xaxis.set_major_formatter(lambda v, _: f"{v:g}")
+    axes[0].set(xlabel="position in the context (characters)", ylabel="validation loss (nats per character)")
+    _log_axes(axes[0], _si, _number)
     axes[0].legend(fontsize=8)
     axes[1].axhline(0, color="0.4", lw=0.8)
-    axes[1].set(xscale="log", xlabel="parameters N (total)", ylabel="gain from far context (nats)",
+    _log_axes(axes[1], _si)
+    axes[1].set(xlabel="parameters N (total)", ylabel="gain from far context (nats)",
                 title=f"loss at positions {SHORT_CONTEXT[0]}-{SHORT_CONTEXT[1]}\nminus {LONG_CONTEXT[0]}-{LONG_CONTEXT[1]}")
     return figure, ("Loss by position in the context, mean over the validation split. Thick: largest size, thin: smaller "
                     "sizes. Right: what the far context is worth to each size.")
@@ -718,18 +739,22 @@ def draw_residuals(plt, rows, fits, laws, draws, curves):
                   "#009E73", "s"))
         if fit.noise_sd:
             half = fit.noise_sd
-            axis.axhspan(-1e3 * half, 1e3 * half, color="0.85", lw=0, zorder=0,
-                         label=f"±1 sd of a run ({fit.noise_source})")
-        for shift, (label, fitted, color, marker) in zip((0.93, 1, 1.07), lines):
+            axis.axhspan(-1e3 * half, 1e3 * half, color="0.85", lw=0, zorder=0)
+        for shift, (_, fitted, color, marker) in zip((0.93, 1, 1.07), lines):
             _, spread = _mean_and_spread(n, loss)
             axis.errorbar(fit.sizes * shift, 1e3 * (fit.means - fitted), yerr=1e3 * np.array(spread), ls="none",
-                          marker=marker, ms=6, capsize=2, color=color, label=label)
+                          marker=marker, ms=6, capsize=2, color=color)
         axis.axhline(0, color="0.3", lw=0.8)
-        axis.set(xscale="log", xlabel="parameters N (total)", title=f"{_name(family)} (n = {len(n)} runs)")
+        axis.set(xlabel="parameters N (total)", title=f"{_name(family)} (n = {len(n)} runs)")
+        axis.set_xlim(fit.sizes.min() / 1.5, fit.sizes.max() * 1.5)
+        _log_axes(axis, _si)
         axis.grid(False)
-        axis.legend(fontsize=7.5)
-    axes[0, 0].set_ylabel("measured - fitted loss (millinats per character)")
-    return figure, "Residuals of the three forms. Grey: standard deviation of one run as used for the intervals."
+    axes[0, 0].set_ylabel("measured - fitted loss\n(millinats per character)")
+    handles = [axes[0, 0].errorbar([], [], ls="none", marker=m, ms=6, color=c, label=t) for t, _, c, m in lines]
+    handles.append(axes[0, 0].fill_between([], [], color="0.85", label="±1 sd of a run"))
+    figure.legend(handles=handles, loc="outside upper center", ncols=4, fontsize=8)
+    return figure, ("Residuals of the three forms, bars: standard deviation over seeds where there are several. Grey: standard "
+                    "deviation of one run as used for the intervals.")
 
 
 def draw_choices(plt, rows, fits, laws, draws, curves):
@@ -766,9 +791,9 @@ def draw_choices(plt, rows, fits, laws, draws, curves):
         axes.plot([], [], color=color, marker=marker, label=_name(family))
     axes.plot([], [], color="0.3", marker="o", mfc="white", ls="none", label="α not identified")
     axes.plot([], [], color="0.3", marker=">", ls="none", label="interval goes on")
-    axes.set(xscale="log", xlim=(left, high_edge), yticks=range(len(names)), yticklabels=names, xlabel="exponent α")
+    axes.set(xlim=(left, high_edge), yticks=range(len(names)), yticklabels=names, xlabel="exponent α")
     axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.xaxis.set_major_formatter(lambda v, _: f"{v:g}")
+    _log_axes(axes, _number)
     axes.grid(axis="y", visible=False)
     figure.legend(loc="outside upper center", ncols=len(families) + 2, fontsize=8)
     return figure, (f"How alpha moves with each choice. Bars: {100 * law.LEVEL:.0f} % intervals (none for the Huber "
@@ -793,10 +818,9 @@ def draw_region(plt, rows, fits, laws, draws, curves):
         axis.axhline(fit.means.min(), color="0.3", lw=0.9, ls="--")
         axis.annotate("lowest loss measured", (0.02, fit.means.min()), xycoords=("axes fraction", "data"), va="bottom",
                       fontsize=7.5, color="0.3")
-        axis.set(xscale="log", xlabel="exponent α", ylabel="floor c (nats per character)", ylim=(0, fit.means.max()),
+        axis.set(xlabel="exponent α", ylabel="floor c (nats per character)", ylim=(0, fit.means.max()),
                  title=f"{_name(family)} (n = {fit.n_runs} runs)")
-        axis.xaxis.set_major_formatter(lambda v, _: f"{v:.2g}")
-        axis.xaxis.set_minor_formatter(lambda v, _: "")
+        _log_axes(axis, _number)
     return figure, ("Joint region of alpha and c: 50 % (dark) and 95 % (light), cross: best fit. Alpha and c move together: "
                     "neither has a meaning without the other.")
 
@@ -817,7 +841,9 @@ def draw_frontier(plt, rows, fits, laws, draws, curves):
             own = [row for row in rows if row["family"] == family and _positive(row["n_chars_seen"])]
             axis.plot([FLOPS_PER_ND * r["params_total"] * r["n_chars_seen"] for r in own], [r[column] for r in own],
                       ls="none", marker=marker, ms=3, color=color, alpha=0.5)
-            axis.set(xscale="log", yscale="log", xlabel="budget C = 6ND (FLOPs)")
+            axis.set_xlabel("budget C = 6ND (FLOPs)")
+    for axis in axes:
+        _log_axes(axis, _si, _si)
     axes[0].set_ylabel("compute-optimal parameters N")
     axes[1].set_ylabel("compute-optimal characters D")
     axes[0].legend(fontsize=8)
