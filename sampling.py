@@ -81,7 +81,8 @@ def filtered_weights(logits, temperature, top_k, top_p, min_p):
 
 
 def draw(weights, uniform):
-    """Indices (B,) drawn from unnormalised weights (B, V) by the inverse of their running sum; uniform: (B,) in [0, 1)."""
+    """Indices (B,) drawn from unnormalised weights (B, V) by the inverse of their running sum; uniform (B,), in [0, 1).
+    """
     running = weights.cumsum(dim=1)
     place = torch.searchsorted(running, (uniform.unsqueeze(1) * running[:, -1:]), right=True).squeeze(1)
     last = weights.shape[1] - 1 - (weights.flip(1) > 0).int().argmax(dim=1)  # rounding must not reach a zero weight

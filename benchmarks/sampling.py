@@ -67,13 +67,15 @@ def main():
     else:
         tokenizer = Tokenizer(map(chr, range(33, 105)))
         torch.manual_seed(0)
-        model = build_model({**(XL if args.family == "transformer" else LSTM), "vocab_size": tokenizer.vocab_size}).eval()
+        shape = XL if args.family == "transformer" else LSTM
+        model = build_model({**shape, "vocab_size": tokenizer.vocab_size}).eval()
         torch.nn.init.normal_(model.head.weight, std=0.1)
     model.head = NeverEnds(model.head)
     print(f"{args.family}, {model.count_parameters()['total']:,} parameters, {args.threads} threads")
     generate(model, tokenizer, unprompted(8, 0, 20))  # warm-up
     plain = timed(naive, model, args.naive_chars)
-    print(f"recompute everything, 1 sample x {args.naive_chars}: {plain:.2f} s, {args.naive_chars / plain:.0f} characters/s")
+    print(f"recompute everything, 1 sample x {args.naive_chars}: {plain:.2f} s, "
+          f"{args.naive_chars / plain:.0f} characters/s")
     for n in (1, 10, 100):
         seconds = timed(generate, model, tokenizer, unprompted(n, 0, 1000))
         rate = n * 1000 / seconds

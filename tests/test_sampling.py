@@ -83,7 +83,8 @@ class Script(nn.Module):
 
     def __init__(self, tokenizer, script, ends=True):
         super().__init__()
-        self.tokens, self.vocab_size = [*tokenizer.encode(script).tolist(), *([END] if ends else [])], tokenizer.vocab_size
+        self.tokens = [*tokenizer.encode(script).tolist(), *([END] if ends else [])]
+        self.vocab_size = tokenizer.vocab_size
         self.n = 0
 
     def step(self, idx, cache=None):
