@@ -33,7 +33,8 @@ LEAP = 4                 # semitones: a larger melodic interval is a leap
 COPY_CHARS = 32          # shorter runs are shared by any two tunes
 SEEDS = 32               # places in the training text remembered for one window; the rest are boilerplate such as rests
 CHUNK_CHARS = 4_000_000  # of training text hashed at a time: 130 MB of work memory
-NGRAM_CHARS = 20_000_000 # training text an n-gram floor is made from; more changes nothing it can do
+INDEX_CHARS = 32_000_000  # largest training text with an index of its windows: 16 bytes a character
+NGRAM_CHARS = 20_000_000  # training text an n-gram floor is made from; more changes nothing it can do
 
 
 def _sample(sample):
@@ -505,7 +506,7 @@ def compare_sets(generated, real, seed=0, resamples=200):
             "w1_over_sd": wasserstein(ours, known) / spread if len(ours) and spread else None, **_real_vs_real(among)}
     for name in HISTOGRAMS:
         ours = np.sum([row[name] for row in histograms[0]], 0) if n else np.zeros(1)
-        theirs = np.array([row[name] for row in histograms[1]]).reshape(n_real, -1)
+        theirs = np.array([row[name] for row in histograms[1]]).reshape(n_real, HISTOGRAMS[name])
         among = [jensen_shannon(theirs[order[:n_subset]].sum(0), theirs[order[n_subset:]].sum(0)) for order in subsets]
         out["jsd"][name] = {"generated": jensen_shannon(ours, theirs.sum(0)) if n and n_real else None,
                             **_real_vs_real([value for value in among if value is not None])}
@@ -567,11 +568,12 @@ _ODD = np.uint64(0x9E3779B97F4A7C15)
 
 
 def _window_hashes(codes, k):
-    """64-bit hashes of all windows of k characters, uint64 of length len(codes) - k + 1 (empty if there is none).
+    """64-bit hashes of all windows of k characters along the last axis, uint64 of shape (..., T - k + 1).
 
     By doubling: the hash of 2m characters is made from two hashes of m, so the cost is log2(k) passes."""
-    if len(codes) < k:
-        return np.zeros(0, np.uint64)
+    n_windows = max(0, codes.shape[-1] - k + 1)
+    if not n_windows:
+        return np.zeros((*codes.shape[:-1], 0), np.uint64)
     whole, width, at = None, 0, 0
     power, size = codes.astype(np.uint64) + np.uint64(1), 1
     while True:
@@ -579,14 +581,17 @@ def _window_hashes(codes, k):
             if whole is None:
                 whole, width = power, size
             else:
-                n = min(len(whole), len(power) - width)
-                whole = whole[:n] * (_ODD + np.uint64(2 * size)) + (power[width:width + n] ^ (power[width:width + n]
-                                                                                           >> np.uint64(29)))
+                n = min(whole.shape[-1], power.shape[-1] - width)
+                whole = _pair(whole[..., :n], power[..., width:width + n], 2 * size)
                 width += size
         if 2 * size > k:
-            return whole[:len(codes) - k + 1]
-        power = power[:-size] * (_ODD + np.uint64(4 * size)) + (power[size:] ^ (power[size:] >> np.uint64(31)))
+            return whole[..., :n_windows]
+        power = _pair(power[..., :-size], power[..., size:], 4 * size)
         size *= 2
+
+
+def _pair(first, second, salt):
+    return first * (_ODD + np.uint64(salt)) + (second ^ (second >> np.uint64(29)))
 
 
 def _codes(text):
@@ -605,19 +610,23 @@ def four_bar_sequences(text, n_bars=4):
 
     Found by splitting at bar lines and voice tags, without reading the notes: the training text may be large."""
     out = []
-    for tune in re.split(r"\n[ \t\r]*\n|^X:", text[body_start(text):] if not text.startswith("X:") else text,
-                         flags=re.M):
+    for tune in re.split(r"\n[ \t\r]*\n|^X:.*$", text, flags=re.M):
+        pieces = _VOICE_TAG.split(_NO_MUSIC.sub("", tune))
         voices = {}
-        for piece in re.split(r"\[V:|^V:", re.sub(r"^[A-UW-Za-z]:.*$|%.*$|\[[A-UW-Z]:[^\]]*\]", "", tune, flags=re.M),
-                              flags=re.M):
-            name, tag, music = piece.partition("]")
-            if not tag or "|" in name:
-                name, music = "", piece
-            bars = voices.setdefault(name, [])
-            bars += [bar for bar in re.split(r"[|:]+", re.sub(r"\s+", "", music)) if re.search("[A-Ga-g]", bar)]
+        for name, music in zip(["", *(a or b for a, b in zip(pieces[1::3], pieces[2::3]))], pieces[::3]):
+            voices.setdefault(name, []).extend(
+                bar for bar in re.split(r"[|:]+", re.sub(r"\s+", "", music)) if re.search("[A-Ga-g]", bar))
         for bars in voices.values():
             out += ["|".join(bars[i:i + n_bars]) for i in range(len(bars) - n_bars + 1)]
     return out
+
+
+_NO_MUSIC = re.compile(r"^[A-UW-Za-z]:.*$|%.*$|\[[A-UW-Z]:[^\]]*\]", re.M)
+_VOICE_TAG = re.compile(r"\[V:\s*([^\]\s|]*)[^\]|]*\]|^V:\s*(\S*).*$", re.M)
+
+
+def _hashes_of(sequences):
+    return np.array([hash(sequence) for sequence in sequences], np.int64)
 
 
 class Novelty:
@@ -629,7 +638,12 @@ class Novelty:
 
     def __init__(self, train_text):
         self.train = _codes(train_text)
-        self.sequences = np.unique(np.array([hash(s) for s in four_bar_sequences(train_text)], np.int64))
+        self.sequences = np.unique(_hashes_of(four_bar_sequences(train_text)))
+        self.index = None  # (hashes of the windows, sorted; their places)
+        if len(self.train) <= INDEX_CHARS:
+            hashes = _window_hashes(self.train, COPY_CHARS)
+            order = np.argsort(hashes, kind="stable")
+            self.index = hashes[order], order
 
     def measure(self, samples):
         """Figures of every sample and of the set, on the generated music text (header and prompt left out).
@@ -642,8 +656,8 @@ class Novelty:
         longest, copied = self._copied([_codes(body) for body in bodies])
         rows, n_new, n_sequences = [], 0, 0
         for body, run, covered in zip(bodies, longest, copied):
-            sequences = np.array([hash(s) for s in four_bar_sequences(body)], np.int64)
-            new = int((~np.isin(sequences, self.sequences)).sum())
+            sequences = _hashes_of(four_bar_sequences(body))
+            new = len(sequences) - int(_count_in(self.sequences, sequences)[1].astype(bool).sum())
             n_new, n_sequences = n_new + new, n_sequences + len(sequences)
             rows.append({"longest_copied_chars": int(run), "copied_share": covered / len(body) if body else None,
                          "new_4_bar_share": new / len(sequences) if len(sequences) else None, "n_chars": len(body)})
@@ -666,7 +680,30 @@ class Novelty:
         if not len(hashes):
             return longest, covered
         wanted = np.unique(hashes)
-        table = np.zeros(1 << 20, bool)  # most windows of the training text are turned away by one look-up
+        which, places = self._indexed(wanted) if self.index else self._scanned(wanted)
+        seen = np.bincount(which, minlength=len(wanted))
+        window_of = np.searchsorted(wanted, hashes)
+        exists = seen[window_of] > 0
+        inside = np.zeros(len(joined) + 1, np.int64)
+        np.add.at(inside, np.flatnonzero(exists), 1)
+        np.add.at(inside, np.flatnonzero(exists) + COPY_CHARS, -1)
+        copied = np.concatenate([[0], np.cumsum(np.cumsum(inside[:-1]) > 0)])
+        covered = [int(copied[start + len(c)] - copied[start]) for start, c in zip(starts, codes)]
+        for place, length in self._longest_runs(joined, np.flatnonzero(exists), window_of, which, places):
+            sample = int(np.searchsorted(starts, place, "right") - 1)
+            longest[sample] = max(longest[sample], length)
+        return longest, covered
+
+    def _indexed(self, wanted):
+        """(numbers of wanted hashes, places in the training text), up to SEEDS places each, by the index."""
+        hashes, order = self.index
+        first, n_places = _count_in(hashes, wanted)
+        n_places = np.minimum(n_places, SEEDS)
+        return np.repeat(np.arange(len(wanted)), n_places), order[_ranges(first, n_places)]
+
+    def _scanned(self, wanted):
+        """The same by one pass over a training text that is too large for an index."""
+        table = np.zeros(1 << 20, bool)  # turns most windows of the training text away by one look-up
         table[(wanted >> np.uint64(44)).astype(np.int64)] = True
         places, which, seen = [], [], np.zeros(len(wanted), np.int64)
         for at in range(0, len(self.train), CHUNK_CHARS):
@@ -677,34 +714,18 @@ class Novelty:
             candidates, index = candidates[hit], index[hit]
             order = np.argsort(index, kind="stable")
             index, candidates = index[order], candidates[order]
-            rank = np.arange(len(index)) - np.searchsorted(index, index)
-            keep = rank + seen[index] < SEEDS
+            keep = np.arange(len(index)) - np.searchsorted(index, index) + seen[index] < SEEDS
             np.add.at(seen, index, 1)
             places.append(candidates[keep] + at)
             which.append(index[keep])
-        window_of = np.searchsorted(wanted, hashes)
-        exists = seen[window_of] > 0
-        inside = np.zeros(len(joined) + 1, np.int64)
-        np.add.at(inside, np.flatnonzero(exists), 1)
-        np.add.at(inside, np.flatnonzero(exists) + COPY_CHARS, -1)
-        copied = np.concatenate([[0], np.cumsum(np.cumsum(inside[:-1]) > 0)])
-        covered = [int(copied[start + len(c)] - copied[start]) for start, c in zip(starts, codes)]
-        runs = self._longest_runs(joined, np.flatnonzero(exists), window_of, np.concatenate(which),
-                                  np.concatenate(places))
-        for place, length in runs:
-            sample = int(np.searchsorted(starts, place, "right") - 1)
-            longest[sample] = max(longest[sample], length)
-        return longest, covered
+        return np.concatenate(which), np.concatenate(places)
 
     def _longest_runs(self, joined, here, window_of, which, there):
         """[(place in the samples, length)] of the copied runs: pairs of equal windows on one diagonal, joined up."""
         order = np.argsort(which, kind="stable")
         which, there = which[order], there[order]
-        first = np.searchsorted(which, window_of[here])
-        n_places = np.searchsorted(which, window_of[here], "right") - first
-        i = np.repeat(here, n_places)
-        p = there[np.repeat(first, n_places) + np.arange(n_places.sum()) - np.repeat(np.cumsum(n_places) - n_places,
-                                                                                    n_places)]
+        first, n_places = _count_in(which, window_of[here])
+        i, p = np.repeat(here, n_places), there[_ranges(first, n_places)]
         order = np.lexsort((i, p - i))
         i, p = i[order], p[order]
         if not len(i):
@@ -716,6 +737,17 @@ class Novelty:
         length += _extend(joined, self.train, left_i + length, left_p + length, 1)
         back = _extend(joined, self.train, left_i - 1, left_p - 1, -1)
         return list(zip((left_i - back).tolist(), (length + back).tolist()))
+
+
+def _count_in(ranked, values):
+    """(first place, number) of each value in a sorted array."""
+    first = np.searchsorted(ranked, values)
+    return first, np.searchsorted(ranked, values, "right") - first
+
+
+def _ranges(first, lengths):
+    """The numbers first[0], first[0] + 1, ... (lengths[0] of them), first[1], ..."""
+    return np.repeat(first - np.cumsum(lengths) + lengths, lengths) + np.arange(lengths.sum())
 
 
 def _extend(a, b, i, j, step):
@@ -802,7 +834,7 @@ def ngram_samples(tunes, order, n, max_chars, seed=0):
     state = np.zeros((n, max(1, k)), np.uint8)
     drawn, alive = np.zeros((n, max_chars), np.uint8), np.ones(n, bool)
     for step in range(max_chars):
-        context = np.concatenate([_window_hashes(row, k) for row in state]) if k else np.zeros(n, np.uint64)
+        context = _window_hashes(state, k)[:, 0] if k else np.zeros(n, np.uint64)
         low, high = np.searchsorted(ranked, context), np.searchsorted(ranked, context, "right")
         chosen = order_[low + (rng.random(n) * (high - low)).astype(int)] + k
         character = np.where(alive, codes[chosen], 0)

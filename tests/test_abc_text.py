@@ -298,8 +298,8 @@ def test_mutated_tunes_never_raise(changes):
                                   "K:C\n", "+a", "X:1\n", "[1", "C999999|", "y", "V:1\n"])
 def test_hostile_repetition_takes_linear_time(unit):
     started = time.process_time()
-    check = check_abc(tune(unit * (200_000 // len(unit))))
-    assert time.process_time() - started < 4 and check.level <= 3
+    check = check_abc(tune(unit * (60_000 // len(unit))))
+    assert time.process_time() - started < 2 and check.level <= 3
     assert len(check.errors) <= 2 * abc_text.MAX_ERRORS
 
 
