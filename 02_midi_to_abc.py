@@ -541,7 +541,7 @@ def write_voice(voice, bars, beats, keys, pickup):
             prefix[i] = "(3" if n == 3 else f"(3::{n}"
         length = np.where(inside, length * SIXTEENTH // 4, length)  # three are written in the time of two
     texts = [[] for _ in range(len(bars) - 1)]
-    current, key, change = -1, 0, 0
+    current, key, held = -1, 0, ()  # held: pitches tied over from the piece before
     alterations, table = SPELLINGS[keys[0][1]]
     for b, e, sounds, quiet, tied, units, before in zip(bar.tolist(), event.tolist(), sounding.tolist(),
                                                         silent.tolist(), more.tolist(), length.tolist(), prefix):
@@ -551,11 +551,19 @@ def write_voice(voice, bars, beats, keys, pickup):
                 key += 1
                 alterations, table = SPELLINGS[keys[key][1]]
             state = alterations.copy()
+        else:
+            held = ()
         if not sounds:
             out.append("Z" if quiet else before + "z" + LENGTHS[units])
+            held = ()
             continue
         chord = chords[e]
         partly = None if tied else ties.get(e)
+        if held and len(chord) > 1:
+            # after a bar line abc2midi joins a tie to the first notes of the chord, whichever they are
+            order = sorted(range(len(chord)), key=lambda i: chord[i] not in held)
+            chord, partly = [chord[i] for i in order], partly and [partly[i] for i in order]
+        held = chord if tied else [p for p, tie in zip(chord, partly) if tie] if partly else ()
         heads = []
         for p in chord:
             letter, alteration, text, marked = table[p]
@@ -704,6 +712,8 @@ def work(pipe, raw, target, max_voices, timeout):
                     signal.setitimer(signal.ITIMER_REAL, 0)
                 except ConversionError as error:
                     row = {"reason": error.args[0], "detail": error.args[1]}
+                except OSError as error:  # while writing, e.g. a full disk: the run must stop, not count it as a failure
+                    row = error
                 pipe.send(row)
 
 
@@ -739,6 +749,8 @@ def convert_all(tasks, n_workers, arguments, timeout):
                 if pipe in ready:
                     try:
                         row = pipe.recv()
+                        if isinstance(row, OSError):
+                            raise row
                     except (EOFError, ConnectionResetError):
                         died = True
                         process.join()
