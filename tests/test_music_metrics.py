@@ -218,9 +218,9 @@ def test_keys():
 
 def test_skills():
     music = HEADER + "C4E4G4c4|G4E4D4C4|F4E4D4G,4|C4G4E4C4|" * 2
-    found = metrics.skills([music, {"text": music[:-4] + "_D4|", "truncated": False}])
+    found = metrics.skills([music, {"text": music[:-3] + "_D4|", "truncated": False}])
     assert found["meter"] == 1 and found["key"] == 1 and found["cadence"] == 0.5 and found["ended"] == 1
-    assert found["repetition"] == 0.5 and found["valid"] == 1
+    assert found["repetition"] == 0.4375 and found["valid"] == 1  # (4 of 8 + 3 of 8) / 2
     cut = metrics.skills([{"text": music[:-9], "truncated": True}])
     assert cut["cadence"] is None and cut["ended"] == 0
     nothing = strict(metrics.skills([]))
