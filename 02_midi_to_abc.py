@@ -266,6 +266,21 @@ def chords_of(pitch, on, off):
     return on[first], off[first], [tuple(pitches[a:b]) for a, b in zip(bounds, bounds[1:])], {}
 
 
+def end_at_bars(on, off, bars):
+    """Ends of the notes of one voice where those that overlap others end at the next bar line: abc2midi joins ties of
+    changing chords to wrong notes once a bar line lies between."""
+    bar = bars[np.searchsorted(bars, on, side="right")]
+    if not (off > bar).any():
+        return off
+    new = np.flatnonzero(np.concatenate([[True], np.diff(on) != 0]))
+    before = np.concatenate([[0], np.maximum.accumulate(off)[new[1:] - 1]])
+    chord = np.repeat(np.arange(len(new)), np.diff(np.append(new, len(on))))
+    longest, shortest = np.maximum.reduceat(off, new), np.minimum.reduceat(off, new)
+    after = np.append(on[new[1:]], off.max())
+    alone = (longest == shortest) & (longest <= after) & (before <= on[new])
+    return np.where(alone[chord], off, np.minimum(off, bar))
+
+
 def tied_chords_of(pitch, on, off):
     """The voice of overlapping notes: cut wherever a note starts or ends, and tied over the cuts."""
     cuts = np.unique(np.concatenate([on, off])).tolist()
@@ -288,10 +303,12 @@ def tied_chords_of(pitch, on, off):
     return np.array(starts), np.array(ends), chords, ties
 
 
-def n_continued(on, off):
-    """How many tied heads tied_chords_of would write beyond one a note."""
+def tying_chars(on, off, bars):
+    """What overlaps cost in one voice: characters of the tied heads beyond one a note, and of the notes cut short."""
+    whole, off = off, end_at_bars(on, off, bars)
     cuts = np.unique(np.concatenate([on, off]))
-    return int((np.searchsorted(cuts, off) - np.searchsorted(cuts, on)).sum()) - len(on)
+    n_heads = int((np.searchsorted(cuts, off) - np.searchsorted(cuts, on)).sum())
+    return TIED_CHARS * (n_heads - len(on)) + CUT_CHARS * int((off < whole).sum())
 
 
 def part_notes(pitch, on, off, n_parts):
@@ -310,17 +327,19 @@ def part_notes(pitch, on, off, n_parts):
 
 
 TIED_CHARS = 4.0  # what a tied head costs: letter, octave mark, tie, its share of brackets and length
+CUT_CHARS = 6.0  # what cutting a note short at a bar line may cost to be avoided
 VOICE_CHARS = 4.0  # what one more voice costs a bar: its share of the tag, rests around what sounds
 
 
-def split_track(pitch, on, off, n_bars):
+def split_track(pitch, on, off, bars):
     """[(characters it costs, [part of each note])] for the ways to write a track: one voice with ties, or more."""
-    ways = [(n_continued(on, off) * TIED_CHARS, np.zeros(len(on), np.int64))]
+    n_bars = len(bars) - 1
+    ways = [(tying_chars(on, off, bars), np.zeros(len(on), np.int64))]
     for n_parts in (2, 3, 4):
-        if ways[-1][0] <= VOICE_CHARS * n_bars:
+        if ways[-1][0] <= VOICE_CHARS * n_bars * (n_parts - 1):
             break
         part = part_notes(pitch, on, off, n_parts)
-        cost = sum(n_continued(on[part == v], off[part == v]) for v in range(n_parts)) * TIED_CHARS
+        cost = sum(tying_chars(on[part == v], off[part == v], bars) for v in range(n_parts))
         ways.append((cost + (n_parts - 1) * VOICE_CHARS * n_bars, part))
     return ways
 
@@ -383,9 +402,9 @@ def make_voices(track, pitch, on, off, bars, most):
     for a, b in zip(first, np.append(first[1:], n_all)):
         tracks.append(tidy(pitch[a:b], on[a:b], off[a:b]))
     n_kept = sum(len(notes[0]) for notes in tracks)
-    n_bars, ways = len(bars) - 1, []
+    ways = []
     for notes in tracks:
-        ways.append(split_track(*notes, n_bars) if has_overlap(*notes[1:]) else None)
+        ways.append(split_track(*notes, bars) if has_overlap(*notes[1:]) else None)
     chosen = [min(range(len(way)), key=lambda i: way[i][0]) if way else 0 for way in ways]
     room = max(most, len(tracks))
     while len(tracks) + sum(chosen) > room:
@@ -399,8 +418,9 @@ def make_voices(track, pitch, on, off, bars, most):
         part = way[n][1]
         for v in range(int(part.max()) + 1):
             mine = part == v
-            build = tied_chords_of if has_overlap(on[mine], off[mine]) else chords_of
-            voices.append(build(pitch[mine], on[mine], off[mine]))
+            ends = end_at_bars(on[mine], off[mine], bars)
+            build = tied_chords_of if has_overlap(on[mine], ends) else chords_of
+            voices.append(build(pitch[mine], on[mine], ends))
     voices = merge_voices(voices, bars, most)
     n_dropped = 0
     if len(voices) > most:
@@ -541,7 +561,7 @@ def write_voice(voice, bars, beats, keys, pickup):
             prefix[i] = "(3" if n == 3 else f"(3::{n}"
         length = np.where(inside, length * SIXTEENTH // 4, length)  # three are written in the time of two
     texts = [[] for _ in range(len(bars) - 1)]
-    current, key, held = -1, 0, ()  # held: pitches tied over from the piece before
+    current, key = -1, 0
     alterations, table = SPELLINGS[keys[0][1]]
     for b, e, sounds, quiet, tied, units, before in zip(bar.tolist(), event.tolist(), sounding.tolist(),
                                                         silent.tolist(), more.tolist(), length.tolist(), prefix):
@@ -551,19 +571,11 @@ def write_voice(voice, bars, beats, keys, pickup):
                 key += 1
                 alterations, table = SPELLINGS[keys[key][1]]
             state = alterations.copy()
-        else:
-            held = ()
         if not sounds:
             out.append("Z" if quiet else before + "z" + LENGTHS[units])
-            held = ()
             continue
         chord = chords[e]
         partly = None if tied else ties.get(e)
-        if held and len(chord) > 1:
-            # after a bar line abc2midi joins a tie to the first notes of the chord, whichever they are
-            order = sorted(range(len(chord)), key=lambda i: chord[i] not in held)
-            chord, partly = [chord[i] for i in order], partly and [partly[i] for i in order]
-        held = chord if tied else [p for p, tie in zip(chord, partly) if tie] if partly else ()
         heads = []
         for p in chord:
             letter, alteration, text, marked = table[p]
