@@ -73,7 +73,7 @@ def runs_of_records(records):
         row = {column: record.get(column) for column in COLUMNS}
         row["seed"] = row["seed"] or 0
         if row["train_chars"] is not None:
-            row["n_chars_seen"] = row["train_chars"] * (1 if row["epochs"] is None else row["epochs"])
+            row["n_chars_seen"] = round(row["train_chars"] * (1 if row["epochs"] is None else row["epochs"]))
         rows.append(row)
     return rows
 

@@ -1,0 +1,382 @@
+"""Stage 06: fits with known answers, intervals, verdicts, refusals, comparisons, and the script as a user runs it."""
+
+import csv
+import importlib
+import json
+import math
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import scaling_law as law
+import stage
+
+fit_scaling = importlib.import_module("06_fit_scaling")
+PROJECT = Path(__file__).resolve().parent.parent
+
+# The original study: N and validation loss in nats, one seed.
+TRANSFORMER = [(142_411, 1.7419), (679_627, 1.5416), (1_906_635, 1.4452), (4_118_347, 1.3981), (7_609_675, 1.3176)]
+LSTM = [(245_899, 1.8315), (950_475, 1.6305), (3_296_523, 1.6295), (5_837_131, 1.5381)]
+SIZES = np.array([n for n, _ in TRANSFORMER], float)
+
+
+def columns(points):
+    return np.array(points, float).T
+
+
+def synthetic(n_seeds=1, noise=0.0, a=5.34, alpha=0.1483, c=0.821, sizes=SIZES, seed=0):
+    n = np.repeat(sizes, n_seeds).astype(float)
+    return n, a * n ** -alpha + c + noise * np.random.default_rng(seed).standard_normal(len(n))
+
+
+def rows_of(points, family="transformer", d=400_000, seed=0, **more):
+    """Rows as 06 makes them from records."""
+    return [{**dict.fromkeys(fit_scaling.COLUMNS), "name": f"{family}_{i}_{seed}", "family": family, "size": f"s{i}",
+             "seed": seed, "params_total": n, "n_chars_seen": d, "val_nats_per_char": loss, **more}
+            for i, (n, loss) in enumerate(points)]
+
+
+# ---------------------------------------------------------------- known answers
+
+def test_original_transformer_fit_and_interval():
+    fit = law.fit_power_law(*columns(TRANSFORMER))
+    assert fit.alpha == pytest.approx(0.1484, abs=2e-4)
+    assert fit.c == pytest.approx(0.821, abs=1e-3)
+    assert fit.r_squared == pytest.approx(0.9943, abs=1e-4)
+    assert fit.alpha_interval == pytest.approx((0.053, 0.633), abs=1e-3)
+    assert law.verdict(fit)[0]
+    line = law.fit_line(*columns(TRANSFORMER), "power")
+    assert line["alpha"] == pytest.approx(0.0676, abs=1e-4) and line["r_squared_log_log"] == pytest.approx(0.992, abs=5e-4)
+
+
+def test_original_lstm_is_not_identified():
+    fit = law.fit_power_law(*columns(LSTM))
+    assert fit.alpha == pytest.approx(0.790, abs=1e-3) and fit.c == pytest.approx(1.548, abs=1e-3)
+    assert fit.r_squared == pytest.approx(0.9274, abs=1e-4)
+    identified, reason = law.verdict(fit)
+    assert not identified and "unbounded" in reason and "above a measured loss" in reason
+
+
+def test_noise_free_points_give_back_their_law():
+    for alpha, c in ((0.05, 0.2), (0.3, 1.0), (1.2, 0.5)):
+        a = 0.8 * 1e6 ** alpha
+        n, loss = synthetic(a=a, alpha=alpha, c=c)
+        fit, huber = law.fit_power_law(n, loss), law.fit_huber(n, loss)
+        assert (fit.alpha, fit.c, fit.a) == pytest.approx((alpha, c, a), rel=1e-3)
+        assert (huber["alpha"], huber["c"]) == pytest.approx((alpha, c), rel=1e-3)
+        assert law.verdict(fit)[0]
+
+
+def test_printed_parameters_reproduce_the_losses_they_claim_to_fit():
+    entry, fit = fit_scaling.fit_family(rows_of(TRANSFORMER), 0, np.random.default_rng(0))
+    for size in entry["sizes"]:
+        assert entry["a"] * size["n"] ** -entry["alpha"] + entry["c"] == pytest.approx(size["fitted"], abs=1e-9)
+        assert size["fitted"] + size["residual"] == pytest.approx(size["loss"], abs=1e-9)
+        assert size["curve_interval"][0] <= size["fitted"] <= size["curve_interval"][1]
+
+
+def test_huber_is_the_global_minimum_and_forgives_one_bad_run():
+    n, loss = synthetic(n_seeds=3, noise=1e-4, seed=1)
+    loss[7] += 0.3
+    assert law.fit_huber(n, loss)["alpha"] == pytest.approx(0.1483, abs=0.02)
+    x, y = np.log(n), np.log(loss)
+    found = law.fit_huber(n, loss)
+
+    def objective(a, alpha, c):
+        r = np.abs(y - np.log(a * np.exp(-alpha * x) + c))
+        return np.where(r <= 1e-3, r ** 2 / 2, 1e-3 * (r - 5e-4)).sum()
+    best = objective(found["a"], found["alpha"], found["c"])
+    assert best == pytest.approx(found["objective"], rel=1e-6)
+    rng = np.random.default_rng(0)
+    for scale in (1e-4, 1e-2):
+        for _ in range(200):
+            tried = [v * math.exp(scale * rng.standard_normal()) for v in (found["a"], found["alpha"], found["c"])]
+            assert objective(*tried) >= best - 1e-12
+
+
+def test_joint_law_recovers_known_constants_from_noisy_points():
+    rng = np.random.default_rng(3)
+    truth = np.array([1.8, 480.0, 2100.0, 0.35, 0.37])
+    n, d = 10 ** rng.uniform(7.5, 10, 200), 10 ** rng.uniform(9, 11, 200)
+    loss = law.joint_loss(truth, n, d) * np.exp(0.003 * rng.standard_normal(200))
+    loss[:4] *= 1.3  # outliers: the reason for the Huber loss
+    parameters, objective, optimum = law.fit_joint(n, d, loss)
+    draws = law.bootstrap_joint(n, d, loss, optimum, 200, rng)
+    assert parameters[[0, 3, 4]] == pytest.approx(truth[[0, 3, 4]], rel=0.05)
+    assert (np.abs(parameters - truth) < 4 * draws.std(0)).all()
+    best_n, best_d, best_loss = law.optimal_split(parameters, 1e21)
+    assert 6 * best_n * best_d == pytest.approx(1e21)
+    for factor in (0.9, 1.1):
+        assert law.joint_loss(parameters, best_n * factor, best_d / factor) > best_loss
+
+
+# ---------------------------------------------------------------- intervals
+
+def test_interval_covers_the_truth_about_as_often_as_it_says():
+    inside = 0
+    for i in range(150):
+        fit = law.fit_power_law(*synthetic(n_seeds=3, noise=0.01, seed=i))
+        low, high = fit.alpha_interval
+        inside += (low is None or low <= 0.1483) and (high is None or high >= 0.1483)
+    assert 0.90 <= inside / 150 <= 0.99
+
+
+def test_bands_contain_every_curve_of_the_region():
+    fit = law.fit_power_law(*columns(TRANSFORMER))
+    at = np.array([1e5, 1e6, 2e7])
+    estimate, low, high = law.predict(fit, at)
+    _, new_low, new_high = law.predict(fit, at, runs=1)
+    assert (new_low < low).all() and (low < estimate).all() and (estimate < high).all() and (high < new_high).all()
+    rng, seen = np.random.default_rng(0), 0
+    for _ in range(40_000):
+        alpha, c = rng.uniform(0.04, 0.7), rng.uniform(0, 1.4)
+        x = fit.sizes ** -alpha
+        a = max((fit.means - c) @ x / (x @ x), 0)
+        if ((fit.means - a * x - c) ** 2).sum() <= fit.critical:
+            seen += 1
+            curve = a * at ** -alpha + c
+            assert (curve >= low - 2e-3).all() and (curve <= high + 2e-3).all()
+            assert fit.alpha_interval[0] - 1e-3 <= alpha <= fit.alpha_interval[1] + 1e-3
+            assert fit.c_interval[0] <= c <= fit.c_interval[1] + 2e-3
+    assert seen > 20
+
+
+def test_seeds_measure_the_noise_and_lack_of_fit_is_noticed():
+    n, loss = synthetic(n_seeds=3, noise=0.01)
+    fit = law.fit_power_law(n, loss)
+    assert fit.noise_source == "seeds" and fit.noise_dof == 10 and 0.004 < fit.noise_sd < 0.02
+    bent = loss + np.where(n == SIZES[2], 0.05, 0)
+    fit = law.fit_power_law(n, bent)
+    assert fit.noise_source == "lack of fit" and fit.noise_sd > 0.03 and fit.noise_dof in (2, 3)
+    assert fit.lack_of_fit_p < 0.05
+
+
+def test_three_sizes_are_interpolated_without_an_interval():
+    fit = law.fit_power_law(*columns(TRANSFORMER[:3]))
+    assert fit.noise_sd is None and fit.alpha_interval == (None, None) and not law.verdict(fit)[0]
+    with pytest.raises(ValueError):
+        law.fit_power_law(*columns(TRANSFORMER[:2]))
+
+
+def test_bootstraps_scatter_about_the_estimate_and_say_what_is_impossible():
+    n, loss = synthetic(n_seeds=3, noise=0.005)
+    fit = law.fit_power_law(n, loss)
+    found = law.bootstrap_power_law(n, loss, fit, 300, np.random.default_rng(0))
+    for kind in ("noise", "seeds", "sizes"):
+        low, high = found[kind]["alpha_interval"]
+        assert low < fit.alpha < high and 0 < low and high < 0.6
+    single = law.bootstrap_power_law(*columns(LSTM), law.fit_power_law(*columns(LSTM)), 50, np.random.default_rng(0))
+    assert single["seeds"] is None and single["sizes"] is None and set(single["reasons"]) == {"seeds", "sizes"}
+
+
+def test_held_out_largest_size():
+    found = law.hold_out_largest(*columns(TRANSFORMER))
+    assert found["relative_error"] == pytest.approx(0.034, abs=1e-3)  # +3.4 %, as others found on these points
+    assert found["naive_relative_error"] == pytest.approx(1.3981 / 1.3176 - 1)
+    assert found["better_than_naive"] and found["within_useful_error"] and found["measured_inside_interval"]
+    assert law.hold_out_largest(*columns(TRANSFORMER[:3])) is None
+
+
+# ---------------------------------------------------------------- refusals
+
+@pytest.mark.parametrize("points, words", [
+    (TRANSFORMER[:3], "3 sizes"),
+    (TRANSFORMER + TRANSFORMER[:1], "occurs twice"),
+    (TRANSFORMER[:4] + [(7_609_675, math.nan)], "no finite loss"),
+    (TRANSFORMER[:4] + [(7_609_675, None)], "no finite loss"),
+    ([(n, 3 - loss) for n, loss in TRANSFORMER], "rise with N"),
+])
+def test_unfit_points_are_refused_with_the_reason(points, words):
+    assert words in fit_scaling.refusal(rows_of(points))
+    result, laws, _ = fit_scaling.analyse(rows_of(points) + rows_of(LSTM, "lstm"), n_resamples=0)
+    assert words in result["refused"]["transformer"] and set(laws) == {"lstm"}
+    assert words in result["headline"]
+    json.dumps(result, allow_nan=False)
+
+
+def test_sizes_with_different_amounts_of_data_are_not_one_curve():
+    rows = [row for i, point in enumerate(TRANSFORMER) for row in rows_of([point], d=100_000 * (i + 1))]
+    assert "share one amount of training data" in fit_scaling.refusal(rows)
+
+
+def test_mixed_data_or_tokenizers_are_noticed():
+    records = [{"name": "a", "tokenizer_digest": "1", "data_digest": "1"}, {"name": "b", "tokenizer_digest": "1", "data_digest": "2"}]
+    assert "data sets" in fit_scaling.mixed_inputs(records)
+    assert fit_scaling.mixed_inputs(records[:1] * 2) is None
+
+
+# ---------------------------------------------------------------- families
+
+def runs(points, seeds=(0,), shift=0.0, noise=0.0):
+    rng = np.random.default_rng(7)
+    return [(n, seed, loss + shift + noise * rng.standard_normal(), n) for n, loss in points for seed in seeds]
+
+
+def test_families_at_equal_cost():
+    both = law.compare_families(runs(TRANSFORMER), runs(LSTM), (0.02, 3), 200, np.random.default_rng(0))
+    assert both["range"] == pytest.approx([245_899, 5_837_131])
+    assert all(p["interval"][0] < p["difference"] < p["interval"][1] < 0 for p in both["points"])
+    assert both["crossover"]["at"] is None and both["crossover"]["text"] == "none in range"
+    far = [(n * 1e3, *rest) for n, *rest in runs(LSTM)]
+    assert law.compare_families(runs(TRANSFORMER), far, (0.02, 3), 0, np.random.default_rng(0)) is None
+
+
+def test_paired_seeds_remove_what_the_seeds_share():
+    shared = {0: -0.1, 1: 0.0, 2: 0.1}  # every model of a seed is off by the same amount
+    first = [(n, s, loss + shared[s], n) for n, loss in TRANSFORMER for s in shared]
+    second = [(n, s, loss + shared[s] + 0.05, n) for n, loss in TRANSFORMER for s in shared]
+    found = law.compare_families(first, second, (0.1, 10), 0, np.random.default_rng(0))
+    assert found["paired_seeds"] == 3
+    assert all(p["interval"] == pytest.approx([-0.05, -0.05], abs=1e-6) for p in found["points"])
+
+
+def test_crossover_is_found_with_an_interval():
+    first = [(n, 0, 2.0 - 0.10 * math.log10(n), n) for n in (1e5, 1e6, 1e7)]
+    second = [(n, 0, 1.4 - 0.00 * math.log10(n), n) for n in (1e5, 1e6, 1e7)]
+    found = law.compare_families(first, second, (0.005, 20), 500, np.random.default_rng(0))["crossover"]
+    assert found["at"] == pytest.approx(1e6, rel=0.02)
+    assert found["interval"][0] < 1e6 < found["interval"][1] and found["share"] > 0.95
+
+
+def test_headline_never_claims_what_was_not_identified():
+    result, _, _ = fit_scaling.analyse(rows_of(TRANSFORMER) + rows_of(LSTM, "lstm"), n_resamples=50)
+    transformer, lstm = result["headline"].split("LSTM:", 1)
+    assert "alpha 0.15 (95 % interval 0.05 to 0.63" in transformer
+    assert "do not identify alpha" in lstm and "above a measured loss" in lstm
+    assert result["families"]["lstm"]["alpha_interval"] == [None, None]
+    groups = {choice["group"] for choice in result["counting"]["transformer"]}
+    assert {"headline", "form", "estimator", "subset"} <= groups
+    assert any("one seed per size" in text for text in result["warnings"])
+
+
+def test_loss_by_position():
+    profile = [2.0] * 16 + [1.5] * 48
+    found = fit_scaling.by_position([(row, profile) for row in rows_of(TRANSFORMER)] + [(rows_of(LSTM)[0], None)])
+    assert found["s0"]["positions_per_bin"] == 8 and found["s0"]["gain_from_far_context"] == pytest.approx(0.5)
+
+
+# ---------------------------------------------------------------- the script
+
+def write_table(path, families, header="family,N,D,seed,loss"):
+    lines = [header] + [f"{family},{n},400000,0,{loss}" for family, points in families.items() for n, loss in points]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_table_of_a_user(tmp_path, capsys):
+    table = write_table(tmp_path / "mine.csv", {"transformer": TRANSFORMER, "lstm": LSTM})
+    for out in ("one", "two"):
+        fit_scaling.main(["--table", str(table), "--output", str(tmp_path / out), "--bootstrap", "20"])
+    assert "alpha 0.148 (95 % 0.053 to 0.633), c 0.821, R2 0.9943, identified" in capsys.readouterr().out
+    fits = json.loads((tmp_path / "one/fits.json").read_text())
+    assert fits["families"]["lstm"]["identified"] is False and fits["joint"] is None
+    files = {str(p.relative_to(tmp_path / "one")) for p in (tmp_path / "one").rglob("*") if p.is_file()}
+    assert {"fits.json", "runs.csv", "figures/scaling.png", "figures/scaling.svg", "figures/alpha_choices.png",
+            "figures/joint_region.svg", "figures/residuals.png"} <= files
+    for name in files:  # the same input gives the same bytes, figures included
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("text, words", [
+    ("family,N\nx,1\n", "no column loss"),
+    ("family,N,loss\nx,many,1\n", "line 2: n is 'many'"),
+    ("family,N,loss\nx,-5,1\n", "must be positive"),
+    ("family,N,loss\n", "empty"),
+    ("family,N,loss\nx,1e5,2\nx,1e6,nan\nx,1e7,1.5\nx,1e8,1.4\n", "no finite loss in line 3"),
+    ("family,N,loss\nx,1e5,2\nx,1e6,1.8\nx,1e7,1.5\n", "3 sizes"),
+])
+def test_bad_tables_end_with_one_message(tmp_path, text, words):
+    table = tmp_path / "bad.csv"
+    table.write_text(text)
+    with pytest.raises(SystemExit) as stop:
+        fit_scaling.main(["--table", str(table), "--output", str(tmp_path / "out")])
+    assert words in str(stop.value) and not (tmp_path / "out").exists()
+
+
+def test_budget_from_a_table_with_several_amounts_of_data(tmp_path, capsys):
+    truth, lines = [0.7, 60.0, 80.0, 0.35, 0.3], ["family,N,D,seed,loss"]
+    for n in SIZES:
+        for d in (2e5, 8e5, 3.2e6):
+            lines.append(f"transformer,{n:.0f},{d:.0f},0,{law.joint_loss(truth, n, d):.6f}")
+    table = tmp_path / "grid.csv"
+    table.write_text("\n".join(lines) + "\n")
+    fit_scaling.main(["--table", str(table), "--output", str(tmp_path / "out"), "--bootstrap", "30", "--budget", "1e13"])
+    printed = capsys.readouterr().out
+    assert "Transformer with 1e+13 FLOPs" in printed and "80 % band" in printed
+    joint = json.loads((tmp_path / "out/fits.json").read_text())["joint"]["transformer"]
+    assert [joint[name]["value"] for name in law.JOINT] == pytest.approx(truth, rel=0.02)
+    assert joint["frontier"][-1]["extrapolates"] and (tmp_path / "out/figures/frontier.png").exists()
+
+
+def fake_project(folder, seeds=(0,)):
+    """A project of this script, its modules and stubs of the others, with run records under quick/."""
+    folder.mkdir()
+    for name in ("stage.py", "scaling_law.py", "06_fit_scaling.py"):
+        shutil.copy(PROJECT / name, folder / name)
+    for name in stage.STAGES:
+        if not (folder / f"{name}.py").exists():
+            (folder / f"{name}.py").write_text("")
+    root = folder / "quick"
+    stage.write_text(root / "data/train.txt", "X:1\n")
+
+    def manifest(name, outputs, inputs):
+        described = {o: {"bytes": (root / o).stat().st_size, "sha256": stage.file_digest(root / o)} for o in outputs}
+        digest = stage.value_digest(described)
+        stage.write_json(stage.manifest_path(root, name), {
+            "stage": name, "key": "", "code_digest": stage.code_digest(folder / f"{name}.py"), "inputs": inputs,
+            "outputs": described, "output_digest": digest})
+        return digest
+
+    before = {"03_tokenize_split": manifest("03_tokenize_split", ["data/train.txt"], {})}
+    for stage_name, family, points in (("04_train_transformers", "transformer", TRANSFORMER), ("05_train_lstms", "lstm", LSTM)):
+        outputs = []
+        for i, (n, loss) in enumerate(points):
+            for seed in seeds:
+                name = f"{family}_s{i}" + (f"_seed{seed}" if seed else "")
+                record = {"name": name, "family": family, "size": f"s{i}", "seed": seed, "recipe": "tuned",
+                          "params_total": n, "params_non_embedding": n - 50_000, "train_chars": 400_000, "epochs": 1.0,
+                          "train_flops": 7.0 * n * 4e5, "train_flops_6nd": 6.0 * n * 4e5, "seconds": n * 1e-5 + seed,
+                          "peak_memory_bytes": 10 ** 8 + 16 * n, "device": "cpu", "val_nats_per_char": loss + 0.002 * seed,
+                          "test_nats_per_char": loss + 0.01, "curve": f"{name}.curve.jsonl", "data_digest": "d",
+                          "tokenizer_digest": "t", "val_loss_by_position": [loss + 1 / (k + 1) for k in range(64)]}
+                stage.write_json(root / f"checkpoints/{name}.json", record)
+                stage.write_text(root / f"checkpoints/{name}.curve.jsonl", "".join(
+                    json.dumps({"step": s, "tokens": 1000 * s, "seconds": s, "flops": n * s,
+                                "val_nats_per_char": loss + 1 / s}) + "\n" for s in (1, 2, 4, 8)))
+                outputs += [f"checkpoints/{name}.json", f"checkpoints/{name}.curve.jsonl"]
+        manifest(stage_name, outputs, before)
+    return root
+
+
+def script(folder, *words):
+    return subprocess.run([sys.executable, "06_fit_scaling.py", "--quick", *words], cwd=folder, capture_output=True, text=True)
+
+
+def test_the_stage_as_a_user_runs_it(tmp_path):
+    root = fake_project(tmp_path / "project")
+    done = script(tmp_path / "project", "--bootstrap", "50")
+    assert done.returncode == 0, done.stderr
+    assert "next: python 07_train_best_and_generate.py --quick" in done.stdout
+    fits = json.loads((root / "part4_outputs/fits.json").read_text())
+    assert (root / "checkpoints/scaling_fits.json").read_bytes() == (root / "part4_outputs/fits.json").read_bytes()
+    assert fits["quick"] is True and fits["families"]["transformer"]["alpha"] == pytest.approx(0.1484, abs=2e-4)
+    assert set(fits["loss_by_position"]) == {"transformer", "lstm"}
+    assert {"params_total", "train_flops", "seconds"} <= set(fits["comparison"])
+    for figure in ("scaling", "curves", "efficiency", "loss_by_position", "residuals", "alpha_choices", "joint_region"):
+        for kind in ("png", "svg"):
+            assert (root / f"part4_outputs/figures/{figure}.{kind}").stat().st_size > 1000
+    with open(root / "part4_outputs/runs.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 9 and float(rows[-1]["val_nats_per_char"]) > 0
+    again = script(tmp_path / "project", "--bootstrap", "50")
+    assert again.returncode == 0 and "up to date" in again.stdout
+
+    budget = script(tmp_path / "project", "--bootstrap", "50", "--budget", "1e15")
+    assert budget.returncode == 1 and "--data-fractions" in budget.stderr and "Traceback" not in budget.stderr
+    (root / "checkpoints/transformer_s0.json").unlink()
+    damaged = script(tmp_path / "project")
+    assert damaged.returncode == 1 and "damaged" in damaged.stderr and "Traceback" not in damaged.stderr
