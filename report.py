@@ -8,9 +8,9 @@ everything that enters the page is escaped or rebuilt from an allow-list.
 
 import base64
 import contextlib
-import functools
 import hashlib
 import html
+import itertools
 import json
 import math
 import re
@@ -301,7 +301,8 @@ def piano_roll(tune, width=1000, height=260):
     for c in range(12 * math.ceil(low / 12), high, 12):
         y = (high - c) * y_scale
         out.append(f'<path d="M{left} {y:.1f}H{width - 6}" stroke="currentColor" stroke-opacity=".25" fill="none"/>'
-                   f'<text x="{left - 5}" y="{max(y, 9):.1f}" text-anchor="end" fill="currentColor">C{c // 12 - 1}</text>')
+                   f'<text x="{left - 5}" y="{max(y, 9):.1f}" text-anchor="end" fill="currentColor">'
+                   f"C{c // 12 - 1}</text>")
     bars = max((voice.bars for voice in tune.voices), key=len)
     step = max(1, math.ceil(len(bars) / 16))
     lines = "".join(f"M{left + float(bar.onset) * x_scale:.1f} 0V{height - 24}" for bar in bars)
@@ -401,7 +402,11 @@ def inline_svg(svg, prefix, label):
     size = root.get("viewBox") or "0 0 {} {}".format(*(re.sub(r"[^\d.]", "", root.get(side, "")) or "100"
                                                       for side in ("width", "height")))
     inside = "".join(_rebuild(child, names) for child in root)
-    return (f'<svg viewBox="{html.escape(size)}" role="img" aria-label="{html.escape(label)}">{inside}</svg>')
+    width = ""
+    if re.fullmatch(r"[\d.]+pt", root.get("width", "")):  # a plot: neither blown up nor too small to read
+        points = float(root.get("width")[:-2])
+        width = f' style="min-width:{0.9 * points:.0f}px;max-width:{1.5 * points:.0f}px"'
+    return f'<svg viewBox="{html.escape(size)}"{width} role="img" aria-label="{html.escape(label)}">{inside}</svg>'
 
 
 def _rebuild(element, names):
@@ -439,62 +444,50 @@ def _rebuild(element, names):
 
 
 def _own_colours(value):
-    value = re.sub(r"(?<![\w#])(#000000|#000|black)(?![\w])", "currentColor", value)
-    return re.sub(r"(?<![\w#])(#ffffff|#fff|white)(?![\w])", "var(--paper)", value)
+    """Greys as mixtures of the page's ink and paper, the red of wrong bars as the page's red: both know the dark."""
+    def grey(match):
+        level = int((match[1] * 2)[:2], 16)
+        share = round(100 * (1 - level / 255))
+        mixed = f"color-mix(in srgb,currentColor {share}%,var(--paper))"
+        return {100: "currentColor", 0: "var(--paper)"}.get(share, mixed)
+
+    value = re.sub(r"(?<![\w#-])black(?![\w-])", "#000000", re.sub(r"(?<![\w#-])white(?![\w-])", "#ffffff", value))
+    value = re.sub(r"#([0-9a-fA-F]{2})\1\1(?![\w])|#([0-9a-fA-F])\2\2(?![\w])",
+                   lambda match: grey(match if match[1] else re.match("#(.)", match[0])), value)
+    return re.sub(WRONG, "var(--no)", value, flags=re.IGNORECASE)
 
 
-# ---------------------------------------------------------------- small charts of our own
+# ---------------------------------------------------------------- a small chart
 
-def line_chart(series, x_label, y_label, label, log_x=False):
-    """An SVG line chart for the page. series: {name: [(x, y), ...]}; points without a number are left out."""
-    series = {name: [(x, y) for x, y in points if _is_number(x) and _is_number(y) and (x > 0 or not log_x)]
-              for name, points in series.items()}
-    series = {name: points for name, points in series.items() if points}
-    if not series:
-        return ""
-    scale = math.log10 if log_x else float
-    xs, ys = [[p[i] for points in series.values() for p in points] for i in (0, 1)]
-    x0, x1, y0, y1 = scale(min(xs)), scale(max(xs)), min(ys), max(ys)
-    y0, y1 = y0 - .06 * (y1 - y0 or 1), y1 + .06 * (y1 - y0 or 1)
+def line_chart(points, x_label, y_label, label):
+    """An SVG line chart of (x, y) points in the page's own colours; at least two points."""
+    (x0, x1), (y0, y1) = ((min(values), max(values)) for values in zip(*points))
+    y0, y1 = y0 - 0.06 * (y1 - y0 or 1), y1 + 0.06 * (y1 - y0 or 1)
     width, height, left, right, top, bottom = 640, 300, 56, 14, 12, 44
-    def at(x, y):
-        return (left + (scale(x) - x0) / ((x1 - x0) or 1) * (width - left - right),
-                top + (y1 - y) / (y1 - y0) * (height - top - bottom))
-    out = [f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(label)}" class="chart">']
-    for y in _ticks(y0, y1):
-        out.append(f'<path class="grid" d="M{left} {at(xs[0], y)[1]:.1f}H{width - right}"/>'
-                   f'<text x="{left - 6}" y="{at(xs[0], y)[1] + 4:.1f}" text-anchor="end">{y:g}</text>')
-    for x in ([10 ** k * m for k in range(math.floor(x0), math.ceil(x1) + 1) for m in (1, 3)] if log_x
-              else _ticks(x0, x1)):
-        if x0 - 1e-9 <= scale(x) <= x1 + 1e-9:
-            out.append(f'<text x="{at(x, y0)[0]:.1f}" y="{height - bottom + 17}" text-anchor="middle">{_short(x)}</text>')
-    for i, (name, points) in enumerate(series.items()):
-        colour, place = VOICE_COLOURS[i % len(VOICE_COLOURS)], [at(x, y) for x, y in sorted(points)]
-        out.append(f'<path d="M{"L".join(f"{x:.1f} {y:.1f}" for x, y in place)}" fill="none" stroke="{colour}" '
-                   f'stroke-width="2"{" stroke-dasharray=" + chr(34) + "6 3" + chr(34) if i % 2 else ""}/>')
-        if len(place) <= 12:
-            out += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{colour}"/>' for x, y in place]
-    out.append(f'<text x="{(left + width - right) / 2}" y="{height - 6}" text-anchor="middle">{html.escape(x_label)}</text>'
-               f'<text transform="translate(13 {(height - bottom + top) / 2}) rotate(-90)" text-anchor="middle">'
-               f'{html.escape(y_label)}</text></svg>')
-    if len(series) > 1:
-        out.append('<p class="legend">' + " ".join(
-            f'<span><i class="swatch v{i % len(VOICE_COLOURS)}"></i>{html.escape(name)}</span>'
-            for i, name in enumerate(series)) + "</p>")
-    return "".join(out)
+
+    def across(x):
+        return round(left + (x - x0) / (x1 - x0) * (width - left - right), 1)
+
+    def down(y):
+        return round(top + (y1 - y) / (y1 - y0) * (height - top - bottom), 1)
+
+    grid = "".join(f'<path class="grid" d="M{left} {down(y)}H{width - right}"/>'
+                   f'<text x="{left - 6}" y="{down(y) + 4}" text-anchor="end">{y:g}</text>' for y in _ticks(y0, y1))
+    scale = "".join(f'<text x="{across(x)}" y="{height - bottom + 17}" text-anchor="middle">{x:g}</text>'
+                    for x in _ticks(x0, x1))
+    line = "L".join(f"{across(x)} {down(y)}" for x, y in sorted(points))
+    return (f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(label)}" class="chart">'
+            f'{grid}{scale}<path d="M{line}" fill="none" stroke="{VOICE_COLOURS[0]}" stroke-width="2"/>'
+            f'<text x="{(left + width - right) / 2}" y="{height - 6}" text-anchor="middle">'
+            f"{html.escape(x_label)}</text>"
+            f'<text transform="translate(13 {(height - bottom + top) / 2}) rotate(-90)" text-anchor="middle">'
+            f"{html.escape(y_label)}</text></svg>")
 
 
 def _ticks(low, high, n=5):
-    step = 10 ** math.floor(math.log10((high - low) / n or 1))
+    step = 10 ** math.floor(math.log10((high - low) / n))
     step *= next((m for m in (1, 2, 5, 10) if (high - low) / (step * m) <= n), 10)
     return [round(k * step, 10) for k in range(math.ceil(low / step), math.floor(high / step) + 1)]
-
-
-def _short(x):
-    for size, unit in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if x >= size:
-            return f"{x / size:.3g}{unit}"
-    return f"{x:.3g}"
 
 
 def _is_number(value):
@@ -505,17 +498,24 @@ def _is_number(value):
 
 LEVELS = ("header", "tokens", "content", "meter", "aligned")
 LEVEL_WORDS = {
-    "header": "the header parses", "tokens": "every character is ABC", "meter": "every bar has its meter's length",
-    "content": "at least 16 notes, 4 bars, 4 pitches, at most 75 % rest bars", "aligned": "all voices have the same bars"}
-FIGURES = {  # file in part4_outputs/figures -> caption, in the order of the page; others follow with their name
-    "scaling": "Test loss against size. Points are trained models, lines the fitted laws.",
-    "curves": "Loss while training: every model saw the same characters in the same order.",
-    "efficiency": "The same losses against compute and against time.",
-    "joint": "The joint law of model size and data.",
-    "context": "Loss by position in the context: how much a model gains from what came before.",
-    "skills": "Which musical skill appears at which size.",
-    "sampler": "The sweep that chose the sampler: validity against temperature and truncation.",
-    "ladder": "Validity of real music, the models, n-grams and random text."}
+    "header": "the header parses", "tokens": "every character is ABC",
+    "content": "at least 16 notes, 4 bars, 4 pitches, at most 75 % rest bars",
+    "meter": "every bar has its meter's length", "aligned": "all voices have the same bars"}
+LAWS = ("scaling", "curves", "efficiency", "loss_by_position", "residuals", "alpha_choices", "joint", "joint_region")
+OTHER_FIGURES = {  # of this project's own: section -> file -> caption; the laws bring theirs in RESULTS.json
+    "validity": {"sampler": "The sweep that chose the sampler, prompted with headers of validation tunes. "
+                            "Grey: the validation tunes themselves."},
+    "skills": {"skills": "Which skill appears at which size: unprompted samples of every model. "
+                         "Grey: held-out music under the same length limit."},
+}
+LEFT_OUT = {"ladder"}  # the page has it as a table
+MUSIC = {  # metric -> words
+    "pitch_class_entropy": "pitch-class entropy, bits", "scale_consistency": "scale consistency",
+    "in_key_share": "notes in their key", "groove_consistency": "groove consistency (16 positions)",
+    "polyphony": "pitches sounding at once", "notes_per_bar": "notes per bar", "pitch_range": "pitch range, semitones",
+    "rest_share": "rest share", "bar_repetition": "bars heard before", "leap_share": "leaps"}
+JSD = {"duration": "durations", "interval": "intervals", "onset": "positions in the bar",
+       "pitch_class": "pitch classes"}
 SURPRISAL_STEPS = (0.25, 1, 2, 4, 6)  # bits; a character above step i gets shade i + 1
 PAGE_BYTES = 3_000_000                # the page stays below; scores and figures beyond it are left to their files
 
@@ -547,10 +547,13 @@ def percent(rate):
 
 
 def interval(pair, digits=2, scale=1, unit=""):
-    """" (95 %: 0.10–0.34)", or nothing without an interval."""
+    """" (95 %: 0.10–0.34)", open ends in words, or nothing without an interval."""
     if not (isinstance(pair, (list, tuple)) and len(pair) == 2):
         return ""
-    low, high = (f"{value * scale:.{digits}f}" if _is_number(value) else "?" for value in pair)
+    low, high = (f"{value * scale:.{digits}f}" if _is_number(value) else None for value in pair)
+    if low is None or high is None:
+        words = "without bounds" if low == high else f"from {low} without bound" if low else f"up to {high}"
+        return f" (95 %: {words})"
     return f" (95 %: {low}–{high}{unit})"
 
 
@@ -565,42 +568,53 @@ def esc(value):
     return html.escape(str(value))
 
 
+def absent(words):
+    """A line that says what is missing."""
+    return f'<p class="absent">{esc(words)}</p>'
+
+
 def table(head, rows, caption):
     """An HTML table in a box that scrolls on a phone. Cells are HTML already."""
     body = "".join("<tr>" + "".join(f"<th scope=row>{cell}</th>" if i == 0 else f"<td>{cell}</td>"
                                     for i, cell in enumerate(row)) + "</tr>" for row in rows)
-    return (f'<div class="wide" tabindex=0 role=region aria-label="{esc(caption)}"><table><caption>{esc(caption)}'
-            "</caption><thead><tr>" + "".join(f"<th scope=col>{cell}</th>" for cell in head)
-            + f"</tr></thead><tbody>{body}</tbody></table></div>")
+    columns = "".join(f"<th scope=col>{cell}</th>" for cell in head)
+    return (f'<p class="caption">{esc(caption)}.</p><div class="wide" tabindex=0 role=region aria-label="table">'
+            f'<table aria-label="{esc(caption)}"><thead><tr>{columns}</tr></thead><tbody>{body}</tbody></table></div>')
 
 
 # ---------------------------------------------------------------- parts of the page
 
 def answer(results):
-    """The answer in two sentences, with its uncertainty."""
-    given = pick(results, "headline.answer", "answer")
-    if isinstance(given, str):
-        return f"<p>{esc(given)}</p>"
-    laws = []
+    """The answer in two sentences, with its uncertainty, and below it what the results call a failure."""
+    found, open_laws = [], []
     for family, word in (("transformer", "Transformers"), ("lstm", "LSTMs")):
         fit = pick(results, f"fits.{family}") or {}
-        alpha = pick(fit, "alpha", "power_floor.alpha")
-        if _is_number(alpha):
-            pair = pick(fit, "alpha_interval", "alpha.interval", "power_floor.alpha_interval")
-            loose = "" if fit.get("identified", True) else ", which these sizes do not pin down"
-            laws.append(f"{word} α = {alpha:.2f}{interval(pair)}{loose}")
-    sentences = []
-    if laws:
-        sentences.append("Loss falls with size along L(N) = a·N<sup>−α</sup> + c: " + "; ".join(laws) + ".")
+        if not _is_number(fit.get("alpha")):
+            if reason := pick(results, f"fits.refused.{family}"):
+                open_laws.append(f"the {word} give no law ({esc(reason)})")
+        elif fit.get("identified"):
+            found.append(f"α = {fit['alpha']:.2f}{interval(fit.get('alpha_interval'))} for {word}")
+        else:
+            open_laws.append(f"the sizes of the {word} do not pin it down, best fit α = {fit['alpha']:.2f}"
+                             f"{interval(fit.get('alpha_interval'))}")
+    law, sentences = "L(N) = a·N<sup>−α</sup> + c", []
+    if found:
+        sentences.append(f"Loss falls with model size along {law}, with {' and '.join(found)}"
+                         + "".join(f"; {words}" for words in open_laws) + ".")
+    elif open_laws:
+        sentences.append(f"This run cannot say by what law {law} loss falls with size: {'; '.join(open_laws)}.")
     bits, ngram = pick(results, "best.test_bits_per_char"), best_ngram(results)
     rate, pair = pick(results, "evaluation.abc_validity_rate"), pick(results, "evaluation.validity.interval")
     if _is_number(bits):
         sentence = f"The best model needs {bits:.2f} bits per character of unseen music"
         sentence += f" (the best n-gram {ngram:.2f})" if ngram else ""
         if _is_number(rate):
-            sentence += f", and {percent(rate)} of its first-try samples are valid music" + interval(pair, 0, 100, " %")
+            sentence += (f", and {percent(rate)} of its {number(pick(results, 'evaluation.validity.n'))} first-try "
+                         f"samples are valid music{interval(pair, 0, 100, ' %')}")
         sentences.append(sentence + ".")
-    return "<p>" + (" ".join(sentences) or "The results hold no fit and no best model yet.") + "</p>"
+    warnings = "".join(f"<li>{esc(words)}</li>" for words in pick(results, "headline.warnings") or [])
+    return ("<p>" + (" ".join(sentences) or "The results hold no fit and no best model yet.") + "</p>"
+            + (f'<ul class="warnings">{warnings}</ul>' if warnings else ""))
 
 
 def best_ngram(results):
@@ -614,28 +628,63 @@ def headline_numbers(results):
     """Model, ceiling and floors of every headline number in one table."""
     def base(name):
         return pick(results, f"baselines.test.{name}.bits_per_char")
-    ladder, kinds = {row.get("kind"): row for row in ladder_rows(results)}, ("model", "real", "ngram", "random")
-    rows = [
-        ["Bits per character of test music", number(pick(results, "best.test_bits_per_char")), "–",
-         number(best_ngram(results)), f"{number(base('uniform'))} uniform, {number(base('unigram'))} unigram"],
+
+    rows, kinds = {}, ("model", "real", "ngram", "random")
+    for row in ladder_rows(results):
+        rows.setdefault(row.get("kind"), row)  # of several n-grams the longest, which comes first
+    of, ngram, novelty = (lambda kind: rows.get(kind, {})), best_ngram(results), "evaluation.novelty"
+    simple = f"<small>unigram; uniform {number(base('uniform'))}</small>"
+    table_rows = [
+        ["Bits per character of test music", number(pick(results, "best.test_bits_per_char")), "–", number(ngram),
+         f"{number(base('unigram'))}{simple}" if base("unigram") else "–"],
         ["Perplexity per character", number(pick(results, "best.test_perplexity")), "–",
-         number(2 ** best_ngram(results) if best_ngram(results) else None),
-         number(2 ** base("unigram") if base("unigram") else None)],
-        ["Valid at the first try (level 4)"] + [
-            rate_cell(ladder.get(kind, {})) for kind in kinds],
-        ["Bars of the right length"] + [number(ladder.get(kind, {}).get("bar_accuracy")) for kind in kinds],
-        ["Compiled cleanly by abc2midi"] + [percent(ladder.get(kind, {}).get("judge_rate")) for kind in kinds],
-        ["Characters copied from training (runs ≥ 32)"] + [
-            percent(pick(results, path)) for path in
-            ("evaluation.novelty.generated.copied_share", "evaluation.novelty.heldout_baseline.copied_share")] + ["–", "–"],
-    ]
+         number(2 ** ngram if ngram else None), number(2 ** base("unigram") if base("unigram") else None)],
+        ["Valid at the first try (level 4)", *(rate_cell(of(kind)) for kind in kinds)],
+        ["Bars of the right length", *(percent(of(kind).get("bar_accuracy")) for kind in kinds)],
+        ["Compiled cleanly by abc2midi", *(percent(of(kind).get("judge_rate")) for kind in kinds)],
+        ["Characters copied from training, runs of 32 and more",
+         percent(pick(results, f"{novelty}.generated.copied_share")),
+         percent(pick(results, f"{novelty}.heldout_baseline.copied_share")), "–", "–"],
+        ["Longest copied run, characters", number(pick(results, f"{novelty}.generated.longest_copied_chars")),
+         number(pick(results, f"{novelty}.heldout_baseline.longest_copied_chars")), "–", "–"]]
+    table_rows = [row for row in table_rows if any(cell != "–" for cell in row[1:])]
+    return table(["", "best model", "real music", "n-gram", "random"], table_rows,
+                 "The best model beside real music, an n-gram model and random text") if table_rows else ""
+
+
+def run_table(results):
+    """The runs behind the fits."""
+    rows = [[esc(row.get("name")), number(row.get("params_total")), number(row.get("train_nats_per_char"), 3),
+             number(row.get("val_nats_per_char"), 3), number(row.get("test_nats_per_char"), 3),
+             f"{row['train_flops']:.2e}" if _is_number(row.get("train_flops")) else "–",
+             number(row.get("seconds"), 0)]
+            for row in pick(results, "runs") or [] if isinstance(row, dict)]
+    head = ["", "parameters", "train", "validation", "test", "FLOPs", "seconds"]
+    return ("<details><summary>The runs behind it</summary>"
+            + table(head, rows, "Loss in nats per character at the end of training") + "</details>") if rows else ""
+
+
+def music_table(results):
+    """Generated against real music, beside what real music differs from real music at the same n."""
+    music, rows = pick(results, "music.unprompted") or {}, []
+    for key, words in MUSIC.items():
+        row = pick(music, f"metrics.{key}") or {}
+        rows.append([words, number(row.get("generated_mean")), number(row.get("real_mean")),
+                     number(row.get("w1_over_sd")), number(row.get("real_vs_real_mean"))])
+    for key, words in JSD.items():
+        row = pick(music, f"jsd.{key}") or {}
+        rows.append([f"histogram of {words}", "–", "–", number(row.get("generated"), 3),
+                     number(row.get("real_vs_real_mean"), 3)])
     rows = [row for row in rows if any(cell != "–" for cell in row[1:])]
-    return table(["", "best model", "real music", "n-gram", "random"], rows,
-                 "The numbers beside what music and nonsense score") if rows else ""
+    n = number(music.get("n"))
+    return table(["", "best model", "real music", "distance", "real to real"], rows,
+                 f"Music of {n} unprompted samples. Distance: Wasserstein-1 in standard deviations of real music, for "
+                 "histograms Jensen-Shannon in bits; beside it the same between two sets of real music") if rows else ""
 
 
 def ladder_rows(results):
-    """[{"name", "kind": model|real|ngram|random|..., "n", "by_level": [5], "rate", "interval", "bar_accuracy", ...}]."""
+    """[{"name", "kind": real, model, sampler, ngram, random or floor, "n", "by_level": five rates, "rate",
+    "interval", "bar_accuracy", "judge_rate"}]."""
     rows = pick(results, "evaluation.validity.ladder", "samples.ladder") or []
     return [row for row in rows if isinstance(row, dict)]
 
@@ -645,19 +694,20 @@ def ladder(results):
     rows = []
     for row in ladder_rows(results):
         levels = list(row.get("by_level") or [])[:5]
-        levels = levels + [None] * (5 - len(levels))
+        levels += [None] * (5 - len(levels))
         cells = [f'<span class="bar b{round(20 * rate)}">{percent(rate)}</span>' if _is_number(rate) else "–"
                  for rate in levels]
         rows.append([esc(row.get("name")), number(row.get("n")), *cells, number(row.get("bar_accuracy"))])
-    head = ["", "n", *(f'<abbr title="{esc(LEVEL_WORDS[name])}">{i}&nbsp;{name}</abbr>' for i, name in enumerate(LEVELS, 1)),
-            "bar accuracy"]
-    return table(head, rows, "Share of texts that reach each level; a text is called valid at level 4") if rows else ""
+    head = ["", "n", *(f"{i}&nbsp;{name}" for i, name in enumerate(LEVELS, 1)), "bar accuracy"]
+    words = "".join(f"<li>{name}: {esc(LEVEL_WORDS[name])}</li>" for name in LEVELS)
+    return (table(head, rows, "Share of texts that reach each level; valid means level 4")
+            + f'<ol class="levels">{words}</ol>') if rows else ""
 
 
 def badges(check):
     """Level badges and the error list of one sample."""
     if not isinstance(check, dict):
-        return '<p class="absent">No check was recorded.</p>'
+        return absent("No check was recorded.")
     level = check.get("level")
     marks = "".join(
         f'<li class="{"yes" if check.get(name) else "no"}" title="{esc(LEVEL_WORDS[name])}">'
@@ -677,26 +727,20 @@ def badges(check):
 
 
 def coloured(text, bits, prompt):
-    """ABC text as HTML, runs of characters shaded by their surprisal; the prompt is marked and not shaded."""
+    """ABC text as HTML, runs of characters shaded by their surprisal; the prompt is marked and not shaded.
+
+    bits: a number for each character of the text, or of what follows the prompt.
+    """
     bits = bits if isinstance(bits, list) else []
-    shift = len(text) - len(bits) if len(text) - len(bits) == len(prompt) else 0  # some records leave the prompt out
-    out, run, before = [], [], None
-    def close():
-        if run:
-            piece = esc("".join(run))
-            out.append(piece if before == 0 else f'<span class="{"p" if before == "p" else f"s{before}"}">{piece}</span>')
-            run.clear()
+    bits = [None] * len(prompt) + bits if len(bits) == len(text) - len(prompt) else bits
+    shades = []
     for i, character in enumerate(text):
-        value = bits[i - shift] if 0 <= i - shift < len(bits) else None
-        shade = "p" if i < len(prompt) else sum(value > step for step in SURPRISAL_STEPS) if _is_number(value) else 0
-        if shade != before and run and not (character == "\n" and before != "p"):  # a line end needs no colour of its own
-            close()
-            before = shade
-        elif not run:
-            before = shade
-        run.append(character)
-    close()
-    return "".join(out)
+        value = bits[i] if i < len(bits) else None
+        shades.append("p" if i < len(prompt) else shades[-1] if shades and character == "\n"  # nothing to be seen
+                      else f"s{sum(value > step for step in SURPRISAL_STEPS)}" if _is_number(value) else "s0")
+    runs = ((shade, esc("".join(character for _, character in run)))
+            for shade, run in itertools.groupby(zip(shades, text), key=lambda pair: pair[0]))
+    return "".join(piece if shade == "s0" else f'<span class="{shade}">{piece}</span>' for shade, piece in runs)
 
 
 def player_notes(tune):
@@ -721,60 +765,79 @@ def json_block(value):
     return json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
 
 
+PROMPTS = {"unconditional": "no prompt", "header": "header given", "bars": "header and first four bars given"}
+ENDS = {"end": "ended by the model", "budget": "cut off by the budget"}
+
+
+def facts(sample, text):
+    """What is known of a sample, in two lines."""
+    kind = str(sample.get("type") or ("prompted" if sample.get("prompt") else "unconditional"))
+    source = f", from {sample['prompt_source']}" if sample.get("prompt_source") else ""
+    first = [PROMPTS.get(kind, kind) + source] + [
+        f"{word} {sample[key]}" for key, word, off in (
+            ("temperature", "temperature", None), ("top_k", "top-k", 0), ("top_p", "top-p", 1), ("min_p", "min-p", 0),
+            ("seed", "seed", None)) if sample.get(key) not in (None, off)]
+    check = sample.get("validity") or {}
+    second = [f"{check[key]:,} {word}{'s' * (check[key] != 1)}" for key, word in (
+        ("n_notes", "note"), ("n_bars", "bar"), ("n_voices", "voice")) if _is_number(pick(check, key))]
+    second += [f"{len(text):,} characters", ENDS.get(sample.get("stop_reason"), "")]
+    if _is_number(pick(check, "bar_accuracy")):
+        second.append(f"bar accuracy {check['bar_accuracy']:.2f}")
+    if isinstance(judge := pick(sample, "cross_checks.abc2midi"), dict):
+        second.append("abc2midi: clean" if judge.get("clean") else "abc2midi: not clean")
+    if _is_number(copied := pick(sample, "novelty.longest_copied_chars")):
+        second.append(f"longest run copied from training: {copied:,} characters")
+    return f'<p class="facts">{esc(" · ".join(first))}<br>{esc(" · ".join(filter(None, second)))}</p>'
+
+
 def sample_article(sample, folder, i, budget):
-    """(html, has score) of one sample. budget: bytes the pictures may take."""
+    """One sample: verdict, score, piano roll, player, text. budget: bytes its score may take."""
     text, prompt = str(sample.get("text") or ""), str(sample.get("prompt") or "")
     stem = Path(str(sample.get("file") or f"sample_{i:03d}.abc")).stem
-    kind = str(sample.get("type") or ("prompted" if prompt else "unconditional"))
     tune, n_chars, unread = readable(text)
-    facts = [esc(kind)] + [f"{word} {esc(sample[key])}" for key, word in (
-        ("temperature", "temperature"), ("top_k", "top-k"), ("top_p", "top-p"), ("min_p", "min-p"), ("seed", "seed"))
-        if sample.get(key) not in (None, 0 if key != "seed" else None, 0.0 if key != "seed" else None)
-        and not (key == "top_p" and sample[key] == 1)]
-    check = sample.get("validity") or sample.get("check")
-    counts = [f"{check[key]:,} {word}{'s' * (check[key] != 1)}" for key, word in (
-        ("n_notes", "note"), ("n_bars", "bar"), ("n_voices", "voice")) if _is_number(pick(check, key))]
-    counts += [f"{len(text):,} characters", {"end": "ended by the model", "budget": "cut off by the budget"}.get(sample.get("stop_reason"), "")]
-    accuracy, copied = pick(check, "bar_accuracy"), pick(sample, "novelty.longest_copied_chars")
-    counts += [f"bar accuracy {accuracy:.2f}" if _is_number(accuracy) else "",
-               f"longest run copied from training {copied:,} characters" if _is_number(copied) else ""]
-    out = [f'<article id="sample-{i}"><h3>Sample {i + 1}</h3><p class="facts">{" · ".join(facts)}<br>'
-           f'{" · ".join(filter(None, counts))}</p>', badges(check)]
-    if unread:
+    tune = tune if tune and any(voice.notes for voice in tune.voices) else None
+    out = [f'<article id="sample-{i}"><h3>Sample {i + 1}</h3>', facts(sample, text), badges(sample.get("validity"))]
+    if not tune:
+        out.append(f'<p class="note">Nothing to draw or play: {esc(unread or "the text has no note")}.</p>')
+    elif unread:
         out.append(f'<p class="note">Drawn and played: the first {n_chars:,} of {len(text):,} characters. '
-                   f"Unreadable after that: {esc(unread)}.</p>" if tune else
-                   f'<p class="note">Nothing can be drawn or played: {esc(unread)}.</p>')
-    score, label = None, f"score of sample {i + 1}"
-    with contextlib.suppress(OSError, UnicodeDecodeError, ValueError):
-        score = inline_svg((folder / f"{stem}.svg").read_text(encoding="utf-8"), f"n{i}-", label)
-    reasons = pick(sample, "pictures.reasons") or {}
-    if score and len(score) > budget:
-        out.append(f'<p class="absent">The score would make this page too large: see generated/{esc(stem)}.svg.</p>')
-        score = None
-    elif score:
-        bars, drawn = pick(sample, "pictures.bars"), pick(sample, "pictures.bars_drawn")
-        part = f"Bars 1–{drawn} of {bars}. " if bars and drawn and drawn < bars else ""
-        red = "Red notes stand in bars of the wrong length. " if WRONG in score else ""
-        out.append(f'<figure class="score wide" tabindex=0 role=region aria-label="{label}">{score}</figure>'
-                   + (f'<p class="caption">{part}{red}</p>' if part or red else ""))
-    elif tune:
-        out.append(f'<p class="absent">No score: {esc(reasons.get("score") or "none was drawn")}.</p>')
-    roll = piano_roll(tune) if tune else None
-    if roll:
-        out.append(f'<div class="wide" tabindex=0 role=region aria-label="piano roll of sample {i + 1}"><div class="roll">'
-                   f'{inline_svg(roll, f"r{i}-", "notes over time")}<div class="cursor" hidden></div></div></div>')
-        notes = player_notes(tune)
-        end = max(onset + duration for onset, duration, _, _ in notes)
-        out.append(f'<div class="player"><button type=button class="play" aria-label="play sample {i + 1}">Play</button>'
-                   f'<input type=range min=0 max="{end:.2f}" step=0.1 value=0 aria-label="position in sample {i + 1}, seconds">'
-                   f'<output>0:00 / {int(end) // 60}:{int(end) % 60:02d}</output>'
-                   f"{midi_link(folder, stem)}"
-                   f'<script type="application/json" class="notes">{json_block(notes)}</script></div>')
+                   f"Unreadable after that: {esc(unread)}.</p>")
+    if tune:
+        out += [score_figure(sample, folder, stem, i, budget), roll_and_player(tune, folder, stem, i)]
     else:
         out.append(midi_link(folder, stem))
-    out.append(f'<details><summary>ABC text, coloured by surprisal</summary><pre class="abc" tabindex=0>'
+    out.append(f"<details><summary>ABC text, coloured by surprisal</summary><pre class=abc tabindex=0>"
                f'{coloured(text, sample.get("surprisal_bits"), prompt)}</pre></details></article>')
-    return "".join(out), bool(score)
+    return "".join(out)
+
+
+def score_figure(sample, folder, stem, i, budget):
+    """The engraved score of a sample, or why there is none."""
+    label = f"score of sample {i + 1}"
+    try:
+        score = inline_svg((folder / f"{stem}.svg").read_text(encoding="utf-8"), f"n{i}-", label)
+    except (OSError, UnicodeDecodeError, ValueError):
+        return absent(f"No score: {pick(sample, 'pictures.reasons.score') or 'none was drawn'}.")
+    if len(score) > budget:
+        return absent(f"The score would make this page too large: see generated/{stem}.svg.")
+    n_drawn, n_bars = pick(sample, "pictures.bars_drawn"), pick(sample, "pictures.bars")
+    words = f"Bars 1–{n_drawn} of {n_bars}. " if n_drawn and n_bars and n_drawn < n_bars else ""
+    words += "Red notes stand in bars of the wrong length." if "var(--no)" in score else ""
+    return (f'<figure class="score wide" tabindex=0 role=region aria-label="{label}">{score}</figure>'
+            + (f'<p class="caption">{esc(words)}</p>' if words else ""))
+
+
+def roll_and_player(tune, folder, stem, i):
+    """The piano roll of all notes of a sample with its player."""
+    notes, what = player_notes(tune), f"sample {i + 1}"
+    end = max(onset + duration for onset, duration, _, _ in notes)
+    picture = inline_svg(piano_roll(tune), f"r{i}-", "notes over time")
+    return (f'<div class="wide" tabindex=0 role=region aria-label="piano roll of {what}"><div class="roll">{picture}'
+            '<div class="cursor" hidden></div></div></div>'
+            f'<div class="player"><button type=button class="play" aria-label="play {what}">Play</button>'
+            f'<input type=range min=0 max="{end:.2f}" step=0.1 value=0 aria-label="position in {what}, seconds">'
+            f"<output>0:00 / {int(end) // 60}:{int(end) % 60:02d}</output>{midi_link(folder, stem)}"
+            f'<script type="application/json" class="notes">{json_block(notes)}</script></div>')
 
 
 def midi_link(folder, stem):
@@ -787,25 +850,34 @@ def midi_link(folder, stem):
             f"MIDI&nbsp;({len(data) / 1000:.1f}&nbsp;kB)</a>")
 
 
-def figures(folder, budget):
-    """The plots of part4_outputs/figures, inline; what does not fit or cannot be read is named instead."""
-    found = {path.stem: path for path in sorted(folder.glob("*.svg"))}
-    order = [name for name in FIGURES if name in found] + [name for name in found if name not in FIGURES]
+def figures(folder, captions, budget):
+    """Plots of part4_outputs/figures, inline. captions: {name: caption} in the order of the page; plots that are not
+    there are passed over, what cannot be read or is too large is named. budget: bytes for each."""
     out = []
-    for name in order:
-        caption = FIGURES.get(name, name.replace("_", " "))
+    for name, caption in captions.items():
         try:
-            svg = inline_svg(found[name].read_text(encoding="utf-8"), f"f-{re.sub('[^a-z0-9]', '', name.lower())}-", caption)
+            prefix = f"f-{re.sub('[^a-z0-9]', '', name.lower())}-"
+            svg = inline_svg((folder / f"{name}.svg").read_text(encoding="utf-8"), prefix, caption)
+        except FileNotFoundError:
+            continue
         except (OSError, UnicodeDecodeError, ValueError) as error:
-            out.append(f'<p class="absent">Figure {esc(name)}: {esc(error)}.</p>')
+            out.append(absent(f"Figure {name}: {error}."))
             continue
         if len(svg) > budget:
-            out.append(f'<p class="absent">Figure {esc(name)} is too large for this page: see figures/{esc(name)}.svg.</p>')
+            out.append(absent(f"Figure {name} is too large for this page: see figures/{name}.svg."))
             continue
-        budget -= len(svg)
-        out.append(f'<figure id="figure-{esc(name)}"><div class="plot">{svg}</div>'
-                   f"<figcaption>{esc(caption)}</figcaption></figure>")
+        out.append(f'<figure id="figure-{esc(name)}"><div class="plot wide" tabindex=0 role=region '
+                   f'aria-label="figure {esc(name)}">{svg}</div><figcaption>{esc(caption)}</figcaption></figure>')
     return "".join(out)
+
+
+def law_captions(results, folder):
+    """{figure: caption} of the laws, then of every other plot that has no place of its own."""
+    given = {str(row.get("name")): str(row.get("caption")) for row in pick(results, "fits.figures") or []
+             if isinstance(row, dict)}
+    names = {path.stem for path in folder.glob("*.svg")} - LEFT_OUT - set().union(*OTHER_FIGURES.values())
+    order = sorted(names, key=lambda name: (LAWS.index(name) if name in LAWS else len(LAWS), name))
+    return {name: given.get(name, name.replace("_", " ")) for name in order}
 
 
 # ---------------------------------------------------------------- what one attention head looks at
@@ -889,8 +961,8 @@ def attention_figure(found):
     caption = (f"Of {found['n_heads']} heads, number {found['head']} of layer {found['layer']} puts most of its "
                f"attention on what followed an earlier occurrence of the two characters just read: "
                f"{percent(found['share'])}, where even attention would put {percent(found['even_share'])}. Each row is "
-               f"a character being read, each column one it looks back at (full colour: {percent(strongest)} of the row); "
-               f"lines are bar lines.")
+               f"a character being read, each column one it looks back at (full colour: {percent(strongest)} of the "
+               f"row); lines are bar lines.")
     return (f'<figure><div class="wide" tabindex=0 role=region aria-label="attention map">'
             f'<svg class="attention" viewBox="0 0 {side} {side}" role="img" aria-label="attention of one head">'
             f'<path d="{bars}" class="grid"/><image href="data:image/png;base64,{image}" x="{margin}" y="{margin}" '
@@ -919,86 +991,115 @@ def best_attention(root):
         tunes = re.split(r"\n\n+", (root / "data/test.txt").read_text(encoding="utf-8"))
     except (ImportError, OSError, ValueError) as error:
         why = type(error).__name__ if isinstance(error, OSError) else error
-        return f'<p class="absent">No attention map: {esc(why)}.</p>'
+        return absent(f"No attention map: {why}.")
     tune = next((tune for tune in tunes if len(tune) >= 3 * ATTENTION_CHARS), tunes[0])
     found = attention_map(model, tokenizer, tune)
-    return attention_figure(found) if found else '<p class="absent">No attention map: the best model has no attention.</p>'
+    return attention_figure(found) if found else absent("No attention map: the best model has no attention.")
 
 
 # ---------------------------------------------------------------- the page
 
 STYLE = """
-:root{color-scheme:light dark;--paper:#fffefb;--ink:#22211f;--soft:#6a6660;--line:#ddd8ce;--wash:#f5f2ea;--link:#1f5c99;
---yes:#2b6e3f;--no:#a8261c;--heat:196,84,10}
-:root[data-theme=dark]{--paper:#191a1c;--ink:#e4e1da;--soft:#a09b92;--line:#3b3c40;--wash:#232427;--link:#8ab8ea;
---yes:#7cc48f;--no:#f0897d;--heat:235,130,50;color-scheme:dark}
+:root{color-scheme:light dark;--paper:#fffefb;--ink:#22211f;--soft:#67635d;--line:#ddd8ce;--wash:#f5f2ea;
+--link:#1f5c99;--yes:#2b6e3f;--no:#a8261c;--heat:196,84,10;
+--sans:system-ui,"Segoe UI",Roboto,"Helvetica Neue",Arial,"DejaVu Sans",sans-serif;
+--mono:ui-monospace,"SF Mono",Consolas,"DejaVu Sans Mono",monospace}
 :root[data-theme=light]{color-scheme:light}
-@media (prefers-color-scheme:dark){:root:not([data-theme=light]){--paper:#191a1c;--ink:#e4e1da;--soft:#a09b92;
---line:#3b3c40;--wash:#232427;--link:#8ab8ea;--yes:#7cc48f;--no:#f0897d;--heat:235,130,50}}
+DARK
 *{box-sizing:border-box}
 html{-webkit-text-size-adjust:100%}
 body{margin:0 auto;padding:1.5rem 1.25rem 4rem;max-width:58rem;background:var(--paper);color:var(--ink);
 font:1.0625rem/1.55 Charter,"Bitstream Charter","Sitka Text",Cambria,Georgia,"DejaVu Serif",serif}
 h1,h2,h3{line-height:1.2;font-weight:600;text-wrap:balance}
-h1{font-size:2rem;margin:.5rem 0 1rem}h2{font-size:1.4rem;margin:3rem 0 .75rem;padding-top:.75rem;border-top:1px solid var(--line)}
+h1{font-size:2rem;margin:1.5rem 0 1rem}
+h2{font-size:1.4rem;margin:3rem 0 .75rem;padding-top:.75rem;border-top:1px solid var(--line)}
 h3{font-size:1.1rem;margin:0 0 .25rem}
-p{max-width:42rem;margin:.5rem 0}a{color:var(--link)}
+p{max-width:42rem;margin:.5rem 0}
+a{color:var(--link)}
 .answer p{font-size:1.2rem;line-height:1.5}
-button,nav,.facts,.badges,.caption,figcaption,caption,th,td,.player,.legend,.note,.absent,summary,details li,footer,.chart text
-{font-family:system-ui,"Segoe UI",Roboto,"Helvetica Neue",Arial,"DejaVu Sans",sans-serif}
+.warnings{color:var(--no);max-width:42rem;padding-left:1.2rem}
+button,nav,.facts,.badges,.caption,figcaption,th,td,.player,.note,.absent,.levels,.warnings,summary,
+details li,footer,.chart text,.roll text{font-family:var(--sans)}
+.warnings,.levels,.note,.absent,.caption,figcaption{font-size:.9rem;line-height:1.5}
 nav{display:flex;flex-wrap:wrap;gap:.25rem 1.1rem;align-items:center;font-size:.9rem}
 nav button{margin-left:auto}
-button{font-size:.9rem;padding:.3rem .8rem;border:1px solid var(--line);border-radius:4px;background:var(--wash);color:inherit;cursor:pointer}
+button{font-size:.9rem;padding:.3rem .8rem;border:1px solid var(--line);border-radius:4px;background:var(--wash);
+color:inherit;cursor:pointer}
 button:hover{border-color:var(--soft)}
 :focus-visible{outline:2px solid var(--link);outline-offset:2px}
-.skip{position:absolute;left:-99rem}.skip:focus{left:1rem;top:.5rem}
+.skip{position:absolute;left:-99rem}
+.skip:focus{left:1rem;top:.5rem}
 .hidden{position:absolute;width:1px;height:1px;overflow:hidden;clip-path:inset(50%)}
 .wide{overflow-x:auto}
 table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums;min-width:36rem;width:100%}
-caption{text-align:left;color:var(--soft);padding:.25rem 0 .5rem}
 th,td{padding:.35rem .6rem;text-align:right;border-bottom:1px solid var(--line);vertical-align:top}
-th:first-child,td:first-child{text-align:left;padding-left:0}thead th{font-weight:600;border-color:var(--soft)}
-tbody th{font-weight:400}abbr{text-decoration:none;cursor:help}
-figure{margin:1.5rem 0}figcaption,.caption,.note,.absent,.legend{font-size:.9rem;color:var(--soft);max-width:42rem}
-.plot svg,.chart{width:100%;height:auto;max-height:34rem;display:block;overflow:hidden}
+th:first-child{text-align:left;padding-left:0}
+thead th{font-weight:600;border-color:var(--soft);vertical-align:bottom}
+tbody th{font-weight:400}
+small{display:block;color:var(--soft);font-size:.8rem;white-space:nowrap}
+.levels{color:var(--soft);padding-left:1.3rem}
+figure{margin:1.5rem 0}
+figcaption,.caption,.note,.absent{color:var(--soft);max-width:42rem}
+.plot svg,.chart{width:100%;height:auto;display:block;overflow:hidden}
 .plot svg *{stroke-linejoin:round;stroke-linecap:butt}
-.chart text{font-size:12px;fill:var(--ink)}.grid{stroke:var(--line);fill:none}
-.legend span{margin-right:1rem;white-space:nowrap}.swatch{display:inline-block;width:.8em;height:.8em;margin-right:.35em}
+.chart{max-width:44rem}
+.plot,.roll,.chart{filter:var(--lift,none)}
+.plot{--paper:var(--under,#fffefb)}
+.chart text{font-size:12px;fill:var(--ink)}
+.grid{stroke:var(--line);fill:none}
 article{margin:1.75rem 0 2.75rem;padding-top:1.25rem;border-top:1px solid var(--line)}
-.facts,.player{font-size:.9rem}.facts{color:var(--soft);margin:.1rem 0 .5rem}
+.facts,.player{font-size:.9rem}
+.facts{color:var(--soft);margin:.1rem 0 .5rem;max-width:52rem;overflow-wrap:anywhere}
 .badges{display:flex;flex-wrap:wrap;gap:.35rem;list-style:none;padding:0;margin:.5rem 0;font-size:.82rem}
 .badges li{border:1px solid;border-radius:3px;padding:.05rem .5rem}
 .badges .level{border-color:transparent;padding-left:0;font-weight:600}
-small{display:block;color:var(--soft);font-size:.8rem;white-space:nowrap}
-.yes{color:var(--yes)}.no{color:var(--no)}
-details{margin:.5rem 0;font-size:.9rem}summary{cursor:pointer;color:var(--soft)}details ul{margin:.3rem 0;padding-left:1.2rem}
+.yes{color:var(--yes)}
+.no{color:var(--no)}
+details{margin:.5rem 0;font-size:.9rem}
+summary{cursor:pointer;color:var(--soft)}
+details ul{margin:.3rem 0;padding-left:1.2rem}
 details li{overflow-wrap:anywhere}
-.score{margin:1rem 0 .5rem}.score svg{width:100%;min-width:42rem;height:auto;display:block}
-.score svg,.plot svg{fill:currentColor}.score svg :is(path,use,polygon,ellipse,rect,polyline){stroke:currentColor}.score .page-margin{font-family:Georgia,"DejaVu Serif",serif}
-.score .tempo{font-weight:bold}.score .mNum{font-style:italic}
-.roll{position:relative;margin:.75rem 0 .25rem;min-width:36rem}.roll svg{width:100%;height:auto;display:block}
+.score{margin:1rem 0 .5rem}
+.score svg{width:100%;min-width:42rem;height:auto;display:block}
+.score svg,.plot svg{fill:currentColor}
+.score svg :is(path,use,polygon,ellipse,rect,polyline){stroke:currentColor}
+.score .page-margin{font-family:Georgia,"DejaVu Serif",serif}
+.score .tempo{font-weight:bold}
+.score .mNum{font-style:italic}
+.roll{position:relative;margin:.75rem 0 .25rem;min-width:36rem}
+.roll svg{width:100%;height:auto;display:block}
 .cursor{position:absolute;top:0;bottom:9%;width:2px;background:var(--no)}
-.player{display:flex;flex-wrap:wrap;gap:.6rem;align-items:center}.player input{flex:1 1 8rem;min-width:6rem;accent-color:var(--link)}
-.player .play{min-width:4.5rem}output{font-variant-numeric:tabular-nums}
-pre.abc{font:.85rem/1.6 ui-monospace,"SF Mono",Consolas,"DejaVu Sans Mono",monospace;white-space:pre-wrap;overflow-wrap:anywhere;
-background:var(--wash);padding:.75rem;border-radius:4px;max-height:24rem;overflow:auto;margin:.5rem 0}
+.player{display:flex;flex-wrap:wrap;gap:.6rem;align-items:center}
+.player input{flex:1 1 8rem;min-width:6rem;accent-color:var(--link)}
+.player .play{min-width:4.5rem}
+output{font-variant-numeric:tabular-nums}
+pre.abc{font:.85rem/1.6 var(--mono);white-space:pre-wrap;overflow-wrap:anywhere;background:var(--wash);
+padding:.75rem;border-radius:4px;max-height:24rem;overflow:auto;margin:.5rem 0}
 .p{color:var(--soft);border-bottom:1px dotted}
-.shades{line-height:1.9;font-size:.85rem}.shades span{white-space:nowrap}.shades{font-family:ui-monospace,"DejaVu Sans Mono",monospace}.shades span{padding:.1rem .4rem}
-.attention{width:100%;min-width:40rem;height:auto}.attention text{font:6.5px ui-monospace,"DejaVu Sans Mono",monospace;fill:var(--ink)}
+.shades{font:.85rem/1.9 var(--mono)}
+.shades span{padding:.1rem .4rem;white-space:nowrap}
+.attention{width:100%;min-width:40rem;height:auto}
+.attention text{font:6.5px var(--mono);fill:var(--ink)}
 .bar{display:block;background-repeat:no-repeat}
 footer{margin-top:3rem;border-top:1px solid var(--line);font-size:.85rem;color:var(--soft)}
 @media (max-width:36rem){body{padding:1rem .9rem 3rem;font-size:1rem}h1{font-size:1.55rem}.answer p{font-size:1.08rem}}
 @media print{nav,.player{display:none}article{break-inside:avoid}}
-""" + "".join(f".s{i}{{background:rgba(var(--heat),{alpha})}}" for i, alpha in enumerate((0, .12, .26, .42, .6, .8)) if i) + \
-    "".join(f".v{i}{{background:{colour}}}" for i, colour in enumerate(VOICE_COLOURS)) + \
-    "".join(f".b{i}{{background-image:linear-gradient(to right,rgba(51,102,170,.28) {5 * i}%,transparent 0)}}"
-            for i in range(21))
+"""
+_DARK = """--paper:#191a1c;--ink:#e4e1da;--soft:#a5a097;--line:#3b3c40;--wash:#232427;--link:#8ab8ea;
+--yes:#7cc48f;--no:#f0897d;--heat:235,130,50;--lift:brightness(1.3);--under:#131416"""
+STYLE = STYLE.replace("DARK", f":root[data-theme=dark]{{{_DARK};color-scheme:dark}}\n"
+                              f"@media (prefers-color-scheme:dark){{:root:not([data-theme=light]){{{_DARK}}}}}")
+STYLE += "".join(f".s{i}{{background:rgba(var(--heat),{strength})}}\n"
+                 for i, strength in enumerate((0.12, 0.26, 0.42, 0.6, 0.8), 1))
+STYLE += "".join(f".b{i}{{background-image:linear-gradient(to right,rgba(51,102,170,.28) {5 * i}%,transparent 0)}}\n"
+                 for i in range(21))
 
 SCRIPT = """
 'use strict';
 const all=(query,from=document)=>[...from.querySelectorAll(query)];
 const clock=s=>Math.floor(s/60)+':'+String(Math.floor(s%60)).padStart(2,'0');
-const dark=matchMedia('(prefers-color-scheme: dark)'),root=document.documentElement,theme=document.getElementById('theme');
+const dark=matchMedia('(prefers-color-scheme: dark)'),root=document.documentElement;
+const theme=document.getElementById('theme');
 const isDark=()=>(root.dataset.theme||(dark.matches?'dark':'light'))==='dark';
 const label=()=>{theme.textContent=isDark()?'Light page':'Dark page'};
 theme.onclick=()=>{root.dataset.theme=isDark()?'light':'dark';label()};dark.onchange=label;label();
@@ -1032,52 +1133,49 @@ const players=all('.player').map(box=>{
     cursor:article.querySelector('.cursor'),
     show(s){range.value=s;output.textContent=clock(s)+' / '+clock(+range.max);
       this.cursor.style.left=(3.4+96*s/range.max)+'%'}};
-  player.button.onclick=()=>playing&&playing.player===player?stop():play(player,+range.value>=+range.max-.2?0:+range.value);
+  player.button.onclick=()=>playing&&playing.player===player?stop():
+    play(player,+range.value>=+range.max-.2?0:+range.value);
   range.oninput=()=>{if(playing&&playing.player===player)play(player,+range.value);else player.show(+range.value)};
   return player});
-
-// report.html#selftest renders the first seconds of every player without a loudspeaker and notes what came out.
-if(location.hash==='#selftest')(async()=>{const rms=[];
-  for(const {notes} of players){const offline=new OfflineAudioContext(1,22050*4,22050);
-    for(const note of notes)if(note[0]<4)sound(offline,offline.destination,note,note[0]);
-    const data=(await offline.startRendering()).getChannelData(0);
-    rms.push(Math.sqrt(data.reduce((sum,x)=>sum+x*x,0)/data.length))}
-  root.dataset.selftest=JSON.stringify({scores:all('figure.score svg').length,rolls:all('.roll svg').length,
-    width:[root.scrollWidth,root.clientWidth],rms})})();
 """
+
+
+SECTIONS = (("numbers", "The numbers"), ("laws", "The laws"), ("validity", "What is valid"),
+            ("skills", "What is musical"), ("samples", "The samples"), ("inside", "Inside the best model"))
+MAX_SAMPLES = 20  # shown on the page
 
 
 def write_report(root):
     """Writes part4_outputs/report.html from what stands in part4_outputs and returns its path.
 
     Reads RESULTS.json, generated/metadata.json with the samples' .svg and .mid, figures/*.svg, and for the attention
-    map checkpoints/best_model.pt with data/tokenizer.pkl and data/test.txt. Whatever is missing is left out with a word.
+    map checkpoints/best_model.pt with data/tokenizer.pkl and data/test.txt. What is missing is left out with a word.
     """
     root = Path(root)
     outputs = root / "part4_outputs"
     results, metadata = stage.read_json(outputs / "RESULTS.json"), stage.read_json(outputs / "generated/metadata.json")
     results = results if isinstance(results, dict) else {}
     samples = metadata.get("samples") if isinstance(metadata, dict) else None
-    samples = [sample for sample in samples or [] if isinstance(sample, dict)]
+    samples = [sample for sample in samples or [] if isinstance(sample, dict)][:MAX_SAMPLES]
 
-    plots = figures(outputs / "figures", PAGE_BYTES // 4)
-    articles, budget = [], PAGE_BYTES - 200_000 - len(plots)
-    for i, sample in enumerate(samples[:20]):
-        article, _ = sample_article(sample, outputs / "generated", i, budget // (len(samples[:20]) - i))
-        articles.append(article)
-        budget -= len(article)
+    plots, folder = outputs / "figures", outputs / "generated"
+    body = {
+        "numbers": headline_numbers(results),
+        "laws": figures(plots, law_captions(results, plots), PAGE_BYTES // 8) + run_table(results),
+        "validity": ladder(results) + figures(plots, OTHER_FIGURES["validity"], PAGE_BYTES // 8),
+        "skills": figures(plots, OTHER_FIGURES["skills"], PAGE_BYTES // 8) + music_table(results),
+        "inside": position_chart(results) + best_attention(root)}
+    articles, budget = [], PAGE_BYTES - 300_000 - sum(map(len, body.values()))
+    for i, sample in enumerate(samples):
+        articles.append(sample_article(sample, folder, i, budget // (len(samples) - i)))
+        budget -= len(articles[-1])
     shades = "".join(f'<span class="s{i}">{words}</span> ' for i, words in enumerate(
         [f"up to {SURPRISAL_STEPS[0]:g}"] + [f"over {step:g}" for step in SURPRISAL_STEPS]))
-    sections = [
-        ("numbers", "The numbers", headline_numbers(results)),
-        ("figures", "The laws", plots),
-        ("validity", "What counts as valid", ladder(results)),
-        ("samples", "Ten samples", (
-            f'<p>As drawn, first try, none left out. The ABC text below each score is shaded by surprisal, in bits:</p>'
-            f'<p class="shades">{shades}<span class="p">given as prompt</span></p>' + "".join(articles)) if articles else ""),
-        ("inside", "Inside the best model", position_chart(results) + best_attention(root)),
-    ]
-    sections = [(name, title, body or '<p class="absent">Not measured in this run.</p>') for name, title, body in sections]
+    body["samples"] = (
+        "<p>As drawn, first try, none left out. The ABC text below each score is shaded by the surprisal of each "
+        f'character, in bits:</p><p class="shades">{shades}<span class="p">given as prompt</span></p>'
+        + "".join(articles)) if articles else ""
+    sections = [(name, title, body[name] or absent("Not measured in this run.")) for name, title in SECTIONS]
     page = _page(results, sections)
     if len(page.encode()) > PAGE_BYTES:
         raise ValueError(f"report.html would have {len(page.encode()):,} bytes")
@@ -1088,13 +1186,13 @@ def write_report(root):
 def position_chart(results):
     """Loss of the best model by position in its context."""
     losses = pick(results, "best.test_loss_by_position", "best.val_loss_by_position", "best.loss_by_position")
-    if not isinstance(losses, list) or len(losses) < 2:
+    width = 512 / len(losses) if isinstance(losses, list) and losses else 0  # characters in a bin
+    points = [((i + 0.5) * width, value / math.log(2)) for i, value in enumerate(losses or []) if _is_number(value)]
+    if len(points) < 2:
         return ""
-    block = 512 / len(losses)
-    points = [((i + .5) * block, value / math.log(2)) for i, value in enumerate(losses) if _is_number(value)]
     words = "Surprisal by position in the context: what the model gains from having read more of the tune."
-    return (f'<figure>{line_chart({"best model": points}, "position in the context, characters", "bits per character", words)}'
-            f"<figcaption>{words}</figcaption></figure>")
+    chart = line_chart(points, "position in the context, characters", "bits per character", words)
+    return f"<figure>{chart}<figcaption>{words}</figcaption></figure>"
 
 
 def _page(results, sections):
@@ -1108,14 +1206,21 @@ def _page(results, sections):
     made = pick(results, "environment") or {}
     versions = ", ".join(f"{esc(name)} {esc(value)}" for name, value in made.items() if isinstance(value, (str, int)))
     body = "".join(f'<section id="{name}"><h2>{title}</h2>{content}</section>' for name, title, content in sections)
-    return (f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
-            f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-            f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>Scaling laws of symbolic music</title>'
-            f'<style>{STYLE}</style></head><body><a class="skip" href="#main">Skip to the content</a>'
-            f'<nav aria-label="sections">{links}<button type=button id="theme">Dark page</button></nav>'
-            f'<main id="main"><h1>Do scaling laws hold for symbolic music?</h1><div class="answer">{answer(results)}</div>{quick}'
-            f'{body}</main><footer><p>Every number of this page stands in RESULTS.json and generated/metadata.json beside it. '
-            f"{versions}</p></footer><script>{SCRIPT}</script></body></html>\n")
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Scaling laws of symbolic music</title>
+<style>{STYLE}</style></head>
+<body><a class="skip" href="#main">Skip to the content</a>
+<nav aria-label="sections">{links}<button type=button id="theme">Dark page</button></nav>
+<main id="main"><h1>Do scaling laws hold for symbolic music?</h1>
+<div class="answer">{answer(results)}</div>{quick}
+{body}</main>
+<footer><p>Every number of this page stands in RESULTS.json or generated/metadata.json beside it.<br>
+{versions}</p></footer>
+<script>{SCRIPT}</script></body></html>
+"""
 
 
 if __name__ == "__main__":

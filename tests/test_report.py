@@ -39,7 +39,8 @@ MIDI = bytes.fromhex("4d546864000000060000000100604d54726b0000000c00903c4060803c
 FIGURE = ('<?xml version="1.0"?><!DOCTYPE svg><svg xmlns="http://www.w3.org/2000/svg" '
           'xmlns:xlink="http://www.w3.org/1999/xlink" width="432pt" height="288pt" viewBox="0 0 432 288">'
           '<metadata><a href="http://example.org/">x</a></metadata><script>alert(2)</script><style>*{fill:red}</style>'
-          '<defs><path id="dot" d="M 0.123456 1.987654 L 10 10"/></defs><rect width="432" height="288" style="fill: #ffffff"/>'
+          '<defs><path id="dot" d="M 0.123456 1.987654 L 10 10"/></defs>'
+          '<rect width="432" height="288" style="fill: #ffffff"/>'
           '<g id="axes" onclick="alert(3)"><use xlink:href="#dot" x="10.55555" style="stroke: #000000"/>'
           '<path d="M 20 250 L 400 40" style="stroke: #3366aa; fill: none; stroke-width: 2"/>'
           '<image href="http://example.org/x.png"/><path d="M0 0" style="fill:url(http://example.org/)"/>'
@@ -61,13 +62,13 @@ def make_root(root):
         pictures = report.draw_sample(text, generated, stem)
         prompt = text[:text.index("K:")] if i % 3 == 1 else ""
         samples.append({
-            "index": i, "file": f"{stem}.abc", "text": text, "type": "header" if prompt else "unconditional",
+            "index": i, "file": f"{stem}.abc", "text": text, "type": "bars" if prompt else "unconditional",
             "prompt": prompt, "temperature": 0.9, "top_k": 0, "top_p": 0.95, "min_p": 0.0, "seed": i,
             "stop_reason": "end", "validity": check, "pictures": pictures,
             "novelty": {"longest_copied_chars": 31, "copied_share": 0.0},
             "surprisal_bits": [round(float(x), 2) for x in rng.exponential(1.2, len(text))]})
     (generated / "metadata.json").write_text(json.dumps({"samples": samples}))
-    for name in ("scaling", "curves", "odd<name"):
+    for name in ("scaling", "curves", "skills", "odd<name"):
         (outputs / "figures" / f"{name}.svg").write_text(FIGURE)
     ladder = [{"name": "real music", "kind": "real", "n": 100, "by_level": [1, 1, 1, 0.99, 0.97], "rate": 0.99,
                "interval": [0.95, 1.0], "bar_accuracy": 1.0, "judge_rate": 0.98},
@@ -79,13 +80,18 @@ def make_root(root):
                "interval": [0, 0.04], "bar_accuracy": 0.05, "judge_rate": 0.0}]
     (outputs / "RESULTS.json").write_text(json.dumps({
         "quick": True, "environment": {"python": "3.11", "torch": "2.13.0"},
-        "fits": {"transformer": {"alpha": 0.21, "alpha_interval": [0.1, 0.34], "identified": True},
+        "headline": {"warnings": ["FAILURE: <b>nothing</b> learnt"]},
+        "runs": [{"name": "transformer_tiny", "params_total": 137536, "val_nats_per_char": 1.25, "train_flops": 1e12}],
+        "music": {"unprompted": {"n": 100, "metrics": {"bar_repetition": {"generated_mean": 0.2, "real_mean": 0.33}},
+                                 "jsd": {"duration": {"generated": 0.05, "real_vs_real_mean": 0.04}}}},
+        "fits": {"figures": [{"name": "scaling", "caption": "Loss against <i>size</i>."}],
+                 "transformer": {"alpha": 0.21, "alpha_interval": [0.1, 0.34], "identified": True},
                  "lstm": {"alpha": 0.4, "alpha_interval": [0.05, 2.0], "identified": False}},
         "baselines": {"test": {"uniform": {"bits_per_char": 6.1}, "unigram": {"bits_per_char": 3.83},
                                "5-gram": {"bits_per_char": 2.2}}},
         "best": {"test_bits_per_char": 1.42, "test_perplexity": 2.68,
                  "test_loss_by_position": [2 * 0.9 ** (i / 4) + 0.9 for i in range(64)]},
-        "evaluation": {"abc_validity_rate": 0.62, "validity": {"interval": [0.52, 0.71], "ladder": ladder},
+        "evaluation": {"abc_validity_rate": 0.62, "validity": {"n": 100, "interval": [0.52, 0.71], "ladder": ladder},
                        "novelty": {"generated": {"copied_share": 0.03}, "heldout_baseline": {"copied_share": 0.05}}}}))
     return root
 
@@ -116,7 +122,7 @@ def sounding(xml):
                     continue
                 step, octave = re.search(rb"<step>(.)<", note)[1].decode(), int(re.search(rb"<octave>(\d+)<", note)[1])
                 alter = int((re.search(rb"<alter>(-?\d+)<", note) or [0, 0])[1])
-                pitch = 12 * (octave + 1) + {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}[step] + alter
+                pitch = midi(step, alter, octave)
                 if b'<tie type="stop"' in note:
                     open_ties[pitch][2] += length
                 else:
@@ -137,13 +143,16 @@ def test_the_score_holds_exactly_the_notes_of_the_tune(text):
     assert sounding(report.musicxml(tune, report.bars_to_draw(tune))) == expected
 
 
+def midi(letter, alter, octave):
+    return 12 * (octave + 1) + {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}[letter] + alter
+
+
 def test_spelling_follows_the_key():
     names = {pitch: report.spell(pitch, fifths)[:2] for pitch, fifths in ((70, -1), (66, 1), (61, 3), (63, -3))}
     assert names == {70: ("B", -1), 66: ("F", 1), 61: ("C", 1), 63: ("E", -1)}
     for fifths in range(-7, 8):
         for pitch in range(128):
-            letter, alter, octave = report.spell(pitch, fifths)
-            assert 12 * (octave + 1) + {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}[letter] + alter == pitch
+            assert midi(*report.spell(pitch, fifths)) == pitch
 
 
 def test_lengths_are_split_into_note_heads_that_add_up():
@@ -205,7 +214,8 @@ def test_no_text_is_an_error(tmp_path, text):
 
 @pytest.mark.parametrize("engraver, reason", [
     ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "signal 11"), ("import time; time.sleep(60)", "0.5 s"),
-    ("import sys; sys.exit('no')", "no"), ("raise ImportError(\"No module named 'verovio'\")", "verovio is not installed")])
+    ("import sys; sys.exit('no')", "no"),
+    ("raise ImportError(\"No module named 'verovio'\")", "verovio is not installed")])
 def test_without_a_score_there_is_still_a_roll(tmp_path, monkeypatch, engraver, reason):
     monkeypatch.setattr(report, "ENGRAVER", engraver)
     monkeypatch.setattr(report, "ENGRAVE_SECONDS", 0.5 if "sleep" in engraver else 20)
@@ -236,9 +246,29 @@ def test_surprisal_colours_every_character_once():
     text, bits = "X:1\nab<c|", [0.1, 0.1, 0.1, 0.1, 3.0, 3.0, 7.0, 0.1, 1.5]
     shown = report.coloured(text, bits, "X:1\n")
     assert re.sub("<[^>]*>", "", shown).replace("&lt;", "<") == text
-    assert shown == '<span class="p">X:1\n</span><span class="s3">ab</span><span class="s5">&lt;</span>c<span class="s2">|</span>'
+    assert shown == ('<span class="p">X:1\n</span><span class="s3">ab</span><span class="s5">&lt;</span>c'
+                     '<span class="s2">|</span>')
     assert report.coloured(text, bits[4:], "X:1\n") == shown  # a record that leaves the prompt out
     assert report.coloured("a<b", None, "") == "a&lt;b"
+
+
+def test_greys_and_wrong_bars_follow_the_page():
+    svg = report.inline_svg('<svg viewBox="0 0 9 9"><path fill="#B3261E"/><path style="fill: #808080; stroke: #ccc"/>'
+                            '<path fill="#112233" stroke="black"/><path fill="whitesmoke"/></svg>', "a-", "")
+    assert 'fill="var(--no)"' in svg and "currentColor 50%" in svg and "currentColor 20%" in svg
+    assert 'fill="#112233" stroke="currentColor"' in svg and "whitesmoke" in svg
+
+
+@pytest.mark.parametrize("fits, words", [
+    ({"transformer": {"alpha": 0.3, "alpha_interval": [0.2, None], "identified": False}},
+     "This run cannot say by what law"),
+    ({"transformer": {"alpha": 0.3, "alpha_interval": [0.2, 0.4], "identified": True},
+      "refused": {"lstm": "they rise"}},
+     "α = 0.30 (95 %: 0.20–0.40) for Transformers; the LSTMs give no law (they rise)."),
+    ({"lstm": {"alpha": 0.3, "alpha_interval": [None, None], "identified": False}}, "without bounds"),
+    ({}, "no fit and no best model")])
+def test_the_answer_claims_what_the_fits_carry(fits, words):
+    assert words in report.answer({"fits": fits})
 
 
 def test_player_notes_are_seconds():
@@ -254,15 +284,18 @@ def test_page_of_an_empty_root_says_what_is_missing(tmp_path):
 def test_page_holds_no_live_text_of_the_samples(root):
     page = report.write_report(root).read_text()
     assert len(page.encode()) < report.PAGE_BYTES
-    assert "<img" not in page and "odd<name" not in page and "random <b>" not in page
+    for live in ("<img", "odd<name", "<b>", "<i>size", "alert(1)>"):
+        assert live not in page
+    assert page.count('<figure id="figure-') == 4 and "Loss against &lt;i&gt;size" in page
     assert page.count("</script>") == page.count("<script") == 1 + page.count('<script type="application/json"')
     assert not re.search(r"(src|href)\s*=\s*[\"']?\s*(https?:|//|javascript:)", page)
     assert "default-src 'none'" in page and "'unsafe-inline' 'unsafe-eval'" not in page
     script = re.search(r"<script>(.*?)</script>", page, re.S)[1]
     digest = base64.b64encode(__import__("hashlib").sha256(script.encode()).digest()).decode()
     assert f"script-src 'sha256-{digest}'" in page
-    for words in ("0.21", "0.10–0.34", "do not pin down", "1.42", "62 %", "level 3 of 5, not valid", "level 5 of 5, valid",
-                  "Nothing can be drawn or played", "short run"):
+    for words in ("0.21", "0.10–0.34", "do not pin it down", "62 % of its 100 first-try", "FAILURE: &lt;b&gt;",
+                  "0.33", "1.42", "62 %", "level 3 of 5, not valid", "level 5 of 5, valid",
+                  "Nothing to draw or play", "short run", "header and first four bars given", "1.25", "0.050"):
         assert words in page
     assert page.count('<figure class="score') == 8 and page.count('class="play"') == 8
     assert page == report.write_report(root).read_text()  # the same input gives the same page
@@ -327,7 +360,8 @@ class Browser:
     def __call__(self, method, **params):
         self.n += 1
         message = {"id": self.n, "method": method, "params": params}
-        os.write(self.inward, json.dumps(message | ({"sessionId": self.session} if self.session else {})).encode() + b"\0")
+        message |= {"sessionId": self.session} if self.session else {}
+        os.write(self.inward, json.dumps(message).encode() + b"\0")
         return self.wait(lambda answer: answer.get("id") == self.n)["result"]
 
     def wait(self, wanted, seconds=60):
