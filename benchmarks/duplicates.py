@@ -1,0 +1,132 @@
+"""How well stage 03 tells copies of a piece from other music: precision and recall on planted copies.
+
+Run:    python benchmarks/duplicates.py MIDI_DIR [--pieces 200]
+Reads:  MIDI files below MIDI_DIR; every copy goes through stage 02's conversion, as a real copy would.
+Prints: one row per kind of copy: recall at the threshold and the spread of the similarity; then the pairs found among
+        the unaltered pieces, by name, to be judged by ear and eye.
+"""
+
+import argparse
+import importlib
+import sys
+from pathlib import Path
+
+import numpy as np
+import symusic
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+stage02 = importlib.import_module("02_midi_to_abc")
+stage03 = importlib.import_module("03_tokenize_split")
+
+
+def change_notes(score, change):
+    """Applies change(track number, {column: array}) -> dict to every pitched track."""
+    for i in range(len(score.tracks)):
+        track = score.tracks[i]
+        if not track.is_drum and len(track.notes):
+            notes = change(i, track.notes.numpy())
+            track.notes = type(track.notes).from_numpy(*(np.ascontiguousarray(notes[column]) for column in
+                                                         ("time", "duration", "pitch", "velocity")))
+    return score
+
+
+def transposed(score, random):
+    lowest = min(n.pitch for t in score.tracks if not t.is_drum for n in t.notes)
+    shift = int(random.choice([k for k in (-5, -4, -3, -2, -1, 1, 2, 3, 4, 5) if k > -lowest]))
+    return change_notes(score, lambda i, n: {**n, "pitch": np.clip(n["pitch"] + shift, 0, 127).astype(n["pitch"].dtype)})
+
+
+def slower(score, random):
+    for tempo in score.tempos:
+        tempo.mspq = int(tempo.mspq * 1.37)
+    return score
+
+
+def stretched(score, random, factor=2.0):
+    return change_notes(score, lambda i, n: {**n, "time": (n["time"] * factor).astype(n["time"].dtype),
+                                             "duration": (n["duration"] * factor).astype(n["duration"].dtype)})
+
+
+def off_grid(score, random):
+    return stretched(score, random, 1.1)
+
+
+def thinned(score, random):
+    pitched = [i for i, t in enumerate(score.tracks) if not t.is_drum and len(t.notes)]
+    if len(pitched) < 2:
+        return None
+    gone = int(random.choice(pitched))
+    score.tracks = [t for i, t in enumerate(score.tracks) if i != gone]
+    return score
+
+
+def altered(score, random):
+    def change(i, n):
+        hit = random.random(len(n["pitch"])) < 0.05
+        move = random.choice([-4, -3, -2, -1, 1, 2, 3, 4], len(hit))
+        return {**n, "pitch": np.clip(n["pitch"] + hit * move, 0, 127).astype(n["pitch"].dtype)}
+    return change_notes(score, change)
+
+
+KINDS = {"transposed": transposed, "other tempo": slower, "notes twice as long": stretched,
+         "stretched by 1.1 off the grid": off_grid, "one voice removed": thinned, "5 % of the notes changed": altered}
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--pieces", type=int, default=200)
+    args = parser.parse_args(argv)
+    random = np.random.default_rng(1)
+    files = sorted(args.folder.rglob("*.mid"))
+    files = [files[i] for i in random.permutation(len(files))]
+    originals, copies = [], {kind: [] for kind in KINDS}
+    for path in files:
+        if len(originals) == args.pieces:
+            break
+        try:
+            data = path.read_bytes()
+            made = {None: stage03.read_tune(path.name, None, stage02.convert(data)[0])}
+            for kind, alter in KINDS.items():
+                score = alter(symusic.Score.from_midi(data), random)
+                made[kind] = score and stage03.read_tune(f"{kind}.mid", None, stage02.convert(score.dumps_midi())[0])
+        except stage02.ConversionError as error:  # a damaged file is not the subject here
+            print(f"left out: {path.name}: {str(error)[:90]}", file=sys.stderr)
+            continue
+        originals.append(made.pop(None))
+        for kind, tune in made.items():
+            copies[kind].append(tune)
+    print(f"{len(originals)} pieces; threshold {stage03.MATCH}, {stage03.N_HASHES} hashes, bands of {stage03.ROWS}")
+    print("| copy | n | recall | same notes | likeness: min | 5 % | median |\n|---|---|---|---|---|---|---|")
+    for kind, found in copies.items():
+        rows = [(a, b) for a, b in zip(originals, found) if b]
+        hits, likeness, missed = 0, [], []
+        for original, copy in rows:
+            pairs, _ = stage03.similar_pairs(np.stack([original["signature"], copy["signature"]]),
+                                             np.array([original["n_shingles"], copy["n_shingles"]]))
+            hit = len(pairs) > 0 or original["free"] == copy["free"]
+            hits += hit
+            likeness.append((original["signature"] == copy["signature"]).mean())
+            if not hit:
+                missed.append(f"{original['origin']} ({original['n_shingles']} and {copy['n_shingles']} shingles)")
+        same = sum(a["free"] == b["free"] for a, b in rows)
+        print(f"| {kind} | {len(rows)} | {hits / len(rows):.3f} | {same / len(rows):.3f} | {min(likeness):.2f} | "
+              f"{np.quantile(likeness, 0.05):.2f} | {np.median(likeness):.2f} |")
+        for name in missed[:8]:
+            print(f"missed: {name}", file=sys.stderr)
+    signatures = np.stack([tune["signature"] for tune in originals])
+    n_shingles = np.array([tune["n_shingles"] for tune in originals])
+    pairs, likeness = stage03.similar_pairs(signatures, n_shingles)
+    n_pairs = len(originals) * (len(originals) - 1) // 2
+    print(f"pairs of different files joined: {len(pairs)} of {n_pairs}")
+    for (i, j), value in sorted(zip(pairs.tolist(), likeness), key=lambda row: -row[1]):
+        print(f"  {value:.2f}  {originals[i]['origin']} | {originals[j]['origin']}")
+    every = [(signatures[i] == signatures[i + 1:])[n_shingles[i + 1:] >= stage03.MIN_SHINGLES].mean(axis=1)
+             for i in range(len(originals) - 1) if n_shingles[i] >= stage03.MIN_SHINGLES]
+    every = np.sort(np.concatenate(every))[::-1]
+    print(f"likeness of all pairs: 99.9 % below {np.quantile(every, 0.999):.3f}; the ten highest: "
+          + " ".join(f"{value:.2f}" for value in every[:10]))
+
+
+if __name__ == "__main__":
+    main()
