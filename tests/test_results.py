@@ -1,0 +1,336 @@
+"""Stage 07: prompts, repair, MIDI, the chosen sampler, the results file and what happens when it is run again."""
+
+import importlib
+import json
+import math
+import random
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+import music_metrics
+import report
+import sampling
+import training
+from abc_text import check_abc, read_abc
+from common import BEGIN, END, Tokenizer
+from stage import HERE, Stage, manifest_path, stage_parser
+
+stage07 = importlib.import_module("07_train_best_and_generate")
+
+JIG = "X:1\nM:6/8\nL:1/16\nQ:1/4=120\nK:G\nG4B2d4B2|c4A2F4D2|G4B2d4g2|f4d2G6|\nB4d2g4d2|e4c2A4c2|B4G2F4A2|G6G6|\n"
+DUO = ("X:1\nM:2/4\nL:1/16\nK:C\n[V:1]c4e4|d4f4|[V:2]C8|D8|\n[V:1]e4g4|c8|[V:2]E8|C8|\n"
+       "[V:1]d4f4|e4g4|[V:2]D8|E8|\n")
+
+
+# ---------------------------------------------------------------- prompts, repair, MIDI
+
+def test_prompts_are_the_header_and_four_bars_of_every_voice():
+    assert stage07.header_of(JIG) == JIG[:JIG.index("G4B2")]
+    assert stage07.first_bars(JIG) == JIG[:JIG.index("\nB4d2")]
+    assert stage07.first_bars(DUO) == DUO[:DUO.index("\n[V:1]d4f4|e4")]
+    assert stage07.first_bars("no music at all | | | |") is None and stage07.header_of("no music") is None
+    assert stage07.first_bars(JIG[:JIG.index("\nB4d2")] + "\n") is None  # nothing would be left to generate
+
+
+def test_repair_keeps_the_bars_before_the_error():
+    assert stage07.repaired(JIG) is None
+    cut = stage07.repaired(JIG.replace("A4c2|B4G2", "A4c2|B4G2c2"))  # an over-full seventh bar
+    assert cut.endswith("e4c2A4c2|\n") and check_abc(cut).level >= 4
+    assert stage07.repaired(JIG[:-4] + "[Bd").endswith("B4G2F4A2|\n")  # stopped in the middle of a chord
+    assert stage07.repaired("X:1\nthis is no music") == ""
+
+
+def test_midi_has_the_notes_of_the_text():
+    tune = read_abc(DUO)
+    assert music_metrics.count_midi_notes(stage07.midi_bytes(tune)) == sum(len(v.notes) for v in tune.voices) == 17
+
+
+def test_a_text_without_notes_gives_no_midi(tmp_path):
+    assert stage07.write_midi(tmp_path / "x.mid", "X:1\nK:C\nz8|z8|\n") is None and not (tmp_path / "x.mid").exists()
+
+
+@pytest.mark.parametrize("drifting", [{"rest_bar_share": 0.5}, {"bar_repetition": 0.9}])
+def test_a_sampler_that_drifts_into_rests_or_repeats_is_not_chosen(drifting):
+    plain = {"rate": 0.5, "bar_accuracy": 0.8, "rest_bar_share": 0.1, "bar_repetition": 0.3}
+    rows = [{**stage07.MODEL_ITSELF, "temperature": 0.7, **plain, "rate": 1.0, "bar_accuracy": 1.0, **drifting},
+            {**stage07.MODEL_ITSELF, "temperature": 0.9, **plain, "rate": 0.6},
+            {**stage07.MODEL_ITSELF, "temperature": 1.0, **plain}]
+    assert stage07.choose_sampler(rows, plain) == {**stage07.MODEL_ITSELF, "temperature": 0.9}
+    assert stage07.choose_sampler(rows[:1], plain) == stage07.MODEL_ITSELF
+
+
+def test_the_ten_samples_have_different_prompts_and_temperatures():
+    tunes = [{"origin": f"{i}.abc", "text": JIG.replace("K:G", f"K:{key}")} for i, key in enumerate("GDACFEB")]
+    requests = stage07.ten_requests(tunes, {**stage07.MODEL_ITSELF, "top_p": 0.95}, {"sample_chars": 50}, 70)
+    assert len(requests) == 10 and len({request.seed for *_, request in requests}) == 10
+    assert len({request.temperature for *_, request in requests}) >= 4
+    assert {kind for kind, *_ in requests} == {"unconditional", "header", "bars"}
+    assert len({request.prompt for *_, request in requests}) == 8
+
+
+# ---------------------------------------------------------------- words
+
+def parts(best=1.0, run=1.2, ngram=1.5, unigram=4.0):
+    def row(name, bits):
+        return {"name": name, "val_nats_per_char": bits * math.log(2), "test_nats_per_char": bits * math.log(2)}
+    return {"baselines": {split: {"unigram": {"bits_per_char": unigram}, "5-gram": {"bits_per_char": ngram}}
+                          for split in ("val", "test")},
+            "best": row("best_model", best), "runs": [row("lstm_tiny", run)],
+            "samples": {"unprompted": {"rate": 0.5}, "ladder": [{"kind": "ngram", "rate": 0.0}]}}
+
+
+def test_a_model_worse_than_the_ngram_is_said_in_words():
+    assert stage07.failures_in_words(parts()) == []
+    words = stage07.failures_in_words(parts(best=1.6))
+    assert len(words) == 2 and all("FAILURE" in line and "the best model (1.600)" in line for line in words)
+    assert any("lstm_tiny" in line and "counting characters" in line
+               for line in stage07.failures_in_words(parts(run=4.5)))
+    content = parts()
+    content["samples"]["unprompted"]["rate"] = 0.0
+    assert "no more than of n-gram text" in stage07.failures_in_words(content)[0]
+
+
+def test_a_fit_that_was_refused_is_null_with_its_reason():
+    fits = stage07.describe_fits({"families": {"transformer": {"alpha": 0.3}}, "refused": {"lstm": "losses rise"}})
+    assert fits["transformer"]["alpha"] == 0.3
+    assert fits["lstm"]["alpha"] is None and fits["lstm"]["identified"] is False and fits["lstm"]["reason"]
+
+
+def test_portable_values_are_strict_json():
+    value = stage07.portable({"a": float("nan"), "b": (1, np.float64(2.5)), 3: np.int64(4), "c": float("inf")})
+    assert json.dumps(value, allow_nan=False) == '{"a": null, "b": [1, 2.5], "3": 4, "c": null}'
+
+
+# ---------------------------------------------------------------- the stage on a small root
+
+def tunes_of(n, seed):
+    """Little jigs that add up, each another."""
+    chance, found = random.Random(seed), []
+    for _ in range(n):
+        rhythms = [chance.choice([(4, 2, 4, 2), (6, 6), (2,) * 6]) for _ in range(8)]
+        bars = ["".join(f"{chance.choice('GABcdefg')}{length}" for length in rhythm) for rhythm in rhythms]
+        found.append("X:1\nM:6/8\nL:1/16\nQ:1/4=120\nK:G\n" + "|".join(bars[:4]) + "|\n" + "|".join(bars[4:]) + "|\n")
+    return found
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A root in which the stages before 07 are done: real files, models hardly trained, made-up fits."""
+    patch = pytest.MonkeyPatch()
+    for module in (importlib.import_module("stage"), training, stage07):  # 0.2 s a call; not what is tested here
+        patch.setattr(module, "code_digest", lambda *_: "code")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield make_root(tmp_path_factory.mktemp("root"))
+    torch.set_num_threads(threads)
+    patch.undo()
+
+
+def make_root(root):
+    data, checkpoints, outputs = root / "data", root / "checkpoints", root / "part4_outputs"
+    for folder in (data, checkpoints, outputs):
+        folder.mkdir()
+    texts = {"train": tunes_of(24, 0), "val": tunes_of(8, 1), "test": tunes_of(8, 2)}
+    tokenizer = Tokenizer("".join(texts["train"]))
+    tokenizer.save(data / "tokenizer.pkl")
+    for split, tunes in texts.items():
+        (data / f"{split}.txt").write_text("\n".join(tunes))
+        rows = ["index\torigin\tgroup\tpiece\tn_pieces\tfirst_bar\ttoken_offset\tcharacters"]
+        rows += [f"{i}\tbook/tune {split} {i}.abc\tg{i}\t1\t1\t0\t0\t{len(tune)}" for i, tune in enumerate(tunes)]
+        (data / f"{split}_sequences.tsv").write_text("\n".join(rows) + "\n")
+        np.save(data / f"{split}_tokens.npy", np.concatenate(
+            [np.concatenate([[BEGIN], tokenizer.encode(tune), [END]]) for tune in tunes]).astype(tokenizer.dtype))
+    names = {"uniform": 5.0, "unigram": 4.0, "xz": 2.5, "bz2": 2.5, "5-gram": 2.2}
+    (data / "baselines.json").write_text(json.dumps(
+        {split: {name: {"bits_per_char": bits} for name, bits in names.items()} for split in ("val", "test")}))
+    (data / "stats.json").write_text(json.dumps(
+        {"characters": {split: sum(map(len, tunes)) for split, tunes in texts.items()}}))
+    finish(root, "03_tokenize_split", [f"data/{path.name}" for path in data.iterdir() if not path.name.startswith(".")])
+    streams = training.load_data(root)
+    shapes = {"transformer": {"n_layer": 1, "n_head": 2, "d_model": 16, "d_ff": 32},
+              "lstm": {"n_layer": 1, "d_embedding": 8, "d_hidden": 16}}
+    for stage_name, family in (("04_train_transformers", "transformer"), ("05_train_lstms", "lstm")):
+        outputs_of = []
+        for size in stage07.SIZES[family]:
+            run = training.plan_run(streams, family, size, shapes[family], 0.01)
+            if size == "tiny":
+                record = training.train(root, run, streams, "cpu")
+            else:  # the others are copies under their own names
+                record = {**json.loads((checkpoints / f"{family}_tiny.json").read_text()),
+                          "name": f"{family}_{size}", "size": size}
+                shutil.copy(checkpoints / f"{family}_tiny.pt", checkpoints / f"{family}_{size}.pt")
+                (checkpoints / f"{family}_{size}.json").write_text(json.dumps(record))
+            outputs_of += [f"checkpoints/{family}_{size}.pt", f"checkpoints/{family}_{size}.json"]
+        finish(root, stage_name, outputs_of)
+    fit = {"alpha": 0.3, "alpha_interval": [0.1, None], "r_squared": 0.99, "identified": True, "reason": None}
+    (outputs / "fits.json").write_text(json.dumps(
+        {"headline": "It scales.", "families": {"transformer": fit, "lstm": fit}, "refused": {},
+         "comparison": {"n": 1}}))
+    finish(root, "06_fit_scaling", ["part4_outputs/fits.json"])
+    return root
+
+
+def finish(root, name, outputs):
+    args = stage_parser("").parse_args(["--root", str(root)])
+    stage = Stage(HERE / f"{name}.py", args, config={}, reads=())
+    with stage.writing():
+        stage.finish(outputs)
+
+
+@pytest.fixture(scope="module")
+def done(made):
+    """The same root after stage 07 with the smallest budgets."""
+    patch = pytest.MonkeyPatch()
+    patch.setitem(stage07.BUDGETS, "full", {
+        "n_rated": 10, "rated_chars": 120, "n_prompted": 4, "prompted_chars": 60, "n_sweep": 1, "sweep_chars": 60,
+        "n_skills": 4, "skills_chars": 60, "n_real": 8, "sample_chars": 80})
+    patch.setitem(stage07.EPOCHS, "full", 1)
+    run07(made)
+    yield made
+    patch.undo()
+
+
+def run07(root, *flags):
+    stage07.main(["--root", str(root), "--device", "cpu", *flags])
+
+
+def results_of(root):
+    return json.loads((root / "part4_outputs/RESULTS.json").read_text())
+
+
+def test_results_hold_what_they_promise(done):
+    missing = stage07.check_results(results_of(done))
+    small = {"samples.unprompted.n is below 100", "samples.chosen_sampler.n is below 100"}
+    # the stages before 03 were not run here
+    assert set(missing) - small <= {"data.sources is missing", "data.conversion is missing"}
+
+
+def test_a_missing_key_is_named(done):
+    content = results_of(done)
+    content["best"]["test_perplexity"] = None
+    content["runs"] = [row for row in content["runs"] if row["name"] != "transformer_tiny"]
+    content["runs"][0]["val_nats_per_char"] = None
+    missing = stage07.check_results(content)
+    assert {"best.test_perplexity is missing", "runs lacks transformer_tiny",
+            "runs has losses that are no numbers"} <= set(missing)
+    assert len(stage07.check_results(None)) > 30
+
+
+def test_results_are_a_function_of_what_stands_on_disk(done):
+    assert stage07.results(done) == results_of(done)
+
+
+def test_test_loss_is_that_of_the_one_evaluation_function(done):
+    model, _ = training.load_checkpoint(done / "checkpoints/best_model.pt")
+    measured = training.evaluate(model, training.load_data(done).test, "cpu")
+    best = results_of(done)["best"]
+    assert best["test_perplexity"] == pytest.approx(measured["perplexity"], rel=1e-5)
+    assert best["test_bits_per_char"] == pytest.approx(math.log2(best["test_perplexity"]), rel=1e-6)
+
+
+def test_samples_stand_as_drawn_with_their_metadata(done):
+    folder = done / "part4_outputs/generated"
+    rows = json.loads((folder / "metadata.json").read_text())["samples"]
+    assert len(rows) == 10 == len(list(folder.glob("sample_*.abc")))
+    for row in rows:
+        text = (folder / row["file"]).read_text()
+        assert text == row["text"] and text.startswith(row["prompt"]) and len(row["surprisal_bits"]) == len(text)
+        assert row["validity"]["level"] == check_abc(text, len(row["prompt"])).level
+        assert (row["repaired"] is None) == (not (folder / f"repaired/{row['file']}").exists())
+        assert row["stop_reason"] in ("end", "budget") and row["novelty"]["longest_copied_chars"] >= 0
+        assert row["midi"] is None or (folder / row["midi"]).read_bytes()[:4] == b"MThd"
+    assert {row["type"] for row in rows} == {"unconditional", "header", "bars"}
+
+
+def test_rates_count_every_sample_and_only_what_was_generated(done):
+    unprompted = json.loads((done / "part4_outputs/evaluation/unprompted.json").read_text())
+    assert unprompted["rates"]["n"] == len(unprompted["samples"]) == 10
+    assert all(sample["prompt"] == "" and sample["temperature"] == 1 for sample in unprompted["samples"])
+    seeds = [sample["seed"] for sample in unprompted["samples"]]
+    assert seeds == list(range(seeds[0], seeds[0] + 10))
+    header_only = [{"text": stage07.header_of(JIG), "prompt": stage07.header_of(JIG), "stop_reason": "end"}]
+    assert music_metrics.rate_samples(header_only, judge=False)["rate"] == 0
+
+
+def test_history_and_figures(done):
+    history = json.loads((done / "part4_outputs/checkpoints/training_history.json").read_text())
+    assert history["epochs"][-1]["val_perplexity"] > 1 and history["best_val_nats_per_char"] > 0
+    for name in ("sampler", "ladder", "skills"):
+        assert (done / f"part4_outputs/figures/{name}.svg").read_text().startswith("<?xml")
+        assert (done / f"part4_outputs/figures/{name}.png").stat().st_size > 5000
+    assert (done / "part4_outputs/report.html").stat().st_size < 3_000_000
+
+
+def test_run_again_does_nothing(done, capsys):
+    run07(done)
+    assert "up to date" in capsys.readouterr().out
+
+
+def test_an_interrupted_run_goes_on_after_the_last_measurement(done, tmp_path, monkeypatch):
+    root = tmp_path / "root"
+    shutil.copytree(done, root)
+    manifest_path(root, "07_train_best_and_generate").unlink()
+    (root / "part4_outputs/RESULTS.json").unlink()
+    (root / "part4_outputs/evaluation/header.json").unlink()
+    drawn = []
+
+    def counting(model, tokenizer, requests, *rest, **more):
+        drawn.append(len(list(requests)))
+        return sampling.generate(model, tokenizer, requests, *rest, **more)
+    monkeypatch.setattr(stage07, "generate", counting)
+    monkeypatch.setattr(report, "draw_sample", lambda *_: {})
+    monkeypatch.setattr(stage07, "draw_figures", lambda *_: [])
+    run07(root)
+    assert drawn == [4, 10]  # the lost set and the ten samples; neither training nor the other sets again
+    before, after = results_of(done), results_of(root)
+    assert before["samples"] == after["samples"] and before["headline"] == after["headline"]
+
+
+def test_playing_leaves_the_results_alone(done, capsys):
+    before = (done / "part4_outputs/RESULTS.json").read_bytes()
+    run07(done, "--prompt", "X:1\\nM:6/8\\nL:1/16\\n", "--num-samples", "2", "--max-chars", "30")
+    folder = done / "part4_outputs/generated"
+    assert (folder / "play_001.abc").read_text().startswith("X:1\nM:6/8\nL:1/16\n")
+    assert json.loads((folder / "play_002.json").read_text())["new_chars"] <= 30
+    run07(done, "--num-samples", "1", "--max-chars", "10", "--temperature", "0")
+    assert (folder / "play_003.abc").exists() and (done / "part4_outputs/RESULTS.json").read_bytes() == before
+    capsys.readouterr()
+    run07(done)
+    assert "up to date" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flags, words", [
+    (["--prompt", "§§"], "characters that the training text lacks"), (["--num-samples", "0"], "--num-samples"),
+    (["--top-p", "2"], "out of range"), (["--only", "nosuch"], "tiny, small"),
+    (["--only", "tiny,small"], "tiny, small")])
+def test_bad_flags_end_in_one_message(done, flags, words):
+    with pytest.raises(SystemExit) as stop:
+        run07(done, *flags)
+    assert words in str(stop.value) and "->" in str(stop.value)
+
+
+def test_a_model_of_another_vocabulary_is_refused(done, tmp_path):
+    root = tmp_path / "root"
+    shutil.copytree(done, root)
+    Tokenizer("abc").save(root / "data/tokenizer.pkl")
+    with pytest.raises(SystemExit, match="another vocabulary"):
+        run07(root, "--num-samples", "1")
+
+
+def test_nothing_is_sampled_without_a_model(tmp_path):
+    for flags in (["--skip-training"], ["--prompt", "X:1"], ["--check"], ["--headline"]):
+        with pytest.raises(SystemExit) as stop:
+            run07(tmp_path, *flags)
+        assert "->" in str(stop.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_check_and_the_headline_are_printed(done, capsys):
+    with pytest.raises(SystemExit, match="samples.unprompted.n is below 100"):
+        run07(done, "--check")
+    run07(done, "--headline")
+    printed = capsys.readouterr().out
+    assert "scaling: It scales." in printed and "transformer alpha interval: 0.1 to unbounded" in printed
