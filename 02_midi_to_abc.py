@@ -49,11 +49,17 @@ FAR = 3.0  # units: an onset that a grid moves further than this (an eighth of a
 OFF_BEAT = 0.05  # quarter notes: a file whose onsets lie further off the grid in the median was not played to its beat;
 # onsets spread evenly, without any regard to the beat, give 0.0625
 
+HEADS_PER_UNIT = 2  # abc2midi strums: each note of a chord 1/48 quarter after the one below it. A chord with more
+# notes than fit before its end throws its voice off the beat to the end of the tune
+TIED_CHARS = 4.0  # what a tied head costs: letter, octave mark, tie, its share of brackets and length
+CUT_CHARS = 6.0  # what cutting a note short at a bar line may cost to be avoided
+VOICE_CHARS = 4.0  # what one more voice costs a bar: its share of the tag, rests around what sounds
+
 GROUP_BARS = (8, 6, 4, 3, 2, 1)  # bars of one voice that stand together before the next voice's
 TEMPOS = (10, 999)  # quarter notes a minute that are believed
 TEMPO_STEP = 0.1  # a smaller change of tempo is a player's rubato and not written
 MERGE_REACH = 16  # semitones between the mean pitches of two parts that may share a voice
-LINE_CHARS = 300  # all voices of a group of bars should be heard in one 512-character window of the model
+LINE_CHARS = 340  # all voices of a group of bars should be heard in one 512-character window of the model
 
 
 class ConversionError(Exception):
@@ -249,6 +255,18 @@ def tidy(pitch, on, off):
     onsets = np.unique(on)
     before = onsets[np.searchsorted(onsets, off, side="right") - 1]
     off = np.where((off - before <= SIXTEENTH) & (before > on), before, off)
+    first = np.searchsorted(on, onsets)
+    sizes = np.diff(np.append(first, len(on)))
+    crowded = np.flatnonzero(sizes > HEADS_PER_UNIT * (np.minimum.reduceat(off, first) - onsets))
+    if len(crowded):
+        keep = np.ones(len(on), bool)
+        for i in crowded.tolist():
+            chord = slice(first[i], first[i] + sizes[i])
+            if i + 1 < len(onsets) and onsets[i + 1] - onsets[i] <= QUARTER:
+                off[chord] = np.maximum(off[chord], onsets[i + 1])
+            most = HEADS_PER_UNIT * int(off[chord].min() - onsets[i])
+            keep[first[i] + 1 + most // 2:first[i] + sizes[i] - (most - 1) // 2] &= sizes[i] <= most
+        pitch, on, off = pitch[keep], on[keep], off[keep]
     return pitch, on, off
 
 
@@ -324,11 +342,6 @@ def part_notes(pitch, on, off, n_parts):
         busy[free] = max(busy[free], b)
         part[members] = free
     return part
-
-
-TIED_CHARS = 4.0  # what a tied head costs: letter, octave mark, tie, its share of brackets and length
-CUT_CHARS = 6.0  # what cutting a note short at a bar line may cost to be avoided
-VOICE_CHARS = 4.0  # what one more voice costs a bar: its share of the tag, rests around what sounds
 
 
 def split_track(pitch, on, off, bars):
