@@ -114,8 +114,8 @@ def runs_of_table(path):
     return sorted(rows, key=lambda r: (r["family"], r["params_total"], r["n_chars_seen"] or 0, r["seed"]))
 
 
-def refusal(rows):
-    """Why a family's runs are not fitted, in words, or None. The same runs at several D are counted by size and D."""
+def unusable(rows):
+    """Why a family's losses cannot even be compared, in words, or None."""
     bad = [str(row["name"]) for row in rows if not _positive(row["val_nats_per_char"])]
     if bad:
         return f"no finite loss in {', '.join(bad)}"
@@ -125,6 +125,13 @@ def refusal(rows):
         if key in seen:
             return f"the size N = {key[0]:,.0f} occurs twice with seed {key[2]} ({seen[key]}, {row['name']})"
         seen[key] = row["name"]
+    return None
+
+
+def refusal(rows):
+    """Why no law is fitted to a family's runs, in words, or None."""
+    if reason := unusable(rows):
+        return reason
     sizes = {row["params_total"] for row in rows}
     if len(sizes) < law.MIN_SIZES:
         return f"{len(sizes)} sizes; a law with three parameters needs at least {law.MIN_SIZES}"
@@ -253,14 +260,26 @@ def alpha_choices(rows, all_rows):
     return choices
 
 
+def noise_of_runs(families, fits):
+    """(standard deviation of one run, degrees of freedom): from the seeds of both families if enough runs were
+    repeated, else from the residuals of the fits; None if neither can tell."""
+    ss, dof = 0.0, 0
+    for rows in families.values():
+        n, loss = _columns(rows)
+        ss, dof = ss + law.group_by_size(n, loss)[3], dof + len(n) - len(np.unique(n))
+    if dof >= law.MIN_NOISE_DOF:
+        return math.sqrt(ss / dof), dof
+    known = [fit for fit in fits.values() if fit.noise_sd]
+    dof = sum(fit.noise_dof for fit in known)
+    return (math.sqrt(sum(fit.noise_sd ** 2 * fit.noise_dof for fit in known) / dof), dof) if known else None
+
+
 def compare(families, fits, n_resamples, rng):
     """The two families at equal parameters, FLOPs and seconds; None unless there are two."""
     if len(families) != 2:
         return None
     (first, rows1), (second, rows2) = sorted(families.items(), key=lambda f: f[0] != "transformer")
-    known = [fit for fit in fits.values() if fit.noise_sd]
-    dof = sum(fit.noise_dof for fit in known)
-    noise = (math.sqrt(sum(fit.noise_sd ** 2 * fit.noise_dof for fit in known) / dof), dof) if known else None
+    noise = noise_of_runs(families, fits)
     out = {"first": first, "second": second, "difference": f"loss of {first} - loss of {second}, nats per character"}
     for cost, what in COSTS.items():
         usable = all(_positive(row[cost]) for row in rows1 + rows2)
@@ -374,17 +393,16 @@ def analyse(rows, profiles=None, n_resamples=N_RESAMPLES, seed=0):
     for row in rows:
         everything.setdefault(row["family"], []).append(row)
     for family, some in everything.items():
-        reason = refusal(some)
-        if reason:
+        if not unusable(some):  # a family without a law can still be compared at equal cost
+            families[family] = headline_rows(some)
+        if reason := refusal(some):
             refused[family] = reason
             continue
-        families[family] = headline_rows(some)
         entries[family], fits[family] = fit_family(families[family], n_resamples, rng)
         counting[family] = alpha_choices(families[family], some)
     joint, joint_refused, draws = {}, {}, {}
     for family, some in everything.items():
-        # one recipe only: the joint law is that of one way of training
-        recipe = headline_rows(some)[0]["recipe"]
+        recipe = headline_rows(some)[0]["recipe"]  # the joint law is that of one way of training
         entry, found = fit_joint_family([row for row in some if row["recipe"] == recipe], n_resamples, rng)
         if found is None:
             joint_refused[family] = entry
@@ -398,7 +416,7 @@ def analyse(rows, profiles=None, n_resamples=N_RESAMPLES, seed=0):
             position[family] = found
     compared = compare(families, fits, n_resamples, rng)
     result = {
-        "headline": headline(entries, refused, compared),
+        "headline": headline(entries, refused, compared, joint),
         "loss": "validation loss, nats per character" if profiles is not None else "loss of the table",
         "level": law.LEVEL, "n_runs": len(rows), "families": entries, "refused": refused, "comparison": compared,
         "counting": counting, "loss_by_position": position or None, "joint": joint or None,
@@ -428,7 +446,7 @@ def plain(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def headline(entries, refused, compared):
+def headline(entries, refused, compared, joint):
     """The answer in a few sentences, true whatever the numbers are."""
     sentences = []
     for family in sorted(set(entries) | set(refused), key=lambda f: (f != "transformer", f)):
@@ -448,6 +466,13 @@ def headline(entries, refused, compared):
     for cost, found in (compared or {}).items():
         if cost in COSTS and "points" in found:
             sentences.append(compared_sentence(compared["first"], compared["second"], COSTS[cost], found))
+    for family, entry in joint.items():
+        exponent = entry["n_opt_exponent"]
+        law_text = (f"alpha {entry['alpha']['value']:.2f}, beta {entry['beta']['value']:.2f}, compute-optimal N grows as "
+                    f"C^{exponent['value']:.2f}")
+        sentences.append(f"{_name(family)}, sizes and data varied ({entry['n_runs']} runs): " + (
+            f"{law_text} ({BAND_PERCENT} % band {exponent['band'][0]:.2f} to {exponent['band'][1]:.2f})."
+            if entry["identified"] else f"the joint law is not identified: {entry['reason']}."))
     return " ".join(sentences)
 
 
@@ -609,7 +634,7 @@ def draw_scaling(plt, rows, fits, laws, draws, curves):
                 for edge in (low, high):
                     axes.plot(grid, edge, color=color, lw=0.6, alpha=0.5)
             label += "\n" + (f"α = {fit.alpha:.2f} [{fit.alpha_interval[0]:.2f}, {fit.alpha_interval[1]:.2f}]"
-                             if entry["identified"] else f"α not identified (best fit {fit.alpha:.2f})")
+                             if entry["identified"] else "α not identified")
         else:
             label += "\nnot fitted"
         mean, spread = _mean_and_spread(n, loss)
@@ -642,7 +667,8 @@ def draw_curves(plt, rows, fits, laws, draws, curves):
     n_runs = 0
     for family, some in groups.items():
         color, _, line = _look(family, list(groups))
-        first_seed = [row for row in some if row["seed"] == min(r["seed"] for r in some)]
+        first_seed = sorted((row for row in some if row["seed"] == min(r["seed"] for r in some)),
+                            key=lambda row: row["params_total"])
         for i, row in enumerate(first_seed):
             points = [p for p in curves[row["name"]] if _positive(p.get("val_nats_per_char"))]
             n_runs += bool(points)
@@ -703,14 +729,16 @@ def draw_by_position(plt, rows, fits, laws, draws, curves):
         return None
     figure, axes = plt.subplots(1, 2, figsize=(8.6, 3.6), gridspec_kw={"width_ratios": [1.6, 1]})
     labels = {(row["family"], row["size"]): row["params_total"] for row in rows}
-    for family, sizes in found.items():
+    for family, sizes in sorted(found.items(), key=lambda f: f[0] != "transformer"):
         color, marker, line = _look(family, list(found))
         names = list(sizes)
         for i, size in enumerate(names):
             entry = sizes[size]
-            x = (np.arange(len(entry["loss"])) + 0.5) * entry["positions_per_bin"]
+            edges = np.unique(np.geomspace(1, len(entry["loss"]) + 1, 18).astype(int)) - 1  # bins even in log position
+            x = [(a + b) / 2 * entry["positions_per_bin"] for a, b in zip(edges, edges[1:])]
+            y = [np.mean(entry["loss"][a:b]) for a, b in zip(edges, edges[1:])]
             last = i == len(names) - 1
-            axes[0].plot(x, entry["loss"], color=color, ls=line, lw=1.8 if last else 0.7, alpha=1 if last else 0.35,
+            axes[0].plot(x, y, color=color, ls=line, lw=1.8 if last else 0.7, alpha=1 if last else 0.35,
                          label=f"{_name(family)} {size}" if last else None)
         axes[1].plot([labels[family, size] for size in names], [sizes[s]["gain_from_far_context"] for s in names],
                      color=color, ls=line, marker=marker, label=_name(family))
@@ -806,17 +834,16 @@ def draw_region(plt, rows, fits, laws, draws, curves):
     if not laws:
         return None
     figure, axes = plt.subplots(1, len(laws), figsize=(4.0 * len(laws), 3.5), squeeze=False)
-    from scipy import stats
     for axis, (family, fit) in zip(axes[0], sorted(laws.items(), key=lambda f: (f[0] != "transformer", f[0]))):
         color, _, _ = _look(family, list(laws))
         alphas, floors, ss = law.joint_region(fit)
         variance = max(fit.noise_sd, 1e-9) ** 2
-        levels = [fit.ss + variance * 2 * stats.f.ppf(level, 2, fit.noise_dof) for level in (0.5, 0.95)]
+        levels = [fit.ss + variance * 2 * law.f_quantile(level, 2, fit.noise_dof) for level in (0.5, 0.95)]
         axis.contourf(alphas, floors, ss, levels=[-1, levels[0], levels[1]], colors=[color, color], alpha=0.25)
         axis.contourf(alphas, floors, ss, levels=[-1, levels[0]], colors=[color], alpha=0.35)
         axis.plot(fit.alpha, fit.c, marker="+", ms=11, mew=2, color="k", clip_on=False)
         axis.axhline(fit.means.min(), color="0.3", lw=0.9, ls="--")
-        axis.annotate("lowest loss measured", (0.02, fit.means.min()), xycoords=("axes fraction", "data"), va="bottom",
+        axis.annotate("lowest loss measured", (0.02, fit.means.min()), xycoords=("axes fraction", "data"), va="top",
                       fontsize=7.5, color="0.3")
         axis.set(xlabel="exponent α", ylabel="floor c (nats per character)", ylim=(0, fit.means.max()),
                  title=f"{_name(family)} (n = {fit.n_runs} runs)")
@@ -830,7 +857,7 @@ def draw_frontier(plt, rows, fits, laws, draws, curves):
     if not fits["joint"]:
         return None
     figure, axes = plt.subplots(1, 2, figsize=(8.2, 3.6))
-    for family, entry in fits["joint"].items():
+    for family, entry in sorted(fits["joint"].items(), key=lambda f: f[0] != "transformer"):
         color, marker, line = _look(family, list(fits["joint"]))
         flops = np.array([p["flops"] for p in entry["frontier"]])
         for axis, key, column in ((axes[0], "n_opt", "params_total"), (axes[1], "d_opt", "n_chars_seen")):

@@ -12,7 +12,7 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import optimize, special  # not scipy.stats: it takes a second to load
 
 LEVEL = 0.95               # of every interval
 ALPHA_RANGE = (0.002, 3.0)  # exponents searched; an interval that reaches an edge counts as unbounded
@@ -23,6 +23,16 @@ HUBER_DELTA = 1e-3         # in log loss, as Hoffmann et al. 2022; summed, not a
 USEFUL_ERROR = 0.04        # relative; the accuracy that Choshen et al. 2024 call useful
 LOG_ZERO = -15.0           # log of a coefficient that counts as zero
 ALPHAS = np.geomspace(*ALPHA_RANGE, N_ALPHA)
+
+
+def f_quantile(level, dof, noise_dof):
+    """Quantile of Fisher's F."""
+    return float(special.fdtri(dof, noise_dof, level))
+
+
+def t_quantile(level, dof):
+    """Quantile of Student's t."""
+    return float(special.stdtrit(dof, level))
 
 
 # ---------------------------------------------------------------- L(N) = a N^-alpha + c
@@ -108,7 +118,7 @@ def fit_power_law(n, loss, noise=None, level=LEVEL):
     if noise_sd is None:
         return fit
     variance = max(noise_sd, 1e-9 * means.mean()) ** 2  # a floor against rounding when the points lie on the curve
-    fit = fit._replace(critical=ss + stats.f.ppf(level, 1, noise_dof) * variance)
+    fit = fit._replace(critical=ss + f_quantile(level, 1, noise_dof) * variance)
     fit = fit._replace(alpha_interval=_alpha_interval(profile, ss_grid, alpha, fit.critical))
     return fit._replace(c_interval=_c_interval(fit))
 
@@ -131,7 +141,7 @@ def _noise(ss, ss_within, dof_lack, dof_within, given):
         return given[0], given[1], "given", None
     if dof_within >= MIN_NOISE_DOF:
         variance = ss_within / dof_within
-        p = float(stats.f.sf(ss / dof_lack / variance, dof_lack, dof_within)) if dof_lack and variance > 0 else None
+        p = float(special.fdtrc(dof_lack, dof_within, ss / dof_lack / variance)) if dof_lack and variance > 0 else None
         if p is not None and p < 1 - LEVEL:  # the means scatter about the curve by more than the seeds explain
             return math.sqrt(ss / dof_lack), dof_lack, "lack of fit", p
         return math.sqrt(variance), dof_within, "seeds", p
@@ -365,7 +375,7 @@ def fit_line(n, loss, form):
     dof = len(x) - 2
     interval = None
     if dof > 0:
-        error = stats.t.ppf(0.5 + LEVEL / 2, dof) * math.sqrt(((y - fitted) ** 2).sum() / dof / sxx)
+        error = t_quantile(0.5 + LEVEL / 2, dof) * math.sqrt(((y - fitted) ** 2).sum() / dof / sxx)
         interval = (-slope - error, -slope + error)
     predicted = np.exp(fitted) if form == "power" else fitted
     spread = ((loss - loss.mean()) ** 2).sum()
@@ -600,11 +610,11 @@ def compare_families(first, second, noise, resamples, rng, n_points=5):
     if len(common) >= 3:
         paired = np.array([_interpolate(curves[0][s], at) - _interpolate(curves[1][s], at) for s in common])
         difference = paired.mean(0)
-        half = stats.t.ppf(0.5 + LEVEL / 2, len(common) - 1) * paired.std(0, ddof=1) / math.sqrt(len(common))
+        half = t_quantile(0.5 + LEVEL / 2, len(common) - 1) * paired.std(0, ddof=1) / math.sqrt(len(common))
         method = f"differences paired by seed ({len(common)} seeds), Student t"
     elif noise is not None:
         variance = (rows1 ** 2 / w1).sum(1) + (rows2 ** 2 / w2).sum(1)
-        half = stats.t.ppf(0.5 + LEVEL / 2, noise[1]) * noise[0] * np.sqrt(variance)
+        half = t_quantile(0.5 + LEVEL / 2, noise[1]) * noise[0] * np.sqrt(variance)
         method = f"noise of one run {noise[0]:.4f} nats ({noise[1]} degrees of freedom), Student t"
     points = [{"at": float(math.exp(x)), "difference": float(d),
                "interval": None if math.isnan(h) else [float(d - h), float(d + h)]}
