@@ -224,7 +224,7 @@ def sweep_sampler(model, tokenizer, tunes, copied, budget, seed, device):
     return {"rows": rows, "real": real, "n": n, "chosen": choose_sampler(rows, real),
             "rule": f"largest mean of validity and bar accuracy among the settings whose rest bars are at most "
                     f"{SWEEP_MAX_REST_ABOVE_REAL} and whose repeated bars are at most {SWEEP_MAX_REPEAT_ABOVE_REAL} "
-                    f"above those of validation tunes; of equals the one of higher temperature"}
+                    f"above those of validation tunes; of equals the one nearest to the model itself"}
 
 
 def sweep_row(samples, copied):
@@ -243,9 +243,10 @@ def choose_sampler(rows, real):
     def drifts(row):
         return ((row["rest_bar_share"] or 0) > (real["rest_bar_share"] or 0) + SWEEP_MAX_REST_ABOVE_REAL
                 or (row["bar_repetition"] or 0) > (real["bar_repetition"] or 0) + SWEEP_MAX_REPEAT_ABOVE_REAL)
-    fit = [row for row in rows if not drifts(row)]
-    best = max(fit, key=lambda row: ((row["rate"] or 0) + (row["bar_accuracy"] or 0), row["temperature"]),
-               default=MODEL_ITSELF)
+    def merit(row):
+        return ((row["rate"] or 0) + (row["bar_accuracy"] or 0), -abs(row["temperature"] - 1),
+                cut_name(row) == "no truncation")
+    best = max((row for row in rows if not drifts(row)), key=merit, default=MODEL_ITSELF)
     return {key: best[key] for key in MODEL_ITSELF}
 
 
@@ -582,6 +583,10 @@ def check_results(content):
 
 # ---------------------------------------------------------------- figures
 
+SKILL_WORDS = {  # of music_metrics.skills, in the order of the figure
+    "meter": "bars of the right length", "in_key": "notes in the scale of K:", "key": "tunes in the key of K:",
+    "cadence": "tunes that end on the tonic", "repetition": "bars heard before", "content": "enough music (level 3)",
+    "valid": "valid (level 4)", "ended": "ended by the model"}
 FAMILY_LOOK = {"transformer": ("#0072B2", "o", "Transformer"), "lstm": ("#D55E00", "s", "LSTM")}
 LEVELS = ("header", "tokens", "content", "meter", "aligned")
 
@@ -671,7 +676,7 @@ def draw_ladder(plt, rows):
 
 def draw_skills(plt, skills):
     """Musical skills over model size, both families; the level of held-out music as a line."""
-    measures = list(next(iter(skills.values()))["skills"])
+    measures = [key for key in SKILL_WORDS if any(one["skills"].get(key) is not None for one in skills.values())]
     columns = min(4, len(measures))
     n_rows = -(-len(measures) // columns)
     figure, axes = plt.subplots(n_rows, columns, figsize=(3.1 * columns, 2.5 * n_rows), squeeze=False, sharex=True)
@@ -684,12 +689,13 @@ def draw_skills(plt, skills):
         real = next((content["real"].get(key) for content in skills.values() if content.get("real")), None)
         if real is not None:
             axis.axhline(real, color="0.4", linewidth=1, label="real music")
-        axis.set(title=key.replace("_", " "), xscale="log")
+        axis.set(title=SKILL_WORDS[key], xscale="log", ylim=(-0.03, 1.03), xlabel="parameters")
+        axis.set_xticks([1e5, 1e6, 1e7], ["0.1M", "1M", "10M"])
+        axis.xaxis.set_minor_formatter(plt.NullFormatter())
+        axis.title.set_fontsize(10)
         axis.grid(alpha=0.3)
     for axis in list(axes.flat)[len(measures):]:
         axis.axis("off")
-    for axis in axes[-1]:
-        axis.set_xlabel("parameters")
     handles, labels = axes.flat[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", ncol=3, bbox_to_anchor=(0.5, -0.06), frameon=False)
     n = next(iter(skills.values()))["n"]
