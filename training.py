@@ -53,8 +53,9 @@ CALIBRATION_SECONDS = 3.0  # for all runs of a plan together
 POSITION_BINS = 64
 
 RECIPES = {
-    "tuned": {"optimizer": "muon", "rotary": True, "qk_norm": True, "dropout": {"transformer": 0.0, "lstm": 0.0}},
-    "classic": {"optimizer": "adamw", "rotary": False, "qk_norm": False,
+    "tuned": {"optimizer": "muon", "rotary": True, "qk_norm": True, "token_shift": True,
+              "dropout": {"transformer": 0.0, "lstm": 0.0}},
+    "classic": {"optimizer": "adamw", "rotary": False, "qk_norm": False, "token_shift": False,
                 "dropout": {"transformer": 0.1, "lstm": 0.2}},
 }
 CLASSIC_LEARNING_RATE = 3e-4  # of the original study, for every size
@@ -166,7 +167,7 @@ def plan_run(data, family, size, shape, learning_rate, seed=0, recipe="tuned", s
     config = {"family": family, "vocab_size": data.vocab_size, "block_size": BLOCK_SIZE, **shape,
               "dropout": chosen["dropout"][family] if dropout is None else dropout}
     if family == "transformer":
-        config.update(rotary=chosen["rotary"], qk_norm=chosen["qk_norm"])
+        config.update({flag: chosen[flag] for flag in ("rotary", "qk_norm", "token_shift")})
     tokens = subset(data.train, data_fraction, max_train_chars)
     if batch_windows is None:
         batch_windows = BATCH_WINDOWS * 2 ** max(0, round(math.log2(math.sqrt(len(tokens) * epochs / BATCH_TOKENS))))

@@ -1,0 +1,173 @@
+"""Both model families: sizes counted by hand, causality, generation step by step, determinism of what they cost."""
+
+import importlib
+import math
+
+import pytest
+import torch
+
+import common
+
+SIZES = {"transformer": importlib.import_module("04_train_transformers").SIZES,
+         "lstm": importlib.import_module("05_train_lstms").SIZES}
+TABLE = {"transformer": {"tiny": 0.14e6, "small": 0.67e6, "medium": 1.9e6, "large": 4.1e6, "xl": 7.6e6},
+         "lstm": {"tiny": 0.24e6, "small": 0.95e6, "medium": 3.2e6, "large": 5.8e6}}
+MODELS = [(family, size) for family in SIZES for size in SIZES[family]]
+
+
+def config_of(family, size="tiny", **change):
+    return {"family": family, "vocab_size": 75, "block_size": 512, "dropout": 0.0, "rotary": True, "qk_norm": True,
+            "token_shift": True, **SIZES[family][size], **change}
+
+
+def scrambled(config, seed=0):
+    """A model whose every trained weight matters (new models have an output layer of zeros)."""
+    torch.manual_seed(seed)
+    model = common.build_model(config).eval()
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.15)
+    return model
+
+
+def parameters_by_hand(family, shape, V=75, T=512):
+    if family == "transformer":
+        d, d_ff = shape["d_model"], shape["d_ff"]
+        layer = 3 * d * d + d * d + 2 * d * d_ff + 2 * d  # q k v, output, feed-forward, two norms
+        return V * d + T * d + shape["n_layer"] * layer + d + d * V
+    E, H = shape["d_embedding"], shape["d_hidden"]
+    return V * E + 4 * H * (E + H) + (shape["n_layer"] - 1) * 4 * H * (H + H) + H * V
+
+
+def matrix_flops_by_hand(family, shape, V=75, T=512):
+    """Forward and backward, per token of a full window, from the shapes of the products."""
+    if family == "transformer":
+        d, d_ff = shape["d_model"], shape["d_ff"]
+        attention = sum(2 * 2 * d * (position + 1) for position in range(T)) / T  # q k and weights v, causal
+        layer = 2 * d * 3 * d + attention + 2 * d * d + 2 * 2 * d * d_ff
+        return 3 * (shape["n_layer"] * layer + 2 * d * V)
+    E, H = shape["d_embedding"], shape["d_hidden"]
+    return 3 * (2 * 4 * H * (E + H) + (shape["n_layer"] - 1) * 2 * 4 * H * 2 * H + 2 * H * V)
+
+
+@pytest.mark.parametrize("family,size", MODELS)
+def test_parameters_and_flops_by_hand(family, size):
+    with torch.device("meta"):
+        model = common.build_model(config_of(family, size))
+    counts = model.count_parameters()
+    assert counts["total"] == parameters_by_hand(family, SIZES[family][size])
+    assert counts["total"] == sum(counts[group] for group in ("embedding", "hidden", "norm", "head"))
+    assert counts["non_embedding"] == counts["total"] - counts["embedding"]
+    assert model.flops_per_token() == pytest.approx(matrix_flops_by_hand(family, SIZES[family][size]))
+    # three layers of 384 are 3.29M: the table's own columns do not give its 3.2M
+    tolerance = 0.028 if (family, size) == ("lstm", "medium") else 0.02
+    assert abs(counts["total"] / TABLE[family][size] - 1) < tolerance
+
+
+@pytest.mark.parametrize("family", SIZES)
+def test_first_loss_is_ln_v(family):
+    torch.manual_seed(0)
+    model = common.build_model(config_of(family))
+    idx = torch.randint(75, (2, 64))
+    assert model(idx, idx)[1].item() == pytest.approx(math.log(75), abs=1e-4)
+
+
+@pytest.mark.parametrize("family", SIZES)
+@pytest.mark.parametrize("classic", [False, True])
+def test_causality(family, classic):
+    model = scrambled(config_of(family, rotary=not classic, qk_norm=not classic, token_shift=not classic))
+    idx = torch.randint(75, (1, 48))
+    changed = idx.clone()
+    changed[:, 30:] = (changed[:, 30:] + 1) % 75
+    with torch.no_grad():
+        before, after = model(idx)[0], model(changed)[0]
+    assert torch.equal(before[:, :30], after[:, :30])
+    assert not torch.allclose(before[:, 30:], after[:, 30:])
+
+
+@pytest.mark.parametrize("family", SIZES)
+def test_order_of_the_past_matters(family):
+    model = scrambled(config_of(family))
+    idx = torch.randint(75, (1, 20))
+    swapped = idx[:, [1, 0, *range(2, 20)]]
+    with torch.no_grad():
+        assert not torch.allclose(model(idx)[0][:, -1], model(swapped)[0][:, -1], atol=1e-5)
+
+
+@pytest.mark.parametrize("family", SIZES)
+def test_targets_that_do_not_count(family):
+    model = scrambled(config_of(family))
+    idx = torch.randint(75, (2, 16))
+    targets = idx.clone()
+    targets[0, 5:] = common.IGNORE
+    logits, loss = model(idx, targets)
+    wanted = torch.nn.functional.cross_entropy(logits[targets != common.IGNORE], targets[targets != common.IGNORE])
+    assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
+    assert model(idx, torch.full_like(idx, common.IGNORE))[1].item() == 0
+
+
+@pytest.mark.parametrize("family", SIZES)
+@pytest.mark.parametrize("chunks", [[1] * 30, [7, 1, 1, 13, 8]])
+def test_step_is_forward(family, chunks):
+    model = scrambled(config_of(family, block_size=32))
+    idx = torch.randint(75, (3, 30))
+    with torch.no_grad():
+        full, cache, at = model(idx)[0], None, 0
+        for n in chunks:
+            logits, cache = model.step(idx[:, at:at + n], cache)
+            at += n
+            torch.testing.assert_close(logits, full[:, at - 1], atol=2e-4, rtol=1e-3)
+
+
+def test_window_is_re_anchored():
+    """Beyond the context a Transformer reads the newest half again; how tokens were handed over does not matter."""
+    model = scrambled(config_of("transformer", block_size=32))
+    idx = torch.randint(75, (2, 90))
+    with torch.no_grad():
+        cache = None
+        for n in range(1, 91):
+            logits, cache = model.step(idx[:, n - 1:n], cache)
+            start = 0 if n <= 32 else 16 * math.ceil((n - 32) / 16)
+            torch.testing.assert_close(logits, model(idx[:, start:n])[0][:, -1], atol=2e-4, rtol=1e-3)
+        torch.testing.assert_close(model.step(idx)[0], logits, atol=2e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("family", SIZES)
+def test_rows_are_independent(family):
+    model = scrambled(config_of(family, block_size=32))
+    idx = torch.randint(75, (4, 40))
+    with torch.no_grad():
+        together, alone = model.step(idx)[0], model.step(idx[2:3])[0]
+    torch.testing.assert_close(together[2:3], alone, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("family", SIZES)
+def test_overfits_one_batch(family):
+    torch.manual_seed(0)
+    model = common.build_model(config_of(family, vocab_size=20, block_size=32))
+    idx = torch.randint(20, (2, 33))
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01)
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = model(idx[:, :-1], idx[:, 1:])[1]
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.2
+
+
+def test_lstm_biases_are_constants():
+    model = common.build_model(config_of("lstm"))
+    assert all(not p.requires_grad for name, p in model.named_parameters() if "bias" in name)
+    H = SIZES["lstm"]["tiny"]["d_hidden"]
+    assert (model.lstm.bias_ih_l0[H:2 * H] == common.FORGET_BIAS).all() and model.lstm.bias_ih_l0.sum() == H
+
+
+def test_devices():
+    assert common.pick_device("cpu").type == "cpu"
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="cuda"):
+            common.pick_device("cuda")
+    assert common.precision("cpu") in ("bf16", "fp32")
+    with common.autocast("cpu"):
+        product = torch.ones(8, 8) @ torch.ones(8, 8)
+    assert (product.dtype == torch.bfloat16) == (common.precision("cpu") == "bf16")
