@@ -123,18 +123,17 @@ def split_length(start, length, beat=Fraction(1)):
     return pieces
 
 
-def bar_slices(notes, start, end):
+def bar_slices(notes, start, stop):
     """A bar of one voice as [(onset in the bar, length, [(pitch, tied from before, tied on)])], rests as [].
 
     Notes that overlap without being a chord are cut at every beginning and ending and tied.
     """
-    notes = [note for note in notes if note.onset < end and note.onset + note.duration > start]
-    edges = sorted({start, end} | {edge for note in notes for edge in (note.onset, note.onset + note.duration)
-                                   if start < edge < end})
+    spans = [(note.onset, note.onset + note.duration, note.pitch) for note in notes]
+    spans = [span for span in spans if span[0] < stop and span[1] > start]
+    edges = sorted({start, stop} | {edge for span in spans for edge in span[:2] if start < edge < stop})
     slices = []
     for a, b in zip(edges, edges[1:]):
-        chord = {note.pitch: (note.pitch, note.onset < a, note.onset + note.duration > b)
-                 for note in notes if note.onset <= a and note.onset + note.duration >= b}
+        chord = {pitch: (pitch, onset < a, end > b) for onset, end, pitch in spans if onset <= a and end >= b}
         slices.append((a - start, b - a, sorted(chord.values())))
     return slices
 
@@ -380,6 +379,10 @@ SVG_ATTRIBUTES = {
     "font-size", "font-family", "font-weight", "font-style", "text-anchor", "dominant-baseline", "offset", "stop-color",
     "preserveAspectRatio", "clipPathUnits", "gradientUnits", "overflow"}
 SVG_CLASSES = {"tempo", "mNum", "page-margin"}  # what the page's style sheet knows of verovio's classes
+_LINE = re.compile(r'<path d="([^"]*)"')
+_LINES = re.compile(  # straight lines of one width in a row (staff lines, ledger lines): one element for all
+    r'<path d="M[\d.-]+ [\d.-]+ ?L[\d.-]+ [\d.-]+" stroke-width="(\d+)"/>'
+    r'(?:<path d="M[\d.-]+ [\d.-]+ ?L[\d.-]+ [\d.-]+" stroke-width="\1"/>)+')
 _XLINK = "{http://www.w3.org/1999/xlink}href"
 
 
@@ -402,6 +405,7 @@ def inline_svg(svg, prefix, label):
     size = root.get("viewBox") or "0 0 {} {}".format(*(re.sub(r"[^\d.]", "", root.get(side, "")) or "100"
                                                       for side in ("width", "height")))
     inside = "".join(_rebuild(child, names) for child in root)
+    inside = _LINES.sub(lambda run: f'<path d="{"".join(_LINE.findall(run[0]))}" stroke-width="{run[1]}"/>', inside)
     width = ""
     if re.fullmatch(r"[\d.]+pt", root.get("width", "")):  # a plot: neither blown up nor too small to read
         points = float(root.get("width")[:-2])
@@ -427,7 +431,9 @@ def _rebuild(element, names):
             continue
         elif name in ("d", "points", "x", "y"):
             value = re.sub(r"-?\d*\.\d{3,}", lambda m: f"{float(m[0]):.2f}".rstrip("0").rstrip("."), value)
-            value = re.sub(r"\s+", " ", value).strip()
+            value = re.sub(r"\s+", " ", value).strip().replace(" L", "L")
+        elif name == "transform":
+            value = re.sub(r"scale\(([\d.]+) \1\)", r"scale(\1)", re.sub(r"[\s,]+", " ", value)).replace(") ", ")")
         else:
             value = _own_colours(re.sub(r"url\(#([^)]*)\)", lambda m: f"url(#{names.get(m[1], '')})", value))
         if value and not re.search(r"url\((?!#)|expression|javascript:|@import|image-set|/\*|\\", value):
@@ -888,52 +894,46 @@ ATTENTION_CHARS = 96  # characters of the map: more cannot be told apart on a sc
 def attention_map(model, tokenizer, text):
     """What every head of a Transformer looks at in a text, and the head that copies most.
 
-    The fused attention of the model returns no weights, so they are computed again here with an explicit softmax,
-    from what enters each block: QK-norm and rotation as in the block itself. Rule of choice: of all heads the one with
-    the largest share of attention on the characters that followed an earlier occurrence of the two characters just
-    read (an *induction head*, Olsson et al. 2022): what a model does that repeats motifs.
+    The fused attention of the model returns no weights. So the queries and keys that enter it (normed, rotated and
+    whatever else the model does to them) are taken at the call, and their softmax is computed here. Rule of choice: of
+    all heads the one with the largest share of attention on the characters that followed an earlier occurrence of the
+    two characters just read (an *induction head*, Olsson et al. 2022): what a model does that repeats motifs.
 
     Returns {"text", "weights": (T, T) numpy array, row = reading position, "layer", "head" (from 1), "share": its mean
     weight on such characters, "even_share": the same if attention were spread evenly, "n_heads"}; None for a model
     without attention, or if the text repeats no pair of characters.
     """
     import torch
-    from common import BEGIN, _rotate
-    from torch.nn import functional as F
+    from common import BEGIN
+    from torch.overrides import TorchFunctionMode
+
+    weights = []
+
+    class Watch(TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            if getattr(function, "__name__", "") == "scaled_dot_product_attention":
+                q, k = args[0].float(), args[1].float()
+                logits = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+                ahead = torch.ones(logits.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
+                weights.append(logits.masked_fill(ahead, -torch.inf).softmax(-1)[0].cpu())
+            return function(*args, **(kwargs or {}))
 
     if model.config.get("family") != "transformer":
         return None
     text = text[:min(model.config["block_size"] - 1, 4 * ATTENTION_CHARS)]
     tokens = torch.cat((torch.tensor([BEGIN]), torch.as_tensor(tokenizer.encode(text).astype("int64"))))
-    T, device = len(tokens), next(model.parameters()).device
+    T = len(tokens)
     after = torch.zeros(T, T)  # after[i, j] = 1 where the two tokens before j are the two up to i, j <= i
     after[2:, 2:] = ((tokens[2:, None] == tokens[None, 1:-1]) & (tokens[1:-1, None] == tokens[None, :-2])).tril()
     rows = after.any(dim=1)
     if not rows.any():
         return None
-    weights = []
-
-    def look(block, inputs):
-        x, cos, sin = inputs[:3]
-        B, n, d = x.shape
-        q, k, _ = block.qkv(block.norm_attention(x)).view(B, n, 3, block.n_head, d // block.n_head).unbind(2)
-        if block.qk_norm:
-            q, k = F.rms_norm(q, q.shape[-1:]), F.rms_norm(k, k.shape[-1:])
-        if block.rotary:
-            q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
-        logits = torch.einsum("bihd,bjhd->bhij", q.float(), k.float()) / math.sqrt(d // block.n_head)
-        ahead = torch.ones(n, n, dtype=torch.bool, device=x.device).triu(1)
-        weights.append(logits.masked_fill(ahead, -torch.inf).softmax(-1)[0].cpu())
-
-    hooks = [block.register_forward_pre_hook(look) for block in model.blocks]
     training = model.training
     try:
-        with torch.inference_mode():
-            model.eval()(tokens[None].to(device))
+        with torch.inference_mode(), Watch():
+            model.eval()(tokens[None].to(next(model.parameters()).device))
     finally:
         model.train(training)
-        for hook in hooks:
-            hook.remove()
     weights = torch.stack(weights)  # layers, heads, T, T
     shares = (weights * after)[:, :, rows].sum(-1).mean(-1)
     even = (after.sum(1) / torch.arange(1, T + 1))[rows].mean()
@@ -1165,22 +1165,27 @@ def write_report(root):
         "validity": ladder(results) + figures(plots, OTHER_FIGURES["validity"], PAGE_BYTES // 8),
         "skills": figures(plots, OTHER_FIGURES["skills"], PAGE_BYTES // 8) + music_table(results),
         "inside": position_chart(results) + best_attention(root)}
-    articles, budget = [], PAGE_BYTES - 300_000 - sum(map(len, body.values()))
-    for i, sample in enumerate(samples):
-        articles.append(sample_article(sample, folder, i, budget // (len(samples) - i)))
-        budget -= len(articles[-1])
-    shades = "".join(f'<span class="s{i}">{words}</span> ' for i, words in enumerate(
-        [f"up to {SURPRISAL_STEPS[0]:g}"] + [f"over {step:g}" for step in SURPRISAL_STEPS]))
-    body["samples"] = (
-        "<p>As drawn, first try, none left out. The ABC text below each score is shaded by the surprisal of each "
-        f'character, in bits:</p><p class="shades">{shades}<span class="p">given as prompt</span></p>'
-        + "".join(articles)) if articles else ""
-    sections = [(name, title, body[name] or absent("Not measured in this run.")) for name, title in SECTIONS]
-    page = _page(results, sections)
-    if len(page.encode()) > PAGE_BYTES:
-        raise ValueError(f"report.html would have {len(page.encode()):,} bytes")
+    for room in (PAGE_BYTES - sum(map(len, body.values())), 0):  # scores first, and none of them if that is too much
+        body["samples"] = sample_section(samples, folder, room)
+        page = _page(results, [(name, title, body[name] or absent("Not measured in this run."))
+                               for name, title in SECTIONS])
+        if len(page.encode()) <= PAGE_BYTES:
+            break
     stage.write_text(outputs / "report.html", page)
     return outputs / "report.html"
+
+
+def sample_section(samples, folder, room):
+    """All samples; their scores are left to their files where the section would take more than `room` bytes."""
+    articles, room = [], 0.9 * room
+    for i, sample in enumerate(samples):
+        articles.append(sample_article(sample, folder, i, room / (len(samples) - i)))
+        room -= len(articles[-1])
+    shades = "".join(f'<span class="s{i}">{words}</span> ' for i, words in enumerate(
+        [f"up to {SURPRISAL_STEPS[0]:g}"] + [f"over {step:g}" for step in SURPRISAL_STEPS]))
+    return ("<p>As drawn, first try, none left out. The ABC text below each score is shaded by the surprisal of each "
+            f'character, in bits:</p><p class="shades">{shades}<span class="p">given as prompt</span></p>'
+            + "".join(articles)) if articles else ""
 
 
 def position_chart(results):

@@ -301,6 +301,14 @@ def test_page_holds_no_live_text_of_the_samples(root):
     assert page == report.write_report(root).read_text()  # the same input gives the same page
 
 
+def test_page_keeps_its_limit_by_leaving_scores_to_their_files(root, monkeypatch):
+    full = report.write_report(root).read_text()
+    monkeypatch.setattr(report, "PAGE_BYTES", len(full.encode()) - 30_000)
+    page = report.write_report(root).read_text()
+    assert len(page.encode()) <= report.PAGE_BYTES
+    assert "see generated/sample_0" in page and page.count('<figure class="score') < 8 == page.count('class="play"')
+
+
 # ---------------------------------------------------------------- attention
 
 def test_attention_map_shows_what_the_model_computes(monkeypatch):
@@ -310,21 +318,22 @@ def test_attention_map_shows_what_the_model_computes(monkeypatch):
     text = "X:1\nK:C\nabcd|abcd|efga|\n"
     tokenizer = common.Tokenizer(text)
     shape = dict(family="transformer", vocab_size=tokenizer.vocab_size, block_size=64, n_layer=2, n_head=2, d_model=16,
-                 d_ff=32, dropout=0.1, rotary=True, qk_norm=True)
+                 d_ff=32, dropout=0.1, rotary=True, qk_norm=True, token_shift=True)
     model, seen = common.build_model(shape).train(), []
     real = common.F.scaled_dot_product_attention
 
     def watch(q, k, v, **options):
-        T = q.size(2)
-        seen.append((q @ k.transpose(-1, -2) / q.size(-1) ** .5).masked_fill(
-            torch.ones(T, T, dtype=torch.bool).triu(1), -torch.inf).softmax(-1)[0])
-        return real(q, k, v, **options)
+        seen.append((v[0], real(q, k, v, **options)))
+        return seen[-1][1]
 
+    watch.__name__ = "scaled_dot_product_attention"
     monkeypatch.setattr(common.F, "scaled_dot_product_attention", watch)
     found = report.attention_map(model, tokenizer, text)
-    assert np.allclose(found["weights"], seen[found["layer"] - 1][found["head"] - 1].numpy(), atol=1e-6)
+    values, out = seen[found["layer"] - 1]  # the weights shown, times the values, are what the model's own head gave
+    shown = torch.from_numpy(found["weights"]) @ values[found["head"] - 1]
+    assert torch.allclose(shown, out[0, found["head"] - 1], atol=1e-5)
     assert found["n_heads"] == 4 and 0 <= found["share"] <= 1 and found["weights"].shape == (len(text) + 1,) * 2
-    assert model.training and not any(block._forward_pre_hooks for block in model.blocks)
+    assert model.training
     assert "attention of one head" in report.attention_figure(found)
     lstm = common.build_model(dict(family="lstm", vocab_size=tokenizer.vocab_size, block_size=64, n_layer=1,
                                    d_embedding=8, d_hidden=8, dropout=0.0))
@@ -437,6 +446,21 @@ def test_page_in_a_browser(root, browser):
     requests = [event["params"]["request"]["url"] for event in browser.events
                 if event["method"] == "Network.requestWillBeSent"]
     assert requests and all(url.startswith((path.as_uri(), "data:")) for url in requests)
+
+
+def test_page_can_be_used_from_the_keyboard(root, browser):
+    browser.open(report.write_report(root))
+    seen = []
+    for _ in range(40):
+        for kind in ("keyDown", "keyUp"):
+            browser("Input.dispatchKeyEvent", type=kind, key="Tab", code="Tab", windowsVirtualKeyCode=9)
+        seen.append(browser.js("document.activeElement.className + '#' + document.activeElement.id"))
+        if seen[-1].startswith("play#"):
+            break
+    assert seen[0].startswith("skip") and "#theme" in seen and "score wide#" in seen and seen[-1] == "play#"
+    for kind in ("keyDown", "keyUp"):
+        browser("Input.dispatchKeyEvent", type=kind, key=" ", code="Space", text=" ", windowsVirtualKeyCode=32)
+    assert browser.js("new Promise(done => setTimeout(() => done(document.activeElement.textContent), 400))") == "Stop"
 
 
 @pytest.mark.parametrize("width", [360, 1100])
