@@ -1,5 +1,6 @@
 """Stages killed at random moments and run again: the outputs are those of an undisturbed run, byte for byte."""
 
+import importlib
 import random
 import signal
 import subprocess
@@ -52,9 +53,12 @@ def test_data_stages(name, how, n_times, root_for):
 
 
 def weights_and_text(root):
-    """Outputs without times: of run records and reports only what does not measure the clock."""
-    keep = (".pt", ".abc", ".txt", ".npy", ".pkl", ".tsv", ".mid")
-    return {name: digest for name, digest in outputs(root).items() if name.endswith(keep)}
+    """What does not measure the clock: weights of checkpoints, tunes, tokens; no records, reports and curves."""
+    torch = importlib.import_module("torch")
+    keep = (".abc", ".txt", ".npy", ".pkl", ".tsv", ".mid")
+    found = {name: digest for name, digest in outputs(root).items() if name.endswith(keep)}
+    return found | {str(path.relative_to(root)): torch.load(path, weights_only=True)["weights_digest"]
+                    for path in root.rglob("*.pt")}
 
 
 @pytest.mark.slow
