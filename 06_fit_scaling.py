@@ -22,7 +22,8 @@ from pathlib import Path
 import numpy as np
 
 import scaling_law as law
-from stage import Stage, fail, load_manifest, read_json, resolve_root, run, stage_parser, write_bytes, write_json, write_text
+from stage import (Stage, fail, load_manifest, read_json, resolve_root, run, stage_parser, write_bytes, write_json,
+                   write_text)
 
 N_RESAMPLES = 1000            # of every bootstrap; 0.3 s per family, tens of seconds for a joint law
 BAND_PERCENT = 80             # of the compute-optimal frontier, as in Hoffmann et al. 2022 (10th to 90th)
@@ -50,8 +51,8 @@ def read_records(root):
             record = read_json(root / name) if name.endswith(".json") else None
             if isinstance(record, dict) and "family" in record and "params_total" in record:
                 records.append(record)
-    return sorted(records, key=lambda r: (r["family"], r["params_total"], r.get("data_fraction") or 1, r.get("seed") or 0,
-                                          str(r.get("name"))))
+    return sorted(records, key=lambda r: (r["family"], r["params_total"], r.get("data_fraction") or 1,
+                                          r.get("seed") or 0, str(r.get("name"))))
 
 
 def mixed_inputs(records):
@@ -118,7 +119,7 @@ def unusable(rows):
     """Why a family's losses cannot even be compared, in words, or None."""
     bad = [str(row["name"]) for row in rows if not _positive(row["val_nats_per_char"])]
     if bad:
-        return f"no finite loss in {', '.join(bad)}"
+        return f"no finite positive loss in {', '.join(bad)}"
     seen = {}
     for row in rows:
         key = row["params_total"], row["n_chars_seen"], row["seed"], row["recipe"]
@@ -193,7 +194,8 @@ def fit_family(rows, n_resamples, rng):
         "falls_with_n": bool((np.diff(fit.means) < 0).all()),
         "forms": {"power_floor": {"formula": "a N^-alpha + c", "alpha": fit.alpha, "a": fit.a, "c": fit.c,
                                   "alpha_interval": fit.alpha_interval, "r_squared": fit.r_squared},
-                  "power": {"formula": "a N^-alpha", **power}, "log_linear": {"formula": "intercept - slope ln N", **line}},
+                  "power": {"formula": "a N^-alpha", **power},
+                  "log_linear": {"formula": "intercept - slope ln N", **line}},
         "huber": {**huber, "inside_interval": _inside(huber["alpha"], fit.alpha_interval)},
         "best_predicting_form": {"held_out_largest": min(errors, key=lambda f: abs(errors[f])) if errors else None,
                                  "leave_one_size_out": min(loo, key=loo.get) if loo["power"] is not None else None,
@@ -285,7 +287,8 @@ def compare(families, fits, n_resamples, rng):
         usable = all(_positive(row[cost]) for row in rows1 + rows2)
         devices = {row["device"] for row in rows1 + rows2}
         if cost == "seconds" and len(devices) > 1:
-            out[cost] = {"what": what, "reason": f"the runs were timed on different devices ({', '.join(map(str, devices))})"}
+            out[cost] = {"what": what,
+                         "reason": f"the runs were timed on different devices ({', '.join(map(str, devices))})"}
             continue
         runs = [[(row[cost], row["seed"], row["val_nats_per_char"], row["params_total"]) for row in rows]
                 for rows in (rows1, rows2)] if usable else None
@@ -321,7 +324,8 @@ def fit_joint_family(rows, n_resamples, rng):
     n, loss = _columns(some)
     d = np.array([row["n_chars_seen"] for row in some], float)
     if len(np.unique(d)) < 3 or len(np.unique(n)) < 3 or len(some) < 7:
-        return f"{len(np.unique(n))} sizes x {len(np.unique(d))} amounts of data; three of each and seven runs are needed", None
+        return (f"{len(np.unique(n))} sizes x {len(np.unique(d))} amounts of data; three of each and seven runs are "
+                "needed"), None
     parameters, objective, optimum = law.fit_joint(n, d, loss)
     draws = law.bootstrap_joint(n, d, loss, optimum, n_resamples, rng)
     tails = [50 * (1 - law.LEVEL), 50 * (1 + law.LEVEL)]
@@ -390,7 +394,7 @@ def analyse(rows, profiles=None, n_resamples=N_RESAMPLES, seed=0):
     """
     rng = np.random.default_rng(seed)
     everything, families, entries, fits, refused, counting = {}, {}, {}, {}, {}, {}
-    for row in rows:
+    for row in sorted(rows, key=lambda row: row["family"] != "transformer"):
         everything.setdefault(row["family"], []).append(row)
     for family, some in everything.items():
         if not unusable(some):  # a family without a law can still be compared at equal cost
@@ -423,7 +427,7 @@ def analyse(rows, profiles=None, n_resamples=N_RESAMPLES, seed=0):
         "joint_refused": joint_refused, "warnings": warnings(entries, compared),
         "method": {
             "fit": "least squares of a N^-alpha + c (N: total parameters) by variable projection over all local minima",
-            "interval": "profile likelihood, F(1, degrees of freedom of the noise); calibrated in benchmarks/scaling.md",
+            "interval": "profile likelihood, F(1, degrees of freedom of the noise); see benchmarks/scaling.md",
             "huber": f"cross-check: summed Huber loss on log L, delta {law.HUBER_DELTA:g}, multi-start",
             "not_covered": "the intervals cover the noise of runs, not what another corpus, recipe or validation set "
                            "would change", "resamples": n_resamples, "seed": seed, "alpha_range": law.ALPHA_RANGE},
@@ -432,7 +436,7 @@ def analyse(rows, profiles=None, n_resamples=N_RESAMPLES, seed=0):
 
 
 def plain(value):
-    """The same with NumPy types turned into Python's, and NaN into None."""
+    """The same with NumPy types turned into Python's, ten digits, and NaN turned into None."""
     if isinstance(value, dict):
         return {key: plain(v) for key, v in value.items()}
     if isinstance(value, (list, tuple)):
@@ -443,7 +447,9 @@ def plain(value):
         return bool(value)
     if isinstance(value, (np.integer, np.floating)):
         value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    if isinstance(value, float):
+        return float(f"{value:.10g}") if math.isfinite(value) else None
+    return value
 
 
 def headline(entries, refused, compared, joint):
@@ -457,9 +463,9 @@ def headline(entries, refused, compared, joint):
         runs = f"{entry['n_sizes']} sizes, {entry['n_runs']} runs"
         if entry["identified"]:
             low, high = entry["alpha_interval"]
-            sentences.append(f"{_name(family)}: loss = {entry['a']:.3g} N^-{entry['alpha']:.2f} + {entry['c']:.2f}, alpha "
-                             f"{entry['alpha']:.2f} ({100 * law.LEVEL:.0f} % interval {low:.2f} to {high:.2f}; R2 "
-                             f"{entry['r_squared']:.3f}; {runs}).")
+            sentences.append(f"{_name(family)}: loss = {entry['a']:.3g} N^-{entry['alpha']:.2f} + {entry['c']:.2f}, "
+                             f"alpha {entry['alpha']:.2f} ({100 * law.LEVEL:.0f} % interval {low:.2f} to {high:.2f}; "
+                             f"R2 {entry['r_squared']:.3f}; {runs}).")
         else:
             sentences.append(f"{_name(family)}: these {runs} do not identify alpha: {entry['reason']} (best fit: alpha "
                              f"{entry['alpha']:.2f}, R2 {entry['r_squared']:.3f}).")
@@ -468,8 +474,8 @@ def headline(entries, refused, compared, joint):
             sentences.append(compared_sentence(compared["first"], compared["second"], COSTS[cost], found))
     for family, entry in joint.items():
         exponent = entry["n_opt_exponent"]
-        law_text = (f"alpha {entry['alpha']['value']:.2f}, beta {entry['beta']['value']:.2f}, compute-optimal N grows as "
-                    f"C^{exponent['value']:.2f}")
+        law_text = (f"alpha {entry['alpha']['value']:.2f}, beta {entry['beta']['value']:.2f}, compute-optimal N grows "
+                    f"as C^{exponent['value']:.2f}")
         sentences.append(f"{_name(family)}, sizes and data varied ({entry['n_runs']} runs): " + (
             f"{law_text} ({BAND_PERCENT} % band {exponent['band'][0]:.2f} to {exponent['band'][1]:.2f})."
             if entry["identified"] else f"the joint law is not identified: {entry['reason']}."))
@@ -500,8 +506,8 @@ def warnings(entries, compared):
     out = []
     for family, entry in entries.items():
         if entry["n_runs"] == entry["n_sizes"]:
-            out.append(f"{_name(family)}: one seed per size, so the noise is guessed from {entry['n_sizes']} residuals of "
-                       f"a 3-parameter curve")
+            out.append(f"{_name(family)}: one seed per size, so the noise is guessed from {entry['n_sizes']} residuals "
+                       f"of a 3-parameter curve")
         if not entry["falls_with_n"]:
             out.append(f"{_name(family)}: the loss does not fall from each size to the next")
         if not entry["huber"]["inside_interval"]:
@@ -542,19 +548,22 @@ def csv_text(rows, columns):
 
 def draw_all(folder, rows, fits, laws, draws, curves):
     """Draws every figure the data allow; returns [{"name", "caption"}]. curves: {name of run: list of curve points}."""
-    import matplotlib
+    import matplotlib  # here, not above: a stage that is up to date should not load it
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
-    style = {"svg.hashsalt": "music-scaling", "font.size": 9, "axes.grid": True, "grid.color": "0.9", "axes.axisbelow": True,
-             "axes.spines.top": False, "axes.spines.right": False, "figure.constrained_layout.use": True,
-             "savefig.dpi": 150, "legend.frameon": False, "lines.linewidth": 1.6, "axes.titlesize": 10}
+    style = {"svg.hashsalt": "music-scaling", "font.size": 9, "axes.grid": True, "grid.color": "0.9",
+             "axes.axisbelow": True, "axes.spines.top": False, "axes.spines.right": False,
+             "figure.constrained_layout.use": True, "savefig.dpi": 150, "legend.frameon": False,
+             "lines.linewidth": 1.6, "axes.titlesize": 10}
     drawn = []
     with plt.rc_context(style):
         for name, draw in (("scaling", draw_scaling), ("curves", draw_curves), ("efficiency", draw_efficiency),
                            ("loss_by_position", draw_by_position), ("residuals", draw_residuals),
                            ("alpha_choices", draw_choices), ("joint_region", draw_region), ("frontier", draw_frontier)):
             figure, caption = draw(plt, rows, fits, laws, draws, curves) or (None, None)
-            if figure is None:
+            if figure is None:  # and none from an earlier run may stay in its place
+                for kind in ("png", "svg"):
+                    (folder / f"{name}.{kind}").unlink(missing_ok=True)
                 continue
             for kind in ("png", "svg"):
                 data = io.BytesIO()
@@ -566,11 +575,11 @@ def draw_all(folder, rows, fits, laws, draws, curves):
     return drawn
 
 
-def _look(family, others=[]):  # noqa: B006 (read only)
+def _look(family, others=()):
     """Colour, marker and line style of a family; unknown names get the remaining colours in order of appearance."""
     if family in COLORS:
         return COLORS[family], MARKERS[family], "-" if family == "transformer" else "--"
-    place = others.index(family) if family in others else 0
+    place = list(others).index(family) if family in others else 0
     return OTHER_COLORS[place % len(OTHER_COLORS)], "D^vP"[place % 4], ("-.", ":")[place % 2]
 
 
@@ -582,10 +591,12 @@ def _log_axes(axes, x=None, y=None):
             axes.set(**{f"{name}scale": "log"})
             low, high = axes.get_xlim() if name == "x" else axes.get_ylim()
             decades = math.log10(high / low)
-            axis.set_major_locator(ticker.LogLocator(subs=(1,) if decades > 2.5 else (1, 3) if decades > 1.5 else (1, 2, 5))
-                                   if decades > 0.8 else ticker.MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]))
+            subs = (1,) if decades > 2.5 else (1, 3) if decades > 1.5 else (1, 2, 5)
+            wide = decades > 0.8
+            axis.set_major_locator(ticker.LogLocator(subs=subs) if wide else
+                                   ticker.MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]))
             axis.set_major_formatter(ticker.FuncFormatter(lambda v, _, form=form: form(v)))
-            axis.set_minor_locator(ticker.LogLocator(subs=tuple(range(1, 10))) if decades > 0.8 else ticker.NullLocator())
+            axis.set_minor_locator(ticker.LogLocator(subs=tuple(range(1, 10))) if wide else ticker.NullLocator())
             axis.set_minor_formatter(ticker.NullFormatter())
 
 
@@ -647,9 +658,10 @@ def draw_scaling(plt, rows, fits, laws, draws, curves):
     axes.set_ylim(all_losses.min() * math.exp(-room), all_losses.max() * math.exp(room))
     _log_axes(axes, _si, _number)
     axes.legend(loc="upper right", fontsize=8)
-    return figure, ("Validation loss against parameters. " + "; ".join(f"{_name(f)}: {_count(s)}" for f, s in groups.items())
-                    + ". Open marks: runs; filled: means with the standard deviation over seeds where there are several. "
-                    f"Lines: a N^-alpha + c, dotted beyond the largest size; bands: {100 * law.LEVEL:.0f} % profile "
+    counts = "; ".join(f"{_name(f)}: {_count(s)}" for f, s in groups.items())
+    return figure, (f"Validation loss against parameters. {counts}. Open marks: runs; filled: means with the standard "
+                    "deviation over seeds where there are several. Lines: a N^-alpha + c, dotted beyond "
+                    f"the largest size; bands: {100 * law.LEVEL:.0f} % profile "
                     "interval of the curve (cut off at the frame where it is wider).")
 
 
@@ -747,10 +759,11 @@ def draw_by_position(plt, rows, fits, laws, draws, curves):
     axes[0].legend(fontsize=8)
     axes[1].axhline(0, color="0.4", lw=0.8)
     _log_axes(axes[1], _si)
+    near, far = ("{}-{}".format(*span) for span in (SHORT_CONTEXT, LONG_CONTEXT))
     axes[1].set(xlabel="parameters N (total)", ylabel="gain from far context (nats)",
-                title=f"loss at positions {SHORT_CONTEXT[0]}-{SHORT_CONTEXT[1]}\nminus {LONG_CONTEXT[0]}-{LONG_CONTEXT[1]}")
-    return figure, ("Loss by position in the context, mean over the validation split. Thick: largest size, thin: smaller "
-                    "sizes. Right: what the far context is worth to each size.")
+                title=f"loss at positions {near}\nminus {far}")
+    return figure, ("Loss by position in the context, mean over the validation split. Thick: largest size, thin: "
+                    "smaller sizes. Right: what the far context is worth to each size.")
 
 
 def draw_residuals(plt, rows, fits, laws, draws, curves):
@@ -781,8 +794,8 @@ def draw_residuals(plt, rows, fits, laws, draws, curves):
     handles = [axes[0, 0].errorbar([], [], ls="none", marker=m, ms=6, color=c, label=t) for t, _, c, m in lines]
     handles.append(axes[0, 0].fill_between([], [], color="0.85", label="±1 sd of a run"))
     figure.legend(handles=handles, loc="outside upper center", ncols=4, fontsize=8)
-    return figure, ("Residuals of the three forms, bars: standard deviation over seeds where there are several. Grey: standard "
-                    "deviation of one run as used for the intervals.")
+    return figure, ("Residuals of the three forms, bars: standard deviation over seeds where there are several. Grey: "
+                    "standard deviation of one run as used for the intervals.")
 
 
 def draw_choices(plt, rows, fits, laws, draws, curves):
@@ -803,7 +816,8 @@ def draw_choices(plt, rows, fits, laws, draws, curves):
         for choice in counting[family]:
             y = names.index(choice["choice"]) + (k - (len(families) - 1) / 2) * 0.28
             if choice["alpha_interval"]:
-                low, high = (max(choice["alpha_interval"][0] or low_edge, left), choice["alpha_interval"][1] or high_edge)
+                low, high = choice["alpha_interval"]
+                low, high = max(low or low_edge, left), high or high_edge
                 axes.plot([low, high], [y, y], color=color, lw=1.3, alpha=0.8)
                 for open_end, at, arrow in ((choice["alpha_interval"][0] is None or low == left, left, "<"),
                                             (choice["alpha_interval"][1] is None, high_edge, ">")):
@@ -842,14 +856,15 @@ def draw_region(plt, rows, fits, laws, draws, curves):
         axis.contourf(alphas, floors, ss, levels=[-1, levels[0], levels[1]], colors=[color, color], alpha=0.25)
         axis.contourf(alphas, floors, ss, levels=[-1, levels[0]], colors=[color], alpha=0.35)
         axis.plot(fit.alpha, fit.c, marker="+", ms=11, mew=2, color="k", clip_on=False)
-        axis.axhline(fit.means.min(), color="0.3", lw=0.9, ls="--")
-        axis.annotate("lowest loss measured", (0.02, fit.means.min()), xycoords=("axes fraction", "data"), va="top",
-                      fontsize=7.5, color="0.3")
-        axis.set(xlabel="exponent α", ylabel="floor c (nats per character)", ylim=(0, fit.means.max()),
+        if floors[0] < fit.means.min() < floors[-1]:
+            axis.axhline(fit.means.min(), color="0.3", lw=0.9, ls="--")
+            axis.annotate("lowest loss measured", (0.02, fit.means.min()), xycoords=("axes fraction", "data"), va="top",
+                          fontsize=7.5, color="0.3")
+        axis.set(xlabel="exponent α", ylabel="floor c (nats per character)", ylim=(floors[0], floors[-1]),
                  title=f"{_name(family)} (n = {fit.n_runs} runs)")
         _log_axes(axis, _number)
-    return figure, ("Joint region of alpha and c: 50 % (dark) and 95 % (light), cross: best fit. Alpha and c move together: "
-                    "neither has a meaning without the other.")
+    return figure, ("Joint region of alpha and c: 50 % (dark) and 95 % (light), cross: best fit. Alpha and c move "
+                    "together: neither has a meaning without the other.")
 
 
 def draw_frontier(plt, rows, fits, laws, draws, curves):
@@ -874,8 +889,8 @@ def draw_frontier(plt, rows, fits, laws, draws, curves):
     axes[0].set_ylabel("compute-optimal parameters N")
     axes[1].set_ylabel("compute-optimal characters D")
     axes[0].legend(fontsize=8)
-    return figure, (f"Compute-optimal model and data from the joint law, {BAND_PERCENT} % bootstrap bands; points: the runs "
-                    "it was fitted to. Where no points are near, it is an extrapolation.")
+    return figure, (f"Compute-optimal model and data from the joint law, {BAND_PERCENT} % bootstrap bands; points: the "
+                    "runs it was fitted to. Where no points are near, it is an extrapolation.")
 
 
 # ---------------------------------------------------------------- the stage
@@ -884,11 +899,12 @@ def parser():
     options = stage_parser(__doc__)
     options.add_argument("--bootstrap", type=int, default=N_RESAMPLES, metavar="N",
                          help=f"resamples of every bootstrap (default: {N_RESAMPLES}; 0: none)")
-    options.add_argument("--budget", type=float, metavar="FLOPS", help="recommend a size and an amount of data for FLOPS")
+    options.add_argument("--budget", type=float, metavar="FLOPS",
+                         help="recommend a size and an amount of data for FLOPS")
     options.add_argument("--table", type=Path, metavar="FILE",
                          help="fit a CSV with the columns family,N,D,seed,loss instead of the project's runs")
     options.add_argument("--output", type=Path, metavar="DIR",
-                         help="with --table: where to write (default: part4_outputs/<name of the table>/ below the root)")
+                         help="with --table: where to write (default: part4_outputs/<name of the table>/ in the root)")
     return options
 
 
@@ -896,12 +912,15 @@ def write_results(folder, rows, columns, result, laws, draws, curves):
     """Writes runs.csv, the figures, the joint law's draws and fits.json; returns the names written."""
     write_text(folder / "runs.csv", csv_text(rows, columns))
     result["figures"] = draw_all(folder / "figures", rows, result, laws, draws, curves)
-    names = ["runs.csv", "fits.json"] + [f"figures/{f['name']}.{kind}" for f in result["figures"] for kind in ("png", "svg")]
+    names = ["runs.csv", "fits.json"]
+    names += [f"figures/{figure['name']}.{kind}" for figure in result["figures"] for kind in ("png", "svg")]
     if draws:
         lines = ["family," + ",".join(law.JOINT)]
         lines += [f"{family}," + ",".join(f"{v:.8g}" for v in draw) for family, many in draws.items() for draw in many]
         write_text(folder / "joint_bootstrap.csv", "\n".join(lines) + "\n")
         names.append("joint_bootstrap.csv")
+    else:
+        (folder / "joint_bootstrap.csv").unlink(missing_ok=True)
     write_json(folder / "fits.json", result)
     return names
 
@@ -930,7 +949,8 @@ def summary(result):
     for family, entry in result["families"].items():
         low, high = entry["alpha_interval"]
         ends = f"{'unbounded' if low is None else f'{low:.3f}'} to {'unbounded' if high is None else f'{high:.3f}'}"
-        out[_name(family)] = (f"alpha {entry['alpha']:.3f} (95 % {ends}), c {entry['c']:.3f}, R2 {entry['r_squared']:.4f}, "
+        out[_name(family)] = (f"alpha {entry['alpha']:.3f} (95 % {ends}), c {entry['c']:.3f}, "
+                              f"R2 {entry['r_squared']:.4f}, "
                               f"{'identified' if entry['identified'] else 'NOT identified'}")
     out.update({_name(family): f"not fitted: {reason}" for family, reason in result["refused"].items()})
     return out | {"headline": result["headline"]}

@@ -236,12 +236,15 @@ def predict(fit, n, runs=None):
     return estimate, np.fmin(np.nanmin(low, 0), estimate), np.fmax(np.nanmax(high, 0), estimate)
 
 
-def joint_region(fit, n_alpha=160, n_c=160):
+def joint_region(fit, n_alpha=240, n_c=240):
     """Where (alpha, c) is compatible with the points: exponents (A,), floors (C,) and the sum of squares (C, A),
-    with a >= 0 chosen best; compare with fit.critical."""
-    alphas = np.geomspace(max(ALPHA_RANGE[0], 0.5 * (fit.alpha_interval[0] or ALPHA_RANGE[0])),
-                          min(ALPHA_RANGE[1], 2.0 * (fit.alpha_interval[1] or ALPHA_RANGE[1])), n_alpha)
-    floors = np.linspace(0, fit.means.max(), n_c)
+    with a >= 0 chosen best. The window is somewhat wider than the intervals of alpha and c."""
+    low, high = fit.alpha_interval[0] or ALPHA_RANGE[0], fit.alpha_interval[1] or ALPHA_RANGE[1]
+    margin = 0.3 * math.log(high / low) + 0.02
+    alphas = np.geomspace(max(ALPHA_RANGE[0], low * math.exp(-margin)), min(ALPHA_RANGE[1], high * math.exp(margin)),
+                          n_alpha)
+    margin = 0.4 * (fit.c_interval[1] - fit.c_interval[0]) + 1e-4
+    floors = np.linspace(max(0, fit.c_interval[0] - margin), min(fit.c_interval[1] + margin, fit.means.max()), n_c)
     x = np.exp(-np.outer(alphas, np.log(fit.sizes) - np.log(fit.sizes).mean()))
     y = fit.means - floors[:, None]                                          # (C, K)
     a = np.maximum((fit.weights * y) @ x.T / (x ** 2 @ fit.weights), 0)       # (C, A)
@@ -278,7 +281,8 @@ def verdict(fit):
         reason += ("; with one degree of freedom a scatter that is small by luck makes such an interval too short "
                    "(simulated: 85 % of those that look bounded hold the truth)")
     if fit.noise_source == "lack of fit":
-        reason += "; the sizes scatter about the curve by more than the seeds explain, so the interval uses that scatter"
+        reason += ("; the sizes scatter about the curve by more than the seeds explain, so the interval uses that "
+                   "scatter")
     return True, reason
 
 
@@ -316,7 +320,7 @@ def _log_sum_exp(terms):
 
 
 def minimize_huber(model, y, start, bounds, weights=1.0, delta=HUBER_DELTA, max_steps=400):
-    """Minimises sum of weights * Huber(y - model(p)) for many starts or resamples at once: parameters (B, P), value (B,).
+    """Minimises sum of weights * Huber(y - model(p)) for many starts or resamples at once; parameters (B, P), value.
 
     model(p) -> values (B, K) and their derivatives (B, K, P); y (K,), weights (B, K) or 1, bounds (2, P).
     Each step solves with the curvature of the residuals below delta plus `damping` times that of all residuals weighted
@@ -492,8 +496,12 @@ def bootstrap_power_law(n, loss, fit, resamples, rng):
     else:
         counts = rng.multinomial(k, np.full(k, 1 / k), size=20 * resamples)
         counts = counts[(counts > 0).sum(1) >= MIN_SIZES]
-        out["sizes"] = {**_percentiles(*_many_alphas(fit, counts[:resamples] * fit.weights, ones[:len(counts)] * fit.means)),
-                        "share_of_draws_kept": len(counts) / (20 * resamples)}
+        counts_kept = counts[:resamples]
+        found = _many_alphas(fit, counts_kept * fit.weights, ones[:len(counts_kept)] * fit.means)
+        out["sizes"] = {**_percentiles(*found),
+                        "share_of_draws_kept": len(counts) / (20 * resamples),
+                        "note": "shows what single sizes do to the fit; below 8 sizes too narrow for a confidence "
+                                "interval"}
     return out
 
 
@@ -533,7 +541,8 @@ def _joint_model(n, d):
 
     def back(p):
         e = np.where(p[:, 0] > LOG_ZERO, np.exp(p[:, 0]), 0)
-        return np.stack([e, np.exp(p[:, 1] + p[:, 3] * n_center), np.exp(p[:, 2] + p[:, 4] * d_center), p[:, 3], p[:, 4]], 1)
+        a, b = np.exp(p[:, 1] + p[:, 3] * n_center), np.exp(p[:, 2] + p[:, 4] * d_center)
+        return np.stack([e, a, b, p[:, 3], p[:, 4]], 1)
 
     bounds = np.array([(LOG_ZERO, 5), (LOG_ZERO, 10), (LOG_ZERO, 10), EXPONENT_BOUNDS, EXPONENT_BOUNDS], float).T
     return model, bounds, back, x_n, x_d
@@ -594,18 +603,25 @@ def compare_families(first, second, noise, resamples, rng, n_points=5):
     """Loss of `first` minus loss of `second` where both were measured, and where the two curves cross.
 
     first, second: lists of (cost, seed, loss, size), cost being N, FLOPs or seconds of a run (`size` may be left
-    out: then equal costs are one size). Losses between the measured costs are interpolated in log cost; runs of one seed form a pair. noise: (sd of one run, degrees of
-    freedom) or None. With at least three common seeds the interval is that of the paired differences (t); otherwise
-    it comes from `noise`. Returns None if the two ranges of cost do not overlap.
+    out: then equal costs are one size). Losses between the measured costs are interpolated in log cost; runs of one
+    seed form a pair. noise: (sd of one run, degrees of freedom) or None. With at least three common seeds the interval
+    is that of the paired differences (t); otherwise it comes from `noise`. None if the ranges of cost do not overlap.
     """
     curves = [_by_seed(first), _by_seed(second)]
     (x1, y1, w1), (x2, y2, w2) = (_mean_curve(runs) for runs in (first, second))
     if len(x1) < 2 or len(x2) < 2 or max(x1[0], x2[0]) >= min(x1[-1], x2[-1]):
         return None
-    at = np.linspace(max(x1[0], x2[0]), min(x1[-1], x2[-1]), n_points)
+    low, high = max(x1[0], x2[0]), min(x1[-1], x2[-1])
+    common = [s for s in sorted(set(curves[0]) & set(curves[1]))
+              if len(curves[0][s][0]) == len(x1) and len(curves[1][s][0]) == len(x2)]
+    if len(common) >= 3:  # seconds differ a little from seed to seed: stay where all of them were measured
+        own = [curve[s][0] for curve in curves for s in common]
+        low, high = max([low] + [x[0] for x in own]), min([high] + [x[-1] for x in own])
+        if low >= high:
+            return None
+    at = np.linspace(low, high, n_points)
     rows1, rows2 = interpolation_weights(x1, at), interpolation_weights(x2, at)
     difference = rows1 @ y1 - rows2 @ y2
-    common = [s for s in sorted(set(curves[0]) & set(curves[1])) if _covers(curves[0][s], at) and _covers(curves[1][s], at)]
     half, method = np.full(n_points, np.nan), "one run per size and no measure of its noise: no interval"
     if len(common) >= 3:
         paired = np.array([_interpolate(curves[0][s], at) - _interpolate(curves[1][s], at) for s in common])
@@ -641,10 +657,6 @@ def _mean_curve(runs):
     rows = sorted((np.mean([x for x, _ in g]), np.mean([y for _, y in g]), len(g)) for g in groups.values())
     rows = [row for i, row in enumerate(rows) if i == 0 or row[0] > rows[i - 1][0]]
     return tuple(np.array(rows, float).T) if rows else (np.array([]),) * 3
-
-
-def _covers(curve, at):
-    return len(curve[0]) > 1 and curve[0][0] <= at[0] + 1e-9 and curve[0][-1] >= at[-1] - 1e-9
 
 
 def _interpolate(curve, at):

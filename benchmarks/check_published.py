@@ -42,8 +42,8 @@ def main(argv=None):
     print("|---|---|---|---|---|---|---|")
     for name, value, error in zip(law.JOINT, parameters, draws.std(0)):
         known, known_error = PUBLISHED[name]
-        print(f"| {name} | {known} | {known_error} | {value:.5g} | {abs(value - known) / known_error:.2f} | {error:.3g} | "
-              f"{error / known_error:.2f} |")
+        print(f"| {name} | {known} | {known_error} | {value:.5g} | {abs(value - known) / known_error:.2f} | "
+              f"{error:.3g} | {error / known_error:.2f} |")
     exponent = draws[:, 4] / (draws[:, 3] + draws[:, 4])
     print(f"\n{len(n)} points, objective {objective:.9f}, fit {fitted - start:.2f} s, {args.resamples} resamples "
           f"{done - fitted:.1f} s; exponent of N_opt(C) {parameters[4] / (parameters[3] + parameters[4]):.3f} "

@@ -50,7 +50,8 @@ def test_original_transformer_fit_and_interval():
     assert fit.alpha_interval == pytest.approx((0.053, 0.633), abs=1e-3)
     assert law.verdict(fit)[0]
     line = law.fit_line(*columns(TRANSFORMER), "power")
-    assert line["alpha"] == pytest.approx(0.0676, abs=1e-4) and line["r_squared_log_log"] == pytest.approx(0.992, abs=5e-4)
+    assert line["alpha"] == pytest.approx(0.0676, abs=1e-4)
+    assert line["r_squared_log_log"] == pytest.approx(0.992, abs=5e-4)
 
 
 def test_original_lstm_is_not_identified():
@@ -186,8 +187,8 @@ def test_held_out_largest_size():
 @pytest.mark.parametrize("points, words", [
     (TRANSFORMER[:3], "3 sizes"),
     (TRANSFORMER + TRANSFORMER[:1], "occurs twice"),
-    (TRANSFORMER[:4] + [(7_609_675, math.nan)], "no finite loss"),
-    (TRANSFORMER[:4] + [(7_609_675, None)], "no finite loss"),
+    (TRANSFORMER[:4] + [(7_609_675, math.nan)], "no finite positive loss"),
+    (TRANSFORMER[:4] + [(7_609_675, None)], "no finite positive loss"),
     ([(n, 3 - loss) for n, loss in TRANSFORMER], "rise with N"),
 ])
 def test_unfit_points_are_refused_with_the_reason(points, words):
@@ -204,7 +205,8 @@ def test_sizes_with_different_amounts_of_data_are_not_one_curve():
 
 
 def test_mixed_data_or_tokenizers_are_noticed():
-    records = [{"name": "a", "tokenizer_digest": "1", "data_digest": "1"}, {"name": "b", "tokenizer_digest": "1", "data_digest": "2"}]
+    records = [{"name": "a", "tokenizer_digest": "1", "data_digest": "1"},
+               {"name": "b", "tokenizer_digest": "1", "data_digest": "2"}]
     assert "data sets" in fit_scaling.mixed_inputs(records)
     assert fit_scaling.mixed_inputs(records[:1] * 2) is None
 
@@ -286,7 +288,7 @@ def test_table_of_a_user(tmp_path, capsys):
     ("family,N,loss\nx,many,1\n", "line 2: n is 'many'"),
     ("family,N,loss\nx,-5,1\n", "must be positive"),
     ("family,N,loss\n", "empty"),
-    ("family,N,loss\nx,1e5,2\nx,1e6,nan\nx,1e7,1.5\nx,1e8,1.4\n", "no finite loss in line 3"),
+    ("family,N,loss\nx,1e5,2\nx,1e6,nan\nx,1e7,1.5\nx,1e8,1.4\n", "no finite positive loss in line 3"),
     ("family,N,loss\nx,1e5,2\nx,1e6,1.8\nx,1e7,1.5\n", "3 sizes"),
 ])
 def test_bad_tables_end_with_one_message(tmp_path, text, words):
@@ -304,12 +306,26 @@ def test_budget_from_a_table_with_several_amounts_of_data(tmp_path, capsys):
             lines.append(f"transformer,{n:.0f},{d:.0f},0,{law.joint_loss(truth, n, d):.6f}")
     table = tmp_path / "grid.csv"
     table.write_text("\n".join(lines) + "\n")
-    fit_scaling.main(["--table", str(table), "--output", str(tmp_path / "out"), "--bootstrap", "30", "--budget", "1e13"])
+    fit_scaling.main(["--table", str(table), "--output", str(tmp_path / "out"), "--bootstrap", "30",
+                      "--budget", "1e13"])
     printed = capsys.readouterr().out
     assert "Transformer with 1e+13 FLOPs" in printed and "80 % band" in printed
     joint = json.loads((tmp_path / "out/fits.json").read_text())["joint"]["transformer"]
     assert [joint[name]["value"] for name in law.JOINT] == pytest.approx(truth, rel=0.02)
     assert joint["frontier"][-1]["extrapolates"] and (tmp_path / "out/figures/frontier.png").exists()
+
+
+RECORDS_OF_STAGES = """
+import glob, os
+from stage import Stage, stage_parser
+args = stage_parser("").parse_args(["--quick"])
+for name, reads, pattern in (("03_tokenize_split", (), "data/train.txt"),
+                             ("04_train_transformers", ("03_tokenize_split",), "checkpoints/transformer_*"),
+                             ("05_train_lstms", ("03_tokenize_split",), "checkpoints/lstm_*")):
+    stage = Stage(os.path.abspath(name + ".py"), args, config={}, reads=reads)
+    with stage.writing():
+        stage.finish(outputs=glob.glob(pattern, root_dir=stage.root))
+"""
 
 
 def fake_project(folder, seeds=(0,)):
@@ -322,38 +338,28 @@ def fake_project(folder, seeds=(0,)):
             (folder / f"{name}.py").write_text("")
     root = folder / "quick"
     stage.write_text(root / "data/train.txt", "X:1\n")
-
-    def manifest(name, outputs, inputs):
-        described = {o: {"bytes": (root / o).stat().st_size, "sha256": stage.file_digest(root / o)} for o in outputs}
-        digest = stage.value_digest(described)
-        stage.write_json(stage.manifest_path(root, name), {
-            "stage": name, "key": "", "code_digest": stage.code_digest(folder / f"{name}.py"), "inputs": inputs,
-            "outputs": described, "output_digest": digest})
-        return digest
-
-    before = {"03_tokenize_split": manifest("03_tokenize_split", ["data/train.txt"], {})}
-    for stage_name, family, points in (("04_train_transformers", "transformer", TRANSFORMER), ("05_train_lstms", "lstm", LSTM)):
-        outputs = []
+    for family, points in (("transformer", TRANSFORMER), ("lstm", LSTM)):
         for i, (n, loss) in enumerate(points):
             for seed in seeds:
                 name = f"{family}_s{i}" + (f"_seed{seed}" if seed else "")
-                record = {"name": name, "family": family, "size": f"s{i}", "seed": seed, "recipe": "tuned",
-                          "params_total": n, "params_non_embedding": n - 50_000, "train_chars": 400_000, "epochs": 1.0,
-                          "train_flops": 7.0 * n * 4e5, "train_flops_6nd": 6.0 * n * 4e5, "seconds": n * 1e-5 + seed,
-                          "peak_memory_bytes": 10 ** 8 + 16 * n, "device": "cpu", "val_nats_per_char": loss + 0.002 * seed,
-                          "test_nats_per_char": loss + 0.01, "curve": f"{name}.curve.jsonl", "data_digest": "d",
-                          "tokenizer_digest": "t", "val_loss_by_position": [loss + 1 / (k + 1) for k in range(64)]}
+                record = {
+                    "name": name, "family": family, "size": f"s{i}", "seed": seed, "recipe": "tuned", "params_total": n,
+                    "params_non_embedding": n - 50_000, "train_chars": 400_000, "epochs": 1.0,
+                    "train_flops": 7.0 * n * 4e5, "train_flops_6nd": 6.0 * n * 4e5, "seconds": n * 1e-5 + seed,
+                    "peak_memory_bytes": 10 ** 8 + 16 * n, "device": "cpu", "val_nats_per_char": loss + 0.002 * seed,
+                    "test_nats_per_char": loss + 0.01, "curve": f"{name}.curve.jsonl", "data_digest": "d",
+                    "tokenizer_digest": "t", "val_loss_by_position": [loss + 1 / (k + 1) for k in range(64)]}
                 stage.write_json(root / f"checkpoints/{name}.json", record)
                 stage.write_text(root / f"checkpoints/{name}.curve.jsonl", "".join(
                     json.dumps({"step": s, "tokens": 1000 * s, "seconds": s, "flops": n * s,
                                 "val_nats_per_char": loss + 1 / s}) + "\n" for s in (1, 2, 4, 8)))
-                outputs += [f"checkpoints/{name}.json", f"checkpoints/{name}.curve.jsonl"]
-        manifest(stage_name, outputs, before)
+    subprocess.run([sys.executable, "-c", RECORDS_OF_STAGES], cwd=folder, check=True, capture_output=True)
     return root
 
 
 def script(folder, *words):
-    return subprocess.run([sys.executable, "06_fit_scaling.py", "--quick", *words], cwd=folder, capture_output=True, text=True)
+    return subprocess.run([sys.executable, "06_fit_scaling.py", "--quick", *words], cwd=folder, capture_output=True,
+                          text=True)
 
 
 def test_the_stage_as_a_user_runs_it(tmp_path):
