@@ -986,8 +986,10 @@ def best_attention(root):
     try:
         from common import Tokenizer
         from training import load_checkpoint
-        model, _ = load_checkpoint(root / "checkpoints/best_model.pt")
+        model, checkpoint = load_checkpoint(root / "checkpoints/best_model.pt")
         tokenizer = Tokenizer.load(root / "data/tokenizer.pkl")
+        if checkpoint["tokenizer_digest"] != tokenizer.digest:
+            raise ValueError("the best model was trained with another vocabulary than data/tokenizer.pkl")
         tunes = re.split(r"\n\n+", (root / "data/test.txt").read_text(encoding="utf-8"))
     except (ImportError, OSError, ValueError) as error:
         why = type(error).__name__ if isinstance(error, OSError) else error
