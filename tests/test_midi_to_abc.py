@@ -1,30 +1,399 @@
 """Stage 02: what of a MIDI file survives in its ABC text, and what no file may do to the run."""
 
 import importlib
+import os
+import subprocess
+import sys
+from collections import Counter
+from fractions import Fraction
+from pathlib import Path
 
+import pytest
 import symusic
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import stage
+from abc_text import read_abc
 
 stage02 = importlib.import_module("02_midi_to_abc")
+PROJECT = Path(__file__).resolve().parent.parent
+ABC2MIDI = Path(symusic.__file__).parent / "bin" / "abc2midi"
 
 
-def midi(*tracks, tpq=480, meters=((0, 4, 4),), keys=()):
+def midi(*tracks, tpq=480, meters=((0, 4, 4),), keys=(), tempos=((0, 120),), drums=()):
     """MIDI bytes; tracks: lists of (onset, duration, pitch) in quarter notes."""
     score = symusic.Score(tpq)
-    score.time_signatures.extend([symusic.TimeSignature(int(at * tpq), n, d) for at, n, d in meters])
-    score.key_signatures.extend([symusic.KeySignature(0, *key) for key in keys])
-    for number, notes in enumerate(tracks):
-        track = symusic.Track(program=number)
+    score.time_signatures.extend([symusic.TimeSignature(round(at * tpq), n, d) for at, n, d in meters])
+    score.key_signatures.extend([symusic.KeySignature(round(at * tpq), *key) for at, *key in keys])
+    score.tempos.extend([symusic.Tempo(round(at * tpq), qpm=qpm) for at, qpm in tempos])
+    for number, notes in enumerate([*tracks, *([drums] if drums else [])]):
+        track = symusic.Track(program=number, is_drum=number == len(tracks))
         track.notes.extend([symusic.Note(round(on * tpq), round(length * tpq), pitch, 80)
                             for on, length, pitch in notes])
         score.tracks.append(track)
     return score.dumps_midi()
 
 
+def abc(data, **options):
+    return stage02.convert(data, "Tune", **options)[0]
+
+
 def music(data, **options):
     """The lines of ABC after the header."""
-    text, _ = stage02.convert(data, "Tune", **options)
-    return text.split("\nK:")[1].split("\n")[1:-1]
+    return abc(data, **options).split("\nK:")[1].split("\n")[1:-1]
 
+
+def scale(n, step=1, first=60):
+    return [(i * step, step, first + p) for i, p in enumerate(([0, 2, 4, 5, 7, 9, 11, 12] * 9)[:n])]
+
+
+def sounding(text):
+    """Counter of (onset, pitch) over all voices, as read back."""
+    return Counter((note.onset, note.pitch) for voice in read_abc(text).voices for note in voice.notes)
+
+
+def durations(text):
+    return {(note.onset, note.pitch): note.duration for voice in read_abc(text).voices for note in voice.notes}
+
+
+# ---------------------------------------------------------------- music
 
 def test_one_voice_is_written_without_tags():
-    assert music(midi([(i, 1, 60 + p) for i, p in enumerate((0, 2, 4, 5, 7))])) == ["C4D4E4F4|G4z12|"]
+    assert music(midi(scale(5))) == ["C4D4E4F4|G4z12|"]
+
+
+def test_voices_stand_side_by_side_high_before_low():
+    assert music(midi(scale(4, first=48), scale(4, first=72))) == ["[V:1]c4d4e4f4|[V:2]C,4D,4E,4F,4|"]
+
+
+def test_a_silent_bar_of_one_voice_keeps_the_voices_aligned():
+    text = abc(midi(scale(12), scale(4, first=36)))
+    assert "[V:2]C,,4D,,4E,,4F,,4|Z2|" in text
+    first, second = read_abc(text).voices
+    assert [bar.onset for bar in first.bars] == [bar.onset for bar in second.bars]
+
+
+def test_parts_that_never_sound_together_share_a_voice():
+    text = abc(midi(scale(8), [(on + 8, length, pitch) for on, length, pitch in scale(8)]))
+    assert len(read_abc(text).voices) == 1
+
+
+def test_notes_a_few_ticks_apart_are_one_chord():
+    assert music(midi([(0, 4, 60), (0.01, 3.99, 64), (0.02, 3.97, 67)])) == ["[CEG]16|"]
+
+
+def test_triplets_sextuplets_and_thirty_seconds_get_their_own_grid():
+    third, sixth = 1 / 3, 1 / 6
+    assert music(midi([(i * third, third, 60 + i) for i in range(3)] + [(1, 3, 67)], keys=[(0, 0, 0)])) == [
+        "(3C2^C2D2G12|"]
+    assert music(midi([(i * sixth, sixth, p) for i, p in enumerate((60, 62, 64, 65, 67, 69))] + [(1, 3, 67)])) == [
+        "(3CDE(3FGAG12|"]
+    assert music(midi([(i / 8, 1 / 8, p) for i, p in enumerate((60, 62, 64, 65, 67, 69, 71, 72))] + [(1, 3, 67)])) == [
+        "C/D/E/F/G/A/B/c/G12|"]
+
+
+def test_swing_is_written_in_triplets():
+    notes = [(beat + place, length, 60) for beat in range(4) for place, length in ((0, 2 / 3), (2 / 3, 1 / 3))]
+    assert music(midi(notes)) == ["(3::2C4C2(3::2C4C2(3::2C4C2(3::2C4C2|"]
+
+
+def test_a_grace_note_and_a_note_without_length_are_kept():
+    text = abc(midi([(0, 0.06, 74), (0.06, 0.94, 72), (1, 0, 60), (2, 2, 64)]))
+    assert sorted(pitch for _, pitch in sounding(text)) == [60, 64, 72, 74]
+
+
+def test_overlapping_notes_keep_their_durations():
+    text = abc(midi([(0, 4, 48), (0, 1, 60), (1, 1, 62), (2, 2, 64)] + [(4, 4, 50), (4, 2, 65), (6, 2, 60)]))
+    assert durations(text)[(0, 48)] == 4 and durations(text)[(4, 50)] == 4 and durations(text)[(1, 62)] == 1
+
+
+def test_long_notes_under_a_melody_get_a_voice_of_their_own():
+    bass = [(bar * 4 - 2, 4, 40 + bar % 5) for bar in range(1, 12)]
+    text = abc(midi(scale(48) + bass))
+    assert {durations(text)[(on, pitch)] for on, _, pitch in bass} == {4}
+
+
+def test_a_tie_crosses_the_bar_line():
+    assert music(midi([(0, 3, 60), (3, 3, 61), (6, 2, 62)], keys=[(0, 0, 0)])) == ["C12^C4-|^C8D8|"]
+
+
+def test_meter_changes_at_a_bar_line_and_inside_a_bar():
+    assert music(midi(scale(7), meters=[(0, 4, 4), (4, 3, 4)])) == ["C4D4E4F4|", "[M:3/4]G4A4B4|"]
+    text = abc(midi(scale(12), meters=[(0, 4, 4), (6, 3, 4)]))
+    assert [bar.length for bar in read_abc(text).voices[0].bars] == [4, 2, 3, 3]
+    assert "M:4/4\n" in text and "\n[M:2/4]G4A4|\n[M:3/4]" in text
+
+
+def test_a_pickup_bar_takes_the_meter_of_the_tune():
+    text = abc(midi(scale(9), meters=[(0, 1, 4), (1, 4, 4)]))
+    assert "M:4/4\n" in text and text.endswith("C4|D4E4F4G4|A4B4c4C4|\n")
+
+
+def test_files_without_time_signature_are_in_four_four():
+    assert "M:4/4\n" in abc(midi(scale(4), meters=[]))
+
+
+@pytest.mark.parametrize("meter", [(0, 0, 4), (0, 255, 1), (0, 1, 64)])
+def test_meters_that_no_bar_can_have_are_passed_over(meter):
+    assert "M:4/4\n" in abc(midi(scale(4), meters=[meter]))
+
+
+def test_a_meter_in_absurd_units_is_reduced():
+    assert "M:2/4\n" in abc(midi(scale(4), meters=[(0, 64, 128)]))
+
+
+def test_key_is_believed_if_it_fits_and_found_if_not():
+    in_d = [(i, 1, p) for i, p in enumerate((62, 66, 69, 74, 73, 71, 69, 67, 66, 64, 62, 62))]
+    assert "K:D\n" in abc(midi(in_d, keys=[(0, 2, 0)]))
+    assert "K:Bm\n" in abc(midi(in_d, keys=[(0, 2, 1)]))
+    assert "K:D\n" in abc(midi(in_d, keys=[(0, -3, 0)]))
+    assert "K:D\n" in abc(midi(in_d))
+
+
+def test_flat_keys_are_spelled_with_flats():
+    pitches = (60, 63, 67, 68, 71, 72, 70, 68, 67, 65, 63, 61) + (60, 63, 67, 70, 68, 65) * 6
+    lines = music(midi([(i, 1, p) for i, p in enumerate(pitches)], keys=[(0, -3, 1)]))
+    assert lines[0].startswith("C4E4G4A4|=B4c4_B4A4|G4F4E4_D4|")
+
+
+def test_an_accidental_holds_in_all_octaves_to_the_end_of_the_bar():
+    notes = [(0, 1, 61), (1, 1, 73), (2, 1, 72), (3, 1, 60), (4, 4, 73)]
+    lines = music(midi(notes + [(8 + on, length, pitch) for on, length, pitch in scale(64)], keys=[(0, 0, 0)]))
+    assert lines[0].startswith("^C4c4=c4C4|^c16|")
+
+
+def test_key_and_tempo_changes_stand_where_they_happen():
+    text = abc(midi(scale(16) + [(16 + on, length, pitch + 2) for on, length, pitch in scale(16)],
+                    keys=[(0, 0, 0), (16, 2, 0)], tempos=[(0, 100), (16, 60)]))
+    assert "Q:1/4=100\nK:C\n" in text and "\n[K:D][Q:1/4=60]D4E4F4G4|" in text
+
+
+@pytest.mark.parametrize("sharps", range(-7, 8))
+def test_every_pitch_survives_in_every_key(sharps):
+    notes = [(i, 1, p) for i, p in enumerate(range(128))]
+    alterations, table = stage02.spelling(sharps)
+    text = f"X:1\nM:4/4\nL:1/16\nK:{stage02.key_name(sharps, False)}\n"
+    text += "|".join(table[pitch][3] + "16" for _, _, pitch in notes) + "|\n"
+    assert [note.pitch for note in read_abc(text).voices[0].notes] == list(range(128))
+
+
+def test_abc2midi_reads_the_lowest_pitch_in_a_flat_key(tmp_path):
+    text = abc(midi([(0, 4, 0), *((i, 1, p) for i, p in enumerate((60, 63, 67, 68), 4)), (8, 4, 127)],
+                    keys=[(0, -3, 1)]))
+    assert compiled(text, tmp_path) == {0, 60, 63, 67, 68, 127}
+
+
+def compiled(text, folder):
+    """Pitches that abc2midi hears; its complaints are failures."""
+    (folder / "t.abc").write_text(text)
+    log = subprocess.run([ABC2MIDI, folder / "t.abc", "-o", folder / "t.mid"], capture_output=True, text=True).stdout
+    assert "Error" not in log and "time units" not in log, log
+    return {note.pitch for track in symusic.Score(folder / "t.mid").tracks for note in track.notes}
+
+
+def test_drums_are_dropped_and_counted():
+    text, row = stage02.convert(midi(scale(4), drums=[(i, 1, 36) for i in range(4)]))
+    assert row["drums"] == 4 and row["notes"] == 4 and len(read_abc(text).voices) == 1
+
+
+def test_voices_beyond_the_limit_leave_but_top_and_bass_stay():
+    parts = [scale(20 - i, first=60) for i in range(4)] + [scale(8, first=84), scale(8, first=36)]
+    text, row = stage02.convert(midi(*parts), max_voices=3)
+    pitches = {note.pitch for voice in read_abc(text).voices for note in voice.notes}
+    assert len(read_abc(text).voices) == 3 and row["dropped"] == 19 + 18 + 17
+    assert max(pitches) == 96 and min(pitches) == 36
+
+
+@pytest.mark.parametrize("name", ["a\nK:C\nX:9", "%%abc-include /etc/passwd", "", "\udcff.mid", "x" * 255, "T:[V:1]"])
+def test_titles_cannot_break_the_tune(name):
+    text, _ = stage02.convert(midi(scale(4)), name)
+    assert len(text.split("\n")) == 8 and text.encode() and read_abc(text).voices
+
+
+def test_a_performance_off_the_beat_is_told_from_one_on_it():
+    played = [(i * 0.7071 + 0.03, 0.4, 60 + i % 12) for i in range(200)]
+    assert stage02.convert(midi(played))[1]["error"] > stage02.OFF_BEAT
+    assert stage02.convert(midi(scale(70)))[1]["error"] == 0
+
+
+# ---------------------------------------------------------------- properties
+
+@st.composite
+def scores(draw):
+    """Tracks of notes on 1/16 or triplet places, without doubled or touching equal pitches."""
+    tracks, meter = [], draw(st.sampled_from([(4, 4), (3, 4), (6, 8), (5, 8), (7, 8), (2, 2)]))
+    threes = ["triplet"] if 4 * meter[0] % meter[1] == 0 else []  # only where beats stay on quarters
+    for _ in range(draw(st.integers(1, 4))):
+        notes, position = [], Fraction(draw(st.integers(0, 8)))
+        for _ in range(draw(st.integers(1, 24))):
+            beat = draw(st.sampled_from([(4,), (1, 1, 1, 1), (2, 2), (3, 1), "rest", *threes]))
+            if beat == "triplet":
+                lengths = [Fraction(1, 3)] * 3
+            elif beat == "rest":
+                position += 1
+                continue
+            else:
+                lengths = [Fraction(n, 4) for n in beat]
+            for length in lengths:
+                chord = draw(st.sets(st.integers(21, 108), min_size=1, max_size=4))
+                notes += [(position, length, pitch) for pitch in chord]
+                position += length
+        tracks.append(notes or [(0, 1, 60)])
+    return tracks, meter
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(scores())
+def test_random_scores_come_back_note_by_note(case):
+    tracks, meter = case
+    text, row = stage02.convert(midi(*tracks, meters=[(0, *meter)]))
+    want = Counter((Fraction(on), pitch) for notes in tracks for on, _, pitch in notes)
+    assert sounding(text) == want
+    length = Fraction(4 * meter[0], meter[1])
+    for voice in read_abc(text).voices:
+        assert {bar.length for bar in voice.bars} == {length}
+    stage02.self_check(text, row)
+    if len(tracks) == 1:
+        assert durations(text) == {(Fraction(on), pitch): length for on, length, pitch in tracks[0]}
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.tuples(st.floats(0, 40), st.floats(0, 9), st.integers(0, 127)), min_size=1, max_size=80),
+       st.integers(1, 15))
+def test_any_heap_of_notes_gives_exact_bars(notes, max_voices):
+    text, row = stage02.convert(midi(notes), max_voices=max_voices)
+    stage02.self_check(text, row)
+    places = sounding(text)
+    assert sum(places.values()) == row["notes"]
+    assert all(any(p == pitch and abs(float(on) - start) < 0.26 for start, _, p in notes) for on, pitch in places)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.binary(max_size=300), st.booleans())
+def test_any_bytes_give_abc_or_a_reason(junk, damaged_tune):
+    data = midi(scale(20))
+    if damaged_tune:
+        data = data[:20] + junk[:8] + data[20 + len(junk[:8]):]
+    try:
+        text, row = stage02.convert(data if damaged_tune else b"MThd" + junk)
+        stage02.self_check(text, row)
+    except stage02.ConversionError as error:
+        assert len(error.args) == 2
+
+
+# ---------------------------------------------------------------- the run
+
+def make_root(root, files):
+    """A root whose stage 01 is done, with these files: {name: bytes}."""
+    raw = root / "data" / "raw_midi"
+    raw.mkdir(parents=True, exist_ok=True)
+    for name, data in files.items():
+        path = os.path.join(os.fsencode(raw), os.fsencode(name))
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb") as file:
+            file.write(data)
+    args = stage.stage_parser("").parse_args(["--root", str(root)])
+    first = stage.Stage(str(PROJECT / "01_download.py"), args, {})
+    with first.writing():
+        first.finish(["data/raw_midi"])
+
+
+def convert_root(root, *flags):
+    return subprocess.run([sys.executable, PROJECT / "02_midi_to_abc.py", "--root", root, *flags],
+                          capture_output=True, text=True, timeout=120)
+
+
+def outputs(root):
+    data = root / "data"
+    names = [f"abc_notation/{name}" for name in stage.tree_files(data / "abc_notation")]
+    return {name: (data / name).read_bytes() for name in [*names, "failed_midi.txt", "conversion.tsv"]}
+
+
+def test_every_kind_of_bad_file_is_a_row_and_the_run_goes_on(tmp_path, capsys):
+    good = midi(scale(20))
+    smpte = good[:12] + b"\xe7\x28" + good[14:]
+    files = {
+        "Artist/Good one.mid": good, ".38 Special/It's \"on\".mid": good, "Ünïcode/日本.MID": good, "a/new\nline.mid": good,
+        "a/" + "x" * 251 + ".mid": good, b"a/\xff\xfe.mid": good, "a/karaoke.kar": good, "a/same.mid": good,
+        "a/same.midi": midi(scale(8)), "a/loud.mid": good.replace(b"\x3c\x50", b"\x3c\xd0", 1),
+        "bad/empty.mid": b"", "bad/page.mid": b"<html>", "bad/cut.mid": good[:60], "bad/smpte.mid": smpte,
+        "bad/tpq0.mid": good[:12] + b"\0\0" + good[14:], "bad/drums.mid": midi(drums=scale(8)),
+        "bad/long.mid": midi([(0, 1, 60), (200_000, 1, 60)]), "notes.txt": b"not asked",
+    }
+    make_root(tmp_path, files)
+    capsys.readouterr()
+    first = convert_root(tmp_path, "--workers", "2", "--check-all")
+    assert first.returncode == 0, first.stderr
+    failed = dict(line.split("\t")[:2] for line in (tmp_path / "data/failed_midi.txt").read_text().splitlines())
+    assert failed == {"bad/empty.mid": "empty", "bad/page.mid": "not_midi", "bad/cut.mid": "damaged",
+                      "bad/smpte.mid": "time_division", "bad/tpq0.mid": "time_division", "bad/drums.mid": "no_notes",
+                      "bad/long.mid": "too_long"}
+    made = outputs(tmp_path)
+    assert {"abc_notation/a/same.abc", "abc_notation/a/same.midi.abc", "abc_notation/Ünïcode/日本.abc"} <= set(made)
+    assert len([name for name in made if name.endswith(".abc")]) == 10
+    assert "files: 17\n" in first.stdout and "next: python 03_tokenize_split.py" in first.stdout
+
+    assert "up to date" in convert_root(tmp_path).stdout
+    assert convert_root(tmp_path, "--force", "--workers", "1").returncode == 0
+    assert outputs(tmp_path) == made
+
+    os.remove(tmp_path / "data/raw_midi/a/karaoke.kar")
+    make_root(tmp_path, {})
+    assert convert_root(tmp_path).returncode == 0
+    assert set(made) - set(outputs(tmp_path)) == {"abc_notation/a/karaoke.abc"}
+
+
+WORKER_DEATH = """
+import importlib, os, sys
+sys.path.insert(0, {project!r})
+stage02 = importlib.import_module("02_midi_to_abc")
+plain = stage02.convert
+def convert(data, name="", max_voices=15):
+    if name == "killer":
+        os.kill(os.getpid(), 9)
+    if name == "sleeper":
+        while True:
+            pass
+    return plain(data, name, max_voices)
+stage02.convert = convert
+if __name__ == "__main__":
+    stage02.main(["--root", {root!r}, "--workers", "2", "--timeout", "0.5"])
+"""
+
+
+def test_a_worker_that_dies_or_hangs_costs_one_file(tmp_path):
+    names = [f"song{i}" for i in range(20)] + ["killer", "sleeper"]
+    make_root(tmp_path / "root", {f"{name}.mid": midi(scale(20)) for name in names})
+    script = tmp_path / "02_midi_to_abc_hostile.py"
+    script.write_text(WORKER_DEATH.format(project=str(PROJECT), root=str(tmp_path / "root")))
+    run = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    failed = dict(line.split("\t")[:2] for line in (tmp_path / "root/data/failed_midi.txt").read_text().splitlines())
+    assert failed == {"killer.mid": "crash", "sleeper.mid": "timeout"}
+    assert len(outputs(tmp_path / "root")) == 20 + 2
+
+
+def test_nothing_usable_is_an_error_that_says_what_to_look_at(tmp_path):
+    make_root(tmp_path, {"a.mid": b"junk"})
+    run = convert_root(tmp_path)
+    assert run.returncode == 1 and "1 not_midi" in run.stderr and "failed_midi.txt" in run.stderr
+    assert "Traceback" not in run.stderr
+
+
+def test_only_redoes_some_files_of_a_finished_conversion(tmp_path):
+    make_root(tmp_path, {"a/one.mid": midi(scale(20)), "b/two.mid": midi(scale(12))})
+    early = convert_root(tmp_path, "--only", "a/*")
+    assert early.returncode == 1 and "there is none" in early.stderr
+    assert convert_root(tmp_path).returncode == 0
+    made = outputs(tmp_path)
+    before = os.stat(tmp_path / "data/abc_notation/b/two.abc").st_mtime_ns
+    again = convert_root(tmp_path, "--only", "a/*")
+    assert again.returncode == 0, again.stderr
+    assert outputs(tmp_path) == made
+    assert os.stat(tmp_path / "data/abc_notation/b/two.abc").st_mtime_ns == before
+
+
+def test_workers_do_not_load_torch():
+    code = "import importlib, sys; importlib.import_module('02_midi_to_abc'); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=PROJECT)
