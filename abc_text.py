@@ -23,7 +23,7 @@ from typing import NamedTuple
 TICKS = 2**8 * 3**3 * 5 * 7 * 11 * 13  # per quarter note: 1/1024 notes, tuplets of 3 to 9, 11 and 13 are whole numbers
 WHOLE = 4 * TICKS
 MAX_LENGTH = 256 * WHOLE       # longest note, in ticks: sums over any text that fits in memory stay below 2^63
-MAX_REST_BARS = 10_000         # bars that Z100 and the like may ask for in one tune: a few characters must not fill memory
+MAX_REST_BARS = 10_000         # bars that Z100 and the like may ask for in one tune: memory must not follow a number
 MAX_VOICES = 99                # a bar line of an orchestra; hostile text asks for thousands
 MAX_ERRORS = 100               # errors kept per text; the count goes on
 CACHED_CHARS = 256             # longer bars than this do not repeat
@@ -88,7 +88,8 @@ class Tune(NamedTuple):
 
 class Check(NamedTuple):
     """What `check_abc` finds. level: how many of the five flags hold from the first on; bar_accuracy: share of the
-    sounding bars that are read without error and are exactly as long as their meter (None without such bars).
+    sounding bars that are read without error and exactly as long as their meter (a shorter first or last bar counts
+    as right; None if no bar sounds); rest_bar_share: of the bars of all voices (None without bars).
     Counts are of the generated part. errors: [(line, kind, message)], n_errors: all of them."""
     level: int
     header: bool
@@ -113,7 +114,8 @@ class Check(NamedTuple):
 # ---------------------------------------------------------------- fields
 
 _SHARPS = {"C": 0, "G": 1, "D": 2, "A": 3, "E": 4, "B": 5, "F": -1}
-_MODES = {"": 0, "maj": 0, "ion": 0, "m": -3, "min": -3, "aeo": -3, "mix": -1, "dor": -2, "phr": -4, "lyd": 1, "loc": -5}
+_MODES = {"": 0, "maj": 0, "ion": 0, "mix": -1, "lyd": 1, "m": -3, "min": -3, "aeo": -3, "dor": -2, "phr": -4,
+          "loc": -5}
 _KEY = re.compile(r"([A-G])([#b]?)[ \t]*([A-Za-z]*)")
 _KEY_REST = re.compile(r"[ \t]*(exp\b)?((?:[ \t]*(?:\^\^?|__?|=)[A-Ga-g])*)"
                        r"(?:[ \t]*(?:(?:clef|middle|m|stafflines|name|style|octave|transpose|t)[ \t]*=[ \t]*\S+|"
@@ -470,7 +472,7 @@ class _VoiceState:
     """What the reader knows of one voice while it reads."""
     __slots__ = ("name", "now", "key", "unit", "meter", "compound", "alters", "ties", "tie_notes", "slur", "onsets",
                  "durations", "pitches", "bars", "bar_start", "bar_line", "bar_text", "bar_heads", "bar_timed",
-                 "bar_ok", "bar_from", "bar_to", "bar_rests", "first_in_bar", "fields", "after")
+                 "bar_ok", "bar_from", "bar_to", "bar_rests", "first_in_bar", "after")
 
     def __init__(self, name, key, unit, meter, compound):
         self.name, self.now, self.key, self.unit, self.meter, self.compound = name, 0, key, unit, meter, compound
@@ -482,7 +484,7 @@ class _VoiceState:
         self.alters, self.bar_start, self.bar_line, self.bar_text = self.key, self.now, 0, None
         self.bar_heads, self.bar_timed, self.bar_ok, self.bar_rests = 0, False, True, 0
         self.bar_from = self.bar_to = 0
-        self.first_in_bar, self.fields = len(self.pitches), False
+        self.first_in_bar = len(self.pitches)
 
 
 class _TickBar(NamedTuple):
@@ -496,7 +498,6 @@ class _TickBar(NamedTuple):
     end: int
     ok: bool           # read without an error
     first_note: int    # index of the first note that starts in it
-    fields: bool       # a field stands in it
     voice: str
     closing: str       # the bar line that ends it ("" at the end of the text) and the place after it
     closed: int
@@ -741,7 +742,6 @@ class _Reader:
         else:
             voice.bar_text += text
             voice.bar_to = max(voice.bar_to, end)
-        voice.fields = True
 
     def music(self, voice, text, at, number):
         """A stretch of music of one voice: reads it and appends its notes."""
@@ -794,13 +794,11 @@ class _Reader:
         else:
             start = voice.bar_start
             bar = _TickBar(start, voice.now - start, voice.meter, voice.bar_line, voice.bar_text, voice.bar_heads,
-                           voice.bar_from, voice.bar_to, voice.bar_ok, voice.first_in_bar, voice.fields, voice.name,
+                           voice.bar_from, voice.bar_to, voice.bar_ok, voice.first_in_bar, voice.name,
                            closing, closed, after, voice.ties, voice.slur)
             voice.bars.append(bar)
             self.order.append(bar)
-        voice.alters, voice.bar_start, voice.bar_text = voice.key, voice.now, None
-        voice.bar_heads, voice.bar_timed, voice.bar_ok, voice.bar_rests = 0, False, True, 0
-        voice.first_in_bar, voice.fields = len(voice.pitches), False
+        voice.new_bar()
 
     def close_rests(self, voice, number, closing, closed, after):
         n = voice.bar_rests
@@ -814,7 +812,7 @@ class _Reader:
             text = voice.bar_text if n == 1 else voice.bar_text.replace(f"Z{n}", "Z").replace(f"X{n}", "X") \
                 if i == 0 else "Z"
             bar = _TickBar(voice.now, voice.meter or 0, voice.meter, voice.bar_line, text, 0, voice.bar_from,
-                           voice.bar_to, voice.bar_ok, len(voice.pitches), voice.fields and i == 0, voice.name,
+                           voice.bar_to, voice.bar_ok, len(voice.pitches), voice.name,
                            closing if i == n - 1 else "|", closed, after, (), voice.slur)
             voice.bars.append(bar)
             self.order.append(bar)
@@ -1039,7 +1037,8 @@ def cut_tune(text, max_chars, min_chars=0):
         points = _cut_points(reader)
     header = [line for line in text[:reader.body_from].split("\n") if line.strip()]
     places = [(reader.body_from, 0, None)] + points + [(len(text.rstrip()), n_bars, None)]
-    room = max(1, max_chars - sum(len(line) + 1 for line in header) - 24)  # 24: a longer key, tempo or accidental
+    header_chars = sum(len(line) + 1 for line in header)
+    room = max(1, max_chars - header_chars - 24)  # 24: a longer key, tempo or accidental
     pieces, first = [], 0
     while first < len(places) - 1:
         left = places[-1][0] - places[first][0]
@@ -1050,9 +1049,8 @@ def cut_tune(text, max_chars, min_chars=0):
         while last < len(places) - 1 and places[last + 1][0] - places[first][0] <= room \
                 and abs(places[last + 1][0] - aim) <= abs(places[last][0] - aim):
             last += 1
-        if last < len(places) - 1 and places[-1][0] - places[last][0] + 2 * len(header) < min_chars // 2 \
-                and places[-1][0] - places[first][0] <= room:
-            last = len(places) - 1
+        while first + 1 < last < len(places) - 1 and places[-1][0] - places[last][0] < min_chars - header_chars:
+            last -= 1  # leave enough for the last piece
         pieces.append((places[first][1], _piece(reader, header, places[first], places[last])))
         first = last
     return pieces
@@ -1087,56 +1085,50 @@ def _cut_points(reader, total=None):
             n_behind = sum(1 for name, total in totals.items() if total >= n_now and counts[name] < n_now)
         elif counts[bar.voice] == n_now:
             n_behind -= 1
-        if n_behind or bar.closing == "" or any(b.slurs for b in before.values()) or len({b.after[:3] for n, b in before.items() if counts[n] == n_now}) > 1:
+        if n_behind or bar.closing == "":
             continue
-        points.append((bar.closed, n_now, {n: b for n, b in before.items() if counts[n] == n_now}))
+        here = {name: last for name, last in before.items() if counts[name] == n_now}
+        if not any(last.slurs for last in here.values()) and len({last.after[:3] for last in here.values()}) == 1:
+            points.append((bar.closed, n_now, here))
     return points if total else [point for point in points if point[0] < reader.order[-1].end]
 
 
-_LEADING = re.compile(r"(?:\[[MKQ]:[^\[\]]*\])+")
+_LEADING = re.compile(r"(?:\[[MKQ]:[^\[\]]*\])*")
 _FIELD = re.compile(r"\[([MKQ]):([^\[\]]*)\]")
 
 
 def _piece(reader, header, start, stop):
     """Text of the bars between two cut points."""
     text, (begin, first_bar, before), (end, _, last) = reader.text, start, stop
-    edits, values = [], {}
-    voices = reader.sounding_voices()
+    voices, values, bars = reader.sounding_voices(), {}, {}  # bars: {bar: its new text}
     if before:
-        some = next(iter(before.values())).after
-        values = dict(zip("MKLQ", some))
+        values = dict(zip("MKLQ", next(iter(before.values())).after))
         values["Q"] = max(before.values(), key=lambda bar: bar.closed).after[3]
-        opening = [(voice, voice.bars[first_bar]) for voice in voices if first_bar < len(voice.bars)]
-        fields = []
-        for voice, bar in opening:
-            match = _LEADING.match(bar.text)
-            fields.append(dict(_FIELD.findall(match.group())) if match and _whole(text, bar) else {})
-        for (voice, bar), found in zip(opening, fields):  # a change right at the cut goes into the header
-            keep = bar_text = bar.text[:_LEADING.match(bar.text).end()] if found else ""
-            for letter, value in found.items():
+        opening = [voice.bars[first_bar] for voice in voices if first_bar < len(voice.bars)]
+        leading = [_LEADING.match(bar.text).group() if _whole(text, bar) else "" for bar in opening]
+        fields = [dict(_FIELD.findall(found)) for found in leading]
+        for bar, found, own in zip(opening, leading, fields):
+            kept, music = found, bar.text[len(found):]
+            for letter, value in own.items():  # a change right at the cut goes into the header
                 if letter == "Q" or all(other.get(letter) == value for other in fields):
                     values[letter] = value.strip()
-                    keep = keep.replace(f"[{letter}:{value}]", "")
-            if keep != bar_text:
-                edits.append((bar.start, bar.start + len(bar_text), keep))
-            ties = before[voice.name].ties if voice.name in before else ()
-            if ties and _whole(text, bar):
-                at = len(bar_text)
-                spelled = _respell(bar.text[at:], parse_key(values["K"]) if values.get("K") else (0,) * 7, ties)
-                edits.append((bar.start + at, bar.end, spelled))
-    if last:
-        for bar in last.values():
-            if bar.ties and _whole(text, bar) and not any(a <= bar.start < b for a, b, _ in edits):
-                edits.append((bar.start, bar.end, _untie(bar.text)))
-            elif bar.ties and _whole(text, bar):
-                edits = [(a, b, _untie(new) if b == bar.end else new) for a, b, new in edits]
+                    kept = kept.replace(f"[{letter}:{value}]", "")
+            if bar.voice in before and before[bar.voice].ties and _whole(text, bar):
+                music = _respell(music, parse_key(values["K"]) if values.get("K") else (0,) * 7,
+                                 before[bar.voice].ties)
+            bars[bar] = kept + music
+    for bar in (last or {}).values():
+        if bar.ties:
+            bars[bar] = _untie(bars.get(bar, bar.text))
     body, at = [], begin
-    for a, b, new in sorted(edits):
-        body += [text[at:a], new]
-        at = b
+    for bar in sorted(bars, key=lambda bar: bar.start):
+        if bars[bar] != bar.text and _whole(text, bar):
+            body += [text[at:bar.start], bars[bar]]
+            at = bar.end
     body = ("".join(body) + text[at:end]).strip("\n").rstrip()
     if len(voices) > 1 and not re.match(r"\s*(?:\[V:|V:|%|\[?[A-Za-z]:[^\n]*\n\s*(?:\[V:|V:))", body):
-        following = min((bar for voice in voices for bar in voice.bars if bar.start >= begin), key=lambda bar: bar.start)
+        following = min((bar for voice in voices for bar in voice.bars if bar.start >= begin),
+                        key=lambda bar: bar.start)
         body = f"[V:{following.voice}]" + body
     lines = []
     for line in header:
@@ -1153,7 +1145,8 @@ def _whole(text, bar):
     return bar.end - bar.start == len(bar.text) and text.startswith(bar.text, bar.start)
 
 
-_GROUP = re.compile(rf'"[^"]*"|![^!]*!|\{{[^{{}}]*\}}|\[[A-Za-z]:[^\]]*\]|(\[[^\[\]]*\]{_LENGTH}-?|{_NOTE}{_LENGTH}-?|[zx])')
+_GROUP = re.compile(rf'"[^"]*"|![^!]*!|\{{[^{{}}]*\}}|\[[A-Za-z]:[^\]]*\]|'
+                    rf"(\[[^\[\]]*\]{_LENGTH}-?|{_NOTE}{_LENGTH}-?|[zx])")
 
 
 def _untie(bar_text):

@@ -28,7 +28,7 @@ VALID_LEVEL = 4          # a sample is valid if it reaches this level
 JUDGE_SECONDS = 10       # time limit of abc2midi for one text; real tunes take 5 ms
 JUDGE_BLOCKS = 40_000    # its files may have this many blocks of 512 bytes: one text in a million asks for a gigabyte
 CAP_NOTES = 250          # a piece weighs at most this many notes in pooled histograms: long pieces must not be the set
-POSITIONS = 4            # per quarter note (16 in a 4/4 bar) for groove and onset positions; finer grids say 0.99 of all
+POSITIONS = 4            # per quarter note (16 in a 4/4 bar) for groove and onset positions; finer says 0.99 of all
 LEAP = 4                 # semitones: a larger melodic interval is a leap
 COPY_CHARS = 32          # shorter runs are shared by any two tunes
 SEEDS = 32               # places in the training text remembered for one window; the rest are boilerplate such as rests
@@ -114,7 +114,7 @@ def rate_samples(samples, judge=True, workers=2):
 
 
 def ladder_row(name, kind, rates):
-    """A row of the table that shows a model between its floors and the ceiling; kind: model, real, ngram, random, ..."""
+    """A row of the table that shows a model between floors and ceiling; kind: model, real, ngram, random, ..."""
     return {"name": name, "kind": kind, **{key: rates[key] for key in (
         "n", "rate", "interval", "by_level", "bar_accuracy", "rest_bar_share", "truncated_share", "judge_rate",
         "header_regex_rate")}, "cut_rate": rates["cut"]["rate"]}
@@ -221,7 +221,8 @@ def _judge_rate(verdicts):
     if verdicts is None:
         return None
     n = len(verdicts)
-    return {**share(sum(v["clean"] for v in verdicts), n), "with_notes": share(sum(v["notes"] > 0 for v in verdicts), n),
+    return {**share(sum(v["clean"] for v in verdicts), n),
+            "with_notes": share(sum(v["notes"] > 0 for v in verdicts), n),
             "timed_out": sum(v["timed_out"] for v in verdicts)}
 
 
