@@ -409,7 +409,7 @@ def inline_svg(svg, prefix, label):
     width = ""
     if re.fullmatch(r"[\d.]+pt", root.get("width", "")):  # a plot: neither blown up nor too small to read
         points = float(root.get("width")[:-2])
-        width = f' style="min-width:{0.9 * points:.0f}px;max-width:{1.5 * points:.0f}px"'
+        width = f' style="min-width:{0.75 * points:.0f}px;max-width:{1.5 * points:.0f}px"'
     return f'<svg viewBox="{html.escape(size)}"{width} role="img" aria-label="{html.escape(label)}">{inside}</svg>'
 
 
@@ -1035,7 +1035,7 @@ button:hover{border-color:var(--soft)}
 .wide{overflow-x:auto}
 table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums;min-width:36rem;width:100%}
 th,td{padding:.35rem .6rem;text-align:right;border-bottom:1px solid var(--line);vertical-align:top}
-th:first-child{text-align:left;padding-left:0}
+th:first-child{text-align:left;padding-left:0;position:sticky;left:0;background:var(--paper)}
 thead th{font-weight:600;border-color:var(--soft);vertical-align:bottom}
 tbody th{font-weight:400}
 small{display:block;color:var(--soft);font-size:.8rem;white-space:nowrap}
