@@ -234,7 +234,8 @@ def assign_splits(chars, seed, fixed=None):
             chosen = given + [group for group, value in place.items() if value < share]
             if len(chosen) >= FLOOR_GROUPS and sum(chars[group] for group in chosen) >= FLOOR_CHARS:
                 break
-        chosen = chosen or [min(place, key=place.get)]
+        most = max(1, len(given), int(STEPS[-1] * len(chars)))  # of ten groups chance may pick six
+        chosen = (chosen if share < STEPS[-1] else given + sorted(place, key=place.get))[:most]
         shares[split] = share
         splits.update(dict.fromkeys(chosen, split))
     return splits, shares

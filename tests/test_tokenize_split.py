@@ -1,0 +1,488 @@
+"""Stage 03: what belongs together stays together, splits stay put, and every file says what it should."""
+
+import contextlib
+import importlib
+import io
+import itertools
+import json
+import math
+import random
+import re
+import shutil
+import subprocess
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
+
+import numpy as np
+import pytest
+
+import baselines
+import groups
+from common import BEGIN, END, UNKNOWN, Tokenizer
+
+stage03 = importlib.import_module("03_tokenize_split")
+SCALE = [0, 2, 4, 5, 7, 9, 11, 12, 14, 16, 17, 19, 21, 23, 24]
+NAMES = "C ^C D ^D E F ^F G ^G A ^A B".split()
+
+
+# ---------------------------------------------------------------- made-up music
+
+def make_melody(seed, n=96):
+    """A random walk on a scale: [(sixteenths, MIDI pitch)] of n notes."""
+    draw = random.Random(seed)
+    place, melody = 7, []
+    for _ in range(n):
+        place = min(14, max(0, place + draw.choice((-4, -3, -2, -2, -1, -1, 1, 1, 2, 2, 3, 4))))
+        melody.append((draw.choice((2, 2, 4)), 60 + SCALE[place]))
+    return melody
+
+
+def note(pitch, length):
+    name = NAMES[pitch % 12] if "^" in NAMES[pitch % 12] else "=" + NAMES[pitch % 12]
+    octave = pitch // 12 - 5
+    return (name.lower() + "'" * (octave - 1) if octave > 0 else name + "," * -octave) + str(length)
+
+
+def make_abc(voices, title="x", tempo=120):
+    """ABC text of voices [(sixteenths, pitch)], one bar a line and voice, bars of free length."""
+    bars = [["".join(note(pitch, length) for length, pitch in voice[i:i + 8]) for i in range(0, len(voice), 8)]
+            for voice in voices]
+    lines = ["".join(f"[V:{n}]{bar}|" for n, bar in enumerate(row, 1)) if len(voices) > 1 else row[0] + "|"
+             for row in zip(*bars)]
+    return f"X:1\nT:{title}\nM:none\nL:1/16\nQ:1/4={tempo}\nK:C\n" + "\n".join(lines) + "\n"
+
+
+def piece(seed, n_voices=2, n=96):
+    return [make_melody(1000 * seed + voice, n) for voice in range(n_voices)]
+
+
+def altered(voices, seed):
+    draw = random.Random(seed)
+    return [[(length, pitch + draw.choice((-2, -1, 1, 2)) if draw.random() < 0.05 else pitch)
+             for length, pitch in voice] for voice in voices]
+
+
+COPIES = {
+    "exact": lambda v: make_abc(v),
+    "transposed": lambda v: make_abc([[(d, p + 3) for d, p in voice] for voice in v]),
+    "other tempo": lambda v: make_abc(v, tempo=93),
+    "twice as slow": lambda v: make_abc([[(2 * d, p) for d, p in voice] for voice in v]),
+    "one voice removed": lambda v: make_abc(v[1:]),
+    "notes changed": lambda v: make_abc(altered(v, 5)),
+}
+
+
+def write_corpus(folder, seeds, n_voices=2):
+    for seed in seeds:
+        path = folder / f"Artist {seed % 7}" / f"Piece {'abcdefghij'[seed % 10]} {seed}.abc"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(make_abc(piece(seed, n_voices), title=f"Piece {seed}"))
+
+
+def draw_nothing(path, *_):
+    for kind in (".png", ".svg"):
+        path.parent.mkdir(exist_ok=True)
+        path.with_suffix(kind).write_text("no figure")
+
+
+def run_stage(root, *flags, quickly=True):
+    """Runs the stage in this process (a process of its own spends seconds on importing torch); quickly: without the
+    figure, and with short contexts in the n-gram."""
+    out, error, code = io.StringIO(), "", 0
+    with contextlib.ExitStack() as changes:
+        changes.enter_context(contextlib.redirect_stdout(out))
+        if quickly:
+            changes.enter_context(mock.patch.object(stage03, "draw", draw_nothing))
+            changes.enter_context(mock.patch.object(baselines, "MAX_ORDER", 2))
+        try:
+            stage03.main(["--root", str(root), *map(str, flags)])
+        except SystemExit as stop:
+            error, code = (stop.code, 1) if isinstance(stop.code, str) else ("", stop.code)
+    return SimpleNamespace(returncode=code, stdout=out.getvalue(), stderr=error)
+
+
+def rows(root, split):
+    head, *lines = (root / f"data/{split}_sequences.tsv").read_text().splitlines()
+    return [dict(zip(head.split("\t"), line.split("\t"))) for line in lines]
+
+
+def split_of(root):
+    """{file: split}."""
+    return {row["origin"]: split for split in stage03.SPLITS for row in rows(root, split)}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """(root, folder) of a run on 130 pieces and five planted copies of twelve of them under other names."""
+    folder = tmp_path_factory.mktemp("abc")
+    write_corpus(folder, range(130))
+    for seed, (kind, copy) in itertools.product(range(0, 24, 2), COPIES.items()):
+        path = folder / "Elsewhere" / f"{kind} {seed}.abc"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(copy(piece(seed)))
+    root = tmp_path_factory.mktemp("root")
+    done = run_stage(root, "--abc", folder, "--workers", 2, quickly=False)
+    assert done.returncode == 0, done.stderr
+    return root, folder
+
+
+# ---------------------------------------------------------------- groups
+
+@pytest.mark.parametrize("one, other", [
+    ("Rod Stewart/Sailing.abc", "Stewart,Rod/Sailing.1.abc"), ("ABBA/Fernando.abc", "abba/FERNANDO!.3.abc"),
+    ("The Beatles/Yesterday.abc", "Beatles/Yesterday (live).abc"), ("Eagles/Hotel California.abc",
+     "Eagles/Hotel California (unplugged).2.abc"), ("Céline Dion/Où.abc", "Dion Celine/Ou.abc"),
+    ("ABBA/Dancing Queen.abc", "Various/ABBA - Dancing Queen.abc"), ("Guns N' Roses/Civil War.abc",
+     "Guns N Roses/Civil War (2).abc")])
+def test_versions_of_a_song_have_one_name(one, other):
+    assert groups.path_key(one) == groups.path_key(other) is not None
+
+
+@pytest.mark.parametrize("one, other", [
+    ("Blur/Song 2.abc", "Blur/Song 3.abc"), ("A/Another Brick in the Wall (Part 1).abc",
+     "A/Another Brick in the Wall (Part 2).abc"), ("Sinatra/Live and Let Die.abc", "Sinatra/Let.abc"),
+    ("book/Reel.abc", "book/Reel.abc"), ("book/Untitled.abc", "book/Untitled.1.abc"), ("A/One.abc", "B/One.abc")])
+def test_other_names_do_not_join(one, other):
+    first, second = groups.path_key(one), groups.path_key(other)
+    assert first is None or first != second
+
+
+def test_planted_copies_never_straddle(corpus):
+    root, _ = corpus
+    found = {row["origin"]: row["group"] for split in stage03.SPLITS for row in rows(root, split)}
+    stats = json.loads((root / "data/stats.json").read_text())
+    assert stats["exact_duplicates"] == 12 * 2  # the exact ones and those that differ in the tempo alone
+    for seed in range(0, 24, 2):
+        original = f"Artist {seed % 7}/Piece {'abcdefghij'[seed % 10]} {seed}.abc"
+        for kind in ("transposed", "twice as slow", "one voice removed", "notes changed"):
+            assert found[f"Elsewhere/{kind} {seed}.abc"] == found[original], (kind, seed)
+    assert stats["groups"] == 130  # and nothing else is taken for a copy
+
+
+def test_exact_copies_leave_the_path_that_comes_first(corpus):
+    assert not any(row["origin"].startswith("Elsewhere/exact") for split in stage03.SPLITS
+                   for row in rows(corpus[0], split))
+
+
+def test_fingerprint_ignores_key_speed_and_repeated_notes():
+    melody = [np.array(part) for part in zip(*[(i, 1, pitch) for i, (_, pitch) in enumerate(make_melody(1))])]
+    plain = groups.shingles([tuple(melody)])
+    other = groups.shingles([(melody[0] * 7, melody[1], melody[2] + 5)])
+    doubled = groups.shingles([(np.arange(2 * len(melody[0])), np.ones(2 * len(melody[0])), np.repeat(melody[2], 2))])
+    assert len(plain) > 60 and np.array_equal(plain, other) and np.array_equal(plain, doubled)
+
+
+def test_similar_pairs_agrees_with_comparing_all():
+    draw = np.random.default_rng(0)
+    base = draw.integers(0, 2**63, (40, 200), dtype=np.uint64)
+    sets = [np.unique(np.concatenate([base[i // 2][:120 + 80 * (i % 2)], base[(7 * i) % 40][:20]])) for i in range(80)]
+    signatures = np.stack([groups.signature(part) for part in sets])
+    pairs, likeness = groups.similar_pairs(signatures, np.full(80, 200))
+    alike = {(i, j): (signatures[i] == signatures[j]).mean() for i, j in itertools.combinations(range(80), 2)}
+    assert {tuple(pair) for pair in pairs.tolist()} == {pair for pair, value in alike.items() if value >= groups.MATCH}
+    for i, j in pairs.tolist():
+        true = len(np.intersect1d(sets[i], sets[j])) / len(np.union1d(sets[i], sets[j]))
+        assert abs(alike[i, j] - true) < 0.15
+
+
+# ---------------------------------------------------------------- splits
+
+def test_splits_take_one_percent_each_by_hash():
+    chars = {f"group {i}": 300 for i in range(20_000)}
+    splits, shares = groups.assign_splits(chars, 0)
+    counts = Counter(splits.values())
+    assert shares == {"val": 0.01, "test": 0.01}
+    assert all(150 < counts[split] < 250 for split in ("val", "test"))
+    assert splits != groups.assign_splits(chars, 1)[0]
+
+
+def test_splits_of_old_groups_stay_when_groups_come_and_go():
+    chars = {f"group {i}": 300 for i in range(20_000)}
+    before, _ = groups.assign_splits(chars, 0)
+    more, _ = groups.assign_splits({**chars, **{f"new {i}": 900 for i in range(5000)}}, 0)
+    fewer, _ = groups.assign_splits(dict(list(chars.items())[::2]), 0)
+    assert all(more[group] == split for group, split in before.items())
+    assert all(before[group] == split for group, split in fewer.items())
+
+
+@pytest.mark.parametrize("n", [3, 10, 60, 200, 1000])
+def test_floors_of_small_corpora(n):
+    splits, shares = groups.assign_splits({f"group {i}": 1500 for i in range(n)}, 0)
+    counts = Counter(splits.values())
+    assert counts["train"] >= max(1, 0.6 * n) - 1
+    assert all(counts[split] >= (20 if n >= 200 else 1) for split in ("val", "test"))
+    assert max(shares.values()) > 0.01
+
+
+def test_adding_files_moves_no_old_tune(corpus, tmp_path):
+    root, folder = corpus
+    grown = tmp_path / "abc"
+    shutil.copytree(folder, grown)
+    write_corpus(grown, range(1000, 1100))
+    (grown / "Artist 3").rename(grown / "Artist 3 of another name")  # other files renamed
+    done = run_stage(tmp_path / "root", "--abc", grown)
+    assert done.returncode == 0, done.stderr
+    before, after = split_of(root), split_of(tmp_path / "root")
+    floors = [json.loads((r / "data/stats.json").read_text())["floor"]["share_of_groups"]
+              for r in (root, tmp_path / "root")]
+    for origin, split in before.items():
+        if origin in after and floors[0] == floors[1]:
+            assert after[origin] == split
+        elif origin in after:  # a smaller share is held out: what is held out now was so before
+            assert after[origin] in (split, "train")
+
+
+def test_a_copy_under_another_name_leaves_the_group_where_it_is():
+    """The name of a group does not change with what usually joins."""
+    original = ("artist/song", b"1", 200, 150)
+    for joined in [("artist/song", b"2", 500, 300), ("other/thing", b"3", 150, 120), ("other/thing", b"4", 200, 190),
+                   ("copies/copy 17", b"1", 200, 150)]:
+        assert groups.name_group([original, joined]) == groups.name_group([joined, original]) \
+            == groups.name_group([original])
+
+
+def test_bytes_do_not_depend_on_workers_or_file_order(corpus, tmp_path):
+    root, folder = corpus
+    shuffled = tmp_path / "abc"
+    paths = sorted(folder.rglob("*.abc"))
+    for path in random.Random(3).sample(paths, len(paths)):
+        target = shuffled / path.relative_to(folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+    done = run_stage(tmp_path / "root", "--abc", shuffled, "--workers", 5, quickly=False)
+    assert done.returncode == 0, done.stderr
+    files = [path.relative_to(root) for path in sorted((root / "data").rglob("*"))
+             if path.is_file() and path.suffix in (".txt", ".npy", ".tsv", ".pkl", ".json", ".png", ".svg")
+             and "manifest" not in path.name]
+    assert len(files) >= 14
+    for name in files:
+        assert (root / name).read_bytes() == (tmp_path / "root" / name).read_bytes(), name
+
+
+# ---------------------------------------------------------------- sequences and tokens
+
+def test_tokens_tables_and_text_agree(corpus):
+    root, _ = corpus
+    tokenizer = Tokenizer.load(root / "data/tokenizer.pkl")
+    for split in stage03.SPLITS:
+        tokens = np.load(root / f"data/{split}_tokens.npy", mmap_mode="r")
+        text = (root / f"data/{split}.txt").read_text()
+        table = rows(root, split)
+        assert tokens.dtype == np.uint8 and isinstance(tokens, np.memmap)
+        sequences = re.split(r"(?<=\n)\n", text)
+        assert len(sequences) == len(table) == (tokens == BEGIN).sum() == (tokens == END).sum()
+        for sequence, row in zip(sequences, table):
+            at, n = int(row["token_offset"]), int(row["characters"])
+            assert tokens[at] == BEGIN and tokens[at + n + 1] == END
+            assert tokenizer.decode(tokens[at:at + n + 2]) == sequence and len(sequence) == n
+            assert 100 < n < 5000 and "T:" not in sequence and sequence.startswith("X:1\nM:")
+    assert tokenizer.characters == "".join(sorted(set((root / "data/train.txt").read_text())))
+
+
+def test_long_tunes_are_cut_at_bars_into_even_pieces():
+    text = stage03.training_text(make_abc(piece(1, 3, 2400)))
+    pieces = stage03.cut(text)
+    sizes = [len(part) for _, part in pieces]
+    assert len(pieces) > 3 and max(sizes) <= 4999 and min(sizes) > 0.7 * max(sizes)
+    assert pieces[0][0] == 0 and [bar for bar, _ in pieces] == sorted({bar for bar, _ in pieces})
+    header = "X:1\nM:none\nL:1/16\nQ:1/4=120\nK:C\n"
+    assert all(part.startswith(header) for _, part in pieces)
+    assert "".join(part.removeprefix(header) for _, part in pieces) == text.removeprefix(header)
+
+
+def test_text_that_is_no_abc_is_cut_at_lines():
+    text = "".join(f"line {i} of a long play\n" for i in range(2000)) + "w" * 12_000 + "\n"
+    pieces = stage03.cut_lines(text)
+    assert max(map(len, pieces)) < 5000
+    assert "".join(pieces).replace("\n", "") == text.replace("\n", "")
+
+
+def test_training_text_has_one_order_of_fields():
+    raw = "X:12\nT:Air\nC:Trad\nQ:1/4=90\nL:1/8\nM:3/4\nR:waltz\nK:G % home\nGAB|c3|\nw:la la\n%%text\n|:c3:|\nK:D\nd3|\n"
+    assert stage03.training_text(raw) == "X:1\nM:3/4\nL:1/8\nQ:1/4=90\nK:G\nGAB|c3|\n|:c3:|\nK:D\nd3|\n"
+
+
+def test_splits_compile_as_tunebooks(corpus, tmp_path):
+    symusic = pytest.importorskip("symusic")
+    abc2midi = Path(symusic.__file__).parent / "bin/abc2midi"
+    if not abc2midi.exists():
+        pytest.skip("this platform's symusic has no abc2midi")
+    for split in stage03.SPLITS:
+        shutil.copyfile(corpus[0] / f"data/{split}.txt", tmp_path / f"{split}.abc")
+        done = subprocess.run([abc2midi, f"{split}.abc"], cwd=tmp_path, capture_output=True, text=True)
+        assert "rror" not in done.stdout, done.stdout[:2000]
+        # abc2midi names files by X:, and all sequences are X:1; it reports every tune that it reads
+        assert done.stdout.count("writing MIDI file") == len(rows(corpus[0], split))
+
+
+# ---------------------------------------------------------------- choice of data
+
+def test_rests_and_scraps_are_left_out_and_counted(tmp_path):
+    write_corpus(tmp_path / "abc", range(30))
+    rests = make_abc(piece(99, 1, 40)).rstrip() + "\n" + "z16|" * 400 + "\n"
+    (tmp_path / "abc/Artist 1/rests.abc").write_text(rests)
+    (tmp_path / "abc/Artist 1/scrap.abc").write_text(make_abc([make_melody(98, 8)]))
+    done = run_stage(tmp_path / "root", "--abc", tmp_path / "abc")
+    assert done.returncode == 0, done.stderr
+    dropped = json.loads((tmp_path / "root/data/stats.json").read_text())["dropped_tunes"]
+    assert dropped == {"rests for more than 0.95 of the time": 1, "fewer than 16 notes": 1}
+    assert not {"Artist 1/rests.abc", "Artist 1/scrap.abc"} & set(split_of(tmp_path / "root"))
+    done = run_stage(tmp_path / "root", "--abc", tmp_path / "abc", "--max-rest-share", 1, "--min-notes", 0)
+    assert {"Artist 1/rests.abc"} <= set(split_of(tmp_path / "root"))
+
+
+def test_budget_is_spread_over_groups_and_nested():
+    sequences = [{"group": f"g{g}", "turn": groups.hash_number(g, i), "origin": f"{g}", "piece": i, "chars": 1000}
+                 for g in range(10) for i in range(1 + 3 * (g % 2))]
+    small, large = (stage03.limit_sequences(sequences, limit, 0) for limit in (10_000, 14_500))
+    assert Counter(s["group"] for s in small) == {f"g{g}": 1 for g in range(10)}
+    assert len(large) == 14 and [s for s in small if s not in large] == []
+
+
+def test_collections_and_holdout(corpus, tmp_path):
+    _, folder = corpus
+    wanted = {"Artist 1/Piece b 1": "val", "Artist 2/Piece c 2": "train", "Artist 3/Piece d 3": "test"}
+    (tmp_path / "fixed.tsv").write_text("".join(f"{split}\t{path}\n" for path, split in wanted.items())
+                                        + "no such tune\n")
+    done = run_stage(tmp_path / "root", "--abc", folder, "--collections=-Elsewhere,-Artist 5", "--holdout",
+                     tmp_path / "fixed.tsv")
+    assert done.returncode == 0, done.stderr
+    found = split_of(tmp_path / "root")
+    assert {path.split("/")[0] for path in found} == {f"Artist {i}" for i in (0, 1, 2, 3, 4, 6)}
+    assert {path: found[path + ".abc"] for path in wanted} == wanted
+    assert json.loads((tmp_path / "root/data/stats.json").read_text())["holdout"]["lines_without_a_tune"] == [
+        "no such tune"]
+
+
+@pytest.mark.parametrize("flags, words", [
+    (["--abc", "nowhere"], "there is no such folder"), (["--from-splits", "."], "no train.txt"),
+    (["--abc", "empty"], "no .abc file"), (["--abc", "one"], "too few"), ([], "02_midi_to_abc"),
+    (["--abc", "one", "--collections", "nosuch"], "nosuch"), (["--abc", "one", "--holdout", "none.tsv"], "no such file")])
+def test_bad_input_ends_in_one_line(tmp_path, monkeypatch, flags, words):
+    (tmp_path / "empty").mkdir()
+    write_corpus(tmp_path / "one", [1])
+    monkeypatch.chdir(tmp_path)
+    done = run_stage(tmp_path / "root", *flags)
+    assert done.returncode == 1 and words in done.stderr and "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) <= 3
+    assert not list((tmp_path / "root").rglob("*.running.json"))
+
+
+# ---------------------------------------------------------------- ready-made text, tunebooks
+
+def test_text_that_is_no_music(tmp_path):
+    draw = random.Random(0)
+    for split, n in (("train", 300), ("val", 30), ("test", 30)):
+        tunes = ["".join(draw.choice("thecatsatonamat") for _ in range(150))
+                 for _ in range(n)]
+        (tmp_path / f"{split}.txt").write_text("\n\n".join(tunes) + ("\n\u00e9t\u00e9\n" if split == "val" else "\n"))
+    root = tmp_path / "root"
+    done = run_stage(root, "--from-splits", tmp_path, quickly=False)
+    assert done.returncode == 0, done.stderr
+    stats = json.loads((root / "data/stats.json").read_text())
+    assert {split: stats["splits"][split]["sequences"] for split in stage03.SPLITS} == {
+        "train": 300, "val": 30, "test": 30}
+    assert set(stats["music"].values()) == {None}
+    assert stats["vocabulary"]["unknown_in"] == {"val": {"\u00e9": 2}, "test": {}}
+    assert (np.load(root / "data/val_tokens.npy") == UNKNOWN).sum() == 2
+    assert run_stage(root, "--from-splits", tmp_path).stdout.startswith("03_tokenize_split: up to date")
+    (tmp_path / "val.txt").write_text("other text\n")
+    assert "up to date" not in run_stage(root, "--from-splits", tmp_path).stdout
+
+
+def test_tunebooks_are_read_tune_by_tune(tmp_path):
+    (tmp_path / "abc").mkdir()
+    for book in range(2):
+        text = "%abc-2.1\nprose\n\n" + "\n".join(
+            make_abc(piece(40 * book + i, 1), title=f"Tune {'abcdefgh'[i % 8]}{i}").replace("X:1", f"X:{i + 1}")
+            for i in range(40))
+        (tmp_path / f"abc/book{book}.abc").write_text(text)
+    done = run_stage(tmp_path / "root", "--abc", tmp_path / "abc")
+    assert done.returncode == 0, done.stderr
+    assert set(split_of(tmp_path / "root")) == {f"book{b}.abc#{i}" for b in range(2) for i in range(1, 41)}
+
+
+# ---------------------------------------------------------------- baselines and overlap
+
+@pytest.fixture
+def token_files(tmp_path):
+    draw = np.random.default_rng(0)
+    texts = {}
+    for split, n in (("train", 400), ("val", 12), ("test", 12)):
+        parts = []
+        for _ in range(n):
+            letters = [3]
+            for _ in range(60):
+                letters.append(3 + (letters[-1] - 3 + int(draw.choice([1, 2, 3], p=[0.7, 0.2, 0.1]))) % 5)
+            parts.append(np.array([BEGIN, *letters, END], np.uint8))
+        texts[split] = np.concatenate(parts)
+        np.save(tmp_path / f"{split}_tokens.npy", texts[split])
+        (tmp_path / f"{split}.txt").write_text("".join(map(chr, texts[split] + 60)))
+    return tmp_path, texts
+
+
+def test_ngram_finds_the_source_of_a_markov_chain(token_files):
+    data, texts = token_files
+    results = dict(map(baselines.measure, baselines.jobs(data, 9)))
+    n = {split: int((texts[split] != BEGIN).sum()) for split in ("val", "test")}
+    found = baselines.summarise(results, 9, n)
+    entropy = -(0.7 * math.log2(0.7) + 0.2 * math.log2(0.2) + 0.1 * math.log2(0.1))
+    for split in ("val", "test"):
+        bits = {name: found[split][name]["bits_per_char"] for name in ("uniform", "unigram", "ngram", "xz", "bz2")}
+        assert bits["uniform"] == 3 and entropy * 0.9 < bits["ngram"] < entropy * 1.1 + 0.1
+        assert bits["ngram"] < bits["unigram"] < bits["uniform"] and bits["ngram"] < bits["xz"]
+    assert found["val"]["ngram"]["order"] in (2, 3)
+
+
+def test_ngram_probabilities_sum_to_one_and_equal_plain_counting(token_files):
+    data, texts = token_files
+    order, vocabulary, train = 2, 9, texts["train"]
+    context = train[10:12]
+    asked = np.concatenate([np.append(context, token) for token in range(1, vocabulary)]).astype(np.uint8)
+    np.save(data / "asked.npy", asked)
+    terms = [baselines.order_terms(data / "train_tokens.npy", [data / "asked.npy"], vocabulary, k) for k in range(3)]
+    place = np.cumsum(asked != BEGIN)[2::3] - 1
+    lower = np.full(terms[0].shape[1], 1 / (vocabulary - 1))
+    for kept, weight, kept_lower, weight_lower in terms:
+        total = (kept + weight * lower)[place]
+        lower = kept_lower + weight_lower * lower
+        assert abs(total.sum() - 1) < 1e-5
+    follow = Counter(train[i + 2] for i in range(len(train) - 2) if (train[i:i + 2] == context).all())
+    seen = np.array([follow[token] for token in range(1, vocabulary)])
+    kept = terms[order][0][place] * seen.sum()
+    assert ((seen - kept)[seen > 0] < 3).all() and (kept[seen == 0] == 0).all()
+
+
+def test_compressors_know_the_training_text(token_files):
+    data, _ = token_files
+    (data / "train.txt").write_text("".join(random.Random(0).choice("abcdefgh") for _ in range(30_000)))
+    (data / "copy.txt").write_text((data / "train.txt").read_text()[-20_000:])
+    for name in ("xz", "bz2"):
+        bits, = baselines.conditional_bits(name, data / "train.txt", [data / "copy.txt"])
+        assert bits < 0.5 * 3 * 20_000
+
+
+def test_overlap_counts_windows_and_names_the_source(token_files):
+    data, texts = token_files
+    sequence = texts["train"][63 * 7:63 * 8]
+    np.save(data / "val_tokens.npy", np.concatenate([sequence, texts["val"][:63]]))
+    (starts, found), _ = baselines.shared_windows(data / "train_tokens.npy", [data / "val_tokens.npy",
+                                                                              data / "test_tokens.npy"])
+    windows = [bytes(texts["train"][i:i + 32]) for i in range(len(texts["train"]) - 31)]
+    val = np.load(data / "val_tokens.npy")
+    assert found.tolist() == [bytes(val[i:i + 32]) in set(windows) for i in starts]
+    assert found[:30].all() and len(starts) == 2 * 30
+    rows = stage03.overlap_by_tune((starts, found), np.array([0, 63]), [{"origin": "copied"}, {"origin": "new"}])
+    assert rows[0] == (1.0, 30, "copied")
+    nearest = baselines.nearest_sequences(data / "train_tokens.npy", np.arange(400) * 63,
+                                          [baselines.windows_of(sequence)[1]])
+    assert nearest == [(7, 30)]
+
+
+def test_baselines_file_has_every_mark(corpus):
+    found = json.loads((corpus[0] / "data/baselines.json").read_text())
+    for split in ("val", "test"):
+        assert {"uniform", "unigram", "ngram", "xz", "bz2"} <= set(found[split])
+        assert all(0 < found[split][name]["bits_per_char"] < 10 for name in found[split])
