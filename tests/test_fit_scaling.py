@@ -227,6 +227,14 @@ def test_families_at_equal_cost():
     assert law.compare_families(runs(TRANSFORMER), far, (0.02, 3), 0, np.random.default_rng(0)) is None
 
 
+def test_interpolation_keeps_the_measured_losses_and_follows_a_law_between_them():
+    log_n, at = np.log(SIZES), np.linspace(math.log(SIZES[0]), math.log(SIZES[-1]), 101)
+    curve = lambda x: 5.34 * np.exp(-0.1483 * x) + 0.821
+    assert law.interpolation_weights(log_n, log_n) == pytest.approx(np.eye(5), abs=1e-9)
+    assert np.abs(law.interpolation_weights(log_n, at) @ curve(log_n) - curve(at)).max() < 1e-3
+    assert law.interpolation_weights(log_n[:2], at[:3]).sum(1) == pytest.approx(1)
+
+
 def test_paired_seeds_remove_what_the_seeds_share():
     shared = {0: -0.1, 1: 0.0, 2: 0.1}  # every model of a seed is off by the same amount
     first = [(n, s, loss + shared[s], n) for n, loss in TRANSFORMER for s in shared]
