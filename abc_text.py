@@ -471,7 +471,7 @@ _VOICE = re.compile(r"[ \t]*([^\s=\"]{1,40})(?:[ \t].*)?", re.DOTALL)
 class _VoiceState:
     """What the reader knows of one voice while it reads."""
     __slots__ = ("name", "now", "key", "unit", "meter", "compound", "alters", "ties", "tie_notes", "slur", "onsets",
-                 "durations", "pitches", "bars", "bar_start", "bar_line", "bar_text", "bar_heads", "bar_timed",
+                 "durations", "pitches", "bars", "bar_start", "bar_line", "bar_parts", "bar_heads", "bar_timed",
                  "bar_ok", "bar_from", "bar_to", "bar_rests", "first_in_bar", "after")
 
     def __init__(self, name, key, unit, meter, compound):
@@ -481,7 +481,7 @@ class _VoiceState:
         self.new_bar()
 
     def new_bar(self):
-        self.alters, self.bar_start, self.bar_line, self.bar_text = self.key, self.now, 0, None
+        self.alters, self.bar_start, self.bar_line, self.bar_parts = self.key, self.now, 0, []
         self.bar_heads, self.bar_timed, self.bar_ok, self.bar_rests = 0, False, True, 0
         self.bar_from = self.bar_to = 0
         self.first_in_bar = len(self.pitches)
@@ -737,18 +737,18 @@ class _Reader:
             self.error(number, "field", str(problem))
             voice.bar_ok = False
         text = source or f"[{letter}:{value.strip()}]"
-        if voice.bar_text is None:
-            voice.bar_text, voice.bar_line, voice.bar_from, voice.bar_to = text, number, start, end
+        if not voice.bar_parts:
+            voice.bar_line, voice.bar_from, voice.bar_to = number, start, end
         else:
-            voice.bar_text += text
             voice.bar_to = max(voice.bar_to, end)
+        voice.bar_parts.append(text)
 
     def music(self, voice, text, at, number):
         """A stretch of music of one voice: reads it and appends its notes."""
         read = _read_cached if len(text) <= CACHED_CHARS else _read_segment
         (length, onsets, durations, pitches, n_heads, joined, opened, opened_at, alters, slur_low, slur_end, rest_bars,
          timed, errors, broken_ties) = read(text, voice.alters, voice.unit, voice.compound, voice.ties)
-        now, base = voice.now, len(voice.onsets)
+        now, base, end = voice.now, len(voice.onsets), at + len(text)
         if now:
             voice.onsets.extend([now + onset for onset in onsets])
         else:
@@ -765,13 +765,12 @@ class _Reader:
                 self.error(number, "slur", "a slur ends that has not begun")
                 voice.slur, voice.bar_ok = max(0, voice.slur - slur_low), False
             voice.slur += slur_end if voice.slur + slur_end >= 0 else 0
-        if voice.bar_text is None:
-            voice.bar_text, voice.bar_line, voice.bar_from = text, number, at
-        elif voice.bar_line == number or voice.bar_text[-1:] == "]":
-            voice.bar_text += text
-        else:
-            voice.bar_text += "\n" + text
-        voice.bar_to = at + len(text)
+        if not voice.bar_parts:
+            voice.bar_line, voice.bar_from = number, at
+        elif voice.bar_line != number and voice.bar_parts[-1][-1] != "]":
+            text = "\n" + text
+        voice.bar_parts.append(text)
+        voice.bar_to = end
         if timed:
             if voice.bar_rests or (rest_bars and voice.bar_timed):
                 self.error(number, "token", "music beside a rest of whole bars")
@@ -789,18 +788,19 @@ class _Reader:
     def close_bar(self, voice, number, closing="", closed=None):
         closed = voice.bar_to if closed is None else closed
         after = voice.after[:3] + (self.tempo_text,)
+        text = voice.bar_parts[0] if len(voice.bar_parts) == 1 else "".join(voice.bar_parts)
         if voice.bar_rests:
-            self.close_rests(voice, number, closing, closed, after)
+            self.close_rests(voice, number, text, closing, closed, after)
         else:
             start = voice.bar_start
-            bar = _TickBar(start, voice.now - start, voice.meter, voice.bar_line, voice.bar_text, voice.bar_heads,
+            bar = _TickBar(start, voice.now - start, voice.meter, voice.bar_line, text, voice.bar_heads,
                            voice.bar_from, voice.bar_to, voice.bar_ok, voice.first_in_bar, voice.name,
                            closing, closed, after, voice.ties, voice.slur)
             voice.bars.append(bar)
             self.order.append(bar)
         voice.new_bar()
 
-    def close_rests(self, voice, number, closing, closed, after):
+    def close_rests(self, voice, number, bar_text, closing, closed, after):
         n = voice.bar_rests
         self.rest_bars += n
         if voice.meter is None or self.rest_bars > MAX_REST_BARS:
@@ -809,11 +809,11 @@ class _Reader:
             self.rest_bars -= n
             n, voice.bar_ok = 1, False
         for i in range(n):
-            text = voice.bar_text if n == 1 else voice.bar_text.replace(f"Z{n}", "Z").replace(f"X{n}", "X") \
+            text = bar_text if n == 1 else bar_text.replace(f"Z{n}", "Z").replace(f"X{n}", "X") \
                 if i == 0 else "Z"
             bar = _TickBar(voice.now, voice.meter or 0, voice.meter, voice.bar_line, text, 0, voice.bar_from,
                            voice.bar_to, voice.bar_ok, len(voice.pitches), voice.name,
-                           closing if i == n - 1 else "|", closed, after, (), voice.slur)
+                           closing if i == n - 1 else "", closed, after, (), voice.slur)
             voice.bars.append(bar)
             self.order.append(bar)
             voice.now += voice.meter or 0

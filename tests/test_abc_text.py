@@ -380,6 +380,20 @@ def test_cut_leaves_short_tunes_alone_and_handles_voices_in_blocks():
     assert sum(len(read_abc(piece).voices[2].bars) for _, piece in pieces) == 60
 
 
+def test_cut_does_not_divide_rests_of_whole_bars():
+    text = tune("C16|Z4|D16|Z3|\n" * 20)
+    pieces = cut_tune(text, 120)
+    counts = [len(read_abc(piece).voices[0].bars) for _, piece in pieces]
+    assert sum(counts) == 180 and [first for first, _ in pieces] == [sum(counts[:i]) for i in range(len(counts))]
+
+
+def test_fields_without_end_take_linear_time():
+    started = time.process_time()
+    for unit in ("[K:D]", "K:D\n", "C%\n", "(C", "C-[K:D]"):
+        check_abc(tune(unit * (300_000 // len(unit))))
+    assert time.process_time() - started < 6
+
+
 def test_cut_repeats_the_key_and_meter_in_force():
     text = tune("[K:D][M:3/4]" + "C4D4E4|F4G4A4|\n" * 30, key="G")
     for first, piece in cut_tune(text, 200)[1:]:
