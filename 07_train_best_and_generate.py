@@ -20,6 +20,7 @@ import math
 import os
 import random
 import re
+import shutil
 from fractions import Fraction
 from pathlib import Path
 
@@ -256,11 +257,15 @@ def floor_rates(train_tunes, n, seed):
             for name, samples in music_metrics.floors(train_tunes, n, seed).items()}
 
 
-def compare_copying(samples, tunes, copied):
+def brief(measured):
+    """What was measured of a set, without the rows of its samples."""
+    return {key: value for key, value in measured.items() if key != "samples"}
+
+
+def compare_copying(samples, chosen, tunes, copied):
     """What samples share with the training text and with each other, beside the same of held-out tunes."""
-    def brief(measured):
-        return {key: value for key, value in measured.items() if key != "samples"}
-    return {"generated": brief(copied.measure(samples)), "heldout_baseline": brief(copied.measure(real_samples(tunes))),
+    return {"generated": brief(copied.measure(samples)), "chosen_sampler": brief(copied.measure(chosen)),
+            "heldout_baseline": brief(copied.measure(real_samples(tunes))),
             "diversity": music_metrics.diversity(samples),
             "diversity_of_real_music": music_metrics.diversity(real_samples(tunes))}
 
@@ -791,14 +796,15 @@ def evaluate_everything(stage, model, tokenizer, data, device, budget, seed):
     keep("floors", lambda: {"rates": floor_rates(split_tunebook(train_text), budget["n_rated"], seed)})
     keep("music", lambda: {name: portable(music_metrics.compare_sets(drawn[key], real_samples(test_tunes), seed))
                            for name, key in (("unprompted", "unprompted"), ("chosen_sampler", "chosen"))})
-    keep("novelty", lambda: compare_copying(drawn["unprompted"], test_tunes, copied))
+    keep("novelty", lambda: compare_copying(drawn["unprompted"], drawn["chosen"], test_tunes, copied))
     for name in [f"{family}_{size}" for family, sizes in SIZES.items() for size in sizes]:
-        measure_skills(stage, name, tokenizer, device, budget, seed, test_tunes)
+        measure_skills(stage, name, tokenizer, device, budget, seed, test_tunes, copied)
     return chosen, test_tunes, copied
 
 
-def measure_skills(stage, name, tokenizer, device, budget, seed, test_tunes):
-    """Skills of one of the nine models from a small set of unprompted samples; nothing if it was not trained."""
+def measure_skills(stage, name, tokenizer, device, budget, seed, test_tunes, copied):
+    """Skills, music and copying of one of the nine models from a small set of unprompted samples, beside real tunes
+    under the same limit of length; nothing if it was not trained."""
     record = read_json(stage.root / f"checkpoints/{name}.json")
     if not record:
         return
@@ -806,9 +812,12 @@ def measure_skills(stage, name, tokenizer, device, budget, seed, test_tunes):
         model = load_model(stage.root, tokenizer, name, device)
         requests = unprompted(budget["n_skills"], seed + SEEDS["skills"], budget["skills_chars"])
         samples = without_surprisal(generate(model, tokenizer, requests, device, desc=f"skills {name}"))
+        real = cut_to(real_samples(test_tunes), budget["skills_chars"])
         return {"family": record["family"], "size": record["size"], "params_total": record["params_total"],
                 "n": len(samples), "max_chars": budget["skills_chars"], "skills": music_metrics.skills(samples),
-                "real": music_metrics.skills(cut_to(real_samples(test_tunes), budget["skills_chars"])),
+                "real": music_metrics.skills(real),
+                "music": portable(music_metrics.compare_sets(samples, real, seed, resamples=0)),
+                "copied": brief(copied.measure(samples)), "copied_by_real_music": brief(copied.measure(real)),
                 "samples": [sample["text"] for sample in samples]}
     measured(stage, f"skills_{name}", {"model": record["checkpoint_sha256"], "budget": budget, "seed": seed,
                                        "data": stage.inputs["03_tokenize_split"]}, make)
@@ -912,6 +921,8 @@ def main(argv=None):
     except ValueError as error:
         fail(me, str(error), f"run: python 04_train_transformers.py{stage.flags}, or see --help")
     with stage.writing():
+        if args.force:
+            shutil.rmtree(root / "part4_outputs/evaluation", ignore_errors=True)
         train_best(stage, args, planned, data, device)
         write_history(root)
         model = load_model(root, tokenizer, BEST, device)

@@ -183,7 +183,8 @@ def _take_rows(cache, kept):
     """The cache of these rows of the batch: (h, c) of an LSTM, or a Transformer's keys, values and window."""
     if isinstance(cache, tuple):
         return tuple(state.index_select(1, kept) for state in cache)
-    return {**cache, "tokens": cache["tokens"].index_select(0, kept), "store": cache["store"].index_select(2, kept)}
+    return {name: part.index_select(0 if name == "tokens" else 2, kept) if isinstance(part, torch.Tensor) else part
+            for name, part in cache.items()}
 
 
 def _device(cache):
