@@ -255,6 +255,12 @@ def unify_ends(track, on, end):
 # A voice is a list of events without overlap: arrays of onsets and ends, a list of chords (tuples of pitches, low to
 # high), and {event: tuple of bools} for the events of which only some notes are tied to the next.
 
+def distinct(*times):
+    """The sorted distinct values of int arrays."""
+    values = np.sort(np.concatenate(times))
+    return values[np.concatenate([[True], values[1:] != values[:-1]])] if len(values) else values
+
+
 def tidy(pitch, on, off):
     """Notes of one track, sorted by onset and pitch: doubled notes once, a note ends where its pitch starts again,
     and overlaps of up to a sixteenth that only come from legato playing are removed."""
@@ -266,7 +272,7 @@ def tidy(pitch, on, off):
     off[again] = np.minimum(off[again], on[again + 1])
     order = np.lexsort((pitch, on))
     pitch, on, off = pitch[order], on[order], off[order]
-    onsets = np.unique(on)
+    onsets = distinct(on)
     before = onsets[np.searchsorted(onsets, off, side="right") - 1]
     off = np.where((off - before <= SIXTEENTH) & (before > on), before, off)
     first = np.searchsorted(on, onsets)
@@ -315,46 +321,49 @@ def end_at_bars(on, off, bars):
 
 def tied_chords_of(pitch, on, off):
     """The voice of overlapping notes: cut wherever a note starts or ends, and tied over the cuts."""
-    cuts = np.unique(np.concatenate([on, off])).tolist()
-    notes, i, active = list(zip(pitch.tolist(), on.tolist(), off.tolist())), 0, []
-    starts, ends, chords, ties = [], [], [], {}
-    for start, stop in zip(cuts, cuts[1:]):
-        active = [note for note in active if note[1] > start]
-        while i < len(notes) and notes[i][1] == start:
-            active.append((notes[i][0], notes[i][2]))
-            i += 1
-        if not active:
-            continue
-        active.sort()
-        tied = tuple(end > stop for _, end in active)
-        if any(tied):
-            ties[len(chords)] = tied
-        starts.append(start)
-        ends.append(stop)
-        chords.append(tuple(p for p, _ in active))
-    return np.array(starts), np.array(ends), chords, ties
+    cuts = distinct(on, off)
+    first, last = np.searchsorted(cuts, on), np.searchsorted(cuts, off)
+    n_heads = last - first
+    note = np.repeat(np.arange(len(on)), n_heads)
+    stretch = np.arange(len(note)) - np.repeat(np.cumsum(n_heads) - n_heads, n_heads) + first[note]
+    order = np.argsort(stretch * 128 + pitch[note], kind="stable")
+    note, stretch = note[order], stretch[order]
+    tied = last[note] > stretch + 1
+    start = np.flatnonzero(np.concatenate([[True], np.diff(stretch) != 0]))
+    bounds = np.append(start, len(note)).tolist()
+    pitches, flags, some = pitch[note].tolist(), tied.tolist(), np.logical_or.reduceat(tied, start).tolist()
+    chords = [tuple(pitches[a:b]) for a, b in zip(bounds, bounds[1:])]
+    ties = {i: tuple(flags[bounds[i]:bounds[i + 1]]) for i, any_tied in enumerate(some) if any_tied}
+    return cuts[stretch[start]], cuts[stretch[start] + 1], chords, ties
 
 
 def tying_chars(on, off, bars):
     """What overlaps cost in one voice: characters of the tied heads beyond one a note, and of the notes cut short."""
     whole, off = off, end_at_bars(on, off, bars)
-    cuts = np.unique(np.concatenate([on, off]))
+    cuts = distinct(on, off)
     n_heads = int((np.searchsorted(cuts, off) - np.searchsorted(cuts, on)).sum())
     return TIED_CHARS * (n_heads - len(on)) + CUT_CHARS * int((off < whole).sum())
 
 
 def part_notes(pitch, on, off, n_parts):
-    """Deals the notes of a track into n_parts voices, each chord to the first voice that is free: part of each note."""
-    part, busy = np.zeros(len(on), np.int64), [0] * n_parts
-    units = {}
-    for i, (p, a, b) in enumerate(zip(pitch.tolist(), on.tolist(), off.tolist())):
-        units.setdefault((a, b), []).append(i)
-    for (a, b), members in sorted(units.items(), key=lambda unit: (unit[0][0], -pitch[unit[1][-1]])):
-        free = next((v for v in range(n_parts) if busy[v] <= a), None)
-        if free is None:
-            free = int(np.argmin(busy))
-        busy[free] = max(busy[free], b)
-        part[members] = free
+    """Deals the notes of a track into n_parts voices, each chord to the first voice that is free, the highest chord
+    first: part of each note."""
+    order = np.lexsort((-pitch, off, on))
+    new = np.concatenate([[True], (np.diff(on[order]) != 0) | (np.diff(off[order]) != 0)])
+    top = order[new]  # the highest note of each chord
+    by_turn = np.lexsort((-pitch[top], on[top]))
+    chord_part, busy = np.zeros(len(top), np.int64), [0] * n_parts
+    for i, a, b in zip(by_turn.tolist(), on[top][by_turn].tolist(), off[top][by_turn].tolist()):
+        for v, until in enumerate(busy):
+            if until <= a:
+                break
+        else:
+            v = busy.index(min(busy))
+        if busy[v] < b:
+            busy[v] = b
+        chord_part[i] = v
+    part = np.zeros(len(on), np.int64)
+    part[order] = chord_part[np.cumsum(new) - 1]
     return part
 
 
@@ -548,7 +557,7 @@ LENGTHS = [length_text(units) if units % SMALLEST == 0 else None for units in ra
 def tuplets_of(on, off, beats):
     """Starts and lengths (units) of the stretches of one voice that need tuplets: beats, or halves of beats, with
     events that lie off the binary grid."""
-    edges = np.unique(np.concatenate([on, off]))
+    edges = distinct(on, off)
     beat = np.minimum(np.searchsorted(beats, edges, side="right"), len(beats) - 1) - 1
     place = edges - beats[beat]
     odd = place % SMALLEST != 0
@@ -570,7 +579,7 @@ def write_voice(voice, bars, beats, keys, pickup):
     """Text of every bar of one voice, e.g. ['D4G4B4d4', 'Z', ...]; Z is a silent bar."""
     on, off, chords, ties = voice
     first, size = tuplets_of(on, off, beats)
-    cuts = np.unique(np.concatenate([bars, on, off, first, first + size]))
+    cuts = distinct(bars, on, off, first, first + size)
     start, stop = cuts[:-1], cuts[1:]
     event = np.searchsorted(on, start, side="right") - 1
     sounding = (event >= 0) & (off[event] > start)
@@ -601,22 +610,26 @@ def write_voice(voice, bars, beats, keys, pickup):
         if not sounds:
             out.append("Z" if quiet else before + "z" + LENGTHS[units])
             continue
-        chord = chords[e]
-        partly = None if tied else ties.get(e)
         heads = []
-        for p in chord:
+        for p in chords[e]:
             letter, alteration, text, marked = table[p]
-            if state[letter] != alteration or not p:  # abc2midi reads an unmarked MIDI pitch 0 in a flat key as -1
+            if state[letter] == alteration and p:  # abc2midi reads an unmarked MIDI pitch 0 in a flat key as -1
+                heads.append(text)
+            else:
                 state[letter] = alteration
-                text = marked
-            heads.append(text)
-        if partly is not None:
+                heads.append(marked)
+        if e in ties and not tied:
+            partly = ties[e]
             if all(partly):
                 tied = True
             else:
                 heads = [head + "-" if tie else head for head, tie in zip(heads, partly)]
         text = heads[0] if len(heads) == 1 else "[" + "".join(heads) + "]"
-        out.append(before + text + LENGTHS[units] + ("-" if tied else ""))
+        if before or tied:
+            text = before + text + LENGTHS[units] + ("-" if tied else "")
+        else:
+            text += LENGTHS[units]
+        out.append(text)
     return ["".join(out) for out in texts]
 
 
