@@ -16,6 +16,7 @@ context's length (512), and the windows are shuffled again.
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import io
 import json
@@ -180,7 +181,7 @@ def plan_run(data, family, size, shape, learning_rate, seed=0, recipe="tuned", s
         "data_fraction": data_fraction, "max_train_chars": max_train_chars, "max_minutes": max_minutes,
         "epochs": epochs, "keep_best": keep_best, "batch_windows": batch_windows,
         "data_digest": digest_tokens(tokens, data.val, data.test), "tokenizer_digest": data.tokenizer_digest,
-        "code_digest": code_digest(common.__file__, __file__),
+        "code_digest": _loop_code(),
     }
     steps_per_epoch = -(-n_windows(len(tokens)) // batch_windows)
     run["key"] = value_digest(run)
@@ -191,6 +192,12 @@ def plan_run(data, family, size, shape, learning_rate, seed=0, recipe="tuned", s
             "params_non_embedding": counts["non_embedding"], "flops_per_token": model.flops_per_token(),
             "train_flops": model.flops_per_token() * len(tokens) * epochs,
             "train_flops_6nd": 6.0 * counts["total"] * len(tokens) * epochs}
+
+
+@functools.cache
+def _loop_code():
+    """Digest of the code that decides what a run gives; a size table is not part of it."""
+    return code_digest(common.__file__, __file__)
 
 
 def run_name(run):
@@ -867,8 +874,8 @@ def wide_sizes(family, vocab_size):
         def excess(E, H):
             return abs(4 * H * (E + H) + 8 * H * H + H * vocab_size - wanted)
         width = math.sqrt(wanted / 14)  # 14 H^2 weights at E = H / 2
-        E, H = min(((E, H) for H in range(max(8, int(width * 0.9) // 4 * 4), int(width * 1.1) + 4, 4)
-                    for E in range(max(4, int(0.35 * H) // 4 * 4), int(0.65 * H) + 4, 4)), key=lambda p: excess(*p))
+        E, H = min(((E, H) for H in range(int(width * 0.9) // 2 * 2, int(width * 1.1) + 2, 2)
+                    for E in range(int(0.35 * H), int(0.65 * H))), key=lambda p: excess(*p))
         shapes[name] = {"n_layer": 2, "d_embedding": E, "d_hidden": H}
     return shapes
 

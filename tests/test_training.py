@@ -1,0 +1,521 @@
+"""The training loop: data order, recipe, resume after any death, honest numbers, several processes."""
+
+import argparse
+import fcntl
+import importlib
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import training
+from common import BEGIN, END, IGNORE, Tokenizer
+from stage import Stage, read_json
+
+REPOSITORY = Path(training.__file__).parent
+SHAPES = {"transformer": {"n_layer": 1, "n_head": 2, "d_model": 16, "d_ff": 32},
+          "lstm": {"n_layer": 1, "d_embedding": 8, "d_hidden": 16}}
+TUNE = "X:1\nM:4/4\nL:1/16\nK:G\nD4G4B4d4|"
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def stream_of(texts, tokenizer):
+    parts = [np.concatenate(([BEGIN], tokenizer.encode(text), [END])) for text in texts]
+    return np.concatenate(parts).astype(tokenizer.dtype)
+
+
+def make_root(root, n_tunes=60, seed=0):
+    """A root with the files of stage 03: tunes of one pattern with random notes."""
+    rng, folder = random.Random(seed), root / "data"
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = [TUNE + "".join(rng.choice("ABcdefg") + rng.choice("24") for _ in range(rng.randint(40, 120))) + "|\n"
+             for _ in range(n_tunes)]
+    tokenizer = Tokenizer("".join(texts))
+    tokenizer.save(folder / "tokenizer.pkl")
+    cut = n_tunes // 10
+    for name, part in (("val", texts[:cut]), ("test", texts[cut:2 * cut]), ("train", texts[2 * cut:])):
+        np.save(folder / f"{name}_tokens.npy", stream_of(part, tokenizer))
+    return training.load_data(root)
+
+
+@pytest.fixture
+def data(tmp_path):
+    return make_root(tmp_path)
+
+
+def tiny_run(data, family="transformer", **options):
+    options = {"learning_rate": 0.01, "size": "nano", **options}
+    return training.plan_run(data, family, options.pop("size"), SHAPES[family], **options)
+
+
+# ---------------------------------------------------------------- data
+
+def test_an_epoch_is_every_token_exactly_once(data):
+    for epoch in (0, 1):
+        stream, starts = training.epoch_windows(data.train, 3, epoch)
+        x, y = training.cut_windows(torch.from_numpy(stream), torch.from_numpy(starts))
+        targets = np.sort(y[y != IGNORE].numpy())
+        assert np.array_equal(targets, np.sort(data.train[data.train != BEGIN]))
+        assert len(x) == training.n_windows(len(data.train))
+    assert not np.array_equal(training.epoch_windows(data.train, 3, 0)[0], stream)
+
+
+def test_windows_predict_the_next_token(data):
+    stream, starts = training.epoch_windows(data.train, 0, 0)
+    x, y = training.cut_windows(torch.from_numpy(stream), torch.from_numpy(starts))
+    real = y[:, :-1] != IGNORE
+    assert torch.equal(y[:, :-1][real], x[:, 1:][real])
+
+
+def test_subsets_are_nested_whole_sequences(data):
+    def sequences(tokens):
+        bounds = training.sequence_bounds(tokens)
+        return {tokens[a:b].tobytes() for a, b in zip(bounds, bounds[1:])}
+    before = set()
+    for fraction in (0.1, 0.25, 0.5, 1.0):
+        tokens = training.subset(data.train, fraction)
+        assert before <= sequences(tokens) <= sequences(np.asarray(data.train))
+        assert len(tokens) <= fraction * len(data.train)
+        before = sequences(tokens)
+    assert training.count_chars(training.subset(data.train, 1.0, 2000)) <= 2000
+
+
+def test_seeds_pair_the_families(data):
+    a, b = tiny_run(data, "transformer", seed=5), tiny_run(data, "lstm", seed=5)
+    assert (a["steps"], a["tokens_per_step"], a["train_tokens"]) == (b["steps"], b["tokens_per_step"], b["train_tokens"])
+    first, second = training.epoch_windows(data.train, 5, 0), training.epoch_windows(data.train, 6, 0)
+    assert not np.array_equal(first[0], second[0])
+
+
+# ---------------------------------------------------------------- recipe
+
+def test_schedule_warms_up_and_ends_at_zero():
+    assert training.schedule(0) == 0 and training.schedule(1) == 0
+    assert training.schedule(training.WARMUP_SHARE) == pytest.approx(1)
+    assert training.schedule(0.3) > training.schedule(0.6) > training.schedule(0.9) > 0
+
+
+@pytest.mark.parametrize("shape", [(24, 24), (16, 40), (40, 16)])
+def test_muon_is_torch_muon(shape):
+    torch.manual_seed(0)
+    ours, theirs = (torch.nn.Parameter(torch.ones(shape)) for _ in range(2))
+    a = training.Muon([{"params": [ours]}], lr=0.1)
+    b = torch.optim.Muon([theirs], lr=0.1, momentum=training.MOMENTUM, weight_decay=0.0,
+                         adjust_lr_fn="match_rms_adamw")
+    for _ in range(3):
+        ours.grad = torch.randn(shape)
+        theirs.grad = ours.grad.clone()
+        a.step(), b.step()
+    assert (ours - theirs).abs().max() < 0.02 * (theirs - 1).abs().max()  # bf16 products in another order
+
+
+def test_muon_treats_gates_as_matrices():
+    torch.manual_seed(0)
+    stacked = torch.nn.Parameter(torch.zeros(4 * 8, 6))
+    single = [torch.nn.Parameter(torch.zeros(8, 6)) for _ in range(4)]
+    stacked.grad = torch.randn(32, 6)
+    for p, grad in zip(single, stacked.grad.chunk(4)):
+        p.grad = grad
+    training.Muon([{"params": [stacked], "blocks": 4}], lr=0.1).step()
+    training.Muon([{"params": single}], lr=0.1).step()
+    torch.testing.assert_close(stacked.data, torch.cat([p.data for p in single]))
+
+
+def test_hidden_matrices_go_to_muon(data):
+    for family in SHAPES:
+        run = tiny_run(data, family)
+        model = training.build_model(run["config"])
+        adamw, muon = training.make_optimizers(model, run)
+        muon_numbers = sum(p.numel() for group in muon.param_groups for p in group["params"])
+        assert muon_numbers == model.count_parameters()["hidden"]
+        everything = muon_numbers + sum(p.numel() for group in adamw.param_groups for p in group["params"])
+        assert everything == model.count_parameters()["total"]
+
+
+def test_classic_recipe(data):
+    run = tiny_run(data, recipe="classic")
+    assert run["optimizer"] == "adamw" and run["config"]["dropout"] == 0.1
+    assert not any(run["config"][flag] for flag in ("rotary", "qk_norm", "token_shift"))
+    assert run["name"] == "transformer_nano_classic"
+
+
+def test_names():
+    run = {"family": "lstm", "size": "tiny", "recipe": "tuned", "seed": 2, "data_fraction": 0.25}
+    assert training.run_name(run) == "lstm_tiny_seed2_frac0.25"
+
+
+def test_a_key_follows_what_decides_the_result(data):
+    base = tiny_run(data)
+    assert tiny_run(data)["key"] == base["key"]
+    for change in ({"learning_rate": 0.02}, {"seed": 1}, {"epochs": 2}, {"recipe": "classic"}, {"data_fraction": 0.5}):
+        assert tiny_run(data, **change)["key"] != base["key"]
+
+
+def test_wide_suite_matches_the_families():
+    import common
+    transformers, lstms = training.wide_sizes("transformer", 75), training.wide_sizes("lstm", 75)
+    counts = []
+    with torch.device("meta"):
+        for name in transformers:
+            pair = [common.build_model({"family": family, "vocab_size": 75, "block_size": 512, "dropout": 0.0,
+                                        "rotary": True, "qk_norm": True, "token_shift": True, **shape[name]})
+                    .count_parameters()["non_embedding"]
+                    for family, shape in (("transformer", transformers), ("lstm", lstms))]
+            assert abs(pair[1] / pair[0] - 1) < 0.01
+            counts.append(pair[0])
+    assert len(counts) == 8 and counts[0] < 0.04e6 and counts[-1] > 28e6
+
+
+# ---------------------------------------------------------------- runs
+
+@pytest.mark.parametrize("family", SHAPES)
+def test_a_run_learns_and_its_record_is_reproduced(tmp_path, data, family):
+    run = tiny_run(data, family, epochs=2)
+    record = training.train(tmp_path, run, data, "cpu")
+    assert record["val_nats_per_char"] < 0.8 * math.log(data.vocab_size)
+    model, checkpoint = training.load_checkpoint(tmp_path / f"checkpoints/{run['name']}.pt")
+    for split in ("val", "test"):
+        again = training.evaluate(model, getattr(data, split), "cpu")
+        assert again["nats_per_char"] == pytest.approx(record[f"{split}_nats_per_char"], abs=1e-4)
+    assert checkpoint["tokenizer_digest"] == data.tokenizer_digest
+    assert record["steps"] == run["steps"] and record["tokens_seen"] == 2 * len(data.train)
+    curve = [json.loads(line) for line in (tmp_path / "checkpoints" / record["curve"]).read_text().splitlines()]
+    assert curve[-1]["step"] == run["steps"]
+    assert curve[-1]["val_nats_per_char"] == pytest.approx(record["val_nats_per_char"], abs=1e-6)
+    assert not list((tmp_path / "checkpoints").glob(".*state*"))
+    for field in ("params_total", "params_non_embedding", "train_chars", "epochs", "train_flops", "seconds", "device",
+                  "tokens_per_second", "peak_memory_bytes", "learning_rate", "optimizer", "train_nats_per_char",
+                  "val_bits_per_char", "val_loss_by_position", "key", "data_digest", "config"):
+        assert field in record
+    changed = os.stat(tmp_path / f"checkpoints/{run['name']}.pt").st_mtime_ns
+    assert training.train(tmp_path, run, data, "cpu") == record
+    assert os.stat(tmp_path / f"checkpoints/{run['name']}.pt").st_mtime_ns == changed
+
+
+def test_evaluation_is_the_whole_split(data):
+    run = tiny_run(data)
+    torch.manual_seed(0)
+    model = training.build_model(run["config"])
+    torch.nn.init.normal_(model.head.weight)
+    result = training.evaluate(model, data.val, "cpu")
+    n, total = 0, 0.0
+    tokens = torch.from_numpy(np.array(data.val)).long()
+    with torch.no_grad():
+        for at in range(0, len(tokens) - 1, training.BLOCK_SIZE):
+            x, y = tokens[at:at + training.BLOCK_SIZE][None], tokens[at + 1:at + 1 + training.BLOCK_SIZE]
+            loss = torch.nn.functional.cross_entropy(model(x)[0][0, :len(y)], y, reduction="none")
+            n, total = n + int((y != BEGIN).sum()), total + float(loss[y != BEGIN].sum())
+    assert result["n_chars"] == n == int((data.val != BEGIN).sum())
+    assert result["nats_per_char"] == pytest.approx(total / n, rel=1e-4)
+    assert result["bits_per_char"] == pytest.approx(result["nats_per_char"] / math.log(2))
+    assert len(result["loss_by_position"]) == 64
+    assert training.evaluate(model, data.val, "cpu", batch_windows=1)["nats_per_char"] == pytest.approx(
+        result["nats_per_char"], rel=1e-5)
+
+
+def test_keep_best_keeps_the_lowest(tmp_path, data):
+    run = tiny_run(data, epochs=3, keep_best=True, name="best_model")
+    record = training.train(tmp_path, run, data, "cpu")
+    curve = [json.loads(line) for line in (tmp_path / "checkpoints/best_model.curve.jsonl").read_text().splitlines()]
+    assert record["val_nats_per_char"] == pytest.approx(min(x["val_nats_per_char"] for x in curve), abs=5e-3)
+    assert [x["epoch"] for x in curve if x["epoch"] == int(x["epoch"])] == [1, 2, 3]
+
+
+def test_micro_batches_do_not_change_the_update(tmp_path, data):
+    weights = []
+    for micro in (4, 1):
+        run = tiny_run(data, batch_windows=4, name=f"micro{micro}", optimizer="adamw")
+        training.train(tmp_path, run, data, "cpu", micro_batch=micro)
+        weights.append(training.load_checkpoint(tmp_path / f"checkpoints/micro{micro}.pt")[1]["record"])
+    assert weights[0]["val_nats_per_char"] == pytest.approx(weights[1]["val_nats_per_char"], abs=2e-3)
+
+
+def test_out_of_memory_halves_the_micro_batch(tmp_path, data, monkeypatch, capsys):
+    run = tiny_run(data, batch_windows=4)
+    forward = training.common.Transformer.forward
+
+    def small_memory(model, idx, targets=None):
+        if model.training and len(idx) > 1:
+            raise torch.OutOfMemoryError("simulated")
+        return forward(model, idx, targets)
+
+    monkeypatch.setattr(training.common.Transformer, "forward", small_memory)
+    record = training.train(tmp_path, run, data, "cpu")
+    messages = capsys.readouterr().err
+    assert "2 windows" in messages and "1 windows" in messages
+    assert record["tokens_per_step"] == 4 * training.BLOCK_SIZE and math.isfinite(record["val_nats_per_char"])
+
+
+def test_no_memory_at_all_is_said(tmp_path, data, monkeypatch):
+    def none(model, idx, targets=None):
+        raise torch.OutOfMemoryError("simulated")
+    monkeypatch.setattr(training.common.Transformer, "forward", none)
+    with pytest.raises(training.Stopped, match="memory"):
+        training.train(tmp_path, tiny_run(data), data, "cpu")
+
+
+def test_no_number_stops_the_run(tmp_path, data, monkeypatch):
+    run, forward, calls = tiny_run(data), training.common.Transformer.forward, []
+
+    def breaks(model, idx, targets=None):
+        logits, loss = forward(model, idx, targets)
+        calls.extend([1] * model.training)
+        return logits, loss * math.nan if model.training and len(calls) == 4 else loss
+
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(training.common.Transformer, "forward", breaks)
+    with pytest.raises(training.Stopped, match="step 3 .*learning rate") as stopped:
+        training.train(tmp_path, run, data, "cpu")
+    assert "state" in str(stopped.value)
+    state = training.load_state(tmp_path / "checkpoints", run["name"], run["key"])
+    assert state["step"] == 3 and all(torch.isfinite(w).all() for w in state["model"].values())
+
+
+def interrupted(monkeypatch, at_step):
+    """Makes the loop die without a word after `at_step` steps."""
+    step, count = training.Muon.step, []
+
+    def dies(optimizer):
+        count.append(1)
+        if len(count) > at_step:
+            raise RuntimeError("killed")
+        return step(optimizer)
+
+    monkeypatch.setattr(training.Muon, "step", dies)
+
+
+@pytest.mark.parametrize("family", SHAPES)
+@pytest.mark.parametrize("torn", [False, True])
+def test_resume_is_bit_identical(tmp_path, data, monkeypatch, family, torn, capsys):
+    (tmp_path / "other").mkdir()
+    run = tiny_run(data, family, epochs=2, dropout=0.1)
+    training.train(tmp_path / "other", run, data, "cpu")
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "CHECKPOINT_SECONDS", 0)
+        interrupted(patch, 9)
+        with pytest.raises(RuntimeError, match="killed"):
+            training.train(tmp_path, run, data, "cpu")
+    now, before = training._state_paths(tmp_path / "checkpoints", run["name"])
+    assert now.exists() and before.exists()
+    if torn:
+        now.write_bytes(now.read_bytes()[:-100])
+    training.train(tmp_path, run, data, "cpu")
+    printed = capsys.readouterr()
+    assert f"goes on from step {8 if torn else 9}" in printed.out and ("damaged" in printed.err) == torn
+    a, b = (training.load_checkpoint(root / f"checkpoints/{run['name']}.pt")[1]["weights_digest"]
+            for root in (tmp_path, tmp_path / "other"))
+    assert a == b
+    curves = [[{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in
+               (root / f"checkpoints/{run['name']}.curve.jsonl").read_text().splitlines()]
+              for root in (tmp_path, tmp_path / "other")]
+    assert curves[0] == curves[1]
+
+
+def test_both_states_torn_means_from_the_start(tmp_path, data, monkeypatch, capsys):
+    run = tiny_run(data)
+    for path in training._state_paths(tmp_path / "checkpoints", run["name"]):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"0" * 200)
+    training.train(tmp_path, run, data, "cpu")
+    assert capsys.readouterr().err.count("damaged") == 2
+
+
+def test_full_disk_keeps_the_last_state(tmp_path, data, monkeypatch):
+    run = tiny_run(data)
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    training.save_state(folder, run["name"], {"key": run["key"], "step": 1})
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError):
+        training.save_state(folder, run["name"], {"key": run["key"], "step": 2})
+    assert training.load_state(folder, run["name"], run["key"])["step"] == 1
+
+
+def test_state_of_another_run_is_not_used(tmp_path, data):
+    (tmp_path / "checkpoints").mkdir()
+    run = tiny_run(data)
+    training.save_state(tmp_path / "checkpoints", run["name"], {"key": "another", "step": 5})
+    assert training.load_state(tmp_path / "checkpoints", run["name"], run["key"]) is None
+
+
+@pytest.mark.parametrize("damage", ["cut", "bit", "text", "gone", "pickle"])
+def test_damaged_checkpoints(tmp_path, data, damage):
+    run = tiny_run(data)
+    path = tmp_path / "x.pt"
+    torch.manual_seed(0)
+    training.save_checkpoint(path, training.build_model(run["config"]).state_dict(), run, {})
+    content = bytearray(path.read_bytes())
+    if damage == "cut":
+        path.write_bytes(content[:len(content) // 2])
+    elif damage == "bit":
+        weights = torch.load(path, weights_only=True)
+        weights["model"]["norm.weight"][3] += 1
+        torch.save(weights, path)
+    elif damage == "text":
+        path.write_text("not a checkpoint")
+    elif damage == "gone":
+        path.unlink()
+    else:
+        torch.save({"model": Path("/")}, path)
+    with pytest.raises(ValueError, match="x.pt"):
+        training.load_checkpoint(path)
+
+
+def test_a_run_has_one_process(tmp_path, data):
+    run = tiny_run(data)
+    (tmp_path / "checkpoints").mkdir()
+    with open(tmp_path / f"checkpoints/.{run['name']}.lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(training.Stopped, match="another process"):
+            training.train(tmp_path, run, data, "cpu")
+
+
+def test_max_minutes_ends_early_with_the_schedule_done(tmp_path, data):
+    run = tiny_run(data, epochs=400, max_minutes=0.02)
+    record = training.train(tmp_path, run, data, "cpu")
+    assert record["steps"] < run["steps"] and record["seconds"] < 60
+    last = (tmp_path / "checkpoints" / record["curve"]).read_text().splitlines()[-1]
+    assert json.loads(last)["learning_rate"] == 0
+
+
+# ---------------------------------------------------------------- the scripts, as a user runs them
+
+SCRIPT = """
+import importlib, sys, torch
+torch.set_num_threads(1)
+import stage, training
+training.CHECKPOINT_SECONDS, training.CALIBRATION_SECONDS = {seconds}, 0.01
+t = importlib.import_module("04_train_transformers")
+t.SIZES = {{"tiny": {shape!r}, "small": {shape!r}}}
+sys.argv = ["04_train_transformers.py"] + {arguments!r}
+stage.run(t.main)
+"""
+
+
+def script(root, *arguments, seconds=60):
+    """Stage 04 with models of a size for tests, as a command line for subprocess."""
+    text = SCRIPT.format(shape=SHAPES["transformer"], seconds=seconds,
+                         arguments=["--root", str(root), "--device", "cpu", *arguments])
+    path = root / "script.py"
+    path.write_text(text)
+    return [str(path)]
+
+
+def stage_root(root, **options):
+    make_root(root, **options)
+    args = argparse.Namespace(root=root, quick=False, force=False, seed=0)
+    stage = Stage(REPOSITORY / "03_tokenize_split.py", args, {}, reads=())
+    with stage.writing():
+        stage.finish([f"data/{name}" for name in ("train_tokens.npy", "val_tokens.npy", "test_tokens.npy",
+                                                  "tokenizer.pkl")])
+    return root
+
+
+def environment():
+    return {**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+
+
+def run_script(root, *arguments, launcher=(), **options):
+    return subprocess.run([sys.executable, *launcher, *script(root, *arguments, **options)], capture_output=True,
+                          text=True, env=environment(), timeout=300)
+
+
+def test_suite_makes_records_and_manifest_and_then_nothing(tmp_path):
+    root = stage_root(tmp_path)
+    first = run_script(root)
+    assert first.returncode == 0, first.stderr
+    assert "parameters" in first.stdout and "next: python 05_train_lstms.py" in first.stdout
+    manifest = read_json(root / "checkpoints/04_train_transformers.manifest.json")
+    assert "checkpoints/transformer_tiny.pt" in manifest["outputs"] and len(manifest["outputs"]) == 6
+    assert "up to date" in run_script(root).stdout
+    added = run_script(root, "--seeds", "0,1", "--only", "tiny")
+    assert added.returncode == 0 and "transformer_tiny_seed1" in added.stdout
+    assert "transformer_tiny: val" not in added.stdout
+    assert len(read_json(root / "checkpoints/04_train_transformers.manifest.json")["outputs"]) == 9
+
+
+@pytest.mark.parametrize("arguments,said", [(["--only", "nosuch"], "there are tiny, small"),
+                                            (["--data-fractions", "0,2"], "--data-fractions"),
+                                            (["--seeds", "a"], "whole numbers"), (["--epochs", "0"], "--epochs")])
+def test_senseless_arguments(arguments, said, capsys):
+    module = importlib.import_module("04_train_transformers")
+    with pytest.raises(SystemExit) as ended:
+        module.main(["--device", "cpu", *arguments])
+    assert said in str(ended.value.code) and "->" in str(ended.value.code)
+
+
+@pytest.mark.parametrize("number,code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"])
+def test_a_signal_saves_and_says_so(tmp_path, number, code):
+    root = stage_root(tmp_path)
+    process = subprocess.Popen([sys.executable, *script(root, "--epochs", "2000", "--only", "tiny")], text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment())
+    deadline = time.monotonic() + 120
+    while not (root / "checkpoints/transformer_tiny.curve.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == code, errors
+    assert "state saved after step" in errors and "goes on from there" in errors and "Traceback" not in errors
+    assert (root / "checkpoints/.transformer_tiny.state").exists()
+
+
+def digests(root, *names):
+    return [training.load_checkpoint(root / f"checkpoints/{name}.pt")[1]["weights_digest"] for name in names]
+
+
+def kill_and_resume(tmp_path, n_kills):
+    whole, killed = stage_root(tmp_path / "whole"), stage_root(tmp_path / "killed")
+    arguments = ("--epochs", "12")
+    started = time.monotonic()
+    assert run_script(whole, *arguments).returncode == 0
+    seconds, rng = time.monotonic() - started, random.Random(1)
+    for _ in range(n_kills):
+        process = subprocess.Popen([sys.executable, *script(killed, *arguments, seconds=0.05)], env=environment(),
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(seconds * rng.uniform(0.3, 1.0))
+        process.kill()
+        process.wait()
+    last = run_script(killed, *arguments, seconds=0.05)
+    assert last.returncode == 0, last.stderr
+    assert digests(killed, "transformer_tiny", "transformer_small") == digests(
+        whole, "transformer_tiny", "transformer_small")
+
+
+@pytest.mark.slow
+def test_kill_and_resume(tmp_path):
+    kill_and_resume(tmp_path, 1)
+
+
+@pytest.mark.slow
+def test_kill_at_twenty_moments(tmp_path):
+    kill_and_resume(tmp_path, 20)
+
+
+def test_two_processes_give_the_same_loss(tmp_path):
+    one, two = stage_root(tmp_path / "one"), stage_root(tmp_path / "two")
+    assert run_script(one, "--only", "tiny").returncode == 0
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    ended = run_script(two, "--only", "tiny", launcher=launcher)
+    assert ended.returncode == 0, ended.stderr
+    records = [read_json(root / "checkpoints/transformer_tiny.json") for root in (one, two)]
+    assert records[1]["n_processes"] == 2 and records[0]["n_processes"] == 1
+    assert records[0]["val_nats_per_char"] == pytest.approx(records[1]["val_nats_per_char"], abs=1e-3)
+    assert (two / "checkpoints/04_train_transformers.manifest.json").exists()
