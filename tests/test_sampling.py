@@ -14,6 +14,15 @@ CHARACTERS = "ABCDEFGabcdefg|[]z123468:\n"
 TOKENIZER = Tokenizer(CHARACTERS)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Models this small gain nothing from two, and wait for each other on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def weights_of(probabilities, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0):
     weights = filtered_weights(torch.tensor([probabilities]).log(), temperature, top_k, top_p, min_p)[0]
     return (weights / weights.sum()).tolist()
