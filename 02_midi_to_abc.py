@@ -381,14 +381,15 @@ def split_track(pitch, on, off, bars):
 
 
 def merge_voices(voices, bars, most):
-    """Joins voices that never sound in the same bar (one part changing its instrument): always if their mean pitches
+    """[(voice, mean pitch, note heads)]. Joins voices that never sound in the same bar (one part changing its instrument): always if their mean pitches
     lie within MERGE_REACH, and at any distance while there are more than `most`."""
     entries = []
     for on, off, chords, ties in voices:
         change = np.zeros(len(bars) + 1, np.int64)
         np.add.at(change, np.searchsorted(bars, on, side="right") - 1, 1)
         np.add.at(change, np.searchsorted(bars, off, side="left"), -1)
-        entries.append([(on, off, chords, ties), np.cumsum(change) > 0, mean_pitch(chords), sum(map(len, chords))])
+        n_heads = sum(map(len, chords))
+        entries.append([(on, off, chords, ties), np.cumsum(change) > 0, sum(map(sum, chords)) / n_heads, n_heads])
     for reach in (MERGE_REACH, 128):
         if reach == 128 and len(entries) <= most:
             break
@@ -406,11 +407,7 @@ def merge_voices(voices, bars, most):
                 del entries[i]
             else:
                 i += 1
-    return [entry[0] for entry in entries]
-
-
-def mean_pitch(chords):
-    return sum(map(sum, chords)) / sum(map(len, chords))
+    return [(voice, pitch, n_heads) for voice, _, pitch, n_heads in entries]
 
 
 def join(a, b):
@@ -460,11 +457,16 @@ def make_voices(track, pitch, on, off, bars, most):
     voices = merge_voices(voices, bars, most)
     n_dropped = 0
     if len(voices) > most:
-        keep = choose_parts([mean_pitch(v[2]) for v in voices], [sum(map(len, v[2])) for v in voices], most)
-        n_dropped = sum(sum(map(len, v[2])) for i, v in enumerate(voices) if i not in keep)
+        keep = choose_parts([pitch for _, pitch, _ in voices], [n_heads for *_, n_heads in voices], most)
+        n_dropped = sum(n_notes(voices[i][0]) for i in range(len(voices)) if i not in keep)
         voices = [voices[i] for i in keep]
-    voices.sort(key=lambda v: -mean_pitch(v[2]))
-    return voices, n_all - n_kept, n_dropped
+    voices.sort(key=lambda entry: -entry[1])
+    return [voice for voice, *_ in voices], n_all - n_kept, n_dropped
+
+
+def n_notes(voice):
+    """Notes of a voice, heads tied together counted once."""
+    return sum(map(len, voice[2])) - sum(map(sum, voice[3].values()))
 
 
 # ---------------------------------------------------------------- key and spelling
@@ -564,7 +566,7 @@ def tuplets_of(on, off, beats):
     if not odd.any():
         return edges[:0], edges[:0]
     half = QUARTER // 2
-    starts = np.unique(beats[beat[odd]])
+    starts = distinct(beats[beat[odd]])
     lengths = beats[np.searchsorted(beats, starts, side="right")] - starts
     halved = (lengths == QUARTER) & np.isin(starts + half, edges)
     odd_halves = np.unique(edges[odd] - place[odd] % half)
@@ -596,19 +598,23 @@ def write_voice(voice, bars, beats, keys, pickup):
         for i, n in zip(np.searchsorted(start, first).tolist(), counts.tolist()):
             prefix[i] = "(3" if n == 3 else f"(3::{n}"
         length = np.where(inside, length * SIXTEENTH // 4, length)  # three are written in the time of two
-    texts = [[] for _ in range(len(bars) - 1)]
-    current, key = -1, 0
+    texts, heard = ["Z"] * (len(bars) - 1), np.flatnonzero(~silent)
+    current, key, out = -1, 0, []
     alterations, table = SPELLINGS[keys[0][1]]
-    for b, e, sounds, quiet, tied, units, before in zip(bar.tolist(), event.tolist(), sounding.tolist(),
-                                                        silent.tolist(), more.tolist(), length.tolist(), prefix):
+    if len(first):
+        prefix = [prefix[i] for i in heard.tolist()]
+    for b, e, sounds, tied, units, before in zip(*(column[heard].tolist() for column in
+                                                   (bar, event, sounding, more, length)), prefix):
         if b != current:
-            current, out = b, texts[b]
+            if out:
+                texts[current] = "".join(out)
+            current, out = b, []
             while key + 1 < len(keys) and keys[key + 1][0] <= b:
                 key += 1
                 alterations, table = SPELLINGS[keys[key][1]]
             state = alterations.copy()
         if not sounds:
-            out.append("Z" if quiet else before + "z" + LENGTHS[units])
+            out.append(before + "z" + LENGTHS[units])
             continue
         heads = []
         for p in chords[e]:
@@ -630,7 +636,8 @@ def write_voice(voice, bars, beats, keys, pickup):
         else:
             text += LENGTHS[units]
         out.append(text)
-    return ["".join(out) for out in texts]
+    texts[current] = "".join(out)
+    return texts
 
 
 def tempo_marks(score, bars):
