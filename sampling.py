@@ -24,6 +24,7 @@ import torch
 from common import BEGIN, END, UNKNOWN
 from stage import progress
 
+START = (END, BEGIN)  # how a tune starts in the training text: after the end of another; see benchmarks/sampling.md
 LANES = 8            # rows; batches are padded to a multiple of it, which makes a row's logits independent of the batch
 BATCH_ROWS = 128     # rows at once; the key/value cache of XL takes 8 MB a row
 SHRINK = 0.75        # finished rows leave when the batch can shrink to this share of its rows
@@ -126,7 +127,7 @@ def _generate_batch(model, tokenizer, requests, device, desc):
     started = time.perf_counter()
     # Padding rows are requests that are finished from the start; they stand behind the real ones.
     padded = requests + [Request(max_chars=1)] * (-len(requests) % LANES)
-    prompts = [np.concatenate([[BEGIN], tokenizer.encode(request.prompt)]) for request in padded]
+    prompts = [np.concatenate([START, tokenizer.encode(request.prompt)]) for request in padded]
     n_prompt = torch.tensor([len(prompt) for prompt in prompts])
     limit = n_prompt + torch.tensor([request.max_chars for request in padded])
     tokens = torch.zeros(len(padded), int(limit.max()), dtype=torch.long)
@@ -166,7 +167,8 @@ def _generate_batch(model, tokenizer, requests, device, desc):
             if not alive.any():
                 break
             cache, rows = _drop_finished(cache, rows, alive[rows])
-    return [_sample(request, tokenizer, tokens[row, 1:n_tokens[row]].tolist(), bits[row, 1:n_tokens[row]].tolist(),
+    shown = [slice(len(START), int(n)) for n in n_tokens]
+    return [_sample(request, tokenizer, tokens[row, shown[row]].tolist(), bits[row, shown[row]].tolist(),
                     bool(ended[row]), seconds[row]) for row, request in enumerate(requests)]
 
 

@@ -38,7 +38,7 @@ class NeverEnds(torch.nn.Module):
 @torch.inference_mode()
 def naive(model, n_chars, seed=0):
     """One sample the plain way: a whole forward pass over the last 512 characters for every new one."""
-    tokens, stream = [BEGIN], torch.Generator().manual_seed(seed)
+    tokens, stream = [END, BEGIN], torch.Generator().manual_seed(seed)
     for _ in range(n_chars):
         logits = model(torch.tensor([tokens[-model.config["block_size"]:]]))[0][:, -1]
         logits[:, [BEGIN, UNKNOWN]] = -torch.inf

@@ -94,11 +94,11 @@ class Script(nn.Module):
         super().__init__()
         self.tokens = [*tokenizer.encode(script).tolist(), *([END] if ends else [])]
         self.vocab_size = tokenizer.vocab_size
-        self.n = 0
+        self.n = -1  # the first step reads the end of the tune before
 
     def step(self, idx, cache=None):
         logits = torch.full((len(idx), self.vocab_size), -20.0)
-        logits[:, self.tokens[min(self.n, len(self.tokens) - 1)]] = 5.0
+        logits[:, self.tokens[min(max(self.n, 0), len(self.tokens) - 1)]] = 5.0
         logits[:, [BEGIN, UNKNOWN]] = 50.0  # never targets of training, so their logits mean nothing
         self.n += 1
         return logits, (torch.zeros(1, len(idx), 1),)
@@ -159,7 +159,7 @@ def test_generation_goes_on_beyond_the_context(model):
 def test_incremental_generation_equals_recomputing_everything(model):
     """Greedy text from the cache is the argmax of one whole pass over the same window (before it slides)."""
     text = generate(model, TOKENIZER, [Request(temperature=0, max_chars=30)])[0]["text"]
-    tokens = [BEGIN]
+    tokens = [END, BEGIN]
     for character in text:
         with torch.no_grad():
             logits = model.step(torch.tensor([tokens]), None)[0].reshape(-1)
@@ -170,8 +170,8 @@ def test_incremental_generation_equals_recomputing_everything(model):
 
 def test_surprisal_is_the_models_own_whatever_the_sampler(model):
     greedy = generate(model, TOKENIZER, [Request(temperature=0, max_chars=5)])[0]
-    tokens, expected = [BEGIN, *TOKENIZER.encode(greedy["text"])], []
-    for i in range(1, len(tokens)):
+    tokens, expected = [END, BEGIN, *TOKENIZER.encode(greedy["text"])], []
+    for i in range(2, len(tokens)):
         with torch.no_grad():
             logits = model.step(torch.tensor([tokens[:i]]), None)[0].reshape(-1).double()
         logits[[BEGIN, UNKNOWN]] = -math.inf
