@@ -7,7 +7,7 @@ import subprocess
 import time
 
 import pytest
-from conftest import SINGLE_THREAD, STAGES, command, outputs, run_stage
+from fault_roots import SINGLE_THREAD, STAGES, command, outputs, run_stage
 
 pytestmark = pytest.mark.faults
 

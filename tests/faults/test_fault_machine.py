@@ -12,7 +12,7 @@ import threading
 import time
 
 import pytest
-from conftest import HERE, SINGLE_THREAD, STAGES, command, outputs, run_stage
+from fault_roots import HERE, SINGLE_THREAD, STAGES, command, outputs, run_stage
 from loopback import server  # noqa: F401 (server is a fixture)
 
 pytestmark = pytest.mark.faults

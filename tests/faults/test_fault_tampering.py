@@ -11,7 +11,7 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import outputs, run_stage
+from fault_roots import outputs, run_stage
 
 stage = importlib.import_module("stage")
 pytestmark = pytest.mark.faults
