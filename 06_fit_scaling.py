@@ -143,7 +143,8 @@ def refusal(rows):
                 f"(at least {law.MIN_SIZES} are needed)")
     n, loss = _columns(at_one_d)
     if law.fit_line(n, loss, "log_linear")["slope"] <= 0:
-        return (f"the losses rise with N (from {loss[n == n.min()].mean():.4f} at N = {n.min():,.0f} to "
+        how = "rise with N" if loss.max() > loss.min() else "are all the same"
+        return (f"the losses {how} (from {loss[n == n.min()].mean():.4f} at N = {n.min():,.0f} to "
                 f"{loss[n == n.max()].mean():.4f} at N = {n.max():,.0f}): no law of diminishing loss applies")
     return None
 
@@ -321,11 +322,13 @@ def by_position(rows):
 def fit_joint_family(rows, n_resamples, rng):
     """E + A/N^alpha + B/D^beta of one family: (JSON entry, draws), or (reason, None) if these runs cannot give it."""
     some = [row for row in rows if _positive(row["n_chars_seen"]) and _positive(row["val_nats_per_char"])]
+    if not some:
+        return "the amount of training data (D) is not given", None
     n, loss = _columns(some)
     d = np.array([row["n_chars_seen"] for row in some], float)
     if len(np.unique(d)) < 3 or len(np.unique(n)) < 3 or len(some) < 7:
-        return (f"{len(np.unique(n))} sizes x {len(np.unique(d))} amounts of data; three of each and seven runs are "
-                "needed"), None
+        return (f"{len(np.unique(n))} sizes, {len(np.unique(d))} amounts of data and {len(some)} runs; three of each "
+                "and seven runs are needed"), None
     parameters, objective, optimum = law.fit_joint(n, d, loss)
     draws = law.bootstrap_joint(n, d, loss, optimum, n_resamples, rng)
     tails = [50 * (1 - law.LEVEL), 50 * (1 + law.LEVEL)]
@@ -498,7 +501,13 @@ def compared_sentence(first, second, what, found):
         return f"At equal {what} no difference between the families can be told from noise {scale}."
     parts = [f"the {_name(better)} is lower at {count} of {len(points)} points"
              for count, better in ((below, first), (above, second)) if count]
-    return f"At equal {what} {' and '.join(parts)} {scale}; elsewhere noise hides the difference."
+    rest = "" if below + above == len(points) else "; elsewhere noise hides the difference"
+    cross = found["crossover"]
+    if cross["at"] is not None and below and above:
+        rest += f"; the curves cross at {_si(cross['at'])} {what}"
+        if cross["interval"]:
+            rest += f" ({100 * law.LEVEL:.0f} % interval {_si(cross['interval'][0])} to {_si(cross['interval'][1])})"
+    return f"At equal {what} {' and '.join(parts)} {scale}{rest}."
 
 
 def warnings(entries, compared):
