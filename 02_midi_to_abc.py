@@ -19,6 +19,7 @@ lies between, and it reads an unmarked MIDI pitch 0 in a flat key as -1.
 """
 
 import fnmatch
+import gc
 import json
 import multiprocessing
 import os
@@ -600,6 +601,7 @@ def write_voice(voice, bars, beats, keys, pickup):
         length = np.where(inside, length * SIXTEENTH // 4, length)  # three are written in the time of two
     texts, heard = ["Z"] * (len(bars) - 1), np.flatnonzero(~silent)
     current, key, out = -1, 0, []
+    plain = {}  # chord -> text where no accidental of the bar's counts, in the present key
     alterations, table = SPELLINGS[keys[0][1]]
     if len(first):
         prefix = [prefix[i] for i in heard.tolist()]
@@ -612,25 +614,31 @@ def write_voice(voice, bars, beats, keys, pickup):
             while key + 1 < len(keys) and keys[key + 1][0] <= b:
                 key += 1
                 alterations, table = SPELLINGS[keys[key][1]]
-            state = alterations.copy()
+                plain = {}
+            state, clean = alterations.copy(), True
         if not sounds:
             out.append(before + "z" + LENGTHS[units])
             continue
-        heads = []
-        for p in chords[e]:
-            letter, alteration, text, marked = table[p]
-            if state[letter] == alteration and p:  # abc2midi reads an unmarked MIDI pitch 0 in a flat key as -1
-                heads.append(text)
-            else:
-                state[letter] = alteration
-                heads.append(marked)
-        if e in ties and not tied:
-            partly = ties[e]
-            if all(partly):
-                tied = True
-            else:
-                heads = [head + "-" if tie else head for head, tie in zip(heads, partly)]
-        text = heads[0] if len(heads) == 1 else "[" + "".join(heads) + "]"
+        chord = chords[e]
+        partly = ties.get(e) if ties and not tied else None
+        text = plain.get(chord) if clean and partly is None else None
+        if text is None:
+            heads, was_clean = [], clean
+            for p in chord:
+                letter, alteration, text, marked = table[p]
+                if state[letter] == alteration and p:  # abc2midi reads an unmarked MIDI pitch 0 in a flat key as -1
+                    heads.append(text)
+                else:
+                    state[letter], clean = alteration, False
+                    heads.append(marked)
+            if partly is not None:
+                if all(partly):
+                    tied = True
+                else:
+                    heads = [head + "-" if tie else head for head, tie in zip(heads, partly)]
+            text = heads[0] if len(heads) == 1 else "[" + "".join(heads) + "]"
+            if was_clean and clean and (partly is None or tied):
+                plain[chord] = text
         if before or tied:
             text = before + text + LENGTHS[units] + ("-" if tied else "")
         else:
@@ -784,8 +792,10 @@ def work(pipe, raw, target, max_voices, seed, checked_share, timeout):
     def too_slow(*_):
         raise ConversionError("timeout", f"more than {timeout:g} seconds")
     signal.signal(signal.SIGALRM, too_slow)
-    with suppress(EOFError, BrokenPipeError):
+    gc.disable()  # a file leaves no cycles worth the search: 5 % of the time
+    with suppress(EOFError, ConnectionError):  # the run was killed
         while batch := pipe.recv():
+            gc.collect()
             for midi, abc in batch:
                 try:
                     signal.setitimer(signal.ITIMER_REAL, timeout)
