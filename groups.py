@@ -24,7 +24,7 @@ GENERIC_FOLDERS = {"various", "various artists", "midi", "midis", "unknown", "mi
 VERSION_WORDS = ("live", "remix", "remixed", "version", "edit", "acoustic", "instrumental", "karaoke", "demo",
                  "remaster", "remastered", "unplugged", "feat", "ft")  # in brackets: which performance, not which song
 GENERIC_TITLE = re.compile(r"(untitled|unknown|track|title|song|tune|no name|none|noname|gan ainm|jig|reel|hornpipe|"
-                           r"polka|waltz|march|air|menuet|minuet|gigue|sonata|etude|prelude|fugue|intro|new)?[\s\d]*")
+                           r"polka|waltz|march|air|menuet|minuet|gigue|sonata|etude|prelude|fugue|intro|new)?")
 
 
 def words(text):
@@ -55,16 +55,15 @@ def title_key(title):
 
 def name_key(artist, title):
     """What all versions of one song share: cleaned artist and title; None if the title is too general to say that
-    two tunes of this name are one (`Reel`, `Track 3`).
+    two tunes of this name are one (`Reel`, `Untitled.1`).
 
-    >>> name_key("Stewart,Rod", "Sailing.2"), name_key("Various", "ABBA - Fernando (live)"), name_key("x", "Jig 3")
+    >>> name_key("Stewart,Rod", "Sailing.2"), name_key("Various", "ABBA - Fernando (live)"), name_key("x", "Jig.2")
     ('rod stewart/sailing', 'abba/fernando', None)
     """
     if words(artist) in GENERIC_FOLDERS and " - " in title:
         artist, title = title.split(" - ", 1)
-    if GENERIC_TITLE.fullmatch(words(title)):
-        return None
-    return f"{artist_key(artist)}/{title_key(title)}"
+    title = title_key(title)
+    return None if GENERIC_TITLE.fullmatch(title) else f"{artist_key(artist)}/{title}"
 
 
 def path_key(path):

@@ -16,6 +16,7 @@ import symusic
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 stage02 = importlib.import_module("02_midi_to_abc")
+groups = importlib.import_module("groups")
 stage03 = importlib.import_module("03_tokenize_split")
 
 
@@ -86,23 +87,24 @@ def main(argv=None):
             break
         try:
             data = path.read_bytes()
-            made = {None: stage03.read_tune(path.name, None, stage02.convert(data)[0])}
+            made = {None: stage03.read_tune(path.name, None, stage03.training_text(stage02.convert(data)[0]))}
             for kind, alter in KINDS.items():
                 score = alter(symusic.Score.from_midi(data), random)
-                made[kind] = score and stage03.read_tune(f"{kind}.mid", None, stage02.convert(score.dumps_midi())[0])
+                made[kind] = score and stage03.read_tune(
+                    f"{kind}.mid", None, stage03.training_text(stage02.convert(score.dumps_midi())[0]))
         except stage02.ConversionError as error:  # a damaged file is not the subject here
             print(f"left out: {path.name}: {str(error)[:90]}", file=sys.stderr)
             continue
         originals.append(made.pop(None))
         for kind, tune in made.items():
             copies[kind].append(tune)
-    print(f"{len(originals)} pieces; threshold {stage03.MATCH}, {stage03.N_HASHES} hashes, bands of {stage03.ROWS}")
+    print(f"{len(originals)} pieces; threshold {groups.MATCH}, {groups.N_HASHES} hashes, bands of {groups.ROWS}")
     print("| copy | n | recall | same notes | likeness: min | 5 % | median |\n|---|---|---|---|---|---|---|")
     for kind, found in copies.items():
         rows = [(a, b) for a, b in zip(originals, found) if b]
         hits, likeness, missed = 0, [], []
         for original, copy in rows:
-            pairs, _ = stage03.similar_pairs(np.stack([original["signature"], copy["signature"]]),
+            pairs, _ = groups.similar_pairs(np.stack([original["signature"], copy["signature"]]),
                                              np.array([original["n_shingles"], copy["n_shingles"]]))
             hit = len(pairs) > 0 or original["free"] == copy["free"]
             hits += hit
@@ -116,13 +118,13 @@ def main(argv=None):
             print(f"missed: {name}", file=sys.stderr)
     signatures = np.stack([tune["signature"] for tune in originals])
     n_shingles = np.array([tune["n_shingles"] for tune in originals])
-    pairs, likeness = stage03.similar_pairs(signatures, n_shingles)
+    pairs, likeness = groups.similar_pairs(signatures, n_shingles)
     n_pairs = len(originals) * (len(originals) - 1) // 2
     print(f"pairs of different files joined: {len(pairs)} of {n_pairs}")
     for (i, j), value in sorted(zip(pairs.tolist(), likeness), key=lambda row: -row[1]):
         print(f"  {value:.2f}  {originals[i]['origin']} | {originals[j]['origin']}")
-    every = [(signatures[i] == signatures[i + 1:])[n_shingles[i + 1:] >= stage03.MIN_SHINGLES].mean(axis=1)
-             for i in range(len(originals) - 1) if n_shingles[i] >= stage03.MIN_SHINGLES]
+    every = [(signatures[i] == signatures[i + 1:])[n_shingles[i + 1:] >= groups.MIN_SHINGLES].mean(axis=1)
+             for i in range(len(originals) - 1) if n_shingles[i] >= groups.MIN_SHINGLES]
     every = np.sort(np.concatenate(every))[::-1]
     print(f"likeness of all pairs: 99.9 % below {np.quantile(every, 0.999):.3f}; the ten highest: "
           + " ".join(f"{value:.2f}" for value in every[:10]))
