@@ -505,7 +505,8 @@ def headline(parts, fits):
                for family in ("transformer", "lstm") for key in ("alpha", "alpha_interval", "identified", "r_squared")}
     return {
         "scaling": fits.get("headline"), **numbers,
-        "best_model": f"Transformer {best['size']}, {best['epochs']:g} epochs" if best.get("size") else None,
+        "best_model": f"{FAMILY_LOOK[best['family']][2]} {best['size']}, {best['epochs']:g} epochs"
+        if best.get("family") in FAMILY_LOOK else None,
         "best_test_perplexity": best["test_perplexity"], "best_test_bits_per_char": best["test_bits_per_char"],
         "best_ngram": name, "best_ngram_test_bits_per_char": ngram,
         "abc_validity_rate": rates.get("rate"), "abc_validity_interval": rates.get("interval"),
