@@ -169,10 +169,15 @@ class _Block(nn.Module):
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
         if store is not None:
             store[0, :, :, past:past + T], store[1, :, :, past:past + T] = k, v
-            k, v = store[0, :, :, :past + T].to(q.dtype), store[1, :, :, :past + T].to(q.dtype)
-        mask = None if past == 0 or T == 1 else torch.ones(T, past + T, dtype=torch.bool, device=x.device).tril(past)
-        y = F.scaled_dot_product_attention(q, k, v.to(q.dtype), attn_mask=mask, is_causal=past == 0 and T > 1,
-                                           dropout_p=self.dropout if self.training else 0.0)
+            k, v = store[0, :, :, :past + T], store[1, :, :, :past + T]
+        dtype, dropout = self.qkv.weight.dtype if store is not None else v.dtype, self.dropout * self.training
+        q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)  # CUDA's autocast makes rms_norm fp32
+        if torch.is_grad_enabled() and dtype == torch.bfloat16 and x.device.type == "cpu" and T > 1:
+            y = causal_attention(q, k, v, dropout)
+        else:
+            seen = None if past == 0 or T == 1 else torch.ones(T, past + T, dtype=torch.bool, device=x.device).tril(past)
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=past == 0 and T > 1,
+                                               dropout_p=dropout)
         y = self.attention_out(y.transpose(1, 2).reshape(B, T, d))
         x = x + F.dropout(y, self.dropout, self.training)
         y = self.mlp_out(F.gelu(self.mlp_in(self._shift(self.norm_mlp(x), last, 1, past))))
@@ -189,6 +194,18 @@ class _Block(nn.Module):
         if last is not None:
             last[which] = moved[:, -1:]
         return shifted
+
+
+def causal_attention(q, k, v, dropout=0.0):
+    """Attention of (B, n_head, T, head size), the later half of the queries apart from the earlier, which need half of
+    the keys. Forward and backward in bf16 take half the time of the fused kernel on a CPU (benchmarks/training.md)."""
+    T, parts = q.size(2), []
+    q = q * q.size(-1) ** -0.5
+    future = torch.full((T, T), -torch.inf, dtype=q.dtype, device=q.device).triu(1)
+    for start, end in ((0, (T + 1) // 2), ((T + 1) // 2, T)):
+        weights = (q[:, :, start:end] @ k[:, :, :end].mT + future[start:end, :end]).softmax(-1)
+        parts.append(F.dropout(weights, dropout, dropout > 0) @ v[:, :, :end])
+    return torch.cat(parts, dim=2)
 
 
 def _rotate(x, cos, sin):

@@ -155,6 +155,14 @@ def test_overfits_one_batch(family):
     assert loss.item() < 0.2
 
 
+@pytest.mark.parametrize("T", [2, 7, 64])
+def test_attention_in_halves_is_attention(T):
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 3, T, 8) for _ in range(3))
+    wanted = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+    torch.testing.assert_close(common.causal_attention(q, k, v), wanted, atol=1e-5, rtol=1e-4)
+
+
 def test_lstm_biases_are_constants():
     model = common.build_model(config_of("lstm"))
     assert all(not p.requires_grad for name, p in model.named_parameters() if "bias" in name)

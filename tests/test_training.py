@@ -117,7 +117,7 @@ def test_muon_is_torch_muon(shape):
     ours, theirs = (torch.nn.Parameter(torch.ones(shape)) for _ in range(2))
     a = training.Muon([{"params": [ours]}], lr=0.1)
     b = torch.optim.Muon([theirs], lr=0.1, momentum=training.MOMENTUM, weight_decay=0.0,
-                         adjust_lr_fn="match_rms_adamw")
+                         ns_steps=training.MUON_STEPS, adjust_lr_fn="match_rms_adamw")
     for _ in range(3):
         ours.grad = torch.randn(shape)
         theirs.grad = ours.grad.clone()
