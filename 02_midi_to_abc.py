@@ -70,7 +70,7 @@ TIED_CHARS = 4.0  # what a tied head costs: letter, octave mark, tie, its share 
 CUT_CHARS = 6.0  # what cutting a note short at a bar line may cost to be avoided
 VOICE_CHARS = 4.0  # what one more voice costs a bar: its share of the tag, rests around what sounds
 
-GROUP_BARS = (8, 6, 4, 3, 2, 1)  # bars of one voice that stand together before the next voice's
+GROUP_BARS = (4, 3, 2, 1)  # bars of one voice that stand together before the next voice's
 TEMPOS = (10, 999)  # quarter notes a minute that are believed
 TEMPO_STEP = 0.1  # a smaller change of tempo is a player's rubato and not written
 MERGE_REACH = 16  # semitones between the mean pitches of two parts that may share a voice
@@ -716,6 +716,7 @@ def convert(data, name="", max_voices=MAX_VOICES):
     n_bars = len(bars) - 1
     voices, n_doubled, n_dropped = make_voices(track, pitch, on, off, bars, max_voices)
     keys = choose_keys(score, bars, pitch, on)
+    end_at_respelling(voices, bars, keys)
     meters = [meter for meter in meters if meter[0] < n_bars]
     pickup = bool(bars[1] * meters[0][1][1] != meters[0][1][0] * 4 * QUARTER)
     qpm, tempos = tempo_marks(score, bars)
@@ -732,6 +733,16 @@ def convert(data, name="", max_voices=MAX_VOICES):
     text = "\n".join(head + layout(texts, changes, n_bars)) + "\n"
     return text, {"bars": n_bars, "voices": len(voices), "tracks": n_tracks, "notes": len(on) - n_doubled - n_dropped,
                   "doubled": n_doubled, "dropped": n_dropped, "drums": n_drums, "error": round(error, 4)}
+
+
+def end_at_respelling(voices, bars, keys):
+    """Ends chords at a key change that spells one of their notes anew: no reader ties C sharp to D flat."""
+    for (_, before, _), (bar, after, _) in zip(keys, keys[1:]):
+        line, old, new = bars[bar], SPELLINGS[before][1], SPELLINGS[after][1]
+        for on, off, chords, _ in voices:
+            i = int(np.searchsorted(on, line)) - 1
+            if i >= 0 and off[i] > line and any(old[p][:2] != new[p][:2] for p in chords[i]):
+                off[i] = line
 
 
 def key_name(sharps, minor):
