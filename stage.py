@@ -20,6 +20,7 @@ import ast
 import contextlib
 import errno
 import fcntl
+import functools
 import hashlib
 import itertools
 import json
@@ -189,19 +190,25 @@ def code_digest(*scripts):
     todo, seen = [Path(script).resolve() for script in scripts], {}
     while todo:
         path = todo.pop()
-        if path in seen:
-            continue
-        tree = ast.parse(path.read_bytes())
-        for node in ast.walk(tree):
-            names = ([alias.name for alias in node.names] if isinstance(node, ast.Import)
-                     else [node.module] if isinstance(node, ast.ImportFrom) and node.module else [])
-            todo += [module for name in names if (module := path.parent / f"{name}.py").exists()]
-            body = getattr(node, "body", None)
-            if (isinstance(body, list) and body and isinstance(body[0], ast.Expr)
-                    and isinstance(body[0].value, ast.Constant) and isinstance(body[0].value.value, str)):
-                body[0].value.value = ""  # a docstring
-        seen[path] = hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+        if path not in seen:
+            seen[path], imported = _module_digest(path)
+            todo += imported
     return value_digest(sorted((path.name, digest) for path, digest in seen.items()))
+
+
+@functools.cache  # every stage asks for the modules that all of them share
+def _module_digest(path):
+    """(SHA-256 of a module's syntax tree without docstrings, the project's modules that it imports)."""
+    tree, imported = ast.parse(path.read_bytes()), []
+    for node in ast.walk(tree):
+        names = ([alias.name for alias in node.names] if isinstance(node, ast.Import)
+                 else [node.module] if isinstance(node, ast.ImportFrom) and node.module else [])
+        imported += [module for name in names if (module := path.parent / f"{name}.py").exists()]
+        body = getattr(node, "body", None)
+        if (isinstance(body, list) and body and isinstance(body[0], ast.Expr)
+                and isinstance(body[0].value, ast.Constant) and isinstance(body[0].value.value, str)):
+            body[0].value.value = ""  # a docstring
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), imported
 
 
 def tree_files(folder):
