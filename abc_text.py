@@ -23,7 +23,7 @@ from typing import NamedTuple
 TICKS = 2**8 * 3**3 * 5 * 7 * 11 * 13  # per quarter note: 1/1024 notes, tuplets of 3 to 9, 11 and 13 are whole numbers
 WHOLE = 4 * TICKS
 MAX_LENGTH = 256 * WHOLE       # longest note, in ticks: sums over any text that fits in memory stay below 2^63
-MAX_REST_BARS = 10_000         # bars that Z100 and the like may ask for in one tune: memory must not follow a number
+MAX_REST_BARS = 60_000         # bars that Z100 and the like may ask for in one tune: memory must not follow a number
 MAX_VOICES = 99                # a bar line of an orchestra; hostile text asks for thousands
 MAX_ERRORS = 100               # errors kept per text; the count goes on
 CACHED_CHARS = 256             # longer bars than this do not repeat

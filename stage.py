@@ -185,14 +185,15 @@ def value_digest(value):
     return hashlib.sha256(json.dumps(value, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
-def code_digest(*scripts):
-    """SHA-256 over these Python files and the project's modules that they import, comments and docstrings left out."""
+def code_digest(*scripts, follow=True):
+    """SHA-256 over these Python files and, with `follow`, the project's modules that they import; comments and
+    docstrings left out."""
     todo, seen = [Path(script).resolve() for script in scripts], {}
     while todo:
         path = todo.pop()
         if path not in seen:
             seen[path], imported = _module_digest(path)
-            todo += imported
+            todo += imported if follow else []
     return value_digest(sorted((path.name, digest) for path, digest in seen.items()))
 
 

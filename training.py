@@ -197,8 +197,8 @@ def plan_run(data, family, size, shape, learning_rate, seed=0, recipe="tuned", s
 
 @functools.cache
 def _loop_code():
-    """Digest of the code that decides what a run gives; a size table is not part of it."""
-    return code_digest(common.__file__, __file__)
+    """Digest of the code that decides what a run gives; size tables, file handling and ABC are not part of it."""
+    return code_digest(common.__file__, __file__, follow=False)
 
 
 def run_name(run):
