@@ -390,7 +390,7 @@ PROMISED = (
     "quick", "headline.transformer_alpha", "headline.lstm_alpha", "headline.scaling", "headline.best_test_perplexity",
     "headline.best_test_bits_per_char", "headline.best_ngram_test_bits_per_char", "headline.abc_validity_rate",
     "headline.abc_validity_interval", "headline.abc_validity_real_music", "headline.warnings",
-    "data.characters.train", "data.characters.val", "data.characters.test", "data.sources", "data.conversion",
+    *(f"data.splits.{split}.characters" for split in ("train", "val", "test")), "data.sources", "data.conversion",
     "tokenizer.vocab_size", "tokenizer.digest", "runs",
     "fits.transformer.alpha", "fits.transformer.alpha_interval", "fits.transformer.r_squared",
     "fits.transformer.identified", "fits.lstm.alpha", "fits.lstm.alpha_interval", "fits.lstm.r_squared",

@@ -121,7 +121,7 @@ def made(tmp_path_factory):
     """A root in which the stages before 07 are done: real files, models hardly trained, made-up fits."""
     patch = pytest.MonkeyPatch()
     for module in (importlib.import_module("stage"), training, stage07):  # 0.2 s a call; not what is tested here
-        patch.setattr(module, "code_digest", lambda *_: "code")
+        patch.setattr(module, "code_digest", lambda *_, **__: "code")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield make_root(tmp_path_factory.mktemp("root"))
@@ -147,7 +147,7 @@ def make_root(root):
     (data / "baselines.json").write_text(json.dumps(
         {split: {name: {"bits_per_char": bits} for name, bits in names.items()} for split in ("val", "test")}))
     (data / "stats.json").write_text(json.dumps(
-        {"characters": {split: sum(map(len, tunes)) for split, tunes in texts.items()}}))
+        {"splits": {split: {"characters": sum(map(len, tunes))} for split, tunes in texts.items()}}))
     finish(root, "03_tokenize_split", [f"data/{path.name}" for path in data.iterdir() if not path.name.startswith(".")])
     streams = training.load_data(root)
     shapes = {"transformer": {"n_layer": 1, "n_head": 2, "d_model": 16, "d_ff": 32},

@@ -1,0 +1,56 @@
+"""The README names only scripts, files and flags that exist, and its numbers are those of the run it cites."""
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+import stage
+
+HERE = Path(stage.__file__).parent
+README = (HERE / "README.md").read_text(encoding="utf-8")
+
+
+def commands():
+    """(script, flags) of every command line that runs a numbered script."""
+    for line in README.replace("\\\n", " ").splitlines():
+        for script, rest in re.findall(r"(0\d_\w+)\.py((?: +[^`|#\s]+)*)", line):
+            yield script, re.findall(r"(?<!\S)(--[a-z-]+)", rest)
+
+
+def test_links_and_scripts_exist():
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (HERE / target).exists(), target
+    for script, _ in commands():
+        assert (HERE / f"{script}.py").exists(), script
+    for module in re.findall(r"`(\w+)\.py`", README):
+        assert (HERE / f"{module}.py").exists(), module
+
+
+def test_every_module_at_the_top_is_explained():
+    for path in HERE.glob("*.py"):
+        assert f"`{path.name}`" in README, path.name
+
+
+@pytest.mark.parametrize("name", list(stage.STAGES))
+def test_flags_in_commands_are_understood(name, capsys):
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module(name).main(["--help"])
+    assert ended.value.code == 0
+    known = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
+    for script, flags in commands():
+        if script == name:
+            assert set(flags) <= known
+
+
+def test_make_targets_exist():
+    makefile = (HERE / "Makefile").read_text()
+    for target in set(re.findall(r"(?:`|^)make ([a-z-]+)", README, re.MULTILINE)):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_the_numbers_are_filled_in():
+    block = re.search(r"<!-- numbers -->(.*)<!-- /numbers -->", README, re.DOTALL).group(1)
+    assert "identif" in block and "test perplexity" in block
+    assert README.count("<!--") == 2
