@@ -14,6 +14,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(HERE))
 
+import report  # noqa: E402
 from stage import STAGES, load_manifest, read_json, write_bytes, write_text  # noqa: E402
 
 
@@ -32,7 +33,9 @@ def numbers(root):
         sys.exit(f"{root}/part4_outputs/RESULTS.json is missing\n  -> run: make run")
     runs, baselines, best = results["runs"], results["baselines"], results["best"]
     chars = results["data"]["splits"]["train"]["characters"]
-    lines = [f"**{results['headline']['scaling']}** (One epoch of {chars:,} characters, one seed; `make run`.)", "",
+    lines = [re.sub(r"</?p>|<ul.*</ul>", "", report.answer(results)), "",
+             f"(The short run, `make run`: {chars:,} characters, one epoch, one seed a size. It shows that everything works; "
+             f"`RESULTS.json` compares the families at equal size, FLOPs and seconds.)", "",
              "![Validation loss against size for both families, with the fitted laws](docs/scaling.png)", "",
              "| | parameters | validation loss, nats per character | α of a·N^(-α) + c (95 %) |", "|---|---|---|---|"]
     for family, label in (("transformer", "Transformers"), ("lstm", "LSTMs")):
