@@ -24,14 +24,16 @@ import zlib
 from collections import Counter
 from pathlib import Path
 
+# first of all: from here on Ctrl-C shows no traceback, however long the rest takes to load
+from stage import TEMPORARY, Stage, atomic, fail, file_digest, progress, resolve_root, run, stage_parser, tree_files, \
+    value_digest, write_json
+
 import numpy as np
 
 import abc_text
 import baselines
 import groups
 from common import BEGIN, END, Tokenizer
-from stage import TEMPORARY, Stage, atomic, fail, file_digest, progress, resolve_root, run, stage_parser, tree_files, \
-    value_digest, write_json
 
 ME = "03_tokenize_split.py"
 SPLITS = ("train", "val", "test")

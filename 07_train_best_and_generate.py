@@ -24,6 +24,10 @@ import shutil
 from fractions import Fraction
 from pathlib import Path
 
+# first of all: from here on Ctrl-C shows no traceback, however long the rest takes to load
+from stage import (STAGES, Stage, environment, fail, file_digest, code_digest, load_manifest, progress, read_json,
+                   resolve_root, root_flags, run, stage_parser, value_digest, write_bytes, write_json, write_text)
+
 import music_metrics
 import report
 import sampling
@@ -31,8 +35,6 @@ import training
 from abc_text import AbcError, check_abc, read_abc, split_tunebook
 from common import Tokenizer, pick_device
 from sampling import Request, generate, unprompted
-from stage import (STAGES, Stage, environment, fail, file_digest, code_digest, load_manifest, progress, read_json,
-                   resolve_root, root_flags, run, stage_parser, value_digest, write_bytes, write_json, write_text)
 
 BEST = "best_model"
 EPOCHS = {"full": 10, "quick": 2}

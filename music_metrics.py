@@ -106,7 +106,7 @@ def rate_samples(samples, judge=True, workers=2):
         "judge": _judge_rate(verdicts), "judge_rate": None if not verdicts else _judge_rate(verdicts)["rate"],
         "header_regex_rate": sum(bool(re.search(r"(?s)^X:.*^K:.*\|", text, re.M)) for text, *_ in triples) / n
         if n else None,
-        "error_kinds": dict(Counter(kind for c in checks for kind in {e[1] for e in c.errors}).most_common(8)),
+        "error_kinds": dict(Counter(kind for c in checks for kind in sorted({e[1] for e in c.errors})).most_common(8)),
         "n_notes_mean": _mean([c.n_notes for c in checks]), "n_bars_mean": _mean([c.n_bars for c in checks]),
         "n_voices_mean": _mean([c.n_voices for c in checks]),
         "multi_voice_share": sum(c.n_voices > 1 for c in checks) / n if n else None,

@@ -52,6 +52,10 @@ STAGES = {
 PACKAGES = ("torch", "music21", "symusic", "numpy", "scipy", "matplotlib", "verovio")  # recorded in manifests
 TEMPORARY = ".tmp-"  # prefix of files being written; short, because names may already be 255 bytes long
 
+# A script that is still loading (torch takes seconds) ends at Ctrl-C without a traceback; `run` takes over from here.
+if Path(sys.argv[0]).stem in STAGES and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 
 # ---------------------------------------------------------------- command line
 
@@ -97,10 +101,12 @@ def run(main):
     def terminated(*_):
         raise KeyboardInterrupt("terminated")
     signal.signal(signal.SIGTERM, terminated)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         main()
     except KeyboardInterrupt as stop:
-        print(f"\n{name}: {stop or 'interrupted'}: {again}", file=sys.stderr)
+        print(f"\n{name}: {str(stop) or 'interrupted'}: {again}", file=sys.stderr)
         sys.exit(143 if str(stop) else 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -140,10 +140,22 @@ def test_an_interrupted_stage_is_unfinished_and_continues(project, with_signal, 
     process.send_signal(with_signal)
     _, error = process.communicate(timeout=20)
     assert process.returncode == code and "Traceback" not in error
+    said = {signal.SIGKILL: "", signal.SIGTERM: "terminated: what", signal.SIGINT: "interrupted: what"}
+    assert said[with_signal] in error
     unfinished = call(project, "02_midi_to_abc", code=1)
     assert "unfinished" in unfinished and "python 01_download.py" in unfinished
     assert "resuming" in call(project, "01_download", "--shout")
     assert not list(project.rglob(stage.TEMPORARY + "*"))
+
+
+def test_ctrl_c_while_a_script_is_loading(project):
+    script = project / "01_download.py"
+    script.write_text("import stage, time\nprint('loading', flush=True)\ntime.sleep(30)\nstage.run(None)\n")
+    process = subprocess.Popen([sys.executable, script.name], cwd=project, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "loading\n"
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=20)[1] == "" and process.returncode == -signal.SIGINT
 
 
 def test_atomic_write_leaves_the_old_file_when_it_fails(tmp_path):
