@@ -30,6 +30,7 @@ import time
 import zlib
 from collections import Counter, deque
 from contextlib import suppress
+from functools import cache
 from multiprocessing import connection
 from pathlib import Path
 
@@ -42,18 +43,19 @@ from stage import Stage, fail, input_problems, load_manifest, progress, run, sta
 SUFFIXES = (".mid", ".midi", ".kar")
 DEFAULT_VOICES = 6  # see the docstring
 MAX_VOICES = 15  # a MIDI file has 16 channels and one is drums
-MAX_BARS = 4000  # over two hours of music; longer files are endless loops or broken time stamps
+MAX_BARS = 4000  # of 4/4: over two hours of music; longer files are endless loops or broken time stamps
 TIMEOUT = 20  # seconds for one file; the slowest real one seen needs under one
 MIDI_BYTES = 16 << 20  # the largest real song files are a twentieth of this; beyond it is not a song
 ABC_CHARS = 4_000_000  # the longest real song gives a tenth of this
 MEMORY_BYTES = 2 << 30  # what one worker may allocate before a file counts as too large
 BATCH = 16  # files handed to a worker at once, so that it need not wait for the next
 MAX_FAILED_SHARE = 0.75  # of at least 10 files: beyond this the input is not what the user believes
-CHECKED_SHARE = 1 / 16  # of the files are read back in every run; reading them all takes as long as writing them
+CHECKED_SHARE = 1 / 32  # of the files are read back in every run; reading one takes longer than writing it
 MAX_LISTED = 100  # files off the beat that the manifest names; conversion.tsv has all
 
 # Time is counted in integer units, QUARTER to the quarter note: 1/32 notes are 3, triplets 8, sextuplets 4.
 QUARTER = 24
+LATEST = 1 << 20  # later than any time in units
 SIXTEENTH = QUARTER // 4  # the unit note length, L:1/16
 SMALLEST = 3  # units; what binary onsets, ends and bars are multiples of
 BINARY, TERNARY, THIRTY_SECOND, SEXTUPLET = 6, 8, 3, 4  # step of the grid of one beat, in units
@@ -245,7 +247,7 @@ def quantise(track, pitch, onset, end, beats, n_tracks):
 
 def unify_ends(track, on, end):
     """Ends of the notes of one chord that lie within a sixteenth of their mean become one."""
-    new = np.flatnonzero(np.concatenate([[True], (np.diff(on) != 0) | (np.diff(track) != 0)]))
+    new = np.flatnonzero(differs(on, track))
     sizes = np.diff(np.append(new, len(on)))
     mean = np.repeat(np.add.reduceat(end, new) / sizes, sizes)
     near = np.logical_and.reduceat(np.abs(end - mean) <= SIXTEENTH, new)
@@ -256,22 +258,31 @@ def unify_ends(track, on, end):
 # A voice is a list of events without overlap: arrays of onsets and ends, a list of chords (tuples of pitches, low to
 # high), and {event: tuple of bools} for the events of which only some notes are tied to the next.
 
+def differs(*columns):
+    """True at the first element and where one of the columns differs from the element before."""
+    changed = np.ones(len(columns[0]), bool)
+    np.not_equal(columns[0][1:], columns[0][:-1], out=changed[1:])
+    for column in columns[1:]:
+        changed[1:] |= column[1:] != column[:-1]
+    return changed
+
+
 def distinct(*times):
     """The sorted distinct values of int arrays."""
     values = np.sort(np.concatenate(times))
-    return values[np.concatenate([[True], values[1:] != values[:-1]])] if len(values) else values
+    return values[differs(values)]
 
 
 def tidy(pitch, on, off):
     """Notes of one track, sorted by onset and pitch: doubled notes once, a note ends where its pitch starts again,
     and overlaps of up to a sixteenth that only come from legato playing are removed."""
-    order = np.lexsort((-off, on, pitch))
+    order = np.argsort((pitch * LATEST + on) * LATEST - off)  # by pitch, onset, the longest first
     pitch, on, off = pitch[order], on[order], off[order]
-    keep = np.concatenate([[True], (np.diff(pitch) != 0) | (np.diff(on) != 0)])
+    keep = differs(pitch, on)
     pitch, on, off = pitch[keep], on[keep], off[keep]
-    again = np.flatnonzero(np.diff(pitch) == 0)
+    again = np.flatnonzero(pitch[1:] == pitch[:-1])
     off[again] = np.minimum(off[again], on[again + 1])
-    order = np.lexsort((pitch, on))
+    order = np.argsort(on * 128 + pitch)
     pitch, on, off = pitch[order], on[order], off[order]
     onsets = distinct(on)
     before = onsets[np.searchsorted(onsets, off, side="right") - 1]
@@ -293,14 +304,13 @@ def tidy(pitch, on, off):
 
 def has_overlap(on, off):
     """True if one voice of plain chords cannot hold these notes (sorted by onset)."""
-    new = np.flatnonzero(np.diff(on))
-    same = np.diff(on) == 0
-    return bool((off[:-1][same] != off[1:][same]).any() or (off[new] > on[new + 1]).any())
+    same = on[1:] == on[:-1]
+    return bool(np.where(same, off[1:] != off[:-1], off[:-1] > on[1:]).any())
 
 
 def chords_of(pitch, on, off):
     """The voice of notes without overlap."""
-    first = np.flatnonzero(np.concatenate([[True], np.diff(on) != 0]))
+    first = np.flatnonzero(differs(on))
     pitches, bounds = pitch.tolist(), np.append(first, len(on)).tolist()
     return on[first], off[first], [tuple(pitches[a:b]) for a, b in zip(bounds, bounds[1:])], {}
 
@@ -311,7 +321,7 @@ def end_at_bars(on, off, bars):
     bar = bars[np.searchsorted(bars, on, side="right")]
     if not (off > bar).any():
         return off
-    new = np.flatnonzero(np.concatenate([[True], np.diff(on) != 0]))
+    new = np.flatnonzero(differs(on))
     before = np.concatenate([[0], np.maximum.accumulate(off)[new[1:] - 1]])
     chord = np.repeat(np.arange(len(new)), np.diff(np.append(new, len(on))))
     longest, shortest = np.maximum.reduceat(off, new), np.minimum.reduceat(off, new)
@@ -330,7 +340,7 @@ def tied_chords_of(pitch, on, off):
     order = np.argsort(stretch * 128 + pitch[note], kind="stable")
     note, stretch = note[order], stretch[order]
     tied = last[note] > stretch + 1
-    start = np.flatnonzero(np.concatenate([[True], np.diff(stretch) != 0]))
+    start = np.flatnonzero(differs(stretch))
     bounds = np.append(start, len(note)).tolist()
     pitches, flags, some = pitch[note].tolist(), tied.tolist(), np.logical_or.reduceat(tied, start).tolist()
     chords = [tuple(pitches[a:b]) for a, b in zip(bounds, bounds[1:])]
@@ -350,7 +360,7 @@ def part_notes(pitch, on, off, n_parts):
     """Deals the notes of a track into n_parts voices, each chord to the first voice that is free, the highest chord
     first: part of each note."""
     order = np.lexsort((-pitch, off, on))
-    new = np.concatenate([[True], (np.diff(on[order]) != 0) | (np.diff(off[order]) != 0)])
+    new = differs(on[order], off[order])
     top = order[new]  # the highest note of each chord
     by_turn = np.lexsort((-pitch[top], on[top]))
     chord_part, busy = np.zeros(len(top), np.int64), [0] * n_parts
@@ -432,7 +442,7 @@ def choose_parts(pitches, sizes, most):
 def make_voices(track, pitch, on, off, bars, most):
     """At most `most` voices, high to low; how many notes are doubled and how many are left out."""
     tracks, n_all = [], len(on)
-    first = np.flatnonzero(np.concatenate([[True], np.diff(track) != 0]))
+    first = np.flatnonzero(differs(track))
     for a, b in zip(first, np.append(first[1:], n_all)):
         tracks.append(tidy(pitch[a:b], on[a:b], off[a:b]))
     n_kept = sum(len(notes[0]) for notes in tracks)
@@ -498,7 +508,7 @@ def best_key(histogram, given=None):
     tonic = 7 * best % 12
     major = float(np.roll(MAJOR_PROFILE, tonic) @ histogram) / MAJOR_PROFILE.sum()
     minor = float(np.roll(MINOR_PROFILE, tonic + 9) @ histogram) / MINOR_PROFILE.sum()
-    return best, minor > major
+    return best, bool(minor > major)
 
 
 def choose_keys(score, bars, pitch, on):
@@ -560,53 +570,83 @@ LENGTHS = [length_text(units) if units % SMALLEST == 0 else None for units in ra
 def tuplets_of(on, off, beats):
     """Starts and lengths (units) of the stretches of one voice that need tuplets: beats, or halves of beats, with
     events that lie off the binary grid."""
+    if not ((on % SMALLEST).any() or (off % SMALLEST).any()):
+        return on[:0], on[:0]
     edges = distinct(on, off)
-    beat = np.minimum(np.searchsorted(beats, edges, side="right"), len(beats) - 1) - 1
-    place = edges - beats[beat]
-    odd = place % SMALLEST != 0
-    if not odd.any():
-        return edges[:0], edges[:0]
-    half = QUARTER // 2
-    starts = distinct(beats[beat[odd]])
+    odd = edges[edges % SMALLEST != 0]
+    begin = beats[np.searchsorted(beats, odd, side="right") - 1]
+    starts, beat = np.unique(begin, return_inverse=True)
     lengths = beats[np.searchsorted(beats, starts, side="right")] - starts
-    halved = (lengths == QUARTER) & np.isin(starts + half, edges)
-    odd_halves = np.unique(edges[odd] - place[odd] % half)
-    in_halved = np.isin(odd_halves, np.concatenate([starts[halved], starts[halved] + half]))
-    first = np.concatenate([starts[~halved], odd_halves[in_halved]])
-    size = np.concatenate([lengths[~halved], np.full(in_halved.sum(), half)])
-    order = np.argsort(first)
-    return first[order], size[order]
+    half = QUARTER // 2
+    middle = np.minimum(np.searchsorted(edges, starts + half), len(edges) - 1)
+    halved = ((lengths == QUARTER) & (edges[middle] == starts + half))[beat]
+    first = np.where(halved, odd - (odd - begin) % half, begin)
+    new = differs(first)
+    return first[new], np.where(halved, half, lengths[beat])[new]
 
 
-def write_voice(voice, bars, beats, keys, pickup):
-    """Text of every bar of one voice, e.g. ['D4G4B4d4', 'Z', ...]; Z is a silent bar."""
+SHOWN = np.array([text is not None and units // SMALLEST in {n << k for n in (1, 3, 7, 15) for k in range(9)}
+                  for units, text in enumerate(LENGTHS)])  # lengths that one head with at most three dots has
+
+
+@cache
+def first_head(place, length, pulse):
+    """Length of the first of the two heads that a length no single head has is written with; all in 1/32, place
+    from the bar line. They meet on a pulse of a compound meter, else on the strongest beat there is.
+
+    >>> first_head(0, 10, 1), first_head(6, 10, 1), first_head(0, 20, 12)
+    (8, 2, 12)
+    """
+    def merit(cut):
+        shown = bool(SHOWN[cut * SMALLEST]) + bool(SHOWN[(length - cut) * SMALLEST])
+        meet = place + cut
+        return shown, min(cut, length - cut) > 1, meet % pulse == 0, meet & -meet
+    return max(range(1, length), key=merit)
+
+
+def write_voice(voice, bars, beats, pulses, keys, pickup):
+    """Text of every bar of one voice, e.g. ['D4G4B4d4', 'Z', ...]; Z is a silent bar. pulses: of each bar, in 1/32."""
     on, off, chords, ties = voice
     first, size = tuplets_of(on, off, beats)
     cuts = distinct(bars, on, off, first, first + size)
-    start, stop = cuts[:-1], cuts[1:]
+    start = cuts[:-1]
     event = np.searchsorted(on, start, side="right") - 1
     sounding = (event >= 0) & (off[event] > start)
-    more = sounding & (off[event] > stop)
     bar = np.searchsorted(bars, start, side="right") - 1
-    silent = ~sounding & (start == bars[bar]) & (stop == bars[bar + 1])
+    silent = ~sounding & (start == bars[bar]) & (cuts[1:] == bars[bar + 1])
     if pickup:
         silent[0] = False
-    length, prefix = stop - start, [""] * len(start)
+    tuplet = np.full(len(start), -1)
     if len(first):
-        group = np.searchsorted(first, start, side="right") - 1
-        inside = (group >= 0) & (start < first[group] + size[group])
-        counts = np.bincount(group[inside], minlength=len(first))
+        tuplet = np.searchsorted(first, start, side="right") - 1
+        tuplet[start >= first[tuplet] + size[tuplet]] = -1
+    stretches = np.stack([event, sounding, bar, tuplet])[:, ~silent]
+    start, stop = start[~silent], cuts[1:][~silent]
+    while True:
+        event, sounding, bar, tuplet = stretches
+        length = stop - start
+        if len(first):
+            length = np.where(tuplet >= 0, length * SIXTEENTH // 4, length)  # three are written in the time of two
+        odd = ~SHOWN[length]
+        if not odd.any():
+            break
+        place = (start - bars[bar])[odd] // SMALLEST
+        heads = map(first_head, place.tolist(), (length[odd] // SMALLEST).tolist(), pulses[bar[odd]].tolist())
+        at = start[odd] + np.fromiter(heads, int) * np.where(tuplet[odd] >= 0, 2, SMALLEST)
+        start, stop = np.sort(np.append(start, at)), np.sort(np.append(stop, at))
+        stretches = np.repeat(stretches, 1 + odd, axis=1)
+    more = (sounding > 0) & (off[event] > stop)
+    prefix = [""] * len(event)
+    if len(first):
+        counts = np.bincount(tuplet[tuplet >= 0], minlength=len(first))
         for i, n in zip(np.searchsorted(start, first).tolist(), counts.tolist()):
             prefix[i] = "(3" if n == 3 else f"(3::{n}"
-        length = np.where(inside, length * SIXTEENTH // 4, length)  # three are written in the time of two
-    texts, heard = ["Z"] * (len(bars) - 1), np.flatnonzero(~silent)
+    texts = ["Z"] * (len(bars) - 1)
     current, key, out = -1, 0, []
     plain = {}  # chord -> text where no accidental of the bar's counts, in the present key
     alterations, table = SPELLINGS[keys[0][1]]
-    if len(first):
-        prefix = [prefix[i] for i in heard.tolist()]
-    for b, e, sounds, tied, units, before in zip(*(column[heard].tolist() for column in
-                                                   (bar, event, sounding, more, length)), prefix):
+    for b, e, sounds, tied, units, before in zip(*(column.tolist() for column in (bar, event, sounding, more, length)),
+                                                 prefix):
         if b != current:
             if out:
                 texts[current] = "".join(out)
@@ -664,29 +704,21 @@ def tempo_marks(score, bars):
 def layout(voices, changes, n_bars):
     """Music lines: the voices one after the other, a group of bars at a time. changes: {bar: (text for every voice,
     text for the first)}; a line starts wherever something changes."""
-    per_bar = sum(len(text) + 1 for voice in voices for text in voice) / n_bars
+    per_bar = sum(sum(map(len, voice)) for voice in voices) / n_bars + len(voices)
     group = next((g for g in GROUP_BARS if per_bar * g + 5 * len(voices) <= LINE_CHARS), 1)
+    tags = [f"[V:{v + 1}]" if len(voices) > 1 else "" for v in range(len(voices))]
     lines, breaks = [], sorted({0, n_bars, *changes})
     for begin, end in zip(breaks, breaks[1:]):
         for first in range(begin, end, group):
-            line = []
-            for v, voice in enumerate(voices):
-                if len(voices) > 1:
-                    line.append(f"[V:{v + 1}]")
-                if first in changes:
-                    line.append(changes[first][0] + (changes[first][1] if v == 0 else ""))
-                silent = 0
-                for text in voice[first:min(first + group, end)]:
-                    if text == "Z":
-                        silent += 1
-                        continue
-                    if silent:
-                        line.append(f"Z{silent}|" if silent > 1 else "Z|")
-                        silent = 0
-                    line.append(text + "|")
-                if silent:
-                    line.append(f"Z{silent}|" if silent > 1 else "Z|")
-            lines.append("".join(line))
+            everywhere, once = changes.get(first, ("", ""))
+            line, stop = [], min(first + group, end)
+            for tag, voice in zip(tags, voices):
+                line.append(tag + everywhere + once + "|".join(voice[first:stop]) + "|")
+                once = ""
+            text = "".join(line)
+            if "Z|Z|" in text:
+                text = re.sub(r"(?:Z\|){2,}", lambda silent: f"Z{len(silent[0]) // 2}|", text)
+            lines.append(text)
     return lines
 
 
@@ -694,7 +726,7 @@ def title_of(name):
     """A file's name as one harmless line for T:.
 
     >>> title_of('a\\nK:C%%"x" (live).1')
-    'a x (live).1'
+    'a K C x (live).1'
     """
     text = os.fsencode(name).decode("utf-8", "replace")
     return re.sub(r"\s+", " ", re.sub(r"[^\w '(),.!&-]+|_", " ", text)).strip()[:80] or "Untitled"
@@ -727,7 +759,10 @@ def convert(data, name="", max_voices=MAX_VOICES):
         changes[bar] = (changes.get(bar, ("", ""))[0] + f"[K:{key_name(*key)}]", "")
     for bar, value in tempos.items():
         changes[bar] = (changes.get(bar, ("", ""))[0], f"[Q:1/4={value}]")
-    texts = [write_voice(voice, bars, beats, keys, pickup) for voice in voices]
+    pulses = np.ones(n_bars, int)
+    for bar, (n, d) in meters:
+        pulses[bar:] = 3 * 32 // d if n % 3 == 0 and n > 3 else 1  # the dotted beat of a compound meter
+    texts = [write_voice(voice, bars, beats, pulses, keys, pickup) for voice in voices]
     head = ["X:1", f"T:{title_of(name)}", "M:%d/%d" % meters[0][1], "L:1/16", f"Q:1/4={qpm}",
             f"K:{key_name(*keys[0][1:])}"]
     text = "\n".join(head + layout(texts, changes, n_bars)) + "\n"
@@ -804,6 +839,7 @@ def work(pipe, raw, target, max_voices, seed, checked_share, timeout):
         raise ConversionError("timeout", f"more than {timeout:g} seconds")
     signal.signal(signal.SIGALRM, too_slow)
     gc.disable()  # a file leaves no cycles worth the search: 5 % of the time
+    gc.freeze()  # what is collected between batches is theirs alone
     with suppress(EOFError, ConnectionError):  # the run was killed
         while batch := pipe.recv():
             gc.collect()

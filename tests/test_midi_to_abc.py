@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -46,6 +47,15 @@ def music(data, **options):
 
 def scale(n, step=1, first=60):
     return [(i * step, step, first + p) for i, p in enumerate(([0, 2, 4, 5, 7, 9, 11, 12] * 9)[:n])]
+
+
+VALUES = {Fraction(n) * 2 ** k for n in (1, 3, 7, 15) for k in range(-1, 8)}  # up to three dots, in 1/16
+
+
+def odd_lengths(text):
+    """Written lengths in the music that no single note head or rest has."""
+    lengths = re.findall(r"(?<=[A-Ga-g,'\]z])(\d+)?(/)?", re.sub(r"\[[A-Z]:[^]]*\]|\(3[:\d]*", "", text.split("\nK:")[1]))
+    return [n + half for n, half in lengths if Fraction(int(n or 1), 2 if half else 1) not in VALUES]
 
 
 def sounding(text):
@@ -112,6 +122,15 @@ def test_long_notes_under_a_melody_get_a_voice_of_their_own():
     bass = [(bar * 4 - 2, 4, 40 + bar % 5) for bar in range(1, 12)]
     text = abc(midi(scale(48) + bass))
     assert {durations(text)[(on, pitch)] for on, _, pitch in bass} == {4}
+
+
+def test_lengths_that_no_note_value_has_are_tied_on_the_strongest_beat():
+    assert music(midi([(0, 1.25, 60), (1.25, 0.75, 62), (2, 2, 64)])) == ["C4-CD3E8|"]
+    accidental = [(0, 1.5, 60), (1.5, 2.5, 66)] + [(4 + on, 1, pitch) for on, _, pitch in scale(16)]
+    assert music(midi(accidental))[0].startswith("C6^F2-F8|")
+    assert music(midi([(0, 1, 60), (3.25, 0.75, 64), (0, 1, 67), (3.25, 0.75, 72)])) == ["[CG]4z8z[Ec]3|"]
+    assert music(midi([(0, 2.5, 60), (2.5, 0.5, 62)], meters=[(0, 6, 8)])) == ["C6-C4D2|"]
+    assert music(midi(scale(5) + [(10, 5, 60)], meters=[(0, 5, 4)])) == ["C4D4E4F4G4|Z|C16-C4|"]
 
 
 def test_a_tie_crosses_the_bar_line():
@@ -254,6 +273,7 @@ def test_random_scores_come_back_note_by_note(case):
     for voice in read_abc(text).voices:
         assert {bar.length for bar in voice.bars} == {length}
     stage02.self_check(text, row)
+    assert not odd_lengths(text)
     if len(tracks) == 1:
         assert durations(text) == {(Fraction(on), pitch): length for on, length, pitch in tracks[0]}
 
@@ -264,6 +284,7 @@ def test_random_scores_come_back_note_by_note(case):
 def test_any_heap_of_notes_gives_exact_bars(notes, max_voices):
     text, row = stage02.convert(midi(notes), max_voices=max_voices)
     stage02.self_check(text, row)
+    assert not odd_lengths(text)
     places = sounding(text)
     assert sum(places.values()) == row["notes"]
     assert all(any(p == pitch and abs(float(on) - start) < 0.26 for start, _, p in notes) for on, pitch in places)
