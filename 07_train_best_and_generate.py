@@ -521,19 +521,17 @@ def failures_in_words(parts):
     """Sentences on every model that is no better than the simple baseline beside it."""
     words = []
     for split in ("test", "val"):
-        name, ngram = best_ngram(parts["baselines"], split)
         rows = [("the best model", parts["best"])] + [(row["name"], row) for row in parts["runs"]]
-        worse = [f"{who} ({bits:.3f})" for who, row in rows
-                 if ngram is not None and (bits := _bits(row, split)) is not None and bits >= ngram]
-        if worse:
-            words.append(f"FAILURE on the {split} split: no better than the {name} model ({ngram:.3f} bits per "
-                         f"character): {', '.join(worse)}")
-        unigram = ((parts["baselines"].get(split) or {}).get("unigram") or {}).get("bits_per_char")
-        worse = [f"{who} ({bits:.3f})" for who, row in rows
-                 if unigram is not None and (bits := _bits(row, split)) is not None and bits >= unigram]
-        if worse:
-            words.append(f"FAILURE on the {split} split: no better than counting characters ({unigram:.3f} bits per "
-                         f"character): {', '.join(worse)}")
+        known = {name: ((parts["baselines"].get(split) or {}).get(name) or {}).get("bits_per_char")
+                 for name in ("unigram", "xz", "bz2")}
+        name, ngram = best_ngram(parts["baselines"], split)
+        for what, mark in ((f"the {name} model", ngram), ("counting characters", known["unigram"]),
+                           ("the compressor xz", known["xz"]), ("the compressor bz2", known["bz2"])):
+            worse = [f"{who} ({bits:.3f})" for who, row in rows
+                     if mark is not None and (bits := _bits(row, split)) is not None and bits >= mark]
+            if worse:
+                words.append(f"FAILURE on the {split} split: no better than {what} ({mark:.3f} bits per "
+                             f"character): {', '.join(worse)}")
     best, rates = parts["best"], parts["samples"]["unprompted"] or {}
     floor = max((row["rate"] for row in parts["samples"]["ladder"] if row["kind"] == "ngram"), default=None)
     if rates.get("rate") is not None and floor is not None and rates["rate"] <= floor:

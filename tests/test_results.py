@@ -89,6 +89,10 @@ def test_a_model_worse_than_the_ngram_is_said_in_words():
     assert any("lstm_tiny" in line and "counting characters" in line
                for line in stage07.failures_in_words(parts(run=4.5)))
     content = parts()
+    content["baselines"]["test"]["xz"] = {"bits_per_char": 1.1}
+    assert stage07.failures_in_words(content) == [
+        "FAILURE on the test split: no better than the compressor xz (1.100 bits per character): lstm_tiny (1.200)"]
+    content = parts()
     content["samples"]["unprompted"]["rate"] = 0.0
     assert "no more than of n-gram text" in stage07.failures_in_words(content)[0]
 
