@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib
+import json
 import os
 import shutil
 import subprocess
@@ -19,6 +20,8 @@ TINY = {  # flags that make a stage small; every call of a stage in these tests 
     "05_train_lstms": ("--only", "tiny", "--device", "cpu"),
     "07_train_best_and_generate": ("--only", "tiny", "--device", "cpu"),
 }
+MEASURED = {"seconds", "tokens_per_second", "peak_memory_bytes",  # in the records of a run
+            "checkpoint_sha256", "sha256", "key"}  # digests of files that hold such a number
 SINGLE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}  # several tests run at once on two cores
 
 
@@ -44,6 +47,28 @@ def outputs(root):
                 and "downloads" not in path.parts:
             found[str(path.relative_to(root))] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
+
+
+def times_apart(root):
+    """The digests of `outputs`, for JSON and checkpoints those of what is in them but times, speeds and memory."""
+    torch, training = importlib.import_module("torch"), importlib.import_module("training")
+    found = outputs(root)
+    for name in found:
+        path = root / name
+        if path.suffix == ".pt":
+            content = torch.load(path, weights_only=True)
+            content["model"] = training.weights_digest(content["model"])
+            found[name] = without_times(content)
+        elif path.suffix in (".json", ".jsonl"):
+            lines = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
+            found[name] = [without_times(json.loads(line)) for line in lines]
+    return found
+
+
+def without_times(value):
+    if isinstance(value, dict):
+        return {key: without_times(part) for key, part in value.items() if key not in MEASURED}
+    return [without_times(part) for part in value] if isinstance(value, list) else value
 
 
 @pytest.fixture(scope="session")

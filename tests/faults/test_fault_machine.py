@@ -12,7 +12,7 @@ import threading
 import time
 
 import pytest
-from fault_roots import HERE, SINGLE_THREAD, STAGES, command, outputs, run_stage
+from fault_roots import HERE, SINGLE_THREAD, STAGES, command, outputs, run_stage, times_apart
 from loopback import server  # noqa: F401 (server is a fixture)
 
 pytestmark = pytest.mark.faults
@@ -101,15 +101,16 @@ def test_little_memory(name, root_for):
     """Address-space limits from hopeless to enough: the stage ends with a message or succeeds, and never hangs."""
     root, ended = root_for(name), []
     run_stage(name, root)
-    expected = outputs(root)
+    expected = times_apart(root)
     for mebibytes in (120, 300, 600, 1000):
         done = subprocess.run(command(name, root, "--force"), capture_output=True, text=True, errors="replace",
                               timeout=300, env=SINGLE_THREAD, **limited(resource.RLIMIT_AS, mebibytes << 20))
         ended.append((mebibytes, done.returncode, done.stderr[-300:]))
-        lost = {path for path in expected if path not in outputs(root)}
-        assert not lost, ended
+        now = times_apart(root)
+        assert {path: now.get(path) for path in expected} == expected, ended
         if done.returncode:
             run_stage(name, root)
+            assert times_apart(root) == expected
     assert all(code == 0 or words for _, code, words in ended), ended
 
 
