@@ -20,7 +20,6 @@ import math
 import os
 import random
 import re
-import shutil
 from fractions import Fraction
 from pathlib import Path
 
@@ -177,7 +176,7 @@ def measured(stage, name, settings, make):
     path = stage.root / f"part4_outputs/evaluation/{name}.json"
     key = value_digest({"settings": settings, "code": evaluation_code()})
     found = read_json(path)
-    if not isinstance(found, dict) or found.get("key") != key:
+    if not isinstance(found, dict) or found.get("key") != key or stage.args.force:
         found = {"key": key, **make()}
         write_json(path, found)
     return found
@@ -922,8 +921,6 @@ def main(argv=None):
     except ValueError as error:
         fail(me, str(error), f"run: python 04_train_transformers.py{stage.flags}, or see --help")
     with stage.writing():
-        if args.force:
-            shutil.rmtree(root / "part4_outputs/evaluation", ignore_errors=True)
         train_best(stage, args, planned, data, device)
         write_history(root)
         model = load_model(root, tokenizer, BEST, device)

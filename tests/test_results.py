@@ -293,6 +293,19 @@ def test_an_interrupted_run_goes_on_after_the_last_measurement(done, tmp_path, m
     assert before["samples"] == after["samples"] and before["headline"] == after["headline"]
 
 
+def test_a_forced_run_that_fails_keeps_the_old_measurements(done, tmp_path, monkeypatch):
+    root = tmp_path / "root"
+    shutil.copytree(done, root)
+    before = sorted((root / "part4_outputs/evaluation").iterdir())
+
+    def failing(*_, **__):
+        raise RuntimeError("no more memory")
+    monkeypatch.setattr(stage07, "generate", failing)
+    with pytest.raises(RuntimeError):
+        run07(root, "--force")
+    assert sorted((root / "part4_outputs/evaluation").iterdir()) == before
+
+
 def test_playing_leaves_the_results_alone(done, capsys):
     before = (done / "part4_outputs/RESULTS.json").read_bytes()
     run07(done, "--prompt", "X:1\\nM:6/8\\nL:1/16\\n", "--num-samples", "2", "--max-chars", "30")
