@@ -115,6 +115,8 @@ def run(main):
         reasons = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up",
                    errno.EFBIG: "a file would exceed the size limit", errno.EROFS: "the folder is read-only",
                    errno.EACCES: "permission denied", errno.EPERM: "permission denied"}
+        if error.errno == errno.ENOENT and "temporary directory" in str(error):  # tempfile cannot write in any
+            fail(name, "the disk is full: no temporary folder can be written", f"make room, or set TMPDIR; {again}")
         if error.errno not in reasons:
             raise
         where = f": {error.filename}" if error.filename else ""
