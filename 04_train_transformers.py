@@ -18,9 +18,9 @@ SIZES = {  # SPEC section 6; about 0.14M, 0.67M, 1.9M, 4.1M and 7.6M parameters 
     "large": {"n_layer": 5, "n_head": 4, "d_model": 256, "d_ff": 1024},
     "xl": {"n_layer": 6, "n_head": 4, "d_model": 320, "d_ff": 1280},
 }
-LEARNING_RATES = {  # peak; tiny from --sweep-lr (docs/lr_sweep.json), the others guessed from it
-    "muon": {"tiny": 0.02, "small": 0.01, "medium": 0.006, "large": 0.005, "xl": 0.004},
-    "adamw": {"tiny": 0.008, "small": 0.004, "medium": 0.003, "large": 0.002, "xl": 0.002},
+LEARNING_RATES = {  # peak; from --sweep-lr (docs/lr_sweep.json); AdamW's from medium on are guesses
+    "muon": {"tiny": 0.01, "small": 0.01, "medium": 0.012, "large": 0.005, "xl": 0.004},
+    "adamw": {"tiny": 0.016, "small": 0.004, "medium": 0.003, "large": 0.002, "xl": 0.002},
 }
 
 
