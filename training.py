@@ -999,9 +999,10 @@ def draw_sweeps(swept, path):
     import matplotlib
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+    from matplotlib.ticker import NullFormatter
     panels = [(family, optimizer) for family in sorted(swept, reverse=True) for optimizer in ("muon", "adamw")
               if any(optimizer in sizes for sizes in swept[family].values())]
-    figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.8), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.8), sharex=True, sharey=True, squeeze=False)
     for axis, (family, optimizer) in zip(axes[0], panels):
         for size, outcomes in swept[family].items():
             points = [(r["learning_rate"], r["val_nats_per_char"]) for r in outcomes.get(optimizer, {}).get("runs", ())
@@ -1010,6 +1011,7 @@ def draw_sweeps(swept, path):
                 axis.plot(*zip(*points), "o-", label=size)
                 axis.plot(*min(points, key=lambda p: p[1]), "k*", markersize=11)
         axis.set(xscale="log", xlabel="peak learning rate", title=f"{family}, {optimizer}")
+        axis.xaxis.set_minor_formatter(NullFormatter())
         axis.legend()
     axes[0][0].set_ylabel("validation, nats per character")
     figure.tight_layout()
