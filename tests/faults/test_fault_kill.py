@@ -84,12 +84,6 @@ def before_any_line(pid):
     return caught >> signal.SIGINT - 1 & 1 and not caught >> signal.SIGTERM - 1 & 1
 
 
-def before_any_line(pid):
-    """Python itself is starting: it takes SIGINT already (with a traceback), and nothing of the project is loaded."""
-    caught = int(re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())[1], 16)
-    return caught >> signal.SIGINT - 1 & 1 and not caught >> signal.SIGTERM - 1 & 1
-
-
 def interrupted(name, root_for, how, n_times, same=outputs, longest=1.05):
     """Ends `name` n_times at random moments of its work, each time in a fresh root or in the one that the last signal
     left. `longest`: of the moments, as a share of an undisturbed run. Signals while the script is loading (one in ten)
