@@ -739,6 +739,8 @@ def convert(data, name="", max_voices=MAX_VOICES):
     latest = float(max(end.max(), onset.max()))
     if latest > MAX_BARS * 4 * QUARTER:
         raise ConversionError("too_long", f"{latest / QUARTER:.0f} quarter notes")
+    if onset.min() < 0:
+        raise ConversionError("too_long", "more ticks than the reader's 32 bits hold")
     n_tracks = int(track[-1]) + 1
     bars, meters = bar_grid(meter_changes(score), latest + SIXTEENTH)
     beats = beat_grid(bars)

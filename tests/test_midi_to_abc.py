@@ -334,13 +334,15 @@ def outputs(root):
 def test_every_kind_of_bad_file_is_a_row_and_the_run_goes_on(tmp_path, capsys):
     good = midi(scale(20))
     smpte = good[:12] + b"\xe7\x28" + good[14:]
+    events = b"\0\x90\x3c\x50\x60\x80\x3c\0" + b"\xff\xff\xff\x7f\xff\1\0" * 9 + b"\0\x90\x3c\x50\x60\x80\x3c\0\0\xff\x2f\0"
+    waits = good[:10] + b"\0\1" + good[12:14] + b"MTrk" + len(events).to_bytes(4, "big") + events  # 9 times 2^28 ticks
     files = {
         "Artist/Good one.mid": good, ".38 Special/It's \"on\".mid": good, "Ünïcode/日本.MID": good, "a/new\nline.mid": good,
         "a/" + "x" * 251 + ".mid": good, b"a/\xff\xfe.mid": good, "a/karaoke.kar": good, "a/same.mid": good,
         "a/same.midi": midi(scale(8)), "a/loud.mid": good.replace(b"\x3c\x50", b"\x3c\xd0", 1),
         "bad/empty.mid": b"", "bad/page.mid": b"<html>", "bad/cut.mid": good[:60], "bad/smpte.mid": smpte,
         "bad/tpq0.mid": good[:12] + b"\0\0" + good[14:], "bad/drums.mid": midi(drums=scale(8)),
-        "bad/long.mid": midi([(0, 1, 60), (200_000, 1, 60)]), "notes.txt": b"not asked",
+        "bad/long.mid": midi([(0, 1, 60), (200_000, 1, 60)]), "bad/waits.mid": waits, "notes.txt": b"not asked",
     }
     make_root(tmp_path, files)
     capsys.readouterr()
@@ -349,11 +351,11 @@ def test_every_kind_of_bad_file_is_a_row_and_the_run_goes_on(tmp_path, capsys):
     failed = dict(line.split("\t")[:2] for line in (tmp_path / "data/failed_midi.txt").read_text().splitlines())
     assert failed == {"bad/empty.mid": "empty", "bad/page.mid": "not_midi", "bad/cut.mid": "damaged",
                       "bad/smpte.mid": "time_division", "bad/tpq0.mid": "time_division", "bad/drums.mid": "no_notes",
-                      "bad/long.mid": "too_long"}
+                      "bad/long.mid": "too_long", "bad/waits.mid": "too_long"}
     made = outputs(tmp_path)
     assert {"abc_notation/a/same.abc", "abc_notation/a/same.midi.abc", "abc_notation/Ünïcode/日本.abc"} <= set(made)
     assert len([name for name in made if name.endswith(".abc")]) == 10
-    assert "files: 17\n" in first.stdout and "next: python 03_tokenize_split.py" in first.stdout
+    assert "files: 18\n" in first.stdout and "next: python 03_tokenize_split.py" in first.stdout
 
     assert "up to date" in convert_root(tmp_path).stdout
     assert convert_root(tmp_path, "--force", "--workers", "1").returncode == 0
