@@ -558,7 +558,8 @@ def _train(folder, run, data, device, micro_batch, compile, asked_to_stop):
         x, y = cut_windows(stream, starts[first:first + run["batch_windows"]])
         done = (step + 0.5) / run["steps"]
         if run["max_minutes"]:
-            done = min(1.0, max(done, (time.monotonic() - clock) / (60 * run["max_minutes"])))
+            done = min(1.0, max(done, _of_first_process(time.monotonic() - clock) / (60 * run["max_minutes"])))
+            s["out_of_time"] = done == 1.0
         rate = run["learning_rate"] * schedule(done)
         if run["config"]["dropout"]:
             torch.manual_seed(int(np.random.default_rng([run["seed"], step, _rank()]).integers(2**62)))
@@ -573,7 +574,7 @@ def _train(folder, run, data, device, micro_batch, compile, asked_to_stop):
             optimizer.step()
         s["step"] += 1
         bar.update()
-        if s["step"] in evaluate_at:
+        if s["step"] in evaluate_at or s["out_of_time"]:
             _stop_if_no_number(meter, run, rate, s)
             seconds = time.monotonic() - clock
             train_nats = meter.mean()
@@ -589,7 +590,6 @@ def _train(folder, run, data, device, micro_batch, compile, asked_to_stop):
                 s["best"] = {**line, "model": {k: v.detach().cpu().clone() for k, v in model.state_dict().items()}}
             if _rank() == 0:
                 write_text(folder / f"{name}.curve.jsonl", "".join(json.dumps(x) + "\n" for x in s["curve"]))
-            s["out_of_time"] = bool(run["max_minutes"]) and seconds >= 60 * run["max_minutes"]
         if asked_to_stop or time.monotonic() - saved_at > CHECKPOINT_SECONDS:
             _stop_if_no_number(meter, run, rate, s)
             save()
@@ -608,6 +608,15 @@ def _evaluation_steps(run):
     per_epoch = max(1, EVALUATIONS // run["epochs"])
     return {epoch * run["steps_per_epoch"] + max(1, round(run["steps_per_epoch"] * (i + 1) / per_epoch))
             for epoch in range(run["epochs"]) for i in range(per_epoch)}
+
+
+def _of_first_process(number):
+    """The first process's number: what is decided by a clock must be the same in all."""
+    if _world() == 1:
+        return number
+    numbers = [number]
+    dist.broadcast_object_list(numbers)
+    return numbers[0]
 
 
 def _parallel(model, device):
@@ -796,8 +805,7 @@ def suite_parser(doc):
     add("--max-train-chars", type=int, metavar="N", help="characters of training text at most (default: all)")
     add("--epochs", type=int, default=1, metavar="N", help="passes over the training text (default: 1)")
     add("--max-minutes", type=float, metavar="MIN",
-        help="minutes for each run at most: the learning rate decays by then, the run ends at the next evaluation "
-             "(default: no limit)")
+        help="minutes for each run at most: the learning rate decays to zero by then (default: no limit)")
     add("--learning-rate", type=float, metavar="LR", help="peak learning rate for all runs (default: as tuned)")
     add("--compile", action="store_true", help="torch.compile the models: pays on GPUs for runs of many minutes")
     add("--sweep-lr", nargs="?", const="muon", choices=("muon", "adamw"), metavar="muon|adamw",
@@ -1002,7 +1010,8 @@ def draw_sweeps(swept, path):
     from matplotlib.ticker import NullFormatter
     panels = [(family, optimizer) for family in sorted(swept, reverse=True) for optimizer in ("muon", "adamw")
               if any(optimizer in sizes for sizes in swept[family].values())]
-    figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.8), sharex=True, sharey=True, squeeze=False)
+    figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.8), sharex=True, sharey=True,
+                                squeeze=False)
     for axis, (family, optimizer) in zip(axes[0], panels):
         for size, outcomes in swept[family].items():
             points = [(r["learning_rate"], r["val_nats_per_char"]) for r in outcomes.get(optimizer, {}).get("runs", ())

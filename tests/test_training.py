@@ -519,3 +519,12 @@ def test_two_processes_give_the_same_loss(tmp_path):
     assert records[1]["n_processes"] == 2 and records[0]["n_processes"] == 1
     assert records[0]["val_nats_per_char"] == pytest.approx(records[1]["val_nats_per_char"], abs=1e-3)
     assert (two / "checkpoints/04_train_transformers.manifest.json").exists()
+
+
+def test_two_processes_stop_at_one_step_by_the_clock(tmp_path):
+    root = stage_root(tmp_path)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    ended = run_script(root, "--only", "tiny", "--epochs", "400", "--max-minutes", "0.02", launcher=launcher)
+    assert ended.returncode == 0, ended.stderr
+    record = read_json(root / "checkpoints/transformer_tiny.json")
+    assert record["n_processes"] == 2 and record["epochs"] < 400
