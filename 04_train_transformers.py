@@ -11,16 +11,16 @@ Prints the plan with expected minutes, a line for each run, and the best validat
 from stage import run
 from training import suite_main
 
-SIZES = {  # SPEC section 6; about 0.14M, 0.67M, 1.9M, 4.1M and 7.6M parameters at a vocabulary of 75
+SIZES = {  # about 0.14M, 0.67M, 1.9M, 4.1M and 7.6M parameters at a vocabulary of 75
     "tiny": {"n_layer": 2, "n_head": 2, "d_model": 64, "d_ff": 256},
     "small": {"n_layer": 3, "n_head": 2, "d_model": 128, "d_ff": 512},
     "medium": {"n_layer": 4, "n_head": 4, "d_model": 192, "d_ff": 768},
     "large": {"n_layer": 5, "n_head": 4, "d_model": 256, "d_ff": 1024},
     "xl": {"n_layer": 6, "n_head": 4, "d_model": 320, "d_ff": 1280},
 }
-LEARNING_RATES = {  # peak; from --sweep-lr (docs/lr_sweep.json); AdamW's from medium on are guesses
+LEARNING_RATES = {  # peak; from --sweep-lr (docs/lr_sweep.json)
     "muon": {"tiny": 0.01, "small": 0.01, "medium": 0.012, "large": 0.005, "xl": 0.004},
-    "adamw": {"tiny": 0.016, "small": 0.004, "medium": 0.003, "large": 0.002, "xl": 0.002},
+    "adamw": {"tiny": 0.016, "small": 0.004, "medium": 0.003, "large": 0.004, "xl": 0.002},
 }
 
 

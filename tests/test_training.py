@@ -148,6 +148,16 @@ def test_hidden_matrices_go_to_muon(data):
         assert everything == model.count_parameters()["total"]
 
 
+@pytest.mark.parametrize("family, recipe, scale", [("transformer", "tuned", 1), ("lstm", "tuned", 8), ("lstm", "classic", 1)])
+def test_adamw_holds_every_weight_once(data, family, recipe, scale):
+    run = tiny_run(data, family, optimizer="adamw", recipe=recipe)
+    model = training.build_model(run["config"])
+    (adamw,) = training.make_optimizers(model, run)
+    numbers = [sum(p.numel() for p in group["params"]) for group in adamw.param_groups]
+    assert sum(numbers) == model.count_parameters()["total"] and numbers[1] == model.count_parameters()["hidden"]
+    assert [group["scale"] for group in adamw.param_groups] == [scale, 1]
+
+
 def test_classic_recipe(data):
     run = tiny_run(data, recipe="classic")
     assert run["optimizer"] == "adamw" and run["config"]["dropout"] == 0.1
