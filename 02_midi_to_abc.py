@@ -955,11 +955,12 @@ def read_journal(path, target):
     """{MIDI name: row} of what an earlier run finished and is still there."""
     rows = {}
     if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            with suppress(ValueError):  # the torn last line of a killed run
-                midi, abc, row = json.loads(line)
-                if "reason" in row or (target / abc).exists():
-                    rows[midi] = row
+        with open(path, encoding="utf-8", errors="replace") as journal:
+            for line in journal:
+                with suppress(ValueError):  # the torn last line of a killed run
+                    midi, abc, row = json.loads(line)
+                    if "reason" in row or (target / abc).exists():
+                        rows[midi] = row
     return rows
 
 
