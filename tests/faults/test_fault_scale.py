@@ -25,14 +25,15 @@ def write_corpus(folder, n):
 
 
 def measured(name, root, *flags):
-    """(seconds, peak MiB of the largest process) of a stage."""
+    """(processor seconds, peak MiB of the largest process) of a stage."""
     script = ("import resource, subprocess, sys; code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode; "
-              "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(code)")
-    began = time.monotonic()
+              "used = resource.getrusage(resource.RUSAGE_CHILDREN); "
+              "print(used.ru_utime + used.ru_stime, used.ru_maxrss); sys.exit(code)")
     done = subprocess.run([sys.executable, "-c", script, sys.executable, HERE / f"{name}.py", "--root", root, *flags],
                           capture_output=True, text=True, env=SINGLE_THREAD)
     assert done.returncode == 0, done.stderr
-    return time.monotonic() - began, int(done.stdout) / 1024
+    seconds, kibibytes = done.stdout.split()
+    return float(seconds), int(kibibytes) / 1024
 
 
 @pytest.mark.parametrize("n", [int(os.environ.get("FAULT_SCALE_FILES", 200_000))])
