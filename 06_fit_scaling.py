@@ -850,7 +850,7 @@ def draw_choices(plt, rows, fits, laws, draws, curves):
     axes.grid(axis="y", visible=False)
     figure.legend(loc="outside upper center", ncols=len(families) + 2, fontsize=8)
     return figure, (f"How alpha moves with each choice. Bars: {100 * law.LEVEL:.0f} % intervals (none for the Huber "
-                    "estimate); open marks: alpha not identified under that choice.")
+                    "estimate); open marks: alpha not identified under that choice (not judged for c = 0 and Huber).")
 
 
 def draw_region(plt, rows, fits, laws, draws, curves):
