@@ -42,7 +42,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from xml.etree import ElementTree
 
-from stage import Stage, fail, file_digest, progress, read_json, run, stage_parser, value_digest, write_json
+from study.stage import Stage, fail, file_digest, progress, read_json, run, stage_parser, value_digest, write_json
 
 ARCHIVES = {"lakh": "http://hog.ee.columbia.edu/craffel/lmd/clean_midi.tar.gz",
             "lakh-full": "http://hog.ee.columbia.edu/craffel/lmd/lmd_full.tar.gz"}

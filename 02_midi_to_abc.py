@@ -37,8 +37,8 @@ from pathlib import Path
 import numpy as np
 import symusic
 
-from abc_text import AbcError, read_abc
-from stage import Stage, fail, input_problems, load_manifest, progress, run, stage_parser, tree_files, write_text
+from music.abc_text import AbcError, read_abc
+from study.stage import Stage, cpu_count, fail, input_problems, load_manifest, progress, run, stage_parser, tree_files, write_text
 
 SUFFIXES = (".mid", ".midi", ".kar")
 DEFAULT_VOICES = 6  # see the docstring
@@ -984,7 +984,7 @@ def write_tables(root, tasks, rows):
 
 def parse_arguments(argv):
     parser = stage_parser(__doc__)
-    parser.add_argument("--workers", type=int, metavar="N", default=len(os.sched_getaffinity(0)),
+    parser.add_argument("--workers", type=int, metavar="N", default=cpu_count(),
                         help="processes (default: all cores, here %(default)s); changes nothing but the time")
     parser.add_argument("--max-voices", type=int, metavar="N", default=DEFAULT_VOICES, choices=range(1, 16),
                         help="voices kept a tune, 1-15 (default: %(default)s)")

@@ -25,14 +25,14 @@ from collections import Counter
 from pathlib import Path
 
 # first of all: from here on Ctrl-C shows no traceback, however long the rest takes to load
-from stage import TEMPORARY, Stage, atomic, fail, file_digest, progress, resolve_root, run, stage_parser, tree_files, \
+from study.stage import TEMPORARY, Stage, atomic, cpu_count, fail, file_digest, progress, resolve_root, run, stage_parser, tree_files, \
     value_digest, write_json
 
 import numpy as np
 
-import abc_text
-import baselines
-import groups
+from music import abc_text
+from study import baselines
+from study import groups
 from common import BEGIN, END, Tokenizer
 
 ME = "03_tokenize_split.py"
@@ -628,7 +628,7 @@ def main(argv=None):
         stage = Stage(__file__, args, {**config(args, holdout), "source": value_digest(digests)}, reads=())
     if stage.up_to_date():
         return
-    workers, data = args.workers or len(os.sched_getaffinity(0)), stage.root / "data"
+    workers, data = args.workers or cpu_count(), stage.root / "data"
     data.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=data, prefix=TEMPORARY) as spool:
         if args.from_splits:

@@ -20,12 +20,12 @@ import re
 from pathlib import Path
 
 # first of all: from here on Ctrl-C shows no traceback, however long the rest takes to load
-from stage import (Stage, fail, load_manifest, read_json, resolve_root, run, stage_parser, write_bytes, write_json,
+from study.stage import (Stage, fail, load_manifest, read_json, resolve_root, run, stage_parser, write_bytes, write_json,
                    write_text)
 
 import numpy as np
 
-import scaling_law as law
+from study import scaling_law as law
 
 N_RESAMPLES = 1000            # of every bootstrap; 0.3 s per family, tens of seconds for a joint law
 BAND_PERCENT = 80             # of the compute-optimal frontier, as in Hoffmann et al. 2022 (10th to 90th)

@@ -24,16 +24,17 @@ from fractions import Fraction
 from pathlib import Path
 
 # first of all: from here on Ctrl-C shows no traceback, however long the rest takes to load
-from stage import (STAGES, Stage, environment, fail, file_digest, code_digest, load_manifest, progress, read_json,
+from study.code_key import code_digest
+from study.stage import (STAGES, Stage, environment, fail, file_digest, load_manifest, progress, read_json,
                    resolve_root, root_flags, run, stage_parser, value_digest, write_bytes, write_json, write_text)
 
-import music_metrics
-import report
-import sampling
-import training
-from abc_text import AbcError, check_abc, read_abc, split_tunebook
+from music import music_metrics
+from study import report
+from study import sampling
+from study import training
+from music.abc_text import AbcError, check_abc, read_abc, split_tunebook
 from common import Tokenizer, pick_device
-from sampling import Request, generate, unprompted
+from study.sampling import Request, generate, unprompted
 
 BEST = "best_model"
 EPOCHS = {"full": 10, "quick": 2}
@@ -184,7 +185,7 @@ def measured(stage, name, settings, make):
 
 def evaluation_code():
     """Digest of the code that measures: this script, sampling and metrics, but not training and not the report."""
-    return value_digest([file_digest(__file__), code_digest(sampling.__file__, music_metrics.__file__)])
+    return value_digest([file_digest(__file__), code_digest([draw_and_rate])])
 
 
 def without_surprisal(samples):

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from abc_text import AbcError, check_abc, cut_tune, read_abc, regroup_voices, split_tunebook  # noqa: F401
-from stage import (Stage, atomic, fail, load_manifest, progress, read_json, run, stage_parser,  # noqa: F401
+from music.abc_text import AbcError, check_abc, cut_tune, read_abc, regroup_voices, split_tunebook  # noqa: F401
+from study.stage import (Stage, atomic, fail, load_manifest, progress, read_json, run, stage_parser,  # noqa: F401
                    write_bytes, write_json, write_text)
 
 # ---------------------------------------------------------------- tokenizer

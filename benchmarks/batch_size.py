@@ -15,7 +15,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(HERE))
-import training  # noqa: E402
+from study import training  # noqa: E402
 
 STAGES = {"transformer": "04_train_transformers", "lstm": "05_train_lstms"}
 

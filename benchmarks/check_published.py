@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import scaling_law as law  # noqa: E402
+from study import scaling_law as law  # noqa: E402
 
 PUBLISHED = {"E": (1.817, 0.026), "A": (482, 125), "B": (2085, 1293), "alpha": (0.348, 0.015), "beta": (0.366, 0.021)}
 N_DROPPED = 5

@@ -17,8 +17,8 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import abc_text  # noqa: E402
-import music_metrics as metrics  # noqa: E402
+from music import abc_text  # noqa: E402
+from music import music_metrics as metrics  # noqa: E402
 
 MAX_CHARS = 4900      # of a sequence, as in stage 03
 SAMPLE_CHARS = 1000   # of a sample in the timed evaluation

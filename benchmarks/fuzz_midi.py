@@ -19,7 +19,7 @@ from collections import Counter
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from abc_text import AbcError, read_abc  # noqa: E402
+from music.abc_text import AbcError, read_abc  # noqa: E402
 
 BATCH = 1000  # files on disk at a time
 TIMEOUT = 20  # seconds a file, as in stage 02

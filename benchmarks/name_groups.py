@@ -13,7 +13,7 @@ from collections import Counter
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import groups  # noqa: E402
+from study import groups  # noqa: E402
 
 
 def main():

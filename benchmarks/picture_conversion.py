@@ -19,8 +19,8 @@ import matplotlib.pyplot as plt  # noqa: E402
 
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
-import report  # noqa: E402
-from abc_text import read_abc  # noqa: E402
+from study import report  # noqa: E402
+from music.abc_text import read_abc  # noqa: E402
 
 COLOURS = ("#1b6ca8", "#c8553d", "#3a7d44", "#7b4b94", "#b8860b", "#444444")
 

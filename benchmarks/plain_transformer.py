@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import training  # noqa: E402
+from study import training  # noqa: E402
 from common import Tokenizer  # noqa: E402
 
 VOCABULARY = 75

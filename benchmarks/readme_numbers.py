@@ -14,8 +14,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(HERE))
 
-import report  # noqa: E402
-from stage import STAGES, load_manifest, read_json, write_bytes, write_text  # noqa: E402
+from study import report  # noqa: E402
+from study.stage import STAGES, load_manifest, read_json, write_bytes, write_text  # noqa: E402
 
 
 def alpha(fit):

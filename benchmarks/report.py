@@ -11,8 +11,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent / "tests")]
 
-import report  # noqa: E402
-from abc_text import read_abc, split_tunebook  # noqa: E402
+from study import report  # noqa: E402
+from music.abc_text import read_abc, split_tunebook  # noqa: E402
 from test_report import sounding  # noqa: E402
 
 N_TUNES = 100

@@ -15,7 +15,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from common import BEGIN, END, UNKNOWN, Tokenizer, build_model  # noqa: E402
-from sampling import draw, filtered_weights, generate, unprompted  # noqa: E402
+from study.sampling import draw, filtered_weights, generate, unprompted  # noqa: E402
 
 XL = {"family": "transformer", "block_size": 512, "n_layer": 6, "n_head": 4, "d_model": 320, "d_ff": 1280,
       "dropout": 0.0, "rotary": True, "qk_norm": True}
@@ -64,7 +64,7 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.checkpoint:
-        from training import load_checkpoint
+        from study.training import load_checkpoint
         model, tokenizer = load_checkpoint(args.checkpoint)[0], Tokenizer.load(args.tokenizer)
     else:
         tokenizer = Tokenizer(map(chr, range(33, 105)))

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import scaling_law as law  # noqa: E402
+from study import scaling_law as law  # noqa: E402
 
 fit_scaling = importlib.import_module("06_fit_scaling")
 PAIRS = [(1, 0.005, 0.0), (3, 0.005, 0.0), (3, 0.005, 0.5), (5, 0.005, 0.5), (1, 0.02, 0.0), (3, 0.02, 0.5)]

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import training  # noqa: E402
+from study import training  # noqa: E402
 from common import Tokenizer, precision  # noqa: E402
 
 MATRIX = 2048  # rows and columns of the product that gives the machine's rate

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings, strategies as st
 
-import abc_text
-from abc_text import (AbcError, check_abc, cut_tune, parse_key, parse_meter, parse_tempo, read_abc, regroup_voices,
+from music import abc_text
+from music.abc_text import (AbcError, check_abc, cut_tune, parse_key, parse_meter, parse_tempo, read_abc, regroup_voices,
                       split_tunebook)
 
 HEADER = "X:1\nM:4/4\nL:1/16\nQ:1/4=120\nK:{key}\n"

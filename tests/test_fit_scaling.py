@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import scaling_law as law
-import stage
+from study import scaling_law as law
+from study import stage
 
 fit_scaling = importlib.import_module("06_fit_scaling")
 PROJECT = Path(__file__).resolve().parent.parent
@@ -325,7 +325,7 @@ def test_budget_from_a_table_with_several_amounts_of_data(tmp_path, capsys):
 
 RECORDS_OF_STAGES = """
 import glob, os
-from stage import Stage, stage_parser
+from study.stage import Stage, stage_parser
 args = stage_parser("").parse_args(["--quick"])
 for name, reads, pattern in (("03_tokenize_split", (), "data/train.txt"),
                              ("04_train_transformers", ("03_tokenize_split",), "checkpoints/transformer_*"),
@@ -339,8 +339,8 @@ for name, reads, pattern in (("03_tokenize_split", (), "data/train.txt"),
 def fake_project(folder, seeds=(0,)):
     """A project of this script, its modules and stubs of the others, with run records under quick/."""
     folder.mkdir()
-    for name in ("stage.py", "scaling_law.py", "06_fit_scaling.py"):
-        shutil.copy(PROJECT / name, folder / name)
+    for name in ("study", "music", "common.py", "06_fit_scaling.py"):
+        (shutil.copytree if (PROJECT / name).is_dir() else shutil.copy)(PROJECT / name, folder / name)
     for name in stage.STAGES:
         if not (folder / f"{name}.py").exists():
             (folder / f"{name}.py").write_text("")

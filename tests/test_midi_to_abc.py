@@ -14,8 +14,8 @@ import symusic
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import stage
-from abc_text import read_abc
+from study import stage
+from music.abc_text import read_abc
 
 stage02 = importlib.import_module("02_midi_to_abc")
 PROJECT = Path(__file__).resolve().parent.parent

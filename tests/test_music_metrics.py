@@ -7,8 +7,8 @@ import random
 import numpy as np
 import pytest
 
-import music_metrics as metrics
-from abc_text import check_abc, trim_to_bars
+from music import music_metrics as metrics
+from music.abc_text import check_abc, trim_to_bars
 
 HEADER = "X:1\nM:4/4\nL:1/16\nQ:1/4=120\nK:C\n"
 SCALE = HEADER + "C2D2E2F2G2A2B2c2|C2D2E2F2G2A2B2c2|\n"

@@ -11,8 +11,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-import report
-from abc_text import check_abc, read_abc
+from study import report
+from music.abc_text import check_abc, read_abc
 
 TWO_VOICES = """X:1
 M:4/4

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-import music_metrics
-import report
-import sampling
-import training
-from abc_text import check_abc, read_abc
+from music import music_metrics
+from study import report
+from study import sampling
+from study import training
+from music.abc_text import check_abc, read_abc
 from common import BEGIN, END, Tokenizer
-from stage import HERE, Stage, manifest_path, stage_parser
+from study.stage import HERE, Stage, manifest_path, stage_parser
 
 stage07 = importlib.import_module("07_train_best_and_generate")
 
@@ -124,7 +124,7 @@ def tunes_of(n, seed):
 def made(tmp_path_factory):
     """A root in which the stages before 07 are done: real files, models hardly trained, made-up fits."""
     patch = pytest.MonkeyPatch()
-    for module in (importlib.import_module("stage"), training, stage07):  # 0.2 s a call; not what is tested here
+    for module in (importlib.import_module("study.stage"), training, stage07):  # 0.2 s a call; not what is tested here
         patch.setattr(module, "code_digest", lambda *_, **__: "code")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from common import BEGIN, END, UNKNOWN, Tokenizer, build_model
-from sampling import Request, draw, filtered_weights, generate, unprompted
+from study.sampling import Request, draw, filtered_weights, generate, unprompted
 
 CHARACTERS = "ABCDEFGabcdefg|[]z123468:\n"
 TOKENIZER = Tokenizer(CHARACTERS)

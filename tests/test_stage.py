@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-import stage
+from study import stage
 
 SCRIPT = '''"""A small stage."""
 import sys, time
-from stage import Stage, fail, run, stage_parser, write_text
+from study.stage import Stage, fail, run, stage_parser, write_text
 TEXT = "one"  # knob
 
 def main(argv=None):
@@ -42,7 +42,9 @@ NAMES = ["01_download", "02_midi_to_abc", "03_tokenize_split"]
 
 @pytest.fixture
 def project(tmp_path):
-    shutil.copy(stage.__file__, tmp_path / "stage.py")
+    (tmp_path / "study").mkdir()
+    for module in ("stage", "code_key"):
+        shutil.copy(stage.HERE / f"study/{module}.py", tmp_path / "study")
     for name in NAMES:
         (tmp_path / f"{name}.py").write_text(SCRIPT)
     return tmp_path
@@ -150,7 +152,7 @@ def test_an_interrupted_stage_is_unfinished_and_continues(project, with_signal, 
 
 def test_ctrl_c_while_a_script_is_loading(project):
     script = project / "01_download.py"
-    script.write_text("import stage, time\nprint('loading', flush=True)\ntime.sleep(300)\nstage.run(None)\n")
+    script.write_text("import time\nfrom study import stage\nprint('loading', flush=True)\ntime.sleep(300)\nstage.run(None)\n")
     process = subprocess.Popen([sys.executable, script.name], cwd=project, stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "loading\n"

@@ -18,8 +18,8 @@ from unittest import mock
 import numpy as np
 import pytest
 
-import baselines
-import groups
+from study import baselines
+from study import groups
 from common import BEGIN, END, UNKNOWN, Tokenizer
 
 stage03 = importlib.import_module("03_tokenize_split")

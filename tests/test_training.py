@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 import torch
 
-import training
+from study import training
 from common import BEGIN, END, IGNORE, Tokenizer
-from stage import Stage, read_json
+from study.stage import Stage, read_json
 
-REPOSITORY = Path(training.__file__).parent
+REPOSITORY = Path(training.__file__).parent.parent
 SHAPES = {"transformer": {"n_layer": 1, "n_head": 2, "d_model": 16, "d_ff": 32},
           "lstm": {"n_layer": 1, "d_embedding": 8, "d_hidden": 16}}
 TUNE = "X:1\nM:4/4\nL:1/16\nK:G\nD4G4B4d4|"
@@ -411,7 +411,7 @@ def test_max_minutes_ends_early_with_the_schedule_done(tmp_path, data):
 SCRIPT = """
 import importlib, sys, torch
 torch.set_num_threads(1)
-import stage, training
+from study import stage, training
 training.CHECKPOINT_SECONDS, training.CALIBRATION_SECONDS = {seconds}, 0.01
 t = importlib.import_module("04_train_transformers")
 t.SIZES = {{"tiny": {shape!r}, "small": {shape!r}}}

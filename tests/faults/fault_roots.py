@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).resolve().parent.parent.parent
-STAGES = list(importlib.import_module("stage").STAGES)
+STAGES = list(importlib.import_module("study.stage").STAGES)
 TINY = {  # flags that make a stage small; every call of a stage in these tests has them
     "01_download": ("--source", "music21", "--limit", "70"),
     "02_midi_to_abc": ("--workers", "2"),
@@ -51,7 +51,7 @@ def outputs(root):
 
 def times_apart(root):
     """The digests of `outputs`, for JSON and checkpoints those of what is in them but times, speeds and memory."""
-    torch, training = importlib.import_module("torch"), importlib.import_module("training")
+    torch, training = importlib.import_module("torch"), importlib.import_module("study.training")
     found = outputs(root)
     for name in found:
         path = root / name

@@ -23,8 +23,8 @@ from fractions import Fraction
 from pathlib import Path
 from xml.etree import ElementTree
 
-import stage
-from abc_text import AbcError, parse_key, read_abc
+from study import stage
+from music.abc_text import AbcError, parse_key, read_abc
 
 SCORE_BARS = {1: 32, 2: 32, 3: 24}  # voices -> bars drawn; more voices get SCORE_BARS_MANY
 SCORE_BARS_MANY = 16
@@ -985,7 +985,7 @@ def best_attention(root):
     """The attention figure of the best model on a held-out tune, as HTML; a sentence where it cannot be had."""
     try:
         from common import Tokenizer
-        from training import load_checkpoint
+        from study.training import load_checkpoint
         model, checkpoint = load_checkpoint(root / "checkpoints/best_model.pt")
         tokenizer = Tokenizer.load(root / "data/tokenizer.pkl")
         if checkpoint["tokenizer_digest"] != tokenizer.digest:

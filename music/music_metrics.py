@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from abc_text import TICKS, Tune, check_abc, parse_key, read_abc, trim_to_bars
+from music.abc_text import TICKS, Tune, check_abc, parse_key, read_abc, trim_to_bars
 
 LEVELS = ("header", "tokens", "content", "meter", "aligned")
 VALID_LEVEL = 4          # a sample is valid if it reaches this level

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from common import BEGIN, END, UNKNOWN
-from stage import progress
+from study.stage import progress
 
 START = (END, BEGIN)  # how a tune starts in the training text: after the end of another; see benchmarks/sampling.md
 LANES = 8            # rows; batches are padded to a multiple of it, which makes a row's logits independent of the batch

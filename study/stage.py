@@ -16,11 +16,9 @@ This module stays apart from common.py so that the stages and pool workers that 
 """
 
 import argparse
-import ast
 import contextlib
 import errno
 import fcntl
-import functools
 import hashlib
 import itertools
 import json
@@ -34,7 +32,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-HERE = Path(__file__).resolve().parent
+from study.code_key import HERE, code_digest
 
 # stage -> (folder of its manifest, below the root; stages it reads)
 STAGES = {
@@ -130,6 +128,24 @@ def progress(iterable=None, total=None, desc=None, unit="it"):
     return tqdm(iterable, total=total, desc=desc, unit=unit, disable=not sys.stderr.isatty(), dynamic_ncols=True)
 
 
+# ---------------------------------------------------------------- machine
+
+def cpu_count():
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # not on macOS
+
+
+def is_alive(pid):
+    """True if there is a process of this number."""
+    try:
+        os.kill(pid, 0)  # signal 0 asks only
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # there is one, of another user
+        pass
+    return True
+
+
 # ---------------------------------------------------------------- files
 
 _temporary_number = itertools.count()
@@ -193,31 +209,9 @@ def value_digest(value):
     return hashlib.sha256(json.dumps(value, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
-def code_digest(*scripts, follow=True):
-    """SHA-256 over these Python files and, with `follow`, the project's modules that they import; comments and
-    docstrings left out."""
-    todo, seen = [Path(script).resolve() for script in scripts], {}
-    while todo:
-        path = todo.pop()
-        if path not in seen:
-            seen[path], imported = _module_digest(path)
-            todo += imported if follow else []
-    return value_digest(sorted((path.name, digest) for path, digest in seen.items()))
-
-
-@functools.cache  # every stage asks for the modules that all of them share
-def _module_digest(path):
-    """(SHA-256 of a module's syntax tree without docstrings, the project's modules that it imports)."""
-    tree, imported = ast.parse(path.read_bytes()), []
-    for node in ast.walk(tree):
-        names = ([alias.name for alias in node.names] if isinstance(node, ast.Import)
-                 else [node.module] if isinstance(node, ast.ImportFrom) and node.module else [])
-        imported += [module for name in names if (module := path.parent / f"{name}.py").exists()]
-        body = getattr(node, "body", None)
-        if (isinstance(body, list) and body and isinstance(body[0], ast.Expr)
-                and isinstance(body[0].value, ast.Constant) and isinstance(body[0].value.value, str)):
-            body[0].value.value = ""  # a docstring
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), imported
+def stage_code(name):
+    """Digest of the code of a stage: what its main() reaches. Words count where pages and figures are made of them."""
+    return code_digest([(HERE / f"{name}.py", "main")], words=STAGES[name][0] == "part4_outputs")
 
 
 def tree_files(folder):
@@ -238,7 +232,7 @@ def remove_temporaries(folder):
     """Deletes what killed writers left behind; files of living processes stay."""
     for path in folder.rglob(TEMPORARY + "*"):
         pid = path.name[len(TEMPORARY):].split("-")[0]
-        if not (pid.isdigit() and Path(f"/proc/{pid}").exists() and int(pid) != os.getpid()):
+        if not (pid.isdigit() and int(pid) != os.getpid() and is_alive(int(pid))):
             path.unlink(missing_ok=True)
 
 
@@ -336,7 +330,7 @@ def input_problems(root, name, flags=""):
         upstream = load_manifest(root, before)
         if upstream and upstream["output_digest"] != digest:
             problems.append((f"stale: the output of {name} was made from an older output of {before}", command))
-    if manifest["code_digest"] != code_digest(HERE / f"{name}.py"):
+    if manifest["code_digest"] != stage_code(name):
         problems.append((f"stale: {name}.py (or a module it uses) has changed since it ran", command))
     for output, expected in manifest["outputs"].items():
         damage = _damage(root, output, expected, _index_path(root, name, output))
@@ -356,7 +350,7 @@ def environment(device=None):
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
     return {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}",
-            "cpu_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "cpu_cores": cpu_count(),
             "device": device, **versions}
 
 
@@ -383,7 +377,7 @@ class Stage:
             fail(f"{self.name}.py", "\n".join(dict.fromkeys(text for text, _ in problems)),
                  "run: " + " && ".join(commands))
         self.inputs = {name: load_manifest(self.root, name)["output_digest"] for name in reads}
-        self.code = code_digest(script)
+        self.code = stage_code(self.name)
         self.key = value_digest({"config": self.config, "code": self.code, "inputs": self.inputs})
 
     def up_to_date(self):

@@ -16,7 +16,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from baselines import mix
+from study.baselines import mix
 
 # ---------------------------------------------------------------- names
 

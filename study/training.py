@@ -35,7 +35,8 @@ import torch.nn.functional as F
 
 import common
 from common import BEGIN, END, IGNORE, Tokenizer, autocast, build_model
-from stage import (HERE, Stage, atomic, code_digest, fail, file_digest, progress, read_json, stage_parser, value_digest,
+from study.code_key import code_digest
+from study.stage import (HERE, Stage, atomic, fail, file_digest, progress, read_json, stage_parser, value_digest,
                    write_json, write_text)
 
 BLOCK_SIZE = 512  # tokens of context
@@ -199,7 +200,7 @@ def plan_run(data, family, size, shape, learning_rate, seed=0, recipe="tuned", s
 @functools.cache
 def _loop_code():
     """Digest of the code that decides what a run gives; size tables, file handling and ABC are not part of it."""
-    return code_digest(common.__file__, __file__, follow=False)
+    return code_digest([_train])
 
 
 def run_name(run):
