@@ -8,8 +8,9 @@ Run:    python 04_train_transformers.py [--quick] [--only tiny,small] [--seeds 0
 Prints the plan with expected minutes, a line for each run, and the best validation loss last.
 """
 
+from common import Transformer
 from study.stage import run
-from study.training import suite_main
+from study.suite import suite_main
 
 SIZES = {  # about 0.14M, 0.67M, 1.9M, 4.1M and 7.6M parameters at a vocabulary of 75
     "tiny": {"n_layer": 2, "n_head": 2, "d_model": 64, "d_ff": 256},
@@ -26,7 +27,7 @@ LEARNING_RATES = {  # peak; from --sweep-lr (docs/lr_sweep.json)
 
 def main(argv=None):
     """Trains the suite, or sweeps learning rates."""
-    suite_main(__file__, "transformer", SIZES, LEARNING_RATES, __doc__, argv)
+    suite_main(__file__, Transformer, SIZES, LEARNING_RATES, __doc__, argv)
 
 
 if __name__ == "__main__":

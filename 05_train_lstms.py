@@ -8,8 +8,9 @@ Run:    python 05_train_lstms.py [--quick] [--only tiny,small] [--seeds 0,1,2]
 Prints the plan with expected minutes, a line for each run, and the best validation loss last.
 """
 
+from common import LSTM
 from study.stage import run
-from study.training import suite_main
+from study.suite import suite_main
 
 SIZES = {  # about 0.24M, 0.95M, 3.3M and 5.8M parameters at a vocabulary of 75
     "tiny": {"n_layer": 2, "d_embedding": 64, "d_hidden": 128},
@@ -25,7 +26,7 @@ LEARNING_RATES = {  # peak; from --sweep-lr (docs/lr_sweep.json)
 
 def main(argv=None):
     """Trains the suite, or sweeps learning rates."""
-    suite_main(__file__, "lstm", SIZES, LEARNING_RATES, __doc__, argv)
+    suite_main(__file__, LSTM, SIZES, LEARNING_RATES, __doc__, argv)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""What the stages share: tokenizer, model classes and the choice of device. (The stage contract is in stage.py,
-ABC text in abc_text.py, the training loop in training.py; their public names can be had from here too.)"""
+"""What the stages share: tokenizer, model classes and the choice of device. Imports nothing else of the project."""
 
 import hashlib
 import io
+import math
 import os
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,40 +13,35 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from music.abc_text import AbcError, check_abc, cut_tune, read_abc, regroup_voices, split_tunebook  # noqa: F401
-from study.stage import (Stage, atomic, fail, load_manifest, progress, read_json, run, stage_parser,  # noqa: F401
-                   write_bytes, write_json, write_text)
-
 # ---------------------------------------------------------------- tokenizer
-# Text <-> token numbers, one token a character, with tokens for the two ends of a tune.
+# Text <-> token numbers, with tokens for the two ends of a tune. A tokenizer class has a `kind`; `vocab_size`; `dtype`,
+# the smallest that holds its numbers; `token_chars`, how many characters each token stands for (losses are per
+# character, whatever a token is); `encode`, `decode`; `digest`; `dumps` and `from_saved`.
 
 BEGIN, END, UNKNOWN = 0, 1, 2  # first tokens of every vocabulary
 N_SPECIAL = 3
+SPECIAL_CHARS = 0, 1, 1  # characters they stand for: a tune begins for free, but that it ends here is a prediction
 TOKENIZER_LIMIT_BYTES = 4 << 20  # every character of Unicode would fit
 
 
-class _BuiltinsOnly(pickle.Unpickler):
-    """Reads pickles of numbers, text, lists and dicts; refuses every name that would have to be imported."""
-
-    def find_class(self, module, name):
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
-
-
-class Tokenizer:
+class CharTokenizer:
     """Character-level vocabulary.
 
     Token 0 begins a tune, 1 ends it, 2 stands for a character that the training text does not have; character
     number i of the sorted `characters` is token 3 + i.
 
-    >>> t = Tokenizer("ABC|")
-    >>> t.encode("AB|?").tolist(), t.decode([0, 3, 4, 6, 1])
-    ([3, 4, 6, 2], 'AB|')
+    >>> t = CharTokenizer("ABC|")
+    >>> t.encode("AB|?").tolist(), t.decode([0, 3, 4, 6, 1]), t.token_chars.tolist()
+    ([3, 4, 6, 2], 'AB|', [0, 1, 1, 1, 1, 1, 1])
     """
+
+    kind = "char"
 
     def __init__(self, characters):
         self.characters = "".join(sorted(set(characters)))
         self.vocab_size = N_SPECIAL + len(self.characters)
         self.dtype = np.uint8 if self.vocab_size <= 256 else np.uint16
+        self.token_chars = np.array([*SPECIAL_CHARS, *(1 for _ in self.characters)])
         self._codes = np.array([ord(c) for c in self.characters], dtype=np.uint32)
 
     def encode(self, text):
@@ -64,51 +60,62 @@ class Tokenizer:
     @property
     def digest(self):
         """SHA-256 that identifies the vocabulary in every file made with it."""
-        return hashlib.sha256(f"char/{N_SPECIAL}/{self.characters}".encode()).hexdigest()
+        return hashlib.sha256(f"{self.kind}/{N_SPECIAL}/{self.characters}".encode()).hexdigest()
 
-    def save(self, path):
-        """Writes tokenizer.pkl: one dict of built-in types."""
-        write_bytes(path, pickle.dumps({
-            "format": 1, "kind": "char", "special": {"begin": BEGIN, "end": END, "unknown": UNKNOWN},
-            "characters": self.characters, "vocab_size": self.vocab_size, "digest": self.digest}, protocol=4))
+    def dumps(self):
+        """The bytes of tokenizer.pkl: one dict of built-in types, which `load_tokenizer` reads."""
+        return pickle.dumps({
+            "format": 1, "kind": self.kind, "special": {"begin": BEGIN, "end": END, "unknown": UNKNOWN},
+            "characters": self.characters, "vocab_size": self.vocab_size, "digest": self.digest}, protocol=4)
 
     @classmethod
-    def load(cls, path):
-        """Reads tokenizer.pkl without executing anything; ValueError says what is wrong with it."""
-        path = Path(path)
-        try:
-            if path.stat().st_size > TOKENIZER_LIMIT_BYTES:
-                raise ValueError("it is too large for a vocabulary")
-            saved = _BuiltinsOnly(io.BytesIO(path.read_bytes())).load()
-            if not isinstance(saved, dict) or not isinstance(saved.get("characters"), str):
-                raise ValueError("it holds no vocabulary")
-            tokenizer = cls(saved["characters"])
-            if saved.get("digest") != tokenizer.digest:
-                raise ValueError("its digest does not fit its characters")
-        except (pickle.UnpicklingError, ValueError, EOFError, AttributeError, IndexError, KeyError,
-                TypeError, MemoryError, OverflowError, OSError) as error:
-            raise ValueError(f"{path.name} is not a tokenizer of this project: {error}") from None
-        return tokenizer
+    def from_saved(cls, saved):
+        """The tokenizer of a dict that `dumps` made; ValueError if it holds no vocabulary."""
+        if not isinstance(saved.get("characters"), str):
+            raise ValueError("it holds no vocabulary")
+        return cls(saved["characters"])
+
+
+TOKENIZERS = {"char": CharTokenizer}  # kind -> class
+
+
+def load_tokenizer(path):
+    """The tokenizer saved in a file, of whatever kind, without executing anything; ValueError says what is wrong."""
+    path = Path(path)
+    try:
+        if path.stat().st_size > TOKENIZER_LIMIT_BYTES:
+            raise ValueError("it is too large for a vocabulary")
+        saved = _BuiltinsOnly(io.BytesIO(path.read_bytes())).load()
+        if not isinstance(saved, dict):
+            raise ValueError("it holds no vocabulary")
+        kind = saved.get("kind")
+        if kind not in TOKENIZERS:
+            raise ValueError(f"it is of the kind {kind!r}; known are {', '.join(TOKENIZERS)}")
+        tokenizer = TOKENIZERS[kind].from_saved(saved)
+        if saved.get("digest") != tokenizer.digest:
+            raise ValueError("its digest does not fit its vocabulary")
+    except (pickle.UnpicklingError, ValueError, EOFError, AttributeError, IndexError, KeyError,
+            TypeError, MemoryError, OverflowError, OSError) as error:
+        raise ValueError(f"{path.name} is not a tokenizer of this project: {error}") from None
+    return tokenizer
+
+
+class _BuiltinsOnly(pickle.Unpickler):
+    """Reads pickles of numbers, text, lists and dicts; refuses every name that would have to be imported."""
+
+    def find_class(self, module, name):
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
 
 
 # ---------------------------------------------------------------- models
-# Two families behind one interface: model(idx, targets) -> (logits, loss), model.step(idx, cache) for generation.
-# Neither has trained biases; both start with an output layer of zeros, so that the first loss is exactly ln V.
+# Families behind one interface: model(idx, targets) -> (logits, loss), model.step(idx, cache) for generation, and what
+# only the class knows (see `Model`). None has trained biases; all start with an output layer of zeros, so that the
+# first loss is exactly ln V. `study/families.py` lists them.
 
 IGNORE = -1  # target that counts for nothing: what follows the end of a tune is no prediction of music
 EMBEDDING_STD = 0.5  # spread of new token embeddings; see benchmarks/training.md
 ROTARY_BASE = 500.0  # longest rotary wavelength over 2 pi, tokens: the context is 512 (10,000 was 0.01-0.03 nats worse)
 FORGET_BIAS = 1.0  # constant bias of the LSTM's forget gates (Jozefowicz et al. 2015)
-
-
-def build_model(config):
-    """A new model from its configuration (a dict of JSON values).
-
-    {"family": "transformer", "vocab_size", "block_size", "n_layer", "n_head", "d_model", "d_ff", "dropout",
-     "rotary": bool, "qk_norm": bool, "token_shift": bool} or {"family": "lstm", "vocab_size", "block_size",
-     "n_layer", "d_embedding", "d_hidden", "dropout"}. Weights are drawn from torch's global generator: seed it first.
-    """
-    return {"transformer": Transformer, "lstm": LSTM}[config["family"]](config)
 
 
 def nats(logits, targets):
@@ -118,14 +125,50 @@ def nats(logits, targets):
     return total / (targets != IGNORE).sum().clamp(min=1)
 
 
-class _Model(nn.Module):
-    """What both families share: the loss and the accounts."""
+class Model(nn.Module):
+    """What the families share: the loss and the accounts. A family is a subclass. It sets `self.config` and `self.head`
+    and has, beside the attributes below,
+
+    features(idx): what the head reads, (B, T, width);
+    step(idx, cache=None): (logits (B, V) after new tokens idx (B, T >= 1), cache to pass with the next ones);
+    take_rows(cache, rows): the cache of these rows (1-D tensor of indices) of the batch;
+    flops_per_token(): of forward and backward pass.
+    """
+
+    family = None  # its name in study/families.py
+    DROPOUT = {"tuned": 0.0, "classic": 0.0}      # by recipe
+    EMBEDDING_RATE = {"muon": 3.0, "adamw": 1.0}  # of all but hidden matrices, over theirs; tuned recipe
+    MATRICES = {}  # hidden matrices: last part of a parameter's name without number -> matrices stacked in it
 
     def forward(self, idx, targets=None):
         """idx (B, T) token numbers, T <= block_size, targets (B, T) the next ones or IGNORE ->
         logits (B, T, V), mean loss in nats (None without targets)."""
         logits = self.head(self.features(idx))
         return logits, None if targets is None else nats(logits, targets)
+
+    @classmethod
+    def recipe_flags(cls, recipe):
+        """Entries of the configuration that a recipe switches on or off."""
+        return {}
+
+    @classmethod
+    def shape_of_size(cls, n_parameters, vocab_size):
+        """The shape (entries of SIZES) whose non-embedding parameters are nearest a number; for the wide suite."""
+        raise ValueError(f"the family {cls.family} has no rule for sizes of a given number of parameters")
+
+    def parameter_groups(self):
+        """(matrices, rest): hidden matrices as [(parameter, how many matrices lie one above the other in it)], all
+        other trained parameters as a list.
+
+        Muon makes the update of a matrix orthogonal, which is right where it maps one layer's values to the next and
+        wrong for tables, states and gains. So only what a class names in MATRICES is taken.
+        """
+        matrices, rest = [], []
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                blocks = self.MATRICES.get(_part(name))
+                matrices.append((parameter, blocks)) if blocks else rest.append(parameter)
+        return matrices, rest
 
     def count_parameters(self):
         """Trained parameters by group; the groups sum to "total". "non_embedding" leaves out token and position
@@ -138,6 +181,20 @@ class _Model(nn.Module):
                 groups[group] += parameter.numel()
         total = sum(groups.values())
         return {"total": total, "non_embedding": total - groups["embedding"], **groups}
+
+    @staticmethod
+    def precision(device):
+        """In what this family multiplies its hidden matrices on a device: "bf16" or "fp32"."""
+        return precision(device)
+
+
+def _part(name):
+    """The part of a parameter's name that says what it is.
+
+    >>> _part("blocks.3.qkv.weight"), _part("lstm.weight_hh_l0")
+    ('qkv', 'weight_hh')
+    """
+    return re.sub(r"_l\d+$", "", name.removesuffix(".weight").split(".")[-1])
 
 
 class _Block(nn.Module):
@@ -175,7 +232,8 @@ class _Block(nn.Module):
         if torch.is_grad_enabled() and dtype == torch.bfloat16 and x.device.type == "cpu" and T > 1:
             y = causal_attention(q, k, v, dropout)
         else:
-            seen = None if past == 0 or T == 1 else torch.ones(T, past + T, dtype=torch.bool, device=x.device).tril(past)
+            seen = None if past == 0 or T == 1 else \
+                torch.ones(T, past + T, dtype=torch.bool, device=x.device).tril(past)
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=past == 0 and T > 1,
                                                dropout_p=dropout)
         y = self.attention_out(y.transpose(1, 2).reshape(B, T, d))
@@ -214,9 +272,23 @@ def _rotate(x, cos, sin):
     return x * cos.unsqueeze(-2) + torch.cat((-b, a), dim=-1) * sin.unsqueeze(-2)
 
 
-class Transformer(_Model):
+class Transformer(Model):
     """Decoder-only Transformer: learned positions, untied output head; beside them, without parameters: rotary
-    positions, QK-norm, token shift."""
+    positions, QK-norm, token shift.
+
+    config: "family", "vocab_size", "block_size", "n_layer", "n_head", "d_model", "d_ff", "dropout" and the flags
+    "rotary", "qk_norm", "token_shift".
+    """
+
+    family = "transformer"
+    DROPOUT = {"tuned": 0.0, "classic": 0.1}
+    EMBEDDING_RATE = {"muon": 3.0, "adamw": 1.0}  # see benchmarks/training.md
+    MATRICES = {"qkv": 3, "attention_out": 1, "mlp_in": 1, "mlp_out": 1}
+
+    @classmethod
+    def recipe_flags(cls, recipe):
+        """Rotary positions, QK-norm and token shift: all of them, or none as in the original study."""
+        return dict.fromkeys(("rotary", "qk_norm", "token_shift"), recipe == "tuned")
 
     def __init__(self, config):
         super().__init__()
@@ -274,6 +346,12 @@ class Transformer(_Model):
         x = self.features(tokens[:, past:], cache["store"], cache["last"], past)
         return self.head(x[:, -1]), {**cache, "n": n, "start": start, "tokens": tokens}
 
+    @staticmethod
+    def take_rows(cache, rows):
+        """The cache of these rows of the batch: their keys, values, shifted channels and tokens."""
+        return {**cache, "tokens": cache["tokens"].index_select(0, rows),
+                **{name: cache[name].index_select(2, rows) for name in ("store", "last")}}
+
     def flops_per_token(self):
         """Floating-point operations of forward and backward pass per token of a full window: 2 for each weight that
         is multiplied and 4 d for each query-key pair, of which a causal window has (T + 1) / 2 per token and layer;
@@ -283,8 +361,16 @@ class Transformer(_Model):
         return 3 * (2 * weights + c["n_layer"] * 4 * c["d_model"] * (c["block_size"] + 1) / 2)
 
 
-class LSTM(_Model):
-    """Embedding, a stack of LSTM layers, linear head. The gates' biases are constants (0; forget gate 1)."""
+class LSTM(Model):
+    """Embedding, a stack of LSTM layers, linear head. The gates' biases are constants (0; forget gate 1).
+
+    config: "family", "vocab_size", "block_size", "n_layer", "d_embedding", "d_hidden", "dropout".
+    """
+
+    family = "lstm"
+    DROPOUT = {"tuned": 0.0, "classic": 0.2}
+    EMBEDDING_RATE = {"muon": 3.0, "adamw": 8.0}  # see benchmarks/training.md
+    MATRICES = {"weight_ih": 4, "weight_hh": 4}  # one for each gate
 
     def __init__(self, config):
         super().__init__()
@@ -321,6 +407,26 @@ class LSTM(_Model):
         memory: there is no window to slide."""
         y, cache = self._run(idx, cache)
         return self.head(y[:, -1]), cache
+
+    @staticmethod
+    def take_rows(cache, rows):
+        """The state of these rows of the batch: h and c, each (n_layer, B, H)."""
+        return tuple(state.index_select(1, rows) for state in cache)
+
+    @staticmethod
+    def precision(device):
+        """fp32 on CPUs, where bf16 gates are slower; the head alone follows `autocast`."""
+        return precision(device) if torch.device(device).type == "cuda" else "fp32"
+
+    @classmethod
+    def shape_of_size(cls, n_parameters, vocab_size):
+        """Two layers whose widths are searched for: hidden H, embedding E between 0.35 H and 0.65 H."""
+        def excess(E, H):
+            return abs(4 * H * (E + H) + 8 * H * H + H * vocab_size - n_parameters)
+        width = math.sqrt(n_parameters / 14)  # 14 H^2 weights at E = H / 2
+        E, H = min(((E, H) for H in range(int(width * 0.9) // 2 * 2, int(width * 1.1) + 2, 2)
+                    for E in range(int(0.35 * H), int(0.65 * H))), key=lambda widths: excess(*widths))
+        return {"n_layer": 2, "d_embedding": E, "d_hidden": H}
 
     def flops_per_token(self):
         """Floating-point operations of forward and backward pass per token: 6 for each weight that is multiplied."""

@@ -1,11 +1,10 @@
 """Draws docs/conversion.png: a MIDI file as piano roll, the notes read back from its ABC over it, and both as music.
 
-Run: python benchmarks/picture_conversion.py MIDI [--bars N] [--out docs/conversion.png]
+Run: python -m benchmarks.picture_conversion MIDI [--bars N] [--out docs/conversion.png]
 The picture in the docs shows a Bach chorale of the embedded corpus (data/raw_midi/Bach Chorales/bwv10.7.mid).
 """
 
 import argparse
-import importlib
 import io
 import sys
 import textwrap
@@ -15,12 +14,12 @@ import matplotlib
 import symusic
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
+import matplotlib.pyplot as plt
 
-PROJECT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(PROJECT))
-from study import report  # noqa: E402
-from music.abc_text import read_abc  # noqa: E402
+from music import notation
+from music.abc_text import read_abc
+from music.midi_to_abc import convert
+from study.stage import HERE
 
 COLOURS = ("#1b6ca8", "#c8553d", "#3a7d44", "#7b4b94", "#b8860b", "#444444")
 
@@ -29,9 +28,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("midi", type=Path)
     parser.add_argument("--bars", type=int, default=8)
-    parser.add_argument("--out", type=Path, default=PROJECT / "docs/conversion.png")
+    parser.add_argument("--out", type=Path, default=HERE / "docs/conversion.png")
     args = parser.parse_args()
-    text, _ = importlib.import_module("02_midi_to_abc").convert(args.midi.read_bytes(), args.midi.stem)
+    text, _ = convert(args.midi.read_bytes(), args.midi.stem)
     tune, score = read_abc(text), symusic.Score(str(args.midi))
     bars = tune.voices[0].bars[:args.bars]
     end = float(bars[-1].onset + bars[-1].length)
@@ -54,10 +53,10 @@ def main():
     roll.set_ylabel("MIDI pitch")
     roll.set_title(f"{tune.fields.get('T', args.midi.stem)}: MIDI (grey boxes) and the notes read back from the ABC "
                    "(lines, a colour for each voice)", fontsize=10)
-    svg, problem = report.engrave(report.musicxml(tune, args.bars))
+    svg, problem = notation.engrave(notation.musicxml(tune, args.bars))
     if svg is None:
-        sys.exit(f"picture_conversion.py: no engraving: {problem}")
-    music.imshow(plt.imread(io.BytesIO(report.to_png(svg, 2200))))
+        sys.exit(f"benchmarks.picture_conversion: no engraving: {problem}")
+    music.imshow(plt.imread(io.BytesIO(notation.to_png(svg, 2200))))
     music.axis("off")
     n_lines = 12
     lines = [part for line in text.splitlines() for part in textwrap.wrap(line, 118, break_on_hyphens=False) or [""]]

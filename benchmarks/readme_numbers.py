@@ -2,7 +2,7 @@
 
 Reads:  ROOT/part4_outputs/RESULTS.json, figures/scaling.png, the manifests (seconds of every stage)
 Writes: README.md between <!-- numbers --> and <!-- /numbers -->, docs/scaling.png
-Run:    python benchmarks/readme_numbers.py --root quick
+Run:    python -m benchmarks.readme_numbers --root quick
 """
 
 import argparse
@@ -11,11 +11,9 @@ import re
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(HERE))
-
-from study import report  # noqa: E402
-from study.stage import STAGES, load_manifest, read_json, write_bytes, write_text  # noqa: E402
+from study import figures
+from study.page import report
+from study.stage import HERE, STAGES, load_manifest, read_json, write_bytes, write_text
 
 
 def alpha(fit):
@@ -33,14 +31,15 @@ def numbers(root):
         sys.exit(f"{root}/part4_outputs/RESULTS.json is missing\n  -> run: make run")
     runs, baselines, best = results["runs"], results["baselines"], results["best"]
     chars = results["data"]["splits"]["train"]["characters"]
-    lines = [re.sub(r"</?p>|<ul.*</ul>", "", report.answer(results)), "",
-             f"(The short run, `make run`: {chars:,} characters, one epoch, one seed a size. It shows that everything works; "
-             f"`RESULTS.json` compares the families at equal size, FLOPs and seconds.)", "",
-             "![Validation loss against size for both families, with the fitted laws](docs/scaling.png)", "",
+    answer = report.answer(results)
+    lines = [" ".join(filter(None, ("L(N) = a·N<sup>−α</sup> + c".join(answer["law"] or ()), answer["best"]))), "",
+             f"(The short run, `make run`: {chars:,} characters, one epoch, one seed a size. It shows that everything "
+             f"works; `RESULTS.json` compares the families at equal size, FLOPs and seconds.)", "",
+             "![Validation loss against size for each family, with the fitted laws](docs/scaling.png)", "",
              "| | parameters | validation loss, nats per character | α of a·N^(-α) + c (95 %) |", "|---|---|---|---|"]
-    for family, label in (("transformer", "Transformers"), ("lstm", "LSTMs")):
+    for family in figures.in_order({row["family"] for row in runs}):
         rows = [row for row in runs if row["family"] == family]
-        lines.append(f"| {label} | {min(r['params_total'] for r in rows) / 1e6:.2f}M to "
+        lines.append(f"| {figures.label(family)}s | {min(r['params_total'] for r in rows) / 1e6:.2f}M to "
                      f"{max(r['params_total'] for r in rows) / 1e6:.2f}M | "
                      + ", ".join(f"{r['val_nats_per_char']:.3f}" for r in rows)
                      + f" | {alpha(results['fits'][family])} |")
@@ -54,11 +53,13 @@ def numbers(root):
                  f"{baselines['test']['ngram']['bits_per_char']:.2f}) | |")
     rate, chosen = results["samples"]["unprompted"], results["samples"]["chosen_sampler"]
     real = results["samples"]["real_music"]
+    floor = max((row["rate"] for row in results["samples"]["ladder"]
+                 if row["kind"] not in ("real", "model", "sampler")), default=0)
     lines += ["", f"Of {rate['n']} unprompted first tries at temperature 1, {rate['rate']:.0%} are valid (95 %: "
-              f"{rate['interval'][0]:.1%} to {rate['interval'][1]:.1%}) and {rate['bar_accuracy']:.0%} of their sounding "
-              f"bars have the right length; with the chosen sampler {chosen['rate']:.0%} and "
-              f"{chosen['bar_accuracy']:.0%}; real held-out music {real['rate']:.0%}; n-grams, random and shuffled text "
-              f"{max((row['rate'] for row in results['samples']['ladder'] if row['kind'] not in ('real', 'model', 'sampler')), default=0):.0%}."]
+              f"{rate['interval'][0]:.1%} to {rate['interval'][1]:.1%}) and {rate['bar_accuracy']:.0%} of their "
+              f"sounding bars have the right length; with the chosen sampler {chosen['rate']:.0%} and "
+              f"{chosen['bar_accuracy']:.0%}; real held-out music {real['rate']:.0%}; n-grams, random and shuffled "
+              f"text {floor:.0%}."]
     lines += ["", "Minutes of the stages: " + ", ".join(
         f"{name[:2]} {load_manifest(root, name)['seconds'] / 60:.1f}" for name in STAGES) + "."]
     if results["headline"]["warnings"]:

@@ -22,8 +22,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent.parent
 
-PLUMBING = frozenset(f"study/{name}.py" for name in ("code_key", "stage", "checkpoints", "families"))
-SAYING = frozenset({"print", "fail", "progress", "exit", "add_argument", "add_argument_group", "warn", "Stopped"})
+PLUMBING = frozenset(f"study/{name}.py" for name in ("arguments", "code_key", "stage", "checkpoints", "families"))
+SAYING = frozenset({"print", "fail", "progress", "exit", "add_argument", "add_argument_group", "warn", "error", "Stopped"})
 SENTENCE = re.compile(r"[A-Za-z]{2,},? [A-Za-z]+,? [A-Za-z]")  # three words in a row: no key and no piece of ABC
 
 
@@ -73,7 +73,8 @@ class _Module:
         elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             self.definitions.setdefault(node.name, []).append(node)
         elif isinstance(node, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
-            for name in {part.id for part in ast.walk(node)
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            for name in {part.id for target in targets for part in ast.walk(target)
                          if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)} or {""}:
                 self.definitions.setdefault(name, []).append(node)
         elif not (_is_text(node) or isinstance(node, ast.If) and "__main__" in ast.unparse(node.test)):

@@ -16,7 +16,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from study.baselines import mix
+from music.windows import mix
 
 # ---------------------------------------------------------------- names
 
@@ -36,8 +36,8 @@ def words(text):
 
 def artist_key(artist):
     """Words of an artist in alphabetical order: `Rod Stewart`, `Stewart,Rod` and `STEWART Rod` are one."""
-    found = [word for word in words(artist).split() if word not in ("the", "and")]
-    return " ".join(sorted(set(found))) or words(artist)
+    telling = [word for word in words(artist).split() if word not in ("the", "and")]
+    return " ".join(sorted(set(telling))) or words(artist)
 
 
 def title_key(title):
@@ -94,7 +94,7 @@ def shingles(voices):
     alike in all music. A run that occurs 2, 4, 8 ... times enters once more for each: else, in music that repeats
     itself, a few wrong notes, different at every repeat, would outnumber the right ones.
     """
-    found = []
+    hashes = []
     for onsets, _, pitches in voices:
         order = np.lexsort((pitches, onsets))
         onsets, pitches = onsets[order], pitches[order]
@@ -106,10 +106,10 @@ def shingles(voices):
         ordered = np.sort(window, axis=1)
         varied = (ordered[:, 1:] != ordered[:, :-1]).sum(axis=1) >= 3
         intervals = np.diff(window[varied], axis=1).astype(np.int64).astype(np.uint64)
-        found.append(mix((intervals * _WEIGHTS).sum(axis=1, dtype=np.uint64)))
-    if not found:
+        hashes.append(mix((intervals * _WEIGHTS).sum(axis=1, dtype=np.uint64)))
+    if not hashes:
         return np.empty(0, np.uint64)
-    runs, counts = np.unique(np.concatenate(found), return_counts=True)
+    runs, counts = np.unique(np.concatenate(hashes), return_counts=True)
     levels = [runs] + [mix(runs[counts >= 1 << level] + _LEVELS[level])
                        for level in range(1, int(counts.max(initial=1)).bit_length())]
     return np.unique(np.concatenate(levels))
@@ -146,7 +146,7 @@ def similar_pairs(signatures, n_shingles):
     alone, so a corpus that grows keeps its old pairs.
     """
     usable = np.flatnonzero(n_shingles >= MIN_SHINGLES)
-    found = {}
+    likeness = {}
     for band in range(0, N_HASHES - ROWS + 1, ROWS):
         key = np.zeros(len(usable), np.uint64)
         for row in range(band, band + ROWS):
@@ -161,29 +161,42 @@ def similar_pairs(signatures, n_shingles):
                 first, second = members[part], members[part + step]
                 alike = (signatures[first] == signatures[second]).mean(axis=1)
                 for i in np.flatnonzero(alike >= MATCH).tolist():
-                    found[min(first[i], second[i]), max(first[i], second[i])] = alike[i]
+                    likeness[min(first[i], second[i]), max(first[i], second[i])] = alike[i]
             step += 1
-    pairs = sorted(found)
-    return np.array(pairs, dtype=np.int64).reshape(-1, 2), np.array([found[pair] for pair in pairs])
+    pairs = sorted(likeness)
+    return np.array(pairs, dtype=np.int64).reshape(-1, 2), np.array([likeness[pair] for pair in pairs])
 
 
 def find_groups(names, free_digests, pairs):
     """Component number of every tune under equal names, equal notes (empty values say nothing) and similar pairs."""
-    parent = list(range(len(names)))
+    from scipy.sparse import coo_array, csgraph  # here: 0.2 s that the workers who take fingerprints do not need
 
-    def root(i):
-        while parent[i] != i:
-            parent[i] = i = parent[parent[i]]
-        return i
-
+    links = [pairs]
     for values in (names, free_digests):
         first = {}
-        for i, value in enumerate(values):
-            if value:
-                parent[root(i)] = root(first.setdefault(value, i))
-    for i, j in pairs.tolist():
-        parent[root(i)] = root(j)
-    return [root(i) for i in range(len(names))]
+        links.append([(first.setdefault(value, i), i) for i, value in enumerate(values) if value])
+    links = np.concatenate([np.array(part, dtype=np.int64).reshape(-1, 2) for part in links])
+    graph = coo_array((np.ones(len(links), bool), links.T), shape=(len(names), len(names)))
+    return csgraph.connected_components(graph, directed=False)[1].tolist()
+
+
+def group_tunes(tunes):
+    """Gives every tune (see reading.py) its `group`; returns the number of similar pairs that were found."""
+    first = {}
+    for i, tune in enumerate(tunes):
+        first.setdefault(tune["exact"], i)
+    unique = np.array(sorted(first.values()), dtype=np.int64)  # the same notes need no likeness
+    pairs, _ = similar_pairs(np.stack([tunes[i]["signature"] for i in unique]),
+                             np.array([tunes[i]["n_shingles"] for i in unique]))
+    components = find_groups([tune["name"] for tune in tunes], [tune["free"] for tune in tunes], unique[pairs])
+    members = {}
+    for tune, component in zip(tunes, components):
+        members.setdefault(component, []).append(tune)
+    for part in members.values():
+        name = name_group([(tune["name"], tune["free"], tune["n_notes"] or 0, tune["n_shingles"]) for tune in part])
+        for tune in part:
+            tune["group"] = name
+    return len(pairs)
 
 
 def name_group(members):

@@ -1,4 +1,4 @@
-"""Drawing music from a trained model: filters of the next-character distribution and batched generation.
+"""Drawing music from a trained model: filters of the next-token distribution and batched generation.
 
 Every sample is a *request* (prompt, sampler settings, seed, budget). All requests of a call run in one batch with the
 model's key/value cache or LSTM state, whatever their settings, and each draws from its own random stream, so that a
@@ -11,6 +11,9 @@ Promised: on CPU the same request gives the same characters in any batch, tested
 products add up in an order that depends on the number of rows when there are fewer than four of them (measured), so
 batches are padded to a multiple of eight rows. Across devices, torch versions or CPU types the last bits of the
 logits differ, and now and then a draw falls on the other side of a boundary.
+
+Budgets and surprisal count characters whatever a token is (`tokenizer.token_chars`), so that models of different
+vocabularies can be compared.
 
 There is no repetition penalty on purpose: ABC needs `|`, digits and `z` again and again, and music repeats.
 """
@@ -29,6 +32,7 @@ LANES = 8            # rows; batches are padded to a multiple of it, which makes
 BATCH_ROWS = 128     # rows at once; the key/value cache of XL takes 8 MB a row
 SHRINK = 0.75        # finished rows leave when the batch can shrink to this share of its rows
 DRAWS = 256          # uniform numbers taken from a row's generator at a time
+MODEL_ITSELF = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}  # the sampler that changes nothing
 
 
 class Request(NamedTuple):
@@ -48,17 +52,29 @@ def unprompted(n, base_seed, max_chars, **sampler):
     return [Request(seed=base_seed + i, max_chars=max_chars, **sampler) for i in range(n)]
 
 
-# ---------------------------------------------------------------- the distribution of the next character
+def truncation(sampler):
+    """What a sampler leaves out, in words, e.g. "top-p 0.95"; "no truncation" if nothing."""
+    parts = [f"{word} {sampler[key]:g}" for key, word in (("top_k", "top-k"), ("top_p", "top-p"), ("min_p", "min-p"))
+             if sampler[key] != MODEL_ITSELF[key]]
+    return ", ".join(parts) or "no truncation"
+
+
+def describe_sampler(sampler):
+    """A sampler in words, e.g. "temperature 0.9, top-p 0.95"."""
+    return f"temperature {sampler['temperature']:g}, {truncation(sampler)}"
+
+
+# ---------------------------------------------------------------- the distribution of the next token
 
 def filtered_weights(logits, temperature, top_k, top_p, min_p):
     """Unnormalised probabilities after temperature, top-k, top-p and min-p, in that order.
 
     logits: (B, V) tensor; the settings: one number each, or (B,) tensors. Returns (B, V) float64, zero where a filter
-    cuts. top-p keeps the likeliest characters until their sum reaches top_p, always at least the first; min-p keeps
+    cuts. top-p keeps the likeliest tokens until their sum reaches top_p, always at least the first; min-p keeps
     what has at least min_p times the probability of the likeliest. Each filter sees what the one before it left,
-    renormalised. Of equally likely characters the one of lower number goes first.
+    renormalised. Of equally likely tokens the one of lower number goes first.
 
-    >>> filtered_weights(torch.tensor([[0.5, 0.3, 0.2]]).log(), 1.0, 2, 1.0, 0.0)[0].tolist()   # 0.5 : 0.3 : 0
+    >>> filtered_weights(torch.tensor([[0.5, 0.3, 0.2]]).log(), 1.0, 2, 1.0, 0.0)[0].round(decimals=3).tolist()
     [1.0, 0.6, 0.0]
     """
     logits = logits.double()
@@ -92,29 +108,31 @@ def draw(weights, uniform):
 
 # ---------------------------------------------------------------- generation
 
-def generate(model, tokenizer, requests, device="cpu", batch_rows=BATCH_ROWS, desc=None):
+def generate(model, tokenizer, requests, device="cpu", batch_rows=BATCH_ROWS):
     """Draws every request; returns a list of dicts in the order of the requests.
 
     Keys: the request's own, `text` (prompt and what was drawn, without end token), `new_chars`, `stop_reason`
     ("end" = the model ended the tune, "budget" = max_chars were drawn), `surprisal_bits` (-log2 of the probability that
-    the model itself, at temperature 1 and unfiltered, gave each character of `text`), `end_bits` (the same of the end
-    token, None if there is none), `seconds` (from the start of its batch to its last character).
+    the model itself, at temperature 1 and unfiltered, gave each character of `text`; a token of several characters
+    spreads its bits evenly over them), `end_bits` (the same of the end token, None if there is none), `seconds` (from
+    the start of its batch to its last character).
 
-    The begin and unknown tokens are never drawn: neither is ever a target of the training loss.
-    Raises ValueError if a prompt has a character that the vocabulary lacks or a setting makes no sense.
+    model: has `step(idx, cache)` and `take_rows(cache, rows)`, as the classes in common.py. The begin and unknown
+    tokens are never drawn: neither is ever a target of the training loss. Raises ValueError if a prompt has a character
+    that the vocabulary lacks or a setting makes no sense.
     """
     requests = list(requests)
     for request in requests:
         _check(request, tokenizer)
     samples = []
     for first in range(0, len(requests), batch_rows):
-        samples += _generate_batch(model, tokenizer, requests[first:first + batch_rows], device, desc)
+        samples += _generate_batch(model, tokenizer, requests[first:first + batch_rows], device)
     return samples
 
 
 def _check(request, tokenizer):
-    foreign = sorted(set(request.prompt) - set(tokenizer.characters))
-    if foreign:
+    if UNKNOWN in tokenizer.encode(request.prompt):
+        foreign = [c for c in sorted(set(request.prompt)) if UNKNOWN in tokenizer.encode(c)]
         raise ValueError(f"the prompt has characters that the training text lacks: {' '.join(map(repr, foreign))}")
     if not (request.temperature >= 0 and request.top_k >= 0 and 0 < request.top_p <= 1 and 0 <= request.min_p <= 1
             and request.max_chars >= 1):
@@ -122,80 +140,95 @@ def _check(request, tokenizer):
                          "0 <= min-p <= 1, at least 1 character")
 
 
-@torch.inference_mode()
-def _generate_batch(model, tokenizer, requests, device, desc):
-    started = time.perf_counter()
-    # Padding rows are requests that are finished from the start; they stand behind the real ones.
-    padded = requests + [Request(max_chars=1)] * (-len(requests) % LANES)
-    prompts = [np.concatenate([START, tokenizer.encode(request.prompt)]) for request in padded]
-    n_prompt = torch.tensor([len(prompt) for prompt in prompts])
-    limit = n_prompt + torch.tensor([request.max_chars for request in padded])
-    tokens = torch.zeros(len(padded), int(limit.max()), dtype=torch.long)
-    for row, prompt in enumerate(prompts):
-        tokens[row, :len(prompt)] = torch.as_tensor(prompt, dtype=torch.long)
-    bits = torch.zeros(tokens.shape, dtype=torch.float32)
-    settings = [torch.tensor([float(getattr(request, name)) for request in padded], dtype=torch.float64)
-                for name in ("temperature", "top_k", "top_p", "min_p")]
-    streams = [torch.Generator().manual_seed(request.seed) for request in padded]
-    uniform = torch.zeros(len(padded), DRAWS, dtype=torch.float64)
-    alive = torch.arange(len(padded)) < len(requests)
-    ended, n_tokens, seconds = torch.zeros(len(padded), dtype=torch.bool), limit.clone(), [0.0] * len(padded)
+class _Batch:
+    """Requests that are drawn side by side: what has been drawn of each, and which are still at it.
 
-    rows, cache = torch.arange(len(padded)), None
-    for now in progress(range(1, tokens.shape[1]), desc=desc, unit="char"):  # `now` is the place that gets its token
-        # Prompts are fed character by character like everything else: reading one at a stroke would be faster and
-        # would round differently, and then a sample would depend on the lengths of the prompts beside it.
+    Rows that pad the batch are requests that are finished from the start; they stand behind the real ones. A text has
+    at most as many tokens as characters, so the room for them is the prompt and max_chars.
+    """
+
+    def __init__(self, requests, tokenizer):
+        padded = requests + [Request(max_chars=1)] * (-len(requests) % LANES)
+        prompts = [np.concatenate([START, tokenizer.encode(request.prompt)]) for request in padded]
+        self.token_chars = torch.as_tensor(tokenizer.token_chars)
+        self.n_prompt = torch.tensor([len(prompt) for prompt in prompts])
+        self.max_chars = torch.tensor([request.max_chars for request in padded])
+        self.tokens = torch.zeros(len(padded), int((self.n_prompt + self.max_chars).max()), dtype=torch.long)
+        for row, prompt in enumerate(prompts):
+            self.tokens[row, :len(prompt)] = torch.as_tensor(prompt, dtype=torch.long)
+        self.bits = torch.zeros(self.tokens.shape, dtype=torch.float32)
+        self.settings = [torch.tensor([float(getattr(request, name)) for request in padded], dtype=torch.float64)
+                         for name in MODEL_ITSELF]
+        self.streams = [torch.Generator().manual_seed(request.seed) for request in padded]
+        self.uniform = torch.zeros(len(padded), DRAWS, dtype=torch.float64)
+        self.alive = torch.arange(len(padded)) < len(requests)
+        self.ended = torch.zeros(len(padded), dtype=torch.bool)
+        self.n_chars = torch.zeros(len(padded), dtype=torch.long)  # drawn after the prompt
+        self.n_tokens = torch.zeros(len(padded), dtype=torch.long)  # of a finished row
+
+    def extend(self, rows, at, logits):
+        """Gives each of these rows its token number `at`: the prompt's, or one drawn from logits (n_rows, V).
+        Returns the rows that are finished with it."""
+        writing, place = self.alive[rows] & (at >= self.n_prompt[rows]), (at - self.n_prompt[rows]) % DRAWS
+        for row in rows[writing & (place == 0)].tolist():
+            self.uniform[row] = torch.rand(DRAWS, dtype=torch.float64, generator=self.streams[row])
+        drawn = draw(filtered_weights(logits, *(setting[rows] for setting in self.settings)), self.uniform[rows, place])
+        tokens = torch.where(writing, drawn, self.tokens[rows, at])
+        self.tokens[rows, at] = tokens
+        surprisal = -logits.double().log_softmax(dim=1).gather(1, tokens.unsqueeze(1)).squeeze(1)
+        self.bits[rows, at] = (surprisal / np.log(2)).float()
+
+        self.n_chars[rows] += torch.where(writing, self.token_chars[tokens], 0)
+        self.ended[rows] |= writing & (tokens == END)
+        done = rows[writing & (self.ended[rows] | (self.n_chars[rows] >= self.max_chars[rows]))]
+        self.alive[done], self.n_tokens[done] = False, at + 1
+        return done
+
+
+@torch.inference_mode()
+def _generate_batch(model, tokenizer, requests, device):
+    started = time.perf_counter()
+    batch = _Batch(requests, tokenizer)
+    seconds, rows, cache = [0.0] * len(batch.alive), torch.arange(len(batch.alive)), None
+    for at in progress(range(1, batch.tokens.shape[1]), desc=f"{len(requests)} samples", unit="token"):
+        # Prompts are fed token by token like everything else: reading one at a stroke would be faster and would round
+        # differently, and then a sample would depend on the lengths of the prompts beside it.
         # The model's own step slides the window once its context is full.
-        logits, cache = model.step(tokens[rows, now - 1:now].to(device), cache)
+        logits, cache = model.step(batch.tokens[rows, at - 1:at].to(device), cache)
         logits = logits.float().cpu()
         logits[:, [BEGIN, UNKNOWN]] = -torch.inf
-
-        writing, place = alive[rows] & (now >= n_prompt[rows]), (now - n_prompt[rows]) % DRAWS
-        for row in rows[writing & (place == 0)].tolist():
-            uniform[row] = torch.rand(DRAWS, dtype=torch.float64, generator=streams[row])
-        drawn = draw(filtered_weights(logits, *(setting[rows] for setting in settings)), uniform[rows, place])
-        tokens[rows, now] = torch.where(writing, drawn, tokens[rows, now])
-        surprisal = -logits.double().log_softmax(dim=1).gather(1, tokens[rows, now].unsqueeze(1)).squeeze(1)
-        bits[rows, now] = (surprisal / np.log(2)).float()
-
-        ended[rows] |= writing & (tokens[rows, now] == END)
-        done = rows[alive[rows] & (ended[rows] | (now + 1 == limit[rows]))]
+        done = batch.extend(rows, at, logits)
         if len(done):
-            alive[done], n_tokens[done] = False, now + 1
             for row in done.tolist():
                 seconds[row] = time.perf_counter() - started
-            if not alive.any():
+            if not batch.alive.any():
                 break
-            cache, rows = _drop_finished(cache, rows, alive[rows])
-    shown = [slice(len(START), int(n)) for n in n_tokens]
-    return [_sample(request, tokenizer, tokens[row, shown[row]].tolist(), bits[row, shown[row]].tolist(),
-                    bool(ended[row]), seconds[row]) for row, request in enumerate(requests)]
+            kept = _rows_to_keep(batch.alive[rows])
+            if kept is not None:
+                cache, rows = model.take_rows(cache, kept.to(device)), rows[kept]
+    return [_sample(request, tokenizer, batch.tokens[row, len(START):batch.n_tokens[row]],
+                    batch.bits[row, len(START):batch.n_tokens[row]], bool(batch.ended[row]), seconds[row])
+            for row, request in enumerate(requests)]
 
 
-def _drop_finished(cache, rows, alive):
-    """(cache, rows) without finished rows, where that saves enough; the number of rows stays a multiple of LANES."""
+def _rows_to_keep(alive):
+    """Places of the rows to go on with: all that are alive and finished ones up to a multiple of LANES; None where
+    leaving the others saves too little."""
     n_kept = LANES * -(-int(alive.sum()) // LANES)
-    if n_kept > SHRINK * len(rows):
-        return cache, rows
-    kept = torch.argsort(alive.int(), descending=True, stable=True)[:n_kept].sort().values
-    return _take_rows(cache, kept.to(_device(cache))), rows[kept]
-
-
-def _take_rows(cache, kept):
-    """The cache of these rows of the batch: (h, c) of an LSTM, or a Transformer's keys, values and window."""
-    if isinstance(cache, tuple):
-        return tuple(state.index_select(1, kept) for state in cache)
-    return {name: part.index_select(0 if name == "tokens" else 2, kept) if isinstance(part, torch.Tensor) else part
-            for name, part in cache.items()}
-
-
-def _device(cache):
-    return (cache[0] if isinstance(cache, tuple) else cache["store"]).device
+    if n_kept > SHRINK * len(alive):
+        return None
+    return torch.argsort(alive.int(), descending=True, stable=True)[:n_kept].sort().values
 
 
 def _sample(request, tokenizer, tokens, bits, ended, seconds):
-    bits = [round(value, 3) for value in bits]
-    text = tokenizer.decode(tokens)
+    """A finished row as `generate` returns it; what the last token has beyond the budget is cut off."""
+    tokens, bits = tokens.tolist(), bits.tolist()
+    end_bits = round(bits.pop(), 3) if ended else None
+    text = tokenizer.decode(tokens)[:len(request.prompt) + request.max_chars]
+    per_char = []
+    for token, n_bits in zip(tokens, bits):
+        n_chars = int(tokenizer.token_chars[token])
+        per_char += [round(n_bits / n_chars, 3)] * n_chars
     return {**request._asdict(), "text": text, "new_chars": len(text) - len(request.prompt),
-            "stop_reason": "end" if ended else "budget", "surprisal_bits": bits[:len(text)],
-            "end_bits": bits[len(text)] if ended else None, "seconds": round(seconds, 3)}
+            "stop_reason": "end" if ended else "budget", "surprisal_bits": per_char[:len(text)], "end_bits": end_bits,
+            "seconds": round(seconds, 3)}

@@ -12,10 +12,9 @@ content: an upstream stage that ran again and wrote the same bytes makes nothing
         write_text(stage.root / "data/train.txt", text)         # atomic
         stage.finish(outputs=["data/train.txt"], counts={"tunes": 3}, summary={"tunes": 3})
 
-This module stays apart from common.py so that the stages and pool workers that need no model do not load torch.
+Loads no torch: converters and their pool workers start quickly.
 """
 
-import argparse
 import contextlib
 import errno
 import fcntl
@@ -32,20 +31,20 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from study.arguments import fail, resolve_root, root_flags
 from study.code_key import HERE, code_digest
+from study.families import FAMILIES
 
+TRAINING = tuple(family.stage for family in FAMILIES.values())
+OPTIONAL = frozenset(family.stage for family in FAMILIES.values() if family.optional)
 # stage -> (folder of its manifest, below the root; stages it reads)
 STAGES = {
     "01_download": ("data", ()),
     "02_midi_to_abc": ("data", ("01_download",)),
     "03_tokenize_split": ("data", ("02_midi_to_abc",)),
-    "04_train_transformers": ("checkpoints", ("03_tokenize_split",)),
-    "05_train_lstms": ("checkpoints", ("03_tokenize_split",)),
-    "06_fit_scaling": ("part4_outputs", ("03_tokenize_split", "04_train_transformers", "05_train_lstms")),
-    "07_train_best_and_generate": (
-        "part4_outputs",
-        ("03_tokenize_split", "04_train_transformers", "05_train_lstms", "06_fit_scaling"),
-    ),
+    **{name: ("checkpoints", ("03_tokenize_split",)) for name in TRAINING},
+    "06_fit_scaling": ("part4_outputs", ("03_tokenize_split", *TRAINING)),
+    "07_train_best_and_generate": ("part4_outputs", ("03_tokenize_split", *TRAINING, "06_fit_scaling")),
 }
 PACKAGES = ("torch", "music21", "symusic", "numpy", "scipy", "matplotlib", "verovio")  # recorded in manifests
 TEMPORARY = ".tmp-"  # prefix of files being written; short, because names may already be 255 bytes long
@@ -55,42 +54,7 @@ if Path(sys.argv[0]).stem in STAGES and signal.getsignal(signal.SIGINT) is signa
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-# ---------------------------------------------------------------- command line
-
-def stage_parser(doc, training=False):
-    """An ArgumentParser with the flags every stage has; `doc` is the script's docstring."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, metavar="DIR",
-                        help="folder that holds data/, checkpoints/ and part4_outputs/ "
-                             "(default: the scripts' own folder; with --quick: quick/ in it)")
-    parser.add_argument("--quick", action="store_true",
-                        help="small budgets on the embedded corpus: the whole pipeline in minutes on two CPU cores")
-    parser.add_argument("--force", action="store_true", help="run even if the outputs are up to date")
-    parser.add_argument("--seed", type=int, default=0, help="seed of every random choice (default: 0)")
-    if training:
-        parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto",
-                            help="where to compute (default: auto = cuda, else mps, else cpu)")
-        parser.add_argument("--only", metavar="NAME[,NAME]", help="train these sizes only, e.g. tiny,small")
-        parser.add_argument("--micro-batch", type=int, metavar="N",
-                            help="sequences per forward pass; changes memory and speed, not the tokens per step "
-                                 "(default: as many as fit)")
-    return parser
-
-
-def resolve_root(args):
-    """The folder that holds data/, checkpoints/ and part4_outputs/."""
-    return Path(args.root).resolve() if args.root else HERE / "quick" if args.quick else HERE
-
-
-def root_flags(args):
-    """The flags that make another stage's command act on the same root."""
-    return (" --quick" if args.quick else "") + (f" --root {args.root}" if args.root else "")
-
-
-def fail(stage, problem, mend=None):
-    """Ends the script with one message on stderr and exit code 1: the problem, then the command that mends it."""
-    sys.exit(f"{stage}: {problem}" + (f"\n  -> {mend}" if mend else ""))
-
+# ---------------------------------------------------------------- the frame of a script
 
 def run(main):
     """Calls a script's main(): Ctrl-C, SIGTERM, a full disk and a closed pipe end in one line, not in a traceback."""
@@ -210,8 +174,11 @@ def value_digest(value):
 
 
 def stage_code(name):
-    """Digest of the code of a stage: what its main() reaches. Words count where pages and figures are made of them."""
-    return code_digest([(HERE / f"{name}.py", "main")], words=STAGES[name][0] == "part4_outputs")
+    """Digest of the code of a stage: what its main() reaches. Where pages and figures are made, words count too, and
+    the names and colours of the families."""
+    shows = STAGES[name][0] == "part4_outputs"
+    code = code_digest([(HERE / f"{name}.py", "main")], words=shows)
+    return value_digest([code, list(FAMILIES.values())]) if shows else code
 
 
 def tree_files(folder):
@@ -301,6 +268,12 @@ def marker_path(root, name):
     return root / STAGES[name][0] / f"{name}.running.json"
 
 
+def stages_read(root, name):
+    """The stages whose outputs a stage reads in this root: those of optional families only if they were run."""
+    return [before for before in STAGES[name][1]
+            if before not in OPTIONAL or manifest_path(root, before).exists() or marker_path(root, before).exists()]
+
+
 def load_manifest(root, name):
     """A stage's manifest as a dict, or None if there is none that can be read."""
     manifest = read_json(manifest_path(root, name))
@@ -370,7 +343,7 @@ class Stage:
         self.config = {"quick": args.quick, "seed": args.seed, **config}
         self.manifest_path, self.marker = manifest_path(self.root, self.name), marker_path(self.root, self.name)
         self.resuming, self._locks = False, []
-        reads = STAGES[self.name][1] if reads is None else reads
+        reads = stages_read(self.root, self.name) if reads is None else reads
         problems = [problem for name in reads for problem in input_problems(self.root, name, self.flags)]
         if problems:
             commands = list(dict.fromkeys(command for _, command in problems))
@@ -462,7 +435,7 @@ class Stage:
         return " ".join(["python", f"{self.name}.py", *words])
 
     def _print_next(self):
-        names = list(STAGES)
+        names = [name for name in STAGES if name == self.name or name not in OPTIONAL]
         after = names[names.index(self.name) + 1:][:1]
         folder = "" if self.root == HERE else f"{self.args.root or 'quick'}/"
         print(f"next: python {after[0]}.py{self.flags}" if after else

@@ -8,19 +8,11 @@ from pathlib import Path
 
 import pytest
 from hypothesis import given, settings, strategies as st
+from tunes import TWO_VOICES, long_tune, music, tune
 
-from music import abc_text
-from music.abc_text import (AbcError, check_abc, cut_tune, parse_key, parse_meter, parse_tempo, read_abc, regroup_voices,
-                      split_tunebook)
-
-HEADER = "X:1\nM:4/4\nL:1/16\nQ:1/4=120\nK:{key}\n"
-TWO_VOICES = HEADER.format(key="G") + ("[V:1]D4G4B4d4|[V:2][G,B,]8[D,F,]8|\n[V:1](3e2d2c2B8z4|[V:2]G,16|\n"
-                                       "[V:1]^F4f4=f4F4|[V:2]_B,16-|\n[V:1]c16|[V:2]B,8B,8|\n"
-                                       "[V:1]e2f2g2a2b2a2g2f2|[V:2]E,4z4E,4z4|\n")
-
-
-def tune(body, key="C", meter="4/4", unit="1/16"):
-    return f"X:1\nM:{meter}\nL:{unit}\nQ:1/4=120\nK:{key}\n{body}\n"
+from music.abc_bar import MAX_ERRORS
+from music.abc_fields import TICKS, parse_key, parse_meter, parse_tempo
+from music.abc_text import KINDS, AbcError, check_abc, read_abc
 
 
 def events(text, voice=0):
@@ -81,17 +73,8 @@ def test_times_are_exact_fractions():
 def test_ticks_are_the_same_music():
     for voice, (name, onsets, durations, pitches) in zip(read_abc(TWO_VOICES).voices, read_abc(TWO_VOICES).ticks):
         assert voice.name == name
-        assert [(n.onset * abc_text.TICKS, n.duration * abc_text.TICKS, n.pitch) for n in voice.notes] == list(
+        assert [(n.onset * TICKS, n.duration * TICKS, n.pitch) for n in voice.notes] == list(
             zip(onsets, durations, pitches))
-
-
-def test_voices_interleaved_and_in_blocks_are_the_same_music():
-    first = read_abc(TWO_VOICES)
-    again = read_abc(regroup_voices(TWO_VOICES))
-    assert [v.notes for v in first.voices] == [v.notes for v in again.voices]
-    assert "[V:" not in regroup_voices(TWO_VOICES) and regroup_voices(TWO_VOICES).count("V:") == 2
-    third = read_abc(regroup_voices(regroup_voices(TWO_VOICES), interleave=True))
-    assert [v.notes for v in first.voices] == [v.notes for v in third.voices]
 
 
 def test_bars_have_their_exact_text_and_numbers():
@@ -139,7 +122,7 @@ def test_no_keys(text):
 
 
 def test_meters_and_tempos():
-    quarter = abc_text.TICKS
+    quarter = TICKS
     assert parse_meter("6/8") == (3 * quarter, True) and parse_meter("C|") == (4 * quarter, False)
     assert parse_meter("2+3/8")[0] == 2.5 * quarter and parse_meter("none")[0] is None
     assert parse_tempo("1/4=120") == 120 and parse_tempo("3/8=60") == 90 and parse_tempo('"Slow" 1/2=40') == 80
@@ -169,7 +152,7 @@ def test_refuses_with_line_and_reason(body, reason):
     text = tune(body)
     with pytest.raises(AbcError) as caught:
         read_abc(text)
-    assert caught.value.reason == reason and caught.value.line >= 6 and caught.value.reason in abc_text.KINDS
+    assert caught.value.reason == reason and caught.value.line >= 6 and caught.value.reason in KINDS
     check = check_abc(text)
     assert not check.tokens and check.level <= 1 and check.errors[0][1] == reason
 
@@ -186,12 +169,6 @@ def test_bad_headers(text):
 
 
 # ---------------------------------------------------------------- levels
-
-def music(n_bars=8, seed=0):
-    """A valid one-voice tune of n bars."""
-    draw = random.Random(seed)
-    return tune("|".join("".join(draw.choice("CDEFGAB") + "4" for _ in range(4)) for _ in range(n_bars)) + "|")
-
 
 def test_levels_of_good_music():
     for text in (music(), TWO_VOICES):
@@ -275,7 +252,7 @@ def test_random_text_never_raises(text, prompt_chars):
             read_abc(candidate)
             assert check.tokens and check.header
         except AbcError as error:
-            assert check.n_errors and error.line >= 1 and error.reason in abc_text.KINDS
+            assert check.n_errors and error.line >= 1 and error.reason in KINDS
 
 
 @settings(max_examples=100, deadline=None)
@@ -287,8 +264,6 @@ def test_mutated_tunes_never_raise(changes):
     check_abc(text, 40)
     try:
         read_abc(text)
-        cut_tune(text, 120, 20)
-        regroup_voices(text)
     except AbcError:
         pass
 
@@ -300,7 +275,7 @@ def test_hostile_repetition_takes_linear_time(unit):
     started = time.process_time()
     check = check_abc(tune(unit * (60_000 // len(unit))))
     assert time.process_time() - started < 2 and check.level <= 3
-    assert len(check.errors) <= 2 * abc_text.MAX_ERRORS
+    assert len(check.errors) <= 2 * MAX_ERRORS
 
 
 def test_not_even_text():
@@ -309,95 +284,11 @@ def test_not_even_text():
         read_abc(None)
 
 
-# ---------------------------------------------------------------- tunebooks and pieces
-
-def test_split_tunebook():
-    book = "A collection\n\n" + music(4, 1) + "\n" + music(4, 2) + "X:3\nK:C\nCDEF|\n\nsome words\n"
-    assert split_tunebook(book) == [music(4, 1), music(4, 2), "X:3\nK:C\nCDEF|\n"]
-    assert split_tunebook("") == []
-
-
-def long_tune(seed, n_voices, n_bars=60, changes=True):
-    """A tune with ties over bar lines, accidentals, chords and changes of key, meter and tempo."""
-    draw, lines, length, tied = random.Random(seed), [], 16, [None] * n_voices
-    for bar in range(n_bars):
-        change = ""
-        if changes and bar and bar % 17 == 0:
-            key = draw.choice(["D", "F", "Am", "Eb"])
-            length = draw.choice([12, 16])
-            change = f"[M:{length // 4}/4][K:{key}]"
-        voices = []
-        for voice in range(n_voices):
-            notes, left = [], length
-            while left:
-                n = draw.choice([n for n in (1, 2, 3, 4, 8) if n <= left])
-                left -= n
-                letter = tied[voice] or draw.choice("CDEFGABcdef") + draw.choice(["", "+"])
-                sign = "" if tied[voice] else draw.choice(["", "", "^", "_", "="])
-                goes_on = tied[voice]
-                head = f"[{sign}{letter[0]}{n}g{n}]" if letter[1:] else f"{sign}{letter}{n}"
-                tied[voice] = letter if not left and bar < n_bars - 1 and draw.random() < 0.6 else None
-                if not goes_on and not tied[voice] and head[0] in "ABC" and draw.random() < 0.3:
-                    head = f"z{n}"
-                notes.append(head + ("-" if tied[voice] else ""))
-            tempo = f"[Q:1/4={90 + bar}]" if changes and bar % 23 == 22 and voice == 0 else ""
-            voices.append((f"[V:{voice + 1}]" if n_voices > 1 else "") + tempo + change + "".join(notes) + "|")
-        lines.append("".join(voices) + ("\n" if n_voices > 1 or bar % 4 == 3 else ""))
-    return tune("".join(lines).rstrip(), key="G")
-
-
-@pytest.mark.parametrize("n_voices", [1, 2, 4])
-@pytest.mark.parametrize("seed", range(6))
-def test_cut_pieces_are_the_same_music(seed, n_voices):
-    text = long_tune(seed, n_voices)
-    whole = read_abc(text)
-    pieces = cut_tune(text, 500 + 250 * n_voices, 100)
-    assert len(pieces) > 1 and pieces[0][0] == 0
-    n_bars = len(whole.voices[0].bars)
-    firsts = [first for first, _ in pieces] + [n_bars]
-    assert firsts == sorted(set(firsts))
-    for (first, piece), stop in zip(pieces, firsts[1:]):
-        assert len(piece) <= 500 + 250 * n_voices
-        part = read_abc(piece)
-        assert part.warnings == whole.warnings == []
-        assert [v.name for v in part.voices] == [v.name for v in whole.voices]
-        for voice, original in zip(part.voices, whole.voices):
-            start, end = original.bars[first].onset, original.bars[stop - 1].onset + original.bars[stop - 1].length
-            assert [b.length for b in voice.bars] == [b.length for b in original.bars[first:stop]]
-            assert [b.meter for b in voice.bars] == [b.meter for b in original.bars[first:stop]]
-            cut_notes = {(max(n.onset, start) - start, min(n.onset + n.duration, end) - max(n.onset, start), n.pitch)
-                         for n in original.notes if n.onset < end and n.onset + n.duration > start}
-            assert {(n.onset, n.duration, n.pitch) for n in voice.notes} == cut_notes
-    sizes = [len(piece) for _, piece in pieces]
-    assert min(sizes) > max(sizes) / 3
-
-
-def test_cut_leaves_short_tunes_alone_and_handles_voices_in_blocks():
-    assert cut_tune(TWO_VOICES, 5000, 100) == [(0, TWO_VOICES)]
-    blocks = regroup_voices(long_tune(3, 3, changes=False))
-    pieces = cut_tune(blocks, 900, 100)
-    assert len(pieces) > 3
-    assert sum(len(read_abc(piece).voices[2].bars) for _, piece in pieces) == 60
-
-
-def test_cut_does_not_divide_rests_of_whole_bars():
-    text = tune("C16|Z4|D16|Z3|\n" * 20)
-    pieces = cut_tune(text, 120)
-    counts = [len(read_abc(piece).voices[0].bars) for _, piece in pieces]
-    assert sum(counts) == 180 and [first for first, _ in pieces] == [sum(counts[:i]) for i in range(len(counts))]
-
-
 def test_fields_without_end_take_linear_time():
     started = time.process_time()
     for unit in ("[K:D]", "K:D\n", "C%\n", "(C", "C-[K:D]"):
         check_abc(tune(unit * (100_000 // len(unit))))
     assert time.process_time() - started < 6
-
-
-def test_cut_repeats_the_key_and_meter_in_force():
-    text = tune("[K:D][M:3/4]" + "C4D4E4|F4G4A4|\n" * 30, key="G")
-    for first, piece in cut_tune(text, 200)[1:]:
-        assert "K:D\n" in piece and "M:3/4\n" in piece and "[K:" not in piece
 
 
 # ---------------------------------------------------------------- the other judge

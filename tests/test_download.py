@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import io
+import os
 import tarfile
 import zipfile
 from fractions import Fraction
@@ -12,7 +13,9 @@ import pytest
 from loopback import (FILES, QUICKLY, break_after, corpus, download, midi, server, status,  # noqa: F401 (a fixture)
                       tar_bytes)
 
-stage01 = importlib.import_module("01_download")
+from music.corpus import bar_length, prepared_tune
+from study import fetch
+
 EXPECTED = {"ABBA/Fernando.mid": midi(1), "ABBA/Waterloo.mid": midi(2), "Björk/Jóga.mid": midi(3)}
 
 
@@ -38,11 +41,11 @@ def test_folder_tar_and_zip_give_the_same_corpus(tmp_path):
 
 def test_limit_is_a_seeded_sample_not_the_first(tmp_path):
     names = [f"a/{number:03}.mid" for number in range(200)]
-    first, again, other = (stage01.sample(order, 20, seed) for order, seed in
+    first, again, other = (fetch.sample(order, 20, seed) for order, seed in
                            ((names, 0), (names[::-1], 0), (names, 1)))
     assert first == again != other and len(first) == 20
     assert first != set(names[:20])
-    assert stage01.sample(names, 10, 0) < first
+    assert fetch.sample(names, 10, 0) < first
 
 
 def test_nothing_hostile_leaves_the_folder(tmp_path):
@@ -74,7 +77,7 @@ def test_nothing_hostile_leaves_the_folder(tmp_path):
     ("AC/DC", "AC/DC"), ("a\udce9.mid", "aé.mid"), ("..hidden", "hidden"), ("\u0007", "untitled"), ("x" * 400, 200),
 ])
 def test_safe_name(name, wanted):
-    found = stage01.safe_name(name)
+    found = fetch.safe_name(name)
     assert len(found) == wanted if isinstance(wanted, int) else found == wanted
 
 
@@ -137,7 +140,7 @@ def test_empty_folder_is_refused(tmp_path):
 # ---------------------------------------------------------------- the embedded corpus
 
 def prepared(body, meter="4/4"):
-    return stage01.prepared_tune(1, {"K": "G", "M": meter, "L": "1/8"}, body.split("\n"))
+    return prepared_tune(1, {"K": "G", "M": meter, "L": "1/8"}, body.split("\n"))
 
 
 def test_repeats_are_played_once_and_the_last_ending_stays():
@@ -158,7 +161,7 @@ def test_bars_add_up(body, notes):
 
 
 def test_bar_length():
-    assert stage01.bar_length("G>A (3BcdA2[Ac]4z/", Fraction(1, 8)) == (Fraction(21, 16), Fraction(1, 8))
+    assert bar_length("G>A (3BcdA2[Ac]4z/", Fraction(1, 8)) == (Fraction(21, 16), Fraction(1, 8))
 
 
 def test_quick_corpus_is_real_music_with_one_and_with_several_voices(tmp_path):
@@ -169,3 +172,14 @@ def test_quick_corpus_is_real_music_with_one_and_with_several_voices(tmp_path):
     scores = [symusic.Score.from_midi(data) for data in files.values()]
     assert all(score.note_num() >= 8 and score.time_signatures and score.key_signatures for score in scores)
     assert sum(len(score.tracks) > 1 for score in scores) >= 2
+
+
+def test_stage_01_runs_where_cores_cannot_be_asked_for(tmp_path, monkeypatch, capsys):
+    """macOS has no os.sched_getaffinity."""
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    stage01 = importlib.import_module("01_download")
+    with pytest.raises(SystemExit) as end:
+        stage01.main(["--help"])
+    assert end.value.code == 0 and "--source" in capsys.readouterr().out
+    stage01.main(["--quick", "--collections", "airds", "--limit", "3", "--root", str(tmp_path)])
+    assert len(corpus(tmp_path)) == 3

@@ -12,14 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from study import figures, records, scaling_fits, stage
 from study import scaling_law as law
-from study import stage
 
 fit_scaling = importlib.import_module("06_fit_scaling")
 PROJECT = Path(__file__).resolve().parent.parent
 
-# The original study: N and validation loss in nats, one seed.
+# The original study: N and validation loss in nats, one seed. The third family is made up.
 TRANSFORMER = [(142_411, 1.7419), (679_627, 1.5416), (1_906_635, 1.4452), (4_118_347, 1.3981), (7_609_675, 1.3176)]
+GRU = [(190_000, 1.80), (720_000, 1.66), (2_500_000, 1.575), (5_200_000, 1.52)]
 LSTM = [(245_899, 1.8315), (950_475, 1.6305), (3_296_523, 1.6295), (5_837_131, 1.5381)]
 SIZES = np.array([n for n, _ in TRANSFORMER], float)
 
@@ -34,10 +35,14 @@ def synthetic(n_seeds=1, noise=0.0, a=5.34, alpha=0.1483, c=0.821, sizes=SIZES, 
 
 
 def rows_of(points, family="transformer", d=400_000, seed=0, **more):
-    """Rows as 06 makes them from records."""
-    return [{**dict.fromkeys(fit_scaling.COLUMNS), "name": f"{family}_{i}_{seed}", "family": family, "size": f"s{i}",
+    """Rows as they are made from records."""
+    return [{**dict.fromkeys(records.COLUMNS), "name": f"{family}_{i}_{seed}", "family": family, "size": f"s{i}",
              "seed": seed, "params_total": n, "n_chars_seen": d, "val_nats_per_char": loss, **more}
             for i, (n, loss) in enumerate(points)]
+
+
+def analyse(rows, n_resamples=0):
+    return scaling_fits.analyse(rows, fit_scaling.settings(n_resamples))
 
 
 # ---------------------------------------------------------------- known answers
@@ -73,7 +78,7 @@ def test_noise_free_points_give_back_their_law():
 
 
 def test_printed_parameters_reproduce_the_losses_they_claim_to_fit():
-    entry, fit = fit_scaling.fit_family(rows_of(TRANSFORMER), 0, np.random.default_rng(0))
+    entry, fit = scaling_fits.fit_family(rows_of(TRANSFORMER), fit_scaling.settings(0), np.random.default_rng(0))
     for size in entry["sizes"]:
         assert entry["a"] * size["n"] ** -entry["alpha"] + entry["c"] == pytest.approx(size["fitted"], abs=1e-9)
         assert size["fitted"] + size["residual"] == pytest.approx(size["loss"], abs=1e-9)
@@ -192,8 +197,8 @@ def test_held_out_largest_size():
     ([(n, 3 - loss) for n, loss in TRANSFORMER], "rise with N"),
 ])
 def test_unfit_points_are_refused_with_the_reason(points, words):
-    assert words in fit_scaling.refusal(rows_of(points))
-    result, laws, _ = fit_scaling.analyse(rows_of(points) + rows_of(LSTM, "lstm"), n_resamples=0)
+    assert words in scaling_fits.refusal(rows_of(points))
+    result, laws, _ = analyse(rows_of(points) + rows_of(LSTM, "lstm"))
     assert words in result["refused"]["transformer"] and set(laws) == {"lstm"}
     assert words in result["headline"]
     json.dumps(result, allow_nan=False)
@@ -201,14 +206,14 @@ def test_unfit_points_are_refused_with_the_reason(points, words):
 
 def test_sizes_with_different_amounts_of_data_are_not_one_curve():
     rows = [row for i, point in enumerate(TRANSFORMER) for row in rows_of([point], d=100_000 * (i + 1))]
-    assert "share one amount of training data" in fit_scaling.refusal(rows)
+    assert "share one amount of training data" in scaling_fits.refusal(rows)
 
 
 def test_mixed_data_or_tokenizers_are_noticed():
-    records = [{"name": "a", "tokenizer_digest": "1", "data_digest": "1"},
-               {"name": "b", "tokenizer_digest": "1", "data_digest": "2"}]
-    assert "data sets" in fit_scaling.mixed_inputs(records)
-    assert fit_scaling.mixed_inputs(records[:1] * 2) is None
+    mixed = [{"name": "a", "tokenizer_digest": "1", "data_digest": "1"},
+             {"name": "b", "tokenizer_digest": "1", "data_digest": "2"}]
+    assert "data sets" in records.mixed_inputs(mixed)
+    assert records.mixed_inputs(mixed[:1] * 2) is None
 
 
 # ---------------------------------------------------------------- families
@@ -253,7 +258,7 @@ def test_crossover_is_found_with_an_interval():
 
 
 def test_headline_never_claims_what_was_not_identified():
-    result, _, _ = fit_scaling.analyse(rows_of(TRANSFORMER) + rows_of(LSTM, "lstm"), n_resamples=50)
+    result, _, _ = analyse(rows_of(TRANSFORMER) + rows_of(LSTM, "lstm"), 50)
     transformer, lstm = result["headline"].split("LSTM:", 1)
     assert "alpha 0.15 (95 % interval 0.05 to 0.63" in transformer
     assert "do not identify alpha" in lstm and "above a measured loss" in lstm
@@ -265,8 +270,36 @@ def test_headline_never_claims_what_was_not_identified():
 
 def test_loss_by_position():
     profile = [2.0] * 16 + [1.5] * 48
-    found = fit_scaling.by_position([(row, profile) for row in rows_of(TRANSFORMER)] + [(rows_of(LSTM)[0], None)])
+    rows = rows_of(TRANSFORMER, val_loss_by_position=profile, block_size=512) + rows_of(LSTM[:1])
+    found = scaling_fits.by_position(rows, fit_scaling.settings())
     assert found["s0"]["positions_per_bin"] == 8 and found["s0"]["gain_from_far_context"] == pytest.approx(0.5)
+    half = rows_of(TRANSFORMER[:1], val_loss_by_position=profile, block_size=256)  # the record says how long it is
+    assert scaling_fits.by_position(half, fit_scaling.settings())["s0"]["positions_per_bin"] == 4
+    unknown = rows_of(TRANSFORMER[:1], val_loss_by_position=profile)
+    assert scaling_fits.by_position(unknown, fit_scaling.settings()) == {}
+
+
+def test_three_families_are_compared_two_by_two():
+    groups = {"transformer": TRANSFORMER, "gru": GRU, "lstm": LSTM}
+    costs = {"train_flops": 1e12, "device": "cpu"}  # FLOPs are the same for every size: no range to compare in
+    rows = [{**row, "seconds": row["params_total"] * 1e-5} for family, points in groups.items()
+            for row in rows_of(points, family, **costs)]
+    two = analyse([row for row in rows if row["family"] != "gru"], 50).result
+    three = analyse(rows, 50).result
+    assert "more_comparisons" not in two and list(three["families"]) == ["transformer", "lstm", "gru"]
+    pairs = [three["comparison"], *three["more_comparisons"]]
+    assert [(pair["first"], pair["second"]) for pair in pairs] == [
+        ("transformer", "lstm"), ("transformer", "gru"), ("lstm", "gru")]
+    for pair in pairs:
+        assert len(pair["params_total"]["points"]) == len(pair["seconds"]["points"]) == 5
+        assert pair["train_flops"]["reason"] == "the ranges do not overlap"
+    for cost in ("params_total", "seconds"):  # what is said of two does not depend on a third
+        assert three["comparison"][cost]["points"] == two["comparison"][cost]["points"]
+    assert all(words in three["headline"] for words in (
+        "Transformer and LSTM: At equal", "Transformer and gru: At equal", "LSTM and gru: At equal"))
+    assert two["headline"].count("At equal") == 2 and "Transformer and LSTM" not in two["headline"]
+    assert sum("common seeds" in text for text in three["warnings"]) == 3
+    json.dumps(three, allow_nan=False)
 
 
 # ---------------------------------------------------------------- the script
@@ -289,6 +322,19 @@ def test_table_of_a_user(tmp_path, capsys):
             "figures/joint_region.svg", "figures/residuals.png"} <= files
     for name in files:  # the same input gives the same bytes, figures included
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
+
+
+def test_a_table_with_three_families_is_drawn_with_three_looks(tmp_path):
+    table = write_table(tmp_path / "three.csv", {"gru": GRU, "transformer": TRANSFORMER, "lstm": LSTM})
+    fit_scaling.main(["--table", str(table), "--output", str(tmp_path / "out"), "--bootstrap", "0"])
+    fits = json.loads((tmp_path / "out/fits.json").read_text())
+    captions = {figure["name"]: figure["caption"] for figure in fits["figures"]}
+    assert set(captions) == {"scaling", "residuals", "alpha_choices", "joint_region"}
+    assert "Transformer: 5 sizes, 1 seed; LSTM: 4 sizes, 1 seed; gru: 4 sizes, 1 seed" in captions["scaling"]
+    svg = (tmp_path / "out/figures/scaling.svg").read_text()
+    looks = [figures.look(family, fits["families"]) for family in fits["families"]]
+    assert len(set(looks)) == len({look.color for look in looks}) == len({look.marker for look in looks}) == 3
+    assert all(look.color.lower() in svg for look in looks)
 
 
 @pytest.mark.parametrize("text, words", [
@@ -325,7 +371,8 @@ def test_budget_from_a_table_with_several_amounts_of_data(tmp_path, capsys):
 
 RECORDS_OF_STAGES = """
 import glob, os
-from study.stage import Stage, stage_parser
+from study.arguments import stage_parser
+from study.stage import Stage
 args = stage_parser("").parse_args(["--quick"])
 for name, reads, pattern in (("03_tokenize_split", (), "data/train.txt"),
                              ("04_train_transformers", ("03_tokenize_split",), "checkpoints/transformer_*"),
@@ -356,7 +403,7 @@ def fake_project(folder, seeds=(0,)):
                     "train_flops": 7.0 * n * 4e5, "train_flops_6nd": 6.0 * n * 4e5, "seconds": n * 1e-5 + seed,
                     "peak_memory_bytes": 10 ** 8 + 16 * n, "device": "cpu", "val_nats_per_char": loss + 0.002 * seed,
                     "test_nats_per_char": loss + 0.01, "curve": f"{name}.curve.jsonl", "data_digest": "d",
-                    "tokenizer_digest": "t", "val_loss_by_position": [loss + 1 / (k + 1) for k in range(64)]}
+                    "tokenizer_digest": "t", "config": {"block_size": 512}, "val_loss_by_position": [loss + 1 / (k + 1) for k in range(64)]}
                 stage.write_json(root / f"checkpoints/{name}.json", record)
                 stage.write_text(root / f"checkpoints/{name}.curve.jsonl", "".join(
                     json.dumps({"step": s, "tokens": 1000 * s, "seconds": s, "flops": n * s,

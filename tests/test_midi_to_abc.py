@@ -14,8 +14,10 @@ import symusic
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from study import stage
+from music import midi_to_abc, theory
 from music.abc_text import read_abc
+from study.arguments import stage_parser
+from study import conversion, stage
 
 stage02 = importlib.import_module("02_midi_to_abc")
 PROJECT = Path(__file__).resolve().parent.parent
@@ -37,7 +39,7 @@ def midi(*tracks, tpq=480, meters=((0, 4, 4),), keys=(), tempos=((0, 120),), dru
 
 
 def abc(data, **options):
-    return stage02.convert(data, "Tune", **options)[0]
+    return midi_to_abc.convert(data, "Tune", **options)[0]
 
 
 def music(data, **options):
@@ -191,9 +193,9 @@ def test_key_and_tempo_changes_stand_where_they_happen():
 @pytest.mark.parametrize("sharps", range(-7, 8))
 def test_every_pitch_survives_in_every_key(sharps):
     notes = [(i, 1, p) for i, p in enumerate(range(128))]
-    alterations, table = stage02.spelling(sharps)
-    text = f"X:1\nM:4/4\nL:1/16\nK:{stage02.key_name(sharps, False)}\n"
-    text += "|".join(table[pitch][3] + "16" for _, _, pitch in notes) + "|\n"
+    table = midi_to_abc.pitch_texts(sharps)
+    text = f"X:1\nM:4/4\nL:1/16\nK:{theory.key_name(sharps, False)}\n"
+    text += "|".join(table[pitch].marked + "16" for _, _, pitch in notes) + "|\n"
     assert [note.pitch for note in read_abc(text).voices[0].notes] == list(range(128))
 
 
@@ -212,13 +214,13 @@ def compiled(text, folder):
 
 
 def test_drums_are_dropped_and_counted():
-    text, row = stage02.convert(midi(scale(4), drums=[(i, 1, 36) for i in range(4)]))
+    text, row = midi_to_abc.convert(midi(scale(4), drums=[(i, 1, 36) for i in range(4)]))
     assert row["drums"] == 4 and row["notes"] == 4 and len(read_abc(text).voices) == 1
 
 
 def test_voices_beyond_the_limit_leave_but_top_and_bass_stay():
     parts = [scale(20 - i, first=60) for i in range(4)] + [scale(8, first=84), scale(8, first=36)]
-    text, row = stage02.convert(midi(*parts), max_voices=3)
+    text, row = midi_to_abc.convert(midi(*parts), max_voices=3)
     pitches = {note.pitch for voice in read_abc(text).voices for note in voice.notes}
     assert len(read_abc(text).voices) == 3 and row["dropped"] == 19 + 18 + 17
     assert max(pitches) == 96 and min(pitches) == 36
@@ -226,14 +228,14 @@ def test_voices_beyond_the_limit_leave_but_top_and_bass_stay():
 
 @pytest.mark.parametrize("name", ["a\nK:C\nX:9", "%%abc-include /etc/passwd", "", "\udcff.mid", "x" * 255, "T:[V:1]"])
 def test_titles_cannot_break_the_tune(name):
-    text, _ = stage02.convert(midi(scale(4)), name)
+    text, _ = midi_to_abc.convert(midi(scale(4)), name)
     assert len(text.split("\n")) == 8 and text.encode() and read_abc(text).voices
 
 
 def test_a_performance_off_the_beat_is_told_from_one_on_it():
     played = [(i * 0.7071 + 0.03, 0.4, 60 + i % 12) for i in range(200)]
-    assert stage02.convert(midi(played))[1]["error"] > stage02.OFF_BEAT
-    assert stage02.convert(midi(scale(70)))[1]["error"] == 0
+    assert midi_to_abc.convert(midi(played))[1]["error"] > stage02.OFF_BEAT
+    assert midi_to_abc.convert(midi(scale(70)))[1]["error"] == 0
 
 
 # ---------------------------------------------------------------- properties
@@ -266,13 +268,13 @@ def scores(draw):
 @given(scores())
 def test_random_scores_come_back_note_by_note(case):
     tracks, meter = case
-    text, row = stage02.convert(midi(*tracks, meters=[(0, *meter)]))
+    text, row = midi_to_abc.convert(midi(*tracks, meters=[(0, *meter)]))
     want = Counter((Fraction(on), pitch) for notes in tracks for on, _, pitch in notes)
     assert sounding(text) == want
     length = Fraction(4 * meter[0], meter[1])
     for voice in read_abc(text).voices:
         assert {bar.length for bar in voice.bars} == {length}
-    stage02.self_check(text, row)
+    midi_to_abc.self_check(text, row)
     assert not odd_lengths(text)
     if len(tracks) == 1:
         assert durations(text) == {(Fraction(on), pitch): length for on, length, pitch in tracks[0]}
@@ -282,8 +284,8 @@ def test_random_scores_come_back_note_by_note(case):
 @given(st.lists(st.tuples(st.floats(0, 40), st.floats(0, 9), st.integers(0, 127)), min_size=1, max_size=80),
        st.integers(1, 15))
 def test_any_heap_of_notes_gives_exact_bars(notes, max_voices):
-    text, row = stage02.convert(midi(notes), max_voices=max_voices)
-    stage02.self_check(text, row)
+    text, row = midi_to_abc.convert(midi(notes), max_voices=max_voices)
+    midi_to_abc.self_check(text, row)
     assert not odd_lengths(text)
     places = sounding(text)
     assert sum(places.values()) == row["notes"]
@@ -297,9 +299,9 @@ def test_any_bytes_give_abc_or_a_reason(junk, damaged_tune):
     if damaged_tune:
         data = data[:20] + junk[:8] + data[20 + len(junk[:8]):]
     try:
-        text, row = stage02.convert(data if damaged_tune else b"MThd" + junk)
-        stage02.self_check(text, row)
-    except stage02.ConversionError as error:
+        text, row = midi_to_abc.convert(data if damaged_tune else b"MThd" + junk)
+        midi_to_abc.self_check(text, row)
+    except midi_to_abc.ConversionError as error:
         assert len(error.args) == 2
 
 
@@ -314,7 +316,7 @@ def make_root(root, files):
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, "wb") as file:
             file.write(data)
-    args = stage.stage_parser("").parse_args(["--root", str(root)])
+    args = stage_parser("").parse_args(["--root", str(root)])
     first = stage.Stage(str(PROJECT / "01_download.py"), args, {})
     with first.writing():
         first.finish(["data/raw_midi"])
@@ -370,8 +372,9 @@ def test_every_kind_of_bad_file_is_a_row_and_the_run_goes_on(tmp_path, capsys):
 WORKER_DEATH = """
 import importlib, os, sys
 sys.path.insert(0, {project!r})
+from study import conversion
 stage02 = importlib.import_module("02_midi_to_abc")
-plain = stage02.convert
+plain = conversion.convert
 def convert(data, name="", max_voices=15):
     if name == "killer":
         os.kill(os.getpid(), 9)
@@ -379,7 +382,7 @@ def convert(data, name="", max_voices=15):
         while True:
             pass
     return plain(data, name, max_voices)
-stage02.convert = convert
+conversion.convert = convert
 if __name__ == "__main__":
     stage02.main(["--root", {root!r}, "--workers", "2", "--timeout", "0.5"])
 """
@@ -420,3 +423,44 @@ def test_only_redoes_some_files_of_a_finished_conversion(tmp_path):
 def test_workers_do_not_load_torch():
     code = "import importlib, sys; importlib.import_module('02_midi_to_abc'); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=PROJECT)
+
+
+# ---------------------------------------------------------------- other systems
+
+OTHER_SYSTEM = """
+import os, resource, runpy, sys
+for module, name in ((os, "sched_getaffinity"), (resource, "RLIMIT_DATA")):  # workers load this file, too
+    if hasattr(module, name):
+        delattr(module, name)
+sys.path.insert(0, {project!r})
+if __name__ == "__main__":
+    sys.argv = sys.argv[1:]
+    runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("flags", [["--help"], ["--workers", "2"]])
+def test_stage_02_runs_without_what_only_linux_has(tmp_path, flags):
+    script = tmp_path / "other_system.py"
+    script.write_text(OTHER_SYSTEM.format(project=str(PROJECT)))
+    make_root(tmp_path / "root", {f"{i}.mid": midi(scale(8 + i)) for i in range(20)})
+    run = subprocess.run([sys.executable, script, PROJECT / "02_midi_to_abc.py", "--root", tmp_path / "root", *flags],
+                         capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, run.stderr
+    assert "--workers N" in run.stdout if flags == ["--help"] else "converted: 20\n" in run.stdout
+
+
+def test_the_cores_are_counted_where_there_is_no_affinity(monkeypatch, capsys):
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)
+    with pytest.raises(SystemExit) as end:
+        stage02.main(["--help"])
+    assert end.value.code == 0 and f"here {os.cpu_count()}" in " ".join(capsys.readouterr().out.split())
+
+
+def test_memory_is_left_alone_where_it_cannot_be_limited(monkeypatch):
+    import resource
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    monkeypatch.delattr(resource, "RLIMIT_DATA")
+    conversion.limit_memory()
+    monkeypatch.undo()
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before

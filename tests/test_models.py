@@ -2,11 +2,13 @@
 
 import importlib
 import math
+import pickle
 
 import pytest
 import torch
 
 import common
+from study.families import FAMILIES, build_model, model_class
 
 SIZES = {"transformer": importlib.import_module("04_train_transformers").SIZES,
          "lstm": importlib.import_module("05_train_lstms").SIZES}
@@ -23,7 +25,7 @@ def config_of(family, size="tiny", **change):
 def scrambled(config, seed=0):
     """A model whose every trained weight matters (new models have an output layer of zeros)."""
     torch.manual_seed(seed)
-    model = common.build_model(config).eval()
+    model = build_model(config).eval()
     for parameter in model.parameters():
         if parameter.requires_grad:
             torch.nn.init.normal_(parameter, std=0.15)
@@ -53,7 +55,7 @@ def matrix_flops_by_hand(family, shape, V=75, T=512):
 @pytest.mark.parametrize("family,size", MODELS)
 def test_parameters_and_flops_by_hand(family, size):
     with torch.device("meta"):
-        model = common.build_model(config_of(family, size))
+        model = build_model(config_of(family, size))
     counts = model.count_parameters()
     assert counts["total"] == parameters_by_hand(family, SIZES[family][size])
     assert counts["total"] == sum(counts[group] for group in ("embedding", "hidden", "norm", "head"))
@@ -67,7 +69,7 @@ def test_parameters_and_flops_by_hand(family, size):
 @pytest.mark.parametrize("family", SIZES)
 def test_first_loss_is_ln_v(family):
     torch.manual_seed(0)
-    model = common.build_model(config_of(family))
+    model = build_model(config_of(family))
     idx = torch.randint(75, (2, 64))
     assert model(idx, idx)[1].item() == pytest.approx(math.log(75), abs=1e-4)
 
@@ -144,7 +146,7 @@ def test_rows_are_independent(family):
 @pytest.mark.parametrize("family", SIZES)
 def test_overfits_one_batch(family):
     torch.manual_seed(0)
-    model = common.build_model(config_of(family, vocab_size=20, block_size=32))
+    model = build_model(config_of(family, vocab_size=20, block_size=32))
     idx = torch.randint(20, (2, 33))
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01)
     for _ in range(60):
@@ -164,10 +166,40 @@ def test_attention_in_halves_is_attention(T):
 
 
 def test_lstm_biases_are_constants():
-    model = common.build_model(config_of("lstm"))
+    model = build_model(config_of("lstm"))
     assert all(not p.requires_grad for name, p in model.named_parameters() if "bias" in name)
     H = SIZES["lstm"]["tiny"]["d_hidden"]
     assert (model.lstm.bias_ih_l0[H:2 * H] == common.FORGET_BIAS).all() and model.lstm.bias_ih_l0.sum() == H
+
+
+@pytest.mark.parametrize("family", SIZES)
+def test_rows_of_a_cache(family):
+    """Continuing two of four rows gives what continuing all gives for them."""
+    model = scrambled(config_of(family, block_size=32))
+    idx, rows = torch.randint(75, (4, 20)), torch.tensor([3, 1])
+    with torch.no_grad():
+        taken = model.take_rows(model.step(idx[:, :12])[1], rows)
+        every = model.step(idx[:, :12])[1]
+        for i in range(12, 20):
+            wanted, every = model.step(idx[:, i:i + 1], every)
+            logits, taken = model.step(idx[rows, i:i + 1], taken)
+            torch.testing.assert_close(logits, wanted[rows], atol=1e-4, rtol=1e-3)
+
+
+def test_the_table_of_families_fits_the_classes():
+    assert [model_class(name).family for name in FAMILIES] == list(FAMILIES) == ["transformer", "lstm"]
+    with pytest.raises(ValueError, match="transformer, lstm"):
+        model_class("rnn")
+    for name in FAMILIES:
+        assert {"tuned", "classic"} == set(model_class(name).DROPOUT)
+    assert model_class("lstm").precision("cpu") == "fp32"
+
+
+def test_a_tokenizer_of_another_kind_is_named(tmp_path):
+    saved = pickle.loads(common.CharTokenizer("abc").dumps())
+    (tmp_path / "tokenizer.pkl").write_bytes(pickle.dumps({**saved, "kind": "word"}))
+    with pytest.raises(ValueError, match="'word'; known are char"):
+        common.load_tokenizer(tmp_path / "tokenizer.pkl")
 
 
 def test_devices():

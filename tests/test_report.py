@@ -1,40 +1,23 @@
-"""Pictures of samples and the page: what is drawn, what is escaped, and what a browser makes of it."""
+"""The page: what it shows, what it does not let in, and what a browser makes of it."""
 
 import base64
+import hashlib
+import io
 import json
 import os
 import re
 import shutil
 import subprocess
-from fractions import Fraction
+from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
-from study import report
-from music.abc_text import check_abc, read_abc
+from music.abc_text import check_abc
+from study.generated import write_pictures
+from study.page import attention, report
+from test_notation import HOSTILE, JIG, OVERFULL, RANDOM, RESTS, TWO_VOICES
 
-TWO_VOICES = """X:1
-M:4/4
-L:1/16
-Q:1/4=96
-K:Eb
-[V:1](3e2d2c2B8z4|[V:2][G,B,]8[D,F,]8|
-[V:1]e4=e4f4^f4|[V:2]G,12-G,2F,2|
-[V:1]g3a(3b2a2g2f5e3|[V:2][E,-G,-B,]8[E,G,C]8-|
-[V:1][M:3/4][egb]12|[V:2][M:3/4][E,G,C]12|
-"""
-JIG = """X:1
-M:6/8
-L:1/16
-Q:1/4=180
-K:Dm
-d2|f2e2d2A4d2|f3ga2g2f2e2|d4^c2d6|z12|A2B2^c2d2e2f2|a7g5|[df]6d4|
-"""
-OVERFULL = JIG.replace("A4d2|", "A4d2e4|")
-HOSTILE = JIG + "</script><img src=x onerror=alert(1)>\"'&<!--|\n"
-RESTS = "X:1\nM:4/4\nL:1/16\nK:C\n" + "z16|" * 8 + "\n"
-RANDOM = "X:1\nM:4/4\nL:1/16\nK:C\nj@3$%^&]]|[(9\n"
 MIDI = bytes.fromhex("4d546864000000060000000100604d54726b0000000c00903c4060803c4000ff2f00")
 FIGURE = ('<?xml version="1.0"?><!DOCTYPE svg><svg xmlns="http://www.w3.org/2000/svg" '
           'xmlns:xlink="http://www.w3.org/1999/xlink" width="432pt" height="288pt" viewBox="0 0 432 288">'
@@ -59,7 +42,7 @@ def make_root(root):
         stem = f"sample_{i:03d}"
         (generated / f"{stem}.abc").write_text(text)
         (generated / f"{stem}.mid").write_bytes(MIDI)
-        pictures = report.draw_sample(text, generated, stem)
+        pictures = write_pictures(generated, stem, text)
         prompt = text[:text.index("K:")] if i % 3 == 1 else ""
         samples.append({
             "index": i, "file": f"{stem}.abc", "text": text, "type": "bars" if prompt else "unconditional",
@@ -81,7 +64,8 @@ def make_root(root):
     (outputs / "RESULTS.json").write_text(json.dumps({
         "quick": True, "environment": {"python": "3.11", "torch": "2.13.0"},
         "headline": {"warnings": ["FAILURE: <b>nothing</b> learnt"]},
-        "runs": [{"name": "transformer_tiny", "params_total": 137536, "val_nats_per_char": 1.25, "train_flops": 1e12}],
+        "runs": [{"name": "transformer_tiny", "params_total": 137536, "val_nats_per_char": 1.25, "train_flops": 1e12,
+                  "family": "transformer"}],
         "music": {"unprompted": {"n": 100, "metrics": {"bar_repetition": {"generated_mean": 0.2, "real_mean": 0.33}},
                                  "jsd": {"duration": {"generated": 0.05, "real_vs_real_mean": 0.04}}}},
         "fits": {"figures": [{"name": "scaling", "caption": "Loss against <i>size</i>."}],
@@ -91,8 +75,8 @@ def make_root(root):
                                "5-gram": {"bits_per_char": 2.2}}},
         "best": {"test_bits_per_char": 1.42, "test_perplexity": 2.68,
                  "test_loss_by_position": [2 * 0.9 ** (i / 4) + 0.9 for i in range(64)]},
-        "evaluation": {"abc_validity_rate": 0.62, "validity": {"n": 100, "interval": [0.52, 0.71], "ladder": ladder},
-                       "novelty": {"generated": {"copied_share": 0.03}, "heldout_baseline": {"copied_share": 0.05}}}}))
+        "samples": {"unprompted": {"n": 100, "rate": 0.62, "interval": [0.52, 0.71]}, "ladder": ladder},
+        "novelty": {"generated": {"copied_share": 0.03}, "heldout_baseline": {"copied_share": 0.05}}}))
     return root
 
 
@@ -101,212 +85,123 @@ def root(tmp_path_factory):
     return make_root(tmp_path_factory.mktemp("report"))
 
 
-# ---------------------------------------------------------------- notation
+class Page(HTMLParser):
+    """A page taken apart: `text` as a reader sees it, and `elements` as [(tag, attributes)]."""
 
-def sounding(xml):
-    """[(onset, pitch, duration)] in quarter notes of every part of a MusicXML score, ties joined."""
-    found = []
-    for part in re.findall(rb"<part .*?</part>", xml, re.S):
-        notes, bar_start, now, open_ties = [], Fraction(0), Fraction(0), {}
-        divisions = 1
-        for measure in re.findall(rb"<measure.*?</measure>", part, re.S):
-            now = bar_start
-            match = re.search(rb"<divisions>(\d+)<", measure)
-            divisions = int(match[1]) if match else divisions
-            for note in re.findall(rb"<note.*?</note>", measure, re.S):
-                length = Fraction(int(re.search(rb"<duration>(\d+)<", note)[1]), divisions)
-                onset = previous if b"<chord" in note else now
-                if b"<chord" not in note:
-                    previous, now = now, now + length
-                if b"<rest" in note:
-                    continue
-                step, octave = re.search(rb"<step>(.)<", note)[1].decode(), int(re.search(rb"<octave>(\d+)<", note)[1])
-                alter = int((re.search(rb"<alter>(-?\d+)<", note) or [0, 0])[1])
-                pitch = midi(step, alter, octave)
-                if b'<tie type="stop"' in note:
-                    open_ties[pitch][2] += length
-                else:
-                    notes.append([onset, pitch, length])
-                if b'<tie type="start"' in note:
-                    open_ties[pitch] = open_ties.get(pitch) if b'<tie type="stop"' in note else notes[-1]
-            bar_start = now
-        found.append(sorted(map(tuple, notes)))
-    return found
+    def __init__(self, html):
+        super().__init__()
+        self.text, self.elements, self._inside = "", [], None
+        self.feed(html)
+        self.text = re.sub(r"\s+", " ", self.text)
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        self._inside = tag
+
+    def handle_endtag(self, tag):
+        self._inside = None
+
+    def handle_data(self, data):
+        if self._inside not in ("style", "script"):
+            self.text += data
+
+    def all(self, tag, **attributes):
+        """Attributes of every element of this name, those given being equal; `class_` for class."""
+        wanted = {key.rstrip("_"): value for key, value in attributes.items()}
+        return [has for name, has in self.elements if name == tag and wanted.items() <= has.items()]
 
 
-@pytest.mark.parametrize("text", [TWO_VOICES, JIG, OVERFULL,
-                                  "X:1\nM:4/4\nL:1/16\nK:F#m\n[C-EG]4[Cg]2(3c2d2e2c5d3-|d7e9|(5cdefg(3c4d4e4z3-|c16|\n"
-                                  .replace("z3-", "c3-").replace("(5cdefg", "cdefg")])
-def test_the_score_holds_exactly_the_notes_of_the_tune(text):
-    tune = read_abc(text)
-    expected = [sorted((n.onset, n.pitch, n.duration) for n in voice.notes) for voice in tune.voices]
-    assert sounding(report.musicxml(tune, report.bars_to_draw(tune))) == expected
+def page_of(root):
+    return Page(report.write_report(root).read_text())
 
 
-def midi(letter, alter, octave):
-    return 12 * (octave + 1) + {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}[letter] + alter
+# ---------------------------------------------------------------- what the page says
 
-
-def test_spelling_follows_the_key():
-    names = {pitch: report.spell(pitch, fifths)[:2] for pitch, fifths in ((70, -1), (66, 1), (61, 3), (63, -3))}
-    assert names == {70: ("B", -1), 66: ("F", 1), 61: ("C", 1), 63: ("E", -1)}
-    for fifths in range(-7, 8):
-        for pitch in range(128):
-            assert midi(*report.spell(pitch, fifths)) == pitch
-
-
-def test_lengths_are_split_into_note_heads_that_add_up():
-    for start in range(0, 64):
-        for length in range(1, 80):
-            start_, length_ = Fraction(start, 16), Fraction(length, 16)
-            pieces = report.split_length(start_, length_)
-            assert sum(pieces) == length_ and all(report._is_plain(piece) for piece in pieces)
-    assert report.split_length(Fraction(1, 3), Fraction(11, 3)) == [Fraction(2, 3), 3]
-    assert report.split_length(Fraction(0), Fraction(4, 3)) == [Fraction(4, 3)]
-
-
-def test_clef_goes_by_register():
-    low = JIG.replace("K:Dm\n", "K:Dm\n[V:1]").replace("d", "D,").replace("f", "F,").replace("g", "G,")
-    assert b"<sign>F</sign>" in report.musicxml(read_abc(low.replace("a", "A,").replace("e", "E,")), 4)
-    assert b"<sign>G</sign>" in report.musicxml(read_abc(JIG), 4)
-
-
-def test_wrong_bars_are_red_and_pickups_are_not():
-    tune = read_abc(OVERFULL)
-    assert [i for i in range(len(tune.voices[0].bars)) if report.is_wrong(tune.voices[0], i)] == [1]
-    assert report.WRONG.upper().encode() in report.musicxml(tune, 8).upper()
-    assert report.WRONG.upper().encode() not in report.musicxml(read_abc(JIG), 8).upper()
-
-
-def test_long_tunes_are_drawn_in_part():
-    one = read_abc("X:1\nM:4/4\nL:1/16\nK:C\n" + "c4d4e4f4|" * 50 + "\n")
-    four = read_abc("X:1\nM:4/4\nL:1/16\nK:C\n" + ("".join(f"[V:{v}]c8e8|" for v in range(1, 5)) + "\n") * 50)
-    assert (report.bars_to_draw(one), report.bars_to_draw(four)) == (32, 16)
-
-
-# ---------------------------------------------------------------- pictures
-
-def test_draw_sample_writes_four_pictures(tmp_path):
-    made = report.draw_sample(TWO_VOICES, tmp_path, "s")
-    assert made["reasons"] == {} and made["unread"] is None and made["bars_drawn"] == made["bars"] == 4
-    for key, name in (("score_svg", "s.svg"), ("score_png", "s.png"), ("roll_svg", "s_roll.svg"),
-                      ("roll_png", "s_roll.png")):
-        assert made[key] == name
-        data = (tmp_path / name).read_bytes()
-        assert data[:8] == b"\x89PNG\r\n\x1a\n" if name.endswith("png") else b"<svg" in data
-    assert (tmp_path / "s.svg").stat().st_size < 60_000
-
-
-def test_the_longest_readable_prefix_is_drawn(tmp_path):
-    made = report.draw_sample(HOSTILE, tmp_path, "s")
-    assert made["score_svg"] and HOSTILE[:made["drawn_chars"]].endswith("|") and made["bars"] == 8
-    assert "line 7" in made["unread"]
-    made = report.draw_sample(TWO_VOICES.replace("=e4f4", "=e4f4[["), tmp_path, "s")
-    assert made["score_svg"] and made["bars"] == 1
-
-
-@pytest.mark.parametrize("text", ["", "X:1\n", RESTS, RANDOM, "\0\ud800", "X:1\nK:C\n" + "[" * 4000])
-def test_no_text_is_an_error(tmp_path, text):
-    (tmp_path / "s.png").write_bytes(b"of an earlier text")
-    made = report.draw_sample(text, tmp_path, "s")
-    assert made["score_svg"] is None and made["reasons"]["score"] and not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("engraver, reason", [
-    ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "signal 11"), ("import time; time.sleep(60)", "0.5 s"),
-    ("import sys; sys.exit('no')", "no"),
-    ("raise ImportError(\"No module named 'verovio'\")", "verovio is not installed")])
-def test_without_a_score_there_is_still_a_roll(tmp_path, monkeypatch, engraver, reason):
-    monkeypatch.setattr(report, "ENGRAVER", engraver)
-    monkeypatch.setattr(report, "ENGRAVE_SECONDS", 0.5 if "sleep" in engraver else 20)
-    made = report.draw_sample(JIG, tmp_path, "s")
-    assert made["score_svg"] is None and reason in made["reasons"]["score"] and made["roll_svg"] and made["roll_png"]
-
-
-def test_without_resvg_there_are_still_svgs(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "resvg_py", None)
-    made = report.draw_sample(JIG, tmp_path, "s")
-    assert made["score_svg"] and made["score_png"] is None and "not installed" in made["reasons"]["score_png"]
-
-
-# ---------------------------------------------------------------- what may enter the page
-
-def test_svg_is_rebuilt_from_an_allow_list():
-    svg = report.inline_svg(FIGURE, "a-", 'a "label"')
-    for bad in ("script", "alert", "http", "<style", "metadata", "onclick", "<?xml", "DOCTYPE", "#000000"):
-        assert bad not in svg
-    assert 'id="a-0"' in svg and 'href="#a-0"' in svg and "currentColor" in svg and "var(--paper)" in svg
-    assert "0.12 1.99" in svg and "loss &lt; 2" in svg and "a &quot;label&quot;" in svg
-    for bad in ("<html/>", "no", "", '<!DOCTYPE a [<!ENTITY b "c">]><svg>&b;</svg>'):
-        with pytest.raises(ValueError):
-            report.inline_svg(bad, "a-", "")
-
-
-def test_surprisal_colours_every_character_once():
+def test_surprisal_shades_every_character_once():
     text, bits = "X:1\nab<c|", [0.1, 0.1, 0.1, 0.1, 3.0, 3.0, 7.0, 0.1, 1.5]
-    shown = report.coloured(text, bits, "X:1\n")
-    assert re.sub("<[^>]*>", "", shown).replace("&lt;", "<") == text
-    assert shown == ('<span class="p">X:1\n</span><span class="s3">ab</span><span class="s5">&lt;</span>c'
-                     '<span class="s2">|</span>')
-    assert report.coloured(text, bits[4:], "X:1\n") == shown  # a record that leaves the prompt out
-    assert report.coloured("a<b", None, "") == "a&lt;b"
-
-
-def test_greys_and_wrong_bars_follow_the_page():
-    svg = report.inline_svg('<svg viewBox="0 0 9 9"><path fill="#B3261E"/><path style="fill: #808080; stroke: #ccc"/>'
-                            '<path fill="#112233" stroke="black"/><path fill="whitesmoke"/></svg>', "a-", "")
-    assert 'fill="var(--no)"' in svg and "currentColor 50%" in svg and "currentColor 20%" in svg
-    assert 'fill="#112233" stroke="currentColor"' in svg and "whitesmoke" in svg
+    runs = report.shaded_runs(text, bits, "X:1\n")
+    assert runs == [("prompt", "X:1\n"), (3, "ab"), (5, "<"), (0, "c"), (2, "|")]
+    assert report.shaded_runs(text, bits[4:], "X:1\n") == runs  # a record that leaves the prompt out
+    assert report.shaded_runs("a<b", [], "") == [(0, "a<b")]
 
 
 @pytest.mark.parametrize("fits, words", [
     ({"transformer": {"alpha": 0.3, "alpha_interval": [0.2, None], "identified": False}},
-     "This run cannot say by what law"),
+     "This run cannot say by what law L(N) = a·N−α + c loss falls with size: the sizes of the Transformers do not "
+     "pin it down, best fit α = 0.30 (95 %: from 0.20 without bound)."),
     ({"transformer": {"alpha": 0.3, "alpha_interval": [0.2, 0.4], "identified": True},
-      "refused": {"lstm": "they rise"}},
-     "α = 0.30 (95 %: 0.20–0.40) for Transformers; the LSTMs give no law (they rise)."),
+      "lstm": {"alpha": None, "reason": "they <b>rise</b>"}},
+     "α = 0.30 (95 %: 0.20–0.40) for Transformers; the LSTMs give no law (they <b>rise</b>)."),
     ({"lstm": {"alpha": 0.3, "alpha_interval": [None, None], "identified": False}}, "without bounds"),
     ({}, "no fit and no best model")])
-def test_the_answer_claims_what_the_fits_carry(fits, words):
-    assert words in report.answer({"fits": fits})
-
-
-def test_player_notes_are_seconds():
-    tune = read_abc("X:1\nM:4/4\nL:1/4\nQ:1/4=60\nK:C\nCC[Q:1/4=120]CC|\n")
-    assert [note[:2] for note in report.player_notes(tune)] == [[0, 1], [1, 1], [2, 0.5], [2.5, 0.5]]
+def test_the_answer_claims_what_the_fits_carry(tmp_path, fits, words):
+    (tmp_path / "part4_outputs").mkdir()
+    (tmp_path / "part4_outputs/RESULTS.json").write_text(json.dumps({"fits": fits}))
+    page = page_of(tmp_path)
+    assert words in page.text and not page.all("b")
 
 
 def test_page_of_an_empty_root_says_what_is_missing(tmp_path):
-    page = report.write_report(tmp_path).read_text()
-    assert page.count("Not measured in this run") >= 3 and "no fit and no best model" in page
+    text = page_of(tmp_path).text
+    assert "Not measured in this run" in text and "no fit and no best model" in text and "No attention map" in text
 
+
+def test_page_shows_what_was_measured(root):
+    page = page_of(root)
+    for words in ("0.21", "0.10–0.34", "do not pin it down", "62 % of its 100 first-try", "FAILURE: <b>nothing</b>",
+                  "0.33", "1.42", "62 %", "level 3 of 5, not valid", "level 5 of 5, valid", "random <b>",
+                  "Loss against <i>size</i>.", "Nothing to draw or play", "short run",
+                  "header and first four bars given", "1.25", "0.050"):
+        assert words in page.text
+    assert {figure["id"] for figure in page.all("figure") if "id" in figure} == {
+        "figure-scaling", "figure-curves", "figure-skills", "figure-odd<name"}
+    drawable = [f"play sample {i}" for i in (1, 2, 3, 4, 7, 8, 9, 10)]
+    assert [button["aria-label"] for button in page.all("button", class_="play")] == drawable
+    assert [f"play {figure['aria-label'][9:]}" for figure in page.all("figure", class_="score wide")] == drawable
+
+
+def test_the_same_input_gives_the_same_page(root):
+    assert report.write_report(root).read_bytes() == report.write_report(root).read_bytes()
+
+
+def test_an_edit_of_the_template_changes_its_digest(tmp_path, monkeypatch):
+    digests = {report.template_digest()}
+    shutil.copytree(report.HERE, tmp_path / "page")
+    monkeypatch.setattr(report, "HERE", tmp_path / "page")
+    assert report.template_digest() in digests
+    for name in report.TEMPLATES:
+        (tmp_path / "page" / name).write_text("another")
+        digests.add(report.template_digest())
+    assert len(digests) == 1 + len(report.TEMPLATES)
+
+
+# ---------------------------------------------------------------- what may not enter the page
 
 def test_page_holds_no_live_text_of_the_samples(root):
-    page = report.write_report(root).read_text()
-    assert len(page.encode()) < report.PAGE_BYTES
-    for live in ("<img", "odd<name", "<b>", "<i>size", "alert(1)>"):
-        assert live not in page
-    assert page.count('<figure id="figure-') == 4 and "Loss against &lt;i&gt;size" in page
-    assert page.count("</script>") == page.count("<script") == 1 + page.count('<script type="application/json"')
-    assert not re.search(r"(src|href)\s*=\s*[\"']?\s*(https?:|//|javascript:)", page)
-    assert "default-src 'none'" in page and "'unsafe-inline' 'unsafe-eval'" not in page
-    script = re.search(r"<script>(.*?)</script>", page, re.S)[1]
-    digest = base64.b64encode(__import__("hashlib").sha256(script.encode()).digest()).decode()
-    assert f"script-src 'sha256-{digest}'" in page
-    for words in ("0.21", "0.10–0.34", "do not pin it down", "62 % of its 100 first-try", "FAILURE: &lt;b&gt;",
-                  "0.33", "1.42", "62 %", "level 3 of 5, not valid", "level 5 of 5, valid",
-                  "Nothing to draw or play", "short run", "header and first four bars given", "1.25", "0.050"):
-        assert words in page
-    assert page.count('<figure class="score') == 8 and page.count('class="play"') == 8
-    assert page == report.write_report(root).read_text()  # the same input gives the same page
+    html = report.write_report(root).read_text()
+    page = Page(html)
+    assert len(html.encode()) < report.PAGE_BYTES
+    for live in ("<img src=x", "odd<name", "<b>", "<i>size", "alert(1)>"):
+        assert live not in html
+    assert all(picture["src"].startswith("data:image/svg+xml;base64,") for picture in page.all("img"))
+    assert [script.get("type") for script in page.all("script")].count(None) == 1  # the others are data of players
+    assert {script.get("type") for script in page.all("script")} == {None, "application/json"}
+    assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
+    links = [value for _, attributes in page.elements for name, value in attributes.items() if name in ("src", "href")]
+    assert links and all(link.startswith(("data:", "#")) for link in links)
+    script = re.search(r"<script>(.*?)</script>", html, re.S)[1]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = page.all("meta", **{"http-equiv": "Content-Security-Policy"})[0]["content"]
+    assert "default-src 'none'" in policy and f"script-src 'sha256-{digest}';" in policy and "eval" not in policy
 
 
 def test_page_keeps_its_limit_by_leaving_scores_to_their_files(root, monkeypatch):
-    full = report.write_report(root).read_text()
-    monkeypatch.setattr(report, "PAGE_BYTES", len(full.encode()) - 30_000)
-    page = report.write_report(root).read_text()
-    assert len(page.encode()) <= report.PAGE_BYTES
-    assert "see generated/sample_0" in page and page.count('<figure class="score') < 8 == page.count('class="play"')
+    full = report.write_report(root).read_bytes()
+    monkeypatch.setattr(report, "PAGE_BYTES", len(full) - 100_000)
+    data = report.write_report(root).read_bytes()
+    page = Page(data.decode())
+    assert len(data) <= report.PAGE_BYTES and "see generated/sample_0" in page.text
+    assert 0 < len(page.all("figure", class_="score wide")) < 8 == len(page.all("button", class_="play"))
 
 
 # ---------------------------------------------------------------- attention
@@ -314,12 +209,13 @@ def test_page_keeps_its_limit_by_leaving_scores_to_their_files(root, monkeypatch
 def test_attention_map_shows_what_the_model_computes(monkeypatch):
     torch = pytest.importorskip("torch")
     import common
+    from study.families import build_model
     torch.manual_seed(0)
     text = "X:1\nK:C\nabcd|abcd|efga|\n"
-    tokenizer = common.Tokenizer(text)
+    tokenizer = common.CharTokenizer(text)
     shape = dict(family="transformer", vocab_size=tokenizer.vocab_size, block_size=64, n_layer=2, n_head=2, d_model=16,
                  d_ff=32, dropout=0.1, rotary=True, qk_norm=True, token_shift=True)
-    model, seen = common.build_model(shape).train(), []
+    model, seen = build_model(shape).train(), []
     real = common.F.scaled_dot_product_attention
 
     def watch(q, k, v, **options):
@@ -328,17 +224,17 @@ def test_attention_map_shows_what_the_model_computes(monkeypatch):
 
     watch.__name__ = "scaled_dot_product_attention"
     monkeypatch.setattr(common.F, "scaled_dot_product_attention", watch)
-    found = report.attention_map(model, tokenizer, text)
-    values, out = seen[found["layer"] - 1]  # the weights shown, times the values, are what the model's own head gave
-    shown = torch.from_numpy(found["weights"]) @ values[found["head"] - 1]
-    assert torch.allclose(shown, out[0, found["head"] - 1], atol=1e-5)
-    assert found["n_heads"] == 4 and 0 <= found["share"] <= 1 and found["weights"].shape == (len(text) + 1,) * 2
+    best = attention.attention_map(model, tokenizer, text)
+    values, out = seen[best.layer - 1]  # the weights shown, times the values, are what the model's own head gave
+    shown = torch.from_numpy(best.weights) @ values[best.head - 1]
+    assert torch.allclose(shown, out[0, best.head - 1], atol=1e-5)
+    assert best.n_heads == 4 and 0 <= best.share <= 1 and best.weights.shape == (len(text) + 1,) * 2
     assert model.training
-    assert "attention of one head" in report.attention_figure(found)
-    lstm = common.build_model(dict(family="lstm", vocab_size=tokenizer.vocab_size, block_size=64, n_layer=1,
+    assert "".join(best.tokens) == text
+    lstm = build_model(dict(family="lstm", vocab_size=tokenizer.vocab_size, block_size=64, n_layer=1,
                                    d_embedding=8, d_hidden=8, dropout=0.0))
-    assert report.attention_map(lstm, tokenizer, text) is None
-    assert report.attention_map(model, tokenizer, "ab") is None
+    assert attention.attention_map(lstm, tokenizer, text) is None
+    assert attention.attention_map(model, tokenizer, "ab") is None
 
 
 # ---------------------------------------------------------------- in a browser
@@ -398,6 +294,16 @@ class Browser:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
+    def photograph(self, query):
+        """The lightness, 0 to 1, of the pixels of the first such element that are on the screen; (height, width)."""
+        from matplotlib import image
+        box = self.js(f"(() => {{ const e = document.querySelector({query!r}); e.scrollIntoView();"
+                      "const {x, y, width, height} = e.getBoundingClientRect();"
+                      "return {x: x + scrollX, y: y + scrollY, width: Math.min(width, innerWidth - x), height,"
+                      "scale: 1} })()")
+        data = self("Page.captureScreenshot", clip=box, captureBeyondViewport=True)["data"]
+        return image.imread(io.BytesIO(base64.b64decode(data)))[..., :3].mean(axis=-1)
+
     def close(self):
         self.process.kill()
         self.process.wait()
@@ -427,9 +333,9 @@ def test_page_in_a_browser(root, browser):
     path = report.write_report(root)
     browser.events.clear()
     browser.open(path)
-    assert browser.js("document.querySelectorAll('figure.score > svg').length") == 8
-    assert browser.js("[...document.querySelectorAll('figure.score > svg')].every(s => s.getBBox().width > 100)")
-    assert browser.js("document.querySelector('main img') === null")
+    assert browser.js("document.querySelectorAll('figure.score > img').length") == 8
+    assert browser.js("[...document.querySelectorAll('main img')].every(i => i.complete && i.naturalWidth > 100)")
+    assert browser.js("document.querySelector('main img:not(.picture)') === null")
     loudness = browser.js(RENDER)
     assert len(loudness) == 8 and min(loudness) > 0.005
     playing = browser.js("(async () => { players[0].button.click(); await new Promise(done => setTimeout(done, 700));"
@@ -471,10 +377,11 @@ def test_page_fits_and_is_legible(root, browser, width, scheme):
     browser("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=width < 500)
     browser.open(path)
     assert browser.js("document.documentElement.scrollWidth <= innerWidth")
-    paper, ink, note = browser.js(
-        "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color,"
-        "getComputedStyle(document.querySelector('figure.score use')).fill]")
+    paper, ink = browser.js("[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]")
     def light(colour):
         return sum(map(int, re.findall(r"\d+", colour)[:3])) / 765
     assert (light(paper) > 0.5) == (scheme == "light") and abs(light(paper) - light(ink)) > 0.5
-    assert abs(light(paper) - light(note)) > 0.5
+    pixels = browser.photograph("figure.score > img")
+    assert abs(np.median(pixels) - light(paper)) < 0.1  # most of a score is paper, and its notes are ink
+    notes = pixels.min() if scheme == "light" else pixels.max()
+    assert abs(notes - light(ink)) < 0.2

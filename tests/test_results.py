@@ -8,15 +8,19 @@ import shutil
 
 import numpy as np
 import pytest
+import symusic
 import torch
 
-from music import music_metrics
-from study import report
-from study import sampling
-from study import training
+from common import BEGIN, END, CharTokenizer
 from music.abc_text import check_abc, read_abc
-from common import BEGIN, END, Tokenizer
-from study.stage import HERE, Stage, manifest_path, stage_parser
+from music.excerpts import first_bars, header_of, repaired
+from music.notation import midi_bytes
+from music.validity import count_midi_notes, rate_samples
+from music.validity import rate_samples
+from study import evaluation, generated, measurements, results, runs, sampling, training
+from study.checkpoints import load_checkpoint
+from study.arguments import stage_parser
+from study.stage import HERE, Stage, manifest_path
 
 stage07 = importlib.import_module("07_train_best_and_generate")
 
@@ -28,43 +32,44 @@ DUO = ("X:1\nM:2/4\nL:1/16\nK:C\n[V:1]c4e4|d4f4|[V:2]C8|D8|\n[V:1]e4g4|c8|[V:2]E
 # ---------------------------------------------------------------- prompts, repair, MIDI
 
 def test_prompts_are_the_header_and_four_bars_of_every_voice():
-    assert stage07.header_of(JIG) == JIG[:JIG.index("G4B2")]
-    assert stage07.first_bars(JIG) == JIG[:JIG.index("\nB4d2")]
-    assert stage07.first_bars(DUO) == DUO[:DUO.index("\n[V:1]d4f4|e4")]
-    assert stage07.first_bars("no music at all | | | |") is None and stage07.header_of("no music") is None
-    assert stage07.first_bars(JIG[:JIG.index("\nB4d2")] + "\n") is None  # nothing would be left to generate
+    assert header_of(JIG) == JIG[:JIG.index("G4B2")]
+    assert first_bars(JIG, 4) == JIG[:JIG.index("\nB4d2")]
+    assert first_bars(DUO, 4) == DUO[:DUO.index("\n[V:1]d4f4|e4")]
+    assert first_bars("no music at all | | | |", 4) is None and header_of("no music") is None
+    assert first_bars(JIG[:JIG.index("\nB4d2")] + "\n", 4) is None  # nothing would be left to generate
 
 
 def test_repair_keeps_the_bars_before_the_error():
-    assert stage07.repaired(JIG) is None
-    cut = stage07.repaired(JIG.replace("A4c2|B4G2", "A4c2|B4G2c2"))  # an over-full seventh bar
+    assert repaired(JIG) is None
+    cut = repaired(JIG.replace("A4c2|B4G2", "A4c2|B4G2c2"))  # an over-full seventh bar
     assert cut.endswith("e4c2A4c2|\n") and check_abc(cut).level >= 4
-    assert stage07.repaired(JIG[:-4] + "[Bd").endswith("B4G2F4A2|\n")  # stopped in the middle of a chord
-    assert stage07.repaired("X:1\nthis is no music") == ""
+    assert repaired(JIG[:-4] + "[Bd").endswith("B4G2F4A2|\n")  # stopped in the middle of a chord
+    assert repaired("X:1\nthis is no music") == ""
 
 
 def test_midi_has_the_notes_of_the_text():
     tune = read_abc(DUO)
-    assert music_metrics.count_midi_notes(stage07.midi_bytes(tune)) == sum(len(v.notes) for v in tune.voices) == 17
+    assert count_midi_notes(midi_bytes(tune)) == sum(len(v.notes) for v in tune.voices) == 17
 
 
 def test_a_text_without_notes_gives_no_midi(tmp_path):
-    assert stage07.write_midi(tmp_path / "x.mid", "X:1\nK:C\nz8|z8|\n") is None and not (tmp_path / "x.mid").exists()
+    assert generated.write_midi(tmp_path / "x.mid", "X:1\nK:C\nz8|z8|\n") is None and not (tmp_path / "x.mid").exists()
 
 
 @pytest.mark.parametrize("drifting", [{"rest_bar_share": 0.5}, {"bar_repetition": 0.9}])
 def test_a_sampler_that_drifts_into_rests_or_repeats_is_not_chosen(drifting):
     plain = {"rate": 0.5, "bar_accuracy": 0.8, "rest_bar_share": 0.1, "bar_repetition": 0.3}
-    rows = [{**stage07.MODEL_ITSELF, "temperature": 0.7, **plain, "rate": 1.0, "bar_accuracy": 1.0, **drifting},
-            {**stage07.MODEL_ITSELF, "temperature": 0.9, **plain, "rate": 0.6},
-            {**stage07.MODEL_ITSELF, "temperature": 1.0, **plain}]
-    assert stage07.choose_sampler(rows, plain) == {**stage07.MODEL_ITSELF, "temperature": 0.9}
-    assert stage07.choose_sampler(rows[:1], plain) == stage07.MODEL_ITSELF
+    rows = [{**sampling.MODEL_ITSELF, "temperature": 0.7, **plain, "rate": 1.0, "bar_accuracy": 1.0, **drifting},
+            {**sampling.MODEL_ITSELF, "temperature": 0.9, **plain, "rate": 0.6},
+            {**sampling.MODEL_ITSELF, "temperature": 1.0, **plain}]
+    limits = stage07.SWEEP_LIMITS
+    assert evaluation.choose_sampler(rows, plain, limits) == {**sampling.MODEL_ITSELF, "temperature": 0.9}
+    assert evaluation.choose_sampler(rows[:1], plain, limits) == sampling.MODEL_ITSELF
 
 
 def test_the_ten_samples_have_different_prompts_and_temperatures():
     tunes = [{"origin": f"{i}.abc", "text": JIG.replace("K:G", f"K:{key}")} for i, key in enumerate("GDACFEB")]
-    requests = stage07.ten_requests(tunes, {**stage07.MODEL_ITSELF, "top_p": 0.95}, {"sample_chars": 50}, 70)
+    requests = generated.ten_requests(tunes, stage07.TEN, {**sampling.MODEL_ITSELF, "top_p": 0.95}, 50, 70)
     assert len(requests) == 10 and len({request.seed for *_, request in requests}) == 10
     assert len({request.temperature for *_, request in requests}) >= 4
     assert {kind for kind, *_ in requests} == {"unconditional", "header", "bars"}
@@ -83,29 +88,61 @@ def parts(best=1.0, run=1.2, ngram=1.5, unigram=4.0):
 
 
 def test_a_model_worse_than_the_ngram_is_said_in_words():
-    assert stage07.failures_in_words(parts()) == []
-    words = stage07.failures_in_words(parts(best=1.6))
+    assert results.failures_in_words(parts()) == []
+    words = results.failures_in_words(parts(best=1.6))
     assert len(words) == 2 and all("FAILURE" in line and "the best model (1.600)" in line for line in words)
     assert any("lstm_tiny" in line and "counting characters" in line
-               for line in stage07.failures_in_words(parts(run=4.5)))
+               for line in results.failures_in_words(parts(run=4.5)))
     content = parts()
     content["baselines"]["test"]["xz"] = {"bits_per_char": 1.1}
-    assert stage07.failures_in_words(content) == [
+    assert results.failures_in_words(content) == [
         "FAILURE on the test split: no better than the compressor xz (1.100 bits per character): lstm_tiny (1.200)"]
     content = parts()
     content["samples"]["unprompted"]["rate"] = 0.0
-    assert "no more than of n-gram text" in stage07.failures_in_words(content)[0]
+    assert "no more than of n-gram text" in results.failures_in_words(content)[0]
+
+
+def test_a_unigram_model_is_no_ngram():
+    baselines = {"test": {"unigram": {"bits_per_char": 1.0}, "3-gram": {"bits_per_char": 2.0}, "xz": None,
+                          "5-gram": {"bits_per_char": 1.5}}}
+    assert results.best_ngram(baselines, "test") == ("5-gram", 1.5) and results.best_ngram({}, "test") == (None, None)
 
 
 def test_a_fit_that_was_refused_is_null_with_its_reason():
-    fits = stage07.describe_fits({"families": {"transformer": {"alpha": 0.3}}, "refused": {"lstm": "losses rise"}})
+    fits = results.describe_fits({"families": {"transformer": {"alpha": 0.3}}, "refused": {"lstm": "losses rise"}})
     assert fits["transformer"]["alpha"] == 0.3
     assert fits["lstm"]["alpha"] is None and fits["lstm"]["identified"] is False and fits["lstm"]["reason"]
 
 
 def test_portable_values_are_strict_json():
-    value = stage07.portable({"a": float("nan"), "b": (1, np.float64(2.5)), 3: np.int64(4), "c": float("inf")})
+    value = measurements.plain({"a": float("nan"), "b": (1, np.float64(2.5)), 3: np.int64(4), "c": float("inf")})
     assert json.dumps(value, allow_nan=False) == '{"a": null, "b": [1, 2.5], "3": 4, "c": null}'
+
+
+# ---------------------------------------------------------------- what is kept
+
+def count_bars(texts, letter):
+    return {"n": sum(text.count("|") for text in texts), "letter": letter}
+
+
+def test_a_measurement_is_made_once_and_again_when_what_decides_it_changes(tmp_path):
+    calls = []
+
+    class Model:
+        digest = "of its weights"
+
+    def measure(*arguments):
+        calls.append(arguments)
+        return len(calls), float("nan")
+
+    assert measurements.kept(tmp_path, "a/b", measure, ["x"], Model()) == [1, None]
+    assert measurements.kept(tmp_path, "a/b", measure, ["x"], Model()) == [1, None] == measurements.read(tmp_path, "a/b")
+    assert measurements.kept(tmp_path, "a/b", measure, ["y"], Model()) == [2, None]
+    assert measurements.kept(tmp_path, "a/b", count_bars, ["|x|"], "y") == {"n": 2, "letter": "y"}  # other code
+    assert measurements.kept(tmp_path, "a/b", measure, ["y"], Model(), again=True) == [3, None]
+    assert measurements.read(tmp_path, "c") is None
+    measurements.remove_others(tmp_path, {"c"})
+    assert measurements.read(tmp_path, "a/b") is None
 
 
 # ---------------------------------------------------------------- the stage on a small root
@@ -124,7 +161,8 @@ def tunes_of(n, seed):
 def made(tmp_path_factory):
     """A root in which the stages before 07 are done: real files, models hardly trained, made-up fits."""
     patch = pytest.MonkeyPatch()
-    for module in (importlib.import_module("study.stage"), training, stage07):  # 0.2 s a call; not what is tested here
+    # 0.2 s a call, and not what is tested here
+    for module in (importlib.import_module("study.stage"), runs, measurements):
         patch.setattr(module, "code_digest", lambda *_, **__: "code")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -133,13 +171,16 @@ def made(tmp_path_factory):
     patch.undo()
 
 
+SIZES = {"transformer": ("tiny", "small", "medium", "large", "xl"), "lstm": ("tiny", "small", "medium", "large")}
+
+
 def make_root(root):
     data, checkpoints, outputs = root / "data", root / "checkpoints", root / "part4_outputs"
     for folder in (data, checkpoints, outputs):
         folder.mkdir()
     texts = {"train": tunes_of(24, 0), "val": tunes_of(8, 1), "test": tunes_of(8, 2)}
-    tokenizer = Tokenizer("".join(texts["train"]))
-    tokenizer.save(data / "tokenizer.pkl")
+    tokenizer = CharTokenizer("".join(texts["train"]))
+    (data / "tokenizer.pkl").write_bytes(tokenizer.dumps())
     for split, tunes in texts.items():
         (data / f"{split}.txt").write_text("\n".join(tunes))
         rows = ["index\torigin\tgroup\tpiece\tn_pieces\tfirst_bar\ttoken_offset\tcharacters"]
@@ -158,13 +199,14 @@ def make_root(root):
               "lstm": {"n_layer": 1, "d_embedding": 8, "d_hidden": 16}}
     for stage_name, family in (("04_train_transformers", "transformer"), ("05_train_lstms", "lstm")):
         outputs_of = []
-        for size in stage07.SIZES[family]:
-            run = training.plan_run(streams, family, size, shapes[family], 0.01)
+        for size in SIZES[family]:
+            run = runs.plan_run(streams, family, size, shapes[family], 0.01)
             if size == "tiny":
-                record = training.train(root, run, streams, "cpu")
+                record = runs.train(root, run, streams, "cpu")
             else:  # the others are copies under their own names
                 record = {**json.loads((checkpoints / f"{family}_tiny.json").read_text()),
                           "name": f"{family}_{size}", "size": size}
+                record["params_total"] *= 1 + SIZES[family].index(size)
                 shutil.copy(checkpoints / f"{family}_tiny.pt", checkpoints / f"{family}_{size}.pt")
                 (checkpoints / f"{family}_{size}.json").write_text(json.dumps(record))
             outputs_of += [f"checkpoints/{family}_{size}.pt", f"checkpoints/{family}_{size}.json"]
@@ -206,7 +248,7 @@ def results_of(root):
 
 
 def test_results_hold_what_they_promise(done):
-    missing = stage07.check_results(results_of(done))
+    missing = results.check_results(results_of(done))
     small = {"samples.unprompted.n is below 100", "samples.chosen_sampler.n is below 100"}
     # the stages before 03 were not run here
     assert set(missing) - small <= {"data.sources is missing", "data.conversion is missing"}
@@ -217,19 +259,20 @@ def test_a_missing_key_is_named(done):
     content["best"]["test_perplexity"] = None
     content["runs"] = [row for row in content["runs"] if row["name"] != "transformer_tiny"]
     content["runs"][0]["val_nats_per_char"] = None
-    missing = stage07.check_results(content)
+    missing = results.check_results(content)
     assert {"best.test_perplexity is missing", "runs lacks transformer_tiny",
             "runs has losses that are no numbers"} <= set(missing)
-    assert len(stage07.check_results(None)) > 30
+    assert len(results.check_results(None)) > 30
 
 
 def test_results_are_a_function_of_what_stands_on_disk(done):
-    assert stage07.results(done) == results_of(done)
+    assert results.results(done) == results_of(done)
 
 
 def test_test_loss_is_that_of_the_one_evaluation_function(done):
-    model, _ = training.load_checkpoint(done / "checkpoints/best_model.pt")
-    measured = training.evaluate(model, training.load_data(done).test, "cpu")
+    model, _ = load_checkpoint(done / "checkpoints/best_model.pt")
+    data = training.load_data(done)
+    measured = training.evaluate(model, data.test, data.token_chars, "cpu")
     best = results_of(done)["best"]
     assert best["test_perplexity"] == pytest.approx(measured["perplexity"], rel=1e-5)
     assert best["test_bits_per_char"] == pytest.approx(math.log2(best["test_perplexity"]), rel=1e-6)
@@ -250,13 +293,13 @@ def test_samples_stand_as_drawn_with_their_metadata(done):
 
 
 def test_rates_count_every_sample_and_only_what_was_generated(done):
-    unprompted = json.loads((done / "part4_outputs/evaluation/unprompted.json").read_text())
-    assert unprompted["rates"]["n"] == len(unprompted["samples"]) == 10
-    assert all(sample["prompt"] == "" and sample["temperature"] == 1 for sample in unprompted["samples"])
-    seeds = [sample["seed"] for sample in unprompted["samples"]]
+    samples = measurements.read(done, "drawn/unprompted")
+    assert results_of(done)["samples"]["unprompted"]["n"] == len(samples) == 10
+    assert all(sample["prompt"] == "" and sample["temperature"] == 1 for sample in samples)
+    seeds = [sample["seed"] for sample in samples]
     assert seeds == list(range(seeds[0], seeds[0] + 10))
-    header_only = [{"text": stage07.header_of(JIG), "prompt": stage07.header_of(JIG), "stop_reason": "end"}]
-    assert music_metrics.rate_samples(header_only, judge=False)["rate"] == 0
+    header_only = [{"text": header_of(JIG), "prompt": header_of(JIG), "stop_reason": "end"}]
+    assert rate_samples(header_only, judge=False)["rate"] == 0
 
 
 def test_history_and_figures(done):
@@ -273,37 +316,69 @@ def test_run_again_does_nothing(done, capsys):
     assert "up to date" in capsys.readouterr().out
 
 
-def test_an_interrupted_run_goes_on_after_the_last_measurement(done, tmp_path, monkeypatch):
-    root = tmp_path / "root"
-    shutil.copytree(done, root)
-    manifest_path(root, "07_train_best_and_generate").unlink()
-    (root / "part4_outputs/RESULTS.json").unlink()
-    (root / "part4_outputs/evaluation/header.json").unlink()
-    drawn = []
-
-    def counting(model, tokenizer, requests, *rest, **more):
-        drawn.append(len(list(requests)))
-        return sampling.generate(model, tokenizer, requests, *rest, **more)
-    monkeypatch.setattr(stage07, "generate", counting)
-    monkeypatch.setattr(report, "draw_sample", lambda *_: {})
-    monkeypatch.setattr(stage07, "draw_figures", lambda *_: [])
-    run07(root)
-    assert drawn == [4, 10]  # the lost set and the ten samples; neither training nor the other sets again
-    before, after = results_of(done), results_of(root)
-    assert before["samples"] == after["samples"] and before["headline"] == after["headline"]
+def evaluation_files(root):
+    folder = root / measurements.FOLDER
+    return {path.relative_to(folder).as_posix(): path.stat().st_mtime_ns for path in folder.rglob("*.json")}
 
 
-def test_a_forced_run_that_fails_keeps_the_old_measurements(done, tmp_path, monkeypatch):
-    root = tmp_path / "root"
-    shutil.copytree(done, root)
-    before = sorted((root / "part4_outputs/evaluation").iterdir())
+@pytest.fixture
+def copy(done, tmp_path):
+    """A copy of the finished root that looks unfinished."""
+    shutil.copytree(done, tmp_path / "root")
+    manifest_path(tmp_path / "root", "07_train_best_and_generate").unlink()
+    return tmp_path / "root"
+
+
+def test_an_interrupted_run_goes_on_after_the_last_measurement(done, copy):
+    (copy / "part4_outputs/RESULTS.json").unlink()
+    (copy / "part4_outputs/evaluation/drawn/header.json").unlink()
+    before = evaluation_files(copy)
+    run07(copy)
+    after = evaluation_files(copy)
+    assert {name for name in after if after[name] != before.get(name)} == {"drawn/header.json"}
+    first, second = results_of(done), results_of(copy)
+    assert first["samples"] == second["samples"] and first["headline"] == second["headline"]
+
+
+def test_samples_that_say_something_else_are_measured_again_and_nothing_else_is(copy):
+    path = copy / "part4_outputs/evaluation/drawn/chosen.json"
+    entry = json.loads(path.read_text())
+    entry["value"][0]["text"] += "|"
+    path.write_text(json.dumps(entry))
+    before = evaluation_files(copy)
+    run07(copy)
+    after = evaluation_files(copy)
+    assert {name for name in after if after[name] != before[name]} == {
+        f"{measure}/chosen.json" for measure in ("rates", "music", "copying")}
+
+
+def test_results_follow_the_runs_that_the_manifests_list(copy):
+    """A size that is new in a script's table, and one that is no longer there."""
+    folder = copy / "checkpoints"
+    record = json.loads((folder / "transformer_tiny.json").read_text())
+    (folder / "transformer_mini.json").write_text(json.dumps({**record, "name": "transformer_mini", "size": "mini"}))
+    shutil.copy(folder / "transformer_tiny.pt", folder / "transformer_mini.pt")
+    for stage, family, sizes in (("04_train_transformers", "transformer", ("mini", "tiny", "xl")),
+                                 ("05_train_lstms", "lstm", ("tiny", "small", "medium"))):
+        finish(copy, stage, [f"checkpoints/{family}_{size}{end}" for size in sizes for end in (".pt", ".json")])
+    run07(copy)
+    content = results_of(copy)
+    assert set(content["skills"]) == {row["name"] for row in content["runs"]} == {
+        "transformer_mini", "transformer_tiny", "transformer_xl", "lstm_tiny", "lstm_small", "lstm_medium"}
+    assert not (copy / "part4_outputs/evaluation/skills/lstm_large.json").exists()
+    with pytest.raises(SystemExit, match="mini, tiny, xl"):
+        run07(copy, "--only", "medium")
+
+
+def test_a_forced_run_that_fails_keeps_the_old_measurements(copy, monkeypatch):
+    before = evaluation_files(copy)
 
     def failing(*_, **__):
         raise RuntimeError("no more memory")
-    monkeypatch.setattr(stage07, "generate", failing)
+    monkeypatch.setattr(evaluation, "generate", failing)
     with pytest.raises(RuntimeError):
-        run07(root, "--force")
-    assert sorted((root / "part4_outputs/evaluation").iterdir()) == before
+        run07(copy, "--force")
+    assert evaluation_files(copy).keys() == before.keys()
 
 
 def test_playing_leaves_the_results_alone(done, capsys):
@@ -332,7 +407,7 @@ def test_bad_flags_end_in_one_message(done, flags, words):
 def test_a_model_of_another_vocabulary_is_refused(done, tmp_path):
     root = tmp_path / "root"
     shutil.copytree(done, root)
-    Tokenizer("abc").save(root / "data/tokenizer.pkl")
+    (root / "data/tokenizer.pkl").write_bytes(CharTokenizer("abc").dumps())
     with pytest.raises(SystemExit, match="another vocabulary"):
         run07(root, "--num-samples", "1")
 

@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from common import BEGIN, END, UNKNOWN, Tokenizer, build_model
+from common import BEGIN, END, UNKNOWN, CharTokenizer
+from study.families import build_model
 from study.sampling import Request, draw, filtered_weights, generate, unprompted
 
 CHARACTERS = "ABCDEFGabcdefg|[]z123468:\n"
-TOKENIZER = Tokenizer(CHARACTERS)
+TOKENIZER = CharTokenizer(CHARACTERS)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -101,7 +102,10 @@ class Script(nn.Module):
         logits[:, self.tokens[min(max(self.n, 0), len(self.tokens) - 1)]] = 5.0
         logits[:, [BEGIN, UNKNOWN]] = 50.0  # never targets of training, so their logits mean nothing
         self.n += 1
-        return logits, (torch.zeros(1, len(idx), 1),)
+        return logits, torch.zeros(len(idx))
+
+    def take_rows(self, cache, rows):
+        return cache[rows]
 
 
 @pytest.fixture(params=["transformer", "lstm"])
@@ -189,3 +193,47 @@ def test_settings_that_make_no_sense_are_refused(request_):
 
 def test_no_requests_give_no_samples():
     assert generate(Script(TOKENIZER, "A"), TOKENIZER, []) == []
+
+
+# ---------------------------------------------------------------- tokens of several characters
+
+class Pairs(CharTokenizer):
+    """A vocabulary in which some tokens are two characters."""
+
+    kind = "pairs"
+
+    def __init__(self, characters, pairs):
+        super().__init__(characters)
+        self.texts = ["", "", "\ufffd", *self.characters, *pairs]
+        self.vocab_size = len(self.texts)
+        self.token_chars = np.array([0, 1, 1, *(len(text) for text in self.texts[3:])])
+
+    def encode(self, text):
+        tokens = []
+        while text:
+            piece = text[:2] if text[:2] in self.texts[3:] else text[:1]
+            tokens.append(self.texts.index(piece) if piece in self.texts[3:] else UNKNOWN)
+            text = text[len(piece):]
+        return np.array(tokens, self.dtype)
+
+    def decode(self, tokens):
+        return "".join(self.texts[token] for token in tokens)
+
+
+PAIRS = Pairs("ABc|\n", ["AB", "c|"])
+
+
+def test_budgets_count_characters_whatever_a_token_is():
+    sample = generate(Script(PAIRS, "ABc|ABc|", ends=False), PAIRS, [Request(prompt="AB", max_chars=5)])[0]
+    assert (sample["text"], sample["new_chars"], sample["stop_reason"]) == ("ABc|ABc", 5, "budget")
+    sample = generate(Script(PAIRS, "ABc|"), PAIRS, [Request(max_chars=5)])[0]
+    assert (sample["text"], sample["new_chars"], sample["stop_reason"]) == ("ABc|", 4, "end")
+
+
+def test_surprisal_is_one_number_a_character_and_spread_evenly_over_a_token():
+    whole = generate(Script(PAIRS, "ABc|\n"), PAIRS, [Request(max_chars=50)])[0]
+    assert whole["text"] == "ABc|\n" and len(whole["surprisal_bits"]) == 5
+    pair, same, *_, single = whole["surprisal_bits"]
+    assert pair == same == pytest.approx(single / 2, abs=1e-3) and whole["end_bits"] == pytest.approx(single, abs=1e-3)
+    cut = generate(Script(PAIRS, "ABc|", ends=False), PAIRS, [Request(max_chars=3)])[0]
+    assert cut["text"] == "ABc" and len(cut["surprisal_bits"]) == 3

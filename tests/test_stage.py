@@ -15,7 +15,8 @@ from study import stage
 
 SCRIPT = '''"""A small stage."""
 import sys, time
-from study.stage import Stage, fail, run, stage_parser, write_text
+from study.arguments import fail, stage_parser
+from study.stage import Stage, run, write_text
 TEXT = "one"  # knob
 
 def main(argv=None):
@@ -43,7 +44,7 @@ NAMES = ["01_download", "02_midi_to_abc", "03_tokenize_split"]
 @pytest.fixture
 def project(tmp_path):
     (tmp_path / "study").mkdir()
-    for module in ("stage", "code_key"):
+    for module in ("stage", "arguments", "code_key", "families"):
         shutil.copy(stage.HERE / f"study/{module}.py", tmp_path / "study")
     for name in NAMES:
         (tmp_path / f"{name}.py").write_text(SCRIPT)

@@ -18,9 +18,11 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from study import baselines
-from study import groups
-from common import BEGIN, END, UNKNOWN, Tokenizer
+from music.training_text import cut, cut_lines, training_text
+from music.windows import build_lookup, look_up, window_hashes
+from study import baselines, data_report, figures, groups
+from study.selection import SPLITS, limit_sequences
+from common import BEGIN, END, UNKNOWN, CharTokenizer, load_tokenizer
 
 stage03 = importlib.import_module("03_tokenize_split")
 SCALE = [0, 2, 4, 5, 7, 9, 11, 12, 14, 16, 17, 19, 21, 23, 24]
@@ -81,10 +83,11 @@ def write_corpus(folder, seeds, n_voices=2):
         path.write_text(make_abc(piece(seed, n_voices), title=f"Piece {seed}"))
 
 
-def draw_nothing(path, *_):
-    for kind in (".png", ".svg"):
-        path.parent.mkdir(exist_ok=True)
-        path.with_suffix(kind).write_text("no figure")
+def draw_nothing(folder, *_):
+    folder.mkdir(exist_ok=True)
+    for name in ("data.png", "data.svg"):
+        (folder / name).write_text("no figure")
+    return ["data.png", "data.svg"]
 
 
 def run_stage(root, *flags, quickly=True):
@@ -94,7 +97,7 @@ def run_stage(root, *flags, quickly=True):
     with contextlib.ExitStack() as changes:
         changes.enter_context(contextlib.redirect_stdout(out))
         if quickly:
-            changes.enter_context(mock.patch.object(stage03, "draw", draw_nothing))
+            changes.enter_context(mock.patch.object(figures, "draw_data", draw_nothing))
             changes.enter_context(mock.patch.object(baselines, "MAX_ORDER", 2))
         try:
             stage03.main(["--root", str(root), *map(str, flags)])
@@ -110,7 +113,7 @@ def rows(root, split):
 
 def split_of(root):
     """{file: split}."""
-    return {row["origin"]: split for split in stage03.SPLITS for row in rows(root, split)}
+    return {row["origin"]: split for split in SPLITS for row in rows(root, split)}
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +154,7 @@ def test_other_names_do_not_join(one, other):
 
 def test_planted_copies_never_straddle(corpus):
     root, _ = corpus
-    found = {row["origin"]: row["group"] for split in stage03.SPLITS for row in rows(root, split)}
+    found = {row["origin"]: row["group"] for split in SPLITS for row in rows(root, split)}
     stats = json.loads((root / "data/stats.json").read_text())
     assert stats["exact_duplicates"] == 12 * 2  # the exact ones and those that differ in the tempo alone
     for seed in range(0, 24, 2):
@@ -162,7 +165,7 @@ def test_planted_copies_never_straddle(corpus):
 
 
 def test_exact_copies_leave_the_path_that_comes_first(corpus):
-    assert not any(row["origin"].startswith("Elsewhere/exact") for split in stage03.SPLITS
+    assert not any(row["origin"].startswith("Elsewhere/exact") for split in SPLITS
                    for row in rows(corpus[0], split))
 
 
@@ -185,6 +188,12 @@ def test_similar_pairs_agrees_with_comparing_all():
     for i, j in pairs.tolist():
         true = len(np.intersect1d(sets[i], sets[j])) / len(np.union1d(sets[i], sets[j]))
         assert abs(alike[i, j] - true) < 0.15
+
+
+def test_groups_are_joined_by_names_notes_and_likeness():
+    names, notes = ["a", None, "b", "a", None, None], [b"1", b"2", b"3", b"4", b"2", b""]
+    found = groups.find_groups(names, notes, np.array([[2, 4]]))
+    assert found[0] == found[3] and found[1] == found[4] == found[2] and len(set(found)) == 3
 
 
 # ---------------------------------------------------------------- splits
@@ -265,8 +274,8 @@ def test_bytes_do_not_depend_on_workers_or_file_order(corpus, tmp_path):
 
 def test_tokens_tables_and_text_agree(corpus):
     root, _ = corpus
-    tokenizer = Tokenizer.load(root / "data/tokenizer.pkl")
-    for split in stage03.SPLITS:
+    tokenizer = load_tokenizer(root / "data/tokenizer.pkl")
+    for split in SPLITS:
         tokens = np.load(root / f"data/{split}_tokens.npy", mmap_mode="r")
         text = (root / f"data/{split}.txt").read_text()
         table = rows(root, split)
@@ -282,8 +291,8 @@ def test_tokens_tables_and_text_agree(corpus):
 
 
 def test_long_tunes_are_cut_at_bars_into_even_pieces():
-    text = stage03.training_text(make_abc(piece(1, 3, 2400)))
-    pieces = stage03.cut(text)
+    text = training_text(make_abc(piece(1, 3, 2400)))
+    pieces = cut(text, 4999, 101)
     sizes = [len(part) for _, part in pieces]
     assert len(pieces) > 3 and max(sizes) <= 4999 and min(sizes) > 0.7 * max(sizes)
     assert pieces[0][0] == 0 and [bar for bar, _ in pieces] == sorted({bar for bar, _ in pieces})
@@ -294,14 +303,14 @@ def test_long_tunes_are_cut_at_bars_into_even_pieces():
 
 def test_text_that_is_no_abc_is_cut_at_lines():
     text = "".join(f"line {i} of a long play\n" for i in range(2000)) + "w" * 12_000 + "\n"
-    pieces = stage03.cut_lines(text)
+    pieces = cut_lines(text, 4999)
     assert max(map(len, pieces)) < 5000
     assert "".join(pieces).replace("\n", "") == text.replace("\n", "")
 
 
 def test_training_text_has_one_order_of_fields():
     raw = "X:12\nT:Air\nC:Trad\nQ:1/4=90\nL:1/8\nM:3/4\nR:waltz\nK:G % home\nGAB|c3|\nw:la la\n%%text\n|:c3:|\nK:D\nd3|\n"
-    assert stage03.training_text(raw) == "X:1\nM:3/4\nL:1/8\nQ:1/4=90\nK:G\nGAB|c3|\n|:c3:|\nK:D\nd3|\n"
+    assert training_text(raw) == "X:1\nM:3/4\nL:1/8\nQ:1/4=90\nK:G\nGAB|c3|\n|:c3:|\nK:D\nd3|\n"
 
 
 def test_splits_compile_as_tunebooks(corpus, tmp_path):
@@ -309,12 +318,55 @@ def test_splits_compile_as_tunebooks(corpus, tmp_path):
     abc2midi = Path(symusic.__file__).parent / "bin/abc2midi"
     if not abc2midi.exists():
         pytest.skip("this platform's symusic has no abc2midi")
-    for split in stage03.SPLITS:
+    for split in SPLITS:
         shutil.copyfile(corpus[0] / f"data/{split}.txt", tmp_path / f"{split}.abc")
         done = subprocess.run([abc2midi, f"{split}.abc"], cwd=tmp_path, capture_output=True, text=True)
         assert "rror" not in done.stdout, done.stdout[:2000]
         # abc2midi names files by X:, and all sequences are X:1; it reports every tune that it reads
         assert done.stdout.count("writing MIDI file") == len(rows(corpus[0], split))
+
+
+class PairTokenizer(CharTokenizer):
+    """Two characters a token where the pair is frequent in the training text: tokens are not characters."""
+
+    kind = "pairs"
+
+    def __init__(self, text):
+        super().__init__(text)
+        self.pairs = [pair for pair, _ in Counter(a + b for a, b in zip(text, text[1:])).most_common(20)]
+        self.token_chars = np.append(self.token_chars, [2] * len(self.pairs))
+        self.vocab_size += len(self.pairs)
+
+    def encode(self, text):
+        tokens, singles, at = [], super().encode(text).tolist(), 0
+        while at < len(text):
+            pair = text[at:at + 2]
+            known = pair in self.pairs
+            tokens.append(self.vocab_size - len(self.pairs) + self.pairs.index(pair) if known else singles[at])
+            at += 2 if known else 1
+        return np.array(tokens, self.dtype)
+
+
+def test_tokens_that_are_no_characters(corpus, tmp_path, monkeypatch):
+    """Counts carry both, offsets are of tokens, and what is measured on characters stays what it was."""
+    root, folder = corpus
+    monkeypatch.setattr(stage03, "TOKENIZER", "pairs")
+    monkeypatch.setitem(stage03.TOKENIZERS, "pairs", PairTokenizer)
+    done = run_stage(tmp_path, "--abc", folder)
+    assert done.returncode == 0, done.stderr
+    by_character, by_pair = (json.loads((r / "data/stats.json").read_text()) for r in (root, tmp_path))
+    marks, marks_of_pairs = (json.loads((r / "data/baselines.json").read_text())["val"] for r in (root, tmp_path))
+    assert by_pair["overlap_with_train"] == by_character["overlap_with_train"]
+    assert all(marks_of_pairs[name] == marks[name] for name in ("uniform", "unigram", "xz", "bz2"))
+    orders, orders_of_pairs = (part["ngram"]["bits_per_char_by_order"] for part in (marks, marks_of_pairs))
+    assert len(orders_of_pairs) == 3 and all(orders[order] == bits for order, bits in orders_of_pairs.items())
+    tokenizer = PairTokenizer((tmp_path / "data/train.txt").read_text())
+    for split in SPLITS:
+        counts, tokens = by_pair["splits"][split], np.load(tmp_path / f"data/{split}_tokens.npy")
+        assert counts["characters"] == by_character["splits"][split]["characters"]
+        assert counts["tokens"] == len(tokens) < by_character["splits"][split]["tokens"]
+        assert tokenizer.token_chars[tokens].sum() == counts["characters"] + counts["sequences"]
+        assert [int(row["token_offset"]) for row in rows(tmp_path, split)] == np.flatnonzero(tokens == BEGIN).tolist()
 
 
 # ---------------------------------------------------------------- choice of data
@@ -336,7 +388,7 @@ def test_rests_and_scraps_are_left_out_and_counted(tmp_path):
 def test_budget_is_spread_over_groups_and_nested():
     sequences = [{"group": f"g{g}", "turn": groups.hash_number(g, i), "origin": f"{g}", "piece": i, "chars": 1000}
                  for g in range(10) for i in range(1 + 3 * (g % 2))]
-    small, large = (stage03.limit_sequences(sequences, limit, 0) for limit in (10_000, 14_500))
+    small, large = (limit_sequences(sequences, limit, 0) for limit in (10_000, 14_500))
     assert Counter(s["group"] for s in small) == {f"g{g}": 1 for g in range(10)}
     assert len(large) == 14 and [s for s in small if s not in large] == []
 
@@ -382,7 +434,7 @@ def test_text_that_is_no_music(tmp_path):
     done = run_stage(root, "--from-splits", tmp_path, quickly=False)
     assert done.returncode == 0, done.stderr
     stats = json.loads((root / "data/stats.json").read_text())
-    assert {split: stats["splits"][split]["sequences"] for split in stage03.SPLITS} == {
+    assert {split: stats["splits"][split]["sequences"] for split in SPLITS} == {
         "train": 300, "val": 30, "test": 30}
     assert set(stats["music"].values()) == {None}
     assert stats["vocabulary"]["unknown_in"] == {"val": {"\u00e9": 2}, "test": {}}
@@ -406,6 +458,19 @@ def test_tunebooks_are_read_tune_by_tune(tmp_path):
 
 # ---------------------------------------------------------------- baselines and overlap
 
+@pytest.mark.parametrize("k", [1, 2, 3, 7, 16, 32])
+def test_window_hashes_tell_windows_apart(k):
+    symbols = np.random.default_rng(0).integers(0, 3, (2, 200)).astype(np.uint8)
+    hashes = window_hashes(symbols, k)
+    assert hashes.shape == (2, 201 - k) and window_hashes(symbols[:, :k - 1], k).shape == (2, 0)
+    windows = [bytes(row[i:i + k]) for row in symbols for i in range(201 - k)]
+    assert len(set(zip(windows, hashes.ravel().tolist()))) == len(set(windows)) == len(set(hashes.ravel().tolist()))
+    positions, numbers = look_up(build_lookup(hashes[0]), hashes[1])
+    known = sorted(set(hashes[0].tolist()))
+    assert {(i, known[n]) for i, n in zip(positions.tolist(), numbers.tolist())} == {
+        (i, value) for i, value in enumerate(hashes[1].tolist()) if value in set(known)}
+
+
 @pytest.fixture
 def token_files(tmp_path):
     draw = np.random.default_rng(0)
@@ -425,7 +490,7 @@ def token_files(tmp_path):
 
 def test_ngram_finds_the_source_of_a_markov_chain(token_files):
     data, texts = token_files
-    results = dict(map(baselines.measure, baselines.jobs(data, 9)))
+    results = dict(map(baselines.measure, baselines.jobs(data, data, 9)))
     n = {split: int((texts[split] != BEGIN).sum()) for split in ("val", "test")}
     found = baselines.summarise(results, 9, n)
     entropy = -(0.7 * math.log2(0.7) + 0.2 * math.log2(0.2) + 0.1 * math.log2(0.1))
@@ -468,16 +533,16 @@ def test_overlap_counts_windows_and_names_the_source(token_files):
     data, texts = token_files
     sequence = texts["train"][63 * 7:63 * 8]
     np.save(data / "val_tokens.npy", np.concatenate([sequence, texts["val"][:63]]))
-    (starts, found), _ = baselines.shared_windows(data / "train_tokens.npy", [data / "val_tokens.npy",
+    (starts, found), _ = data_report.shared_windows(data / "train_tokens.npy", [data / "val_tokens.npy",
                                                                               data / "test_tokens.npy"])
     windows = [bytes(texts["train"][i:i + 32]) for i in range(len(texts["train"]) - 31)]
     val = np.load(data / "val_tokens.npy")
     assert found.tolist() == [bytes(val[i:i + 32]) in set(windows) for i in starts]
     assert found[:30].all() and len(starts) == 2 * 30
-    rows = stage03.overlap_by_tune((starts, found), np.array([0, 63]), [{"origin": "copied"}, {"origin": "new"}])
+    rows = data_report.overlap_by_tune((starts, found), [{"origin": name, "chars": 61} for name in ("copied", "new")])
     assert rows[0] == (1.0, 30, "copied")
-    nearest = baselines.nearest_sequences(data / "train_tokens.npy", np.arange(400) * 63,
-                                          [baselines.windows_of(sequence)[1]])
+    nearest = data_report.nearest_sequences(data / "train_tokens.npy", np.arange(400) * 63,
+                                          [data_report.windows_of(sequence)[1]])
     assert nearest == [(7, 30)]
 
 

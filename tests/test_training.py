@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 import torch
 
-from study import training
-from common import BEGIN, END, IGNORE, Tokenizer
-from study.stage import Stage, read_json
+import common
+from common import BEGIN, END, IGNORE, CharTokenizer, Transformer
+from study import checkpoints, machine, runs, suite, training
+from study.families import build_model
+from study.stage import HERE as REPOSITORY, Stage, read_json
 
-REPOSITORY = Path(training.__file__).parent.parent
 SHAPES = {"transformer": {"n_layer": 1, "n_head": 2, "d_model": 16, "d_ff": 32},
           "lstm": {"n_layer": 1, "d_embedding": 8, "d_hidden": 16}}
 TUNE = "X:1\nM:4/4\nL:1/16\nK:G\nD4G4B4d4|"
@@ -40,14 +41,14 @@ def stream_of(texts, tokenizer):
     return np.concatenate(parts).astype(tokenizer.dtype)
 
 
-def make_root(root, n_tunes=60, seed=0):
+def make_root(root, n_tunes=60, seed=0, make_tokenizer=CharTokenizer):
     """A root with the files of stage 03: tunes of one pattern with random notes."""
     rng, folder = random.Random(seed), root / "data"
     folder.mkdir(parents=True, exist_ok=True)
     texts = [TUNE + "".join(rng.choice("ABcdefg") + rng.choice("24") for _ in range(rng.randint(40, 120))) + "|\n"
              for _ in range(n_tunes)]
-    tokenizer = Tokenizer("".join(texts))
-    tokenizer.save(folder / "tokenizer.pkl")
+    tokenizer = make_tokenizer("".join(texts))
+    (folder / "tokenizer.pkl").write_bytes(tokenizer.dumps())
     cut = n_tunes // 10
     for name, part in (("val", texts[:cut]), ("test", texts[cut:2 * cut]), ("train", texts[2 * cut:])):
         np.save(folder / f"{name}_tokens.npy", stream_of(part, tokenizer))
@@ -61,7 +62,7 @@ def data(tmp_path):
 
 def tiny_run(data, family="transformer", **options):
     options = {"learning_rate": 0.01, "size": "nano", **options}
-    return training.plan_run(data, family, options.pop("size"), SHAPES[family], **options)
+    return runs.plan_run(data, family, options.pop("size"), SHAPES[family], **options)
 
 
 # ---------------------------------------------------------------- data
@@ -89,18 +90,82 @@ def test_subsets_are_nested_whole_sequences(data):
         return {tokens[a:b].tobytes() for a, b in zip(bounds, bounds[1:])}
     before = set()
     for fraction in (0.1, 0.25, 0.5, 1.0):
-        tokens = training.subset(data.train, fraction)
+        tokens = training.subset(data.train, data.token_chars, fraction)
         assert before <= sequences(tokens) <= sequences(np.asarray(data.train))
         assert len(tokens) <= fraction * len(data.train)
         before = sequences(tokens)
-    assert training.count_chars(training.subset(data.train, 1.0, 2000)) <= 2000
+    assert training.count_chars(training.subset(data.train, data.token_chars, 1.0, 2000), data.token_chars) <= 2000
 
 
 def test_seeds_pair_the_families(data):
     a, b = tiny_run(data, "transformer", seed=5), tiny_run(data, "lstm", seed=5)
-    assert (a["steps"], a["tokens_per_step"], a["train_tokens"]) == (b["steps"], b["tokens_per_step"], b["train_tokens"])
+    assert all(a[count] == b[count] for count in ("steps", "tokens_per_step", "train_tokens"))
     first, second = training.epoch_windows(data.train, 5, 0), training.epoch_windows(data.train, 6, 0)
     assert not np.array_equal(first[0], second[0])
+
+
+# ---------------------------------------------------------------- tokens are not characters
+
+class PairTokenizer(CharTokenizer):
+    """Tokens of two characters each, and of one for what is left over at the end of a text."""
+
+    kind = "pairs"
+
+    def __init__(self, text):
+        super().__init__(text)
+        pairs = [a + b for a in self.characters for b in self.characters]
+        self.texts = [*self.characters, *pairs]
+        self.numbers = {text: number for number, text in enumerate(self.texts, start=3)}
+        self.vocab_size, self.dtype = 3 + len(self.texts), np.uint16
+        self.token_chars = np.array([0, 1, 1, *map(len, self.texts)])
+
+    def encode(self, text):
+        return np.array([self.numbers[text[i:i + 2]] for i in range(0, len(text), 2)], self.dtype)
+
+
+@pytest.fixture
+def pairs(tmp_path, monkeypatch):
+    monkeypatch.setitem(common.TOKENIZERS, "pairs", PairTokenizer)
+    return make_root(tmp_path, make_tokenizer=PairTokenizer)
+
+
+def chars_by_hand(tokens, tokenizer):
+    """Characters of the targets of a stream: of text, and one for each END."""
+    return sum(1 if token == END else len(tokenizer.texts[token - 3]) for token in tokens if token != BEGIN)
+
+
+def test_losses_are_per_character_whatever_a_token_is(tmp_path, pairs, monkeypatch):
+    """A model that stays as new says 1 / V for every token: ln V nats a token, by hand over the characters."""
+    tokenizer = common.load_tokenizer(tmp_path / "data/tokenizer.pkl")
+    assert tokenizer.kind == "pairs" and pairs.vocab_size == tokenizer.vocab_size > 100
+    monkeypatch.setattr(training, "EVALUATIONS", 1)
+    record = runs.train(tmp_path, tiny_run(pairs, learning_rate=1e-30), pairs, "cpu")
+    expected = {}
+    for split in ("train", "val", "test"):
+        tokens = getattr(pairs, split)
+        n_targets, n_chars = int((tokens != BEGIN).sum()), chars_by_hand(tokens, tokenizer)
+        assert 1.8 < n_chars / n_targets < 2
+        expected[split] = math.log(tokenizer.vocab_size) * n_targets / n_chars
+        assert record[f"{split}_chars"] == n_chars - (int((tokens == END).sum()) if split == "train" else 0)
+    for split in ("val", "test"):
+        assert record[f"{split}_nats_per_char"] == pytest.approx(expected[split], rel=1e-5)
+        assert record[f"{split}_bits_per_char"] == pytest.approx(expected[split] / math.log(2), rel=1e-5)
+        assert record[f"{split}_tokens"] == int((getattr(pairs, split) != BEGIN).sum())
+    line = json.loads((tmp_path / "checkpoints" / record["curve"]).read_text())
+    assert line["val_nats_per_char"] == pytest.approx(expected["val"], rel=1e-5)
+    assert line["train_nats_per_char"] == pytest.approx(expected["train"], rel=1e-5)
+    assert (line["tokens"], line["chars"]) == (record["train_tokens"], record["train_chars"])
+    assert record["train_tokens"] == record["tokens_seen"] == len(pairs.train)
+    assert record["chars_seen"] == record["train_chars"]
+
+
+@pytest.mark.parametrize("make_tokenizer", [CharTokenizer, PairTokenizer])
+def test_the_limit_of_text_counts_characters(tmp_path, monkeypatch, make_tokenizer):
+    monkeypatch.setitem(common.TOKENIZERS, make_tokenizer.kind, make_tokenizer)
+    data = make_root(tmp_path, make_tokenizer=make_tokenizer)
+    tokens = training.subset(data.train, data.token_chars, 1.0, 2000)
+    assert 1800 < training.count_chars(tokens, data.token_chars) <= 2000
+    assert tiny_run(data, max_train_chars=2000)["train_chars"] == training.count_chars(tokens, data.token_chars)
 
 
 # ---------------------------------------------------------------- recipe
@@ -140,7 +205,7 @@ def test_muon_treats_gates_as_matrices():
 def test_hidden_matrices_go_to_muon(data):
     for family in SHAPES:
         run = tiny_run(data, family)
-        model = training.build_model(run["config"])
+        model = build_model(run["config"])
         adamw, muon = training.make_optimizers(model, run)
         muon_numbers = sum(p.numel() for group in muon.param_groups for p in group["params"])
         assert muon_numbers == model.count_parameters()["hidden"]
@@ -148,10 +213,29 @@ def test_hidden_matrices_go_to_muon(data):
         assert everything == model.count_parameters()["total"]
 
 
-@pytest.mark.parametrize("family, recipe, scale", [("transformer", "tuned", 1), ("lstm", "tuned", 8), ("lstm", "classic", 1)])
+def test_only_what_a_class_names_goes_to_muon(data):
+    """A matrix of numbers that is no map from one layer to the next is left to AdamW."""
+    class WithState(Transformer):
+        def __init__(self, config):
+            super().__init__(config)
+            self.decay = torch.nn.Parameter(torch.ones(16, 4))
+
+    run = tiny_run(data)
+    model = WithState(run["config"])
+    adamw, muon = training.make_optimizers(model, run)
+    def ids(optimizer):
+        return {id(p) for group in optimizer.param_groups for p in group["params"]}
+    assert id(model.decay) in ids(adamw) and id(model.decay) not in ids(muon)
+    assert ids(muon) == {id(p) for block in model.blocks
+                         for p in (block.qkv.weight, block.attention_out.weight, block.mlp_in.weight,
+                                   block.mlp_out.weight)}
+
+
+@pytest.mark.parametrize("family, recipe, scale",
+                         [("transformer", "tuned", 1), ("lstm", "tuned", 8), ("lstm", "classic", 1)])
 def test_adamw_holds_every_weight_once(data, family, recipe, scale):
     run = tiny_run(data, family, optimizer="adamw", recipe=recipe)
-    model = training.build_model(run["config"])
+    model = build_model(run["config"])
     (adamw,) = training.make_optimizers(model, run)
     numbers = [sum(p.numel() for p in group["params"]) for group in adamw.param_groups]
     assert sum(numbers) == model.count_parameters()["total"] and numbers[1] == model.count_parameters()["hidden"]
@@ -167,7 +251,7 @@ def test_classic_recipe(data):
 
 def test_names():
     run = {"family": "lstm", "size": "tiny", "recipe": "tuned", "seed": 2, "data_fraction": 0.25}
-    assert training.run_name(run) == "lstm_tiny_seed2_frac0.25"
+    assert runs.run_name(run) == "lstm_tiny_seed2_frac0.25"
 
 
 def test_a_key_follows_what_decides_the_result(data):
@@ -178,12 +262,11 @@ def test_a_key_follows_what_decides_the_result(data):
 
 
 def test_wide_suite_matches_the_families():
-    import common
-    transformers, lstms = training.wide_sizes("transformer", 75), training.wide_sizes("lstm", 75)
+    transformers, lstms = (suite.suite_sizes("wide", model, {}, 75) for model in (Transformer, common.LSTM))
     counts = []
     with torch.device("meta"):
         for name in transformers:
-            pair = [common.build_model({"family": family, "vocab_size": 75, "block_size": 512, "dropout": 0.0,
+            pair = [build_model({"family": family, "vocab_size": 75, "block_size": 512, "dropout": 0.0,
                                         "rotary": True, "qk_norm": True, "token_shift": True, **shape[name]})
                     .count_parameters()["non_embedding"]
                     for family, shape in (("transformer", transformers), ("lstm", lstms))]
@@ -192,16 +275,48 @@ def test_wide_suite_matches_the_families():
     assert len(counts) == 8 and counts[0] < 0.04e6 and counts[-1] > 28e6
 
 
+def test_a_family_without_a_rule_has_no_wide_suite():
+    with pytest.raises(ValueError, match="no rule"):
+        suite.suite_sizes("wide", type("GRU", (common.Model,), {"family": "gru"}), {}, 75)
+
+
+def test_sizes_that_were_not_swept_take_the_rate_of_the_nearest_width():
+    args = argparse.Namespace(learning_rate=None, recipe="tuned")
+    swept = {"narrow": {"n_layer": 2, "d_hidden": 100}, "broad": {"n_layer": 2, "d_hidden": 400}}
+    sizes = {"mini": {"n_layer": 9, "d_hidden": 190}, "maxi": {"n_layer": 1, "d_hidden": 210}}
+    chosen = suite.Suite(common.LSTM, sizes, {"muon": {"narrow": 0.04, "broad": 0.01}}, swept)
+    assert [suite.choose_rate(args, size, chosen) for size in sizes] == [0.04, 0.01]
+
+
+def test_the_code_of_a_run_is_that_of_its_family():
+    """The digests themselves; what edits make again is tested with copies of the project."""
+    assert runs.run_code("transformer") != runs.run_code("lstm")
+
+
+def test_shapes_are_read_back(data):
+    for family, shape in SHAPES.items():
+        assert runs.shape_of(tiny_run(data, family)["config"]) == shape
+
+
+def test_peak_memory_is_null_where_the_system_does_not_say(monkeypatch):
+    def no_such_file(path, *_, **__):
+        raise FileNotFoundError(path)
+    monkeypatch.setattr(Path, "read_text", no_such_file)  # no /proc on macOS
+    monkeypatch.setattr(Path, "write_text", no_such_file)
+    machine.reset_peak_memory("cpu")
+    assert machine.peak_memory_bytes("cpu") is None
+
+
 # ---------------------------------------------------------------- runs
 
 @pytest.mark.parametrize("family", SHAPES)
 def test_a_run_learns_and_its_record_is_reproduced(tmp_path, data, family):
     run = tiny_run(data, family, epochs=2)
-    record = training.train(tmp_path, run, data, "cpu")
+    record = runs.train(tmp_path, run, data, "cpu")
     assert record["val_nats_per_char"] < 0.8 * math.log(data.vocab_size)
-    model, checkpoint = training.load_checkpoint(tmp_path / f"checkpoints/{run['name']}.pt")
+    model, checkpoint = checkpoints.load_checkpoint(tmp_path / f"checkpoints/{run['name']}.pt")
     for split in ("val", "test"):
-        again = training.evaluate(model, getattr(data, split), "cpu")
+        again = training.evaluate(model, getattr(data, split), data.token_chars, "cpu")
         assert again["nats_per_char"] == pytest.approx(record[f"{split}_nats_per_char"], abs=1e-4)
     assert checkpoint["tokenizer_digest"] == data.tokenizer_digest
     assert record["steps"] == run["steps"] and record["tokens_seen"] == 2 * len(data.train)
@@ -214,16 +329,16 @@ def test_a_run_learns_and_its_record_is_reproduced(tmp_path, data, family):
                   "val_bits_per_char", "val_loss_by_position", "key", "data_digest", "config"):
         assert field in record
     changed = os.stat(tmp_path / f"checkpoints/{run['name']}.pt").st_mtime_ns
-    assert training.train(tmp_path, run, data, "cpu") == record
+    assert runs.train(tmp_path, run, data, "cpu") == record
     assert os.stat(tmp_path / f"checkpoints/{run['name']}.pt").st_mtime_ns == changed
 
 
 def test_evaluation_is_the_whole_split(data):
     run = tiny_run(data)
     torch.manual_seed(0)
-    model = training.build_model(run["config"])
+    model = build_model(run["config"])
     torch.nn.init.normal_(model.head.weight)
-    result = training.evaluate(model, data.val, "cpu")
+    result = training.evaluate(model, data.val, data.token_chars, "cpu")
     n, total = 0, 0.0
     tokens = torch.from_numpy(np.array(data.val)).long()
     with torch.no_grad():
@@ -235,13 +350,13 @@ def test_evaluation_is_the_whole_split(data):
     assert result["nats_per_char"] == pytest.approx(total / n, rel=1e-4)
     assert result["bits_per_char"] == pytest.approx(result["nats_per_char"] / math.log(2))
     assert len(result["loss_by_position"]) == 64
-    assert training.evaluate(model, data.val, "cpu", batch_windows=1)["nats_per_char"] == pytest.approx(
-        result["nats_per_char"], rel=1e-5)
+    one_by_one = training.evaluate(model, data.val, data.token_chars, "cpu", batch_windows=1)
+    assert one_by_one["nats_per_char"] == pytest.approx(result["nats_per_char"], rel=1e-5)
 
 
 def test_keep_best_keeps_the_lowest(tmp_path, data):
     run = tiny_run(data, epochs=3, keep_best=True, name="best_model")
-    record = training.train(tmp_path, run, data, "cpu")
+    record = runs.train(tmp_path, run, data, "cpu")
     curve = [json.loads(line) for line in (tmp_path / "checkpoints/best_model.curve.jsonl").read_text().splitlines()]
     assert record["val_nats_per_char"] == pytest.approx(min(x["val_nats_per_char"] for x in curve), abs=5e-3)
     assert [x["epoch"] for x in curve if x["epoch"] == int(x["epoch"])] == [1, 2, 3]
@@ -251,22 +366,22 @@ def test_micro_batches_do_not_change_the_update(tmp_path, data):
     weights = []
     for micro in (4, 1):
         run = tiny_run(data, batch_windows=4, name=f"micro{micro}", optimizer="adamw")
-        training.train(tmp_path, run, data, "cpu", micro_batch=micro)
-        weights.append(training.load_checkpoint(tmp_path / f"checkpoints/micro{micro}.pt")[1]["record"])
+        runs.train(tmp_path, run, data, "cpu", micro_batch=micro)
+        weights.append(checkpoints.load_checkpoint(tmp_path / f"checkpoints/micro{micro}.pt")[1]["record"])
     assert weights[0]["val_nats_per_char"] == pytest.approx(weights[1]["val_nats_per_char"], abs=2e-3)
 
 
 def test_out_of_memory_halves_the_micro_batch(tmp_path, data, monkeypatch, capsys):
     run = tiny_run(data, batch_windows=4)
-    forward = training.common.Transformer.forward
+    forward = Transformer.forward
 
     def small_memory(model, idx, targets=None):
         if model.training and len(idx) > 1:
             raise torch.OutOfMemoryError("simulated")
         return forward(model, idx, targets)
 
-    monkeypatch.setattr(training.common.Transformer, "forward", small_memory)
-    record = training.train(tmp_path, run, data, "cpu")
+    monkeypatch.setattr(Transformer, "forward", small_memory)
+    record = runs.train(tmp_path, run, data, "cpu")
     messages = capsys.readouterr().err
     assert "2 windows" in messages and "1 windows" in messages
     assert record["tokens_per_step"] == 4 * training.BLOCK_SIZE and math.isfinite(record["val_nats_per_char"])
@@ -275,25 +390,25 @@ def test_out_of_memory_halves_the_micro_batch(tmp_path, data, monkeypatch, capsy
 def test_no_memory_at_all_is_said(tmp_path, data, monkeypatch):
     def none(model, idx, targets=None):
         raise torch.OutOfMemoryError("simulated")
-    monkeypatch.setattr(training.common.Transformer, "forward", none)
+    monkeypatch.setattr(Transformer, "forward", none)
     with pytest.raises(training.Stopped, match="memory"):
-        training.train(tmp_path, tiny_run(data), data, "cpu")
+        runs.train(tmp_path, tiny_run(data), data, "cpu")
 
 
 def test_no_number_stops_the_run(tmp_path, data, monkeypatch):
-    run, forward, calls = tiny_run(data), training.common.Transformer.forward, []
+    run, forward, calls = tiny_run(data), Transformer.forward, []
 
     def breaks(model, idx, targets=None):
         logits, loss = forward(model, idx, targets)
         calls.extend([1] * model.training)
         return logits, loss * math.nan if model.training and len(calls) == 4 else loss
 
-    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 0)
-    monkeypatch.setattr(training.common.Transformer, "forward", breaks)
+    monkeypatch.setattr(runs, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(Transformer, "forward", breaks)
     with pytest.raises(training.Stopped, match="step 3 .*learning rate") as stopped:
-        training.train(tmp_path, run, data, "cpu")
+        runs.train(tmp_path, run, data, "cpu")
     assert "state" in str(stopped.value)
-    state = training.load_state(tmp_path / "checkpoints", run["name"], run["key"])
+    state = checkpoints.load_state(tmp_path / "checkpoints", run["name"], run["key"])
     assert state["step"] == 3 and all(torch.isfinite(w).all() for w in state["model"].values())
 
 
@@ -315,20 +430,20 @@ def interrupted(monkeypatch, at_step):
 def test_resume_is_bit_identical(tmp_path, data, monkeypatch, family, torn, capsys):
     (tmp_path / "other").mkdir()
     run = tiny_run(data, family, epochs=2, dropout=0.1)
-    training.train(tmp_path / "other", run, data, "cpu")
+    runs.train(tmp_path / "other", run, data, "cpu")
     with monkeypatch.context() as patch:
-        patch.setattr(training, "CHECKPOINT_SECONDS", 0)
+        patch.setattr(runs, "CHECKPOINT_SECONDS", 0)
         interrupted(patch, 9)
         with pytest.raises(RuntimeError, match="killed"):
-            training.train(tmp_path, run, data, "cpu")
-    now, before = training._state_paths(tmp_path / "checkpoints", run["name"])
+            runs.train(tmp_path, run, data, "cpu")
+    now, before = checkpoints.state_paths(tmp_path / "checkpoints", run["name"])
     assert now.exists() and before.exists()
     if torn:
         now.write_bytes(now.read_bytes()[:-100])
-    training.train(tmp_path, run, data, "cpu")
+    runs.train(tmp_path, run, data, "cpu")
     printed = capsys.readouterr()
     assert f"goes on from step {8 if torn else 9}" in printed.out and ("damaged" in printed.err) == torn
-    a, b = (training.load_checkpoint(root / f"checkpoints/{run['name']}.pt")[1]["weights_digest"]
+    a, b = (checkpoints.load_checkpoint(root / f"checkpoints/{run['name']}.pt")[1]["weights_digest"]
             for root in (tmp_path, tmp_path / "other"))
     assert a == b
     curves = [[{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in
@@ -339,10 +454,10 @@ def test_resume_is_bit_identical(tmp_path, data, monkeypatch, family, torn, caps
 
 def test_both_states_torn_means_from_the_start(tmp_path, data, monkeypatch, capsys):
     run = tiny_run(data)
-    for path in training._state_paths(tmp_path / "checkpoints", run["name"]):
+    for path in checkpoints.state_paths(tmp_path / "checkpoints", run["name"]):
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"0" * 200)
-    training.train(tmp_path, run, data, "cpu")
+    runs.train(tmp_path, run, data, "cpu")
     assert capsys.readouterr().err.count("damaged") == 2
 
 
@@ -350,20 +465,20 @@ def test_full_disk_keeps_the_last_state(tmp_path, data, monkeypatch):
     run = tiny_run(data)
     folder = tmp_path / "checkpoints"
     folder.mkdir()
-    training.save_state(folder, run["name"], {"key": run["key"], "step": 1})
+    checkpoints.save_state(folder, run["name"], {"key": run["key"], "step": 1})
     def full(descriptor):
         raise OSError(28, "No space left on device")
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError):
-        training.save_state(folder, run["name"], {"key": run["key"], "step": 2})
-    assert training.load_state(folder, run["name"], run["key"])["step"] == 1
+        checkpoints.save_state(folder, run["name"], {"key": run["key"], "step": 2})
+    assert checkpoints.load_state(folder, run["name"], run["key"])["step"] == 1
 
 
 def test_state_of_another_run_is_not_used(tmp_path, data):
     (tmp_path / "checkpoints").mkdir()
     run = tiny_run(data)
-    training.save_state(tmp_path / "checkpoints", run["name"], {"key": "another", "step": 5})
-    assert training.load_state(tmp_path / "checkpoints", run["name"], run["key"]) is None
+    checkpoints.save_state(tmp_path / "checkpoints", run["name"], {"key": "another", "step": 5})
+    assert checkpoints.load_state(tmp_path / "checkpoints", run["name"], run["key"]) is None
 
 
 @pytest.mark.parametrize("damage", ["cut", "bit", "text", "gone", "pickle"])
@@ -371,7 +486,7 @@ def test_damaged_checkpoints(tmp_path, data, damage):
     run = tiny_run(data)
     path = tmp_path / "x.pt"
     torch.manual_seed(0)
-    training.save_checkpoint(path, training.build_model(run["config"]).state_dict(), run, {})
+    checkpoints.save_checkpoint(path, build_model(run["config"]).state_dict(), run, {})
     content = bytearray(path.read_bytes())
     if damage == "cut":
         path.write_bytes(content[:len(content) // 2])
@@ -386,7 +501,7 @@ def test_damaged_checkpoints(tmp_path, data, damage):
     else:
         torch.save({"model": Path("/")}, path)
     with pytest.raises(ValueError, match="x.pt"):
-        training.load_checkpoint(path)
+        checkpoints.load_checkpoint(path)
 
 
 def test_a_run_has_one_process(tmp_path, data):
@@ -395,12 +510,12 @@ def test_a_run_has_one_process(tmp_path, data):
     with open(tmp_path / f"checkpoints/.{run['name']}.lock", "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(training.Stopped, match="another process"):
-            training.train(tmp_path, run, data, "cpu")
+            runs.train(tmp_path, run, data, "cpu")
 
 
 def test_max_minutes_ends_early_with_the_schedule_done(tmp_path, data):
     run = tiny_run(data, epochs=400, max_minutes=0.02)
-    record = training.train(tmp_path, run, data, "cpu")
+    record = runs.train(tmp_path, run, data, "cpu")
     assert record["steps"] < run["steps"] and record["seconds"] < 60
     last = (tmp_path / "checkpoints" / record["curve"]).read_text().splitlines()[-1]
     assert json.loads(last)["learning_rate"] == 0
@@ -411,8 +526,8 @@ def test_max_minutes_ends_early_with_the_schedule_done(tmp_path, data):
 SCRIPT = """
 import importlib, sys, torch
 torch.set_num_threads(1)
-from study import stage, training
-training.CHECKPOINT_SECONDS, training.CALIBRATION_SECONDS = {seconds}, 0.01
+from study import runs, stage, suite
+runs.CHECKPOINT_SECONDS, suite.CALIBRATION_SECONDS = {seconds}, 0.01
 t = importlib.import_module("04_train_transformers")
 t.SIZES = {{"tiny": {shape!r}, "small": {shape!r}}}
 sys.argv = ["04_train_transformers.py"] + {arguments!r}
@@ -488,7 +603,7 @@ def test_a_signal_saves_and_says_so(tmp_path, number, code):
 
 
 def digests(root, *names):
-    return [training.load_checkpoint(root / f"checkpoints/{name}.pt")[1]["weights_digest"] for name in names]
+    return [checkpoints.load_checkpoint(root / f"checkpoints/{name}.pt")[1]["weights_digest"] for name in names]
 
 
 def kill_and_resume(tmp_path, n_kills):

@@ -51,13 +51,13 @@ def outputs(root):
 
 def times_apart(root):
     """The digests of `outputs`, for JSON and checkpoints those of what is in them but times, speeds and memory."""
-    torch, training = importlib.import_module("torch"), importlib.import_module("study.training")
+    torch, checkpoints = importlib.import_module("torch"), importlib.import_module("study.checkpoints")
     found = outputs(root)
     for name in found:
         path = root / name
         if path.suffix == ".pt":
             content = torch.load(path, weights_only=True)
-            content["model"] = training.weights_digest(content["model"])
+            content["model"] = checkpoints.weights_digest(content["model"])
             found[name] = without_times(content)
         elif path.suffix in (".json", ".jsonl"):
             lines = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]

@@ -5,7 +5,8 @@ import string
 import time
 
 import pytest
-from music.abc_text import AbcError, check_abc, cut_tune, read_abc, split_tunebook
+from music.abc_text import AbcError, check_abc, read_abc
+from music.tunebook import cut_tune, split_tunebook
 
 pytestmark = pytest.mark.faults
 PIECES = ["[V:1]", "[V:2]", "|", "||", ":|", "|:", "(3", "(3:2:2", "(9", "[CEG]", "[", "]", "z4", "Z", "Z9999999", "-", "C",

@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from loopback import HERE, corpus, download, midi, tar_bytes
 
+from study import fetch
+
 pytestmark = pytest.mark.faults
 
 
@@ -83,8 +85,6 @@ def test_names_in_every_encoding(tmp_path):
 @pytest.mark.parametrize("n", [40, pytest.param(2000, marks=pytest.mark.slow)])
 def test_damaged_archives_end_in_a_message(tmp_path, n, capsys):
     """Bytes cut, changed or put in at random: either the corpus comes out or the stage says what is wrong."""
-    import importlib
-    stage01 = importlib.import_module("01_download")
     chance = random.Random(n)
     files = {f"a/{number}.mid": midi(number) for number in range(30)}
     with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
@@ -107,9 +107,9 @@ def test_damaged_archives_end_in_a_message(tmp_path, n, capsys):
         folder = tmp_path / f"out{number}"
         folder.mkdir()
         try:
-            stage01.unpack(tmp_path / "x", stage01.Corpus(folder), None, 0)
+            fetch.unpack(tmp_path / "x", fetch.MidiFolder(folder), None, 0)
             whole += 1
-        except stage01.Refused:
+        except fetch.Refused:
             pass
         assert not any(path.is_symlink() for path in folder.rglob("*"))
     assert whole < n

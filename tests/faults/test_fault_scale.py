@@ -68,8 +68,8 @@ def run_stage_plain(name, root):
 
 @pytest.mark.parametrize("n", [int(os.environ.get("FAULT_FUZZ_FILES", 200_000))])
 def test_fuzzed_midi(before, n):
-    """benchmarks/fuzz_midi.py finds nothing."""
+    """benchmarks/bench_fuzz_midi.py finds nothing."""
     seeds = before("02_midi_to_abc") / "data/raw_midi"
-    done = subprocess.run([sys.executable, HERE / "benchmarks/fuzz_midi.py", seeds, "--files", str(n)],
-                          capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "benchmarks.bench_fuzz_midi", seeds, "--files", str(n)],
+                          capture_output=True, text=True, cwd=HERE)
     assert done.returncode == 0, done.stdout

@@ -11,9 +11,10 @@ import shutil
 
 import numpy as np
 import pytest
+from common import load_tokenizer
 from fault_roots import outputs, run_stage
+from study import checkpoints, stage
 
-stage = importlib.import_module("stage")
 pytestmark = pytest.mark.faults
 
 
@@ -57,7 +58,7 @@ def refusal(name, root):
 def test_tokenizer_with_code(tmp_path, canary, protocol):
     (tmp_path / "tokenizer.pkl").write_bytes(pickle.dumps(Code(canary), protocol=protocol))
     with pytest.raises(ValueError, match="tokenizer"):
-        importlib.import_module("common").Tokenizer.load(tmp_path / "tokenizer.pkl")
+        load_tokenizer(tmp_path / "tokenizer.pkl")
 
 
 def test_stage_refuses_a_tokenizer_with_code(root_for, canary):
@@ -91,13 +92,12 @@ def test_tokens(root_for, canary, what):
 
 def test_checkpoint_with_code(tmp_path, canary):
     torch = importlib.import_module("torch")
-    training = importlib.import_module("training")
     buffer = io.BytesIO()
     torch.save({"format": 1, "config": {}, "model": Code(canary)}, buffer)
     for data in (pickle.dumps(Code(canary)), buffer.getvalue(), b"", b"PK\3\4", os.urandom(500)):
         (tmp_path / "x.pt").write_bytes(data)
         with pytest.raises(ValueError, match="x.pt"):
-            training.load_checkpoint(tmp_path / "x.pt")
+            checkpoints.load_checkpoint(tmp_path / "x.pt")
 
 
 @pytest.mark.slow

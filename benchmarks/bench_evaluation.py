@@ -1,7 +1,7 @@
 """The judges measured: speed of the ABC reader, its agreement with abc2midi, what levels 1 to 5 let pass, and the time
 to evaluate 100 samples.
 
-Run: python benchmarks/evaluation.py ABC_FOLDER [--files N] [--seed S]
+Run: python -m benchmarks.bench_evaluation ABC_FOLDER [--files N] [--seed S]
      ABC_FOLDER: what stage 02 wrote (data/abc_notation), or any folder of .abc files with one tune each
 Prints a table; benchmarks/evaluation.md holds the figures.
 """
@@ -10,15 +10,17 @@ import argparse
 import random
 import re
 import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from music import abc_text  # noqa: E402
-from music import music_metrics as metrics  # noqa: E402
+from music import metrics, validity
+from music.abc_bar import read_short_stretch
+from music.abc_text import check_abc, read_abc
+from music.floors import floors as make_floors
+from music.novelty import Novelty, diversity
+from music.tunebook import cut_tune
 
 MAX_CHARS = 4900      # of a sequence, as in stage 03
 SAMPLE_CHARS = 1000   # of a sample in the timed evaluation
@@ -39,13 +41,13 @@ def agreement(texts):
     with tempfile.TemporaryDirectory() as folder:
         for text in texts:
             Path(folder, "t.abc").write_text(text, encoding="utf-8")
-            subprocess.run([metrics.find_abc2midi(), "t.abc", "-o", "t.mid"], cwd=folder, capture_output=True)
+            subprocess.run([validity.find_abc2midi(), "t.abc", "-o", "t.mid"], cwd=folder, capture_output=True)
             score = symusic.Score(f"{folder}/t.mid")
             theirs = defaultdict(list)
             for track in score.tracks:
                 for note in track.notes:
                     theirs[note.pitch].append(note.time / score.tpq)
-            tune = abc_text.read_abc(text)
+            tune = read_abc(text)
             before = missing + extra
             for voice in tune.voices:
                 for note in voice.notes:
@@ -71,37 +73,37 @@ def main():
     n_chars = sum(map(len, texts))
     print(f"{len(texts)} tunes, {n_chars:,} characters")
 
-    for name, function in (("check_abc", abc_text.check_abc), ("read_abc", abc_text.read_abc),
-                           ("cut_tune", lambda text: abc_text.cut_tune(text, MAX_CHARS))):
-        abc_text._read_cached.cache_clear()
+    for name, function in (("check_abc", check_abc), ("read_abc", read_abc),
+                           ("cut_tune", lambda text: cut_tune(text, MAX_CHARS))):
+        read_short_stretch.cache_clear()
         _, _, cpu = timed(lambda: [function(text) for text in texts])
         print(f"{name}: {n_chars / cpu / 1e3:.0f} kB/s")
-    print("levels of whole tunes:", dict(Counter(abc_text.check_abc(text).level for text in texts)))
+    print("levels of whole tunes:", dict(Counter(check_abc(text).level for text in texts)))
     print("notes, not in abc2midi, only in abc2midi, files alike:", agreement(texts[:100]))
 
     n_held = max(1, int(HELD_OUT_SHARE * len(texts)))
-    held, train = ([piece for text in part for _, piece in abc_text.cut_tune(text, MAX_CHARS)]
+    held, train = ([piece for text in part for _, piece in cut_tune(text, MAX_CHARS)]
                    for part in (texts[:n_held], texts[n_held:]))
-    floors, wall, _ = timed(metrics.floors, train, 100, args.seed, SAMPLE_CHARS)
+    floors, wall, _ = timed(make_floors, train, 100, args.seed, SAMPLE_CHARS)
     print(f"floors: {wall:.1f} s")
     cut = [{"text": text[:SAMPLE_CHARS], "truncated": len(text) > SAMPLE_CHARS} for text in held[:100]]
-    print("name | n | " + " | ".join(metrics.LEVELS) + " | bar accuracy | rest bars | cut | abc2midi | header regex")
-    for name, samples in {"real": held, "real, cut": cut, **floors}.items():
-        rates = metrics.rate_samples(samples)
+    print("name | n | " + " | ".join(validity.LEVELS) + " | bar accuracy | rest bars | cut | abc2midi | header regex")
+    for name, samples in {"real": held, "real, cut": cut, **bottom}.items():
+        rates = validity.rate_samples(samples)
         row = [*rates["by_level"], rates["bar_accuracy"], rates["rest_bar_share"], rates["cut"]["rate"],
                rates["judge_rate"], rates["header_regex_rate"]]
         print(name, "|", rates["n"], "|", " | ".join("–" if value is None else f"{value:.2f}" for value in row))
-    copied, wall, _ = timed(metrics.Novelty, "\n".join(train))
+    copied, wall, _ = timed(Novelty, "\n".join(train))
     print(f"index of {sum(map(len, train)):,} training characters: {wall:.2f} s")
     for name, samples in (("held-out", held[:100]), ("training", train[:100]), ("8-gram", floors["8-gram"])):
         found = copied.measure(samples)
         print(name, {key: value for key, value in found.items() if key != "samples"})
 
     samples = floors["8-gram"]
-    for name, function in (("rates and judge", lambda: metrics.rate_samples(samples)),
+    for name, function in (("rates and judge", lambda: validity.rate_samples(samples)),
                            ("metrics, 200 resamples", lambda: metrics.compare_sets(samples, held[:100])),
                            ("novelty", lambda: copied.measure(samples)), ("skills", lambda: metrics.skills(samples)),
-                           ("diversity", lambda: metrics.diversity(samples))):
+                           ("diversity", lambda: diversity(samples))):
         _, wall, cpu = timed(function)
         print(f"100 samples of {SAMPLE_CHARS} characters, {name}: {wall:.2f} s (own CPU {cpu:.2f} s)")
 

@@ -1,23 +1,22 @@
 """How well stage 03 tells copies of a piece from other music: precision and recall on planted copies.
 
-Run:    python benchmarks/duplicates.py MIDI_DIR [--pieces 200]
+Run:    python -m benchmarks.bench_duplicates MIDI_DIR [--pieces 200]
 Reads:  MIDI files below MIDI_DIR; every copy goes through stage 02's conversion, as a real copy would.
 Prints: one row per kind of copy: recall at the threshold and the spread of the similarity; then the pairs found among
         the unaltered pieces, by name, to be judged by ear and eye.
 """
 
 import argparse
-import importlib
 import sys
 from pathlib import Path
 
 import numpy as np
 import symusic
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-stage02 = importlib.import_module("02_midi_to_abc")
-groups = importlib.import_module("groups")
-stage03 = importlib.import_module("03_tokenize_split")
+from music.midi_to_abc import ConversionError, convert
+from music.training_text import training_text
+from study import groups
+from study.reading import read_tune
 
 
 def change_notes(score, change):
@@ -31,10 +30,15 @@ def change_notes(score, change):
     return score
 
 
+def moved(notes, steps):
+    """The notes with their pitches moved by as many semitones."""
+    return {**notes, "pitch": np.clip(notes["pitch"] + steps, 0, 127).astype(notes["pitch"].dtype)}
+
+
 def transposed(score, random):
     lowest = min(n.pitch for t in score.tracks if not t.is_drum for n in t.notes)
     shift = int(random.choice([k for k in (-5, -4, -3, -2, -1, 1, 2, 3, 4, 5) if k > -lowest]))
-    return change_notes(score, lambda i, n: {**n, "pitch": np.clip(n["pitch"] + shift, 0, 127).astype(n["pitch"].dtype)})
+    return change_notes(score, lambda i, n: moved(n, shift))
 
 
 def slower(score, random):
@@ -65,12 +69,17 @@ def altered(score, random):
     def change(i, n):
         hit = random.random(len(n["pitch"])) < 0.05
         move = random.choice([-4, -3, -2, -1, 1, 2, 3, 4], len(hit))
-        return {**n, "pitch": np.clip(n["pitch"] + hit * move, 0, 127).astype(n["pitch"].dtype)}
+        return moved(n, hit * move)
     return change_notes(score, change)
 
 
 KINDS = {"transposed": transposed, "other tempo": slower, "notes twice as long": stretched,
          "stretched by 1.1 off the grid": off_grid, "one voice removed": thinned, "5 % of the notes changed": altered}
+
+
+def read(origin, midi):
+    """What stage 03 knows of a MIDI file (bytes); the length of its pieces does not matter here."""
+    return read_tune(origin, None, training_text(convert(midi)[0]), max_chars=4999, min_chars=101)
 
 
 def main(argv=None):
@@ -87,12 +96,11 @@ def main(argv=None):
             break
         try:
             data = path.read_bytes()
-            made = {None: stage03.read_tune(path.name, None, stage03.training_text(stage02.convert(data)[0]))}
+            made = {None: read(path.name, data)}
             for kind, alter in KINDS.items():
                 score = alter(symusic.Score.from_midi(data), random)
-                made[kind] = score and stage03.read_tune(
-                    f"{kind}.mid", None, stage03.training_text(stage02.convert(score.dumps_midi())[0]))
-        except stage02.ConversionError as error:  # a damaged file is not the subject here
+                made[kind] = score and read(f"{kind}.mid", score.dumps_midi())
+        except ConversionError as error:  # a damaged file is not the subject here
             print(f"left out: {path.name}: {str(error)[:90]}", file=sys.stderr)
             continue
         originals.append(made.pop(None))

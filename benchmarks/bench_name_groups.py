@@ -1,6 +1,6 @@
 """How many songs the names of an archive hold, by names alone.
 
-Run:    python benchmarks/name_groups.py LIST [--show 20]
+Run:    python -m benchmarks.bench_name_groups LIST [--show 20]
 Reads:  a table, one file a line, tab-separated, the path `artist/title.mid` last.
 Prints: files, songs, share of files whose song has two or more versions, and random groups to look at.
 """
@@ -8,12 +8,10 @@ Prints: files, songs, share of files whose song has two or more versions, and ra
 import argparse
 import csv
 import random
-import sys
 from collections import Counter
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from study import groups  # noqa: E402
+from study import groups
 
 
 def main():

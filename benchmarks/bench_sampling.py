@@ -1,21 +1,20 @@
 """Speed of generation: the key/value cache against recomputing everything, and 100 samples of 1,000 characters.
 
-Run: python benchmarks/sampling.py [--checkpoint checkpoints/transformer_xl.pt --tokenizer data/tokenizer.pkl]
+Run: python -m benchmarks.bench_sampling [--checkpoint checkpoints/transformer_xl.pt --tokenizer data/tokenizer.pkl]
      [--threads 2]. Without a checkpoint an XL Transformer with random weights is timed, whose samples never end early.
 Prints a table; benchmarks/sampling.md holds the figures.
 """
 
 import argparse
 import os
-import sys
 import time
 from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from common import BEGIN, END, UNKNOWN, Tokenizer, build_model  # noqa: E402
-from study.sampling import draw, filtered_weights, generate, unprompted  # noqa: E402
+from common import BEGIN, END, UNKNOWN, CharTokenizer, load_tokenizer
+from study.families import build_model
+from study.sampling import draw, filtered_weights, generate, unprompted
 
 XL = {"family": "transformer", "block_size": 512, "n_layer": 6, "n_head": 4, "d_model": 320, "d_ff": 1280,
       "dropout": 0.0, "rotary": True, "qk_norm": True}
@@ -64,10 +63,10 @@ def main():
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     if args.checkpoint:
-        from study.training import load_checkpoint
-        model, tokenizer = load_checkpoint(args.checkpoint)[0], Tokenizer.load(args.tokenizer)
+        from study.checkpoints import load_checkpoint
+        model, tokenizer = load_checkpoint(args.checkpoint)[0], load_tokenizer(args.tokenizer)
     else:
-        tokenizer = Tokenizer(map(chr, range(33, 105)))
+        tokenizer = CharTokenizer(map(chr, range(33, 105)))
         torch.manual_seed(0)
         shape = XL if args.family == "transformer" else LSTM
         model = build_model({**shape, "vocab_size": tokenizer.vocab_size}).eval()

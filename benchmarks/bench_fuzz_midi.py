@@ -3,13 +3,11 @@
 Reads:  a folder of MIDI files as seeds (default: quick/data/raw_midi)
 Writes: nothing; with --keep DIR the files that crashed a worker, ran out of memory or (below 1 MB) of time, raised
         what the converter does not foresee ("internal"), or whose ABC does not read
-Run:    nice python benchmarks/fuzz_midi.py [SEEDS] [--files N] [--seed N] [--workers N] [--keep DIR]
+Run:    nice python -m benchmarks.bench_fuzz_midi [SEEDS] [--files N] [--seed N] [--workers N] [--keep DIR]
 Prints the number of files by outcome, findings and files per second. File i of seed s is always the same.
 """
 
 import argparse
-import importlib
-import inspect
 import random
 import struct
 import sys
@@ -18,11 +16,12 @@ import time
 from collections import Counter
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from music.abc_text import AbcError, read_abc  # noqa: E402
+from music.abc_text import AbcError, read_abc
+from study.conversion import Settings, convert_all
 
 BATCH = 1000  # files on disk at a time
 TIMEOUT = 20  # seconds a file, as in stage 02
+VOICES = 6  # the same
 READ_EVERY = 5  # of the tunes that come out, one in so many is read back
 FINDINGS = ("crash", "timeout", "memory", "internal")  # reasons that need a look
 LARGE = 1 << 20  # bytes; a file of so many (a mutation repeats tracks by the thousand) may run out of time
@@ -138,10 +137,10 @@ def main(argv=None):
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--keep", type=Path, metavar="DIR")
     args = parser.parse_args(argv)
-    stage02 = importlib.import_module("02_midi_to_abc")
     seeds = [path.read_bytes() for path in sorted(args.seeds.rglob("*.mid"))]
     if not seeds:
-        sys.exit(f"fuzz_midi.py: there are no .mid files in {args.seeds}\n  -> python 01_download.py --quick")
+        sys.exit(f"benchmarks.bench_fuzz_midi: there are no .mid files in {args.seeds}\n"
+                 "  -> run: python 01_download.py --quick")
     outcomes, findings, began = Counter(), 0, time.monotonic()
     for start in range(0, args.files, BATCH):
         with tempfile.TemporaryDirectory() as folder:
@@ -152,10 +151,8 @@ def main(argv=None):
             for number in numbers:
                 (raw / f"{number}.mid").write_bytes(mutated(seeds, number, args.seed))
             tasks, answered = [(f"{number}.mid", f"{number}.abc") for number in numbers], 0
-            known = {"raw": str(raw), "target": str(target), "max_voices": stage02.DEFAULT_VOICES, "seed": 0,
-                     "checked_share": 0.0}
-            arguments = [known[name] for name in inspect.signature(stage02.work).parameters if name in known]
-            for (midi, abc), row in stage02.convert_all(tasks, args.workers, arguments, TIMEOUT):
+            settings = Settings(str(raw), str(target), VOICES, seed=0, checked_share=0.0, timeout_seconds=TIMEOUT)
+            for (midi, abc), row in convert_all(tasks, args.workers, settings):
                 answered += 1
                 reason = row.get("reason")
                 if reason is None and int(midi[:-4]) % READ_EVERY == 0:

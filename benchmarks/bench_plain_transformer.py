@@ -1,6 +1,6 @@
 """Compares a training step with plain eager code in nanoGPT's style: same sizes, same batch, in one run.
 
-Run:    python benchmarks/plain_transformer.py [--threads N] [--clock cpu] [--sizes tiny,medium,xl] [--rounds N]
+Run:    python -m benchmarks.bench_plain_transformer [--threads N] [--clock cpu] [--sizes tiny,medium,xl] [--rounds N]
 Prints seconds a step (gradient, clipping, optimizer; best of the rounds) in Markdown. The plain model is what a reader
 would write (Karpathy's nanoGPT: learned positions, LayerNorm, biases, fused QKV, fused attention, GELU, AdamW); ours
 has rotary positions, QK-norm and token shift on top.
@@ -9,17 +9,16 @@ has rotary positions, QK-norm and token shift on top.
 import argparse
 import importlib
 import os
-import sys
 import time
-from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from study import training  # noqa: E402
-from common import Tokenizer  # noqa: E402
+from common import N_SPECIAL, CharTokenizer
+from study.families import build_model
+from study.runs import BATCH_WINDOWS, plan_run
+from study.training import BETAS, BLOCK_SIZE, CLIP_NORM, Data, gradient, make_optimizers
 
 VOCABULARY = 75
 
@@ -48,7 +47,7 @@ class PlainTransformer(nn.Module):
 
     def __init__(self, n_layer, n_head, d_model, d_ff):
         super().__init__()
-        self.tokens, self.positions = nn.Embedding(VOCABULARY, d_model), nn.Embedding(training.BLOCK_SIZE, d_model)
+        self.tokens, self.positions = nn.Embedding(VOCABULARY, d_model), nn.Embedding(BLOCK_SIZE, d_model)
         self.blocks = nn.ModuleList([PlainBlock(d_model, n_head, d_ff) for _ in range(n_layer)])
         self.norm, self.head = nn.LayerNorm(d_model), nn.Linear(d_model, VOCABULARY, bias=False)
         self.head.weight = self.tokens.weight
@@ -63,27 +62,27 @@ class PlainTransformer(nn.Module):
 def plain_step(shape, x, y, bf16):
     """A function that does one step of the plain model."""
     model = PlainTransformer(**shape)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=training.BETAS, fused=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=BETAS, fused=True)
 
     def step():
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             loss = model(x, y)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), training.CLIP_NORM)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
         optimizer.step()
     return step
 
 
 def our_step(data, shape, x, y, optimizer):
     """A function that does one step of ours."""
-    run = training.plan_run(data, "transformer", "any", shape, 1e-3, optimizer=optimizer, batch_windows=len(x))
-    model = training.build_model(run["config"])
-    optimizers = training.make_optimizers(model, run)
+    run = plan_run(data, "transformer", "any", shape, 1e-3, optimizer=optimizer, batch_windows=len(x))
+    model = build_model(run["config"])
+    optimizers, token_chars = make_optimizers(model, run), torch.from_numpy(data.token_chars)
 
     def step():
-        training._gradient(model, optimizers, x, y, torch.device("cpu"), [len(x)], "any")
-        torch.nn.utils.clip_grad_norm_(model.parameters(), training.CLIP_NORM)
+        gradient(model, x, y, token_chars, len(x), "any")
+        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
         for each in optimizers:
             each.step()
     return step
@@ -100,12 +99,13 @@ def main():
     torch.set_num_threads(args.threads)
     clock = time.perf_counter if args.clock == "wall" else time.process_time
     sizes = importlib.import_module("04_train_transformers").SIZES
-    tokens = torch.randint(3, VOCABULARY, (training.BATCH_WINDOWS, training.BLOCK_SIZE + 1))
+    tokens = torch.randint(3, VOCABULARY, (BATCH_WINDOWS, BLOCK_SIZE + 1))
     x, y = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
     flat = tokens.flatten().to(torch.uint8).numpy()
     flat[0] = 0
-    data = training.Data(flat, flat, flat, Tokenizer("a").digest, VOCABULARY)
-    print(f"{args.threads} threads, {args.clock} clock, {len(x)} x {training.BLOCK_SIZE} tokens a step; seconds")
+    tokenizer = CharTokenizer(map(chr, range(33, 33 + VOCABULARY - N_SPECIAL)))
+    data = Data(flat, flat, flat, tokenizer.digest, tokenizer.vocab_size, tokenizer.token_chars)
+    print(f"{args.threads} threads, {args.clock} clock, {len(x)} x {BLOCK_SIZE} tokens a step; seconds")
     print("| size | plain, bf16 | plain, fp32 | ours, AdamW | ours, Muon | tokens/s against plain bf16 | fp32 |")
     print("|---|---|---|---|---|---|---|")
     for size in args.sizes.split(","):

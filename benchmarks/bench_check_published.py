@@ -5,19 +5,17 @@ figure that the replication of Besiroglu et al. 2024 (arXiv 2404.10102) publishe
 five highest losses are dropped, as there. Prints a markdown table: published value and standard error, ours, the
 difference in published standard errors, ratio of the standard errors.
 
-Run: python benchmarks/check_published.py POINTS.csv [--resamples 1000]
+Run: python -m benchmarks.bench_check_published POINTS.csv [--resamples 1000]
 """
 
 import argparse
 import csv
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from study import scaling_law as law  # noqa: E402
+from study import scaling_law as law
 
 PUBLISHED = {"E": (1.817, 0.026), "A": (482, 125), "B": (2085, 1293), "alpha": (0.348, 0.015), "beta": (0.366, 0.021)}
 N_DROPPED = 5

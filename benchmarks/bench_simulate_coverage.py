@@ -6,22 +6,18 @@ interval of those is right), median interval, root mean square error of log alph
 how often the largest size lies inside the interval predicted from the others. A second table does the same for the
 difference of two families at equal N, with and without noise that the seeds of both families share.
 
-Run: python benchmarks/simulate_coverage.py [--studies 500] [--seed 0]
+Run: python -m benchmarks.bench_simulate_coverage [--studies 500] [--seed 0]
 """
 
 import argparse
-import importlib
 import math
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from study import scaling_law as law  # noqa: E402
+from study import scaling_fits
+from study import scaling_law as law
 
-fit_scaling = importlib.import_module("06_fit_scaling")
 PAIRS = [(1, 0.005, 0.0), (3, 0.005, 0.0), (3, 0.005, 0.5), (5, 0.005, 0.5), (1, 0.02, 0.0), (3, 0.02, 0.5)]
 SIZES = {"original 5": np.array([142_411, 679_627, 1_906_635, 4_118_347, 7_609_675]),
          "4 of the LSTM": np.array([245_899, 950_475, 3_296_523, 5_837_131]),
@@ -90,7 +86,7 @@ def simulate_difference(n_seeds, noise, shared, n_studies, rng):
             runs.append([(n, s, loss[i, s], n) for i, n in enumerate(sizes) for s in range(n_seeds)])
             fits[shift] = law.fit_power_law(np.repeat(sizes, n_seeds), loss.ravel())
         families = {k: [{"params_total": n, "val_nats_per_char": y} for n, _, y, _ in r] for k, r in zip(fits, runs)}
-        found = law.compare_families(*runs, fit_scaling.noise_of_runs(families, fits), 0, rng)
+        found = law.compare_families(*runs, scaling_fits.noise_of_runs(families, fits), 0, rng)
         for point in found["points"]:
             low, high = point["interval"]
             covered.append(low <= -gap <= high)

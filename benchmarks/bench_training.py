@@ -1,0 +1,140 @@
+"""Measures training speed: tokens/s of the nine models and their share of the machine's bf16 matrix rate.
+
+Run:    python -m benchmarks.bench_training [--threads N] [--clock cpu] [--models transformer_xl,lstm_large] [--loop]
+Prints a table in Markdown. --clock cpu counts the processor's seconds of this process instead of the wall's: with one
+thread that is what a machine without other work would take, also on one that is shared. --loop trains 300,000 tokens
+of each model and tells what the loop itself (data, logging, progress, checkpoints) adds to gradient, clipping,
+optimizer and evaluation.
+"""
+
+import argparse
+import contextlib
+import importlib
+import os
+import tempfile
+import time
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import torch
+
+from common import N_SPECIAL, CharTokenizer, precision
+from study import runs, training
+from study.families import FAMILIES, build_model
+
+MATRIX = 2048  # rows and columns of the product that gives the machine's rate
+STEPS = 4  # timed steps of each model, after one that is not
+VOCABULARY = 75
+LOOP_TOKENS, STEP_TOKENS = 300_000, 1 << 15  # of the made-up text: with --loop, and for single steps
+
+
+def seconds_of(function, clock, times):
+    """Least and median seconds of some calls."""
+    function()
+    seconds = []
+    for _ in range(times):
+        started = clock()
+        function()
+        seconds.append(clock() - started)
+    return min(seconds), float(np.median(seconds))
+
+
+def matrix_rate(clock):
+    """FLOP/s of a bf16 product (fp32 where bf16 is not used)."""
+    kind = torch.bfloat16 if precision("cpu") == "bf16" else torch.float32
+    a, b = torch.randn(MATRIX, MATRIX).to(kind), torch.randn(MATRIX, MATRIX).to(kind)
+    return 2 * MATRIX ** 3 / seconds_of(lambda: a @ b, clock, 5)[0]
+
+
+def timed(function, clock, spent):
+    """The function, adding the seconds of each call to the list."""
+    def call(*args, **kwargs):
+        started = clock()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            spent.append(clock() - started)
+    return call
+
+
+def loop_share(data, run, clock):
+    """(share of a whole run that is neither gradient, clipping, optimizer nor evaluation, seconds of the run)."""
+    spent = []
+
+    def make_optimizers(model, run, make=training.make_optimizers):
+        optimizers = make(model, run)
+        for optimizer in optimizers:
+            optimizer.step = timed(optimizer.step, clock, spent)
+        return optimizers
+
+    parts = {(training, "gradient"), (training, "evaluate"), (torch.nn.utils, "clip_grad_norm_")}
+    with contextlib.ExitStack() as changed, tempfile.TemporaryDirectory() as folder:
+        for place, name in parts:
+            changed.enter_context(mock.patch.object(place, name, timed(getattr(place, name), clock, spent)))
+        changed.enter_context(mock.patch.object(training, "make_optimizers", make_optimizers))
+        started = clock()
+        runs.train(Path(folder), run, data, "cpu")
+        whole = clock() - started
+    return 1 - sum(spent) / whole, whole
+
+
+def step_seconds(data, run, clock):
+    """(least seconds of forward and backward pass, of the optimizer, FLOPs) of a step."""
+    model, n_windows = build_model(run["config"]), run["batch_windows"]
+    optimizers, token_chars = training.make_optimizers(model, run), torch.from_numpy(data.token_chars)
+    x, y = training.cut_windows(training.to_tensor(data.train, "cpu"), torch.arange(n_windows) * training.BLOCK_SIZE)
+
+    def step():
+        for optimizer in optimizers:
+            optimizer.step()
+    return (seconds_of(lambda: training.gradient(model, x, y, token_chars, n_windows, run["name"]), clock, STEPS)[0],
+            seconds_of(step, clock, STEPS)[0], model.flops_per_token() * n_windows * training.BLOCK_SIZE)
+
+
+def made_up_data(n_tokens):
+    """Random text of as many tokens with a BEGIN here and there."""
+    rng, tokenizer = np.random.default_rng(0), CharTokenizer(map(chr, range(33, 33 + VOCABULARY - N_SPECIAL)))
+    tokens = np.where(rng.random(n_tokens) < 0.003, 0, rng.integers(3, VOCABULARY, n_tokens)).astype(np.uint8)
+    tokens[0] = 0
+    held_out = tokens[:STEP_TOKENS]
+    return training.Data(tokens, held_out, held_out, tokenizer.digest, tokenizer.vocab_size, tokenizer.token_chars)
+
+
+def main():
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
+    parser.add_argument("--models")
+    parser.add_argument("--loop", action="store_true", help="the loop's own share of a run instead")
+    parser.add_argument("--windows", type=int, default=runs.BATCH_WINDOWS, help="windows of 512 tokens a step")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    clock = time.perf_counter if args.clock == "wall" else time.process_time
+    data = made_up_data(LOOP_TOKENS if args.loop else STEP_TOKENS)
+    print(f"{args.threads} threads, {args.clock} clock, {args.windows} x 512 tokens a step")
+    if args.loop:
+        print("| model | seconds | loop |\n|---|---|---|")
+    else:
+        print("| model | tokens/s | s / step | optimizer | matrix rate, GFLOP/s | share of it: model | with optimizer |")
+        print("|---|---|---|---|---|---|---|")
+    rate = 0.0
+    for family in FAMILIES.values():
+        for size, shape in importlib.import_module(family.stage).SIZES.items():
+            if args.models and f"{family.name}_{size}" not in args.models.split(","):
+                continue
+            run = runs.plan_run(data, family.name, size, shape, 1e-3, batch_windows=args.windows)
+            if args.loop:
+                share, seconds = loop_share(data, run, clock)
+                print(f"| {family.label} {size} | {seconds:.1f} | {share:.1%} |", flush=True)
+                continue
+            rate = max(rate, matrix_rate(clock))
+            a, b, flops = step_seconds(data, run, clock)
+            print(f"| {family.label} {size} | {args.windows * training.BLOCK_SIZE / (a + b):,.0f} | {a + b:.3f} | "
+                  f"{b / (a + b):.0%} | {rate / 1e9:.0f} | {flops / a / rate:.0%} | {flops / (a + b) / rate:.0%} |",
+                  flush=True)
+
+
+if __name__ == "__main__":
+    main()

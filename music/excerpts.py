@@ -1,0 +1,60 @@
+"""Excerpts of a tune's text: its header, its first bars, and the beginning of a text that is right up to an error."""
+
+import contextlib
+import re
+
+from music.abc_text import AbcError, check_abc, read_abc
+from music.tunebook import body_start
+from music.validity import VALID_LEVEL
+
+MIN_REST = 20  # characters of a tune beyond its first bars: otherwise nothing would be left to write
+
+
+def header_of(text):
+    """The header of a tune, through the end of its K: line; None if it has none.
+
+    >>> header_of("X:1\\nK:G\\nGABc|")
+    'X:1\\nK:G\\n'
+    """
+    return text[:body_start(text)] or None
+
+
+def first_bars(text, n_bars):
+    """Header and the first n bars of all voices; None if the tune is hardly longer than that or cannot be read."""
+    header = header_of(text)
+    n_voices = len(set(re.findall(r"\[V:([^\]]*)\]", text))) or 1
+    for bar_line in re.finditer(r"\|+", text) if header else ():
+        end = bar_line.end()
+        if end <= len(header):
+            continue
+        with contextlib.suppress(AbcError):
+            voices = read_abc(text[:end] + "\n").voices
+            if len(voices) >= n_voices and min(len(voice.bars) for voice in voices) >= n_bars:
+                return text[:end] if len(text) > end + MIN_REST else None
+    return None
+
+
+def repaired(text):
+    """A text cut after the last bar that can be read and has its meter's length in every voice before it; None if the
+    text needs no cut, "" if nothing of it can be kept.
+
+    A repaired text is never rated: it is there to be looked at and heard.
+    """
+    if check_abc(text).level >= VALID_LEVEL:
+        return None
+    start = body_start(text) or len(text)  # without a header nothing can be read
+    bar_ends = [match.end() for match in re.finditer(r"\|", text) if match.end() > start]
+
+    def check(n_bars):
+        return check_abc(text[:bar_ends[n_bars - 1]] + "\n")
+
+    low, high = 0, len(bar_ends)  # how many bars can be kept: what precedes an error is right, what follows is not
+    while low < high:
+        middle = (low + high + 1) // 2
+        beginning = check(middle)
+        is_right = beginning.header and beginning.tokens and beginning.meter
+        low, high = (middle, high) if is_right else (low, middle - 1)
+    while low and not check(low).aligned:
+        low -= 1
+    kept = text[:bar_ends[low - 1]] + "\n" if low else ""
+    return None if kept.rstrip() == text.rstrip() else kept

@@ -1,0 +1,212 @@
+"""What samples share with the training text and with each other: copied runs, new four-bar sequences, diversity.
+
+    copied = Novelty(train_text).measure(samples)  # longest copied run, copied share, new four-bar sequences
+
+Samples are texts or dicts (see `as_sample`). None of it means anything alone: real music repeats others' phrases too,
+so the same figures of held-out tunes belong beside it (Yin, Reuben, Stepney and Collins 2022).
+"""
+
+import re
+
+import numpy as np
+
+from music.samples import as_sample, mean_of_known
+from music.tunebook import body_start
+from music.windows import window_hashes
+
+COPY_CHARS = 32          # shorter runs are shared by any two tunes
+SEEDS = 32               # places in the training text remembered for one window; the rest are boilerplate such as rests
+CHUNK_CHARS = 4_000_000  # of training text hashed at a time: 130 MB of work memory
+INDEX_CHARS = 32_000_000  # largest training text with an index of its windows: 16 bytes a character
+MAX_PAIRS = 2000         # pairs of samples compared for diversity, drawn at random from more
+
+
+def character_codes(text):
+    """One byte a character, shape (len(text),); what is not ASCII becomes `?`."""
+    return np.frombuffer(text.encode("ascii", "replace"), np.uint8)
+
+
+# ---------------------------------------------------------------- sequences of bars
+
+_NO_MUSIC = re.compile(r"^[A-UW-Za-z]:.*$|%.*$|\[[A-UW-Z]:[^\]]*\]", re.M)
+_VOICE_TAG = re.compile(r"\[V:\s*([^\]\s|]*)[^\]|]*\]|^V:\s*(\S*).*$", re.M)
+
+
+def four_bar_sequences(text, n_bars=4):
+    """Sequences of n sounding bars of one voice, as strings; blanks, fields and rest bars left out.
+
+    Found by splitting at bar lines and voice tags, without reading the notes: the training text may be large. Tunes
+    are split here and not by `split_tunebook`, since the generated part of a sample begins without an `X:`.
+    """
+    sequences = []
+    for tune in re.split(r"\n[ \t\r]*\n|^X:.*$", text, flags=re.M):
+        pieces = _VOICE_TAG.split(_NO_MUSIC.sub("", tune))
+        voices = {}
+        for name, music in zip(["", *(a or b for a, b in zip(pieces[1::3], pieces[2::3]))], pieces[::3]):
+            voices.setdefault(name, []).extend(
+                bar for bar in re.split(r"[|:]+", re.sub(r"\s+", "", music)) if re.search("[A-Ga-g]", bar))
+        for bars in voices.values():
+            sequences += ["|".join(bars[i:i + n_bars]) for i in range(len(bars) - n_bars + 1)]
+    return sequences
+
+
+def _hashes_of(sequences):
+    return np.array([hash(sequence) for sequence in sequences], np.int64)
+
+
+# ---------------------------------------------------------------- copied runs
+
+class Novelty:
+    """Finds in samples what was copied from a training text (str).
+
+    A run of 32 characters that also stands in the training text counts as copied, wherever it stands there. Compare
+    with the same figures of held-out tunes: real music repeats others' phrases too.
+
+    index_chars: training texts up to this length get an index (faster); longer ones are read in chunks of chunk_chars
+    for every question (less memory). The figures are the same.
+    """
+
+    def __init__(self, train_text, index_chars=INDEX_CHARS, chunk_chars=CHUNK_CHARS):
+        self.train, self.chunk_chars = character_codes(train_text), chunk_chars
+        self.sequences = np.unique(_hashes_of(four_bar_sequences(train_text)))
+        self.index = None  # (hashes of the windows, sorted; their places)
+        if len(self.train) <= index_chars:
+            hashes = window_hashes(self.train, COPY_CHARS)
+            order = np.argsort(hashes, kind="stable")
+            self.index = hashes[order], order
+
+    def measure(self, samples):
+        """Figures of every sample and of the set, on the generated music text (header and prompt left out).
+
+        {"samples": [{longest_copied_chars, copied_share, new_4_bar_share, n_chars}], longest_copied_chars (largest),
+         longest_copied_chars_median, copied_share (of all characters), new_4_bar_share (of all sequences), n_chars}
+        """
+        samples = [as_sample(sample) for sample in samples]
+        bodies = [sample.text[max(sample.prompt_chars, body_start(sample.text)):] for sample in samples]
+        longest, copied = self._copied([character_codes(body) for body in bodies])
+        rows, n_new, n_sequences = [], 0, 0
+        for body, run, covered in zip(bodies, longest, copied):
+            sequences = _hashes_of(four_bar_sequences(body))
+            new = len(sequences) - int(_count_in(self.sequences, sequences)[1].astype(bool).sum())
+            n_new, n_sequences = n_new + new, n_sequences + len(sequences)
+            rows.append({"longest_copied_chars": int(run), "copied_share": covered / len(body) if body else None,
+                         "new_4_bar_share": new / len(sequences) if len(sequences) else None, "n_chars": len(body)})
+        total = sum(len(body) for body in bodies)
+        runs = [row["longest_copied_chars"] for row in rows]
+        return {"samples": rows, "n": len(rows), "n_chars": total,
+                "longest_copied_chars": max(runs, default=None),
+                "longest_copied_chars_median": float(np.median(runs)) if runs else None,
+                "copied_share": sum(copied) / total if total else None,
+                "new_4_bar_share": n_new / n_sequences if n_sequences else None, "n_4_bar_sequences": n_sequences}
+
+    def _copied(self, codes):
+        """(longest copied run, number of characters in copied runs of at least COPY_CHARS) of every code array."""
+        longest, covered = [0] * len(codes), [0] * len(codes)
+        starts = np.cumsum([0] + [len(c) + 1 for c in codes])  # a zero keeps the samples apart
+        joined = np.zeros(starts[-1], np.uint8)
+        for start, c in zip(starts, codes):
+            joined[start:start + len(c)] = c
+        hashes = window_hashes(joined, COPY_CHARS)
+        if not len(hashes):
+            return longest, covered
+        wanted = np.unique(hashes)
+        which, places = self._indexed(wanted) if self.index else self._scanned(wanted)
+        seen = np.bincount(which, minlength=len(wanted))
+        window_of = np.searchsorted(wanted, hashes)
+        exists = seen[window_of] > 0
+        inside = np.zeros(len(joined) + 1, np.int64)  # +1 where a copied window begins, -1 after it
+        np.add.at(inside, np.flatnonzero(exists), 1)
+        np.add.at(inside, np.flatnonzero(exists) + COPY_CHARS, -1)
+        copied = np.concatenate([[0], np.cumsum(np.cumsum(inside[:-1]) > 0)])
+        covered = [int(copied[start + len(c)] - copied[start]) for start, c in zip(starts, codes)]
+        for place, length in self._longest_runs(joined, np.flatnonzero(exists), window_of, which, places):
+            sample = int(np.searchsorted(starts, place, "right") - 1)
+            longest[sample] = max(longest[sample], length)
+        return longest, covered
+
+    def _indexed(self, wanted):
+        """(numbers of wanted hashes, places in the training text), up to SEEDS places each, by the index."""
+        hashes, order = self.index
+        first, n_places = _count_in(hashes, wanted)
+        n_places = np.minimum(n_places, SEEDS)
+        return np.repeat(np.arange(len(wanted)), n_places), order[_ranges(first, n_places)]
+
+    def _scanned(self, wanted):
+        """The same by one pass over a training text that is too large for an index."""
+        table = np.zeros(1 << 20, bool)  # turns most windows of the training text away by one look-up
+        table[(wanted >> np.uint64(44)).astype(np.int64)] = True
+        places, which, seen = [], [], np.zeros(len(wanted), np.int64)
+        for at in range(0, len(self.train), self.chunk_chars):
+            hashes = window_hashes(self.train[at:at + self.chunk_chars + COPY_CHARS - 1], COPY_CHARS)
+            candidates = np.flatnonzero(table[(hashes >> np.uint64(44)).astype(np.int64)])
+            index = np.minimum(np.searchsorted(wanted, hashes[candidates]), len(wanted) - 1)
+            hit = wanted[index] == hashes[candidates]
+            candidates, index = candidates[hit], index[hit]
+            order = np.argsort(index, kind="stable")
+            index, candidates = index[order], candidates[order]
+            keep = np.arange(len(index)) - np.searchsorted(index, index) + seen[index] < SEEDS
+            np.add.at(seen, index, 1)
+            places.append(candidates[keep] + at)
+            which.append(index[keep])
+        return np.concatenate(which), np.concatenate(places)
+
+    def _longest_runs(self, joined, here, window_of, which, there):
+        """[(place in the samples, length)] of the copied runs: pairs of equal windows on one diagonal, joined up."""
+        order = np.argsort(which, kind="stable")
+        which, there = which[order], there[order]
+        first, n_places = _count_in(which, window_of[here])
+        i, p = np.repeat(here, n_places), there[_ranges(first, n_places)]  # equal windows: place in samples, in train
+        order = np.lexsort((i, p - i))
+        i, p = i[order], p[order]
+        if not len(i):
+            return []
+        begins = np.concatenate(([True], (np.diff(p - i) != 0) | (np.diff(i) != 1)))
+        start, lengths = np.flatnonzero(begins), np.diff(np.append(np.flatnonzero(begins), len(i)))
+        left_i, left_p = i[start].copy(), p[start].copy()
+        length = lengths + COPY_CHARS - 1
+        length += _extend(joined, self.train, left_i + length, left_p + length, 1)
+        back = _extend(joined, self.train, left_i - 1, left_p - 1, -1)
+        return list(zip((left_i - back).tolist(), (length + back).tolist()))
+
+
+def _count_in(ranked, values):
+    """(first place, number) of each value in a sorted array."""
+    first = np.searchsorted(ranked, values)
+    return first, np.searchsorted(ranked, values, "right") - first
+
+
+def _ranges(first, lengths):
+    """The numbers first[0], first[0] + 1, ... (lengths[0] of them), first[1], ..."""
+    return np.repeat(first - np.cumsum(lengths) + lengths, lengths) + np.arange(lengths.sum())
+
+
+def _extend(a, b, i, j, step):
+    """How many characters agree from (i, j) on in direction `step`, for arrays of places. It takes SEEDS places a
+    window only, so a run may go on where its windows were not looked for."""
+    n, active = np.zeros(len(i), np.int64), np.arange(len(i))
+    while len(active):
+        x, y = i[active] + step * n[active], j[active] + step * n[active]
+        good = (x >= 0) & (y >= 0) & (x < len(a)) & (y < len(b))
+        good[good] = (a[x[good]] == b[y[good]]) & (a[x[good]] != 0)
+        active = active[good]
+        n[active] += 1
+    return n
+
+
+# ---------------------------------------------------------------- among samples
+
+def diversity(samples, k=8):
+    """{"n_unique", "mean_jaccard"}: distinct texts, and how alike two samples are (shared k-grams over all k-grams)."""
+    texts = [as_sample(sample).text for sample in samples]
+    grams = [np.unique(window_hashes(character_codes(text), k)) for text in texts]
+    pairs = [(i, j) for i in range(len(grams)) for j in range(i)]
+    if len(pairs) > MAX_PAIRS:
+        rng = np.random.default_rng(0)
+        pairs = [pairs[i] for i in rng.choice(len(pairs), MAX_PAIRS, replace=False)]
+    likeness = []
+    for i, j in pairs:
+        shared = len(np.intersect1d(grams[i], grams[j], assume_unique=True))
+        either = len(grams[i]) + len(grams[j]) - shared
+        if either:
+            likeness.append(shared / either)
+    return {"n_unique": len(set(texts)), "mean_jaccard": mean_of_known(likeness)}

@@ -1,0 +1,69 @@
+"""A tune as training text: one order of header fields, music without titles and words, cut at bars to a fit length."""
+
+from music.abc_text import AbcError
+from music.tunebook import cut_tune
+
+KEPT_FIELDS = "MLQK"                   # of a tune's header, in this order; X: comes first and is always 1
+TEXT_FIELDS = "ABCDFGHNORSTUWXZmrsw+"  # lines in a tune that hold no music
+
+
+def training_text(raw):
+    """A tune as it enters the training text: `X:1`, M: L: Q: K:, then its music; titles, words and comments are gone.
+
+    Titles would be most of what a small model learns of a tune, and could be recited; with one order of fields, a
+    prompt is a header and nothing else.
+
+    >>> training_text("X:7\\nT:Air\\nQ:1/4=90\\nM:3/4\\nL:1/8\\nK:G\\nGAB|c3|\\nw:la la la\\n")
+    'X:1\\nM:3/4\\nL:1/8\\nQ:1/4=90\\nK:G\\nGAB|c3|\\n'
+    """
+    lines = iter(raw.splitlines())
+    header, voices, music = {}, [], []
+    for line in lines:
+        line = line.split("%")[0].rstrip()
+        if line[1:2] == ":" and line[0] in KEPT_FIELDS:
+            header[line[0]] = line
+        elif line[:2] == "V:":
+            voices.append(line)
+        if line[:2] == "K:":
+            break
+    for line in lines:
+        line = line.split("%")[0].rstrip()
+        if line and not (line[1:2] == ":" and line[0] in TEXT_FIELDS):
+            music.append(line)
+    fields = [header[field] for field in KEPT_FIELDS[:-1] if field in header]
+    return "\n".join(["X:1", *fields, *voices, header.get("K", "K:C"), *music]) + "\n"
+
+
+# ---------------------------------------------------------------- pieces of fit length
+
+def cut(text, max_chars, min_chars):
+    """[(bars before the piece, piece)] of a text, no piece longer than max_chars; the number of bars is None where the
+    text is not read as ABC and is cut at lines. min_chars: kept wherever the bars allow."""
+    if len(text) <= max_chars:
+        return [(0, text)]
+    try:
+        pieces = cut_tune(text, max_chars, min_chars)
+    except AbcError:
+        return [(None, piece) for piece in cut_lines(text, max_chars)]
+    return [(bar, part) for bar, piece in pieces  # one group of bars alone may be longer than a piece may
+            for part in (cut_lines(piece, max_chars) if len(piece) > max_chars else [piece])]
+
+
+def cut_lines(text, max_chars):
+    """Pieces of a text that is not read as ABC: cut at line ends (too long a line: at a blank), evenly sized."""
+    lines = []
+    for line in text.splitlines(keepends=True):
+        while len(line) > max_chars - 1:
+            at = line.rfind(" ", max_chars // 2, max_chars - 1) + 1 or max_chars - 1
+            lines.append(line[:at] + "\n")
+            line = line[at:]
+        lines.append(line)
+    for n_pieces in range(-(-len(text) // max_chars), len(lines) + 1):  # as few as keep every piece short enough
+        pieces = [""]
+        for line in lines:
+            if pieces[-1] and len(pieces[-1]) + len(line) / 2 > len(text) / n_pieces:
+                pieces.append("")
+            pieces[-1] += line
+        if max(map(len, pieces)) <= max_chars:
+            return pieces
+    return lines

@@ -1,0 +1,284 @@
+"""Tunebooks and tunes as text: splitting books into tunes, regrouping voices, cutting tunes at bar lines.
+
+    tunes = split_tunebook(text)     # every tune of a book, exactly as it is written
+    pieces = cut_tune(tune, 5000)    # whole bars, each piece a tune that sounds as it did in its place
+
+Nothing is cut inside a bar: half a bar would teach a model that bars may have any length.
+"""
+
+import re
+
+from music.abc_bar import HEAD, LENGTH, NOTE, read_head
+from music.abc_fields import parse_key
+from music.abc_text import Reader, clean_line
+from music.theory import SIGNS
+
+
+# ---------------------------------------------------------------- books and headers
+
+def split_tunebook(text, any_text=False):
+    """The tunes of a tunebook: each begins with a line `X:` and ends before an empty line or the next `X:`.
+
+    What stands outside tunes is left out (titles of the book, words between tunes). any_text: a text without any line
+    `X:` is no tunebook, then its parts between empty lines are taken. Line ends of all systems are read, and a byte
+    order mark is skipped: old tunebooks come from everywhere.
+
+    >>> split_tunebook("Jigs\\n\\nX:1\\nK:C\\nC|\\n\\nby ear\\nX:2\\nK:G\\nG|")
+    ['X:1\\nK:C\\nC|\\n', 'X:2\\nK:G\\nG|\\n']
+    """
+    text = text.lstrip("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    starts = [match.start() for match in re.finditer(r"^X:", text, re.MULTILINE)]
+    if any_text and not starts:
+        return [part.strip("\n") + "\n" for part in re.split(r"\n[ \t]*\n", text) if part.strip()]
+    return [re.split(r"\n[ \t]*\n", text[start:stop], maxsplit=1)[0].rstrip("\n") + "\n"
+            for start, stop in zip(starts, starts[1:] + [len(text)])]
+
+
+def body_start(text):
+    """Where the music begins: after the line K: of the header (0 if there is none)."""
+    match = re.search(r"^K:[^\n]*\n", text, re.MULTILINE)
+    return match.end() if match else 0
+
+
+# ---------------------------------------------------------------- voices
+
+def regroup_voices(text, interleave=False):
+    """The same tune with all bars of each voice together (for readers like music21), or bar by bar for all voices.
+
+    Raises AbcError. Comments and repeat signs that do not close a bar are lost.
+
+    >>> print(regroup_voices("X:1\\nM:4/4\\nL:1/4\\nK:C\\n[V:1]cccc|[V:2]EEEE|\\n[V:1]dddd|[V:2]FFFF|\\n"))
+    X:1
+    M:4/4
+    L:1/4
+    K:C
+    V:1
+    cccc|dddd|
+    V:2
+    EEEE|FFFF|
+    <BLANKLINE>
+    """
+    reader = Reader(text, strict=True)
+    voices = reader.sounding_voices()
+    lines = [text[:reader.body_from].rstrip("\n")]
+
+    def written(bar):
+        return bar.text.replace("\n", " ").strip() + (bar.closing or "|")
+
+    if interleave and len(voices) > 1:
+        for i in range(max(len(voice.bars) for voice in voices)):
+            lines.append("".join(f"[V:{voice.name}]{written(voice.bars[i])}"
+                                 for voice in voices if i < len(voice.bars)))
+    else:
+        for voice in voices:
+            if len(voices) > 1:
+                lines.append(f"V:{voice.name}")
+            lines += ["".join(written(bar) for bar in voice.bars[i:i + 4]) for i in range(0, len(voice.bars), 4)]
+    return "\n".join(lines) + "\n"
+
+
+# ---------------------------------------------------------------- cutting at bar lines
+
+def trim_to_bars(text, all_voices=False):
+    """A text without the unfinished bar at its end; all_voices: without the bars that not every voice has, either.
+
+    For samples that were stopped by their budget. Never raises; a text without a finished bar is returned unchanged.
+    """
+    reader = Reader(text, strict=False)
+    if all_voices:
+        total = max((len(voice.bars) for voice in reader.sounding_voices()), default=0)
+        ends = [place for place, *_ in _cut_points(reader, total)]
+    else:
+        ends = [bar.closed for bar in reader.order if bar.closing]
+    return text[:max(ends)] + "\n" if ends else text
+
+
+def cut_tune(text, max_chars, min_chars=0):
+    """Cuts a long tune into pieces of whole bars: [(number of bars before the piece, its ABC text)].
+
+    Every piece repeats the header, with the meter, key and tempo that hold where it starts, and has at most
+    max_chars characters unless one group of bars alone is longer. The pieces are about equally long (so none is a
+    scrap; min_chars is kept wherever the bars allow). Ties over a cut are dropped: the note ends at the bar line and
+    is struck again with its accidental written out. A tune that fits is returned as it is. Raises AbcError.
+    """
+    if len(text) <= max_chars:
+        return [(0, text)]
+    reader = Reader(text, strict=True)
+    points = _cut_points(reader)
+    n_bars = max((len(voice.bars) for voice in reader.sounding_voices()), default=0)
+    if len(reader.sounding_voices()) > 1 and len(points) * 8 < n_bars:  # voice after voice: no place to cut
+        text = regroup_voices(text, interleave=True)
+        reader = Reader(text, strict=True)
+        points = _cut_points(reader)
+    header = [line for line in text[:reader.body_from].split("\n") if line.strip()]
+    header_chars = sum(len(line) + 1 for line in header)
+    room = max(1, max_chars - header_chars - 24)  # 24: a longer key, tempo or accidental
+    points = [(reader.body_from, 0, None), *points, (len(text.rstrip()), n_bars, None)]
+    chosen = _even_cuts([place for place, *_ in points], room, min_chars - header_chars)
+    return [(points[start][1], _piece(reader, header, points[start], points[stop]))
+            for start, stop in zip(chosen, chosen[1:])]
+
+
+def _even_cuts(places, room, least):
+    """Indices of the places to cut at, the first and the last among them.
+
+    Each piece aims at an equal share of what is left, in as few pieces as `room` allows; the last one keeps `least`
+    characters where it can."""
+    chosen = [0]
+    while chosen[-1] < len(places) - 1:
+        first = chosen[-1]
+        left = places[-1] - places[first]
+        n_pieces = -(-left // room)
+        aim, last = places[first] + left / n_pieces, first + 1
+        if n_pieces == 1:
+            last = len(places) - 1
+        while last < len(places) - 1 and places[last + 1] - places[first] <= room \
+                and abs(places[last + 1] - aim) <= abs(places[last] - aim):
+            last += 1
+        while first + 1 < last < len(places) - 1 and places[-1] - places[last] < least:
+            last -= 1  # leave enough for the last piece
+        chosen.append(last)
+    return chosen
+
+
+def _cut_points(reader, total=None):
+    """[(place in the text, bars before it, {voice: its bar before the cut})] where every voice is at a bar line.
+
+    A voice that ends before the others does not hold them up; total: unless it should have that many bars."""
+    totals = {voice.name: total or len(voice.bars) for voice in reader.sounding_voices()}
+    counts, before, points = dict.fromkeys(totals, 0), {}, []
+    n_behind, n_now = len(totals), 0
+    for bar in reader.order:
+        counts[bar.voice] += 1
+        before[bar.voice] = bar
+        if counts[bar.voice] > n_now:  # a new bar begins: the voices that go on have to reach it
+            n_now = counts[bar.voice]
+            n_behind = sum(1 for name, all_bars in totals.items() if all_bars >= n_now and counts[name] < n_now)
+        elif counts[bar.voice] == n_now:
+            n_behind -= 1
+        if n_behind or bar.closing == "":
+            continue
+        level = {name: last for name, last in before.items() if counts[name] == n_now}
+        # not inside a slur, and not where the voices disagree about meter, key or unit: one header has to do for all
+        if not any(last.slurs for last in level.values()) and len({last.after[:3] for last in level.values()}) == 1:
+            points.append((bar.closed, n_now, level))
+    return points if total else [point for point in points if point[0] < reader.order[-1].end]
+
+
+_LEADING_FIELDS = re.compile(r"(?:\[[MKQ]:[^\[\]]*\])*")
+_INLINE_FIELD = re.compile(r"\[([MKQ]):([^\[\]]*)\]")
+
+
+def _piece(reader, header, start, stop):
+    """Text of the bars between two cut points."""
+    text, voices = reader.text, reader.sounding_voices()
+    (begin, first_bar, before), (end, _, last_bars) = start, stop
+    values, rewritten = {}, {}  # fields that hold at the start, by letter; {bar: its new text}
+    if before:
+        values, rewritten = _opening(text, before, [voice.bars[first_bar] for voice in voices
+                                                    if first_bar < len(voice.bars)])
+    for bar in (last_bars or {}).values():
+        if bar.ties:
+            rewritten[bar] = _untie(rewritten.get(bar, bar.text))
+    parts, at = [], begin
+    for bar in sorted(rewritten, key=lambda bar: bar.start):
+        if rewritten[bar] != bar.text and _in_one_stretch(text, bar):
+            parts += [text[at:bar.start], rewritten[bar]]
+            at = bar.end
+    body = ("".join(parts) + text[at:end]).strip("\n").rstrip()
+    if len(voices) > 1 and not re.match(r"\s*(?:\[V:|V:|%|\[?[A-Za-z]:[^\n]*\n\s*(?:\[V:|V:))", body):
+        following = min((bar for voice in voices for bar in voice.bars if bar.start >= begin),
+                        key=lambda bar: bar.start)
+        body = f"[V:{following.voice}]" + body
+    return "\n".join(_header_with(header, values)) + "\n" + body + "\n"
+
+
+def _opening(text, before, opening):
+    """How a piece begins after a cut: (its values of M: K: L: Q:, {bar: its new text}).
+
+    before: {voice: its last bar before the cut}; opening: the first bar of every voice after it. Changes right at the
+    cut move into the header; what was tied over the cut is struck again with its accidental."""
+    values, rewritten = dict(zip("MKLQ", next(iter(before.values())).after)), {}
+    values["Q"] = max(before.values(), key=lambda bar: bar.closed).after[3]  # tempo is of the tune, not of a voice
+    leading = [_LEADING_FIELDS.match(bar.text).group() if _in_one_stretch(text, bar) else "" for bar in opening]
+    changes = [dict(_INLINE_FIELD.findall(fields)) for fields in leading]
+    for bar, fields, own in zip(opening, leading, changes):
+        kept, music = fields, bar.text[len(fields):]
+        for letter, value in own.items():
+            if letter == "Q" or all(other.get(letter) == value for other in changes):
+                values[letter] = value.strip()
+                kept = kept.replace(f"[{letter}:{value}]", "")
+        if bar.voice in before and before[bar.voice].ties and _in_one_stretch(text, bar):
+            key = parse_key(values["K"]) if values.get("K") else (0,) * 7
+            music = _respell(music, key, before[bar.voice].ties)
+        rewritten[bar] = kept + music
+    return values, rewritten
+
+
+def _header_with(header, values):
+    """Lines of a header with these values of M: K: L: Q: in place of its own."""
+    values, lines = dict(values), []
+    for line in header:
+        letter = line[0] if line[1:2] == ":" else ""
+        value = values.pop(letter, None) if letter in ("M", "K", "L", "Q") else None
+        if letter == "K":  # K: ends the header: what it did not have yet stands before it
+            lines += [f"{other}:{values.pop(other)}" for other in "MLQ" if values.get(other)]
+        lines.append(f"{letter}:{value}" if value is not None and clean_line(line)[2:].strip() != value else line)
+    return lines
+
+
+def _in_one_stretch(text, bar):
+    """The bar stands in the text in one stretch (no comment or other voice inside it)."""
+    return bar.end - bar.start == len(bar.text) and text.startswith(bar.text, bar.start)
+
+
+_GROUP = re.compile(rf'"[^"]*"|![^!]*!|\{{[^{{}}]*\}}|\[[A-Za-z]:[^\]]*\]|'
+                    rf"(\[[^\[\]]*\]{LENGTH}-?|{NOTE}{LENGTH}-?|[zx])")
+
+
+def _untie(bar_text):
+    """A bar without the ties that lead out of it.
+
+    >>> _untie("C4-C4[C-E]8")
+    'C4-C4[CE]8'
+    """
+    groups = [match for match in _GROUP.finditer(bar_text) if match.group(1)]
+    if not groups:
+        return bar_text
+    last = groups[-1]
+    return bar_text[:last.start()] + last.group().replace("-", "") + bar_text[last.end():]
+
+
+def _respell(bar_text, key, ties):
+    """A bar whose first notes were tied to `ties`, with the accidentals they had from there written out.
+
+    The tie kept the accidental of its note only, so the next note on that letter may now need one of its own.
+
+    >>> _respell("F4F4G8", (0,) * 7, ((38, 66),))
+    '^F4=F4G8'
+    """
+    as_read, as_written = list(key), list(key)  # alterations in force, by the old text and by the new one
+    open_ties, parts, at = dict(ties), [], 0
+    signs = {alteration: sign for sign, alteration in SIGNS.items()}
+    for group in _GROUP.finditer(bar_text):
+        if not group.group(1) or group.group()[0] in "zx":
+            open_ties = {} if group.group(1) else open_ties
+            continue
+        still_open = {}
+        for match in HEAD.finditer(bar_text, group.start(), group.end()):
+            head = read_head(match.group())
+            letter, explicit = head.letter, head.alteration is not None
+            if explicit:
+                meant = as_read[letter] = head.alteration
+            elif head.step in open_ties:
+                meant = open_ties[head.step] - head.natural
+            else:
+                meant = as_read[letter]
+            if not explicit and meant != as_written[letter]:
+                parts += [bar_text[at:match.start()], signs[meant]]
+                at = match.start()
+            as_written[letter] = meant
+            if head.tied or group.group().endswith("-"):
+                still_open[head.step] = head.natural + meant
+        open_ties = still_open
+    return "".join(parts) + bar_text[at:]

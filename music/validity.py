@@ -1,0 +1,216 @@
+"""How many samples are valid music: rates at each level, and the verdict of an independent judge.
+
+    rates = rate_samples(samples)                  # share of samples at each level, bar accuracy, abc2midi's verdict
+
+Samples are texts or dicts (see `as_sample`). Results are JSON values, with None for what is undefined, never NaN and
+never a made-up zero. The judge is abc2midi, which reads and writes files only: it gets a temporary folder of its own.
+"""
+
+import re
+import shutil
+import subprocess
+import tempfile
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from music.abc_text import check_abc
+from music.samples import as_sample, mean_of_known
+from music.tunebook import trim_to_bars
+
+LEVELS = ("header", "tokens", "content", "meter", "aligned")  # cumulative; what each asks: see `check_abc`
+VALID_LEVEL = 4          # a sample is valid if it reaches this level
+JUDGE_SECONDS = 10       # time limit of abc2midi for one text; real tunes take 5 ms
+JUDGE_BLOCKS = 40_000    # its files may have this many blocks of 512 bytes: one text in a million asks for a gigabyte
+
+
+# ---------------------------------------------------------------- rates
+
+def wilson(k, n, z=1.959964):
+    """[low, high]: Wilson's 95 % interval of a share k/n (Wilson 1927); None if n is 0.
+
+    Unlike k/n plus and minus its standard error it is right near 0 and 1, where rates of validity lie.
+
+    >>> [round(bound, 3) for bound in wilson(10, 10)]
+    [0.722, 1.0]
+    """
+    if not n:
+        return None
+    rate, scale = k / n, 1 + z * z / n
+    middle = (rate + z * z / (2 * n)) / scale
+    half = z / scale * (rate * (1 - rate) / n + z * z / (4 * n * n)) ** 0.5
+    return [0.0 if k == 0 else max(0.0, middle - half), 1.0 if k == n else min(1.0, middle + half)]
+
+
+def share(k, n):
+    """{"k", "n", "rate", "interval"}: a share with Wilson's interval; rate and interval None if n is 0."""
+    return {"k": int(k), "n": int(n), "rate": k / n if n else None, "interval": wilson(k, n)}
+
+
+def rate_samples(samples, judge=True, workers=2):
+    """Validity of a set of samples, every one counted: the JSON block for RESULTS.json.
+
+    rate, interval: level 4 with Wilson's interval; by_level: the five cumulative rates; flags: each criterion alone;
+    bar_accuracy: share of all sounding generated bars that are exactly as long as their meter;
+    cut: the same rates after truncated samples lost their unfinished last bar, cut_group: ... and the bars that not
+    every voice has; judge: share of texts that abc2midi compiles to notes without an error or a bar-length warning
+    (None where it is not installed); header_regex_rate: what a check for `X:`, `K:` and one `|` calls valid.
+    """
+    samples = [as_sample(sample) for sample in samples]
+    checks = [check_abc(sample.text, sample.prompt_chars) for sample in samples]
+    n = len(checks)
+    levels = np.array([check.level for check in checks], int)
+    n_truncated = sum(sample.truncated for sample in samples)
+    verdicts = judge_texts([sample.text for sample in samples], workers) if judge else None
+    return {
+        "definition": "level 4: header, tokens, content and meter, over all first-try samples, generated part only",
+        **share(int((levels >= VALID_LEVEL).sum()), n),
+        "by_level": _by_level(levels),
+        "levels": {name: share(int((levels > i).sum()), n) for i, name in enumerate(LEVELS)},
+        "flags": {name: share(sum(getattr(check, name) for check in checks), n) for name in LEVELS},
+        **_bar_rates(checks),
+        "truncated_share": n_truncated / n if n else None,
+        "cut": _rate_of_cut(samples, levels, all_voices=False),
+        "cut_group": _rate_of_cut(samples, levels, all_voices=True),
+        "judge": _judge_rate(verdicts), "judge_rate": None if not verdicts else _judge_rate(verdicts)["rate"],
+        "header_regex_rate": sum(bool(re.search(r"(?s)^X:.*^K:.*\|", sample.text, re.M)) for sample in samples) / n
+        if n else None,
+        "error_kinds": dict(Counter(kind for check in checks for kind in sorted({error[1] for error in check.errors})
+                                    ).most_common(8)),
+        "n_notes_mean": mean_of_known([check.n_notes for check in checks]),
+        "n_bars_mean": mean_of_known([check.n_bars for check in checks]),
+        "n_voices_mean": mean_of_known([check.n_voices for check in checks]),
+        "multi_voice_share": sum(check.n_voices > 1 for check in checks) / n if n else None,
+    }
+
+
+def _bar_rates(checks):
+    sounding, right = sum(check.n_sounding_bars for check in checks), sum(check.n_right_bars for check in checks)
+    voice_bars = sum(check.n_voice_bars for check in checks)
+    rest_bars = sum(round((check.rest_bar_share or 0) * check.n_voice_bars) for check in checks)
+    return {"bar_accuracy": right / sounding if sounding else None, "n_sounding_bars": sounding,
+            "bar_accuracy_per_sample": mean_of_known([check.bar_accuracy for check in checks]),
+            "rest_bar_share": rest_bars / voice_bars if voice_bars else None}
+
+
+def _rate_of_cut(samples, levels, all_voices):
+    """The rate of validity after truncated samples lost their unfinished last bar."""
+    if any(sample.truncated for sample in samples):
+        levels = np.array([check_abc(trim_to_bars(sample.text, all_voices) if sample.truncated else sample.text,
+                                     sample.prompt_chars).level for sample in samples], int)
+    return {**share(int(np.sum(levels >= VALID_LEVEL)), len(samples)), "by_level": _by_level(levels)}
+
+
+def _by_level(levels):
+    return [float((levels > i).mean()) if len(levels) else None for i in range(len(LEVELS))]
+
+
+def ladder_row(name, kind, rates):
+    """A row of the table that shows a model between floors and ceiling; kind: model, real, ngram, random, ..."""
+    return {"name": name, "kind": kind, **{key: rates[key] for key in (
+        "n", "rate", "interval", "by_level", "bar_accuracy", "rest_bar_share", "truncated_share", "judge_rate",
+        "header_regex_rate")}, "cut_rate": rates["cut"]["rate"]}
+
+
+def check_record(check):
+    """A Check as JSON values, for a sample's row in metadata.json."""
+    return {**check._asdict(), "errors": [list(error) for error in check.errors],
+            "warnings": [list(warning) for warning in check.warnings]}
+
+
+# ---------------------------------------------------------------- the independent judge
+
+def find_abc2midi():
+    """Path of abc2midi: from the PATH, else the copy in the symusic wheel; None if there is none."""
+    found = shutil.which("abc2midi")
+    if found:
+        return found
+    try:
+        import symusic
+    except ImportError:
+        return None
+    program = Path(symusic.__file__).parent / "bin" / "abc2midi"
+    return str(program) if program.exists() else None
+
+
+def judge_texts(texts, workers=2, seconds=JUDGE_SECONDS):
+    """[{"notes", "errors", "bar_warnings", "timed_out", "clean", "first"}] by abc2midi, one child process a text, which
+    is stopped after `seconds`.
+
+    Its exit code says nothing (0 for random characters), so its words are read: clean means notes in the MIDI file, no
+    line `Error` and no bar that is longer or shorter than its meter. None if abc2midi is not installed.
+    """
+    program = find_abc2midi()
+    if program is None:
+        return None
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(lambda text: _judge(program, text, seconds), texts))
+
+
+def _judge(program, text, seconds):
+    limits = f'ulimit -f {JUDGE_BLOCKS}; ulimit -t {seconds}; exec "$0" t.abc -o t.mid'
+    timed_out = False
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "t.abc").write_text(text, encoding="utf-8", errors="replace")
+        with open(Path(folder, "log"), "wb") as log:
+            try:  # /bin/sh sets the limits: a child forked from a process that holds torch would cost 30 ms
+                subprocess.run(["/bin/sh", "-c", limits, program], cwd=folder, stdout=log, stderr=log,
+                               stdin=subprocess.DEVNULL, timeout=seconds)
+            except subprocess.TimeoutExpired:
+                timed_out = True
+        words = Path(folder, "log").read_bytes()[:1_000_000].decode("utf-8", "replace")
+        midi = Path(folder, "t.mid")
+        notes = 0 if timed_out or not midi.exists() else count_midi_notes(midi.read_bytes())
+    complaints = re.findall(r"^(?:Error|Warning).*", words, re.M)
+    errors = sum(line.startswith("Error") for line in complaints)
+    bars = sum("time units while the time signature" in line for line in complaints)
+    return {"notes": notes, "errors": errors, "bar_warnings": bars, "timed_out": timed_out,
+            "clean": notes > 0 and not errors and not bars and not timed_out,
+            "first": complaints[0][:120] if complaints else None}
+
+
+def count_midi_notes(data):
+    """Number of note-on events (velocity above 0) in the bytes of a MIDI file; 0 if it is none.
+
+    Not symusic's business: it counts the same in music (225 of 225 tunes), but not in what abc2midi makes of hostile
+    texts (36 of 208 differed). It refuses a whole file for one pitch above 127, which `C'''''''` gives, and leaves
+    out notes without length. Here bytes are only counted, so that a broken file cannot end this process.
+    """
+    n_notes, at = 0, 14  # 14: after the file's header
+    if data[:4] != b"MThd":
+        return 0
+    while data[at:at + 4] == b"MTrk":
+        end = min(len(data), at + 8 + int.from_bytes(data[at + 4:at + 8], "big"))
+        at, status = at + 8, 0
+        try:
+            while at < end:
+                while data[at] & 0x80:  # delta time: seven bits a byte, the last one without the high bit
+                    at += 1
+                at += 1
+                if data[at] & 0x80:  # else the event has the status of the one before it
+                    status = data[at]
+                    at += 1
+                if status >= 0xF0:  # a meta event or a system exclusive message: skip its length
+                    at += status == 0xFF
+                    length = 0
+                    while data[at] & 0x80:
+                        length, at = (length << 7) | (data[at] & 0x7F), at + 1
+                    at += 1 + ((length << 7) | data[at])
+                else:
+                    n_notes += status & 0xF0 == 0x90 and data[at + 1] > 0
+                    at += 1 if status & 0xE0 == 0xC0 else 2  # program and channel pressure have one byte
+        except IndexError:  # the file was cut off
+            return n_notes
+        at = end
+    return n_notes
+
+
+def _judge_rate(verdicts):
+    if verdicts is None:
+        return None
+    n = len(verdicts)
+    return {**share(sum(verdict["clean"] for verdict in verdicts), n),
+            "with_notes": share(sum(verdict["notes"] > 0 for verdict in verdicts), n),
+            "timed_out": sum(verdict["timed_out"] for verdict in verdicts)}

@@ -1,0 +1,279 @@
+"""What a trained model's music is worth: held-out tunes and prompts, sets of samples, and what is measured of them.
+
+Drawing stands apart from measuring. Every set of samples is drawn once and kept under a key of what decides the draw
+(requests, weights, vocabulary, the code of `draw` and of the model's class); every measurement is kept under a key of
+the texts that it measures, its settings and its own code (`study/measurements.py`). So an edited metric measures the
+samples that are there, a retrained model of equal weights draws nothing, and a sample drawn anew that says the same is
+not measured again.
+
+Sets below evaluation/drawn/: unprompted (temperature 1), chosen (the sampler of the sweep), header and bars (prompted
+with held-out tunes), sweep, ten (those to look at), and one for each model of the suite. Measurements: test, sweep,
+floors, and rates/, music/, copying/, diversity/, skills/ with a file for each set.
+"""
+
+import functools
+import random
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from music.excerpts import first_bars, header_of
+from music.floors import floors
+from music.metrics import as_tune, compare_sets, repetition, skills
+from music.novelty import Novelty, diversity
+from music.tunebook import split_tunebook
+from music.validity import rate_samples
+from study import measurements, training
+from study.checkpoints import load_checkpoint
+from study.measurements import Digested
+from study.sampling import MODEL_ITSELF, Request, generate, truncation, unprompted
+from study.stage import file_digest, value_digest
+
+PROMPT_BARS = 4  # of every voice: enough to say key, meter and texture, and too little to say the tune
+
+
+class Player(NamedTuple):
+    """A trained model with what it needs to play; the digest of weights, configuration and vocabulary stands for it in
+    keys. The device does not count: its last bits differ, as those of two CPUs do."""
+
+    model: Any
+    tokenizer: Any
+    device: Any
+    digest: str
+
+    @property
+    def classes(self):
+        """What the code of a draw depends on without naming it."""
+        return type(self.model), type(self.tokenizer)
+
+
+class Evaluation(NamedTuple):
+    """What every draw and measurement of a run of stage 07 needs."""
+
+    root: Path
+    player: Player     # the best model
+    budget: dict       # numbers of samples (n_*) and characters (*_chars): BUDGETS of the script
+    seed: int
+    first_seeds: dict  # first seed of every set, counted from `seed`: SEEDS of the script
+    val_tunes: list    # [{"origin", "text"}]: the sampler is chosen on these
+    test_tunes: list   # real music to compare with, and prompts
+    train: Digested    # the training text: where a sample may have been copied from
+    test_tokens: Digested
+    again: bool        # --force: make what is kept anew
+    used: set          # names of what this run kept
+
+    def kept(self, name, function, *arguments, code=()):
+        """A draw or measurement of this run; see `measurements.kept`."""
+        self.used.add(name)
+        return measurements.kept(self.root, name, function, *arguments, code=code, again=self.again)
+
+    def drawn(self, name, player, requests, surprisal=False):
+        """The samples of a set, drawn or as they were kept."""
+        rows = [request._asdict() for request in requests]
+        return self.kept(f"drawn/{name}", draw, player, rows, surprisal, code=player.classes)
+
+
+def load_player(root, name, tokenizer, device="cpu"):
+    """The model of a checkpoint; ValueError if it is damaged or was made with another vocabulary."""
+    model, checkpoint = load_checkpoint(root / f"checkpoints/{name}.pt", device)
+    if checkpoint["tokenizer_digest"] != tokenizer.digest:
+        raise ValueError(f"checkpoints/{name}.pt was trained with another vocabulary than data/tokenizer.pkl")
+    digest = value_digest([checkpoint["weights_digest"], checkpoint["config"], tokenizer.digest])
+    return Player(model, tokenizer, device, digest)
+
+
+def set_up(root, player, data, budget, seed, first_seeds, again):
+    """The Evaluation of a root whose stages before 07 are done."""
+    val_tunes, test_tunes = (held_out(root, split, budget["n_real"], seed) for split in ("val", "test"))
+    train = Digested(_text(root / "data/train.txt"), file_digest(root / "data/train.txt"))
+    return Evaluation(root, player, budget, seed, first_seeds, val_tunes, test_tunes, train,
+                      Digested(data.test, training.digest_tokens(data.test)), again, set())
+
+
+# ---------------------------------------------------------------- held-out tunes and prompts
+
+def held_out(root, split, n, seed):
+    """Up to n tunes of a split in a seeded random order: [{"origin", "text"}], one piece per tune."""
+    tunes = split_tunebook(_text(root / f"data/{split}.txt"))
+    rows = [line.split("\t") for line in _text(root / f"data/{split}_sequences.tsv").splitlines()[1:]]
+    if len(rows) != len(tunes):  # text that is not ABC has no tunes to prompt with
+        return []
+    firsts = [i for i, row in enumerate(rows) if int(row[3]) == 1]
+    random.Random(seed).shuffle(firsts)
+    return [{"origin": rows[i][1], "text": tunes[i]} for i in firsts[:n]]
+
+
+def _text(path):
+    return path.read_text(encoding="utf-8") if path.exists() else ""
+
+
+def prompts_from(tunes, kind):
+    """[(prompt, origin)] of one kind, "header" or "bars", from held-out tunes that have it."""
+    prompts = [(header_of(tune["text"]) if kind == "header" else first_bars(tune["text"], PROMPT_BARS), tune["origin"])
+               for tune in tunes]
+    return [(prompt, origin) for prompt, origin in prompts if prompt]
+
+
+# ---------------------------------------------------------------- drawing
+
+def draw(player, requests, surprisal):
+    """Samples of these requests (a list of dicts), with or without the surprisal of every character."""
+    samples = generate(player.model, player.tokenizer, [Request(**request) for request in requests], player.device)
+    left_out = () if surprisal else ("surprisal_bits", "end_bits")
+    return [{key: value for key, value in sample.items() if key not in left_out} for sample in samples]
+
+
+def draw_prompted(evaluation, kind):
+    """Samples that go on from held-out tunes; none if no tune has such a beginning."""
+    prompts, budget = prompts_from(evaluation.test_tunes, kind), evaluation.budget
+    first = evaluation.seed + evaluation.first_seeds[kind]
+    return evaluation.drawn(kind, evaluation.player, [
+        Request(prompts[i % len(prompts)][0], first + i, max_chars=budget["prompted_chars"])
+        for i in range(budget["n_prompted"] if prompts else 0)])
+
+
+def judged(samples):
+    """What a measurement may see of samples: the text, what of it was given, and whether the budget cut it off. Their
+    seeds and seconds are not measured, and must not decide its key."""
+    return [{key: sample[key] for key in ("text", "prompt", "stop_reason")} for sample in samples]
+
+
+def real_samples(tunes, max_chars=None):
+    """Held-out tunes in the form of samples, to be judged by the same functions; under the same limit of length, if one
+    is given, as the samples that they stand beside."""
+    return [{"text": tune["text"][:max_chars], "prompt": "",
+             "stop_reason": "end" if max_chars is None or len(tune["text"]) <= max_chars else "budget"}
+            for tune in tunes]
+
+
+# ---------------------------------------------------------------- measuring
+# Each is a function of texts and settings alone, so that its code and its arguments are all that decides it.
+
+def test_loss(player, tokens):
+    """Loss on the test split by the one evaluation function, here as in training."""
+    return training.evaluate(player.model, tokens.content, player.tokenizer.token_chars, player.device)
+
+
+def rate(samples):
+    """Rates of validity, first try, none left out; None without samples."""
+    return rate_samples(samples) if samples else None
+
+
+def copying(samples, train):
+    """What the samples share with the training text, as a set."""
+    return {key: value for key, value in _novelty(train.content).measure(samples).items() if key != "samples"}
+
+
+def copying_of_each(samples, train):
+    """What each sample shares with the training text."""
+    return _novelty(train.content).measure(samples)["samples"]
+
+
+@functools.lru_cache(maxsize=1)  # its index takes 16 bytes a character of the training text
+def _novelty(train_text):
+    return Novelty(train_text)
+
+
+def floor_rates(train, n, seed):
+    """Rates of what any judge has to refuse: {kind: rates}."""
+    return {name: rate_samples(samples)
+            for name, samples in floors(split_tunebook(train.content), n, seed).items()}
+
+
+# ---------------------------------------------------------------- the sweep of the sampler
+
+def sweep_table(samples, real, settings, limits, train):
+    """Figures of every sampler from the same prompts, and the one to choose.
+
+    samples: as many for each of `settings`, in their order; real: validation tunes under the same limit of length.
+    Returns {"rows", "real" (the same figures of the tunes), "n" (samples a row), "chosen", "rule"}.
+    """
+    n = len(samples) // len(settings)
+    rows = [{**setting, "cut": truncation(setting), **sweep_row(samples[k * n:(k + 1) * n], train)}
+            for k, setting in enumerate(settings)]
+    of_real = sweep_row(real, train)
+    return {"rows": rows, "real": of_real, "n": n, "chosen": choose_sampler(rows, of_real, limits),
+            "rule": f"largest mean of validity and bar accuracy among the settings whose rest bars are at most "
+                    f"{limits['rest_bar_share']} and whose repeated bars are at most {limits['bar_repetition']} "
+                    f"above those of validation tunes; of equals the one nearest to the model itself"}
+
+
+def sweep_row(samples, train):
+    """The figures by which samplers are compared. A text stopped by its budget is judged without its unfinished bar:
+    these texts are short, and that bar says nothing about the sampler."""
+    rates = rate_samples(samples, judge=False)
+    repeated = [repetition(as_tune(sample))["bar_repetition"] for sample in samples]
+    repeated = [value for value in repeated if value is not None]
+    return {"n": rates["n"], "rate": rates["cut"]["rate"], "interval": rates["cut"]["interval"],
+            "bar_accuracy": rates["bar_accuracy"], "rest_bar_share": rates["rest_bar_share"],
+            "bar_repetition": sum(repeated) / len(repeated) if repeated else None,
+            "copied_share": _novelty(train.content).measure(samples)["copied_share"]}
+
+
+def choose_sampler(rows, real, limits):
+    """The setting of the best row (see the rule in `sweep_table`); the model itself if every row drifts away.
+
+    limits: {figure: how far above that of real music it may lie}. A sampler that drifts into rests or into one bar
+    repeated is no better sampler, however valid its bars.
+    """
+    def drifts(row):
+        return any((row[figure] or 0) > (real[figure] or 0) + limit for figure, limit in limits.items())
+
+    def merit(row):
+        is_whole = all(row[key] == MODEL_ITSELF[key] for key in ("top_k", "top_p", "min_p"))
+        return (row["rate"] or 0) + (row["bar_accuracy"] or 0), -abs(row["temperature"] - 1), is_whole
+
+    best = max((row for row in rows if not drifts(row)), key=merit, default=MODEL_ITSELF)
+    return {key: best[key] for key in MODEL_ITSELF}
+
+
+def sweep(evaluation, settings, limits):
+    """Draws every setting from the headers of validation tunes in one batch and chooses; see `sweep_table`."""
+    budget, first = evaluation.budget, evaluation.seed + evaluation.first_seeds["sweep"]
+    prompts, n = prompts_from(evaluation.val_tunes, "header") or [("", None)], budget["n_sweep"]
+    samples = evaluation.drawn("sweep", evaluation.player, [
+        Request(prompt=prompts[i % len(prompts)][0], seed=first + i, max_chars=budget["sweep_chars"], **setting)
+        for setting in settings for i in range(n)])
+    real = real_samples(evaluation.val_tunes, budget["sweep_chars"])
+    return evaluation.kept("sweep", sweep_table, judged(samples), real, settings, limits, evaluation.train)
+
+
+# ---------------------------------------------------------------- everything
+
+def evaluate_best(evaluation, settings, limits):
+    """Every measurement of the best model; returns the chosen sampler.
+
+    settings: the samplers of the sweep; limits: see `choose_sampler`."""
+    budget, seed, train, kept = evaluation.budget, evaluation.seed, evaluation.train, evaluation.kept
+    kept("test", test_loss, evaluation.player, evaluation.test_tokens, code=evaluation.player.classes)
+    chosen = sweep(evaluation, settings, limits)["chosen"]
+    texts = {name: judged(evaluation.drawn(name, evaluation.player, unprompted(
+        budget["n_rated"], seed + evaluation.first_seeds[name], budget["rated_chars"], **sampler)))
+        for name, sampler in (("unprompted", MODEL_ITSELF), ("chosen", chosen))}
+    prompted = {kind: judged(draw_prompted(evaluation, kind)) for kind in ("header", "bars")}
+    real = real_samples(evaluation.test_tunes)
+    for name, samples in {**texts, **prompted, "real": real}.items():
+        kept(f"rates/{name}", rate, samples)
+    kept("floors", floor_rates, train, budget["n_rated"], seed)
+    for name, samples in texts.items():
+        kept(f"music/{name}", compare_sets, samples, real, seed)
+    for name, samples in {**texts, "real": real}.items():
+        kept(f"copying/{name}", copying, samples, train)
+    for name, samples in (("unprompted", texts["unprompted"]), ("real", real)):
+        kept(f"diversity/{name}", diversity, samples)
+    return chosen
+
+
+def evaluate_suite(evaluation, names):
+    """Skills, music and copying of the suite's models, from a small set of unprompted samples of each, beside real
+    tunes under the same limit of length ("real_cut")."""
+    budget, seed, train, kept = evaluation.budget, evaluation.seed, evaluation.train, evaluation.kept
+    real = real_samples(evaluation.test_tunes, budget["skills_chars"])
+    kept("skills/real_cut", skills, real)
+    kept("copying/real_cut", copying, real, train)
+    requests = unprompted(budget["n_skills"], seed + evaluation.first_seeds["skills"], budget["skills_chars"])
+    for name in names:
+        player = load_player(evaluation.root, name, evaluation.player.tokenizer, evaluation.player.device)
+        samples = judged(evaluation.drawn(name, player, requests))
+        kept(f"skills/{name}", skills, samples)
+        kept(f"music/{name}", compare_sets, samples, real, seed, 0)
+        kept(f"copying/{name}", copying, samples, train)

@@ -1,0 +1,41 @@
+"""The model families of the study, one row each. A family more is a class in common.py, a row here and a script.
+
+The row holds what people see of a family (name, label, colour) and which script trains it; what a model knows of itself
+(parameter groups, dropout, cost, cache) stands in its class. Loads no torch: stages and pages that only need names and
+colours read this table too. Classes are looked up by name at run time, so `code_key` does not follow them: whoever
+takes a digest names the class as well (`run_code` in `study/runs.py`).
+"""
+
+from typing import NamedTuple
+
+
+class Family(NamedTuple):
+    """What the study's tables, plots and files say of a family."""
+
+    name: str    # in file names, run records, RESULTS.json
+    label: str   # in text; the plural is label + "s"
+    model: str   # its class in common.py
+    stage: str   # the script that trains it
+    color: str   # Okabe-Ito: distinct for all common kinds of colour blindness, and in grey
+    marker: str  # of matplotlib
+    optional: bool = False  # True: 06 and 07 take its runs if they are there, and do not ask for them
+
+
+FAMILIES = {family.name: family for family in (
+    Family("transformer", "Transformer", "Transformer", "04_train_transformers", "#0072B2", "o"),
+    Family("lstm", "LSTM", "LSTM", "05_train_lstms", "#D55E00", "s"),
+)}  # in this order wherever families are listed
+
+
+def model_class(name):
+    """The class of a family; ValueError if there is no such family."""
+    import common  # with torch: only where a model is needed
+    if name not in FAMILIES:
+        raise ValueError(f"there is no family {name!r}; there are {', '.join(FAMILIES)}")
+    return getattr(common, FAMILIES[name].model)
+
+
+def build_model(config):
+    """A new model from its configuration, a dict of JSON values: "family", "vocab_size", "block_size", "dropout", and
+    what else its class asks for. Weights are drawn from torch's global generator: seed it first."""
+    return model_class(config["family"])(config)

@@ -1,0 +1,421 @@
+"""part4_outputs/report.html: one page, without network, that shows, plays and judges what a run made.
+
+This file collects what the page shows, as plain text, numbers and lists; `page.html` says how, with `page.css` and
+`page.js` put into it, so that the page is one file. No HTML is written here, and the template escapes everything that
+it is given: titles, prompts and generated text are hostile input. Pictures enter as images with data URIs, in which a
+browser runs no script and loads nothing. What is missing in a run is left out with a word.
+"""
+
+import base64
+import hashlib
+import io
+import itertools
+import re
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import jinja2
+from markupsafe import Markup
+
+from music import notation
+from music.validity import LEVELS, VALID_LEVEL
+from study import stage
+from study.figures import FIGURES, label
+from study.page import attention
+from study.results import best_ngram, expected_families, value_at
+
+HERE = Path(__file__).resolve().parent
+TEMPLATES = ("page.html", "page.css", "page.js")
+PAGE_BYTES = 3_000_000        # the page stays below: mail and forges refuse more; scores beyond are left to their files
+FIGURE_BYTES = PAGE_BYTES // 8
+CAPTION_BYTES = 300           # what stands around a score
+MAX_SAMPLES = 20              # shown on the page
+MAX_ERRORS = 12               # shown of a sample
+NOTHING = "–"                 # stands where there is no number
+SURPRISAL_STEPS = (0.25, 1, 2, 4, 6)  # bits; a character above step i gets shade i + 1
+ATTENTION_CONTRAST = 0.6      # exponent: below 1, so that weak attention can be seen beside strong
+
+SECTIONS = {"numbers": "The numbers", "laws": "The laws", "validity": "What is valid", "skills": "What is musical",
+            "samples": "The samples", "inside": "Inside the best model"}
+# where a figure stands that is none of a law; the ladder is a table on the page
+PLACES = {"sampler": "validity", "skills": "skills", "best_by_position": "inside", "ladder": None}
+LEVEL_WORDS = {
+    "header": "the header parses", "tokens": "every character is ABC",
+    "content": "at least 16 notes, 4 bars, 4 pitches, at most 75 % rest bars",
+    "meter": "every bar has its meter's length", "aligned": "all voices have the same bars"}
+MUSIC = {  # metric -> words
+    "pitch_class_entropy": "pitch-class entropy, bits", "scale_consistency": "scale consistency",
+    "in_key_share": "notes in their key", "groove_consistency": "groove consistency (16 positions)",
+    "polyphony": "pitches sounding at once", "notes_per_bar": "notes per bar", "pitch_range": "pitch range, semitones",
+    "rest_share": "rest share", "bar_repetition": "bars heard before", "leap_share": "leaps"}
+HISTOGRAMS = {"duration": "durations", "interval": "intervals", "onset": "positions in the bar",
+              "pitch_class": "pitch classes"}
+PROMPTS = {"unconditional": "no prompt", "header": "header given", "bars": "header and first four bars given"}
+SAMPLER = (("temperature", "temperature", None), ("top_k", "top-k", 0), ("top_p", "top-p", 1), ("min_p", "min-p", 0),
+           ("seed", "seed", None))  # key of a sample, its name, the value that means "off"
+ENDS = {"end": "ended by the model", "budget": "cut off by the budget"}
+
+
+# ---------------------------------------------------------------- the page
+
+def write_report(root):
+    """Writes part4_outputs/report.html and returns its path; the same input gives the same bytes.
+
+    Reads RESULTS.json, generated/metadata.json with the samples' .svg and .mid, figures/*.svg, and for the attention
+    map checkpoints/best_model.pt with data/tokenizer.pkl and data/test.txt.
+    """
+    outputs = Path(root) / "part4_outputs"
+    results = stage.read_json(outputs / "RESULTS.json") or {}
+    metadata = stage.read_json(outputs / "generated/metadata.json") or {}
+    samples = [sample_view(sample, outputs / "generated", i)
+               for i, sample in enumerate((metadata.get("samples") or [])[:MAX_SAMPLES])]
+    page = {"sections": SECTIONS, "answer": answer(results), "is_quick": bool(results.get("quick")),
+            "numbers": number_table(results), "runs": run_table(results), "ladder": ladder_table(results),
+            "levels": {name: LEVEL_WORDS[name] for name in LEVELS}, "music": music_table(results),
+            "figures": figures(outputs / "figures", value_at(results, "fits.figures") or []), "samples": samples,
+            "shades": [f"up to {SURPRISAL_STEPS[0]:g}", *(f"over {step:g}" for step in SURPRISAL_STEPS)],
+            "attention": attention_view(Path(root)), "environment": results.get("environment") or {}}
+    without_scores = fill({**page, "samples": within(samples, 0)})
+    page["samples"] = within(samples, PAGE_BYTES - len(without_scores.encode()) - CAPTION_BYTES * len(samples))
+    stage.write_text(outputs / "report.html", fill(page))
+    return outputs / "report.html"
+
+
+def fill(page):
+    """The page's HTML. Autoescape is on, and a name that the template does not find is an error, not an empty place."""
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True,
+                                     lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    css, script = ((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    script_digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template("page.html").render(
+        page, css=Markup(css), script=Markup(script), script_digest=script_digest).lstrip()
+
+
+def template_digest():
+    """SHA-256 over the page's template, style and script: stage 07 has it in its configuration, so that an edit of
+    them makes the page again."""
+    return stage.value_digest([stage.file_digest(HERE / name) for name in TEMPLATES])
+
+
+# ---------------------------------------------------------------- numbers for people
+
+def number(value, digits=2):
+    """A number for people; an en dash where there is none."""
+    if value is None:
+        return NOTHING
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.{digits}f}"
+
+
+def percent(rate):
+    """A share in percent; an en dash where there is none."""
+    return NOTHING if rate is None else f"{100 * rate:.0f} %"
+
+
+def interval(pair, digits=2, scale=1, unit=""):
+    """" (95 %: 0.10–0.34)", open ends (None) in words, or nothing without an interval."""
+    if not pair:
+        return ""
+    low, high = (None if end is None else f"{end * scale:.{digits}f}" for end in pair)
+    if low is None or high is None:
+        words = "without bounds" if low == high else f"from {low} without bound" if low else f"up to {high}"
+        return f" (95 %: {words})"
+    return f" (95 %: {low}–{high}{unit})"
+
+
+class Cell(NamedTuple):
+    """A cell of a table: its text, a smaller line below it, and the share that a bar behind it fills."""
+
+    text: str
+    note: str = ""
+    share: float | None = None
+
+
+class Table(NamedTuple):
+    caption: str
+    head: list  # of text
+    rows: list  # of (text, [Cell])
+
+
+def table(caption, head, rows):
+    """A Table of those rows that hold any number, or None if there is none. Cells are Cells or text."""
+    rows = [(name, [cell if isinstance(cell, Cell) else Cell(cell) for cell in cells]) for name, cells in rows]
+    rows = [row for row in rows if any(cell.text != NOTHING for cell in row[1])]
+    return Table(caption, head, rows) if rows else None
+
+
+# ---------------------------------------------------------------- the answer and the tables
+
+def answer(results):
+    """The answer: sentences on the law and on the best model (None where there is nothing to say), and what the results
+    call a failure."""
+    return {"law": law_in_words(results), "best": best_in_words(results),
+            "warnings": value_at(results, "headline.warnings") or []}
+
+
+def law_in_words(results):
+    """What the fits say of the law of each family, as (text before the formula, text behind it); None without fits."""
+    known, left_open = [], []
+    fits = results.get("fits") or {}
+    for family in expected_families(results.get("runs") or []):
+        fit, models = fits.get(family) or {}, f"{label(family)}s"
+        if fit.get("alpha") is None:
+            if fit.get("reason"):
+                left_open.append(f"the {models} give no law ({fit['reason']})")
+        elif fit.get("identified"):
+            known.append(f"α = {fit['alpha']:.2f}{interval(fit.get('alpha_interval'))} for {models}")
+        else:
+            left_open.append(f"the sizes of the {models} do not pin it down, best fit α = {fit['alpha']:.2f}"
+                             f"{interval(fit.get('alpha_interval'))}")
+    if known:
+        return ("Loss falls with model size along ",
+                f", with {' and '.join(known)}{''.join(f'; {words}' for words in left_open)}.")
+    if left_open:
+        return "This run cannot say by what law ", f" loss falls with size: {'; '.join(left_open)}."
+    return None
+
+
+def best_in_words(results):
+    """What the best model reaches, in a sentence; None if it was not measured."""
+    bits, rates = value_at(results, "best.test_bits_per_char"), value_at(results, "samples.unprompted") or {}
+    if bits is None:
+        return None
+    _, ngram = best_ngram(results.get("baselines") or {}, "test")
+    sentence = f"The best model needs {bits:.2f} bits per character of unseen music"
+    sentence += "" if ngram is None else f" (the best n-gram {ngram:.2f})"
+    if rates.get("rate") is not None:
+        sentence += (f", and {percent(rates['rate'])} of its {number(rates.get('n'))} first-try samples are valid "
+                     f"music{interval(rates.get('interval'), 0, 100, ' %')}")
+    return sentence + "."
+
+
+def rate_cell(row):
+    """A rate with its interval below it."""
+    pair = row.get("interval")
+    return Cell(percent(row.get("rate")), f"{100 * pair[0]:.0f}–{100 * pair[1]:.0f} %" if pair else "")
+
+
+def number_table(results):
+    """Model, ceiling and floors of every headline number in one table."""
+    def baseline(name):
+        return value_at(results, f"baselines.test.{name}.bits_per_char")
+
+    rungs = {}
+    for row in value_at(results, "samples.ladder") or []:
+        rungs.setdefault(row["kind"], row)  # of several n-grams the longest, which comes first
+    ladder = [rungs.get(kind, {}) for kind in ("model", "real", "ngram", "random")]
+    _, ngram = best_ngram(results.get("baselines") or {}, "test")
+    unigram, uniform = baseline("unigram"), baseline("uniform")
+    copying = [value_at(results, f"novelty.{whose}") or {} for whose in ("generated", "heldout_baseline")]
+    return table("The best model beside real music, an n-gram model and random text",
+                 ["", "best model", "real music", "n-gram", "random"], [
+        ("Bits per character of test music", [
+            number(value_at(results, "best.test_bits_per_char")), NOTHING, number(ngram),
+            Cell(number(unigram), "" if unigram is None else f"unigram; uniform {number(uniform)}")]),
+        ("Perplexity per character", [
+            number(value_at(results, "best.test_perplexity")), NOTHING,
+            *(number(None if bits is None else 2 ** bits) for bits in (ngram, unigram))]),
+        ("Valid at the first try (level 4)", [rate_cell(row) for row in ladder]),
+        ("Bars of the right length", [percent(row.get("bar_accuracy")) for row in ladder]),
+        ("Compiled cleanly by abc2midi", [percent(row.get("judge_rate")) for row in ladder]),
+        ("Characters copied from training, runs of 32 and more",
+         [*(percent(whose.get("copied_share")) for whose in copying), NOTHING, NOTHING]),
+        ("Longest copied run, characters",
+         [*(number(whose.get("longest_copied_chars")) for whose in copying), NOTHING, NOTHING])])
+
+
+def run_table(results):
+    """The runs behind the fits."""
+    def cells(row):
+        losses = [number(row.get(f"{split}_nats_per_char"), 3) for split in ("train", "val", "test")]
+        flops = row.get("train_flops")
+        return [number(row.get("params_total")), *losses, NOTHING if flops is None else f"{flops:.2e}",
+                number(row.get("seconds"), 0)]
+    return table("Loss in nats per character at the end of training",
+                 ["", "parameters", "train", "validation", "test", "FLOPs", "seconds"],
+                 [(row["name"], cells(row)) for row in results.get("runs") or []])
+
+
+def ladder_table(results):
+    """Validity by level, one row for each source of text, bars behind the numbers."""
+    def cells(row):
+        return [number(row.get("n")), *(Cell(percent(rate), share=rate) for rate in row["by_level"]),
+                number(row.get("bar_accuracy"))]
+    return table("Share of texts that reach each level; valid means level 4",
+                 ["", "n", *(f"{i}\N{NO-BREAK SPACE}{name}" for i, name in enumerate(LEVELS, 1)), "bar accuracy"],
+                 [(row["name"], cells(row)) for row in value_at(results, "samples.ladder") or []])
+
+
+def music_table(results):
+    """Generated against real music, beside what real music differs from real music at the same n."""
+    music, rows = value_at(results, "music.unprompted") or {}, []
+    for key, words in MUSIC.items():
+        metric = value_at(music, f"metrics.{key}") or {}
+        rows.append((words, [number(metric.get(column)) for column in (
+            "generated_mean", "real_mean", "w1_over_sd", "real_vs_real_mean")]))
+    for key, words in HISTOGRAMS.items():
+        distance = value_at(music, f"jsd.{key}") or {}
+        rows.append((f"histogram of {words}", [NOTHING, NOTHING, number(distance.get("generated"), 3),
+                                               number(distance.get("real_vs_real_mean"), 3)]))
+    return table(f"Music of {number(music.get('n'))} unprompted samples. Distance: Wasserstein-1 in standard "
+                 "deviations of real music, for histograms Jensen-Shannon in bits; beside it the same between two sets "
+                 "of real music", ["", "best model", "real music", "distance", "real to real"], rows)
+
+
+# ---------------------------------------------------------------- pictures
+
+def data_uri(kind, data):
+    """Bytes or text as an address that holds them."""
+    data = data.encode() if isinstance(data, str) else data
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def figures(folder, law_captions):
+    """{section: [figure]} of part4_outputs/figures in the order of FIGURES, then what else stands there.
+
+    law_captions: [{"name", "caption"}] as stage 06 filled them. A figure that is not there is passed over, one that is
+    too large is named.
+    """
+    captions = {name: words for name, words in FIGURES.items() if "{" not in words}  # those with a gap come filled
+    captions |= {row["name"]: row["caption"] for row in law_captions}
+    strangers = sorted(path.stem for path in folder.glob("*.svg") if path.stem not in FIGURES)
+    shown = {name: [] for name in SECTIONS}
+    for name in [*FIGURES, *strangers]:
+        place, path = PLACES.get(name, "laws"), folder / f"{name}.svg"
+        if place is None or not path.exists():
+            continue
+        svg = path.read_text(encoding="utf-8")
+        uri, points = data_uri("image/svg+xml", svg), re.search(r'<svg\b[^>]*? width="([\d.]+)pt"', svg)
+        shown[place].append({"name": name, "caption": captions.get(name, name.replace("_", " ")),
+                             "uri": uri if len(uri) <= FIGURE_BYTES else None,
+                             "points": float(points[1]) if points else 432})  # width in print, 1/72 inch
+    return shown
+
+
+def attention_view(root):
+    """The attention map of the best model as the template draws it, or {"reason"} where it cannot be had."""
+    try:
+        best = attention.of_best_model(root)
+    except ValueError as error:
+        return {"reason": str(error)}
+    n = min(len(best.tokens), attention.CHARS)  # the end of the text has most to look back at
+    weights = best.weights[-n:, -n:]
+    return {"reason": None, "n": n, "picture": heat_picture(weights), "strongest": percent(float(weights.max())),
+            "tokens": [token.replace("\n", " ") for token in best.tokens[-n:]],
+            "bar_lines": [i for i, token in enumerate(best.tokens[-n:], 1) if "|" in token],
+            "layer": best.layer, "head": best.head, "n_heads": best.n_heads, "share": percent(best.share),
+            "even_share": percent(best.even_share)}
+
+
+def heat_picture(weights):
+    """A matrix as a PNG of one colour, opaque where weights are large: legible on light and on dark paper."""
+    import numpy as np
+    from matplotlib import colors, image
+
+    pixels = np.empty((*weights.shape, 4))
+    pixels[..., :3] = colors.to_rgb(notation.VOICE_COLOURS[1])
+    pixels[..., 3] = (weights / weights.max()) ** ATTENTION_CONTRAST
+    png = io.BytesIO()
+    image.imsave(png, np.round(255 * pixels).astype(np.uint8), format="png", metadata={"Software": None})
+    return data_uri("image/png", png.getvalue())
+
+
+# ---------------------------------------------------------------- samples
+
+def sample_view(sample, folder, i):
+    """What the page shows of a sample: verdict, score, piano roll, player, text."""
+    text, stem = sample["text"], Path(sample.get("file") or f"sample_{i:03d}.abc").stem
+    tune, n_chars, unread = notation.readable(text)
+    view = {"number": i + 1, "stem": stem, "facts": facts(sample), "check": verdict(sample.get("validity")),
+            "n_chars": n_chars, "length": len(text), "unread": unread, "midi": midi_link(folder / f"{stem}.mid"),
+            "runs": shaded_runs(text, sample.get("surprisal_bits") or [], sample.get("prompt") or ""),
+            "score": None, "roll": None}
+    if notation.has_notes(tune):
+        drawn, notes = sample.get("pictures") or {}, notation.notes_in_seconds(tune)
+        path = folder / f"{stem}.svg"
+        score = path.read_text(encoding="utf-8") if path.exists() else ""
+        view |= {"score": data_uri("image/svg+xml", score) if score else None,
+                 "no_score": f"No score: {value_at(drawn, 'reasons.score') or 'none was drawn'}.",
+                 "bars_drawn": drawn.get("bars_drawn"), "bars": drawn.get("bars"),
+                 "has_wrong_bars": notation.WRONG in score.lower(),
+                 "roll": data_uri("image/svg+xml", notation.piano_roll(tune)), "notes": notes,
+                 "seconds": max(onset + duration for onset, duration, _, _ in notes)}
+    return view
+
+
+def within(samples, room):
+    """The samples with as many of their scores as fit into so many bytes: each may take an even share of what those
+    before it left over; a score beyond that is left to its file."""
+    fitting = []
+    for i, sample in enumerate(samples):
+        size = len(sample["score"] or "")
+        if size > room / (len(samples) - i):
+            sample = {**sample, "score": None, "no_score": "The score would make this page too large: see "
+                                                           f"generated/{sample['stem']}.svg."}
+            size = 0
+        fitting.append(sample)
+        room -= size
+    return fitting
+
+
+def facts(sample):
+    """What is known of a sample, in two lines of several items each."""
+    kind = sample.get("type") or ("prompted" if sample.get("prompt") else "unconditional")
+    source = f", from {sample['prompt_source']}" if sample.get("prompt_source") else ""
+    origin = [PROMPTS.get(kind, kind) + source]
+    origin += [f"{name} {sample[key]}" for key, name, off in SAMPLER if sample.get(key) not in (None, off)]
+    check = sample.get("validity") or {}
+    music = [f"{check[key]:,} {word}{'s' * (check[key] != 1)}" for key, word in (
+        ("n_notes", "note"), ("n_bars", "bar"), ("n_voices", "voice")) if check.get(key) is not None]
+    music += [f"{len(sample['text']):,} characters"]
+    music += [ENDS[sample["stop_reason"]]] if sample.get("stop_reason") in ENDS else []
+    if check.get("bar_accuracy") is not None:
+        music.append(f"bar accuracy {check['bar_accuracy']:.2f}")
+    if judge := value_at(sample, "cross_checks.abc2midi"):
+        music.append("abc2midi: clean" if judge.get("clean") else "abc2midi: not clean")
+    if (copied := value_at(sample, "novelty.longest_copied_chars")) is not None:
+        music.append(f"longest run copied from training: {copied:,} characters")
+    return [origin, music]
+
+
+def verdict(check):
+    """Level, badges and the error list of one sample; None if it was not checked."""
+    if not check:
+        return None
+    errors = [{"line": line, "message": message, "kind": kind} for line, kind, message in check.get("errors") or []]
+    n_errors = max(check.get("n_errors") or 0, len(errors))
+    return {"level": check["level"], "is_valid": check["level"] >= VALID_LEVEL,
+            "badges": [{"name": name, "words": LEVEL_WORDS[name], "passed": bool(check.get(name))} for name in LEVELS],
+            "errors": errors[:MAX_ERRORS], "n_errors": n_errors, "n_more": max(0, n_errors - MAX_ERRORS)}
+
+
+def shaded_runs(text, bits, prompt):
+    """[(shade, characters)] of ABC text by surprisal: 0 to len(SURPRISAL_STEPS), or "prompt", which is not shaded.
+
+    bits: a number for each character of the text, or of what follows the prompt.
+    """
+    bits = [None] * len(prompt) + bits if len(bits) == len(text) - len(prompt) else bits
+    shades = []
+    for i, character in enumerate(text):
+        value = bits[i] if i < len(bits) else None
+        if i < len(prompt):
+            shades.append("prompt")
+        elif shades and character == "\n":  # a shade at the end of a line could not be seen: it joins its neighbours
+            shades.append(shades[-1])
+        else:
+            shades.append(0 if value is None else sum(value > step for step in SURPRISAL_STEPS))
+    runs = itertools.groupby(zip(shades, text), key=lambda pair: pair[0])
+    return [(shade, "".join(character for _, character in run)) for shade, run in runs]
+
+
+def midi_link(path):
+    """A sample's MIDI file as an address that holds it, with its name and size; None if there is none."""
+    if not path.exists():
+        return None
+    data = path.read_bytes()
+    return {"name": path.name, "kilobytes": f"{len(data) / 1000:.1f}", "uri": data_uri("audio/midi", data)}
+
+
+if __name__ == "__main__":  # python -m study.page.report [ROOT]: the page alone, after an edit of its template
+    print(write_report(sys.argv[1] if len(sys.argv) > 1 else stage.HERE))

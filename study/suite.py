@@ -1,0 +1,332 @@
+"""A family's suite: what 04 and 05 share. Command line, plan and expected minutes, the runs one after the other, the
+learning-rate sweep.
+
+A *suite* trains every size of a family, for every seed and share of the data asked for. It may be made in parts and by
+several processes at once; its manifest lists every run on disk that belongs to it.
+"""
+
+import contextlib
+import fcntl
+import math
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from common import pick_device
+from study import figures, machine
+from study.checkpoints import finished
+from study.families import build_model
+from study.runs import BATCH_WINDOWS, RECIPES, plan_run, train
+from study.arguments import fail, stage_parser
+from study.stage import HERE, Stage, read_json, write_json
+from study.training import (BLOCK_SIZE, Stopped, count_chars, cut_windows, gradient, load_data, make_optimizers, subset,
+                            to_tensor)
+
+CLASSIC_LEARNING_RATE = 3e-4  # of the original study, for every size
+CALIBRATION_SECONDS = 3.0  # for all runs of a plan together
+CALIBRATION_TOKENS = 1 << 16  # of the training text, repeated as needed
+SWEEP_FACTOR = 2.0  # between neighbouring learning rates
+SWEEP_MAX_RUNS = 9  # a size; more are added at the open end while the best lies at an end
+WIDE_SIZES = {  # the Transformers of the wide suite: three decades of non-embedding parameters
+    f"w{i}": {"n_layer": n_layer, "n_head": n_head, "d_model": d, "d_ff": 4 * d}
+    for i, (n_layer, n_head, d) in enumerate([(2, 2, 32), (3, 2, 48), (3, 2, 80), (4, 2, 128), (5, 4, 192), (6, 6, 288),
+                                              (7, 8, 416), (8, 8, 576)], start=1)}
+
+
+class Suite(NamedTuple):
+    """A family, its sizes, and what was found out about its learning rates."""
+
+    model: type   # its class
+    sizes: dict   # size -> shape, of the sizes that this suite trains
+    rates: dict   # optimizer -> {size: peak learning rate}, from a sweep
+    shapes: dict  # size -> shape, of the sizes that were swept
+
+    @property
+    def family(self):
+        """Its name."""
+        return self.model.family
+
+
+def suite_main(script, model, sizes, rates, doc, argv=None):
+    """Trains a family's suite; the main() of 04 and 05.
+
+    model: the family's class; sizes: {size: shape}; rates: {optimizer: {size: peak learning rate}}, found with
+    --sweep-lr; doc: the script's docstring.
+    """
+    args = suite_parser(doc).parse_args(argv)
+    name = Path(script).stem
+    try:
+        device = pick_device(args.device)
+        names = check_suite(args, model, sizes)
+    except ValueError as problem:
+        fail(f"{name}.py", str(problem), f"see: python {name}.py --help")
+    with machine.processes(device):
+        stage = Stage(script, args, suite_config(args, sizes, rates), shared=True)
+        try:
+            data = load_data(stage.root)
+        except ValueError as problem:
+            fail(f"{name}.py", str(problem), f"run: python 03_tokenize_split.py{stage.flags} --force")
+        suite = Suite(model, suite_sizes(args.suite, model, sizes, data.vocab_size), rates, sizes)
+        if args.sweep_lr:
+            return sweep_learning_rates(stage, args, suite, names, data, device)
+        runs = [run for run in plan_suite(args, suite, data) if run["size"] in names]
+        waiting = [run for run in runs if args.force or finished(stage.root, run) is None]
+        if not waiting and stage.up_to_date():
+            return None
+        with stage.writing() if machine.rank() == 0 else contextlib.nullcontext():
+            if waiting:
+                print_plan(waiting, data, device, args.micro_batch)
+            for run in waiting:
+                train_one(stage, args, run, data, device)
+            if machine.rank() == 0:
+                finish_suite(stage, suite, data, runs, device)
+
+
+def train_one(stage, args, run, data, device):
+    """Trains one run of a suite and prints its line."""
+    try:
+        record = train(stage.root, run, data, device, args.micro_batch, args.compile, again=args.force)
+    except Stopped as problem:
+        fail(f"{stage.name}.py", str(problem), "what is finished is kept; the same command goes on from there")
+    print(f"{run['name']}: validation {record['val_nats_per_char']:.4f} nats per character, "
+          f"{record['seconds']:.0f} s, {record['tokens_per_second']:,.0f} tokens/s")
+
+
+# ---------------------------------------------------------------- command line
+
+def suite_parser(doc):
+    """The command line of 04 and 05."""
+    parser = stage_parser(doc, training=True)
+    add = parser.add_argument
+    add("--seeds", metavar="N[,N]", help="one model a size for each of these seeds (default: the one of --seed)")
+    add("--suite", choices=("classical", "wide"), default="classical",
+        help="classical: the study's sizes; wide: eight sizes from 0.03M to 30M non-embedding parameters, the same "
+             "in every family within 1%% (default: classical)")
+    add("--recipe", choices=tuple(RECIPES), default="tuned",
+        help="classic: learned positions only, AdamW, 3e-4 for every size, dropout, as the original study trained "
+             "(default: tuned)")
+    add("--data-fractions", metavar="F[,F]", default="1",
+        help="train every size on each of these shares of the training sequences; smaller shares lie within larger "
+             "ones (default: 1)")
+    add("--max-train-chars", type=int, metavar="N", help="characters of training text at most (default: all)")
+    add("--epochs", type=int, default=1, metavar="N", help="passes over the training text (default: 1)")
+    add("--max-minutes", type=float, metavar="MIN",
+        help="minutes for each run at most: the learning rate decays to zero by then (default: no limit)")
+    add("--learning-rate", type=float, metavar="LR", help="peak learning rate for all runs (default: as tuned)")
+    add("--compile", action="store_true", help="torch.compile the models: pays on GPUs for runs of many minutes")
+    add("--sweep-lr", nargs="?", const="muon", choices=("muon", "adamw"), metavar="muon|adamw",
+        help="train every size of --only at five or more learning rates a factor of 2 apart and write "
+             "docs/lr_sweep.json, .png and .svg, instead of the suite")
+    return parser
+
+
+def check_suite(args, model, sizes):
+    """The names of the sizes to train; ValueError for values that make no sense. Turns lists in `args` into lists."""
+    try:
+        args.seeds = [int(seed) for seed in args.seeds.split(",")] if args.seeds else [args.seed]
+        args.data_fractions = [float(fraction) for fraction in args.data_fractions.split(",")]
+    except ValueError:
+        raise ValueError("--seeds takes whole numbers, --data-fractions numbers, separated by commas") from None
+    known = list(suite_sizes(args.suite, model, sizes))
+    names = [name.removeprefix(f"{model.family}_") for name in args.only.split(",")] if args.only else known
+    problems = [f"--only {name}: there is no such size; there are {', '.join(known)}"
+                for name in names if name not in known]
+    if any(not 0 < fraction <= 1 for fraction in args.data_fractions):
+        problems.append("--data-fractions must lie above 0 and be at most 1")
+    if min(args.seeds) < 0:
+        problems.append("--seeds must not be negative")
+    for flag in ("max_train_chars", "epochs", "max_minutes", "learning_rate", "micro_batch"):
+        if getattr(args, flag) is not None and not 0 < getattr(args, flag) < math.inf:
+            problems.append(f"--{flag.replace('_', '-')} must be above 0")
+    if problems:
+        raise ValueError("\n".join(problems))
+    return names
+
+
+def suite_config(args, sizes, rates):
+    """What decides the outputs, for the stage's manifest. --only does not: a suite may be made in parts."""
+    flags = ("seeds", "suite", "recipe", "data_fractions", "max_train_chars", "epochs", "max_minutes", "learning_rate")
+    return {"sizes": sizes, "learning_rates": rates, **{flag: getattr(args, flag) for flag in flags}}
+
+
+# ---------------------------------------------------------------- sizes and rates
+
+def suite_sizes(suite, model, sizes, vocab_size=75):
+    """{size: shape} of the "classical" suite (those of the script) or of the "wide" one.
+
+    In the wide suite every family has, under the same name, the parameters of the Transformer but embeddings; the
+    family's class finds the shape, and raises ValueError if it has no rule for that.
+    """
+    if suite == "classical":
+        return sizes
+    if model.family == "transformer":
+        return WIDE_SIZES
+    return {name: model.shape_of_size(wide_parameters(shape, vocab_size), vocab_size)
+            for name, shape in WIDE_SIZES.items()}
+
+
+def wide_parameters(shape, vocab_size):
+    """Parameters of a Transformer but its embeddings, by hand: this file names no family's class, or an edit of the
+    Transformer would count as one of every script."""
+    d = shape["d_model"]
+    return shape["n_layer"] * (4 * d * d + 2 * d * shape["d_ff"] + 2 * d) + d + d * vocab_size
+
+
+def choose_rate(args, size, suite):
+    """The peak learning rate of a run: asked for, of the recipe, or tuned; for sizes without a sweep that of the
+    tuned size most alike in width."""
+    if args.learning_rate:
+        return args.learning_rate
+    if args.recipe == "classic":
+        return CLASSIC_LEARNING_RATE
+    tuned = suite.rates[RECIPES[args.recipe]]
+    if size in tuned:
+        return tuned[size]
+    return tuned[min(tuned, key=lambda known: width_ratio(suite.shapes[known], suite.sizes[size]))]
+
+
+def width_ratio(shape, other):
+    """How unlike two shapes of one family are in width: mean |ln ratio| of their d_model, d_hidden and the like. (The
+    best learning rate goes with the width; depth moves it little.)
+
+    >>> math.exp(width_ratio({"n_layer": 2, "d_model": 64, "d_ff": 256}, {"n_layer": 9, "d_model": 128, "d_ff": 512}))
+    2.0
+    """
+    widths = [key for key in shape if key.startswith("d_") and key in other]
+    return sum(abs(math.log(shape[key] / other[key])) for key in widths) / len(widths)
+
+
+# ---------------------------------------------------------------- plan
+
+def plan_suite(args, suite, data):
+    """The runs of a suite, smallest first, seed by seed."""
+    return [plan_run(data, suite.family, size, shape, choose_rate(args, size, suite), seed=seed,
+                     recipe=args.recipe, suite=args.suite, epochs=args.epochs, data_fraction=fraction,
+                     max_train_chars=args.max_train_chars, max_minutes=args.max_minutes)
+            for fraction in args.data_fractions for seed in args.seeds for size, shape in suite.sizes.items()]
+
+
+def replan(record, suite, data):
+    """The run that a record on disk would be with today's sizes, data and code; None if it cannot be."""
+    try:
+        shapes = suite_sizes(record["suite"], suite.model, suite.shapes, data.vocab_size)
+        return plan_run(data, suite.family, record["size"], shapes[record["size"]], record["learning_rate"],
+                        seed=record["seed"], recipe=record["recipe"], suite=record["suite"],
+                        epochs=record["epochs_planned"], data_fraction=record["data_fraction"],
+                        max_train_chars=record["max_train_chars"], max_minutes=record["max_minutes"],
+                        optimizer=record["optimizer"])
+    except (KeyError, TypeError):
+        return None
+
+
+def calibrate(run, data, device, seconds, micro_batch=None):
+    """Tokens per second of a run's steps on this machine, measured for about `seconds` (at least two steps)."""
+    torch.manual_seed(0)
+    model = build_model(run["config"]).to(device)
+    optimizers = make_optimizers(model, run)
+    tokens = np.resize(np.asarray(data.train[:CALIBRATION_TOKENS]), run["tokens_per_step"] + 1)
+    starts = torch.arange(run["batch_windows"], device=device) * BLOCK_SIZE
+    x, y = cut_windows(to_tensor(tokens, device), starts)
+    token_chars = torch.from_numpy(np.asarray(data.token_chars)).to(device)
+    micro_batch, times = micro_batch or run["batch_windows"], []
+    while len(times) < 3 or sum(times) < seconds:
+        started = time.monotonic()
+        *_, micro_batch = gradient(model, x, y, token_chars, micro_batch, run["name"])
+        for optimizer in optimizers:
+            optimizer.step()
+        if torch.device(device).type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.monotonic() - started)
+    return machine.n_processes() * run["tokens_per_step"] / float(np.median(times[1:]))  # the first step warms up
+
+
+def print_plan(runs, data, device, micro_batch=None):
+    """Prints what is about to be trained, and how long it should take here."""
+    print(f"{'run':32} {'parameters':>11} {'non-emb.':>11} {'tokens':>12} {'steps':>8} {'FLOPs':>8} {'minutes':>8}")
+    total = 0.0
+    for run in runs:
+        rate = calibrate(run, data, device, CALIBRATION_SECONDS / len(runs), micro_batch)
+        tokens = run["train_tokens"] * run["epochs"]
+        minutes = min(tokens / rate / 60, run["max_minutes"] or math.inf)
+        total += minutes
+        print(f"{run['name']:32} {run['params_total']:11,} {run['params_non_embedding']:11,} {tokens:12,} "
+              f"{run['steps']:8,} {run['train_flops']:8.1e} {minutes:8.1f}")
+    print(f"expected minutes: {total:.1f} on {machine.device_name(device)}", flush=True)
+
+
+def finish_suite(stage, suite, data, runs, device):
+    """Writes the manifest over every run of this family on disk that was made from this data by this code: a suite
+    may be made in parts, by several processes, and seeds or fractions may be added to it."""
+    with open(stage.root / f"checkpoints/.{stage.name}.finish.lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        planned = {run["name"]: run for run in runs}
+        complete = []
+        for path in sorted((stage.root / "checkpoints").glob(f"{suite.family}_*.json")):
+            record = read_json(path)
+            run = planned.get(path.stem) or replan(record, suite, data)
+            if run and finished(stage.root, run):
+                complete.append(record)
+        missing = sorted(set(planned) - {record["name"] for record in complete})
+        best = min(complete, key=lambda record: record["val_nats_per_char"], default=None)
+        outputs = [f"checkpoints/{record['name']}{end}" for record in complete
+                   for end in (".pt", ".json", ".curve.jsonl")]
+        stage.finish(outputs, counts={"runs": len(complete)}, extra={"missing": missing},
+                     device=machine.device_name(device),
+                     summary={"runs": len(complete), **({"not yet trained": ", ".join(missing)} if missing else {}),
+                              **({"best": f"{best['name']}, validation {best['val_nats_per_char']:.4f} nats per "
+                                          f"character"} if best else {})})
+
+
+# ---------------------------------------------------------------- learning-rate sweep
+
+def sweep_learning_rates(stage, args, suite, names, data, device):
+    """Sweeps the learning rate of each size; merges the outcome into docs/lr_sweep.json and draws it beside it."""
+    path = HERE / "docs/lr_sweep.json"
+    for size in names:
+        outcome = sweep_size(stage, args, suite, size, data, device)
+        swept = read_json(path) or {}
+        swept.setdefault(suite.family, {}).setdefault(size, {})[args.sweep_lr] = outcome
+        write_json(path, swept)
+        figures.draw_sweeps(swept, path.parent, path.stem)
+        print(f"{suite.family} {size} {args.sweep_lr}: best learning rate {outcome['best']:.3g}"
+              + ("" if outcome["inside"] else " (at the end of the range: not settled)"))
+    print(f"wrote: {path.relative_to(HERE)} and its figure; enter the rates in LEARNING_RATES of {stage.name}.py")
+
+
+def sweep_size(stage, args, suite, size, data, device):
+    """Trains one size at learning rates around the present one until the best has neighbours on both sides, then the
+    best once more with a fresh seed: the winner of a sweep owes part of its loss to luck."""
+    optimizer = args.sweep_lr
+
+    def run_at(rate, seed=0):
+        run = plan_run(data, suite.family, size, suite.sizes[size], rate, seed=seed, optimizer=optimizer,
+                       max_train_chars=args.max_train_chars,
+                       name=f"{suite.family}_{size}_{optimizer}_{rate:.3g}_{seed}")
+        losses = dict.fromkeys(("val_nats_per_char", "train_nats_per_char"))
+        try:
+            record = train(stage.root / "checkpoints/.sweep", run, data, device, args.micro_batch)
+            losses = {name: round(record[name], 5) for name in losses}
+            print(f"{run['name']}: {record['val_nats_per_char']:.4f}", flush=True)
+        except Stopped as problem:  # a rate that is too high: it counts as the worst
+            print(problem, file=sys.stderr)
+        return {"learning_rate": rate, "seed": seed, **losses}
+
+    def loss(exponent):
+        nats = tried[exponent]["val_nats_per_char"]
+        return math.inf if nats is None else nats
+
+    center = suite.rates[optimizer].get(size) or choose_rate(args, size, suite)
+    tried = {exponent: run_at(center * SWEEP_FACTOR ** exponent) for exponent in (0, -1, 1, -2, 2)}
+    while (best := min(tried, key=loss)) in (min(tried), max(tried)) and len(tried) < SWEEP_MAX_RUNS:
+        exponent = best - 1 if best == min(tried) else best + 1
+        tried[exponent] = run_at(center * SWEEP_FACTOR ** exponent)
+    tokens = subset(data.train, data.token_chars, max_chars=args.max_train_chars)
+    return {"best": tried[best]["learning_rate"], "inside": min(tried) < best < max(tried),
+            "runs": [tried[exponent] for exponent in sorted(tried)],
+            "fresh_seed": run_at(tried[best]["learning_rate"], 1),
+            "train_chars": count_chars(tokens, data.token_chars),
+            "val_chars": count_chars(data.val, data.token_chars), "batch_windows": BATCH_WINDOWS}

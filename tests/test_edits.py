@@ -1,0 +1,232 @@
+"""An edit re-makes what it changes and nothing else: edits to a copy of the project in which a tiny study is done."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+from study.stage import HERE, STAGES
+
+LIMIT = ("--source", "music21", "--limit", "60")
+RUN_STAGES = """
+import importlib, sys
+for words in map(str.split, sys.argv[1:]):
+    sys.argv = [words[0] + ".py", *words[1:]]
+    importlib.import_module(words[0]).main(words[1:])
+"""
+SMALL = {  # knobs of a copy that make the whole study a matter of seconds: {script: [(pattern, replacement)]}
+    "04_train_transformers": [(r"^SIZES = \{.*?^\}", 'SIZES = {\n' + "".join(
+        f'    "{size}": {{"n_layer": 1, "n_head": 2, "d_model": {d}, "d_ff": {2 * d}}},\n'
+        for size, d in (("tiny", 8), ("small", 16), ("medium", 24))) + "}")],
+    "05_train_lstms": [(r"^SIZES = \{.*?^\}", 'SIZES = {\n' + "".join(
+        f'    "{size}": {{"n_layer": 1, "d_embedding": 8, "d_hidden": {d}}},\n'
+        for size, d in (("tiny", 8), ("small", 16), ("medium", 24))) + "}")],
+    "06_fit_scaling": [(r"^N_RESAMPLES = \d+", "N_RESAMPLES = 50")],
+    "07_train_best_and_generate": [
+        (r'^FAMILY, SIZE = "transformer", "\w+"', 'FAMILY, SIZE = "transformer", "small"'),
+        (r'"n_(\w+)": \d+', r'"n_\1": 6'), (r'"(\w+)_chars": \d+', r'"\1_chars": 150')],
+}
+
+
+def copy_project(folder):
+    """The scripts and their two folders, without what they made."""
+    folder.mkdir()
+    for path in [*HERE.glob("*.py"), HERE / "music", HERE / "study"]:
+        if path.is_dir():
+            shutil.copytree(path, folder / path.name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy2(path, folder / path.name)
+    return folder
+
+
+def make(project, stages=tuple(STAGES)):
+    """Runs stages as `make run` does, in one process, for torch takes seconds to load; returns what they print."""
+    calls = [f"{name} --quick" + (" " + " ".join(LIMIT) if name == "01_download" else "") for name in stages]
+    done = subprocess.run([sys.executable, "-c", RUN_STAGES, *calls], cwd=project, capture_output=True, text=True,
+                          env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+def edit(path, old, new):
+    """Replaces text that must be there."""
+    text = path.read_text()
+    assert old in text, f"{path.name} has no {old!r} any more: this test needs another place to edit"
+    path.write_text(text.replace(old, new))
+
+
+def stamps(project):
+    """{path below quick/: time of its last writing} of what stages make, but not of their records of having run."""
+    root = project / "quick"
+    return {str(path.relative_to(root)): path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()
+            and not path.name.startswith(".") and not path.name.endswith((".manifest.json", ".running.json"))}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A copy of the project with small knobs, whose study is done."""
+    project = copy_project(tmp_path_factory.mktemp("edits") / "project")
+    for script, changes in SMALL.items():
+        path = project / f"{script}.py"
+        for pattern, replacement in changes:
+            text, n = re.subn(pattern, replacement, path.read_text(), flags=re.MULTILINE | re.DOTALL)
+            assert n, f"{script}: no {pattern}"
+            path.write_text(text)
+    make(project)
+    return project
+
+
+@pytest.fixture
+def project(finished, tmp_path):
+    return Path(shutil.copytree(finished, tmp_path / "project"))
+
+
+KINDS = {  # the first kind whose pattern fits is that of a file below quick/
+    "data": ("data/*.txt", "data/*.npy", "data/*.pkl", "data/stats.json", "data/baselines.json"),
+    "transformers": ("checkpoints/transformer_*.pt",), "lstms": ("checkpoints/lstm_*.pt",),
+    "best": ("checkpoints/best_model.pt",), "fits": ("part4_outputs/fits.json",),
+    "draws": ("part4_outputs/evaluation/drawn/*",), "measures": ("part4_outputs/evaluation/*",),
+    "figures": ("part4_outputs/figures/*",), "page": ("part4_outputs/report.html",)}
+
+
+def remade(project, before):
+    """{kind: names of files} of what was written anew."""
+    kinds = {}
+    for name, stamp in sorted(stamps(project).items()):
+        kind = next((kind for kind, patterns in KINDS.items() if any(fnmatch(name, p) for p in patterns)), None)
+        if kind and before.get(name) != stamp:
+            kinds.setdefault(kind, set()).add(Path(name).stem)
+    return kinds
+
+
+WORDS = {  # file: (text, another text) for every sort of words that decide nothing
+    "common.py": ("it holds no vocabulary", "no vocabulary is in it"),
+    "study/suite.py": ("one model a size for each", "a model of every size for each"),
+    "study/runs.py": ("goes on from step", "continues at step"),
+    "study/training.py": ('CLIP_NORM = 1.0', 'CLIP_NORM = 1.0  # of the whole gradient'),
+    "music/abc_text.py": ('"""', '"""Words. '),
+    "study/sampling.py": ("sampler settings out of range", "these settings make no sense"),
+}
+
+
+def test_words_make_nothing_again(project):
+    before = stamps(project)
+    for name, (old, new) in WORDS.items():
+        path = project / name
+        assert old in path.read_text()
+        path.write_text(path.read_text().replace(old, new, 1))
+    said = make(project)
+    assert said.count(": up to date") == len(STAGES), said
+    assert remade(project, before) == {}
+
+
+ROWS = {  # edit: (file, text, another text, what is made again, in part or whole)
+    "a colour": ("study/families.py", "#0072B2", "#0072B3", {"figures", "fits", "page"}),
+    "a caption": ("study/figures.py", "Validity, level by level", "Validity by level", {"figures", "page"}),
+    "the page's template": ("study/page/page.html", "<main", "<main ", {"figures", "page"}),
+    "the page's style": ("study/page/page.css", "{", "{ ", {"figures", "page"}),
+    "a metric": ("music/metrics.py", "LEAP = 4 ", "LEAP = 5 ", {"measures", "figures", "page"}),
+    "sampling": ("study/sampling.py", "START = (END, BEGIN)", "START = (BEGIN, BEGIN)", {"draws", "measures", "figures", "page"}),
+    "the fits": ("study/scaling_law.py", "HUBER_DELTA = 1e-3", "HUBER_DELTA = 2e-3", {"fits", "figures", "page"}),
+    "the reader": ("music/abc_text.py", "MAX_VOICES = 99 ", "MAX_VOICES = 98 ",
+                   {"data", "measures", "figures", "page"}),  # its tunes are as before: nothing is trained or drawn
+    "an LSTM's class": ("common.py", "FORGET_BIAS = 1.0", "FORGET_BIAS = 2.0",
+                        {"lstms", "draws", "measures", "fits", "figures", "page"}),
+    "a Transformer's class": ("common.py", "ROTARY_BASE = 500.0", "ROTARY_BASE = 400.0",
+                              {"transformers", "best", "draws", "measures", "fits", "figures", "page"}),
+    "the loop": ("study/training.py", "CLIP_NORM = 1.0", "CLIP_NORM = 0.9",
+                 {"transformers", "lstms", "best", "draws", "measures", "fits", "figures", "page"}),
+    "one size": ("05_train_lstms.py", '"d_hidden": 16', '"d_hidden": 20',
+                 {"lstms", "draws", "measures", "fits", "figures", "page"}),
+}
+
+
+@pytest.mark.parametrize("what", ROWS)
+def test_an_edit_makes_again_what_it_changes(project, what):
+    name, old, new, expected = ROWS[what]
+    before = stamps(project)
+    edit(project / name, old, new)
+    make(project)
+    kinds = remade(project, before)
+    assert set(kinds) == expected, kinds
+    if what == "a metric":  # from the samples kept, and no other measurement
+        assert not any("rates" in path or "copying" in path for path in changed_paths(project, before))
+    if what == "one size":
+        assert kinds["lstms"] == {"lstm_small"} and kinds["draws"] == {"lstm_small"}
+    if what == "an LSTM's class":
+        assert {"transformer_tiny", "unprompted"}.isdisjoint(kinds["draws"])
+    assert make(project).count(": up to date") == len(STAGES)
+
+
+def changed_paths(project, before):
+    return [name for name, stamp in stamps(project).items() if before.get(name) != stamp]
+
+
+# ---------------------------------------------------------------- a third family
+
+GRU_CLASS = '''
+
+class GRU(LSTM):
+    """A toy third family: the LSTM's house with gated recurrent units in it."""
+
+    family = "gru"
+    MATRICES = {"weight_ih": 3, "weight_hh": 3}
+
+    def __init__(self, config):
+        Model.__init__(self)
+        self.config = config
+        self.embedding = nn.Embedding(config["vocab_size"], config["d_embedding"])
+        self.gru = nn.GRU(config["d_embedding"], config["d_hidden"], config["n_layer"], batch_first=True)
+        self.head = nn.Linear(config["d_hidden"], config["vocab_size"], bias=False)
+        nn.init.zeros_(self.head.weight)
+
+    def _run(self, idx, state=None):
+        y, state = self.gru(self.embedding(idx).float(), state)
+        return y, state
+
+    @staticmethod
+    def take_rows(cache, rows):
+        return cache.index_select(1, rows)
+'''
+LAST_ROW = ")}  # in this order"
+GRU_ROW = '    Family("gru", "GRU", "GRU", "05c_train_grus", "#009E73", "^", optional=True),\n' + LAST_ROW
+GRU_SCRIPT = '''"""Trains three GRUs."""
+from common import GRU
+from study.stage import run
+from study.suite import suite_main
+
+SIZES = {"tiny": {"n_layer": 1, "d_embedding": 8, "d_hidden": 9}, "small": {"n_layer": 1, "d_embedding": 8, "d_hidden": 17},
+         "medium": {"n_layer": 1, "d_embedding": 8, "d_hidden": 25}}
+LEARNING_RATES = {"muon": {"tiny": 0.02, "small": 0.02, "medium": 0.02}, "adamw": {}}
+
+
+def main(argv=None):
+    """Trains the suite."""
+    suite_main(__file__, GRU, SIZES, LEARNING_RATES, __doc__, argv)
+
+
+if __name__ == "__main__":
+    run(main)
+'''
+
+
+def test_a_third_family_is_a_class_a_row_and_a_script(project):
+    common, families = project / "common.py", project / "study/families.py"
+    mark = "# ---------------------------------------------------------------- device"
+    edit(common, mark, GRU_CLASS.lstrip("\n") + "\n\n" + mark)
+    edit(families, LAST_ROW, GRU_ROW)
+    (project / "05c_train_grus.py").write_text(GRU_SCRIPT)
+    make(project, ["05c_train_grus", "06_fit_scaling", "07_train_best_and_generate"])
+    outputs = project / "quick/part4_outputs"
+    results = json.loads((outputs / "RESULTS.json").read_text())
+    assert {row["family"] for row in results["runs"]} == {"transformer", "lstm", "gru"}
+    assert "gru" in results["fits"] and "gru_tiny" in results["skills"]
+    fits = json.loads((outputs / "fits.json").read_text())
+    pairs = [fits["comparison"], *fits["more_comparisons"]]
+    assert len(pairs) == 3 and "GRU" in json.dumps(pairs) + (outputs / "report.html").read_text()

@@ -1,0 +1,94 @@
+"""What is copied from a training text is found, planted copies to the character; and the floors made from it."""
+
+import json
+import random
+
+import pytest
+from tunes import C_MAJOR_HEADER as HEADER, VALID_TUNES
+
+from music.floors import floors, ngram_samples
+from music.novelty import Novelty, diversity, four_bar_sequences
+from music.validity import rate_samples
+
+
+def strict(value):
+    return json.loads(json.dumps(value, allow_nan=False))
+
+
+# ---------------------------------------------------------------- novelty
+
+def letters(seed, n):
+    draw = random.Random(seed)
+    return "".join(draw.choice("ABCDEFGabcdefg234/|z") for _ in range(n))
+
+
+@pytest.mark.parametrize("indexed", [True, False])
+def test_a_planted_copy_is_found_exactly(indexed):
+    train = letters(0, 20_000)
+    copied = Novelty(train) if indexed else Novelty(train, index_chars=0, chunk_chars=1000)
+    for length, at in ((77, 5000), (32, 0), (500, 19_500), (900, 960)):
+        text = "K:C\n" + "~" + letters(1, 300) + "~" + train[at:at + length] + "~" + letters(2, 200)
+        row = copied.measure([letters(3, 50), text])["samples"][1]
+        assert row["longest_copied_chars"] == length
+        assert row["copied_share"] == pytest.approx(length / row["n_chars"])
+    row = copied.measure(["~" + train[10:41] + "~"])["samples"][0]
+    assert row["longest_copied_chars"] == 0 and row["copied_share"] == 0  # 31 characters are no copy
+
+
+def test_training_tunes_are_copies_and_others_are_not():
+    copied = Novelty("\n".join(VALID_TUNES[:40]))
+    known, new = copied.measure(VALID_TUNES[:5]), copied.measure(VALID_TUNES[40:])
+    assert known["copied_share"] == 1 and known["new_4_bar_share"] == 0
+    assert known["longest_copied_chars"] >= max(len(text) - len(HEADER) for text in VALID_TUNES[:5])
+    assert new["copied_share"] < 0.2 and new["new_4_bar_share"] == 1
+    assert copied.measure([])["copied_share"] is None
+    prompted = copied.measure([{"text": VALID_TUNES[0] + "~", "prompt_chars": len(VALID_TUNES[0])}])
+    assert prompted["copied_share"] == 0  # what was given is not copied
+
+
+def test_boilerplate_everywhere_is_handled():
+    rests = "z16|" * 5000
+    found = Novelty(HEADER + rests).measure([HEADER + "z16|" * 100])
+    assert found["copied_share"] == 1 and found["longest_copied_chars"] == 400
+    assert found["new_4_bar_share"] is None
+
+
+def test_four_bar_sequences_know_voices_in_both_layouts():
+    lines = HEADER + "[V:1]C16|D16|[V:2]E16|F16|\n[V:1]z16|G16|A16|[V:2][CE]16|z16|B16|\n"
+    blocks = HEADER + "V:1\nC16|D16|z16|G16|\nA16|\nV:2\nE16|F16|[CE]16|z16|B16|\n"
+    expected = ["C16|D16|G16|A16", "E16|F16|[CE]16|B16"]
+    assert sorted(four_bar_sequences(lines)) == expected
+    assert sorted(four_bar_sequences(blocks)) == expected
+    assert four_bar_sequences(lines + "\n" + lines) == 2 * four_bar_sequences(lines)
+    assert four_bar_sequences("A1|[K:G]B2|c3|d4|") == ["A1|B2|c3|d4"]
+
+
+def test_diversity():
+    assert diversity([VALID_TUNES[0]] * 3) == {"n_unique": 1, "mean_jaccard": 1.0}
+    assert diversity(VALID_TUNES[:5])["mean_jaccard"] < 0.5
+    assert diversity(["a"])["mean_jaccard"] is None
+
+
+# ---------------------------------------------------------------- floors
+
+def test_floors_stay_on_the_floor():
+    bottom = floors(VALID_TUNES, n=30, seed=1, max_chars=500)
+    assert set(bottom) == {"random", "printable", "shuffled", "rests", "3-gram", "5-gram", "8-gram"}
+    for name in ("random", "printable", "shuffled", "rests"):
+        rates = strict(rate_samples(bottom[name], judge=False))
+        assert rates["n"] == 30 and rates["k"] == 0, name
+        assert rates["header_regex_rate"] == 1  # what a check of headers would have said
+    assert rate_samples(bottom["rests"], judge=False)["rest_bar_share"] == 1
+    again = floors(VALID_TUNES, n=30, seed=1, max_chars=500)
+    assert again == bottom and floors(VALID_TUNES, n=30, seed=2, max_chars=500) != floors
+    assert floors([], 10) == {}
+
+
+def test_ngram_samples_follow_the_text():
+    only = ngram_samples([VALID_TUNES[0]], 12, 5, 2000, seed=1)
+    assert all(sample["text"][:60] == VALID_TUNES[0][:60] for sample in only)
+    for sample in ngram_samples(VALID_TUNES, 4, 10, 300, seed=2):
+        book = "\n".join(VALID_TUNES)
+        assert all(sample["text"][i:i + 4] in book for i in range(len(sample["text"]) - 4))
+        assert len(sample["text"]) <= 300 and sample["truncated"] == (len(sample["text"]) == 300)
+    assert len(ngram_samples(VALID_TUNES, 1, 3, 50)) == 3

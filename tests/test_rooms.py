@@ -1,0 +1,57 @@
+"""The two folders keep to their imports: arrows run down only, and notes and text write no file."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent.parent
+FILES = {path.relative_to(HERE).with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__"): path
+         for folder in ("music", "study") for path in (HERE / folder).rglob("*.py")}
+FILES["common"] = HERE / "common.py"
+USE_ABC2MIDI = {"music.validity", "music.corpus"}  # it reads and writes files only, so it gets a temporary folder
+WRITING = {"write_text", "write_bytes", "savefig", "dump", "mkdir", "unlink", "rename", "replace_file"}
+
+
+def imports(path):
+    """[(module, name or None)] of all imports of a file, those inside functions too: they make circles as well."""
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, None) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path.name}: relative import"
+            yield from ((node.module, alias.name) for alias in node.names)
+
+
+def used(path):
+    """Names in FILES that a file imports."""
+    return {f"{module}.{name}" if f"{module}.{name}" in FILES else module
+            for module, name in imports(path)} & set(FILES)
+
+
+@pytest.mark.parametrize("name", sorted(FILES))
+def test_imports_run_down(name):
+    for module, what in imports(FILES[name]):
+        top = module.split(".")[0]
+        assert not top[0].isdigit(), "a numbered script is at the top"
+        assert what != "*" and (what or top not in ("music", "study")), f"write `from {module} import ...`"
+        assert name != "common" or top not in ("music", "study"), "common stands below everything"
+        assert not name.startswith("music") or top not in ("torch", "common", "study"), "music is notes and text"
+
+
+def test_no_circles():
+    waiting = {name: used(path) - {name} for name, path in FILES.items()}
+    while free := [name for name, below in waiting.items() if not below & waiting.keys()]:
+        for name in free:
+            del waiting[name]
+    assert not waiting, f"these import each other: {sorted(waiting)}"
+
+
+@pytest.mark.parametrize("name", sorted(name for name in FILES if name.startswith("music")))
+def test_music_writes_no_file(name):
+    for node in ast.walk(ast.parse(FILES[name].read_bytes())):
+        if isinstance(node, ast.Call) and name not in USE_ABC2MIDI:
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            assert called not in WRITING, f"line {node.lineno}: {called}"
+            assert called != "open" or not {part.value for part in [*node.args, *(word.value for word in node.keywords)]
+                                            if isinstance(part, ast.Constant)} & {"w", "wb", "a", "ab", "x", "xb"}
