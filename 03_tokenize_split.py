@@ -5,10 +5,10 @@ Writes: data/{train,val,test}.txt             tunebooks: sequences of 101 to 4,9
         data/tokenizer.pkl                    vocabulary: the characters of train.txt
         data/{train,val,test}_tokens.npy      1-D, smallest integer type: BEGIN sequence END BEGIN sequence END ...
         data/{train,val,test}_sequences.tsv   where each comes from: file, group, piece, first bar, place in the tokens
-        data/baselines.json                   uniform, unigram, n-gram, xz, bz2: bits per character on val and test
+        data/baselines.json                   uniform, unigram, n-gram, PPMd, xz, bz2: bits per character of val, test
         data/stats.json, data/figures/data.png|svg   duplicates, filters, lengths, music, overlap with train
-Run:    python 03_tokenize_split.py [--limit-chars N] [--collections NAME,NAME] [--holdout FILE] [--abc DIR] ...
-Prints last: tunes, groups, what was left out, characters per split, vocabulary, best n-gram, worst overlap with train.
+Run:    python 03_tokenize_split.py [--limit-chars N] [--collections NAME,NAME] [--holdout FILE] [--abc PATH] ...
+Prints last: tunes, groups, what was left out, characters per split, vocabulary, strongest mark, worst overlap.
 
 Which split a tune lands in depends on its group (see study/groups.py) and the seed alone; the bytes of all files do not
 depend on the number of workers or the order of files on disk.
@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 
 # first of all: from here on Ctrl-C shows no traceback, however long the rest takes to load
-from study.arguments import fail, resolve_root, stage_parser
+from study.arguments import existing, fail, name_list, number, resolve_root, stage_parser, whole
 from study.stage import TEMPORARY, Stage, cpu_count, file_digest, run, tree_files, value_digest, write_bytes, write_json
 
 from common import TOKENIZERS
@@ -29,51 +29,51 @@ ME = "03_tokenize_split.py"
 TOKENIZER = "char"                # kind of vocabulary, of common.TOKENIZERS
 MIN_CHARS, MAX_CHARS = 101, 4999  # of a sequence: shorter ones are little more than a header
 MIN_NOTES = 16                    # of a tune: the least that `check_abc` calls music
+LARGE_TEXT = 50                   # MB of ready text, from which the time is said beforehand
+SECONDS_PER_MB, KB_PER_MB = 8, 4700  # of one core; of memory: 1.4 kB for every tune of 300 characters
 MAX_REST_SHARE = 0.95             # of the time of a tune's voices: beyond it a tune teaches only how to write rests
 
 
 def parse_arguments(argv):
     parser = stage_parser(__doc__)
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--abc", type=Path, metavar="DIR",
-                        help="read the .abc files and tunebooks below DIR instead of stage 02's output")
-    source.add_argument("--from-splits", type=Path, metavar="DIR",
-                        help="take DIR/train.txt, val.txt and test.txt as they are (any text; tunes are separated by "
-                             "an empty line or begin with an X: line)")
-    parser.add_argument("--limit-chars", type=int, metavar="N",
+    source.add_argument("--abc", type=existing, metavar="PATH",
+                        help="read this tunebook, or the .abc files below this folder, instead of stage 02's output")
+    source.add_argument("--from-splits", type=existing, metavar="DIR",
+                        help="take DIR/train.txt, val.txt and test.txt as they are (any text; its parts are separated "
+                             "by empty lines or begin with an X: line)")
+    parser.add_argument("--limit-chars", type=whole(1), metavar="N",
                         help="budget in characters, all splits together, spread evenly over the groups (default: all)")
-    parser.add_argument("--collections", metavar="NAME[,NAME]",
+    parser.add_argument("--collections", type=name_list, metavar="NAME[,NAME]",
                         help="first-level folders to keep; to drop some: --collections=-NAME,-NAME (default: all)")
     parser.add_argument("--holdout", type=Path, metavar="FILE",
                         help="groups whose split is fixed: lines `val|test|train TAB path, artist/title or group`; a "
                              "line without TAB means test")
-    parser.add_argument("--min-notes", type=int, default=MIN_NOTES, metavar="N",
+    parser.add_argument("--min-notes", type=whole(), default=MIN_NOTES, metavar="N",
                         help=f"leave out tunes with fewer notes (default: {MIN_NOTES})")
-    parser.add_argument("--max-rest-share", type=float, default=MAX_REST_SHARE, metavar="SHARE",
+    parser.add_argument("--max-rest-share", type=number(0, 1), default=MAX_REST_SHARE, metavar="SHARE",
                         help="leave out tunes whose voices rest for more of the time, 0 to 1 "
                              f"(default: {MAX_REST_SHARE})")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes (default: one per core)")
+    parser.add_argument("--workers", type=whole(1), metavar="N", help="processes, at most one per core (default: that)")
+    parser.add_argument("--verbose", action="store_true", help="print last what was left out by name, and every mark")
     args = parser.parse_args(argv)
     if args.from_splits and (args.limit_chars or args.collections or args.holdout):
         parser.error("--from-splits takes the text as it is: --limit-chars, --collections and --holdout do not apply")
-    for name in ("limit_chars", "workers"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} must be at least 1")
     return args
 
 
 def source_files(args):
     """(folder, relative paths) of what is to be read; ends the script if what was asked for is not there."""
-    flag = "--abc" if args.abc else "--from-splits"
     folder = args.abc or args.from_splits or resolve_root(args) / "data/abc_notation"
-    if (args.abc or args.from_splits) and not folder.is_dir():
-        fail(ME, f"{flag} {folder}: there is no such folder")
     if args.from_splits:
         names = [f"{split}.txt" for split in SPLITS]
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
-            fail(ME, f"{flag} {folder}: no {', '.join(missing)}", "name a folder with train.txt, val.txt and test.txt")
+            fail(ME, f"--from-splits {folder}: no {', '.join(missing)}",
+                 "name a folder with train.txt, val.txt and test.txt")
         return folder, names
+    if args.abc and args.abc.is_file():
+        return folder.parent, [folder.name]
     names = [name for name in tree_files(folder) if name.lower().endswith(".abc")] if folder.is_dir() else []
     if args.collections and names:
         names = selection.chosen_folders(names, args.collections)
@@ -101,9 +101,13 @@ def read_and_split(args, folder, names, holdout, spool):
     """({split: sequences}, all tunes, tunes that stay, report for stats.json); the sequences' text goes to `spool`."""
     workers, limits = args.workers or cpu_count(), {"max_chars": MAX_CHARS, "min_chars": MIN_CHARS}
     if args.from_splits:
-        jobs, n_tunes = reading.ready_jobs(folder, SPLITS)
+        jobs = [job for split in SPLITS for job in reading.ready_jobs(folder / f"{split}.txt")]
+        megabytes = len(jobs) * reading.JOB_BYTES / 1e6
+        if megabytes > LARGE_TEXT:
+            print(f"{megabytes:.0f} MB of text: some {megabytes * SECONDS_PER_MB / 60 / min(workers, cpu_count()):.0f} "
+                  f"minutes, and {1 + megabytes * KB_PER_MB / 1e6:.1f} GB of memory", flush=True)
         tunes = reading.read_all(reading.read_ready, jobs, workers, spool, **limits)
-        return selection.split_ready(tunes, n_tunes, args.seed), tunes, tunes, {"groups": None, "floor": None}
+        return selection.split_ready(tunes, args.seed), tunes, tunes, {"groups": None, "floor": None}
     jobs = [(str(folder / name), name) for name in names]
     tunes = reading.read_all(reading.read_file, jobs, workers, spool, **limits)
     if not tunes:
@@ -114,20 +118,31 @@ def read_and_split(args, folder, names, holdout, spool):
     return parts, tunes, kept, report
 
 
-def closing_block(stats, marks):
-    """{key: value} that the stage prints last."""
-    splits, floor, order = stats["splits"], stats["floor"], marks["val"]["ngram"]["order"]
-    bits = {split: marks[split]["ngram"]["bits_per_char"] for split in ("val", "test")}
+def closing_block(stats, marks, verbose=False):
+    """{key: value} that the stage prints last: at most eight lines, and with `verbose` everything that was left out by
+    name and every mark."""
+    splits, names = stats["splits"], stats.get("dropped_names", {})
+    counts = {**{reason: len(origins) for reason, origins in names.items()}, **stats.get("dropped_tunes", {})}
+    left_out = {reason: f"{n:,}" + (f" ({selection.named(names[reason], n, selection.NAMES if verbose else 3)})"
+                                    if reason in names else "") for reason, n in counts.items()}
+    characters = {split: splits[split]["characters"] for split in SPLITS}
+    unknown = sum(n for part in stats["vocabulary"]["unknown_in"].values() for n in part.values())
     worst = [row for split in ("val", "test") for row in stats["overlap_with_train"][split]["worst"][:1]]
-    return {"tunes": stats["tunes"], **({"groups": stats["groups"]} if stats["groups"] else {}),
-            **{f"left out, {reason}": n for reason, n in stats.get("dropped_tunes", {}).items()},
-            **{f"{split} characters": splits[split]["characters"] for split in SPLITS},
-            "vocabulary": stats["vocabulary"]["size"],
-            "characters unknown to train": sum(n for part in stats["vocabulary"]["unknown_in"].values()
-                                               for n in part.values()),
-            **({"held out more than 1 %": "yes, the corpus is small"} if floor and floor["in_force"] else {}),
-            "best n-gram": f"order {order}, {bits['val']:.3f} bits per character on val, {bits['test']:.3f} on test",
-            "worst overlap with train": "; ".join(f"{row['share']:.2f} ({row['tune']})" for row in worst)}
+    best = min((name for name in marks["test"] if not name.endswith("_per_tune")),
+               key=lambda name: marks["test"][name]["bits_per_char"])
+    shown = list(marks["test"]) if verbose else dict.fromkeys([best, "ngram"])
+    return {"tunes": f"{stats['tunes']:,}" + (f" in {stats['groups']:,} groups (songs)" if stats["groups"] else ""),
+            **({f"left out, {reason}": words for reason, words in left_out.items()} if verbose else
+               {"left out": "; ".join(f"{reason}: {words}" for reason, words in left_out.items())} if left_out else {}),
+            "characters": ", ".join(f"{n:,} {split}" for split, n in characters.items())
+                          + f": {round(100 * characters['train'] / sum(characters.values()))} of 100 train",
+            "vocabulary": f"{stats['vocabulary']['size']}, {unknown:,} characters unknown to train",
+            **{("strongest mark, " if name == best else "") + marks["test"][name]["label"]:
+               f"{marks['val'][name]['bits_per_char']:.3f} bits per character on val, "
+               f"{marks['test'][name]['bits_per_char']:.3f} on test" for name in shown},
+            "worst overlap with train": "; ".join(f"{row['share']:.2f} ({row['tune']})" for row in worst),
+            **({"lines of --holdout that name no tune": selection.named(lost, len(lost), selection.NAMES)}
+               if (lost := stats.get("holdout", {}).get("lines_without_a_tune")) else {})}
 
 
 def main(argv=None):
@@ -152,7 +167,9 @@ def main(argv=None):
                 results = data_report.measure_all(data, arrays, n_characters, args.workers or cpu_count())
                 rows = {split: data_report.overlap_by_tune(shared, parts[split])
                         for split, shared in zip(("val", "test"), results["overlap"])}
-                overlap = {split: data_report.overlap_statistics(arrays, split, rows[split], parts) for split in rows}
+                melodies = data_report.melody_overlap(spool, parts, kept)
+                overlap = {split: {**data_report.overlap_statistics(arrays, split, rows[split], parts),
+                                   "melody": melodies[split]} for split in rows}
             stats = data_report.statistics(tunes, kept, report, parts, counts, n_tokens, tokenizer, overlap)
             targets = {split: stats["splits"][split]["characters"] + len(parts[split]) for split in ("val", "test")}
             marks = baselines.summarise(results, n_characters, targets)
@@ -168,7 +185,7 @@ def main(argv=None):
                            for what in ("characters", "tokens", "sequences", "groups")}},
                 skipped={**stats.get("dropped_tunes", {}), "short sequences": stats.get("short_sequences", 0)},
                 extra={"tokenizer_digest": tokenizer.digest, "floor": stats["floor"]},
-                summary=closing_block(stats, marks))
+                summary=closing_block(stats, marks, args.verbose))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """How well stage 03 tells copies of a piece from other music: precision and recall on planted copies.
 
 Run:    python -m benchmarks.bench_duplicates MIDI_DIR [--pieces 200]
+        python -m benchmarks.bench_duplicates --melodies ABC_DIR     pairs that the top voice alone joins, by name
 Reads:  MIDI files below MIDI_DIR; every copy goes through stage 02's conversion, as a real copy would.
 Prints: one row per kind of copy: recall at the threshold and the spread of the similarity; then the pairs found among
         the unaltered pieces, by name, to be judged by ear and eye.
@@ -16,7 +17,7 @@ import symusic
 from music.midi_to_abc import ConversionError, convert
 from music.training_text import training_text
 from study import groups
-from study.reading import read_tune
+from study.reading import read_file, read_tune
 
 
 def change_notes(score, change):
@@ -82,11 +83,38 @@ def read(origin, midi):
     return read_tune(origin, None, training_text(convert(midi)[0]), max_chars=4999, min_chars=101)
 
 
+def compare_melodies(folder):
+    """Prints the pairs that only the top voice's melody joins, and how alike random pairs of tunes are in it."""
+    tunes = [row for path in sorted(folder.rglob("*.abc"))
+             for row in read_file((path, path.relative_to(folder).as_posix()), max_chars=4999, min_chars=101)]
+    tunes = [tune for tune in tunes if tune["n_melody"] >= groups.MIN_SHINGLES]
+    melodies = np.stack([tune["melody_signature"] for tune in tunes])
+    sizes = np.array([tune["n_melody"] for tune in tunes])
+    whole, _ = groups.similar_pairs(np.stack([tune["signature"] for tune in tunes]),
+                                    np.array([tune["n_shingles"] for tune in tunes]))
+    pairs, likeness = groups.similar_pairs(melodies, sizes, groups.MELODY_MATCH)
+    known = set(map(tuple, whole.tolist()))
+    for (i, j), value in sorted(zip(pairs.tolist(), likeness), key=lambda row: -row[1]):
+        if (i, j) not in known:
+            print(f"  {value:.2f}  {tunes[i]['origin']} | {tunes[j]['origin']}")
+    several = np.array([(tune["n_voices"] or 1) > 1 for tune in tunes])
+    random = np.random.default_rng(0)
+    for name, left, right in (("several voices", several, several), ("several voices and one", several, ~several)):
+        if left.any() and right.any():
+            first, second = (random.choice(np.flatnonzero(part), 20_000) for part in (left, right))
+            alike = (melodies[first] == melodies[second]).mean(axis=1)[first != second]
+            print(f"random pairs of {name}: 99.9 % below {np.quantile(alike, 0.999):.3f}, "
+                  f"{(alike >= groups.MELODY_MATCH).sum()} of {len(alike)} from {groups.MELODY_MATCH} on")
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--pieces", type=int, default=200)
+    parser.add_argument("--melodies", action="store_true", help="the folder holds ABC; compare top voices")
     args = parser.parse_args(argv)
+    if args.melodies:
+        return compare_melodies(args.folder)
     random = np.random.default_rng(1)
     files = sorted(args.folder.rglob("*.mid"))
     files = [files[i] for i in random.permutation(len(files))]

@@ -58,7 +58,8 @@ def cut_lines(text, max_chars):
             lines.append(line[:at] + "\n")
             line = line[at:]
         lines.append(line)
-    for n_pieces in range(-(-len(text) // max_chars), len(lines) + 1):  # as few as keep every piece short enough
+    n_pieces = -(-len(text) // max_chars)
+    while n_pieces <= len(lines):  # as few as keep every piece short enough; of hundreds, one in fifty too many
         pieces = [""]
         for line in lines:
             if pieces[-1] and len(pieces[-1]) + len(line) / 2 > len(text) / n_pieces:
@@ -66,4 +67,5 @@ def cut_lines(text, max_chars):
             pieces[-1] += line
         if max(map(len, pieces)) <= max_chars:
             return pieces
+        n_pieces += 1 + n_pieces // 50
     return lines

@@ -1,8 +1,9 @@
 """Which tunes are one song, and which split a song belongs to.
 
 Tunes are in one group if they have the same name (artist and title, cleaned), the same notes (in any key, at any
-speed), or so much melody in common that one is a version of the other (MinHash over runs of intervals). Groups are
-whole: they are the connected components of these relations.
+speed), or so much melody in common that one is a version of the other (MinHash over runs of intervals): of all voices,
+or of the top voices alone, as in two harmonisations of one hymn. Groups are whole: they are the connected components
+of these relations.
 
 A split is a function of the group's name and the seed alone. No function of a group's members can stay the same
 whatever joins the group: what joins has a name of its own, and it is not known who was there first. So the name of a
@@ -10,6 +11,7 @@ group is chosen such that the usual joiners do not change it: see `name_group`.
 """
 
 import hashlib
+import math
 import re
 import unicodedata
 from pathlib import PurePosixPath
@@ -23,6 +25,7 @@ from music.windows import mix
 GENERIC_FOLDERS = {"various", "various artists", "midi", "midis", "unknown", "misc", "songs", "music", "other"}
 VERSION_WORDS = ("live", "remix", "remixed", "version", "edit", "acoustic", "instrumental", "karaoke", "demo",
                  "remaster", "remastered", "unplugged", "feat", "ft")  # in brackets: which performance, not which song
+CATALOGUE = re.compile(r"(?i)[a-z]{1,4}\d+\.\d+")  # `bwv244.62` is one chorale of a Passion, no 62nd copy of it
 GENERIC_TITLE = re.compile(r"(untitled|unknown|track|title|song|tune|no name|none|noname|gan ainm|jig|reel|hornpipe|"
                            r"polka|waltz|march|air|menuet|minuet|gigue|sonata|etude|prelude|fugue|intro|new)?")
 
@@ -46,7 +49,8 @@ def title_key(title):
     Word boundaries stay: `Run Away` and `Runaway` are left to the notes.
     """
     title = re.sub(r"(?i)\.(mid|midi|kar|abc)$", "", title.strip())
-    title = re.sub(r"(?i)(\.\d+|[ _]*\(\d+\)|[ _-]+(copy|kopie)( ?\d+)?)+$", "", title)
+    if not CATALOGUE.fullmatch(title):
+        title = re.sub(r"(?i)(\.\d+|[ _]*\(\d+\)|[ _-]+(copy|kopie)( ?\d+)?)+$", "", title)
     version = r"\b(?:" + "|".join(VERSION_WORDS) + r")\b"
     bare = re.sub(r"(?i)[(\[{][^)\]}]*" + version + r"[^)\]}]*[)\]}]", " ", title)
     bare = re.sub(r"(?i)\s[-_]\s(?:[^-]*\s)?" + version + r"[^-]*$", " ", bare)
@@ -78,6 +82,7 @@ SHINGLE = 6        # intervals in a run; with 4, unrelated pieces reach a likene
 N_HASHES = 254     # MinHash functions: the standard error of a likeness of 0.2 is 0.025
 ROWS = 2           # hashes in a band: two tunes alike by 0.2 meet in one of the 127 bands with probability 0.994
 MATCH = 0.2        # likeness (Jaccard index) from which two tunes are one song; measured, see benchmarks/data.md
+MELODY_MATCH = 0.25  # ... and two top voices: hymns are short and share phrases. At 0.2 chance links chain 21 chorales
 MIN_SHINGLES = 16  # with fewer, likeness is chance
 _random = np.random.default_rng(20240501)  # constants of the hash functions
 _FACTORS = _random.integers(0, 2**63, N_HASHES, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
@@ -115,6 +120,12 @@ def shingles(voices):
     return np.unique(np.concatenate(levels))
 
 
+def top_voice(voices):
+    """The voice of highest mean pitch, of those with half as many notes as the busiest: the tune, as a rule."""
+    most = max(len(pitches) for _, _, pitches in voices)
+    return max((voice for voice in voices if 2 * len(voice[2]) >= most), key=lambda voice: voice[2].mean())
+
+
 def signature(hashes):
     """MinHash signature, (N_HASHES,) uint32: the share of equal entries of two tunes estimates their Jaccard index."""
     least = np.full(N_HASHES, 2**64 - 1, np.uint64)
@@ -139,8 +150,8 @@ def note_digests(voices):
 
 # ---------------------------------------------------------------- groups
 
-def similar_pairs(signatures, n_shingles):
-    """(pairs (n, 2), likeness (n,)) of tunes whose estimated Jaccard index is at least MATCH.
+def similar_pairs(signatures, n_shingles, match=MATCH):
+    """(pairs (n, 2), likeness (n,)) of tunes whose estimated Jaccard index is at least `match`.
 
     Only tunes that agree in a band of ROWS hashes are compared. Whether two tunes are compared depends on these two
     alone, so a corpus that grows keeps its old pairs.
@@ -160,7 +171,7 @@ def similar_pairs(signatures, n_shingles):
             for part in np.array_split(left, len(left) // 100_000 + 1):
                 first, second = members[part], members[part + step]
                 alike = (signatures[first] == signatures[second]).mean(axis=1)
-                for i in np.flatnonzero(alike >= MATCH).tolist():
+                for i in np.flatnonzero(alike >= match).tolist():
                     likeness[min(first[i], second[i]), max(first[i], second[i])] = alike[i]
             step += 1
     pairs = sorted(likeness)
@@ -181,13 +192,17 @@ def find_groups(names, free_digests, pairs):
 
 
 def group_tunes(tunes):
-    """Gives every tune (see reading.py) its `group`; returns the number of similar pairs that were found."""
+    """Gives every tune (see reading.py) its `group`; returns (pairs alike in all voices, further pairs alike in the
+    top voice's melody)."""
     first = {}
     for i, tune in enumerate(tunes):
         first.setdefault(tune["exact"], i)
     unique = np.array(sorted(first.values()), dtype=np.int64)  # the same notes need no likeness
-    pairs, _ = similar_pairs(np.stack([tunes[i]["signature"] for i in unique]),
-                             np.array([tunes[i]["n_shingles"] for i in unique]))
+    pairs = [similar_pairs(np.stack([tunes[i][signature] for i in unique]),
+                           np.array([tunes[i][n_runs] for i in unique]), match)[0]
+             for signature, n_runs, match in (("signature", "n_shingles", MATCH),
+                                              ("melody_signature", "n_melody", MELODY_MATCH))]
+    n_alike, pairs = len(pairs[0]), np.unique(np.concatenate(pairs), axis=0)
     components = find_groups([tune["name"] for tune in tunes], [tune["free"] for tune in tunes], unique[pairs])
     members = {}
     for tune, component in zip(tunes, components):
@@ -196,7 +211,7 @@ def group_tunes(tunes):
         name = name_group([(tune["name"], tune["free"], tune["n_notes"] or 0, tune["n_shingles"]) for tune in part])
         for tune in part:
             tune["group"] = name
-    return len(pairs)
+    return n_alike, len(pairs) - n_alike
 
 
 def name_group(members):
@@ -218,9 +233,10 @@ def name_group(members):
 
 FLOOR_GROUPS = 20      # least groups in val and in test: with fewer, one odd song decides a loss
 FLOOR_CHARS = 20_000   # least characters in val and in test: 60 folk tunes; the loss of so many has an error of 2 %
-STEPS = (0.01, 0.02, 0.04, 0.08, 0.15, 0.2)  # share of the groups in val, and in test: the first that meets the floors.
-                       # Steps, so that a small corpus that grows a little keeps its splits; the last one leaves 60 % to
-                       # train. The floors are the same with --quick: its 280,000 characters need 8 %
+LEAST_SHARE = 1 / 16   # of a corpus too small for these floors: a dozen songs give one to val and one to test
+MOST_SHARE = 1 / 6     # of the groups, less one: chance may put six of ten below the share
+STEPS = (0.01, 0.02, 0.04, 0.08, 0.12, 0.16)  # share of the groups in val, and in test: the first that meets the
+                       # floors. Steps, so that a small corpus that grows a little keeps its splits
 
 
 def hash_number(*parts):
@@ -229,25 +245,42 @@ def hash_number(*parts):
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
+def least_held_out(chars):
+    """(groups, characters) that val should have at least, and test; chars: {group: characters}."""
+    return (min(FLOOR_GROUPS, math.ceil(LEAST_SHARE * len(chars))),
+            min(FLOOR_CHARS, int(LEAST_SHARE * sum(chars.values()))))
+
+
 def assign_splits(chars, seed, fixed=None):
     """({group: split}, {split: share}); chars: {group: characters}, fixed: {group: split} that the user wants.
 
     A group's number is a hash of seed and name. val takes the groups of lowest number, test those of highest, so that
-    when the floors ask for a larger share of one, it never takes from the other.
+    when the floors ask for a larger share of one, it never takes from the other. Of less than sixteen groups
+    the largest trains: chance left 23 % of three songs.
     """
     fixed = {group: split for group, split in (fixed or {}).items() if group in chars}
     splits, shares = {**dict.fromkeys(chars, "train"), **fixed}, {}
     number = {group: hash_number(seed, group) for group in chars}
+    free = set(chars) - set(fixed)
+    if len(chars) * LEAST_SHARE < 1:
+        free.discard(max(chars, key=lambda group: (chars[group], group)))
+    floor_groups, floor_chars = least_held_out(chars)
+
+    def enough(chosen):
+        return len(chosen) >= floor_groups and sum(chars[group] for group in chosen) >= floor_chars
+
     for split in ("val", "test"):
         place = {group: value if split == "val" else 1 - value for group, value in number.items()
-                 if group not in fixed and splits[group] == "train"}
+                 if group in free and splits[group] == "train"}
+        ranked = sorted(place, key=place.get)
         given = [group for group, name in fixed.items() if name == split]
         for share in STEPS:
-            chosen = given + [group for group, value in place.items() if value < share]
-            if len(chosen) >= FLOOR_GROUPS and sum(chars[group] for group in chosen) >= FLOOR_CHARS:
+            chosen = given + [group for group in ranked if place[group] < share]
+            if enough(chosen):
                 break
-        most = max(1, len(given), int(STEPS[-1] * len(chars)))  # of ten groups chance may pick six
-        chosen = (chosen if share < STEPS[-1] else given + sorted(place, key=place.get))[:most]
+        while ranked[len(chosen) - len(given):] and not enough(chosen):  # too few below every step
+            chosen.append(ranked[len(chosen) - len(given)])
+        chosen = chosen[:max(1, len(given), int(MOST_SHARE * len(chars)) - 1)]
         shares[split] = share
         splits.update(dict.fromkeys(chosen, split))
     return splits, shares

@@ -4,7 +4,8 @@ A *tune* is a dict of built-in values:
 
     origin      path of its file below the folder, `#number` behind it in a tunebook     name   see groups.name_key
     exact, free digests of its notes, and of its notes in any key at any speed           group  once it has one
-    signature, n_shingles    fingerprint of its melodies (groups.py)
+    signature, n_shingles    fingerprint of its melodies (groups.py); melody_signature, n_melody: of the top voice's
+    melody      hashes of the top voice's runs of intervals; after `read_all` (place, number) in the spool
     chars, compressed        characters of its training text; zlib's bytes by those of the text
     is_abc      whether it looks like ABC at all; key, meter, tempo, n_notes, n_bars, n_voices, quarters, rest_share:
                 its music, None where the strict reader refuses it
@@ -13,10 +14,9 @@ A *tune* is a dict of built-in values:
 
 import functools
 import hashlib
-import multiprocessing
+import mmap
 import os
 import re
-import signal
 import zlib
 from pathlib import Path
 
@@ -27,9 +27,10 @@ from music.abc_text import AbcError, read_abc
 from music.training_text import cut, training_text
 from music.tunebook import split_tunebook
 from study import groups
-from study.stage import progress
+from study.stage import progress, worker_pool
 
 JOB_BYTES = 1 << 18  # of ready-made text per pool job
+PART_ENDS = rb"(?>\r\n|\r|\n)(?=[ \t]*[\r\n]|X:)"  # (?>: the two bytes of a Windows line end are one
 
 
 # ---------------------------------------------------------------- one tune
@@ -60,8 +61,9 @@ def rest_share(tune, voices):
     return max(0.0, 1 - sounding / total) if total else 1.0
 
 
-def read_tune(origin, name, text, max_chars, min_chars):
-    """The row (a dict, see above) of a tune's training text, cut into pieces of min_chars to max_chars characters."""
+def read_tune(origin, name, text, max_chars, min_chars, compare=True):
+    """The row (a dict, see above) of a tune's training text, cut into pieces of min_chars to max_chars characters;
+    compare: with the fingerprints by which tunes are grouped."""
     fields = dict(reversed(re.findall(r"(?m)^([MK]):[ \t]*(\S.*)$", text)))
     is_abc = "K" in fields and text.startswith("X:")
     row = {"origin": origin, "name": name, "is_abc": is_abc, "chars": len(text),
@@ -81,9 +83,17 @@ def read_tune(origin, name, text, max_chars, min_chars):
         row["exact"], row["free"] = groups.note_digests(voices)
     else:  # what is guessed or silent equals only the same text
         row["exact"] = row["free"] = hashlib.blake2b(text.encode(), digest_size=16).digest()
+    row["n_notes"] = sum(len(onsets) for onsets, _, _ in voices) if is_abc else None
+    return {**row, **(_fingerprints(voices) if compare else {"melody": np.empty(0, np.uint64), "n_melody": 0})}
+
+
+def _fingerprints(voices):
     hashes = groups.shingles(voices)
-    row.update(n_notes=sum(len(onsets) for onsets, _, _ in voices) if is_abc else None, n_shingles=len(hashes),
-               signature=groups.signature(hashes))
+    row = {"n_shingles": len(hashes), "signature": groups.signature(hashes)}
+    row.update(melody=hashes, n_melody=len(hashes), melody_signature=row["signature"])
+    if len(voices) > 1:
+        top = groups.shingles([groups.top_voice(voices)])
+        row.update(melody=top, n_melody=len(top), melody_signature=groups.signature(top))
     return row
 
 
@@ -115,43 +125,62 @@ def read_file(job, **limits):
 
 
 def read_ready(job, **limits):
-    """Pool worker: tunes of ready-made text, [(origin, text)], taken as they are."""
-    return [read_tune(origin, None, text, **limits) for origin, text in job]
+    """Pool worker: the parts of one stretch of ready-made text, (path, encoding, first byte, last byte), as they are.
+    They belong to no group, so no fingerprint is taken."""
+    path, encoding, start, stop = job
+    with open(path, "rb") as file:
+        file.seek(start)
+        text = file.read(stop - start).decode(encoding)
+    return [read_tune(path.name, None, part, compare=False, **limits) for part in ready_parts(text)]
 
 
-def ready_jobs(folder, splits):
-    """Jobs for `read_ready` and the number of tunes per split of a folder with ready-made splits."""
-    jobs, n_tunes = [], {}
-    for split in splits:
-        texts = split_tunebook(read_text(folder / f"{split}.txt"), any_text=True)
-        tunes = [(f"{split}.txt#{number}", text) for number, text in enumerate(texts, 1)]
-        n_tunes[split], job, size = len(tunes), [], 0
-        for tune in tunes:
-            job, size = job + [tune], size + len(tune[1])
-            if size > JOB_BYTES:
-                jobs, job, size = jobs + [job], [], 0
-        jobs += [job] if job else []
-    return jobs, n_tunes
+def ready_parts(text):
+    """The parts of ready-made text: what stands between empty lines, and before a line `X:`. Nothing but empty lines
+    is left out.
+
+    >>> ready_parts("Jigs\\n\\nX:1\\nK:C\\nC|\\nX:2\\nK:G\\nG|\\n\\n\\nby ear")
+    ['Jigs\\n', 'X:1\\nK:C\\nC|\\n', 'X:2\\nK:G\\nG|\\n', 'by ear\\n']
+    """
+    text = text.lstrip("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    return [part.strip("\n") + "\n" for part in re.split(r"\n[ \t]*(?=\n)|\n(?=X:)", text) if part.strip()]
 
 
-def start_worker():
-    """Pool initialiser: a worker ends silently with its parent."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def ready_jobs(path):
+    """Jobs for `read_ready`: stretches of a file of JOB_BYTES and what is left of their last part."""
+    if not path.stat().st_size:
+        return []
+    encoding, end = "utf-8" if _is_utf8(path) else "latin-1", re.compile(PART_ENDS)
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        cuts = [0]
+        while found := end.search(text, cuts[-1] + JOB_BYTES):
+            cuts.append(found.end())
+        return [(path, encoding, *stretch) for stretch in zip(cuts, cuts[1:] + [len(text)])]
+
+
+def _is_utf8(path):
+    try:
+        with open(path, encoding="utf-8") as file:
+            while file.read(1 << 20):
+                pass
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def read_all(reader, jobs, workers, spool, **limits):
     """All tunes in the order of the jobs; their pieces go to the file `spool` and leave (first bar, place, bytes,
     characters) behind, so that memory holds no text. limits: max_chars and min_chars of a piece."""
     tunes, chunk = [], max(1, min(32, len(jobs) // (8 * workers)))
-    with multiprocessing.Pool(workers, start_worker) as pool:
-        answers = pool.imap(functools.partial(reader, **limits), jobs, chunksize=chunk)
+    with worker_pool(workers, len(jobs)) as pool:
+        answers = pool.map(functools.partial(reader, **limits), jobs, chunksize=chunk)
         for tune in (tune for rows in progress(answers, len(jobs), "reading", "file") for tune in rows):
             places = []
             for first_bar, text in tune["pieces"]:
                 encoded = text.encode("utf-8", "replace")
                 places.append((first_bar, spool.tell(), len(encoded), len(text)))
                 spool.write(encoded)
-            tunes.append({**tune, "pieces": places})
+            melody = spool.tell(), len(tune["melody"])
+            spool.write(tune["melody"].tobytes())
+            tunes.append({**tune, "pieces": places, "melody": melody})
     spool.flush()
     return tunes

@@ -14,6 +14,7 @@ from study.arguments import fail
 from study.reading import read_text
 
 SPLITS = ("train", "val", "test")
+NAMES = 20                   # of tunes left out for one reason, that stats.json gives
 ME = "03_tokenize_split.py"  # who speaks in the messages
 
 
@@ -69,9 +70,8 @@ def fixed_groups(lines, tunes):
 # ---------------------------------------------------------------- tunes and sequences
 
 def filter_tunes(tunes, min_notes, max_rest_share):
-    """(tunes that stay, {reason: number}): the first by path of exact duplicates, and only
-    what is music."""
-    kept, dropped, seen = [], Counter(), set()
+    """(tunes that stay, {reason: [origin]}): the first by path of exact duplicates, and only what is music."""
+    kept, dropped, seen = [], {}, set()
     for tune in tunes:
         if tune["exact"] in seen:
             reason = "exact duplicate of another tune"
@@ -83,10 +83,10 @@ def filter_tunes(tunes, min_notes, max_rest_share):
             reason = None
         seen.add(tune["exact"])
         if reason:
-            dropped[reason] += 1
+            dropped.setdefault(reason, []).append(tune["origin"])
         else:
             kept.append(tune)
-    return kept, dict(dropped)
+    return kept, dropped
 
 
 def make_sequences(tunes, seed, min_chars):
@@ -124,18 +124,34 @@ def limit_sequences(sequences, limit, seed):
 
 # ---------------------------------------------------------------- splits
 
-def split_ready(tunes, n_tunes, seed):
+def split_ready(tunes, seed):
     """{split: sequences} of ready-made text: everything, in its own order, every tune a group of its own."""
-    parts, at = {}, 0
-    for split in SPLITS:
-        tunes_of_split = tunes[at:at + n_tunes[split]]
-        at += n_tunes[split]
-        for tune in tunes_of_split:
-            tune["group"] = hashlib.sha256(tune["exact"]).hexdigest()[:16]
-        parts[split] = make_sequences(tunes_of_split, seed, 1)[0]
-    if not all(parts.values()):
-        fail(ME, "one of train.txt, val.txt and test.txt is empty")
-    return parts
+    parts = {split: [tune for tune in tunes if tune["origin"] == f"{split}.txt"] for split in SPLITS}
+    for part in parts.values():
+        for number, tune in enumerate(part, 1):
+            tune.update(origin=f"{tune['origin']}#{number}", group=hashlib.sha256(tune["exact"]).hexdigest()[:16])
+    empty = [f"{split}.txt" for split in SPLITS if not parts[split]]
+    if empty:
+        fail(ME, f"{', '.join(empty)}: nothing but empty lines")
+    return {split: make_sequences(part, seed, 1)[0] for split, part in parts.items()}
+
+
+def named(origins, n, most=3):
+    """`a.abc, b.abc and 5 more` of n tunes, of which some are known by name."""
+    return ", ".join(origins[:most]) + (f" and {n - most:,} more" if n > most else "")
+
+
+def too_few(tunes, n_groups, dropped):
+    """Why so few groups are left, in words: what was left out, and which tunes are one song."""
+    members = {}
+    for tune in tunes:
+        members.setdefault(tune["group"], []).append(tune["origin"])
+    words = [f"{len(origins)} left out, {reason}: {named(origins, len(origins))}"
+             for reason, origins in dropped.items()]
+    words += [f"one song in several versions: {named(origins, len(origins), 6)}"
+              for origins in members.values() if len(origins) > 1]
+    return (f"{n_groups} group{'s' * (n_groups != 1)} of different tunes {'are' if n_groups != 1 else 'is'} left of "
+            f"{len(tunes)} tunes: too few for three splits" + "".join(f"; {word}" for word in words[:4]))
 
 
 def split_groups(tunes, holdout, seed, *, min_notes, max_rest_share, min_chars, limit_chars=None):
@@ -144,10 +160,16 @@ def split_groups(tunes, holdout, seed, *, min_notes, max_rest_share, min_chars, 
     holdout: from `read_holdout`; limit_chars: budget of all splits together. Groups are made before anything is left
     out: what is left out may be what joins two versions of a song.
     """
-    n_pairs = groups.group_tunes(tunes)
+    n_pairs, n_melodies = groups.group_tunes(tunes)
     fixed, unknown = fixed_groups(holdout, tunes)
+    if holdout and len(unknown) == len(holdout):
+        fail(ME, f"--holdout: none of its {len(holdout)} lines names a tune or group of this corpus, the first is "
+                 f"{unknown[0]!r}", "write paths as in data/train_sequences.tsv, or artist/title")
     kept, dropped = filter_tunes(tunes, min_notes, max_rest_share)
     sequences, n_short = make_sequences(kept, seed, min_chars)
+    short = sorted({tune["origin"] for tune in kept} - {sequence["origin"] for sequence in sequences})
+    names = {**dropped, **({f"shorter than {min_chars} characters": short} if short else {})}
+    dropped = {reason: len(origins) for reason, origins in dropped.items()}
     if limit_chars:
         n_all = len(sequences)
         sequences = limit_sequences(sequences, limit_chars, seed)
@@ -156,7 +178,7 @@ def split_groups(tunes, holdout, seed, *, min_notes, max_rest_share, min_chars, 
     for sequence in sequences:
         chars[sequence["group"]] += sequence["chars"]
     if len(chars) - len(fixed) < 3:
-        fail(ME, f"{len(chars)} group(s) of different tunes are left: too few for three splits",
+        fail(ME, too_few(tunes, len(chars), names),
              "use more music, or a larger --limit-chars, a lower --min-notes or a higher --max-rest-share")
     splits, held_out = groups.assign_splits(chars, seed, fixed)
     parts = {split: sorted((s for s in sequences if splits[s["group"]] == split),
@@ -166,8 +188,10 @@ def split_groups(tunes, holdout, seed, *, min_notes, max_rest_share, min_chars, 
               "tunes_per_group": {str(size): n for size, n in sorted(sizes.items())},
               "exact_duplicates": dropped.get("exact duplicate of another tune", 0),
               "transposed_or_retimed_copies": len({t["exact"] for t in tunes}) - len({t["free"] for t in tunes}),
-              "similar_pairs": n_pairs, "dropped_tunes": dropped, "short_sequences": n_short,
+              "similar_pairs": n_pairs, "similar_melodies": n_melodies, "dropped_tunes": dropped,
+              "short_sequences": n_short,
+              "dropped_names": {reason: origins[:NAMES] for reason, origins in names.items()},
               "floor": {"in_force": max(held_out.values()) > groups.STEPS[0], "share_of_groups": held_out,
-                        "least_groups": groups.FLOOR_GROUPS, "least_characters": groups.FLOOR_CHARS},
+                        **dict(zip(("least_groups", "least_characters"), groups.least_held_out(chars)))},
               "holdout": {"groups": len(fixed), "lines_without_a_tune": unknown}}
     return parts, kept, report
