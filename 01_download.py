@@ -11,19 +11,21 @@ Prints last: the number of files and bytes, files left out by reason, the next c
 
 import os
 import re
+import shlex
 import shutil
 from pathlib import Path
 
+from study.arguments import fail, name_list, number, stage_parser, whole
+from study.fetch import MidiFolder, Refused, download, hoist, in_words, listing_digest, sample, unpack
+from study.stage import Stage, cpu_count, file_digest, progress, run, value_digest, worker_pool
+
 from music import corpus
-from study.fetch import MidiFolder, Refused, download, hoist, listing_digest, sample, unpack
-from study.arguments import fail, stage_parser
-from study.stage import Stage, cpu_count, file_digest, progress, run, value_digest
 
 ARCHIVES = {"lakh": "http://hog.ee.columbia.edu/craffel/lmd/clean_midi.tar.gz",
             "lakh-full": "http://hog.ee.columbia.edu/craffel/lmd/lmd_full.tar.gz"}
 DEFAULT_COLLECTIONS = ("oneills", "ryans", "airds", "miscfolk", "bach")
-QUICK_TUNES = 690                # single-voice tunes of --quick: 165,000 characters of ABC, of which 85 % train
-QUICK_SCORES = 212               # pieces with several voices of --quick: 165,000 characters, too
+MAX_SECONDS = 86_400             # a day, of --timeout and --retry-wait
+SCORES_PER_TASK = 8              # of a worker process
 
 
 def parse_arguments(argv):
@@ -31,30 +33,32 @@ def parse_arguments(argv):
     parser.add_argument("--source", metavar="SOURCE",
                         help="lakh, lakh-full, music21, a folder, a .tar.gz, .tar or .zip file, or a URL "
                              "(default: lakh; with --quick: music21)")
-    parser.add_argument("--collections", metavar="NAME[,NAME]", default=",".join(DEFAULT_COLLECTIONS),
+    parser.add_argument("--collections", type=name_list, metavar="NAME[,NAME]",
                         help=f"of --source music21: {', '.join([*corpus.BOOKS, *corpus.SCORES])} "
                              f"(default: {','.join(DEFAULT_COLLECTIONS)})")
-    parser.add_argument("--limit", type=int, metavar="N", help="take a seeded random sample of N files")
+    parser.add_argument("--limit", type=whole(1), metavar="N", help="take a seeded random sample of N files")
     parser.add_argument("--sha256", metavar="HEX", help="refuse an archive with another SHA-256")
-    parser.add_argument("--timeout", type=float, default=60, metavar="SECONDS",
+    parser.add_argument("--timeout", type=number(above=0, most=MAX_SECONDS), default=60, metavar="SECONDS",
                         help="a connection that is silent for so long is opened again (default: 60)")
-    parser.add_argument("--retry-wait", type=float, default=1, metavar="SECONDS",
+    parser.add_argument("--retry-wait", type=number(least=0, most=MAX_SECONDS), default=1, metavar="SECONDS",
                         help="wait before the first retry, doubled for each further one (default: 1)")
     args = parser.parse_args(argv)
-    args.source = args.source or ("music21" if args.quick else "lakh")
+    if args.source is None:
+        args.source = "music21" if args.quick else "lakh"
+    if args.collections and args.source != "music21":
+        parser.error("--collections is of --source music21 alone; 03_tokenize_split.py has one for folders")
     args.url = ARCHIVES.get(args.source) or (args.source if re.match(r"https?://", args.source) else None)
-    args.names = list(dict.fromkeys(name.strip().lower() for name in args.collections.split(",") if name.strip()))
+    names = args.collections.split(",") if args.collections else DEFAULT_COLLECTIONS
+    args.names = list(dict.fromkeys(name.strip().lower() for name in names))
     return args
 
 
 def check_arguments(args):
     """Ends the script, before anything is written, if the source cannot be what the user means."""
     unknown = [name for name in args.names if name not in corpus.BOOKS and name not in corpus.SCORES]
-    if unknown or not args.names:
-        fail("01_download.py", f"--collections: there is no {', '.join(unknown) or 'name'}",
+    if unknown:
+        fail("01_download.py", f"--collections: there is no {', '.join(unknown)}",
              f"choose from {', '.join([*corpus.BOOKS, *corpus.SCORES])}")
-    if args.limit is not None and args.limit < 1:
-        fail("01_download.py", "--limit must be at least 1", "leave it out for all files")
     if args.sha256 and not re.fullmatch("[0-9a-fA-F]{64}", args.sha256):
         fail("01_download.py", "--sha256 needs 64 hexadecimal digits", "see `sha256sum ARCHIVE`")
     if args.source == "music21" and not corpus.corpus_folder():
@@ -62,8 +66,8 @@ def check_arguments(args):
              "pip install -r requirements.txt")
     if args.source != "music21" and not args.url:
         path = Path(args.source)
-        if not path.exists():
-            fail("01_download.py", f"--source {args.source}: there is no such file or folder",
+        if not args.source or not path.exists():
+            fail("01_download.py", f"--source {shlex.quote(args.source)}: there is no such file or folder",
                  "give lakh, lakh-full, music21, a folder, an archive or a URL")
         if not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
             fail("01_download.py", f"--source {args.source}: no permission to read it", f"chmod -R u+rX {args.source}")
@@ -98,15 +102,14 @@ def collect_embedded(args, midi, work):
     tunes = {f"tune {index}": tune for index, tune in enumerate(corpus.tunes_of(args.names))}
     scores = {f"score {index}": score for index, score in enumerate(corpus.scores_of(args.names))}
     chosen = sample([*tunes, *scores], args.limit, args.seed) or {*tunes, *scores}
-    if args.quick and args.limit is None:
-        chosen = sample(tunes, QUICK_TUNES, args.seed) | sample(scores, QUICK_SCORES, args.seed)
     tunes = {number: tune for number, (key, tune) in enumerate(tunes.items(), 1) if key in chosen}
     scores = [score for key, score in scores.items() if key in chosen]
     for name, data, reason in corpus.convert_tunes(tunes, work, cpu_count()):
         midi.take(name, data, reason)
-    converted = corpus.convert_scores(scores, cpu_count())
-    for name, data, reason in progress(converted, total=len(scores), desc="scores", unit="score"):
-        midi.take(name, data, reason)
+    with worker_pool(cpu_count(), -(-len(scores) // SCORES_PER_TASK)) as pool:
+        converted = pool.map(corpus.convert_score, scores, chunksize=SCORES_PER_TASK)
+        for row in progress(converted, total=len(scores), desc="scores", unit="score"):
+            midi.take(*row)
 
 
 def collect(args, data, midi):
@@ -153,7 +156,8 @@ def main(argv=None):
             midi = MidiFolder(new)
             digest = collect(args, data, midi)
             if not midi.files:
-                raise Refused("it holds no MIDI file" + (f" ({dict(midi.left_out)})" if midi.left_out else ""))
+                raise Refused("it holds no MIDI file" + (f", only {in_words(midi.left_out)}" if midi.left_out else "")
+                              + (": give the folder that the links lead to" if midi.left_out["link"] else ""))
         except BaseException as error:  # nothing was changed yet: what was there before stays valid
             for folder in (new, work):
                 shutil.rmtree(folder, ignore_errors=True)
@@ -171,7 +175,7 @@ def main(argv=None):
         stage.finish(outputs=["data/raw_midi"], skipped=left_out, extra={"archive_sha256": digest},
                      counts={"files": midi.files, "bytes": midi.bytes, "renamed": midi.renamed},
                      summary={"source": args.source, "files": midi.files, "bytes": midi.bytes,
-                              "left out": ", ".join(f"{n:,} {reason}" for reason, n in left_out.items()) or "none"})
+                              "left out": in_words(left_out) or "none"})
 
 
 if __name__ == "__main__":

@@ -18,13 +18,15 @@ import fnmatch
 import time
 from collections import Counter
 
-from music.midi_to_abc import MAX_VOICES
-from study.conversion import Settings, convert_all, journaled, plan, printable, read_journal, remove_others
-from study.arguments import fail, stage_parser
+from study.arguments import fail, number, stage_parser, whole
+from study.conversion import CrewLost, Settings, convert_all, journaled, plan, printable, read_journal, remove_others
 from study.stage import Stage, cpu_count, input_problems, load_manifest, progress, run, write_text
+
+from music.midi_to_abc import MAX_VOICES
 
 DEFAULT_VOICES = 6  # see the docstring
 TIMEOUT = 20  # seconds of processor time for one file; the slowest real one seen needs under one
+MAX_TIMEOUT = 86_400  # seconds: a day; the system's timer takes no more than a number of its own
 MAX_FAILED_SHARE = 0.75  # of at least 10 files: beyond this the input is not what the user believes
 CHECKED_SHARE = 1 / 32  # of the files are read back in every run; reading one takes longer than writing it
 OFF_BEAT = 0.03  # quarter notes: a file whose onsets lie further off the grid in the median was not played to its beat;
@@ -35,27 +37,33 @@ TABLE = ("chars", "bars", "voices", "tracks", "notes", "doubled", "dropped", "dr
 
 def parse_arguments(argv):
     parser = stage_parser(__doc__)
-    parser.add_argument("--workers", type=int, metavar="N", default=cpu_count(),
-                        help="processes (default: all cores, here %(default)s); changes nothing but the time")
-    parser.add_argument("--max-voices", type=int, metavar="N", default=DEFAULT_VOICES, choices=range(1, MAX_VOICES + 1),
+    parser.add_argument("--workers", type=whole(1), metavar="N", default=cpu_count(),
+                        help="processes, at most one a core (default: all cores, here %(default)s); changes nothing "
+                             "but the time")
+    parser.add_argument("--max-voices", type=whole(1, MAX_VOICES), metavar="N", default=DEFAULT_VOICES,
                         help=f"voices kept a tune, 1-{MAX_VOICES} (default: %(default)s)")
-    parser.add_argument("--timeout", type=float, metavar="SECONDS", default=TIMEOUT,
+    parser.add_argument("--timeout", type=number(above=0, most=MAX_TIMEOUT), metavar="SECONDS", default=TIMEOUT,
                         help="processor time for one file (default: %(default)s)")
     parser.add_argument("--check-all", action="store_true",
                         help=f"read every ABC file back, not just one in {1 / CHECKED_SHARE:.0f}")
     parser.add_argument("--only", metavar="GLOB", help="redo the files whose path below data/raw_midi matches")
-    args = parser.parse_args(argv)
-    if args.workers < 1 or args.timeout <= 0:
-        parser.error("--workers and --timeout must be positive")
-    return args
+    return parser.parse_args(argv)
 
 
-def check_settings(args, stage):
-    """Ends the script if --only has no finished conversion with these settings to redo files of."""
+def finished(stage):
+    """True if there is a finished conversion with these settings."""
     manifest = load_manifest(stage.root, stage.name)
-    if not manifest or manifest["key"] != stage.key or input_problems(stage.root, stage.name):
+    return bool(manifest) and manifest["key"] == stage.key and not input_problems(stage.root, stage.name)
+
+
+def check_only(args, stage, tasks):
+    """Ends the script if --only matches nothing, or has no finished conversion to redo files of."""
+    if not finished(stage):
         fail("02_midi_to_abc.py", "--only redoes files of a finished conversion with these settings; there is none",
              f"run: python 02_midi_to_abc.py{stage.flags}")
+    if not any(fnmatch.fnmatchcase(midi, args.only) for midi, _ in tasks):
+        fail("02_midi_to_abc.py", f"--only {args.only} matches none of the {len(tasks):,} files below data/raw_midi",
+             f"give a path or a pattern such as '{tasks[0][0].split('/')[0]}/*'")
 
 
 def write_tables(root, tasks, rows):
@@ -92,16 +100,19 @@ def main(argv=None):
     stage = Stage(__file__, args, {"max_voices": args.max_voices})
     raw, target = stage.root / "data/raw_midi", stage.root / "data/abc_notation"
     journal = stage.root / "data/.02_midi_to_abc.journal.jsonl"
-    if args.only:
-        check_settings(args, stage)
-    elif stage.up_to_date():
+    # files that killed their worker get another chance in the next run, in case it was the machine; then they are done
+    before = load_manifest(stage.root, stage.name) or {}
+    second_chance = not args.force and before.get("second_chance", False) and finished(stage)
+    if not (args.only or second_chance) and stage.up_to_date():
         return
     tasks = plan(raw)
     if not tasks:
         fail("02_midi_to_abc.py", "data/raw_midi holds no MIDI file",
              f"run: python 01_download.py{stage.flags} --force")
+    if args.only:
+        check_only(args, stage, tasks)
     with stage.writing():
-        rows = read_journal(journal, target) if stage.resuming or args.only else {}
+        rows = read_journal(journal, target) if stage.resuming or args.only or second_chance else {}
         rows = {midi: row for midi, row in rows.items() if not (args.only and fnmatch.fnmatchcase(midi, args.only))}
         todo = [task for task in tasks if task[0] not in rows]
         target.mkdir(parents=True, exist_ok=True)
@@ -109,8 +120,11 @@ def main(argv=None):
                             args.timeout)
         began = time.monotonic()
         results = journaled(convert_all(todo, args.workers, settings), journal, resume=bool(rows))
-        for (midi, _), row in progress(results, total=len(todo), desc="MIDI to ABC", unit="file"):
-            rows[midi] = row
+        try:
+            for (midi, _), row in progress(results, total=len(todo), desc="MIDI to ABC", unit="file"):
+                rows[midi] = row
+        except CrewLost as problem:
+            fail("02_midi_to_abc.py", str(problem), "see whether memory suffices, give fewer --workers, run it again")
         seconds = time.monotonic() - began
         rows = {midi: rows[midi] for midi, _ in tasks}
         remove_others(target, {abc for midi, abc in tasks if "reason" not in rows[midi]})
@@ -118,7 +132,8 @@ def main(argv=None):
         counts, reasons = count(rows)
         off_beat = [printable(midi) for midi, row in rows.items() if row.get("error", 0) > OFF_BEAT]
         stage.finish(["data/abc_notation", "data/failed_midi.txt", "data/conversion.tsv"], counts=counts,
-                     skipped=reasons, extra={"off_beat_files": off_beat[:MAX_LISTED]},
+                     skipped=reasons, extra={"off_beat_files": off_beat[:MAX_LISTED],
+                                             "second_chance": "crash" in reasons and not second_chance},
                      summary={**counts, "reasons": ", ".join(f"{n} {why}" for why, n in reasons.items()) or "none",
                               "files per second": f"{len(todo) / max(seconds, 1e-3):.1f}"})
 

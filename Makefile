@@ -2,21 +2,17 @@
 # Both set up .venv first. Without make: the README lists the same as plain commands.
 
 PYTHON ?= python3
-STAGES = 01_download 02_midi_to_abc 03_tokenize_split 04_train_transformers 05_train_lstms \
-         06_fit_scaling 07_train_best_and_generate
 
 .PHONY: run full test test-faults clean-quick
 
 run: .venv/installed
-	@set -e; for stage in $(STAGES); do .venv/bin/python $$stage.py --quick; done
-	@.venv/bin/python 07_train_best_and_generate.py --quick --headline
+	@.venv/bin/python -m study.pipeline --quick
 
 full: .venv/installed  # the Lakh archive (about 17,000 files) at full size; a GPU helps
-	@set -e; for stage in $(STAGES); do .venv/bin/python $$stage.py; done
-	@.venv/bin/python 07_train_best_and_generate.py --headline
+	@.venv/bin/python -m study.pipeline
 
-test: .venv/installed-dev
-	.venv/bin/python -m pytest
+test: .venv/installed-dev  # a file of tests is one process's, two of them at once, one thread each
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile
 
 test-faults: .venv/installed-dev  # every fault, many times: about an hour
 	.venv/bin/python -m pytest -m "slow or faults" tests
@@ -25,6 +21,7 @@ clean-quick:
 	rm -rf quick
 
 .venv/installed: requirements.txt
+	@test -x .venv/bin/python || $(PYTHON) -c "import study"  # says so if this Python is too old
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	touch $@

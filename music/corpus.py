@@ -9,10 +9,8 @@ tunes, reads and writes files only.
 """
 
 import contextlib
-import multiprocessing
 import re
 import shutil
-import signal
 import subprocess
 import tempfile
 import zipfile
@@ -47,7 +45,6 @@ NOTICES = {
 }
 TICKS = 480                      # per quarter note, in the MIDI files written here; divisible by 2, 3 and 5
 TUNES_PER_CALL = 250             # of abc2midi: a crash costs no more than these
-SCORES_PER_TASK = 8              # of a worker process
 ABC2MIDI_SECONDS = 120           # for TUNES_PER_CALL tunes
 DEFAULT_BPM = 100                # of a score that gives none
 VELOCITY = 90                    # of all notes: the ABC made of them has no dynamics
@@ -128,7 +125,9 @@ def mended(body):
     text = re.sub(r"(?m)^([KMLQ]):\s*(.*)$", r"[\1:\2]", "\n".join(body))
     text = re.sub(r"=20|(?<=\s)=(?=\s|\|?$)", "", text.replace("[|]", "|"), flags=re.MULTILINE)  # quoted-printable
     text = text.replace("=3D", "=")
-    text = ORNAMENT.sub(lambda match: match["field"] or "", text).replace("\n", " ")
+    text = ORNAMENT.sub(lambda match: match["field"] or "", text)
+    # `["1" c2`: a chord that never ends, after which abc2midi plays the next tune at lengths that differ from run to run
+    text = re.sub(r"\[(?=[ \t])", "", text).replace("\n", " ")
     text = re.sub(rf"({HEAD})>({HEAD})/({HEAD})/(?![\d/])", r"\g<1>3/2\2/4\3/4", text)  # d>c/B/ means d3/2c/4B/4
     return re.sub(rf"({HEAD}>{HEAD})/(?![\d/])", r"\1", text)                           # d>c/ means d3/2c/
 
@@ -302,32 +301,16 @@ def file_name(table, collection, title):
 
 # ---------------------------------------------------------------- scores
 
-def convert_scores(scores, n_workers):
-    """Converts [(collection, path)] in worker processes; yields what `convert_tunes` does."""
-    n_workers = min(n_workers, -(-len(scores) // SCORES_PER_TASK)) or 1
-    with multiprocessing.Pool(n_workers, start_worker) as pool:
-        results = pool.imap(convert_score, [path for _, path in scores], chunksize=SCORES_PER_TASK)
-        for (collection, path), (title, data, reason) in zip(scores, results):
-            if data is None:
-                yield None, None, f"{collection}: {reason}"
-            else:
-                title = path.stem if not title or path.stem in title else f"{title} ({path.stem})"  # "bwv66.6.mxl"
-                yield file_name(SCORES, collection, title), data, None
-
-
-def start_worker():
-    """Pool initialiser: Ctrl-C is the parent's business, and a worker ends with its parent."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def convert_score(path):
-    """(title, MIDI bytes or None, reason); never raises: a score that cannot be read is one counted row."""
+def convert_score(score):
+    """What `convert_tunes` yields, of a (collection, path); never raises: a score that cannot be read is one counted
+    row."""
+    collection, path = score
     try:
         title, data = (kern_to_midi if path.suffix == ".krn" else score_to_midi)(path)
-        return title, data, None
     except Exception as error:
-        return path.stem, None, f"score: {type(error).__name__}"
+        return None, None, f"{collection}: score: {type(error).__name__}"
+    title = path.stem if not title or path.stem in title else f"{title} ({path.stem})"  # "bwv66.6.mxl"
+    return file_name(SCORES, collection, title), data, None
 
 
 def kern_to_midi(path):

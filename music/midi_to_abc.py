@@ -88,7 +88,8 @@ def read_midi(data):
     """symusic.Score of MIDI bytes. Values beyond 7 bits, which real files have, are clamped rather than refused."""
     if not data:
         raise ConversionError("empty", "no bytes")
-    if not data.startswith((b"MThd", b"RIFF")):
+    data = unwrapped(data)
+    if not data.startswith(b"MThd"):
         raise ConversionError("not_midi", f"starts with {data[:8]!r}")
     if data[12:13] >= b"\x80":
         raise ConversionError("time_division", "time code (SMPTE) instead of beats")
@@ -101,6 +102,19 @@ def read_midi(data):
     if score.tpq <= 0:
         raise ConversionError("time_division", f"{score.tpq} ticks per quarter note")
     return score
+
+
+def unwrapped(data):
+    """The MIDI file inside an RMID file (RIFF chunks, the MIDI in one called `data`); other bytes as they are."""
+    if data[:4] + data[8:12] != b"RIFFRMID":
+        return data
+    at = 12
+    while at + 8 <= len(data):
+        kind, size = data[at:at + 4], int.from_bytes(data[at + 4:at + 8], "little")
+        if kind == b"data":
+            return data[at + 8:at + 8 + size]
+        at += 8 + size + size % 2
+    raise ConversionError("damaged", "RMID without a data chunk")
 
 
 def read_notes(score):

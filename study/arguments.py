@@ -24,7 +24,13 @@ def fail(stage, problem, mend=None):
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse, with the project's one-sentence errors in place of a usage text and exit code 2."""
+    """argparse, with the project's one-sentence errors in place of a usage text and exit code 2; what it returns has
+    the words that it read, too, for hints that repeat them."""
+
+    def parse_args(self, args=None, namespace=None):
+        parsed = super().parse_args(args, namespace)
+        parsed.words = list(sys.argv[1:] if args is None else args)
+        return parsed
 
     def error(self, message):
         fail(self.prog, message.removeprefix("argument "), f"see: python {self.prog} --help")
@@ -107,6 +113,14 @@ def folder(text):
     for part in (path, *path.parents):
         if part.exists() and not part.is_dir():
             raise argparse.ArgumentTypeError(f"{part} is a file, not a folder")
+    return path
+
+
+def existing(text):
+    """A kind of argument: the path of a file or folder that is there."""
+    path = Path(text)
+    if not text or "\0" in text or not path.exists():
+        raise argparse.ArgumentTypeError(f"{text or 'an empty name'}: there is no such file or folder")
     return path
 
 

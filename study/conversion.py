@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from music.midi_to_abc import ConversionError, convert, self_check
-from study.stage import tree_files, write_text
+from study.stage import cpu_count, die_with_parent, tree_files, write_text
 
-SUFFIXES = (".mid", ".midi", ".kar")
+SUFFIXES = (".mid", ".midi", ".kar", ".rmi")
 MIDI_BYTES = 16 << 20  # the largest real song files are a twentieth of this; beyond it is not a song
 ABC_CHARS = 4_000_000  # the longest real song gives a tenth of this
 MEMORY_BYTES = 2 << 30  # what one worker may allocate before a file counts as too large
 BATCH = 16  # files handed to a worker at once, so that it need not wait for the next
+MAX_DEATHS = 20  # of workers, at one file each and none done between: it is the machine, not the files
 
 
 class Settings(NamedTuple):
@@ -108,7 +109,7 @@ def is_checked(name, seed, share):
 
 def work(pipe, settings):
     """A worker: takes batches of (MIDI name, ABC name) from the pipe and answers with one row a file."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    die_with_parent()
     limit_memory()
 
     def too_slow(*_):
@@ -143,10 +144,14 @@ def limit_memory():
 
 def convert_all(tasks, n_workers, settings):
     """Yields (task, row) as files are done; tasks: (MIDI name, ABC name). Raises the OSError of a worker that cannot
-    write. No multiprocessing.Pool: it neither survives a worker that dies nor says which file killed it."""
+    write, and CrewLost. No pool of the library: none survives a worker that dies and says which file it was at.
+
+    A worker may be killed from outside (for want of memory, by a user): the file that it was at is tried again at the
+    end, with a worker of its own, and a second death is its row.
+    """
     crew = _Crew(tasks, settings)
     try:
-        for _ in range(min(n_workers, -(-len(crew.waiting) // BATCH))):
+        for _ in range(min(n_workers, cpu_count(), -(-len(crew.waiting) // BATCH))):
             crew.start_worker()
         while crew.workers:
             ready = connection.wait(list(crew.workers), timeout=1)
@@ -156,12 +161,17 @@ def convert_all(tasks, n_workers, settings):
                 if row is None:
                     continue
                 if worker.batch:
-                    worker.last_heard = time.monotonic()
-                    yield worker.batch.popleft(), row
+                    worker.last_heard, task = time.monotonic(), worker.batch.popleft()
+                    if not crew.tried_again(task, row):
+                        yield task, row
                 crew.go_on(pipe, worker)
     finally:
         for worker in crew.workers.values():
             worker.process.kill()
+
+
+class CrewLost(Exception):
+    """The workers die whatever they are given; the message says how."""
 
 
 class _Worker:
@@ -172,10 +182,11 @@ class _Worker:
 
 
 class _Crew:
-    """The workers by their pipes, and the tasks that wait for one."""
+    """The workers by their pipes, the tasks that wait for one, and the suspects: tasks whose worker died."""
 
     def __init__(self, tasks, settings):
         self.waiting, self.settings, self.workers = deque(tasks), settings, {}
+        self.suspects, self.retried, self.deaths = deque(), set(), 0  # deaths: since a file was last done
         self.context = multiprocessing.get_context("spawn")  # as on macOS; a fork would share this process's threads
 
     def start_worker(self):
@@ -187,8 +198,10 @@ class _Crew:
         self.feed(pipe)
 
     def feed(self, pipe):
-        worker = self.workers[pipe]
-        worker.batch = deque(self.waiting.popleft() for _ in range(min(BATCH, len(self.waiting))))
+        worker, alone = self.workers[pipe], not self.waiting
+        source, n = (self.suspects, 1) if alone else (self.waiting, min(BATCH, len(self.waiting)))
+        worker.batch = deque(source.popleft() for _ in range(n))
+        self.retried.update(worker.batch if alone else ())
         worker.last_heard = time.monotonic()
         with suppress(BrokenPipeError):  # it has just died: the next answer says so
             pipe.send(list(worker.batch))
@@ -215,14 +228,24 @@ class _Crew:
         worker.process.join()
         return {"reason": "timeout", "detail": f"no answer in {patience_seconds:g} seconds"}
 
+    def tried_again(self, task, row):
+        """True if this row is the first death of a worker at this file, which then waits among the suspects."""
+        again = row.get("reason") == "crash" and task not in self.retried
+        self.deaths = self.deaths + 1 if again else 0
+        if again:
+            self.suspects.append(task)
+        if self.deaths >= MAX_DEATHS:
+            raise CrewLost(f"{self.deaths} workers died one after another ({row['detail']})")
+        return again
+
     def go_on(self, pipe, worker):
         """After an answer: a dead worker is replaced and its other files wait again, an idle one is fed or sent off."""
         if worker.died:
             self.waiting.extendleft(reversed(worker.batch))
             del self.workers[pipe]
-            if self.waiting:
+            if self.waiting or self.suspects:
                 self.start_worker()
-        elif not worker.batch and self.waiting:
+        elif not worker.batch and (self.waiting or self.suspects):
             self.feed(pipe)
         elif not worker.batch:
             with suppress(BrokenPipeError):
@@ -233,14 +256,17 @@ class _Crew:
 # ---------------------------------------------------------------- the journal
 
 def read_journal(path, target):
-    """{MIDI name: row} of what an earlier run finished and is still there. target: folder of the ABC files."""
+    """{MIDI name: row} of what an earlier run finished and is still there; not of crashes, which may have been the
+    machine's. target: folder of the ABC files."""
     rows = {}
     if path.exists():
         with open(path, encoding="utf-8", errors="replace") as journal:
             for line in journal:
                 with suppress(ValueError):  # the torn last line of a killed run
                     midi, abc, row = json.loads(line)
-                    if "reason" in row or (target / abc).exists():
+                    if row.get("reason") == "crash":
+                        rows.pop(midi, None)
+                    elif "reason" in row or (target / abc).exists():
                         rows[midi] = row
     return rows
 

@@ -35,7 +35,7 @@ from pathlib import Path
 
 from study.stage import file_digest, progress, read_json, value_digest, write_json
 
-MIDI_SUFFIXES = (".mid", ".midi", ".kar")
+MIDI_SUFFIXES = (".mid", ".midi", ".kar", ".rmi")
 MAX_FILES = 1_000_000            # MIDI files of one corpus; lakh-full, the largest in public use, has 176,581
 MAX_MEMBERS = 2_000_000          # members of an archive, taken or not
 MAX_FILE_BYTES = 16 << 20        # of one MIDI file; the largest of lakh-full is about 3 MB
@@ -85,7 +85,7 @@ class MidiFolder:
     def unique(self, name):
         """A relative path for `name` that no other file has, even where letter case does not count."""
         parts = [safe_name(part) for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
-        stem = re.sub(r"\.(midi?|kar)$", "", parts[-1], flags=re.IGNORECASE) or "untitled"
+        stem = re.sub(r"\.(midi?|kar|rmi)$", "", parts[-1], flags=re.IGNORECASE) or "untitled"
         folders = []
         for part in parts[:-1]:  # a folder must not have the name of a file
             while fold("/".join([*folders, part])) in self.taken:
@@ -98,6 +98,16 @@ class MidiFolder:
         self.renamed += number > 0
         self.taken.add(fold(path))
         return path
+
+
+def in_words(left_out):
+    """{reason: number of files} as a part of a sentence.
+
+    >>> in_words({"link": 2, "not MIDI": 1})
+    '2 links, 1 not MIDI'
+    """
+    things = ("link", "file", "folder")  # the others are no nouns: "not MIDI", "too large"
+    return ", ".join(f"{n:,} {reason}" + "s" * (n > 1 and reason.endswith(things)) for reason, n in left_out.items())
 
 
 def fold(path):
@@ -309,7 +319,7 @@ def archive_kind(path):
         return "zip"
     if head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ")) or head[257:262] == b"ustar":
         return "tar"
-    if head.startswith(b"MThd"):
+    if head.startswith((b"MThd", b"RIFF")):
         raise Refused("this is a single MIDI file: give its folder")
     what = "a web page" if head.lstrip()[:1] == b"<" else "empty" if not head else "no .tar.gz, .tar or .zip"
     raise Refused(f"the archive is {what}")

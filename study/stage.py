@@ -16,16 +16,22 @@ Loads no torch: converters and their pool workers start quickly.
 """
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import hashlib
 import itertools
 import json
+import multiprocessing
 import os
 import platform
+import shlex
 import signal
 import sys
+import threading
 import time
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from importlib import metadata
 from pathlib import Path
 
@@ -46,7 +52,10 @@ STAGES = {
     "06_fit_scaling": ("part4_outputs", ("03_tokenize_split", *TRAINING)),
     "07_train_best_and_generate": ("part4_outputs", ("03_tokenize_split", *TRAINING, "06_fit_scaling")),
 }
-PACKAGES = ("torch", "music21", "symusic", "numpy", "scipy", "matplotlib", "verovio")  # recorded in manifests
+# what one training script should be given as its sister was; --quick, --root and --seed go to every stage
+SUITE_FLAGS = ("--device", "--only", "--suite", "--seeds", "--recipe", "--data-fractions", "--epochs",
+               "--max-train-chars", "--max-minutes")
+PACKAGES = ("torch", "music21", "symusic", "numpy", "scipy", "matplotlib", "verovio", "pyppmd")  # recorded in manifests
 TEMPORARY = ".tmp-"  # prefix of files being written; short, because names may already be 255 bytes long
 
 # A script that is still loading (torch takes seconds) ends at Ctrl-C without a traceback; `run` takes over from here.
@@ -63,6 +72,8 @@ def run(main):
     def terminated(*_):
         raise KeyboardInterrupt("terminated")
     signal.signal(signal.SIGTERM, terminated)
+    with contextlib.suppress(AttributeError):  # output that a test has put in its place
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -85,6 +96,8 @@ def run(main):
         fail(name, f"{reasons[error.errno]}{where}", f"make room or permit writing; {again}")
     except MemoryError:
         fail(name, "not enough memory", f"use a machine with more, or smaller budgets (see --help); {again}")
+    except BrokenProcessPool:
+        fail(name, "a worker process was killed, most often for want of memory", f"give fewer --workers; {again}")
 
 
 def progress(iterable=None, total=None, desc=None, unit="it"):
@@ -110,6 +123,44 @@ def is_alive(pid):
     return True
 
 
+def die_with_parent():
+    """The first call of a worker process: Ctrl-C is its parent's business, and it ends when its parent does, however
+    that ended. (A worker that merely finds its pipe closed may be at a file for minutes, and then complains.)"""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent.pid:  # it died before it could be told
+            os._exit(1)
+    else:  # a thread, which has to wait while C code holds the interpreter
+        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
+@contextlib.contextmanager
+def worker_pool(n_workers, n_jobs):
+    """A ProcessPoolExecutor of at most n_workers, at most one a core and one a job; use its `map`.
+
+    The workers end with this process. One that is killed ends the work with BrokenProcessPool, of which `run` makes a
+    sentence (a multiprocessing.Pool would wait for its answer for ever).
+    """
+    # fork where it is safe, as no thread runs yet: a spawned worker of a script loads torch, for seconds
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    pool = ProcessPoolExecutor(max(1, min(n_workers, cpu_count(), n_jobs)), context, die_with_parent)
+    try:
+        yield pool
+    except BaseException:
+        # the pool's own thread hears of the deaths and finds its futures cancelled: a traceback that helps nobody
+        shown, threading.excepthook = threading.excepthook, lambda _: None
+        for worker in multiprocessing.active_children():
+            worker.kill()
+        pool.shutdown(cancel_futures=True)
+        threading.excepthook = shown
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 # ---------------------------------------------------------------- files
 
 _temporary_number = itertools.count()
@@ -126,7 +177,9 @@ def atomic(path, mode="w", durable=True):
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{next(_temporary_number)}"
     try:
-        with open(temporary, mode, **({} if "b" in mode else {"encoding": "utf-8", "newline": "\n"})) as file:
+        # a byte of a path that is no UTF-8 is written as \udcff, which JSON reads back
+        text = {"encoding": "utf-8", "newline": "\n", "errors": "backslashreplace"}
+        with open(temporary, mode, **({} if "b" in mode else text)) as file:
             yield file
             file.flush()
             if durable:
@@ -268,6 +321,12 @@ def marker_path(root, name):
     return root / STAGES[name][0] / f"{name}.running.json"
 
 
+def who_writes(root, name):
+    """The process that is at work on a stage in this root, in words, as its marker tells."""
+    other = read_json(marker_path(root, name)) or {}
+    return f"process {other['pid']}, started {other['started']}" if "pid" in other else "another process"
+
+
 def stages_read(root, name):
     """The stages whose outputs a stage reads in this root: those of optional families only if they were run."""
     return [before for before in STAGES[name][1]
@@ -286,6 +345,20 @@ def load_manifest(root, name):
 def _seal(manifest):
     """Digest of all that a manifest says: one that was edited by hand is not believed."""
     return value_digest({key: value for key, value in manifest.items() if key != "seal"})
+
+
+def all_problems(root, names, flags=""):
+    """[(problem, mending command)] of these stages and, first, of what they in turn are made from, in the order in
+    which the commands are to be run."""
+    found, waiting = {}, list(names)
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found[name] = input_problems(root, name, flags)
+            if found[name] and not marker_path(root, name).exists():
+                manifest = load_manifest(root, name)
+                waiting += stages_read(root, name) if manifest is None else manifest["inputs"]
+    return [problem for name in STAGES for problem in found.get(name, [])]
 
 
 def input_problems(root, name, flags=""):
@@ -339,12 +412,13 @@ class Stage:
 
     def __init__(self, script, args, config, reads=None, shared=False):
         self.name, self.args, self.root = Path(script).stem, args, resolve_root(args)
-        self.flags, self.shared, self.started = root_flags(args), shared, time.monotonic()
+        self.flags = root_flags(args) + (f" --seed {args.seed}" if args.seed else "")
+        self.shared, self.started = shared, time.monotonic()
         self.config = {"quick": args.quick, "seed": args.seed, **config}
         self.manifest_path, self.marker = manifest_path(self.root, self.name), marker_path(self.root, self.name)
         self.resuming, self._locks = False, []
         reads = stages_read(self.root, self.name) if reads is None else reads
-        problems = [problem for name in reads for problem in input_problems(self.root, name, self.flags)]
+        problems = all_problems(self.root, reads, self.flags)
         if problems:
             commands = list(dict.fromkeys(command for _, command in problems))
             fail(f"{self.name}.py", "\n".join(dict.fromkeys(text for text, _ in problems)),
@@ -389,9 +463,7 @@ class Stage:
             try:
                 fcntl.flock(lock, mode | fcntl.LOCK_NB)
             except BlockingIOError:
-                other = read_json(marker_path(self.root, name)) or {}
-                who = f"process {other['pid']}, started {other['started']}" if "pid" in other else "another process"
-                fail(f"{self.name}.py", f"{name} is in use in this root by {who}",
+                fail(f"{self.name}.py", f"{name} is in use in this root by {who_writes(self.root, name)}",
                      "wait until it has ended, or stop it")
             self._locks.append(lock)
 
@@ -431,12 +503,34 @@ class Stage:
 
     def _command(self):
         """The command line for the record: absolute paths cut to their last part."""
-        words = [f".../{Path(word).name}" if word.startswith("/") else word for word in sys.argv[1:]]
+        words = [f".../{Path(word).name}" if word.startswith("/") else word for word in given_words(self.args)]
         return " ".join(["python", f"{self.name}.py", *words])
 
     def _print_next(self):
         names = [name for name in STAGES if name == self.name or name not in OPTIONAL]
         after = names[names.index(self.name) + 1:][:1]
         folder = "" if self.root == HERE else f"{self.args.root or 'quick'}/"
-        print(f"next: python {after[0]}.py{self.flags}" if after else
-              f"look at: {folder}part4_outputs/report.html and {folder}part4_outputs/RESULTS.json")
+        if not after:
+            print(f"look at: {folder}part4_outputs/report.html and {folder}part4_outputs/RESULTS.json")
+            return
+        carried = SUITE_FLAGS if {self.name, *after} <= set(TRAINING) else ()
+        print(f"next: python {after[0]}.py{self.flags}{repeated(given_words(self.args), carried)}")
+
+
+def given_words(args):
+    """The words of the command line that `args` were read from."""
+    return getattr(args, "words", sys.argv[1:])
+
+
+def repeated(words, flags):
+    """Those of a command line's flags that another stage should have too, with their values, as a shell wants them.
+
+    >>> repeated(["--quick", "--only=tiny, small", "--device", "cpu"], ("--only", "--device"))
+    " --only 'tiny, small' --device cpu"
+    """
+    said = ""
+    for word, following in zip(words, [*words[1:], ""]):
+        flag, equals, value = word.partition("=")
+        if flag in flags:
+            said += f" {flag} {shlex.quote(value if equals else following)}"
+    return said

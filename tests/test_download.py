@@ -6,14 +6,15 @@ import io
 import os
 import tarfile
 import zipfile
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from loopback import (FILES, QUICKLY, break_after, corpus, download, midi, server, status,  # noqa: F401 (a fixture)
+from loopback import (FILES, HERE, QUICKLY, break_after, corpus, download, midi, server, status,  # noqa: F401 (a fixture)
                       tar_bytes)
 
-from music.corpus import bar_length, prepared_tune
+from music.corpus import bar_length, prepared_tune, scores_of, tunes_of
 from study import fetch
 
 EXPECTED = {"ABBA/Fernando.mid": midi(1), "ABBA/Waterloo.mid": midi(2), "Björk/Jóga.mid": midi(3)}
@@ -126,15 +127,33 @@ def test_refusals_keep_the_old_corpus_valid(tmp_path, server, fault, words):
 @pytest.mark.parametrize("flags, words", [
     (["--source", "/no/such/folder"], "no such file"), (["--source", "music21", "--collections", "abba"], "abba"),
     (["--source", "music21", "--limit", "0"], "--limit"), (["--source", "x", "--sha256", "12"], "--sha256"),
+    (["--source", ""], "--source ''"), (["--retry-wait", "inf"], "not finite"), (["--timeout", "nan"], "not finite"),
+    (["--seed", "-1"], "below 0"), (["--seed", "9" * 20], "--seed"), (["--root", __file__], "is a file"),
+    (["--source", HERE, "--collections", "bach"], "--collections is of --source music21 alone"),
 ])
 def test_bad_flags_write_nothing(tmp_path, flags, words):
-    assert words in download(tmp_path / "root", *flags, code=1)
+    output = download(tmp_path / "root", *flags, code=1)
+    assert words in output and len(output.splitlines()) == 2
     assert not (tmp_path / "root").exists()
 
 
-def test_empty_folder_is_refused(tmp_path):
+def test_a_folder_without_midi_is_refused_and_what_it_holds_is_said(tmp_path):
     (tmp_path / "music").mkdir()
     assert "no MIDI file" in download(tmp_path / "root", "--source", tmp_path / "music", code=1)
+    for number in range(12):
+        (tmp_path / f"music/{number}.mid").symlink_to("/etc/passwd")
+    output = download(tmp_path / "root", "--source", tmp_path / "music", code=1)
+    assert "it holds no MIDI file, only 12 links: give the folder that the links lead to" in output
+
+
+def test_names_that_are_not_utf8_are_taken(tmp_path):
+    """As Latin-1, the code of old archives; in the folder's own path they are written with escapes."""
+    source = os.fsencode(tmp_path) + b"/caf\xe9"
+    os.makedirs(source + b"/Bj\xf6rk")
+    Path(os.fsdecode(source + b"/Bj\xf6rk/J\xf3ga.rmi")).write_bytes(midi(3))
+    output = download(tmp_path / "root", "--source", os.fsdecode(source))
+    assert corpus(tmp_path / "root") == {"Björk/Jóga.mid": midi(3)} and "caf\\udce9" in output
+    assert "up to date" in download(tmp_path / "root", "--source", os.fsdecode(source))
 
 
 # ---------------------------------------------------------------- the embedded corpus
@@ -160,8 +179,24 @@ def test_bars_add_up(body, notes):
     assert prepared(body).split("K:G\n")[1].strip() == notes
 
 
+def test_no_tune_leaves_a_chord_open_for_the_next():
+    """abc2midi compiled the tune after such a one with lengths that differed from run to run."""
+    assert "[" not in prepared("A8|B8|[ c8|d8|").split("K:G")[1]
+    for tune in tunes_of(["ryans"]):
+        with suppress(ValueError):
+            body = prepared_tune(1, tune.header, tune.body).split("\nK:")[1]
+            assert body.count("[") <= body.count("]"), tune.title
+
+
 def test_bar_length():
     assert bar_length("G>A (3BcdA2[Ac]4z/", Fraction(1, 8)) == (Fraction(21, 16), Fraction(1, 8))
+
+
+def test_quick_takes_the_default_collections_whole():
+    stage01 = importlib.import_module("01_download")
+    args = stage01.parse_arguments(["--quick"])
+    assert (args.source, args.names, args.limit) == ("music21", list(stage01.DEFAULT_COLLECTIONS), None)
+    assert len(tunes_of(args.names)) > 4000 and len(scores_of(args.names)) > 400
 
 
 def test_quick_corpus_is_real_music_with_one_and_with_several_voices(tmp_path):

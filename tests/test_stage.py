@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -87,6 +88,33 @@ def test_missing_input_names_the_command(project):
     assert not (project / "quick").exists()
 
 
+def test_missing_inputs_name_all_the_stages_to_run_in_order(project):
+    error = call(project, "03_tokenize_split", "--root", "my root", "--seed", "3", code=1)
+    assert "-> run: python 01_download.py --root 'my root' --seed 3 && python 02_midi_to_abc.py --root 'my " in error
+    call(project, "01_download", "--root", "my root", "--seed", "3")
+    error = call(project, "03_tokenize_split", "--root", "my root", "--seed", "3", code=1)
+    assert "-> run: python 02_midi_to_abc.py --root 'my root' --seed 3\n" in error
+
+
+def test_the_next_command_can_be_pasted(project):
+    """Flags that the next stage has too come with it, quoted."""
+    said = call(project, "01_download", "--root", "it's mine", "--seed", "7", "--quick", "--shout")
+    line = next(line for line in said.splitlines() if line.startswith("next: "))
+    assert shlex.split(line)[2:] == ["02_midi_to_abc.py", "--quick", "--root", "it's mine", "--seed", "7"]
+    assert subprocess.run(line.removeprefix("next: ").replace("python", sys.executable, 1), shell=True, cwd=project,
+                          capture_output=True).returncode == 0
+    words = ["--only=tiny, small", "--max-train-chars", "1000", "--force", "--max-minutes", "2", "--device", "cpu"]
+    assert stage.repeated(words, stage.SUITE_FLAGS) == \
+        " --only 'tiny, small' --max-train-chars 1000 --max-minutes 2 --device cpu"
+
+
+def test_names_that_are_not_utf8(project):
+    """They are written and printed with escapes, and read back as they are."""
+    assert "next: python 02_midi_to_abc.py" in call(project, "01_download", "--root", b"caf\xe9")
+    assert "up to date" in call(project, "01_download", "--root", b"caf\xe9")
+    assert "caf\\udce9" in (project / os.fsdecode(b"caf\xe9") / "data/01_download.manifest.json").read_text()
+
+
 def test_damaged_and_stale_inputs_are_refused_and_the_mend_mends(project):
     call_all(project)
     (project / "data/01_download.txt").write_text("two")
@@ -159,6 +187,43 @@ def test_ctrl_c_while_a_script_is_loading(project):
     assert process.stdout.readline() == "loading\n"
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=120)[1] == "" and process.returncode == -signal.SIGINT
+
+
+POOL = """
+import os, signal, sys, time
+from study.stage import run, worker_pool
+
+def work(number):
+    if number == {killer}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep({sleep})
+    return number
+
+def main():
+    with worker_pool(10_000, 40) as pool:
+        print(sum(pool.map(work, range(40))), len(pool._processes), flush=True)
+
+run(main)
+"""
+
+
+def test_a_pool_has_one_worker_a_core_and_ends_when_one_is_killed(project):
+    script = project / "pool.py"
+    script.write_text(POOL.format(killer=None, sleep=0))
+    assert call(project, "pool") == f"780 {stage.cpu_count()}\n"
+    script.write_text(POOL.format(killer=7, sleep=0))
+    assert "pool: a worker process was killed, most often for want of memory\n  -> " in call(project, "pool", code=1)
+
+
+@pytest.mark.parametrize("with_signal", [signal.SIGKILL, signal.SIGTERM])
+def test_no_worker_of_a_pool_outlives_its_parent(project, with_signal):
+    (project / "pool.py").write_text(POOL.format(killer=None, sleep=300))
+    process = subprocess.Popen([sys.executable, "pool.py"], cwd=project, stderr=subprocess.PIPE, text=True)
+    time.sleep(2)
+    process.send_signal(with_signal)
+    error = process.communicate(timeout=60)[1]  # the pipe ends with its last writer
+    assert error.strip() == ("" if with_signal == signal.SIGKILL else
+                             "pool: terminated: what is finished is kept; the same command goes on from there")
 
 
 def test_atomic_write_leaves_the_old_file_when_it_fails(tmp_path):

@@ -1,0 +1,87 @@
+"""`make run`: what it says before and after, an old Python, and nothing done twice."""
+
+import ast
+import os
+import subprocess
+import sys
+
+import pytest
+
+from study import pipeline, stage
+
+HERE = stage.HERE
+FAKE = '''"""A stage."""
+import sys
+from study.arguments import stage_parser
+from study.stage import Stage, run, write_text
+
+def main():
+    stage = Stage(__file__, stage_parser(__doc__).parse_args(), {})
+    if stage.up_to_date():
+        return
+    with stage.writing():
+        path = stage.marker.parent.relative_to(stage.root) / f"{stage.name}.txt"
+        write_text(stage.root / path, "text")
+        stage.finish([str(path)])
+
+if __name__ == "__main__":
+    run(main)
+'''
+OLD = """#!/bin/sh
+exec {python} -c 'import sys; sys.version_info = (3, 9, 7); exec(sys.argv[2])' "$@"
+"""
+
+
+@pytest.fixture
+def project(tmp_path):
+    """The Makefile and the pipeline, with seven stages that do nothing."""
+    (tmp_path / "study").mkdir()
+    for name in ("__init__", "stage", "arguments", "code_key", "families", "pipeline"):
+        (tmp_path / f"study/{name}.py").write_text((HERE / f"study/{name}.py").read_text())
+    (tmp_path / "Makefile").write_text((HERE / "Makefile").read_text())
+    (tmp_path / "requirements.txt").write_text("")
+    for name in pipeline.names_of_stages():
+        (tmp_path / f"{name}.py").write_text(FAKE)
+    return tmp_path
+
+
+def run_all(project, *flags, code=0):
+    done = subprocess.run([sys.executable, "-m", "study.pipeline", "--quick", *flags], cwd=project, text=True,
+                          capture_output=True, env={**os.environ, "PYTHONPATH": str(project)})
+    assert done.returncode == code, done.stderr
+    return done.stdout + done.stderr
+
+
+def test_minutes_before_and_after_and_one_line_the_second_time(project):
+    first = run_all(project).splitlines()
+    assert first[0].startswith(f"seven stages: about {pipeline.QUICK_MINUTES} minutes")
+    assert first[-1].startswith("all stages: 0.") and not any(line.startswith("next:") for line in first)
+    assert run_all(project) == "everything is up to date: 7 stages; look at: quick/part4_outputs/report.html\n"
+    (project / "quick/part4_outputs/06_fit_scaling.txt").unlink()
+    mended = run_all(project).splitlines()
+    assert "took 0 minutes here the last time" in mended[0]
+    assert mended[1:7] == [f"{name}: up to date" for name in pipeline.names_of_stages()[:5]] + ["--- 06_fit_scaling"]
+
+
+def test_the_first_failure_ends_the_run(project):
+    (project / "02_midi_to_abc.py").write_text("import sys\nsys.exit('02: no')\n")
+    said = run_all(project, code=1)
+    assert "02: no" in said and "--- 01_download" in said and "03_tokenize_split" not in said
+
+
+def test_an_old_python_ends_in_one_sentence(project):
+    """From every script and from make, before anything is installed."""
+    for script in sorted(HERE.glob("0[1-7]_*.py")):
+        tree = ast.parse(script.read_text(), feature_version=(3, 8))
+        theirs = next(node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))
+                      and (getattr(node, "module", None) or node.names[0].name).split(".")[0]
+                      not in sys.stdlib_module_names)
+        assert theirs.module.startswith("study."), f"{script.name} loads {theirs.module} first"
+    ast.parse((HERE / "study/__init__.py").read_text(), feature_version=(3, 4))
+    old = project / "old-python"
+    old.write_text(OLD.format(python=sys.executable))
+    old.chmod(0o755)
+    for words in ([old, "-c", "import study.stage"], ["make", "run", f"PYTHON={old}"]):
+        done = subprocess.run(words, cwd=project, text=True, capture_output=True)
+        assert done.returncode and "Python 3.11 or newer is needed, and this is 3.9" in done.stderr
+        assert "Traceback" not in done.stderr and not (project / ".venv").exists()
