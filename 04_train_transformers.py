@@ -8,8 +8,9 @@ Run:    python 04_train_transformers.py [--quick] [--only tiny,small] [--seeds 0
 Prints the plan with expected minutes, a line for each run, and the best validation loss last.
 """
 
-from common import Transformer
 from study.stage import run
+
+from common import Transformer
 from study.suite import suite_main
 
 SIZES = {  # about 0.14M, 0.67M, 1.9M, 4.1M and 7.6M parameters at a vocabulary of 75
@@ -20,7 +21,7 @@ SIZES = {  # about 0.14M, 0.67M, 1.9M, 4.1M and 7.6M parameters at a vocabulary 
     "xl": {"n_layer": 6, "n_head": 4, "d_model": 320, "d_ff": 1280},
 }
 LEARNING_RATES = {  # peak; from --sweep-lr (docs/lr_sweep.json)
-    "muon": {"tiny": 0.01, "small": 0.01, "medium": 0.012, "large": 0.005, "xl": 0.004},
+    "muon": {"tiny": 0.02, "small": 0.01, "medium": 0.012, "large": 0.005, "xl": 0.004},
     "adamw": {"tiny": 0.016, "small": 0.004, "medium": 0.003, "large": 0.004, "xl": 0.002},
 }
 

@@ -114,7 +114,9 @@ class _BuiltinsOnly(pickle.Unpickler):
 
 IGNORE = -1  # target that counts for nothing: what follows the end of a tune is no prediction of music
 EMBEDDING_STD = 0.5  # spread of new token embeddings; see benchmarks/training.md
+KEY_BLOCK = 64  # rows of unequal lengths attend to a multiple of so many keys: masked ones behind a row change no bit
 ROTARY_BASE = 500.0  # longest rotary wavelength over 2 pi, tokens: the context is 512 (10,000 was 0.01-0.03 nats worse)
+SHIFTS = 0, 1, 2, 3  # tokens before: from where a quarter each of the channels comes; benchmarks/training.md
 FORGET_BIAS = 1.0  # constant bias of the LSTM's forget gates (Jozefowicz et al. 2015)
 
 
@@ -132,6 +134,10 @@ class Model(nn.Module):
     features(idx): what the head reads, (B, T, width);
     step(idx, cache=None): (logits (B, V) after new tokens idx (B, T >= 1), cache to pass with the next ones);
     take_rows(cache, rows): the cache of these rows (1-D tensor of indices) of the batch;
+    step_rows(tokens, n, cache=None): the same as `step` for rows that are each at a place of their own, and that may
+    go back: mark(cache, rows) remembers where these rows are, rewind(cache, rows) puts them there again;
+    read_on(idx): iterator over the logits (B, n, V) of texts idx (B, any T), in order, each position with as much
+    context as the model uses where it reads a text through;
     flops_per_token(): of forward and backward pass.
     """
 
@@ -214,44 +220,62 @@ class _Block(nn.Module):
 
     def forward(self, x, cos, sin, store=None, last=None, past=0):
         """x (B, T, d); cos, sin (T, head size): the rotation of these positions. For generation: store (2, B, n_head,
-        block_size, head size): keys and values, of which the first `past` are filled; last (2, B, 1, d / 2): what is
-        shifted from the token before; the new ones are written into both."""
+        block_size, head size): keys and values, of which the first `past` are filled (a tensor (B,) where every row has
+        its own number, then T = 1); last (2, B, max(SHIFTS), d): what is shifted, of the tokens just before; the new
+        ones are written into both."""
         B, T, d = x.shape
-        h = self._shift(self.norm_attention(x), last, 0, past)
+        goes_on = isinstance(past, torch.Tensor) or past > 0
+        h = self._shift(self.norm_attention(x), last, 0, goes_on)
         q, k, v = self.qkv(h).view(B, T, 3, self.n_head, d // self.n_head).unbind(2)
         if self.qk_norm:  # keeps attention logits bounded at the high rates Muon likes (Henry et al. 2020)
             q, k = F.rms_norm(q, q.shape[-1:]), F.rms_norm(k, k.shape[-1:])
         if self.rotary:
             q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
+        seen = None
         if store is not None:
-            store[0, :, :, past:past + T], store[1, :, :, past:past + T] = k, v
-            k, v = store[0, :, :, :past + T], store[1, :, :, :past + T]
+            k, v, seen = _with_past(store, k, v, past)
         dtype, dropout = self.qkv.weight.dtype if store is not None else v.dtype, self.dropout * self.training
         q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)  # CUDA's autocast makes rms_norm fp32
         if torch.is_grad_enabled() and dtype == torch.bfloat16 and x.device.type == "cpu" and T > 1:
             y = causal_attention(q, k, v, dropout)
         else:
-            seen = None if past == 0 or T == 1 else \
-                torch.ones(T, past + T, dtype=torch.bool, device=x.device).tril(past)
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=past == 0 and T > 1,
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=not goes_on and T > 1,
                                                dropout_p=dropout)
         y = self.attention_out(y.transpose(1, 2).reshape(B, T, d))
         x = x + F.dropout(y, self.dropout, self.training)
-        y = self.mlp_out(F.gelu(self.mlp_in(self._shift(self.norm_mlp(x), last, 1, past))))
+        y = self.mlp_out(F.gelu(self.mlp_in(self._shift(self.norm_mlp(x), last, 1, goes_on))))
         return x + F.dropout(y, self.dropout, self.training)
 
-    def _shift(self, h, last, which, past):
-        """Half of the channels taken from the token before (Peng 2021, RWKV): attention finds "what came after this
-        character" in its first layer, where it would need two. No parameters; at the window's start zeros."""
+    def _shift(self, h, last, which, goes_on):
+        """A quarter of the channels stays, the others come from one, two and three tokens before (Peng 2021, RWKV, has
+        half from one): attention finds "what came after these characters" in its first layer, where it would need two.
+        No parameters; before the window's start zeros."""
         if not self.token_shift:
             return h
-        moved, rest = h.chunk(2, dim=-1)
-        before = last[which].to(h.dtype) if past else torch.zeros_like(moved[:, :1])
-        shifted = torch.cat((torch.cat((before, moved[:, :-1]), dim=1), rest), dim=-1)
+        far, T = max(SHIFTS), h.size(1)
+        before = last[which].to(h.dtype) if goes_on else h.new_zeros(h.size(0), far, h.size(2))
+        line = torch.cat((before, h), dim=1)
         if last is not None:
-            last[which] = moved[:, -1:]
-        return shifted
+            last[which] = line[:, -far:]
+        return torch.cat([part[:, far - shift:far - shift + T]
+                          for shift, part in zip(SHIFTS, line.chunk(len(SHIFTS), dim=-1))], dim=-1)
+
+
+def _with_past(store, k, v, past):
+    """Writes new keys and values (B, n_head, T, head size) behind the `past` ones of the store; returns all of them, and
+    which may be seen (None: all, or a causal window from its start)."""
+    T = k.size(2)
+    if isinstance(past, int):
+        store[0, :, :, past:past + T], store[1, :, :, past:past + T] = k, v
+        n = past + T
+        seen = None if past == 0 or T == 1 else torch.ones(T, n, dtype=torch.bool, device=k.device).tril(past)
+    else:
+        rows = torch.arange(len(past), device=past.device)
+        store[0, rows, :, past], store[1, rows, :, past] = k[:, :, 0], v[:, :, 0]
+        n = KEY_BLOCK * (int(past.max()) // KEY_BLOCK + 1)
+        seen = (torch.arange(n, device=past.device) <= past[:, None])[:, None, None]
+    return store[0, :, :, :n], store[1, :, :, :n], seen
 
 
 def causal_attention(q, k, v, dropout=0.0):
@@ -293,6 +317,7 @@ class Transformer(Model):
     def __init__(self, config):
         super().__init__()
         self.config = config
+        self.MATRICES = {**self.MATRICES, "qkv": 3 * config["n_head"]}  # a head's map is a matrix of its own
         d, V, T = config["d_model"], config["vocab_size"], config["block_size"]
         self.token_embedding = nn.Embedding(V, d)
         self.position_embedding = nn.Embedding(T, d)
@@ -313,8 +338,8 @@ class Transformer(Model):
                 nn.init.zeros_(linear.weight)
 
     def features(self, idx, store=None, last=None, past=0):
-        """What the head reads, (B, T, d), for tokens at the positions past .. past + T."""
-        here = slice(past, past + idx.size(1))
+        """What the head reads, (B, T, d), for tokens at the positions past .. past + T, or at `past` (B,), one a row."""
+        here = slice(past, past + idx.size(1)) if isinstance(past, int) else past[:, None]
         x = self.token_embedding(idx) + self.position_embedding.weight[here]
         x = F.dropout(x, self.config["dropout"], self.training)
         dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
@@ -336,7 +361,7 @@ class Transformer(Model):
         if cache is None:
             shape = (self.config["n_layer"], 2, B, self.config["n_head"], T, d // self.config["n_head"])
             cache = {"n": 0, "start": 0, "tokens": idx[:, :0], "store": torch.zeros(shape, device=idx.device),
-                     "last": torch.zeros(shape[0], 2, B, 1, d // 2, device=idx.device)}
+                     "last": torch.zeros(shape[0], 2, B, max(SHIFTS), d, device=idx.device)}
         n = cache["n"] + idx.size(1)
         tokens = torch.cat((cache["tokens"], idx), dim=1)  # from cache["start"] on
         start = max(0, -(-(n - T) // (T // 2)) * (T // 2))
@@ -346,11 +371,56 @@ class Transformer(Model):
         x = self.features(tokens[:, past:], cache["store"], cache["last"], past)
         return self.head(x[:, -1]), {**cache, "n": n, "start": start, "tokens": tokens}
 
+    def read_on(self, idx):
+        """Logits of texts longer than a window: windows that overlap by half, so that every token but the first ones
+        is predicted from at least half a window."""
+        size = self.config["block_size"]
+        yield self(idx[:, :size])[0]
+        for start in range(size // 2, idx.size(1) - size // 2, size // 2):
+            yield self(idx[:, start:start + size])[0][:, size // 2:]
+
+    def step_rows(self, tokens, n, cache=None):
+        """Logits (B, V) after the first n (B,) of the tokens (B, any), of which the cache has read all but the newest.
+
+        n >= 2, and it may have gone back to what it was at `mark`. The window of a row is that of `step`; where it is not
+        the one in the cache (at the start, at an anchor, and back over one) that row's window is read again, alone, so
+        that a row's logits depend on no other row. cache: "anchor" (B,), where in its text a row's window begins.
+        """
+        T, d, B = self.config["block_size"], self.config["d_model"], len(n)
+        start = (-(-(n - T) // (T // 2)) * (T // 2)).clamp(min=0)
+        is_new = cache is None
+        if is_new:
+            room, n_layer, n_head = KEY_BLOCK * -(-T // KEY_BLOCK), self.config["n_layer"], self.config["n_head"]
+            cache = {"anchor": torch.full_like(n, -1), "marked_anchor": start.clone(),
+                     "store": torch.zeros(n_layer, 2, B, n_head, room, d // n_head, device=n.device),
+                     "last": torch.zeros(n_layer, 2, B, max(SHIFTS), d, device=n.device)}
+        for row in (start != cache["anchor"]).nonzero().flatten().tolist():
+            self.features(tokens[row:row + 1, start[row]:n[row] - 1], cache["store"][:, :, row:row + 1],
+                          cache["last"][:, :, row:row + 1])
+        cache["anchor"] = start
+        if is_new:
+            cache["marked"] = cache["last"].clone()
+        x = self.features(tokens.gather(1, n[:, None] - 1), cache["store"], cache["last"], n - 1 - start)
+        return self.head(x[:, -1]), cache
+
+    @staticmethod
+    def mark(cache, rows):
+        """Remembers where these rows (1-D tensor of indices) are. Keys and values need no copy: what comes after the mark
+        is written over."""
+        cache["marked"][:, :, rows], cache["marked_anchor"][rows] = cache["last"][:, :, rows], cache["anchor"][rows]
+
+    @staticmethod
+    def rewind(cache, rows):
+        """Puts these rows back where they were marked; the next step has their n of that time."""
+        cache["last"][:, :, rows], anchor = cache["marked"][:, :, rows], cache["anchor"][rows]
+        cache["anchor"][rows] = torch.where(anchor == cache["marked_anchor"][rows], anchor, -1)
+
     @staticmethod
     def take_rows(cache, rows):
-        """The cache of these rows of the batch: their keys, values, shifted channels and tokens."""
-        return {**cache, "tokens": cache["tokens"].index_select(0, rows),
-                **{name: cache[name].index_select(2, rows) for name in ("store", "last")}}
+        """The cache of these rows of the batch, of `step` or of `step_rows`."""
+        place = {"tokens": 0, "anchor": 0, "marked_anchor": 0, "store": 2, "last": 2, "marked": 2}  # dimension of rows
+        return {name: value.index_select(place[name], rows) if name in place else value
+                for name, value in cache.items()}
 
     def flops_per_token(self):
         """Floating-point operations of forward and backward pass per token of a full window: 2 for each weight that
@@ -408,9 +478,38 @@ class LSTM(Model):
         y, cache = self._run(idx, cache)
         return self.head(y[:, -1]), cache
 
+    def read_on(self, idx):
+        """Logits of texts longer than a window: the state is carried from window to window."""
+        state = None
+        for part in idx.split(self.config["block_size"], dim=1):
+            y, state = self._run(part, state)
+            yield self.head(y)
+
+    def step_rows(self, tokens, n, cache=None):
+        """Logits (B, V) after the first n (B,) of the tokens (B, any), of which the cache has read all but the newest;
+        n >= 2. cache: the state h and c, and both as they were at `mark`."""
+        if cache is None:  # each row alone, so that none depends on the lengths of the others
+            states = [self._run(tokens[row:row + 1, :n_row - 1])[1] for row, n_row in enumerate(n.tolist())]
+            h, c = (torch.cat(parts, dim=1) for parts in zip(*states))
+            cache = h, c, h.clone(), c.clone()
+        y, state = self._run(tokens.gather(1, n[:, None] - 1), cache[:2])
+        return self.head(y[:, -1]), (*state, *cache[2:])
+
+    @staticmethod
+    def mark(cache, rows):
+        """Remembers the state of these rows (1-D tensor of indices)."""
+        for state, marked in zip(cache[:2], cache[2:]):
+            marked[:, rows] = state[:, rows]
+
+    @staticmethod
+    def rewind(cache, rows):
+        """Puts these rows back into the state that was marked; the next step has their n of that time."""
+        for state, marked in zip(cache[:2], cache[2:]):
+            state[:, rows] = marked[:, rows]
+
     @staticmethod
     def take_rows(cache, rows):
-        """The state of these rows of the batch: h and c, each (n_layer, B, H)."""
+        """The state of these rows of the batch: each tensor of the cache is (n_layer, B, H)."""
         return tuple(state.index_select(1, rows) for state in cache)
 
     @staticmethod

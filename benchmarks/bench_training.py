@@ -68,7 +68,8 @@ def loop_share(data, run, clock):
             optimizer.step = timed(optimizer.step, clock, spent)
         return optimizers
 
-    parts = {(training, "gradient"), (training, "evaluate"), (torch.nn.utils, "clip_grad_norm_")}
+    parts = {(training, "gradient"), (training, "evaluate"), (training, "evaluate_long_context"),
+             (torch.nn.utils, "clip_grad_norm_")}
     with contextlib.ExitStack() as changed, tempfile.TemporaryDirectory() as folder:
         for place, name in parts:
             changed.enter_context(mock.patch.object(place, name, timed(getattr(place, name), clock, spent)))

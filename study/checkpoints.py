@@ -12,6 +12,7 @@ import torch
 from study.families import build_model
 from study.stage import atomic, file_digest, read_json
 
+FORMAT = 2  # of a checkpoint; 1: the same configuration meant another model (token shift by one token only)
 DIGEST_CHARS = 64  # of a SHA-256 in hexadecimal, at the start of a state
 
 
@@ -30,7 +31,7 @@ def save_checkpoint(path, weights, run, record):
     """Writes weights, configuration, tokenizer digest and record; readable with torch.load(weights_only=True)."""
     buffer = io.BytesIO()
     weights = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
-    torch.save({"format": 1, "config": run["config"], "tokenizer_digest": run["tokenizer_digest"], "model": weights,
+    torch.save({"format": FORMAT, "config": run["config"], "tokenizer_digest": run["tokenizer_digest"], "model": weights,
                 "weights_digest": weights_digest(weights), "record": record}, buffer)
     with atomic(path, "wb") as file:
         file.write(buffer.getbuffer())
@@ -43,6 +44,8 @@ def load_checkpoint(path, device="cpu"):
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         weights = checkpoint.pop("model")
+        if checkpoint["format"] != FORMAT:
+            raise ValueError("it was made by another version of this project: train it again")
         if weights_digest(weights) != checkpoint["weights_digest"]:
             raise ValueError("its weights do not have the digest recorded with them")
         model = build_model(checkpoint["config"])

@@ -15,6 +15,7 @@ import fcntl
 import functools
 import json
 import math
+import os
 import signal
 import sys
 import time
@@ -32,24 +33,29 @@ from study.training import BLOCK_SIZE, Loop, Stopped, count_chars, digest_tokens
 RECIPES = {"tuned": "muon", "classic": "adamw"}  # name -> optimizer; dropout and flags stand in the model's class
 BATCH_WINDOWS = 2  # windows a step on the smallest corpus; benchmarks/training.md: 4 lose 0.04-0.06 nats in one epoch
 BATCH_TOKENS = 600_000  # training tokens for which that was measured; batches grow as the root of the tokens
+HEADLINE_SEED = 2  # of training where nothing else is asked: the learning rates were chosen with seeds 0 and 1
+QUICK_TRAIN_CHARS = 300_000  # with --quick each model of the suite trains on so much of the text: minutes on two cores
 CHECKPOINT_SECONDS = 60  # between saved states of a run
 
 
 # ---------------------------------------------------------------- plan
 # What a run is: all that decides its result.
 
-def plan_run(data, family, size, shape, learning_rate, seed=0, recipe="tuned", suite="classical", epochs=1,
+def plan_run(data, family, size, shape, learning_rate, seed=HEADLINE_SEED, recipe="tuned", suite="classical", epochs=1,
              data_fraction=1.0, max_train_chars=None, max_minutes=None, optimizer=None, keep_best=False,
              batch_windows=None, name=None, dropout=None):
     """A run: a dict of JSON values with its name, model configuration, budget, costs and key.
 
     shape: the size's entries of the configuration (n_layer, d_model, ...); epochs: passes over the subset;
-    max_minutes: end early, with the schedule shaped for that; keep_best: the checkpoint is that of the lowest
-    validation loss, not the last; batch_windows: a step (default: by the amount of text); name: of its files
-    (default: family_size and what differs from the default).
+    max_minutes: of training (evaluation not counted), then end early, with the schedule shaped for that; keep_best: the
+    checkpoint is that of the lowest validation loss, not the last; batch_windows: a step (default: by the amount of
+    text); name: of its files (default: family_size and what differs from the default). ValueError if data_fraction and
+    max_train_chars leave less than one window of text.
     """
     model_of_family = model_class(family)
     tokens = subset(data.train, data.token_chars, data_fraction, max_train_chars)
+    if len(tokens) <= BLOCK_SIZE < len(data.train):
+        raise ValueError(f"so little training text holds no window of {BLOCK_SIZE} tokens: it has {len(tokens):,}")
     run = {
         "family": family, "size": size, "seed": seed, "suite": suite, "recipe": recipe,
         "config": {"family": family, "vocab_size": data.vocab_size, "block_size": BLOCK_SIZE, **shape,
@@ -94,9 +100,9 @@ def run_code(family):
 
 
 def run_name(run):
-    """family_size, and what differs from seed 0, the tuned recipe and all of the data."""
+    """family_size, and what differs from the headline's seed, the tuned recipe and all sequences."""
     return (f"{run['family']}_{run['size']}" + ("" if run["recipe"] == "tuned" else f"_{run['recipe']}")
-            + (f"_seed{run['seed']}" if run["seed"] else "")
+            + (f"_seed{run['seed']}" if run["seed"] != HEADLINE_SEED else "")
             + (f"_frac{run['data_fraction']:g}" if run["data_fraction"] < 1 else ""))
 
 
@@ -118,12 +124,17 @@ def train(root, run, data, device, micro_batch=None, compile=False, again=False)
     """
     folder = Path(root) / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / f".{run['name']}.lock", "a") as lock:
+    with open(folder / f".{run['name']}.lock", "a+") as lock:
         if machine.rank() == 0:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise Stopped(f"{run['name']} is being trained by another process in this root") from None
+                lock.seek(0)
+                raise Stopped(f"{run['name']} is being trained in this root by {lock.read()}; wait until it has ended, "
+                              "or stop it") from None
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()}, started {time.strftime('%F %T')}")
+            lock.flush()
         record = finished(root, run)
         if record is None or again:
             if again and machine.rank() == 0:
@@ -230,7 +241,8 @@ def make_record(run, state, measured, measured_by):
         "train_flops_6nd": run["train_flops_6nd"] * share, "epochs": run["epochs"] * share,
         "epochs_planned": run["epochs"],
         "tokens_seen": tokens_seen, "chars_seen": int(run["train_chars"] * run["epochs"] * share),
-        "seconds": round(state.seconds, 3), "tokens_per_second": round(tokens_seen / state.seconds, 1),
+        "seconds": round(state.seconds, 3), "evaluation_seconds": round(state.evaluation_seconds, 3),
+        "tokens_per_second": round(tokens_seen / state.seconds, 1),
         **measured_by,
         "train_nats_per_char": measured["train"]["nats_per_char"],
         "train_eval_chars": measured["train"]["n_chars"], "train_eval_tokens": measured["train"]["n_tokens"],
@@ -239,7 +251,9 @@ def make_record(run, state, measured, measured_by):
         "val_loss_by_position": measured["val"]["loss_by_position"],
         "test_nats_per_char": measured["test"]["nats_per_char"],
         "test_bits_per_char": measured["test"]["bits_per_char"],
+        "test_nats_per_char_long_context": measured["test"]["nats_per_char_long_context"],
         "test_chars": measured["test"]["n_chars"], "test_tokens": measured["test"]["n_tokens"],
+        "test_nats_by_sequence": measured["test"]["nats_by_sequence"],
         "best_epoch": state.best["epoch"] if run["keep_best"] else None,
         "curve": f"{run['name']}.curve.jsonl",
     }

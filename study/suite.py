@@ -20,8 +20,8 @@ from common import pick_device
 from study import figures, machine
 from study.checkpoints import finished
 from study.families import build_model
-from study.runs import BATCH_WINDOWS, RECIPES, plan_run, train
-from study.arguments import fail, stage_parser
+from study.runs import BATCH_WINDOWS, HEADLINE_SEED, QUICK_TRAIN_CHARS, RECIPES, plan_run, train
+from study.arguments import MAX_SEED, fail, list_of, number, stage_parser, whole
 from study.stage import HERE, Stage, read_json, write_json
 from study.training import (BLOCK_SIZE, Stopped, count_chars, cut_windows, gradient, load_data, make_optimizers, subset,
                             to_tensor)
@@ -73,7 +73,10 @@ def suite_main(script, model, sizes, rates, doc, argv=None):
         suite = Suite(model, suite_sizes(args.suite, model, sizes, data.vocab_size), rates, sizes)
         if args.sweep_lr:
             return sweep_learning_rates(stage, args, suite, names, data, device)
-        runs = [run for run in plan_suite(args, suite, data) if run["size"] in names]
+        try:
+            runs = [run for run in plan_suite(args, suite, data) if run["size"] in names]
+        except ValueError as problem:
+            fail(f"{name}.py", str(problem), "ask for more with --max-train-chars and --data-fractions")
         waiting = [run for run in runs if args.force or finished(stage.root, run) is None]
         if not waiting and stage.up_to_date():
             return None
@@ -102,21 +105,26 @@ def suite_parser(doc):
     """The command line of 04 and 05."""
     parser = stage_parser(doc, training=True)
     add = parser.add_argument
-    add("--seeds", metavar="N[,N]", help="one model a size for each of these seeds (default: the one of --seed)")
+    add("--seeds", type=list_of(whole(0, MAX_SEED)), metavar="N[,N]",
+        help=f"one model a size for each of these seeds (default: {HEADLINE_SEED} + --seed; the learning rates were "
+             f"chosen with 0 and 1)")
     add("--suite", choices=("classical", "wide"), default="classical",
         help="classical: the study's sizes; wide: eight sizes from 0.03M to 30M non-embedding parameters, the same "
              "in every family within 1%% (default: classical)")
     add("--recipe", choices=tuple(RECIPES), default="tuned",
         help="classic: learned positions only, AdamW, 3e-4 for every size, dropout, as the original study trained "
              "(default: tuned)")
-    add("--data-fractions", metavar="F[,F]", default="1",
+    add("--data-fractions", type=list_of(number(above=0, most=1)), metavar="F[,F]", default=[1.0],
         help="train every size on each of these shares of the training sequences; smaller shares lie within larger "
              "ones (default: 1)")
-    add("--max-train-chars", type=int, metavar="N", help="characters of training text at most (default: all)")
-    add("--epochs", type=int, default=1, metavar="N", help="passes over the training text (default: 1)")
-    add("--max-minutes", type=float, metavar="MIN",
-        help="minutes for each run at most: the learning rate decays to zero by then (default: no limit)")
-    add("--learning-rate", type=float, metavar="LR", help="peak learning rate for all runs (default: as tuned)")
+    add("--max-train-chars", type=whole(1), metavar="N",
+        help=f"characters of training text at most (default: all; with --quick {QUICK_TRAIN_CHARS:,})")
+    add("--epochs", type=whole(1), default=1, metavar="N", help="passes over the training text (default: 1)")
+    add("--max-minutes", type=number(above=0), metavar="MIN",
+        help="minutes of training for each run at most, evaluation not counted: the learning rate decays to zero by "
+             "then (default: no limit)")
+    add("--learning-rate", type=number(above=0), metavar="LR",
+        help="peak learning rate for all runs (default: as tuned)")
     add("--compile", action="store_true", help="torch.compile the models: pays on GPUs for runs of many minutes")
     add("--sweep-lr", nargs="?", const="muon", choices=("muon", "adamw"), metavar="muon|adamw",
         help="train every size of --only at five or more learning rates a factor of 2 apart and write "
@@ -125,25 +133,16 @@ def suite_parser(doc):
 
 
 def check_suite(args, model, sizes):
-    """The names of the sizes to train; ValueError for values that make no sense. Turns lists in `args` into lists."""
-    try:
-        args.seeds = [int(seed) for seed in args.seeds.split(",")] if args.seeds else [args.seed]
-        args.data_fractions = [float(fraction) for fraction in args.data_fractions.split(",")]
-    except ValueError:
-        raise ValueError("--seeds takes whole numbers, --data-fractions numbers, separated by commas") from None
+    """The names of the sizes to train; ValueError for one that there is not. Fills in the defaults that depend on other
+    flags."""
+    args.seeds = args.seeds or [HEADLINE_SEED + args.seed]
+    if args.quick and args.max_train_chars is None:
+        args.max_train_chars = QUICK_TRAIN_CHARS
     known = list(suite_sizes(args.suite, model, sizes))
     names = [name.removeprefix(f"{model.family}_") for name in args.only.split(",")] if args.only else known
-    problems = [f"--only {name}: there is no such size; there are {', '.join(known)}"
-                for name in names if name not in known]
-    if any(not 0 < fraction <= 1 for fraction in args.data_fractions):
-        problems.append("--data-fractions must lie above 0 and be at most 1")
-    if min(args.seeds) < 0:
-        problems.append("--seeds must not be negative")
-    for flag in ("max_train_chars", "epochs", "max_minutes", "learning_rate", "micro_batch"):
-        if getattr(args, flag) is not None and not 0 < getattr(args, flag) < math.inf:
-            problems.append(f"--{flag.replace('_', '-')} must be above 0")
-    if problems:
-        raise ValueError("\n".join(problems))
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(f"--only {','.join(unknown)}: there is no such size; there are {', '.join(known)}")
     return names
 
 
@@ -186,7 +185,10 @@ def choose_rate(args, size, suite):
     tuned = suite.rates[RECIPES[args.recipe]]
     if size in tuned:
         return tuned[size]
-    return tuned[min(tuned, key=lambda known: width_ratio(suite.shapes[known], suite.sizes[size]))]
+    swept = [known for known in tuned if known in suite.shapes]
+    if not swept:  # a table of sizes with none of the swept ones in it
+        return sorted(tuned.values())[len(tuned) // 2]
+    return tuned[min(swept, key=lambda known: width_ratio(suite.shapes[known], suite.sizes[size]))]
 
 
 def width_ratio(shape, other):
@@ -219,12 +221,13 @@ def replan(record, suite, data):
                         epochs=record["epochs_planned"], data_fraction=record["data_fraction"],
                         max_train_chars=record["max_train_chars"], max_minutes=record["max_minutes"],
                         optimizer=record["optimizer"])
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, ValueError):
         return None
 
 
 def calibrate(run, data, device, seconds, micro_batch=None):
-    """Tokens per second of a run's steps on this machine, measured for about `seconds` (at least two steps)."""
+    """Tokens per second of a run's steps on this machine, measured for about `seconds` (at least two steps): of
+    training alone, as `tokens_per_second` of a record; evaluation comes on top."""
     torch.manual_seed(0)
     model = build_model(run["config"]).to(device)
     optimizers = make_optimizers(model, run)
@@ -245,7 +248,10 @@ def calibrate(run, data, device, seconds, micro_batch=None):
 
 
 def print_plan(runs, data, device, micro_batch=None):
-    """Prints what is about to be trained, and how long it should take here."""
+    """Prints what is about to be trained, on how much of the text, and how long it should take here."""
+    print(f"training text: {' or '.join(f'{n:,}' for n in sorted({run['train_chars'] for run in runs}))} of "
+          f"{count_chars(data.train, data.token_chars):,} characters"
+          + (f" (--max-train-chars {runs[0]['max_train_chars']})" if runs[0]["max_train_chars"] else ""))
     print(f"{'run':32} {'parameters':>11} {'non-emb.':>11} {'tokens':>12} {'steps':>8} {'FLOPs':>8} {'minutes':>8}")
     total = 0.0
     for run in runs:
@@ -255,7 +261,7 @@ def print_plan(runs, data, device, micro_batch=None):
         total += minutes
         print(f"{run['name']:32} {run['params_total']:11,} {run['params_non_embedding']:11,} {tokens:12,} "
               f"{run['steps']:8,} {run['train_flops']:8.1e} {minutes:8.1f}")
-    print(f"expected minutes: {total:.1f} on {machine.device_name(device)}", flush=True)
+    print(f"expected minutes of training: {total:.1f} on {machine.device_name(device)}", flush=True)
 
 
 def finish_suite(stage, suite, data, runs, device):

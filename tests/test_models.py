@@ -87,6 +87,32 @@ def test_causality(family, classic):
     assert not torch.allclose(before[:, 30:], after[:, 30:])
 
 
+def test_a_quarter_of_the_channels_from_each_of_four_tokens():
+    block = scrambled(config_of("transformer")).blocks[0]
+    h = torch.arange(1.0, 7)[None, :, None].expand(2, 6, 64)  # every channel of token n holds n
+    shifted = block._shift(h, None, 0, 0)
+    for quarter, distance in zip(shifted.chunk(4, dim=-1), (0, 1, 2, 3)):
+        assert torch.equal(quarter, (h[:, :, :16] - distance).clamp(min=0))
+    assert block.token_shift and not scrambled(config_of("transformer", token_shift=False)).blocks[0].token_shift
+
+
+@pytest.mark.parametrize("length", [20, 32, 33, 96, 100])
+def test_a_transformer_reads_on_with_half_a_window_before_each_token(length):
+    model, idx = scrambled(config_of("transformer", block_size=32)), torch.randint(75, (2, length))
+    with torch.no_grad():
+        logits = torch.cat(list(model.read_on(idx)), dim=1)
+        assert logits.shape == (2, length, 75)
+        for at in range(length):
+            start = 0 if at < 32 else (at // 16 - 1) * 16
+            torch.testing.assert_close(logits[:, at], model(idx[:, start:at + 1])[0][:, -1], atol=2e-4, rtol=1e-3)
+
+
+def test_an_lstm_reads_on_with_its_state():
+    model, idx = scrambled(config_of("lstm", block_size=32)), torch.randint(75, (2, 100))
+    with torch.no_grad():
+        torch.testing.assert_close(torch.cat(list(model.read_on(idx)), dim=1), model(idx)[0], atol=1e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("family", SIZES)
 def test_order_of_the_past_matters(family):
     model = scrambled(config_of(family))
@@ -109,7 +135,7 @@ def test_targets_that_do_not_count(family):
 
 
 @pytest.mark.parametrize("family", SIZES)
-@pytest.mark.parametrize("chunks", [[1] * 30, [7, 1, 1, 13, 8]])
+@pytest.mark.parametrize("chunks", [[1] * 30, [7, 1, 1, 13, 8], [1, 2, 2, 3, 22]])
 def test_step_is_forward(family, chunks):
     model = scrambled(config_of(family, block_size=32))
     idx = torch.randint(75, (3, 30))
@@ -211,3 +237,44 @@ def test_devices():
     with common.autocast("cpu"):
         product = torch.ones(8, 8) @ torch.ones(8, 8)
     assert (product.dtype == torch.bfloat16) == (common.precision("cpu") == "bf16")
+
+
+def one_by_one(model, tokens, n):
+    """Logits after n tokens of one row, by the plain step."""
+    cache = None
+    for i in range(n):
+        logits, cache = model.step(tokens[None, i:i + 1], cache)
+    return logits[0]
+
+
+@pytest.mark.parametrize("family", SIZES)
+def test_rows_at_places_of_their_own(family):
+    """step_rows is step for rows of unequal lengths: beyond a context of 32, after going back (over an anchor too), for
+    a part of the rows; and whatever stands beside a row changes no bit of it."""
+    model = scrambled(config_of(family, block_size=32))
+    tokens = torch.randint(75, (8, 70))
+    n = torch.tensor([2, 31, 32, 33, 40, 48, 49, 60])
+    back = torch.tensor([0, 3, 5, 6])
+    with torch.no_grad():
+        logits, cache = model.step_rows(tokens, n)
+        model.mark(cache, torch.arange(8))  # all but the newest token are read here
+        marked, first = n.clone(), logits
+        for _ in range(5):
+            n = n + 1
+            logits, cache = model.step_rows(tokens, n, cache)
+        for row in range(8):
+            torch.testing.assert_close(logits[row], one_by_one(model, tokens[row], int(n[row])), atol=2e-4, rtol=1e-3)
+        model.rewind(cache, back)
+        n[back] = marked[back] + 1
+        logits, cache = model.step_rows(tokens, n + (n != marked + 1), cache)
+        cache = model.take_rows(cache, back)
+        for row in back.tolist():
+            torch.testing.assert_close(logits[row], one_by_one(model, tokens[row], int(marked[row]) + 1),
+                                       atol=2e-4, rtol=1e-3)
+        logits, _ = model.step_rows(tokens[back], marked[back] + 2, cache)
+        for place, row in enumerate(back.tolist()):
+            torch.testing.assert_close(logits[place], one_by_one(model, tokens[row], int(marked[row]) + 2),
+                                       atol=2e-4, rtol=1e-3)
+        others = tokens.clone()
+        others[1:] = torch.randint(75, (7, 70))
+        assert torch.equal(model.step_rows(others, torch.tensor([2, 60, 5, 9, 60, 33, 32, 31]))[0][0], first[0])
