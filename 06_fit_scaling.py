@@ -7,24 +7,24 @@ Writes: part4_outputs/runs.csv        one row per run: every figure and number b
         part4_outputs/joint_bootstrap.csv  (only if the training data were varied) draws of the joint law
 Run:    python 06_fit_scaling.py [--quick]
         python 06_fit_scaling.py --budget 1e15          what to train with 1e15 FLOPs, from the joint law
+        python 06_fit_scaling.py --propose 10           which runs of 10 minutes narrow the interval of alpha most
         python 06_fit_scaling.py --table my_runs.csv    the same fits for a table with the columns family,N,D,seed,loss
 Prints last: the headline, alpha with its interval per family, and the next command.
 """
 
 import csv
-import math
 import os
 import re
 from pathlib import Path
 
 # first of all: from here on Ctrl-C shows no traceback, however long the rest takes to load
-from study.arguments import fail, resolve_root, root_flags, stage_parser
+from study.arguments import fail, number, resolve_root, root_flags, stage_parser, whole
 from study.stage import Stage, read_json, run, write_json, write_text
 
 from study import figures_scaling, scaling_fits
 from study import scaling_law as law
 from study.families import FAMILIES
-from study.figures import label
+from study.figures import in_order, label
 from study.records import (COLUMNS, TABLE_COLUMNS, csv_text, mixed_inputs, read_curves, read_records, rows_of_records,
                            rows_of_table)
 
@@ -42,27 +42,26 @@ def settings(n_resamples=N_RESAMPLES, seed=0):
 
 def parse_arguments(argv):
     parser = stage_parser(__doc__)
-    parser.add_argument("--bootstrap", type=int, default=N_RESAMPLES, metavar="N",
+    parser.add_argument("--bootstrap", type=whole(0), default=N_RESAMPLES, metavar="N",
                         help=f"resamples of every bootstrap (default: {N_RESAMPLES}; 0: none)")
-    parser.add_argument("--budget", type=float, metavar="FLOPS",
+    parser.add_argument("--budget", type=number(above=0), metavar="FLOPS",
                         help="recommend a size and an amount of data for FLOPS")
+    parser.add_argument("--propose", type=number(above=0), metavar="MINUTES",
+                        help="which runs to train next in MINUTES a family, and the interval of alpha to expect")
     parser.add_argument("--table", type=Path, metavar="FILE",
                         help="fit a CSV with the columns family,N,D,seed,loss instead of the project's runs")
     parser.add_argument("--output", type=Path, metavar="DIR",
                         help="with --table: where to write (default: part4_outputs/<name of the table>/ in the root)")
-    args = parser.parse_args(argv)
-    if args.bootstrap < 0 or (args.budget is not None and not (math.isfinite(args.budget) and args.budget > 0)):
-        fail(NAME, "--bootstrap must be 0 or more and --budget a positive number of FLOPs", "see --help")
-    return args
+    return parser.parse_args(argv)
 
 
 # ---------------------------------------------------------------- what is written, and read again for --budget
 
-def write_results(folder, rows, columns, analysis, chosen, curves):
+def write_results(folder, rows, columns, analysis, chosen, curves, corpus_chars=None):
     """Writes runs.csv, the figures, the joint law's draws and fits.json; returns the names written."""
     write_text(folder / "runs.csv", csv_text(rows, columns))
     result = analysis.result
-    result["figures"] = figures_scaling.draw_all(folder / "figures", rows, analysis, chosen, curves)
+    result["figures"] = figures_scaling.draw_all(folder / "figures", rows, analysis, chosen, curves, corpus_chars)
     names = ["runs.csv", "fits.json"]
     names += [f"figures/{figure['name']}.{kind}" for figure in result["figures"] for kind in ("png", "svg")]
     if analysis.draws:
@@ -94,6 +93,13 @@ def print_budget(folder, flops, flags):
         print(scaling_fits.budget_sentence(family, entry, draws[family], flops, BAND_PERCENT))
 
 
+def print_proposals(rows, minutes):
+    """The next runs of every family that has a law, one line each, from the curvature of its fit."""
+    groups = {family: [row for row in rows if row["family"] == family] for family in {row["family"] for row in rows}}
+    for family in in_order(groups):
+        print(scaling_fits.proposal_sentence(family, groups[family], minutes))
+
+
 # ---------------------------------------------------------------- the two ways to run it
 
 def fit_table(args):
@@ -115,10 +121,19 @@ def fit_table(args):
     for key, value in scaling_fits.summary(result).items():
         print(f"{key}: {value}")
     for family, entry in (result["joint"] or {}).items():
-        print(f"{label(family)} joint law: " + ", ".join(f"{name} {entry[name]['value']:.4g}" for name in law.JOINT))
+        print(f"{label(family)} joint law: " + (entry["reason"] if entry["E"]["value"] is None else ", ".join(
+            f"{name} {entry[name]['value']:.4g}" for name in law.JOINT)))
     print(f"look at: {os.path.relpath(folder)}/fits.json and figures/")
     if args.budget:
         print_budget(folder, args.budget, "")
+    if args.propose:
+        print_proposals(rows, args.propose)
+
+
+def corpus_chars(root):
+    """Characters of the whole training text, of which the models may have seen a part; None if 03 does not say."""
+    splits = (read_json(root / "data/stats.json") or {}).get("splits") or {}
+    return (splits.get("train") or {}).get("characters")
 
 
 def fit_runs(stage, args):
@@ -133,7 +148,7 @@ def fit_runs(stage, args):
         analysis = scaling_fits.analyse(rows, chosen)
         analysis = analysis._replace(result={"quick": args.quick, **analysis.result})
         names = write_results(stage.root / "part4_outputs", rows, COLUMNS, analysis, chosen,
-                              read_curves(stage.root, rows))
+                              read_curves(stage.root, rows), corpus_chars(stage.root))
         write_json(stage.root / "checkpoints/scaling_fits.json", analysis.result)
         stage.finish(outputs=["checkpoints/scaling_fits.json", *(f"part4_outputs/{name}" for name in names)],
                      counts={"runs": len(rows), "families_fitted": len(analysis.laws)},
@@ -150,6 +165,8 @@ def main(argv=None):
         fit_runs(stage, args)
     if args.budget:
         print_budget(stage.root / "part4_outputs", args.budget, root_flags(args))
+    if args.propose:
+        print_proposals(rows_of_records(read_records(stage.root)), args.propose)
 
 
 if __name__ == "__main__":

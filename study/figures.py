@@ -7,6 +7,7 @@ that is up to date should not wait for it.
 """
 
 import io
+import itertools
 import math
 from typing import NamedTuple
 
@@ -27,9 +28,10 @@ OTHER_MARKERS = "D^vP"
 # Every figure of part4_outputs/figures in the order of the page. What stands in {braces} is known only when a figure
 # is drawn; the function that draws it fills it in, and fits.json keeps the caption as it was filled.
 FIGURES = {
-    "scaling": "Validation loss against parameters. {runs}. Open marks: runs; filled: means with the standard "
-               "deviation over seeds where there are several. Lines: a N^-alpha + c, dotted beyond the largest size; "
-               "bands: {level:.0f} % profile interval of the curve (cut off at the frame where it is wider).",
+    "scaling": "Validation loss against parameters. {runs}.{text} Open marks: runs; filled: means with the standard "
+               "deviation over seeds where there are several. Lines: a N^-alpha + c, dotted beyond the largest size "
+               "(none where the best exponent lies on the bound of the search); bands: {level:.0f} % profile interval "
+               "of the curve (cut off at the frame where it is wider).",
     "curves": "Loss curves of {n_runs} runs (lowest seed of each size; darker = larger model).",
     "efficiency": "Loss at the end of training against what it cost. {runs}. Device: {devices}. Bars: standard "
                   "deviation over seeds where there are several.",
@@ -38,16 +40,19 @@ FIGURES = {
     "residuals": "Residuals of the three forms, bars: standard deviation over seeds where there are several. Grey: "
                  "standard deviation of one run as used for the intervals.",
     "alpha_choices": "How alpha moves with each choice. Bars: {level:.0f} % intervals (none for the Huber estimate); "
-                     "open marks: alpha not identified under that choice (not judged for c = 0 and Huber).",
+                     "open marks: alpha not identified under that choice (not judged for c = 0 and Huber); no mark: "
+                     "best fit on the bound of the search.",
     "joint_region": "Joint region of alpha and c: 50 % (dark) and 95 % (light), cross: best fit. Alpha and c move "
                     "together: neither has a meaning without the other.",
     "frontier": "Compute-optimal model and data from the joint law, {band} % bootstrap bands; points: the runs it was "
                 "fitted to. Where no points are near, it is an extrapolation.",
     "sampler": "The sweep that chose the sampler, prompted with headers of validation tunes. Grey: the validation "
                "tunes themselves.",
-    "ladder": "Share of texts that reach each level of validity: real music, the model, n-grams, random text.",
+    "ladder": "Share of texts that reach each level of validity: real music, the model, n-grams (with the share of "
+              "their text that is copied), random text.",
     "skills": "Which skill appears at which size: unprompted samples of every model. Grey: held-out music under the "
-              "same length limit.",
+              "same length limit. Dashed: the n-gram with the most bars of the right length, and the share of its text "
+              "that is copied from the training text. A skill below 1 % in every model has no panel.",
     "best_by_position": "Surprisal by position in the context: what the best model gains from having read more of the "
                         "tune.",
 }
@@ -245,8 +250,9 @@ SKILLS = {  # of `metrics.skills`, in the order of the figure
     "meter": "bars of the right length", "in_key": "notes in the scale of K:", "key": "tunes in the key of K:",
     "cadence": "tunes that end on the tonic", "repetition": "bars heard before", "content": "enough music (level 3)",
     "valid": "valid (level 4)", "ended": "ended by the model"}
-LADDER_COLORS = {"real": "0.2", "model": "#0072B2", "sampler": "#56B4E9"}  # by kind of row; floors share the others
-FLOOR_COLORS = ("#D55E00", "#E69F00", "#CC79A7", "#009E73", "#999999", "#F0E442")
+NO_SKILL = 0.01  # a skill that no model shows in more than this share has no panel: a line of zeros says nothing
+LADDER_COLORS = {"real": "0.2", "model": "#0072B2", "sampler": "#56B4E9"}  # by kind of row; n-grams have their own ...
+NGRAM_COLORS = ("#CC79A7", "#D55E00", "#E69F00", "#009E73", "#F0E442")  # ... the longest first, other floors are grey
 SHARES = (-0.03, 1.03)  # an axis of shares: 0 and 1 do not lie on the frame
 
 
@@ -255,69 +261,89 @@ def draw_sampler(folder, sweep, chosen):
     returns the file names. sweep: as from `evaluation.sweep_table`; chosen: the sampler taken, in words."""
     plt = pyplot()
     figure, axes = plt.subplots(1, len(SWEEP_FIGURES), figsize=(13, 3.2), sharex=True)
-    cuts = list(dict.fromkeys(row["cut"] for row in sweep["rows"]))
+    cuts = list(dict.fromkeys(row["truncation"] for row in sweep["rows"]))
     for axis, (key, title) in zip(axes, SWEEP_FIGURES.items()):
         for i, cut in enumerate(cuts):
-            points = [(row["temperature"], row[key]) for row in sweep["rows"]
-                      if row["cut"] == cut and row[key] is not None]
-            axis.plot(*zip(*points), marker="osD"[i % 3], linestyle=LINES[i % len(LINES)], label=cut,
-                      color=("#0072B2", "#D55E00", "#009E73")[i % 3]) if points else None
+            points = [(row["temperature"], row[key], row.get(f"{key}_se") or 0) for row in sweep["rows"]
+                      if row["truncation"] == cut and row[key] is not None]
+            if points:
+                axis.errorbar(*zip(*points), marker="osD"[i % 3], linestyle=LINES[i % len(LINES)], label=cut, capsize=2,
+                              color=("#0072B2", "#D55E00", "#009E73")[i % 3])
         if sweep["real"].get(key) is not None:
             axis.axhline(sweep["real"][key], color="0.4", linewidth=1, label="validation tunes")
         axis.set(title=title, xlabel="temperature", ylim=SHARES)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncol=len(cuts) + 1)
-    figure.suptitle(f"Sweep of the sampler, n = {sweep['n']} a point; chosen: {chosen}")
+    figure.suptitle(f"Sweep of the sampler, n = {sweep['n']} a point, bars: one standard error; chosen: {chosen}")
     return save(figure, folder, "sampler")
 
 
 def draw_ladder(folder, rows):
     """ladder.png and .svg: share of texts that reach each level of validity; returns the file names.
 
-    rows: `samples.ladder` of RESULTS.json: real music, the model, n-grams and random text."""
-    from music.validity import LEVELS
+    rows: `samples.ladder` of RESULTS.json: real music, the model, n-grams with what they copied, and random text."""
     plt = pyplot()
     figure, axis = plt.subplots(figsize=(8.5, 3.6))
-    steps = range(1, len(LEVELS) + 1)
+    levels = list(rows[0]["level_rates"])
+    steps, colors = range(1, len(levels) + 1), itertools.cycle(NGRAM_COLORS)
     for i, row in enumerate(rows):
         stands_out = row["kind"] in ("model", "real")
-        axis.plot(steps, row["by_level"], marker="osD^vPX*"[i % 8], label=f"{row['name']} (n = {row['n']})",
+        copied = row.get("copied_share") if row["kind"] == "ngram" else None
+        text = f"{row['name']} (n = {row['n']}" + (f", {copied:.0%} copied)" if copied is not None else ")")
+        axis.plot(steps, [row["level_rates"][level] for level in levels], marker="osD^vPX*"[i % 8], label=text,
                   linewidth=2 if stands_out else 1, linestyle="-" if stands_out else "--",
-                  color=LADDER_COLORS.get(row["kind"], FLOOR_COLORS[i % len(FLOOR_COLORS)]))
-    axis.set(xticks=steps, xticklabels=[f"{i} {name}" for i, name in zip(steps, LEVELS)], ylim=SHARES,
+                  color=LADDER_COLORS.get(row["kind"]) or (next(colors) if row["kind"] == "ngram" else "0.65"))
+    axis.set(xticks=steps, xticklabels=[f"{i} {name}" for i, name in zip(steps, levels)], ylim=SHARES,
              ylabel="share of texts", title="Validity, level by level")
     figure.legend(fontsize=8, loc="outside right center")
     return save(figure, folder, "ladder")
 
 
 def draw_skills(folder, skills):
-    """skills.png and .svg: musical skills over model size, a line for each family, the level of held-out music as a
-    grey one; returns the file names. skills: as in RESULTS.json."""
-    plt = pyplot()
-    measures = [key for key in SKILLS if any(run["skills"].get(key) is not None for run in skills.values())]
+    """skills.png and .svg: musical skills over model size, a line for each family, the levels of held-out music and of
+    the best n-gram as horizontal ones; returns the file names. skills: as in RESULTS.json."""
+    plt, models = pyplot(), list(skills["models"].values())
+    known = [key for key in SKILLS if any(model.get(key) is not None for model in models)]
+    absent = [key for key in known if all((model.get(key) or 0) < NO_SKILL for model in models)]
+    measures = [key for key in known if key not in absent]
     n_columns = min(4, max(1, len(measures)))
     n_rows = max(1, -(-len(measures) // n_columns))
     figure, axes = plt.subplots(n_rows, n_columns, figsize=(3.1 * n_columns, 2.6 * n_rows + 0.5), squeeze=False,
                                 sharex=True)
-    families = in_order({run["family"] for run in skills.values()})
+    families, levels = in_order({model["family"] for model in models}), _levels_beside(skills)
     for axis, key in zip(axes.flat, measures):
         for family in families:
-            points = sorted((run["params_total"], run["skills"][key]) for run in skills.values()
-                            if run["family"] == family and run["skills"].get(key) is not None)
+            points = sorted((model["params_total"], model[key]) for model in models
+                            if model["family"] == family and model.get(key) is not None)
             shown = look(family, families)
             axis.plot(*zip(*points), color=shown.color, marker=shown.marker, label=shown.label) if points else None
-        real = next((run["real"].get(key) for run in skills.values() if run.get("real")), None)
-        if real is not None:
-            axis.axhline(real, color="0.4", linewidth=1, label="real music")
+        for text, level, how in levels:
+            if level.get(key) is not None:
+                axis.axhline(level[key], label=text, **how)
         axis.set(title=SKILLS[key], ylim=SHARES)
         log_axes(axis, x=si)
     for axis in axes[-1]:
         axis.set_xlabel("parameters")
     for axis in list(axes.flat)[len(measures):]:
         axis.axis("off")
-    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="outside lower center", ncol=len(families) + 1)
-    n = next(iter(skills.values()))["n"]
-    figure.suptitle(f"Which musical skill appears at which size (n = {n} samples a model, temperature 1)")
+    shown = {text: handle for axis in axes.flat for handle, text in zip(*axis.get_legend_handles_labels())}
+    figure.legend(shown.values(), shown, loc="outside lower center", ncol=max(1, len(shown)))
+    title = f"Which musical skill appears at which size (n = {skills['n']} samples a model, temperature 1)"
+    figure.suptitle(title + (f"\nin no model (below {NO_SKILL:.0%}): {', '.join(SKILLS[key] for key in absent)}"
+                             if absent else ""))
     return save(figure, folder, "skills")
+
+
+def _levels_beside(skills):
+    """[(name, skills, looks)] of what the models stand beside: held-out music, and the n-gram with the most bars of the
+    right length. One n-gram in all panels: which share is the better one is plain for bars only."""
+    levels = [("real music", skills.get("real_music") or {}, {"color": "0.4", "linewidth": 1})]
+    floors = {name: row for name, row in (skills.get("floors") or {}).items() if row.get("meter") is not None}
+    if floors:
+        name = max(floors, key=lambda name: floors[name]["meter"])
+        copied = floors[name].get("copied_share")
+        levels.append((f"{name}{'' if copied is None else f', {copied:.0%} copied'}", floors[name],
+                       {"color": NGRAM_COLORS[0], "linewidth": 1.5, "linestyle": "--"}))
+    return levels
 
 
 def draw_best_by_position(folder, losses, context):

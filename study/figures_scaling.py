@@ -14,10 +14,11 @@ from study import figures
 from study import scaling_law as law
 from study.figures import in_order, label, log_axes, look, number, si
 from study.records import is_positive
-from study.scaling_fits import columns, headline_rows, spread_of_seeds
+from study.scaling_fits import columns, headline_rows, rounded, spread_of_seeds
 
 LOSS = "validation loss (nats per character)"
-GROUPS = ("headline", "counting", "form", "estimator", "loss", "recipe", "data", "subset", "seed")  # of choices
+GROUPS = ("headline", "counting", "form", "estimator", "loss", "recipe", "data", "subset", "cut", "seed")  # of choices
+NESTED = ": whole tunes in one fixed random order, so that a smaller part lies within a larger one"
 FORM_LOOKS = (("a N^-α + c", "#0072B2", "o"), ("a N^-α", "#D55E00", "^"), ("log-linear", "#009E73", "s"))
 
 
@@ -30,14 +31,15 @@ class Study(NamedTuple):
     laws: dict      # family -> scaling_law.PowerLaw
     curves: dict    # name of run -> points of its loss curve
     settings: tuple  # scaling_fits.Settings
+    corpus_chars: int | None  # characters of the whole training text, None: not known
 
 
-def draw_all(folder, rows, analysis, settings, curves):
+def draw_all(folder, rows, analysis, settings, curves, corpus_chars=None):
     """Draws every figure that the data allow and removes the others; returns [{"name", "caption"}]."""
     measured = [row for row in rows if is_positive(row["val_nats_per_char"])]
     families = in_order({row["family"] for row in measured})
     groups = {family: headline_rows([row for row in measured if row["family"] == family]) for family in families}
-    study = Study(rows, groups, analysis.result, analysis.laws, curves, settings)
+    study = Study(rows, groups, analysis.result, analysis.laws, curves, settings, corpus_chars)
     plt, drawn = figures.pyplot(), []
     for name, draw in DRAWINGS.items():
         figure, fields = draw(plt, study) or (None, None)
@@ -64,6 +66,17 @@ def _counts(groups):
     return "; ".join(f"{label(family)}: {_count(rows)}" for family, rows in groups.items())
 
 
+def _text_seen(study):
+    """The text that the models of the headline were trained on, in words: "294k of 1.35M characters"; "" if the runs
+    come from a table, which says D and not of what."""
+    rows = [row for rows in study.groups.values() for row in rows if is_positive(row["train_chars"])]
+    words = []
+    for chars, epochs in sorted({(row["train_chars"], row["epochs"] or 1) for row in rows}):
+        part = f" of {si(study.corpus_chars)}" if study.corpus_chars and chars < study.corpus_chars else ""
+        words.append(f"{si(chars)}{part} characters{f' x {epochs:g} epochs' if epochs != 1 else ''}")
+    return " and ".join(words)
+
+
 def _mean_and_spread(n, loss):
     """Mean loss of each size and the standard deviation over its seeds (0 for one run: no bar is drawn)."""
     return (np.array([loss[n == size].mean() for size in np.unique(n)]),
@@ -87,18 +100,21 @@ def draw_scaling(plt, study):
         axes.errorbar(np.unique(n), mean, yerr=spread, ls="none", marker=marker, ms=6.5, color=color, capsize=3)
         axes.plot([], [], color=color, ls=line, marker=marker,
                   label=f"{label(family)} ({_count(rows)})\n{_exponent(study, family)}")
-    axes.set(xlabel="parameters N (total)", ylabel=LOSS)
+    text = _text_seen(study)
+    axes.set(xlabel="parameters N (total)", ylabel=LOSS, title=f"trained on {text}" if text else None)
     losses = np.concatenate([columns(rows)[1] for rows in study.groups.values()])
     room = 0.35 * np.log(losses.max() / losses.min()) + 0.02  # of the points: a wide band must not squeeze them
     axes.set_ylim(losses.min() * math.exp(-room), losses.max() * math.exp(room))
     log_axes(axes, si, number)
     axes.legend(loc="upper right", fontsize=8)
-    return figure, {"runs": _counts(study.groups), "level": 100 * law.LEVEL}
+    return figure, {"runs": _counts(study.groups), "level": 100 * law.LEVEL,
+                    "text": f" Trained on {text}{NESTED if ' of ' in text else ''}." if text else ""}
 
 
 def _draw_law(axes, study, family, n, up_to):
-    """The fitted curve of a family with its band, dotted beyond its own largest size; nothing if it has no law."""
-    if family not in study.laws:
+    """The fitted curve of a family with its band, dotted beyond its own largest size; nothing if it has no law, or one
+    whose exponent is the bound of the search."""
+    if family not in study.laws or law.is_on_bound(study.laws[family].alpha):
         return
     fit, (color, _, _, line) = study.laws[family], look(family, study.groups)
     grid = np.append(np.geomspace(n.min(), n.max(), 80), np.geomspace(n.max(), up_to, 40)[1:])
@@ -114,13 +130,14 @@ def _draw_law(axes, study, family, n, up_to):
 
 
 def _exponent(study, family):
-    """The exponent of a family for the legend: a number only where the data identify it."""
+    """The exponent of a family for the legend, in the word of its verdict: a value only where the data identify it."""
     if family not in study.laws:
         return "not fitted"
-    if not study.fits["families"][family]["identified"]:
-        return "α not identified"
-    low, high = study.laws[family].alpha_interval
-    return f"α = {study.laws[family].alpha:.2f} [{low:.2f}, {high:.2f}]"
+    word, (low, high) = study.fits["families"][family]["verdict"], study.laws[family].alpha_interval
+    if word == "open":
+        return "α open"
+    alpha, *ends = (rounded(value, low, high) for value in (study.laws[family].alpha, low, high))
+    return f"α = {alpha} [{', '.join(ends)}]" if word == "identified" else f"α bounded: {' to '.join(ends)}"
 
 
 def draw_residuals(plt, study):
@@ -274,8 +291,9 @@ def draw_choices(plt, study):
                 for is_open, at, arrow in ((open_below, left, "<"), (open_above, right, ">")):
                     if is_open:
                         axes.plot(at, y, marker=arrow, ms=5, color=color, clip_on=False)
-            axes.plot(min(max(choice["alpha"], left), right), y, marker=marker, ms=5.5, color=color, ls="none",
-                      mfc="white" if choice["identified"] is False else color, clip_on=False)
+            if choice["alpha"] is not None:  # None: on the bound of the search
+                axes.plot(min(max(choice["alpha"], left), right), y, marker=marker, ms=5.5, color=color, ls="none",
+                          mfc="white" if choice["identified"] is False else color, clip_on=False)
         axes.plot([], [], color=color, marker=marker, label=label(family))
     for i in range(1, len(names)):
         if groups[names[i]] != groups[names[i - 1]]:
@@ -304,7 +322,8 @@ def draw_region(plt, study):
         half, most = (fit.ss + variance * 2 * law.f_quantile(level, 2, fit.noise_dof) for level in (0.5, 0.95))
         axis.contourf(alphas, floors, ss, levels=[-1, half, most], colors=[color, color], alpha=0.25)
         axis.contourf(alphas, floors, ss, levels=[-1, half], colors=[color], alpha=0.35)
-        axis.plot(fit.alpha, fit.c, marker="+", ms=11, mew=2, color="k", clip_on=False)
+        if not law.is_on_bound(fit.alpha):
+            axis.plot(fit.alpha, fit.c, marker="+", ms=11, mew=2, color="k", clip_on=False)
         lowest = fit.means.min()
         if floors[0] < lowest < floors[-1]:
             axis.axhline(lowest, color="0.3", lw=0.9, ls="--")
@@ -318,7 +337,7 @@ def draw_region(plt, study):
 
 def draw_frontier(plt, study):
     """Compute-optimal N and D against the budget, with bands."""
-    joint = study.fits["joint"]
+    joint = {family: entry for family, entry in (study.fits["joint"] or {}).items() if entry["frontier"]}
     if not joint:
         return None
     figure, axes = plt.subplots(1, 2, figsize=(8.2, 3.6))

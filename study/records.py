@@ -43,15 +43,38 @@ def read_records(root):
 
 
 def mixed_inputs(records):
-    """Why these records must not be fitted together, or None: one vocabulary and one data set are a condition."""
-    for key, what in (("tokenizer_digest", "tokenizers"), ("data_digest", "data sets")):
-        groups = {}
-        for record in records:
-            groups.setdefault(record.get(key), []).append(record.get("name"))
-        if len(groups) > 1:
-            rows = "; ".join(f"{str(digest)[:8]}: {', '.join(map(str, names))}" for digest, names in groups.items())
-            return f"the runs come from {len(groups)} different {what}, so their losses cannot be compared ({rows})"
-    return None
+    """Why these records must not be fitted together, or None: one vocabulary and one data set are a condition.
+
+    Runs on a share of the data (--data-fractions) are no other data set: their digests are compared share by share.
+    """
+    amounts = {}
+    for record in records:
+        amounts.setdefault(record.get("data_fraction") or 1, []).append(record)
+    return _mixed(records, "tokenizer_digest", "tokenizers") or next(
+        filter(None, (_mixed(own, "data_digest", "texts") for own in amounts.values())), None)
+
+
+def _mixed(records, key, what):
+    """Which runs differ in a digest, and in what that decides it, in words; None if they agree."""
+    groups = {}
+    for record in records:
+        groups.setdefault(record.get(key), []).append(record)
+    if len(groups) < 2:
+        return None
+    limits = {digest: {record.get("max_train_chars") for record in own} for digest, own in groups.items()}
+    by_limit = key == "data_digest" and len(set(map(str, limits.values()))) == len(groups)
+    rows = []
+    for digest, own in groups.items():
+        names = ", ".join(str(record.get("name")) for record in own)
+        rows.append(f"{_limit_in_words(own[0])}: {names}" if by_limit else f"{str(digest)[:8]}: {names}")
+    cause = ("on different amounts of text (--max-train-chars)" if by_limit else
+             f"with {len(groups)} different {what} (03 ran again between them)")
+    return f"the runs were trained {cause}, so their losses cannot be compared: {'; '.join(rows)}"
+
+
+def _limit_in_words(record):
+    limit, chars = record.get("max_train_chars"), record.get("train_chars")
+    return (f"--max-train-chars {limit}" if limit else "no limit") + (f", {chars:,} characters" if chars else "")
 
 
 def rows_of_records(records):

@@ -11,13 +11,17 @@ from typing import NamedTuple
 
 import numpy as np
 
+from study import scaling_design
 from study import scaling_law as law
 from study.figures import in_order, label, si
 from study.measurements import plain
 from study.records import is_positive
+from study.scaling_verdict import MOST_RATIO, RIVAL_LEVEL, RIVALS, verdict
 
 COSTS = {"params_total": "parameters", "train_flops": "training FLOPs", "seconds": "training seconds"}
+IN_SHORT = {"params_total": "parameters", "train_flops": "FLOPs", "seconds": "seconds"}
 VALIDATION = "validation loss, nats per character"
+NO_FLOOR = 0.01  # E below this share of the lowest loss measured is on its way to the bound 0, along a flat valley
 DIGITS = 10  # of every number: more than any loss is known to, too few for another machine's last bits to show
 
 
@@ -109,25 +113,30 @@ def fit_family(rows, settings, rng):
     """
     n, loss = columns(rows)
     fit = law.fit_power_law(n, loss)
-    identified, reason = law.verdict(fit)
+    found = verdict(fit)
+    numbers = {"alpha": fit.alpha, "a": fit.a, "c": fit.c}
+    if law.is_on_bound(fit.alpha):  # the bound's numbers, not the data's
+        numbers = dict.fromkeys(numbers)
     huber, power, line = law.fit_huber(n, loss), law.fit_line(n, loss, "power"), law.fit_line(n, loss, "log_linear")
     held_out = law.hold_out_largest(n, loss)
     leave_out_rms, alpha_without = law.leave_one_size_out(n, loss)
     errors = held_out["forms"] if held_out else None
     entry = {
-        "alpha": fit.alpha, "a": fit.a, "c": fit.c, "r_squared": fit.r_squared, "alpha_interval": fit.alpha_interval,
-        "c_interval": fit.c_interval, "identified": identified, "reason": reason,
+        **numbers, "r_squared": fit.r_squared, "alpha_interval": fit.alpha_interval, "c_interval": fit.c_interval,
+        "verdict": found.word, "identified": found.identified, "reason": found.reason, "reason_in_short": found.short,
+        "rivals": found.rivals,
         "n_sizes": len(fit.sizes), "n_runs": fit.n_runs, "n_seeds": len({row["seed"] for row in rows}),
         "n_chars_seen": rows[0]["n_chars_seen"], "recipe": rows[0]["recipe"],
         "noise": {"sd_nats": fit.noise_sd, "degrees_of_freedom": fit.noise_dof, "source": fit.noise_source,
                   "lack_of_fit_p": fit.lack_of_fit_p},
         "falls_with_n": bool((np.diff(fit.means) < 0).all()),
-        "forms": {"power_floor": {"formula": "a N^-alpha + c", "alpha": fit.alpha, "a": fit.a, "c": fit.c,
+        "forms": {"power_floor": {"formula": "a N^-alpha + c", **numbers,
                                   "alpha_interval": fit.alpha_interval, "r_squared": fit.r_squared},
                   "power": {"formula": "a N^-alpha", **power},
                   "log_linear": {"formula": "intercept - slope ln N", **line}},
         # least squares is the estimate; where the robust one disagrees, a single run pulls the curve
-        "huber": {**huber, "inside_interval": _is_inside(huber["alpha"], fit.alpha_interval)},
+        "huber": {**huber, "inside_interval": None if huber["alpha"] is None else
+                  _is_inside(huber["alpha"], fit.alpha_interval)},
         "best_predicting_form": {
             "held_out_largest": min(errors, key=lambda form: abs(errors[form])) if errors else None,
             "leave_one_size_out": min(leave_out_rms, key=leave_out_rms.get) if leave_out_rms["power"] is not None
@@ -174,6 +183,19 @@ def alpha_choices(rows, all_rows):
     return estimates
 
 
+def interval_over_choices(entry, choices):
+    """The interval of alpha widened to hold the best alpha of every choice that leaves the question as it is: how N is
+    counted, the estimator, the split, a lower cut. None where the interval has an open end or one of these no alpha.
+
+    Not c = 0: identified means that it is rejected. Not another recipe or amount of data: these are other questions.
+    """
+    low, high = entry["alpha_interval"]
+    values = [choice["alpha"] for choice in choices if choice["group"] in ("counting", "estimator", "loss", "cut")]
+    if low is None or high is None or None in values:
+        return None
+    return [min([low, *values]), max([high, *values])]
+
+
 def _choices(rows, all_rows):
     """Yields (group, choice in words, rows, options of `_estimate_alpha`)."""
     yield "headline", "total N, c free, all sizes", rows, {}
@@ -187,6 +209,8 @@ def _choices(rows, all_rows):
     names = {row["params_total"]: row["size"] for row in rows}
     for size in sorted(names):
         yield "subset", f"without {names[size]}", [row for row in rows if row["params_total"] != size], {}
+    for smallest in sorted(names)[2:len(names) // 2]:  # a lower cut that keeps more than half; one size less: above
+        yield "cut", f"N >= {si(smallest)} only", [row for row in rows if row["params_total"] >= smallest], {}
     seeds = sorted({row["seed"] for row in rows})
     for seed in seeds if len(seeds) > 1 else []:
         yield "seed", f"seed {seed} alone", [row for row in rows if row["seed"] == seed], {}
@@ -208,18 +232,38 @@ def _estimate_alpha(rows, n="params_total", loss="val_nats_per_char", form="powe
     sizes, losses = columns(rows, n, loss)
     if len(np.unique(sizes)) < law.MIN_SIZES:
         return None
-    identified = interval = None  # the Huber fit has no interval here, and both it and c = 0 are not judged
+    word = interval = None  # the Huber fit has no interval here, and both it and c = 0 are not judged
     if form == "power_floor":
         fit = law.fit_power_law(sizes, losses)
-        alpha, c, interval, identified = fit.alpha, fit.c, fit.alpha_interval, law.verdict(fit)[0]
+        alpha, c, interval, word = fit.alpha, fit.c, fit.alpha_interval, verdict(fit).word
     elif form == "huber":
         huber = law.fit_huber(sizes, losses)
         alpha, c = huber["alpha"], huber["c"]
     else:
         line = law.fit_line(sizes, losses, form)
         alpha, c, interval = line["alpha"], 0.0, line["alpha_interval"]
-    return {"alpha": alpha, "c": c, "alpha_interval": interval, "identified": identified,
+    if alpha is not None and law.is_on_bound(alpha):
+        alpha = c = None
+    return {"alpha": alpha, "c": c, "alpha_interval": interval, "verdict": word,
+            "identified": None if word is None else word == "identified",
             "n_sizes": len(np.unique(sizes)), "n_runs": len(sizes)}
+
+
+def proposal_sentence(family, rows, minutes):
+    """Which runs of a family to train next in `minutes`, and what they promise; or why nothing can be said."""
+    if reason := refusal(rows):
+        return f"{label(family)}: no proposal: {reason}"
+    rows = headline_rows(rows)
+    times = scaling_design.seconds_of_sizes(rows)
+    try:
+        if not times:
+            raise ValueError("the runs do not say how many seconds they took")
+        plan = scaling_design.propose(law.fit_power_law(*columns(rows)), times, minutes)
+    except ValueError as reason:
+        return f"{label(family)}: no proposal: {reason}"
+    runs = ", ".join(f"N = {si(n)} x {count}" for n, count in plan.runs.items())
+    return (f"{label(family)}, next {plan.minutes:.1f} minutes: {runs}; half-width of alpha's interval "
+            f"{plan.half_width:.2g} -> {plan.expected:.2g} (from the curvature of the fit)")
 
 
 # ---------------------------------------------------------------- families at equal cost
@@ -251,7 +295,8 @@ def _compare_pair(first, second, families, fits, settings, rng):
             runs = ([(row[cost], row["seed"], row["val_nats_per_char"], row["params_total"]) for row in rows]
                     for rows in pair.values())
             found = law.compare_families(*runs, noise, settings.n_resamples, rng)
-            compared[cost] = {"what": what, **(found or {"reason": "the ranges do not overlap"})}
+            compared[cost] = {"what": what, **({**found, "text": compared_sentence(first, second, what, found)} if found
+                                               else {"reason": "the ranges do not overlap"})}
     return compared
 
 
@@ -323,8 +368,8 @@ def fit_joint_family(rows, settings, rng):
     intervals = np.percentile(draws, law.TAILS, axis=0).T if len(draws) else [None] * 5
     errors = draws.std(0) if len(draws) else [None] * 5
     fitted = law.joint_loss(parameters, n, d)
-    problems = _problems_of_joint(parameters, draws)
-    entry = {**{name: {"value": value, "interval": interval, "standard_error": error}
+    problems, on_bound = _problems_of_joint(parameters, draws, loss.min())
+    entry = {**{name: {"value": None if on_bound else value, "interval": interval, "standard_error": error}
                 for name, value, interval, error in zip(law.JOINT, parameters, intervals, errors)},
              "r_squared": 1 - ((loss - fitted) ** 2).sum() / ((loss - loss.mean()) ** 2).sum(), "objective": objective,
              "n_runs": len(rows), "n_sizes": n_sizes, "n_amounts_of_data": n_amounts,
@@ -332,26 +377,28 @@ def fit_joint_family(rows, settings, rng):
              "flops_range": [law.FLOPS_PER_ND * (n * d).min(), law.FLOPS_PER_ND * (n * d).max()],
              "resamples": len(draws), "identified": not problems,
              "reason": "; ".join(problems) or "no parameter lies on a bound",
-             "n_opt_exponent": _with_band(parameters[4] / (parameters[3] + parameters[4]),
+             "n_opt_exponent": _with_band(None if on_bound else parameters[4] / (parameters[3] + parameters[4]),
                                           draws[:, 4] / (draws[:, 3] + draws[:, 4]), settings.band_percent)}
-    budgets = np.geomspace(entry["flops_range"][0], 100 * entry["flops_range"][1], 25)
+    budgets = [] if on_bound else np.geomspace(entry["flops_range"][0], 100 * entry["flops_range"][1], 25)
     entry["frontier"] = [recommend(parameters, draws, budget, entry, settings.band_percent) for budget in budgets]
     return entry, draws
 
 
-def _problems_of_joint(parameters, draws):
-    """Why the joint law is not identified, in words: a value on a bound of the search is the bound's, not the data's."""
+def _problems_of_joint(parameters, draws, lowest_loss):
+    """(why the joint law is not identified, in words; whether its best fit lies on a bound of the search: then its
+    values are the bound's, not the data's)."""
     low, high = law.EXPONENT_BOUNDS
     exponents = np.concatenate([parameters[None, 3:], draws[:, 3:]])
     on_bound = ((exponents < 1.01 * low) | (exponents > high / 1.01)).any(1)
     problems = []
-    if on_bound[0] or parameters[0] <= 0:
+    best_on_bound = bool(on_bound[0] or parameters[0] < NO_FLOOR * lowest_loss)
+    if best_on_bound:
         problems.append("the best fit lies on a bound")
     if len(draws) and on_bound[1:].mean() > 1 - law.LEVEL:
         problems.append(f"{100 * on_bound[1:].mean():.0f} % of the resamples put an exponent on a bound")
     if not len(draws):
         problems.append("no bootstrap was made, so nothing says how firm the parameters are")
-    return problems
+    return problems, best_on_bound
 
 
 def _with_band(value, draws, band_percent):
@@ -372,6 +419,8 @@ def recommend(parameters, draws, flops, entry, band_percent):
 
 def budget_sentence(family, entry, draws, flops, band_percent):
     """What to train with `flops`, from a family's entry of the joint law and its draws."""
+    if entry["E"]["value"] is None:
+        return f"{label(family)}: no recommendation from a joint law that is not identified: {entry['reason']}"
     draws = np.array(draws)
     best = recommend([entry[name]["value"] for name in law.JOINT], draws, flops, entry, band_percent)
     parts = []
@@ -402,6 +451,7 @@ def analyse(rows, settings, measured=VALIDATION):
         else:
             entries[family], laws[family] = fit_family(families[family], settings, rng)
             counting[family] = alpha_choices(families[family], own)
+            entries[family]["interval_over_choices"] = interval_over_choices(entries[family], counting[family])
     joint, joint_refused, draws = {}, {}, {}
     for family, own in everything.items():
         recipe = headline_rows(own)[0]["recipe"]  # the joint law is that of one way of training
@@ -427,6 +477,10 @@ def describe_method(settings):
     return {
         "fit": "least squares of a N^-alpha + c (N: total parameters) by variable projection over all local minima",
         "interval": "profile likelihood, F(1, degrees of freedom of the noise); see benchmarks/scaling.md",
+        "verdict": f"open: an end of the interval is missing, or {RIVALS['log_linear']} is not rejected at "
+                   f"{100 * RIVAL_LEVEL:.0f} % (F test against its limit alpha -> 0); bounded: both ends are known; "
+                   f"identified: they are at most a factor of {MOST_RATIO} apart, {RIVALS['power']} is rejected "
+                   f"likewise, and {law.MIN_NOISE_DOF} degrees of freedom measure the noise",
         "huber": f"cross-check: summed Huber loss on log L, delta {law.HUBER_DELTA:g}, multi-start",
         "not_covered": "the intervals cover the noise of runs, not what another corpus, recipe or validation set "
                        "would change",
@@ -436,34 +490,77 @@ def describe_method(settings):
 # ---------------------------------------------------------------- in words
 
 def headline(entries, refused, compared, joint, band_percent):
-    """The answer in a few sentences, true whatever the numbers are."""
-    sentences = [f"{label(family)}: not fitted: {refused[family]}." if family in refused else
+    """The answer, true whatever the numbers are: a sentence of at most 25 words for each family, each pair of families
+    and each joint law. The long reasons stand in families.<family>.reason and comparison.<cost>.text."""
+    sentences = [_refused_sentence(family, refused[family]) if family in refused else
                  _law_sentence(family, entries[family]) for family in in_order(set(entries) | set(refused))]
-    for pair in compared:
-        own = [compared_sentence(pair["first"], pair["second"], what, pair[cost])
-               for cost, what in COSTS.items() if "points" in pair[cost]]
-        if own and len(compared) > 1:
-            own[0] = f"{_pair(pair)}: {own[0]}"
-        sentences += own
-    for family, entry in joint.items():
-        exponent = entry["n_opt_exponent"]
-        sentences.append(f"{label(family)}, sizes and data varied ({entry['n_runs']} runs): " + (
-            f"alpha {entry['alpha']['value']:.2f}, beta {entry['beta']['value']:.2f}, compute-optimal N grows as "
-            f"C^{exponent['value']:.2f} ({band_percent} % band {exponent['band'][0]:.2f} to {exponent['band'][1]:.2f})."
-            if entry["identified"] else f"the joint law is not identified: {entry['reason']}."))
+    sentences += filter(None, (_pair_sentence(pair) for pair in compared))
+    sentences += [_joint_sentence(family, entry, band_percent) for family, entry in joint.items()]
     return " ".join(sentences)
 
 
+def _refused_sentence(family, reason):
+    reason, *_ = reason.partition(";")
+    words = reason.split()
+    return f"{label(family)}: not fitted: {' '.join(words[:20])}{' ...' if len(words) > 20 else ''}."
+
+
 def _law_sentence(family, entry):
-    """What the runs of one family say. No formula where alpha is not identified: it would be quoted."""
+    """What the runs of one family say, in the verdict's word. No value of alpha unless it is identified: it would be
+    quoted. No formula: a rounded to what alpha's interval allows gives other losses."""
     runs = f"{entry['n_sizes']} sizes, {entry['n_runs']} runs"
-    if not entry["identified"]:
-        return (f"{label(family)}: these {runs} do not identify alpha: {entry['reason']} (best fit: alpha "
-                f"{entry['alpha']:.2f}, R2 {entry['r_squared']:.3f}).")
+    if entry["verdict"] == "open":
+        return f"{label(family)}: alpha stays open ({runs}): {entry['reason_in_short']}."
     low, high = entry["alpha_interval"]
-    return (f"{label(family)}: loss = {entry['a']:.3g} N^-{entry['alpha']:.2f} + {entry['c']:.2f}, "
-            f"alpha {entry['alpha']:.2f} ({100 * law.LEVEL:.0f} % interval {low:.2f} to {high:.2f}; "
-            f"R2 {entry['r_squared']:.3f}; {runs}).")
+    ends = f"{rounded(low, low, high)} to {rounded(high, low, high)}"
+    if entry["verdict"] == "bounded":
+        return f"{label(family)}: alpha is bounded, {ends} ({runs}), not identified: {entry['reason_in_short']}."
+    choices = entry["interval_over_choices"]
+    spread = "" if choices is None else (
+        f"; over choices of analysis {' to '.join(rounded(end, low, high) for end in choices)}")
+    return (f"{label(family)}: alpha is identified, {rounded(entry['alpha'], low, high)} ({100 * law.LEVEL:.0f} % "
+            f"interval {ends}{spread}; {runs}).")
+
+
+def rounded(value, low, high):
+    """A number with the decimals that its interval allows: those of the first digit of its half-width, at most three.
+
+    >>> rounded(0.48612, 0.441, 0.539), rounded(0.9183, 0.28, 3.0), rounded(0.48612, 0.48, 0.49)
+    ('0.49', '0.9', '0.486')
+    """
+    half = (high - low) / 2
+    digits = 3 if half <= 0 else -math.floor(math.log10(half))
+    return f"{value:.{min(max(digits, 1), 3)}f}"
+
+
+def _pair_sentence(pair):
+    """Who has the lower loss at equal cost, in one sentence; None if no cost can be compared."""
+    parts = [f"at equal {IN_SHORT[cost]} {_who_is_lower(pair['first'], pair['second'], pair[cost]['points'])}"
+             for cost in COSTS if "points" in pair[cost]]
+    return f"Lower loss of {_pair(pair)}: {', '.join(parts)}." if parts else None
+
+
+def _who_is_lower(first, second, points):
+    """"LSTM at 2 of 5 points": those where the interval of the difference carries it."""
+    if any(point["interval"] is None for point in points):
+        return "unknown"
+    below = sum(point["interval"][1] < 0 for point in points)
+    above = sum(point["interval"][0] > 0 for point in points)
+    clear = [f"{label(family)} {'everywhere' if count == len(points) else f'at {count}/{len(points)} points'}"
+             for count, family in ((below, first), (above, second)) if count]
+    return " and ".join(clear) or "neither"
+
+
+def _joint_sentence(family, entry, band_percent):
+    start = f"{label(family)}, sizes and data varied ({entry['n_runs']} runs): "
+    if not entry["identified"]:
+        return f"{start}the joint law is not identified: {entry['reason'].partition(';')[0]}."
+    alpha, beta = (rounded(entry[name]["value"], *entry[name]["interval"]) for name in ("alpha", "beta"))
+    exponent = entry["n_opt_exponent"]
+    low, high = exponent["band"]
+    value, *ends = (rounded(number, low, high) for number in (exponent["value"], low, high))
+    return (f"{start}alpha {alpha}, beta {beta}; compute-optimal N grows as C^{value} ({band_percent} % band "
+            f"{' to '.join(ends)}).")
 
 
 def compared_sentence(first, second, what, found):
@@ -505,7 +602,7 @@ def warnings(entries, compared):
                        f"of a 3-parameter curve")
         if not entry["falls_with_n"]:
             out.append(f"{label(family)}: the loss does not fall from each size to the next")
-        if not entry["huber"]["inside_interval"]:
+        if entry["huber"]["inside_interval"] is False:
             out.append(f"{label(family)}: the Huber cross-check (alpha {entry['huber']['alpha']:.3g}) lies outside the "
                        f"interval: a single run may dominate")
         if entry["noise"]["source"] == "lack of fit":
@@ -519,11 +616,12 @@ def warnings(entries, compared):
 
 
 def summary(result):
-    """The closing block: the classical numbers per family, with their interval."""
+    """The closing block: the classical numbers per family, with their interval and the verdict."""
     block = {}
     for family, entry in result["families"].items():
         low, high = ("unbounded" if end is None else f"{end:.3f}" for end in entry["alpha_interval"])
-        block[label(family)] = (f"alpha {entry['alpha']:.3f} (95 % {low} to {high}), c {entry['c']:.3f}, R2 "
-                                f"{entry['r_squared']:.4f}, {'' if entry['identified'] else 'NOT '}identified")
+        best = ("alpha and c on the bound of the search" if entry["alpha"] is None else
+                f"alpha {entry['alpha']:.3f} (95 % {low} to {high}), c {entry['c']:.3f}")
+        block[label(family)] = f"{best}, R2 {entry['r_squared']:.4f}, {entry['verdict']}"
     block.update({label(family): f"not fitted: {reason}" for family, reason in result["refused"].items()})
     return block | {"headline": result["headline"]}

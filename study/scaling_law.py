@@ -44,6 +44,11 @@ def t_quantile(level, dof):
     return float(special.stdtrit(dof, level))
 
 
+def is_on_bound(alpha):
+    """True for an exponent on an end of the range searched: it is the search's number, and no finding."""
+    return not ALPHA_RANGE[0] * 1.001 < alpha < ALPHA_RANGE[1] / 1.001
+
+
 # ---------------------------------------------------------------- L(N) = a N^-alpha + c
 
 class PowerLaw(NamedTuple):
@@ -304,47 +309,9 @@ def joint_region(fit, n_alpha=240, n_c=240):
     return alphas, floors, (fit.weights * residual ** 2).sum(2)
 
 
-def verdict(fit):
-    """(identified, reason in words): whether these points determine alpha.
-
-    A fit always returns three numbers. They mean something only if the data, and not the edge of the search, hold them:
-    hence the checks of bounds. c above a measured loss says that the "irreducible" loss was beaten already: the curve
-    was bent by one size that came out high.
-    """
-    low, high = fit.alpha_interval
-    problems = []
-    if fit.noise_sd is None:
-        problems.append(f"{len(fit.sizes)} sizes of one run each leave no degree of freedom to measure the scatter")
-    elif low is None or high is None:
-        ends = {(True, True): "unbounded on both sides", (True, False): f"unbounded below (it ends at {high or 0:.3g})",
-                (False, True): f"unbounded above (it begins at {low or 0:.3g})"}[low is None, high is None]
-        problems.append(f"the {100 * fit.level:.0f} % interval of alpha is {ends}")
-    if not ALPHA_RANGE[0] * 1.001 < fit.alpha < ALPHA_RANGE[1] / 1.001:
-        problems.append(f"the best alpha lies on the edge of the range searched ({fit.alpha:.3g})")
-    if fit.c <= 0:
-        problems.append("the best c lies on its bound 0")
-    if fit.a <= 0:
-        problems.append("the best a is 0: the losses do not fall with size")
-    if fit.c >= fit.means.min():
-        at = fit.sizes[int(fit.means.argmin())]
-        problems.append(f"c = {fit.c:.3f} lies above a measured loss ({fit.means.min():.3f} at N = {at:,.0f})")
-    if problems:
-        return False, "; ".join(problems)
-    reason = (f"the {100 * fit.level:.0f} % interval of alpha is bounded ({low:.3g} to {high:.3g}, a factor of "
-              f"{high / low:.2g}) and c lies between 0 and every measured loss")
-    if fit.c_interval[0] <= 0:
-        reason += "; a law without floor (c = 0) is not excluded"
-    if fit.noise_source == "residuals" and fit.noise_dof == 1:
-        reason += ("; with one degree of freedom a scatter that is small by luck makes such an interval too short "
-                   "(simulated: 85 % of those that look bounded hold the truth)")
-    if fit.noise_source == "lack of fit":
-        reason += ("; the sizes scatter about the curve by more than the seeds explain, so the interval uses that "
-                   "scatter")
-    return True, reason
-
-
 def fit_huber(n, loss, delta=HUBER_DELTA, starts=(0.03, 0.1, 0.2, 0.4, 0.8, 1.6)):
-    """Multi-start fit of a N^-alpha + c with a summed Huber loss on log L: {"alpha", "a", "c", "objective"}.
+    """Multi-start fit of a N^-alpha + c with a summed Huber loss on log L: {"alpha", "a", "c", "objective"}; None for
+    the three if the best exponent lies on the bound of the search.
 
     log L is a log-sum-exp of (log a - alpha log N, log c): in log space an error of 1 % counts the same at every loss,
     and a and c are positive without a bound. With a delta far below the noise this is nearly the median curve: robust
@@ -367,6 +334,8 @@ def fit_huber(n, loss, delta=HUBER_DELTA, starts=(0.03, 0.1, 0.2, 0.4, 0.8, 1.6)
     p, objective = minimize_huber(model, np.log(loss), begin, bounds, delta=delta)
     best = int(objective.argmin())
     log_a, alpha, log_c = p[best]
+    if is_on_bound(alpha):
+        return {"alpha": None, "a": None, "c": None, "objective": float(objective[best])}
     return {"alpha": float(alpha), "a": float(math.exp(log_a + alpha * center)),
             "c": float(math.exp(log_c)) if log_c > LOG_ZERO else 0.0, "objective": float(objective[best])}
 
@@ -500,7 +469,8 @@ def leave_one_size_out(n, loss):
         measured = loss[~rest].mean()
         for form in FORMS:
             errors[form].append(predict_form(form, n[rest], loss[rest], size) / measured - 1)
-        alphas[size] = fit_power_law(n[rest], loss[rest]).alpha
+        alpha = fit_power_law(n[rest], loss[rest]).alpha
+        alphas[size] = None if is_on_bound(alpha) else alpha
     rms = {form: float(np.sqrt(np.mean(np.square(e)))) if e else None for form, e in errors.items()}
     return rms, alphas
 
@@ -575,8 +545,10 @@ def bootstrap_power_law(n, loss, fit, resamples, rng):
 
 
 def _percentiles(alphas, floors):
-    edge = (alphas <= ALPHA_RANGE[0] * 1.02) | (alphas >= ALPHA_RANGE[1] / 1.02)
-    return {"alpha_interval": np.percentile(alphas, TAILS).tolist(), "alpha_median": float(np.median(alphas)),
+    edge = (alphas <= ALPHA_RANGE[0] * 1.02) | (alphas >= ALPHA_RANGE[1] / 1.02)  # about a node of the grid
+    low, median, high = (None if not ALPHA_RANGE[0] * 1.02 < alpha < ALPHA_RANGE[1] / 1.02 else float(alpha)
+                         for alpha in np.percentile(alphas, [TAILS[0], 50, TAILS[1]]))
+    return {"alpha_interval": [low, high], "alpha_median": median,
             "c_interval": np.percentile(floors, TAILS).tolist(), "share_on_edge": float(edge.mean()),
             "share_c_zero": float((floors <= 0).mean())}
 
