@@ -2,6 +2,7 @@
 
 Run: python -m benchmarks.bench_sampling [--checkpoint checkpoints/transformer_xl.pt --tokenizer data/tokenizer.pkl]
      [--threads 2]. Without a checkpoint an XL Transformer with random weights is timed, whose samples never end early.
+     python -m benchmarks.bench_sampling --rates best_model lstm_small [--root quick]: validity with free and right bars.
 Prints a table; benchmarks/sampling.md holds the figures.
 """
 
@@ -13,6 +14,8 @@ from pathlib import Path
 import torch
 
 from common import BEGIN, END, UNKNOWN, CharTokenizer, load_tokenizer
+from music.right_bars import RightBars
+from music.validity import rate_samples
 from study.families import build_model
 from study.sampling import draw, filtered_weights, generate, unprompted
 
@@ -45,6 +48,27 @@ def naive(model, n_chars, seed=0):
         tokens.append(int(draw(filtered_weights(logits, 1.0, 0, 1.0, 0.0), u)))
 
 
+def rates(root, names, n, max_chars):
+    """One line a model and way of drawing: what right bars cost and give, beside free samples at temperature 1."""
+    from study.checkpoints import load_checkpoint
+    tokenizer = load_tokenizer(root / "data/tokenizer.pkl")
+    for name in names:
+        model = load_checkpoint(root / f"checkpoints/{name}.pt")[0]
+        for bars in ("free", "right"):
+            started = time.process_time()
+            samples = generate(model, tokenizer, unprompted(n, 0, max_chars, bars=bars), right_bars=RightBars)
+            seconds = time.process_time() - started
+            rated = rate_samples(samples)
+            bits = [bit for sample in samples for bit in sample["surprisal_bits"]]
+            draws, kept = (sum(sample.get(key, 0) for sample in samples) for key in ("n_draws", "n_kept"))
+            levels, ended = rated["level_rates"], sum(sample["stop_reason"] == "end" for sample in samples)
+            print(f"{name}, bars {bars}: level 4 {levels['meter']:.3f}, level 5 {levels['aligned']:.3f}, judge "
+                  f"{rated['abc2midi_clean_rate']}, bars right {rated['bar_accuracy'] or 0:.3f}, draws a bar "
+                  f"{draws / kept if kept else 1:.2f}, ended {ended}, stuck "
+                  f"{sum(sample['stop_reason'] == 'stuck' for sample in samples)} of {n}, bits a character "
+                  f"{sum(bits) / max(len(bits), 1):.3f}, characters {len(bits)}, {seconds:.1f} CPU s", flush=True)
+
+
 def timed(function, *args):
     """Seconds of the clock and of the processors (the first is worth nothing on a busy machine)."""
     started = time.perf_counter(), time.process_time()
@@ -60,8 +84,14 @@ def main():
     parser.add_argument("--family", choices=("transformer", "lstm"), default="transformer")
     parser.add_argument("--naive-chars", type=int, default=1000)
     parser.add_argument("--samples", type=int, nargs="+", default=[1, 10, 100])
+    parser.add_argument("--rates", nargs="+", metavar="NAME", help="rate these checkpoints with free and right bars")
+    parser.add_argument("--root", type=Path, default=Path("quick"), help="where their checkpoints/ and data/ are")
+    parser.add_argument("--n", type=int, default=64)
+    parser.add_argument("--chars", type=int, default=700)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    if args.rates:
+        return rates(args.root, args.rates, args.n, args.chars)
     if args.checkpoint:
         from study.checkpoints import load_checkpoint
         model, tokenizer = load_checkpoint(args.checkpoint)[0], load_tokenizer(args.tokenizer)

@@ -12,6 +12,10 @@ products add up in an order that depends on the number of rows when there are fe
 batches are padded to a multiple of eight rows. Across devices, torch versions or CPU types the last bits of the
 logits differ, and now and then a draw falls on the other side of a boundary.
 
+With `bars="right"` a bar that is not exactly as long as its meter is drawn again, from the model's state before it: that
+samples P(bar | what came before, the bar is right) exactly, where a mask on characters would sample something else
+(Park et al. 2024). What is right is judged by `music/right_bars.py`; how many draws it took is part of the sample.
+
 Budgets and surprisal count characters whatever a token is (`tokenizer.token_chars`), so that models of different
 vocabularies can be compared.
 
@@ -31,6 +35,7 @@ START = (END, BEGIN)  # how a tune starts in the training text: after the end of
 LANES = 8            # rows; batches are padded to a multiple of it, which makes a row's logits independent of the batch
 BATCH_ROWS = 128     # rows at once; the key/value cache of XL takes 8 MB a row
 SHRINK = 0.75        # finished rows leave when the batch can shrink to this share of its rows
+MAX_TRIES = 64       # draws of one bar; a tune whose bar fails as often is stuck and ends
 DRAWS = 256          # uniform numbers taken from a row's generator at a time
 MODEL_ITSELF = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}  # the sampler that changes nothing
 
@@ -45,6 +50,7 @@ class Request(NamedTuple):
     top_p: float = 1.0
     min_p: float = 0.0
     max_chars: int = 2000  # budget: characters drawn after the prompt
+    bars: str = "free"     # "right": a bar that its meter does not allow is drawn again
 
 
 def unprompted(n, base_seed, max_chars, **sampler):
@@ -108,52 +114,73 @@ def draw(weights, uniform):
 
 # ---------------------------------------------------------------- generation
 
-def generate(model, tokenizer, requests, device="cpu", batch_rows=BATCH_ROWS):
+def generate(model, tokenizer, requests, device="cpu", batch_rows=BATCH_ROWS, right_bars=None):
     """Draws every request; returns a list of dicts in the order of the requests.
 
     Keys: the request's own, `text` (prompt and what was drawn, without end token), `new_chars`, `stop_reason`
-    ("end" = the model ended the tune, "budget" = max_chars were drawn), `surprisal_bits` (-log2 of the probability that
-    the model itself, at temperature 1 and unfiltered, gave each character of `text`; a token of several characters
-    spreads its bits evenly over them), `end_bits` (the same of the end token, None if there is none), `seconds` (from
-    the start of its batch to its last character).
+    ("end" = the model ended the tune, "budget" = max_chars were drawn, "stuck" = one bar failed MAX_TRIES times),
+    `surprisal_bits` (-log2 of the probability that the model itself, at temperature 1 and unfiltered, gave each
+    character of `text`; a token of several characters spreads its bits evenly over them), `end_bits` (the same of the
+    end token, None if there is none), `seconds` (from the start of its batch to its last character); with right bars
+    also `n_kept` and `n_draws`, bars (header and end counted as such) kept and drawn. Right bars that do not reach the
+    end of the tune stop after the last bar that all voices have.
 
-    model: has `step(idx, cache)` and `take_rows(cache, rows)`, as the classes in common.py. The begin and unknown
+    right_bars: the class RightBars of `music/right_bars.py`, for requests with right bars. It is handed over, not named
+    here, so that a change of the judge leaves free samples as they are.
+    model: has `step`, `step_rows`, `take_rows`, `mark` and `rewind`, as the classes in common.py. The begin and unknown
     tokens are never drawn: neither is ever a target of the training loss. Raises ValueError if a prompt has a character
-    that the vocabulary lacks or a setting makes no sense.
+    that the vocabulary lacks, if no right bar can follow it, or if a setting makes no sense.
     """
     requests = list(requests)
     for request in requests:
-        _check(request, tokenizer)
-    samples = []
-    for first in range(0, len(requests), batch_rows):
-        samples += _generate_batch(model, tokenizer, requests[first:first + batch_rows], device)
+        _check(request, tokenizer, right_bars)
+    samples = [None] * len(requests)
+    for together in (True, False):
+        chosen = [i for i, request in enumerate(requests) if _starts_like_all(request) == together]
+        for first in range(0, len(chosen), batch_rows):
+            part = chosen[first:first + batch_rows]
+            drawn = _generate_batch(model, tokenizer, [requests[i] for i in part], device, together, right_bars)
+            for i, sample in zip(part, drawn):
+                samples[i] = sample
     return samples
 
 
-def _check(request, tokenizer):
+def _starts_like_all(request):
+    """True if the rows of such requests are always at the same place: no prompt, and never a step back."""
+    return not request.prompt and request.bars == "free"
+
+
+def _check(request, tokenizer, right_bars):
     if UNKNOWN in tokenizer.encode(request.prompt):
         foreign = [c for c in sorted(set(request.prompt)) if UNKNOWN in tokenizer.encode(c)]
         raise ValueError(f"the prompt has characters that the training text lacks: {' '.join(map(repr, foreign))}")
     if not (request.temperature >= 0 and request.top_k >= 0 and 0 < request.top_p <= 1 and 0 <= request.min_p <= 1
-            and request.max_chars >= 1):
+            and request.max_chars >= 1 and request.bars in ("free", "right")):
         raise ValueError("sampler settings out of range: temperature >= 0, top-k >= 0, 0 < top-p <= 1, "
-                         "0 <= min-p <= 1, at least 1 character")
+                         "0 <= min-p <= 1, at least 1 character, bars free or right")
+    wrong = right_bars.what_is_wrong(request.prompt) if request.bars == "right" else None
+    if wrong:
+        raise ValueError(f"no right bar can follow this prompt: {wrong}")
 
 
 class _Batch:
     """Requests that are drawn side by side: what has been drawn of each, and which are still at it.
 
     Rows that pad the batch are requests that are finished from the start; they stand behind the real ones. A text has
-    at most as many tokens as characters, so the room for them is the prompt and max_chars.
+    at most as many tokens as characters, so the room for them is the prompt and max_chars; a bar that shall be right may
+    run over that before it is judged, or one drawn wrongly would end the tune.
     """
 
-    def __init__(self, requests, tokenizer):
+    def __init__(self, requests, tokenizer, together, right_bars):
         padded = requests + [Request(max_chars=1)] * (-len(requests) % LANES)
         prompts = [np.concatenate([START, tokenizer.encode(request.prompt)]) for request in padded]
         self.token_chars = torch.as_tensor(tokenizer.token_chars)
         self.n_prompt = torch.tensor([len(prompt) for prompt in prompts])
         self.max_chars = torch.tensor([request.max_chars for request in padded])
-        self.tokens = torch.zeros(len(padded), int((self.n_prompt + self.max_chars).max()), dtype=torch.long)
+        self.right = {row: right_bars(request.prompt)
+                      for row, request in enumerate(requests) if request.bars == "right"}
+        room = int((self.n_prompt + self.max_chars).max()) + (right_bars.MAX_CHARS + 2 if self.right else 0)
+        self.tokens = torch.zeros(len(padded), room, dtype=torch.long)
         for row, prompt in enumerate(prompts):
             self.tokens[row, :len(prompt)] = torch.as_tensor(prompt, dtype=torch.long)
         self.bits = torch.zeros(self.tokens.shape, dtype=torch.float32)
@@ -161,54 +188,114 @@ class _Batch:
                          for name in MODEL_ITSELF]
         self.streams = [torch.Generator().manual_seed(request.seed) for request in padded]
         self.uniform = torch.zeros(len(padded), DRAWS, dtype=torch.float64)
+        self.n_uniform = torch.zeros(len(padded), dtype=torch.long)  # uniform numbers used
+        self.n_tokens = torch.ones_like(self.n_prompt) if together else self.n_prompt.clone()  # given and drawn
+        self.n_chars = torch.zeros(len(padded), dtype=torch.long)    # drawn after the prompt
         self.alive = torch.arange(len(padded)) < len(requests)
-        self.ended = torch.zeros(len(padded), dtype=torch.bool)
-        self.n_chars = torch.zeros(len(padded), dtype=torch.long)  # drawn after the prompt
-        self.n_tokens = torch.zeros(len(padded), dtype=torch.long)  # of a finished row
+        self.stop_reasons = [None] * len(padded)
+        self.kept = [(int(n), 0) for n in self.n_prompt]  # tokens, and characters drawn, up to the last right bar ...
+        self.level = list(self.kept)                      # ... and up to the last bar that all voices have
 
-    def extend(self, rows, at, logits):
-        """Gives each of these rows its token number `at`: the prompt's, or one drawn from logits (n_rows, V).
-        Returns the rows that are finished with it."""
-        writing, place = self.alive[rows] & (at >= self.n_prompt[rows]), (at - self.n_prompt[rows]) % DRAWS
+    def extend(self, rows, logits):
+        """Gives each of these rows its next token: the prompt's, or one drawn from logits (n_rows, V)."""
+        alive, at = self.alive[rows], self.n_tokens[rows].clamp(max=self.tokens.shape[1] - 1)
+        writing, place = alive & (at >= self.n_prompt[rows]), self.n_uniform[rows] % DRAWS
         for row in rows[writing & (place == 0)].tolist():
             self.uniform[row] = torch.rand(DRAWS, dtype=torch.float64, generator=self.streams[row])
         drawn = draw(filtered_weights(logits, *(setting[rows] for setting in self.settings)), self.uniform[rows, place])
         tokens = torch.where(writing, drawn, self.tokens[rows, at])
-        self.tokens[rows, at] = tokens
         surprisal = -logits.double().log_softmax(dim=1).gather(1, tokens.unsqueeze(1)).squeeze(1)
-        self.bits[rows, at] = (surprisal / np.log(2)).float()
-
+        self.tokens[rows[alive], at[alive]] = tokens[alive]
+        self.bits[rows[alive], at[alive]] = (surprisal / np.log(2)).float()[alive]
+        self.n_tokens[rows] += alive.long()
+        self.n_uniform[rows] += writing.long()
         self.n_chars[rows] += torch.where(writing, self.token_chars[tokens], 0)
-        self.ended[rows] |= writing & (tokens == END)
-        done = rows[writing & (self.ended[rows] | (self.n_chars[rows] >= self.max_chars[rows]))]
-        self.alive[done], self.n_tokens[done] = False, at + 1
-        return done
+        return tokens.masked_fill(~writing, BEGIN)
+
+    def stop(self, row, reason):
+        """A row is finished."""
+        self.alive[row], self.stop_reasons[row] = False, reason
+
+    def finish_free(self, rows, tokens):
+        """Ends the rows whose tune, or whose budget, is over with these tokens (BEGIN where none was drawn)."""
+        over = (tokens == END) | (tokens != BEGIN) & (self.n_chars[rows] >= self.max_chars[rows])
+        for row, token in zip(rows[over].tolist(), tokens[over].tolist()):
+            if row not in self.right:
+                self.stop(row, "end" if token == END else "budget")
+
+    def judge_bars(self, rows, tokens, decode):
+        """Keeps the bars that are right with these tokens and takes back those that are wrong; ends rows that are over.
+        Returns the places in `rows` of those whose bar is kept, and of those that draw it again."""
+        kept, back = [], []
+        for place, (row, token) in enumerate(zip(rows.tolist(), tokens.tolist())):
+            if row not in self.right or token == BEGIN:
+                continue
+            bars, now = self.right[row], (int(self.n_tokens[row]), int(self.n_chars[row]))
+            verdict, ended = "open", token == END
+            if ended or bars.is_due(decode([token]), now[1]):
+                text = decode(self.tokens[row, len(START):now[0] - ended].tolist())
+                verdict = bars.judge(text, now[1], ended)
+            fits, stuck = now[1] - ended <= self.max_chars[row], bars.n_tries == MAX_TRIES
+            if verdict == "right":
+                self.kept[row] = now
+                self.level[row] = now if fits and bars.is_level else self.level[row]
+                kept.append(place)
+            elif verdict == "wrong":
+                self.n_tokens[row], self.n_chars[row] = self.kept[row]
+                back.append(place)
+            if ended and fits and verdict == "right":
+                self.stop(row, "end")
+            elif stuck or verdict == "right" and now[1] >= self.max_chars[row]:
+                self.n_tokens[row], self.n_chars[row] = self.level[row]
+                self.stop(row, "stuck" if stuck else "budget")
+        return kept, back
 
 
 @torch.inference_mode()
-def _generate_batch(model, tokenizer, requests, device):
+def _generate_batch(model, tokenizer, requests, device, together, right_bars):
+    """Samples of one batch; together: all rows are at the same place, so that the model's plain step will do."""
     started = time.perf_counter()
-    batch = _Batch(requests, tokenizer)
+    batch = _Batch(requests, tokenizer, together, right_bars)
+    if not together:
+        _read_prompts(model, batch, device)
     seconds, rows, cache = [0.0] * len(batch.alive), torch.arange(len(batch.alive)), None
-    for at in progress(range(1, batch.tokens.shape[1]), desc=f"{len(requests)} samples", unit="token"):
-        # Prompts are fed token by token like everything else: reading one at a stroke would be faster and would round
-        # differently, and then a sample would depend on the lengths of the prompts beside it.
-        # The model's own step slides the window once its context is full.
-        logits, cache = model.step(batch.tokens[rows, at - 1:at].to(device), cache)
+    for _ in progress(iter(batch.alive.any, torch.tensor(False)), desc=f"{len(requests)} samples", unit="token"):
+        n = batch.n_tokens[rows]
+        if together:  # the model's own step slides the window once its context is full
+            logits, cache = model.step(batch.tokens[rows].gather(1, n[:, None] - 1).to(device), cache)
+        else:
+            logits, cache = model.step_rows(batch.tokens[rows].to(device), n.to(device), cache)
         logits = logits.float().cpu()
         logits[:, [BEGIN, UNKNOWN]] = -torch.inf
-        done = batch.extend(rows, at, logits)
+        were_alive = batch.alive[rows]
+        tokens = batch.extend(rows, logits)
+        batch.finish_free(rows, tokens)
+        if batch.right:
+            kept, back = batch.judge_bars(rows, tokens, tokenizer.decode)
+            if kept:
+                model.mark(cache, torch.tensor(kept, device=device))
+            if back:
+                model.rewind(cache, torch.tensor(back, device=device))
+        done = rows[were_alive & ~batch.alive[rows]]
         if len(done):
             for row in done.tolist():
                 seconds[row] = time.perf_counter() - started
-            if not batch.alive.any():
-                break
             kept = _rows_to_keep(batch.alive[rows])
             if kept is not None:
                 cache, rows = model.take_rows(cache, kept.to(device)), rows[kept]
-    return [_sample(request, tokenizer, batch.tokens[row, len(START):batch.n_tokens[row]],
-                    batch.bits[row, len(START):batch.n_tokens[row]], bool(batch.ended[row]), seconds[row])
-            for row, request in enumerate(requests)]
+    return [_sample(request, tokenizer, batch, row, seconds[row]) for row, request in enumerate(requests)]
+
+
+def _read_prompts(model, batch, device):
+    """The surprisal of every prompt. Each is read alone and at one stroke, so that it depends on no other; so is what
+    `step_rows` makes of it."""
+    for row in (batch.n_prompt > len(START)).nonzero().flatten().tolist():
+        n = int(batch.n_prompt[row])
+        tokens = batch.tokens[row:row + 1, :n].to(device)
+        logits = torch.cat(list(model.read_on(tokens)), dim=1)[0, :-1].float().cpu()
+        logits[:, [BEGIN, UNKNOWN]] = -torch.inf
+        surprisal = -logits.double().log_softmax(dim=1).gather(1, batch.tokens[row, 1:n, None]).squeeze(1)
+        batch.bits[row, 1:n] = (surprisal / np.log(2)).float()
 
 
 def _rows_to_keep(alive):
@@ -220,15 +307,17 @@ def _rows_to_keep(alive):
     return torch.argsort(alive.int(), descending=True, stable=True)[:n_kept].sort().values
 
 
-def _sample(request, tokenizer, tokens, bits, ended, seconds):
+def _sample(request, tokenizer, batch, row, seconds):
     """A finished row as `generate` returns it; what the last token has beyond the budget is cut off."""
-    tokens, bits = tokens.tolist(), bits.tolist()
-    end_bits = round(bits.pop(), 3) if ended else None
+    written = slice(len(START), batch.n_tokens[row])
+    tokens, bits = batch.tokens[row, written].tolist(), batch.bits[row, written].tolist()
+    end_bits = round(bits.pop(), 3) if batch.stop_reasons[row] == "end" else None
     text = tokenizer.decode(tokens)[:len(request.prompt) + request.max_chars]
     per_char = []
     for token, n_bits in zip(tokens, bits):
         n_chars = int(tokenizer.token_chars[token])
         per_char += [round(n_bits / n_chars, 3)] * n_chars
+    bars = batch.right.get(row)
     return {**request._asdict(), "text": text, "new_chars": len(text) - len(request.prompt),
-            "stop_reason": "end" if ended else "budget", "surprisal_bits": per_char[:len(text)], "end_bits": end_bits,
-            "seconds": round(seconds, 3)}
+            "stop_reason": batch.stop_reasons[row], "surprisal_bits": per_char[:len(text)], "end_bits": end_bits,
+            **({"n_kept": bars.n_kept, "n_draws": bars.n_draws} if bars else {}), "seconds": round(seconds, 3)}

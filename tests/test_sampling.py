@@ -8,8 +8,10 @@ import torch
 from torch import nn
 
 from common import BEGIN, END, UNKNOWN, CharTokenizer
+from music.abc_text import check_abc
+from music.right_bars import RightBars
 from study.families import build_model
-from study.sampling import Request, draw, filtered_weights, generate, unprompted
+from study.sampling import MAX_TRIES, Request, draw, filtered_weights, generate, unprompted
 
 CHARACTERS = "ABCDEFGabcdefg|[]z123468:\n"
 TOKENIZER = CharTokenizer(CHARACTERS)
@@ -88,24 +90,47 @@ def small_model(family, block_size=32):
     return model.eval()
 
 
-class Script(nn.Module):
-    """Says the given text whatever it is fed: the character after the one at place i is script[i]."""
+class HandMade(nn.Module):
+    """A model whose logits are a function of the tokens so far; subclasses say which."""
 
-    def __init__(self, tokenizer, script, ends=True):
+    def __init__(self, tokenizer):
         super().__init__()
-        self.tokens = [*tokenizer.encode(script).tolist(), *([END] if ends else [])]
-        self.vocab_size = tokenizer.vocab_size
-        self.n = -1  # the first step reads the end of the tune before
+        self.tokenizer, self.vocab_size = tokenizer, tokenizer.vocab_size
+
+    def logits(self, tokens):
+        raise NotImplementedError
 
     def step(self, idx, cache=None):
-        logits = torch.full((len(idx), self.vocab_size), -20.0)
-        logits[:, self.tokens[min(max(self.n, 0), len(self.tokens) - 1)]] = 5.0
-        logits[:, [BEGIN, UNKNOWN]] = 50.0  # never targets of training, so their logits mean nothing
-        self.n += 1
-        return logits, torch.zeros(len(idx))
+        tokens = idx if cache is None else torch.cat((cache, idx), dim=1)
+        return torch.stack([self.logits(row) for row in tokens]), tokens
+
+    def step_rows(self, tokens, n, cache=None):
+        return torch.stack([self.logits(row[:k]) for row, k in zip(tokens, n.tolist())]), torch.zeros(len(n))
+
+    def read_on(self, idx):
+        yield torch.stack([torch.stack([self.logits(row[:k + 1]) for k in range(len(row))]) for row in idx])
 
     def take_rows(self, cache, rows):
         return cache[rows]
+
+    def mark(self, cache, rows):
+        pass
+
+    rewind = mark
+
+
+class Script(HandMade):
+    """Says the given text whatever it is fed: the character after the one at place i is script[i]."""
+
+    def __init__(self, tokenizer, script, ends=True):
+        super().__init__(tokenizer)
+        self.tokens = [*tokenizer.encode(script).tolist(), *([END] if ends else [])]
+
+    def logits(self, tokens):
+        logits = torch.full((self.vocab_size,), -20.0)
+        logits[self.tokens[min(max(len(tokens) - 2, 0), len(self.tokens) - 1)]] = 5.0
+        logits[[BEGIN, UNKNOWN]] = 50.0  # never targets of training, so their logits mean nothing
+        return logits
 
 
 @pytest.fixture(params=["transformer", "lstm"])
@@ -137,6 +162,18 @@ def test_a_sample_does_not_depend_on_neighbours_or_batch_size(model):
     assert together == [texts(generate(model, TOKENIZER, [request]))[0] for request in requests]
     assert together == texts(generate(model, TOKENIZER, requests, batch_rows=7))
     assert together == texts(generate(model, TOKENIZER, requests[::-1]))[::-1]
+
+
+def test_a_long_prompt_is_read_at_one_stroke_whatever_stands_beside_it(model, monkeypatch):
+    steps, step_rows = [], model.step_rows
+    monkeypatch.setattr(model, "step_rows", lambda *args: steps.append(1) or step_rows(*args))
+    long = Request(prompt="AB|C2" * 60, seed=1, max_chars=20)
+    alone = generate(model, TOKENIZER, [long])[0]
+    assert len(steps) == 20 or alone["stop_reason"] == "end"
+    beside = generate(model, TOKENIZER, [Request(prompt="G", seed=2, max_chars=90), long, Request(max_chars=50)])[1]
+    assert all(alone[key] == beside[key] for key in alone if key != "seconds")
+    given = alone["surprisal_bits"][:len(long.prompt)]
+    assert len(given) == 300 and min(given) > 0
 
 
 def test_a_larger_budget_goes_on_with_the_same_text(model):
@@ -193,6 +230,107 @@ def test_settings_that_make_no_sense_are_refused(request_):
 
 def test_no_requests_give_no_samples():
     assert generate(Script(TOKENIZER, "A"), TOKENIZER, []) == []
+
+
+# ---------------------------------------------------------------- right bars
+
+HEADER = "X:1\nM:1/1\nL:1/1\nK:C\n"  # one note fills a bar
+MUSIC = CharTokenizer(HEADER + "DEFGABcdefgab|z")
+
+
+class Chain(HandMade):
+    """The next character depends on the last one only. table: {character: {next: probability}}; None: each token is as
+    likely as every other, whatever came before."""
+
+    def __init__(self, tokenizer, table=None):
+        super().__init__(tokenizer)
+        self.table = torch.zeros(self.vocab_size, self.vocab_size)
+        for last, nexts in (table or {}).items():
+            row = self.table[tokenizer.encode(last)[0]].fill_(-torch.inf)
+            for character, probability in nexts.items():
+                row[tokenizer.encode(character)[0]] = math.log(probability)
+
+    def logits(self, tokens):
+        return self.table[tokens[-1]]
+
+    def step_rows(self, tokens, n, cache=None):
+        return self.table[tokens.gather(1, n[:, None] - 1)[:, 0]], torch.zeros(len(n))
+
+
+TWO = "X:1\nM:2/4\nL:1/4\nK:C\n"  # two notes, or one of two beats
+TWO_TOKENIZER = CharTokenizer(TWO + "D|")
+CHAIN = {"\n": {"C": 0.5, "D": 0.5}, "|": {"C": 0.3, "D": 0.7}, "C": {"|": 0.5, "C": 0.2, "D": 0.2, "2": 0.1},
+         "D": {"|": 0.3, "C": 0.4, "D": 0.1, "2": 0.2}, "2": {"|": 0.7, "C": 0.2, "2": 0.1}}
+
+
+def right(requests, model, tokenizer=MUSIC, **settings):
+    return generate(model, tokenizer, [request._replace(bars="right") for request in requests], right_bars=RightBars,
+                    **settings)
+
+
+def test_every_finished_tune_of_a_model_that_knows_nothing_is_right_or_stuck():
+    samples = right([Request(HEADER, seed=i, max_chars=70) for i in range(16)], Chain(MUSIC))
+    ended = [sample for sample in samples if sample["stop_reason"] == "end"]
+    assert ended and all(check_abc(s["text"], len(HEADER)).level == 5 for s in ended)
+    assert all(check_abc(s["text"]).meter and check_abc(s["text"]).tokens for s in samples if s["new_chars"])
+    assert all(sample["n_draws"] > sample["n_kept"] for sample in samples)
+    unprompted_ = right(unprompted(2, 0, max_chars=200), Chain(MUSIC))  # it never finds a header
+    assert [(s["stop_reason"], s["text"], s["n_draws"], s["n_kept"]) for s in unprompted_] == \
+        [("stuck", "", MAX_TRIES, 0)] * 2
+
+
+@pytest.mark.parametrize("before, bars", [
+    ("", ["C|", "D|", "CC|", "CD|", "DC|", "DD|", "C2|", "D2|"]),  # the first bar may be a pickup
+    ("CD|", ["CC|", "CD|", "DC|", "DD|", "C2|", "D2|"])])
+def test_bars_come_as_often_as_the_model_means_them_given_that_they_are_right(before, bars):
+    def probability(bar):
+        return math.prod(CHAIN[last].get(character, 0) for last, character in zip((TWO + before)[-1] + bar, bar))
+
+    samples = right([Request(TWO + before, seed=i, max_chars=14) for i in range(1500)],
+                    Chain(TWO_TOKENIZER, CHAIN), TWO_TOKENIZER, batch_rows=1500)
+    firsts = [text[:text.index("|") + 1] for text in (s["text"][len(TWO + before):] for s in samples) if text]
+    n, total = len(firsts), sum(map(probability, bars))
+    assert n == 1500 and set(firsts) == set(bars)
+    for bar in bars:
+        share = probability(bar) / total
+        assert abs(firsts.count(bar) / n - share) < 4 * (share * (1 - share) / n) ** 0.5, bar
+
+
+def test_right_bars_do_not_depend_on_the_batch(model):
+    """Over the end of a context of 32 too, and where a bar is taken back behind it."""
+    torch.manual_seed(3)
+    model = build_model({**model.config, "vocab_size": MUSIC.vocab_size}).eval()
+    model.head = nn.Linear(model.head.in_features, MUSIC.vocab_size)
+    nn.init.normal_(model.head.weight, std=0.3)
+    with torch.no_grad():  # half of its bars are right
+        model.head.bias.fill_(-3)
+        model.head.bias[torch.as_tensor(MUSIC.encode("CDEFGAB||").astype(int))] = torch.tensor([0.0] * 7 + [2.0] * 2)
+    requests = [Request((HEADER, HEADER + "C|D|E|", HEADER + "C|D|E|F|G|A|\n")[i % 3], seed=i, max_chars=(24, 15)[i % 2],
+                        bars=("right", "right", "free")[i // 2 % 3]) for i in range(12)]
+    together = generate(model, MUSIC, requests, right_bars=RightBars)
+    redrawn = [s for s in together if s["bars"] == "right" and s["n_draws"] > s["n_kept"] > 3 and s["new_chars"] > 9]
+    assert len(redrawn) > 2
+    keys = "text", "stop_reason", "surprisal_bits"
+    alone = [generate(model, MUSIC, [request], right_bars=RightBars)[0] for request in requests]
+    assert [[s[key] for key in keys] for s in together] == [[s[key] for key in keys] for s in alone]
+    turned = generate(model, MUSIC, requests[::-1], batch_rows=7, right_bars=RightBars)[::-1]
+    assert [s["text"] for s in turned] == [s["text"] for s in alone]
+
+
+def test_right_bars_that_a_budget_stops_end_with_whole_bars():
+    for sample in right([Request(TWO, seed=i, max_chars=31) for i in range(8)], Chain(TWO_TOKENIZER, CHAIN),
+                        TWO_TOKENIZER):
+        assert sample["stop_reason"] == "budget" and sample["text"].endswith("|") and 27 < sample["new_chars"] <= 31
+        assert check_abc(sample["text"]).meter and len(sample["surprisal_bits"]) == len(sample["text"])
+
+
+@pytest.mark.parametrize("body, reason", [
+    ("CD|", "instead of"), ("CD", "longer"), ("C|D/2|E|", "instead of"), ("C|D/2|", "shorter"),
+    ("[V:1]C|D|[V:2]E|[V:1]F|", "turns"), ("[CE|", "read")])
+def test_a_prompt_that_no_right_bar_can_follow_is_refused(body, reason):
+    tokenizer = CharTokenizer(MUSIC.characters + "[]V2")
+    with pytest.raises(ValueError, match="no right bar can follow this prompt: .*(" + reason + ")"):
+        right([Request(HEADER + body)], Chain(tokenizer), tokenizer)
 
 
 # ---------------------------------------------------------------- tokens of several characters
