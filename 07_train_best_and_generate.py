@@ -1,54 +1,68 @@
-"""Trains the largest Transformer for ten epochs, draws music from it, measures that music and writes the results.
+"""Trains the best model, draws music from it, measures that music and writes the results.
 
 Reads:  data/ (stage 03), the checkpoints and records of the training stages, part4_outputs/fits.json (stage 06)
-Writes: checkpoints/best_model.{pt,json,curve.jsonl}
+Writes: checkpoints/best_model.{pt,json,curve.jsonl}, best_choice.json (why this size, these epochs, this batch)
         part4_outputs/checkpoints/best_model.pt, training_history.json (nats per character by epoch and step)
-        part4_outputs/generated/sample_000..009.abc (as drawn), .mid, .svg, .png, _roll.svg, _roll.png, metadata.json,
-        repaired/sample_*.abc (only where a sample had to be cut to be readable)
+        part4_outputs/generated/sample_000..009.abc (as drawn), .mid, .musicxml, .svg, .png, _roll.svg, _roll.png,
+        metadata.json, repaired/sample_*.abc (only where a sample had to be cut to be readable)
         part4_outputs/evaluation/ (samples and measurements, each kept under a key: an interrupted run goes on after the
         last, and an edit re-makes what it changes)
-        part4_outputs/figures/{sampler,ladder,skills,best_by_position}.{png,svg}, RESULTS.json, report.html
-Run:    python 07_train_best_and_generate.py [--quick] [--skip-training]
-        python 07_train_best_and_generate.py --num-samples 3 --prompt "X:1\\nM:6/8\\nL:1/16\\n" --temperature 0.9
-The second form plays with a finished model: it writes generated/play_NNN.abc, .mid and .json and nothing else.
+        part4_outputs/figures/{sampler,ladder,skills,best_by_position}.{png,svg}, RESULTS.json, report.html,
+        music.csv, differences.csv, loss_by_position.csv
+Run:    python 07_train_best_and_generate.py [--quick] [--minutes 5 | --best xl:10] [--skip-training]
+        python 07_train_best_and_generate.py --samples-only
+        python 07_train_best_and_generate.py --model transformer_tiny --num-samples 3 --meter 6/8 --key D
+The best model is the largest Transformer for ten epochs; with --quick, or --minutes, what this machine's speed and a
+law of the loss say is best in those minutes. --samples-only draws the ten samples and measures nothing. The third form
+plays with any finished model: it needs its checkpoint and data/tokenizer.pkl, and writes generated/play_NNN.* and
+played.html.
 Prints the headline block of RESULTS.json last.
 """
 
 import contextlib
 import os
+import re
 
 # first of all: from here on Ctrl-C shows no traceback, however long the rest takes to load
-from study.arguments import fail, resolve_root, root_flags, stage_parser
-from study.stage import Stage, file_digest, read_json, run, write_bytes, write_json
+from study.arguments import fail, number, resolve_root, root_flags, stage_parser, whole
+from study.stage import Stage, file_digest, read_json, run, write_bytes, write_json, write_text
 
 from common import load_tokenizer, pick_device
-from study import evaluation, figures, generated, measurements, results, runs, training
+from music.abc_text import check_abc
+from music.right_bars import RightBars
+from music.validity import level_in_words
+from study import choice, evaluation, figures, generated, measurements, results, runs, training
 from study.checkpoints import finished
-from study.page.report import template_digest, write_report
+from study.families import FAMILIES
+from study.page.report import template_digest, write_played_page, write_report
 from study.records import read_curves
 from study.results import BEST
-from study.sampling import MODEL_ITSELF, Request, describe_sampler, generate
+from study.sampling import MAX_TRIES, MODEL_ITSELF, Request, describe_sampler, generate
 
-FAMILY, SIZE = "transformer", "xl"  # of the best model; --only takes another size
-EPOCHS = {"full": 10, "quick": 2}
+SIZE, EPOCHS = "xl", 10  # of the best model unless minutes are given: those of the study
+MINUTES = {"full": None, "quick": 5}  # of training for the best model
 BUDGETS = {  # n_*: samples; *_chars: characters drawn at most
-    "full": {"n_rated": 200, "rated_chars": 5000, "n_prompted": 100, "prompted_chars": 2000, "n_sweep": 40,
+    "full": {"n_rated": 200, "rated_chars": 5000, "n_prompted": 100, "prompted_chars": 2000, "n_sweep": 100,
              "sweep_chars": 600, "n_skills": 100, "skills_chars": 1000, "n_real": 200, "sample_chars": 3000},
-    "quick": {"n_rated": 100, "rated_chars": 1500, "n_prompted": 20, "prompted_chars": 500, "n_sweep": 8,
-              "sweep_chars": 320, "n_skills": 100, "skills_chars": 300, "n_real": 100, "sample_chars": 1000},
+    "quick": {"n_rated": 100, "rated_chars": 1500, "n_prompted": 20, "prompted_chars": 500, "n_sweep": 40,
+              "sweep_chars": 240, "n_skills": 100, "skills_chars": 300, "n_real": 100, "sample_chars": 1000},
 }
-SWEEP = [{**MODEL_ITSELF, "temperature": temperature, **cut}
-         for temperature in (0.7, 0.8, 0.9, 1.0, 1.1) for cut in ({}, {"top_p": 0.95}, {"min_p": 0.05})]
+# few settings of many samples: of fifteen with 8 samples each the best was chance
+SWEEP = [{**MODEL_ITSELF, "temperature": temperature} for temperature in (0.7, 0.8, 0.9, 1.0)]
 SWEEP_LIMITS = {"rest_bar_share": 0.10, "bar_repetition": 0.15}  # shares of bars: how far a sampler may lie above the
 # validation tunes; the likeliest tokens are rests and the bar before, so low temperatures look valid by saying nothing
-TEN = [  # the samples to look at: prompt, and the sampler's temperature (None: the chosen sampler)
-    ("unconditional", None), ("unconditional", 1.0), ("unconditional", 0.8),
-    ("header", None), ("header", 1.0), ("header", 0.9),
-    ("bars", None), ("bars", 1.0), ("bars", 0.8), ("bars", 0.7)]
-SEEDS = {"unprompted": 10_000, "chosen": 20_000, "header": 30_000, "bars": 40_000, "sweep": 50_000, "skills": 60_000,
-         "ten": 70_000}  # first seed of every set, so that no two sets share a random stream
+TEN = [  # the samples to look at: prompt, the sampler's temperature (None: the chosen sampler), bars
+    ("unconditional", None, "free"), ("unconditional", 1.0, "free"), ("header", 0.9, "free"), ("bars", 1.0, "free"),
+    ("unconditional", 1.0, "right"), ("header", None, "right"), ("header", 1.0, "right"),
+    ("bars", None, "right"), ("bars", 0.8, "right"), ("bars", 0.7, "right")]
+SEEDS = {  # first seed of every set, so that no two sets share a random stream
+    "unprompted": 10_000, "chosen": 20_000, "right": 25_000, "header": 30_000, "bars": 40_000, "sweep": 50_000,
+    "skills": 60_000, "ten": 70_000}
 PLAY_CHARS = 2000
-PLAY_FLAGS = ("prompt", "num_samples", "temperature", "top_k", "top_p", "min_p", "max_chars")
+VOICE_DRAWS = 4  # texts drawn for each sample that shall have so many voices: how many a tune has, no header says
+HEADER = {"meter": "4/4", "key": "C"}  # where only one of the two is given
+PLAY_FLAGS = ("model", "prompt", "meter", "key", "voices", "num_samples", "temperature", "top_k", "top_p", "min_p",
+              "max_chars", "bars")
 ME = "07_train_best_and_generate.py"
 
 
@@ -57,56 +71,108 @@ def parse_arguments(argv):
     parser = stage_parser(__doc__, training=True)
     for action in parser._actions:
         if action.dest == "only":
-            action.metavar, action.help = "SIZE", f"size of the Transformer to train on as the best (default: {SIZE})"
-    parser.add_argument("--skip-training", action="store_true",
-                        help="sample and evaluate with the best_model.pt that exists, whatever it was trained on")
-    parser.add_argument("--check", action="store_true", help="only check that RESULTS.json holds all that it promises")
-    parser.add_argument("--headline", action="store_true", help="only print the headline block of RESULTS.json")
-    play = parser.add_argument_group("play with a finished model (writes generated/play_NNN.*, measures nothing)")
-    play.add_argument("--prompt", metavar="TEXT", help=r"what the samples begin with; \n stands for a line end")
-    play.add_argument("--num-samples", type=int, metavar="N", help="how many (default: 1)")
-    play.add_argument("--temperature", type=float, help="default of all four: the sampler that the sweep chose")
-    play.add_argument("--top-k", type=int, help="draw among the K likeliest tokens; 0: all")
-    play.add_argument("--top-p", type=float, help="draw among the likeliest that make up this share; 1: all")
-    play.add_argument("--min-p", type=float, help="leave out what has less than this times the likeliest; 0: nothing")
-    play.add_argument("--max-chars", type=int, metavar="N", help=f"characters at most (default: {PLAY_CHARS})")
-    return parser.parse_args(argv)
+            action.metavar, action.help = "SIZE", "choose among this size of the Transformer only"
+    add = parser.add_argument
+    add("--minutes", type=number(above=0), metavar="M",
+        help=f"train what is expected to be best in so many minutes (default: with --quick {MINUTES['quick']})")
+    add("--best", type=asked_for, metavar="SIZE[:EPOCHS[:WINDOWS]]",
+        help=f"train this, e.g. small:4:8 with 8 windows of 512 tokens a step (default without --quick: "
+             f"{SIZE}:{EPOCHS})")
+    add("--max-train-chars", type=whole(1), metavar="N", help="characters of training text at most (default: all)")
+    add("--max-minutes", type=number(above=0), metavar="MIN",
+        help="minutes of training at most, by the clock: the learning rate decays to zero by then (default: no limit)")
+    add("--skip-training", action="store_true",
+        help="sample and evaluate with the best_model.pt that exists, whatever it was trained on")
+    add("--samples-only", action="store_true", help="train, and draw the ten samples; no rates, no results")
+    add("--check", action="store_true", help="only check that RESULTS.json holds all that it promises")
+    add("--headline", action="store_true", help="only print the headline block of RESULTS.json")
+    add_play_flags(parser.add_argument_group("play with a finished model (writes generated/play_NNN.*, measures "
+                                             "nothing)"))
+    args = parser.parse_args(argv)
+    if args.best and (args.minutes or args.only):
+        parser.error("--best says what to train: it does not go with --minutes or --only")
+    if args.prompt is not None and (args.meter or args.key or args.voices):
+        parser.error("--prompt is the whole beginning: it does not go with --meter, --key or --voices")
+    return args
+
+
+def add_play_flags(play):
+    """The flags of PLAY_FLAGS, to an argument group."""
+    add = play.add_argument
+    add("--model", metavar="NAME", help=f"play with checkpoints/NAME.pt, e.g. transformer_tiny (default: {BEST})")
+    add("--prompt", metavar="TEXT", help=r"what the samples begin with; \n stands for a line end")
+    add("--meter", metavar="M", help="meter of the samples, e.g. 6/8")
+    add("--key", metavar="K", help="key of the samples, e.g. D, Am, Bb")
+    add("--voices", type=whole(1, 16), metavar="N",
+        help=f"voices of the samples: of {VOICE_DRAWS} texts for each sample one is kept that has as many")
+    add("--num-samples", type=whole(1, 10_000), metavar="N", help="how many (default: 1)")
+    add("--temperature", type=number(0, 100), help="default of all four: the sampler that the sweep chose")
+    add("--top-k", type=whole(0), metavar="K", help="draw among the K likeliest tokens; 0: all")
+    add("--top-p", type=number(above=0, most=1), metavar="P",
+        help="draw among the likeliest that make up this share; 1: all")
+    add("--min-p", type=number(0, 1), metavar="P",
+        help="leave out what has less than this times the likeliest; 0: nothing")
+    add("--bars", choices=("free", "right"),
+        help="right (default): a bar that its meter does not allow is drawn again; free: as the model draws")
+    add("--max-chars", type=whole(1, 1_000_000), metavar="N", help=f"characters at most (default: {PLAY_CHARS})")
+
+
+def asked_for(text):
+    """A kind of argument: SIZE[:EPOCHS[:WINDOWS]] as {"size", "epochs", "windows" (None: by the amount of text)}."""
+    size, *numbers = text.split(":")
+    numbers = [whole(1, 1000)(part) for part in numbers]
+    return {"size": size, "epochs": EPOCHS, "windows": None, **dict(zip(("epochs", "windows"), numbers))}
 
 
 # ---------------------------------------------------------------- the best model
 
-def plan_best(root, data, size, quick, seed):
-    """The run of the best model: configuration and recipe of the one-epoch model of this size, more epochs."""
-    record = read_json(root / f"checkpoints/{FAMILY}_{size}.json")
-    if record is None:
-        have = sizes_of_records(root)
-        raise ValueError(f"there is no record of {FAMILY}_{size}; trained are: {', '.join(have) or 'none'}")
-    return runs.plan_run(data, FAMILY, size, runs.shape_of(record["config"]), record["learning_rate"], seed=seed,
-                         recipe=record["recipe"], optimizer=record["optimizer"], keep_best=True, name=BEST,
-                         epochs=EPOCHS["quick" if quick else "full"], max_train_chars=record["max_train_chars"])
+def what_to_train(args):
+    """(minutes, best) for `choice.choose`: a budget to choose for, or a plan to take."""
+    minutes = args.minutes or (None if args.best else MINUTES["quick" if args.quick else "full"])
+    if minutes:
+        return min(minutes, args.max_minutes or minutes), None
+    return None, args.best or {"size": args.only or SIZE, "epochs": EPOCHS, "windows": None}
 
 
-def sizes_of_records(root):
-    """Sizes of the family that were trained, the smallest first."""
-    return [row["size"] for row in results.suite_runs(results.run_rows(root)) if row["family"] == FAMILY]
+def suite_records(root):
+    """Records of the study's own models, one a family and size."""
+    names = [row["name"] for row in results.suite_runs(results.run_rows(root))]
+    return [read_json(root / f"checkpoints/{name}.json") for name in names]
 
 
-def taken_as_it_is(args, size):
+def plan_best(args, root, data, device):
+    """The run of the best model, chosen here or as it was chosen before, and the choice; ValueError without a record.
+    """
+    minutes, best = what_to_train(args)
+    chosen = choice.choose(root, data, device, suite_records(root), read_json(root / "part4_outputs/fits.json") or {},
+                           minutes, args.max_train_chars, [best["size"]] if best else args.only and [args.only], best,
+                           again=args.force)
+    return run_of_choice(args, root, data, chosen), chosen
+
+
+def run_of_choice(args, root, data, chosen):
+    """The run of a choice."""
+    record = read_json(root / f"checkpoints/{choice.FAMILY}_{chosen['chosen']['size']}.json")
+    return choice.plan(data, chosen, record, BEST, runs.HEADLINE_SEED + args.seed, args.max_train_chars,
+                       args.max_minutes)
+
+
+def taken_as_it_is(args):
     """Digest of the best model that --skip-training takes although training would give another one; else None."""
     root = resolve_root(args)
     if not args.skip_training:
         return None
-    with contextlib.suppress(ValueError, OSError):  # what is wrong with the data is said by the stage
-        if finished(root, plan_best(root, training.load_data(root), size, args.quick, args.seed)):
+    with contextlib.suppress(ValueError, OSError, KeyError, TypeError):  # what is wrong with the data says the stage
+        if finished(root, run_of_choice(args, root, training.load_data(root), choice.kept_choice(root))):
             return None
     return file_digest(root / f"checkpoints/{BEST}.pt")
 
 
 def train_best(stage, planned, data, device):
-    """Trains the best model unless it stands there."""
-    args = stage.args
-    if args.skip_training:
-        return
+    """Trains the best model unless it stands there; planned: (run, choice)."""
+    args, (planned, chosen) = stage.args, planned
+    if finished(stage.root, planned) is None or args.force:
+        print("\n".join(choice.in_words(chosen)), flush=True)
     try:
         runs.train(stage.root, planned, data, device, micro_batch=args.micro_batch, again=args.force)
     except training.Stopped as error:
@@ -138,10 +204,10 @@ def output_names(root, kept):
     """The files of this stage that its manifest vouches for; what a user played is not among them.
 
     kept: names of the measurements."""
-    names = [f"checkpoints/{BEST}{end}" for end in (".pt", ".json", ".curve.jsonl")]
+    names = [choice.FILE, *(f"checkpoints/{BEST}{end}" for end in (".pt", ".json", ".curve.jsonl"))]
     names += [f"part4_outputs/{name}" for name in (
         f"checkpoints/{BEST}.pt", "checkpoints/training_history.json", "RESULTS.json", "report.html",
-        "generated/metadata.json")]
+        "generated/metadata.json", *results.TABLES)]
     names += [f"{measurements.FOLDER}/{name}.json" for name in kept]
     names += [str(path.relative_to(root)) for pattern in ("sample_*", "repaired/sample_*")
               for path in sorted((root / generated.FOLDER).glob(pattern))]
@@ -163,38 +229,92 @@ def show(root, args):
         print("\n".join(results.headline_lines(content)))
 
 
+# ---------------------------------------------------------------- play
+
 def play(root, args):
-    """Draws samples as a user wants them from a finished best model; leaves results and evaluation alone."""
+    """Draws samples as a user wants them from a finished model; leaves results and evaluation alone. It needs the
+    model's checkpoint and the vocabulary, and nothing else."""
+    name = args.model or BEST
+    check_model(root, args, name)
     try:
-        player = evaluation.load_player(root, BEST, load_tokenizer(root / "data/tokenizer.pkl"),
+        player = evaluation.load_player(root, name, load_tokenizer(root / "data/tokenizer.pkl"),
                                         pick_device(args.device))
     except ValueError as error:
         fail(ME, str(error), f"run: python {ME}{root_flags(args)}")
     chosen = (measurements.read(root, "sweep") or {}).get("chosen") or MODEL_ITSELF
     sampler = {key: chosen[key] if getattr(args, key) is None else getattr(args, key) for key in MODEL_ITSELF}
-    prompt, n = (args.prompt or "").replace("\\n", "\n"), 1 if args.num_samples is None else args.num_samples
-    max_chars = PLAY_CHARS if args.max_chars is None else args.max_chars
-    if n < 1:
-        fail(ME, "--num-samples must be 1 or more", "see --help")
+    prompt, n = prompt_of(args), args.num_samples or 1
+    bars = args.bars or ("right" if sampler["temperature"] else "free")  # the likeliest bar is the same at every draw
+    requests = [Request(prompt=prompt, seed=args.seed + i, max_chars=args.max_chars or PLAY_CHARS,
+                        bars=bars, **sampler)
+                for i in range(n * (VOICE_DRAWS if args.voices else 1))]
     try:
-        samples = generate(player.model, player.tokenizer,
-                           [Request(prompt=prompt, seed=args.seed + i, max_chars=max_chars, **sampler)
-                            for i in range(n)], player.device)
+        samples = generate(player.model, player.tokenizer, requests, player.device, right_bars=RightBars)
     except ValueError as error:
-        fail(ME, str(error), "see --help")
-    for row in generated.write_played(root, samples):
-        print(f"{row['text'].rstrip()}\n--- {row['file']}: level {row['validity']['level']} of 5, seed {row['seed']}, "
-              f"{describe_sampler(sampler)}, ended by {row['stop_reason']}\n")
-    print(f"look at: {os.path.relpath(root / generated.FOLDER)}/play_*.abc, .mid")
+        fail(ME, str(error), "mend the prompt, or draw without the judge: --bars free" if "right bar" in str(error)
+             else "see --help")
+    samples, missed = with_voices(samples, args.voices) if args.voices else (samples, 0)
+    rows = generated.write_played(root, samples)
+    for row in rows:
+        print(f"{row['text'].rstrip()}\n--- {row['file']}: {level_in_words(row['validity']['level'])}, seed "
+              f"{row['seed']}, {describe_sampler(sampler)}, ended by {row['stop_reason']}"
+              + (f"; {row['midi']}" if row["midi"] else "; no note to hear, so no MIDI file") + "\n")
+    page = write_played_page(root, generated.played_rows(root))
+    print(f"look at, and listen to: {os.path.relpath(page)}")
+    n_stuck = sum(sample["stop_reason"] == "stuck" for sample in samples)
+    if n_stuck:
+        print(f"{n_stuck} of {n} samples are stuck: one bar was wrong {MAX_TRIES} times; --bars free draws on")
+    if missed:
+        print(f"{missed} of {n} samples have another number of voices: no text drawn for them had {args.voices}")
+
+
+def check_model(root, args, name):
+    """Ends the script if there is no such checkpoint."""
+    if (root / f"checkpoints/{name}.pt").exists():
+        return
+    have = ", ".join(sorted(path.stem for path in (root / "checkpoints").glob("*.pt"))) or "none"
+    mend = f"give one of them to --model, or run: python {ME}{root_flags(args)}"
+    fail(ME, f"there is no checkpoints/{name}.pt; there are: {have}", mend)
+
+
+def prompt_of(args):
+    """What played samples begin with: --prompt, or the header that --meter, --key and --voices ask for.
+
+    The fields before the last one asked for stand in it, too, in the training text's order; the model writes the rest.
+    """
+    if args.prompt is not None:
+        return args.prompt.replace("\\n", "\n")
+    if not (args.meter or args.key or (args.voices or 1) > 1):
+        return ""
+    header = f"X:1\nM:{args.meter or HEADER['meter']}\nL:1/16\n"
+    if args.key or (args.voices or 1) > 1:
+        header += f"Q:1/4=120\nK:{args.key or HEADER['key']}\n"
+    if args.key or args.meter:
+        check = check_abc(header if args.key else header + "K:C\n")
+        wrong = [message for line, kind, message in check.errors if kind == "header"]
+        if wrong or not re.fullmatch(r"\S+", (args.meter or "x") + (args.key or "x")):
+            fail(ME, "; ".join(wrong) or "--meter and --key take one word each", "e.g. --meter 6/8 --key Am")
+    return header + ("[V:1]" if (args.voices or 1) > 1 else "")
+
+
+def with_voices(samples, n_voices):
+    """(of every VOICE_DRAWS samples the first with so many voices, or the first of all; how many have not)."""
+    chosen, missed = [], 0
+    for first in range(0, len(samples), VOICE_DRAWS):
+        few = samples[first:first + VOICE_DRAWS]
+        fitting = [sample for sample in few if check_abc(sample["text"]).n_voices == n_voices]
+        chosen, missed = chosen + [(fitting or few)[0]], missed + (not fitting)
+    return chosen, missed
 
 
 # ---------------------------------------------------------------- the stage
 
 def check_flags(root, args):
     """Ends the script if a flag asks for what is not there."""
-    sizes = sizes_of_records(root)
-    if args.only and sizes and args.only not in sizes:
-        fail(ME, f"--only {args.only}: there is no such size", "choose one of " + ", ".join(sizes))
+    sizes = [record["size"] for record in suite_records(root) if record["family"] == choice.FAMILY]
+    for flag, size in (("--only", args.only), ("--best", args.best and args.best["size"])):
+        if size and sizes and size not in sizes:
+            fail(ME, f"{flag} {size}: there is no such size", "choose one of " + ", ".join(sizes))
     if args.skip_training and not (root / f"checkpoints/{BEST}.pt").exists():
         fail(ME, f"--skip-training: there is no checkpoints/{BEST}.pt", f"run: python {ME}{root_flags(args)}")
 
@@ -208,34 +328,64 @@ def main(argv=None):
     if any(getattr(args, flag) is not None for flag in PLAY_FLAGS):
         return play(root, args)
     check_flags(root, args)
-    size, budget = args.only or SIZE, BUDGETS["quick" if args.quick else "full"]
-    stage = Stage(__file__, args, config={"size": size, "budget": budget, "page": template_digest(),
-                                          "taken_as_it_is": taken_as_it_is(args, size)})
-    if stage.up_to_date():
+    budget, (minutes, best) = BUDGETS["quick" if args.quick else "full"], what_to_train(args)
+    stage = Stage(__file__, args, config={
+        "minutes": minutes, "best": best, "only": args.only, "max_train_chars": args.max_train_chars,
+        "max_minutes": args.max_minutes, "budget": budget, "page": template_digest(),
+        "taken_as_it_is": taken_as_it_is(args)},
+        reads=("03_tokenize_split", FAMILIES[choice.FAMILY].stage) if args.samples_only else None)
+    if not args.samples_only and stage.up_to_date():
         return
     try:
         device = pick_device(args.device)
         data, tokenizer = training.load_data(root), load_tokenizer(root / "data/tokenizer.pkl")
         if args.skip_training:
             evaluation.load_player(root, BEST, tokenizer)
-        planned = plan_best(root, data, size, args.quick, args.seed)
+        planned = None if args.skip_training else plan_best(args, root, data, device)
     except ValueError as error:
         fail(ME, str(error), f"run: python 04_train_transformers.py{stage.flags}, or see --help")
     with stage.writing():
-        train_best(stage, planned, data, device)
-        copy_best(root)
+        if planned:
+            train_best(stage, planned, data, device)
         best = evaluation.load_player(root, BEST, tokenizer, device)
         study = evaluation.set_up(root, best, data, budget, args.seed, SEEDS, again=args.force)
-        chosen = evaluation.evaluate_best(study, SWEEP, SWEEP_LIMITS)
-        evaluation.evaluate_suite(study, [row["name"] for row in results.suite_runs(results.run_rows(root))])
-        n_samples = generated.write_ten(study, TEN, chosen)
+        if args.samples_only:
+            return samples_only(stage, study)
+        copy_best(root)
+        evaluate(study)
+        n_samples = len(generated.write_ten(study, TEN, measurements.read(root, "sweep")["chosen"]))
         measurements.remove_others(root, study.used)
-        content = results.results(root)
-        write_json(root / "part4_outputs/RESULTS.json", content)
-        drawn = draw_figures(root, content)
-        write_report(root)
+        content, drawn = write_results(root)
         stage.finish(output_names(root, study.used) + drawn, device=str(device), counts={"samples": n_samples},
                      summary=dict(line.split(": ", 1) for line in results.headline_lines(content)))
+
+
+def evaluate(study):
+    """Every measurement of the best model and of the suite's."""
+    evaluation.evaluate_best(study, SWEEP, SWEEP_LIMITS)
+    records = suite_records(study.root)
+    evaluation.evaluate_suite(study, [record["name"] for record in records])
+    evaluation.compare_losses(study, BEST, records)
+
+
+def write_results(root):
+    """Writes RESULTS.json, the tables beside it, the figures and the page; returns the content, and the figures."""
+    content = results.results(root)
+    write_json(root / "part4_outputs/RESULTS.json", content)
+    for name, text in results.tables(root).items():
+        write_text(root / f"part4_outputs/{name}", text)
+    drawn = draw_figures(root, content)
+    write_report(root)
+    return content, drawn
+
+
+def samples_only(stage, study):
+    """Writes the ten samples, with the sampler of the sweep if there was one, and leaves results as they are."""
+    chosen = (measurements.read(stage.root, "sweep") or {}).get("chosen") or MODEL_ITSELF
+    for row in generated.write_ten(study, TEN, chosen):
+        print(f"{row['file']}: {level_in_words(row['validity']['level'])}, {row['type']}, "
+              f"temperature {row['temperature']:g}" + (f"; {row['midi']}" if row["midi"] else ""))
+    stage.marker.unlink(missing_ok=True)  # nothing is unfinished: what stood in the root still stands
 
 
 if __name__ == "__main__":

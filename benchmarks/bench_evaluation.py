@@ -88,14 +88,15 @@ def main():
     print(f"floors: {wall:.1f} s")
     cut = [{"text": text[:SAMPLE_CHARS], "truncated": len(text) > SAMPLE_CHARS} for text in held[:100]]
     print("name | n | " + " | ".join(validity.LEVELS) + " | bar accuracy | rest bars | cut | abc2midi | header regex")
-    for name, samples in {"real": held, "real, cut": cut, **bottom}.items():
+    for name, samples in {"real": held, "real, cut": cut, **floors}.items():
         rates = validity.rate_samples(samples)
-        row = [*rates["by_level"], rates["bar_accuracy"], rates["rest_bar_share"], rates["cut"]["rate"],
-               rates["judge_rate"], rates["header_regex_rate"]]
+        row = [*rates["level_rates"].values(), rates["bar_accuracy"], rates["rest_bar_share"],
+               rates["without_unfinished_bar"]["rate"], rates["abc2midi_clean_rate"], rates["header_regex_rate"]]
         print(name, "|", rates["n"], "|", " | ".join("–" if value is None else f"{value:.2f}" for value in row))
     copied, wall, _ = timed(Novelty, "\n".join(train))
     print(f"index of {sum(map(len, train)):,} training characters: {wall:.2f} s")
-    for name, samples in (("held-out", held[:100]), ("training", train[:100]), ("8-gram", floors["8-gram"])):
+    ngrams = [(name, samples) for name, samples in floors.items() if name.endswith("gram")]
+    for name, samples in (("held-out", held[:100]), ("training", train[:100]), *ngrams):
         found = copied.measure(samples)
         print(name, {key: value for key, value in found.items() if key != "samples"})
 

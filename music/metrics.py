@@ -268,60 +268,64 @@ def wasserstein(a, b):
 
 
 def compare_sets(generated, real, seed=0, resamples=200):
-    """Generated beside real music, and real beside real at the same n.
+    """Generated beside real music, and real beside real, every distance between two sets of the same size.
 
-    generated, real: lists of texts, samples or Tunes. Returns {"n", "n_real", "n_real_vs_real", "metrics": {name:
-    {generated_mean, generated_sd, real_mean, real_sd, w1_over_sd, real_vs_real_mean, real_vs_real_p95}}, "jsd": {name:
-    {generated, real_vs_real_mean, real_vs_real_p95}}}. w1_over_sd: Wasserstein-1 distance over the standard deviation
-    of the real set. real_vs_real: n random real tunes against the other real ones, `resamples` times (n is halved to
-    the size of the real set where it is small): a distance below its 95th percentile is no difference.
+    generated, real: lists of texts, samples or Tunes. Returns {"n", "n_real", "n_compared", "metrics": {name:
+    {generated_mean, generated_sd, real_mean, real_sd, wasserstein_in_sd, real_vs_real_mean, real_vs_real_p95}}, "jsd":
+    {name: {generated, real_vs_real_mean, real_vs_real_p95}}}. wasserstein_in_sd: Wasserstein-1 distance over the
+    standard deviation of the real set.
+
+    Distances shrink as sets grow, so all are taken between n_compared tunes and n_compared others, drawn at random
+    `resamples` times: generated against real ones (the mean is given), and real against real ones. A distance below the
+    95th percentile of real against real is no difference. n_compared: half of the real set at most.
     """
     rng = np.random.default_rng(seed)
     generated, real = [as_tune(tune) for tune in generated], [as_tune(tune) for tune in real]
     n, n_real = len(generated), len(real)
-    n_subset = min(n, n_real // 2)
-    orders = [rng.permutation(n_real) for _ in range(resamples)] if n_subset else []
-    subsets = [(order[:n_subset], order[n_subset:]) for order in orders]
+    size = min(n, n_real // 2)
+    draws = [(rng.permutation(n)[:size], order[:size], order[size:2 * size])
+             for order in (rng.permutation(n_real) for _ in range(resamples if size else 0))]
 
     def columns(name, *tables):
         return [[row[name] for row in table] for table in tables]
 
     our_rows, their_rows = [music_metrics(tune) for tune in generated], [music_metrics(tune) for tune in real]
     our_counts, their_counts = [note_histograms(tune) for tune in generated], [note_histograms(tune) for tune in real]
-    return {"n": n, "n_real": n_real, "n_real_vs_real": n_subset,
-            "metrics": {name: _compare_metric(*columns(name, our_rows, their_rows), subsets) for name in METRICS},
-            "jsd": {name: _compare_histogram(*columns(name, our_counts, their_counts), subsets)
-                    for name in HISTOGRAMS}}
+    return {"n": n, "n_real": n_real, "n_compared": size,
+            "metrics": {name: _compare_metric(*columns(name, our_rows, their_rows), draws) for name in METRICS},
+            "jsd": {name: _compare_histogram(*columns(name, our_counts, their_counts), draws) for name in HISTOGRAMS}}
 
 
-def _compare_metric(ours, theirs, subsets):
-    """A row of `compare_sets`: values of generated and of real tunes; subsets: pairs of index arrays into the real."""
-    ours = np.array([value for value in ours if value is not None], float)
-    theirs = np.array([np.nan if value is None else value for value in theirs], float)
-    known = theirs[~np.isnan(theirs)]
+def _compare_metric(ours, theirs, draws):
+    """A row of `compare_sets`: values of generated and of real tunes; draws: triples of index arrays, into the
+    generated, the real, and the real again."""
+    ours, theirs = (np.array([np.nan if value is None else value for value in values], float)
+                    for values in (ours, theirs))
+    known, known_of_ours = theirs[~np.isnan(theirs)], ours[~np.isnan(ours)]
     spread = float(known.std()) if len(known) > 1 else 0.0
-    among = []
-    for some, others in subsets if spread else []:
-        a, b = theirs[some], theirs[others]
+
+    def distance(a, b):
         a, b = a[~np.isnan(a)], b[~np.isnan(b)]
-        if len(a) and len(b):
-            among.append(wasserstein(a, b) / spread)
-    return {"generated_mean": mean_of_known(ours), "generated_sd": float(ours.std()) if len(ours) > 1 else None,
+        return wasserstein(a, b) / spread if len(a) and len(b) and spread else None
+
+    return {"generated_mean": mean_of_known(known_of_ours),
+            "generated_sd": float(known_of_ours.std()) if len(known_of_ours) > 1 else None,
             "real_mean": mean_of_known(known), "real_sd": spread if len(known) > 1 else None,
-            "w1_over_sd": wasserstein(ours, known) / spread if len(ours) and spread else None, **_real_vs_real(among)}
+            "wasserstein_in_sd": mean_of_known([distance(ours[a], theirs[b]) for a, b, _ in draws]),
+            **_real_vs_real([distance(theirs[b], theirs[c]) for _, b, c in draws])}
 
 
-def _compare_histogram(ours, theirs, subsets):
+def _compare_histogram(ours, theirs, draws):
     """The same for histograms, each list summed up: the music of a set as one piece."""
-    theirs = np.array(theirs)
-    among = [jensen_shannon(theirs[some].sum(0), theirs[others].sum(0)) for some, others in subsets]
-    return {"generated": jensen_shannon(np.sum(ours, 0), theirs.sum(0)) if len(ours) and len(theirs) else None,
-            **_real_vs_real([value for value in among if value is not None])}
+    ours, theirs = np.array(ours), np.array(theirs)
+    return {"generated": mean_of_known([jensen_shannon(ours[a].sum(0), theirs[b].sum(0)) for a, b, _ in draws]),
+            **_real_vs_real([jensen_shannon(theirs[b].sum(0), theirs[c].sum(0)) for _, b, c in draws])}
 
 
 def _real_vs_real(values):
+    values = [value for value in values if value is not None]
     return {"real_vs_real_mean": mean_of_known(values),
-            "real_vs_real_p95": float(np.quantile(values, 0.95)) if len(values) else None}
+            "real_vs_real_p95": float(np.quantile(values, 0.95)) if values else None}
 
 
 # ---------------------------------------------------------------- skills

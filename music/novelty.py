@@ -21,6 +21,15 @@ INDEX_CHARS = 32_000_000  # largest training text with an index of its windows: 
 MAX_PAIRS = 2000         # pairs of samples compared for diversity, drawn at random from more
 
 
+def run_in_words(n_chars):
+    """The length of a longest copied run for people: 0 says that none reaches COPY_CHARS, not that there is none.
+
+    >>> run_in_words(0), run_in_words(1234)
+    ('under 32', '1,234')
+    """
+    return f"under {COPY_CHARS}" if n_chars < COPY_CHARS else f"{n_chars:,}"
+
+
 def character_codes(text):
     """One byte a character, shape (len(text),); what is not ASCII becomes `?`."""
     return np.frombuffer(text.encode("ascii", "replace"), np.uint8)
@@ -79,7 +88,8 @@ class Novelty:
         """Figures of every sample and of the set, on the generated music text (header and prompt left out).
 
         {"samples": [{longest_copied_chars, copied_share, new_4_bar_share, n_chars}], longest_copied_chars (largest),
-         longest_copied_chars_median, copied_share (of all characters), new_4_bar_share (of all sequences), n_chars}
+         longest_copied_chars_median, copied_share (of all characters), new_4_bar_share (of all sequences), n_chars,
+         shortest_run_counted (a longest run of 0 is one below this)}
         """
         samples = [as_sample(sample) for sample in samples]
         bodies = [sample.text[max(sample.prompt_chars, body_start(sample.text)):] for sample in samples]
@@ -94,7 +104,7 @@ class Novelty:
         total = sum(len(body) for body in bodies)
         runs = [row["longest_copied_chars"] for row in rows]
         return {"samples": rows, "n": len(rows), "n_chars": total,
-                "longest_copied_chars": max(runs, default=None),
+                "shortest_run_counted": COPY_CHARS, "longest_copied_chars": max(runs, default=None),
                 "longest_copied_chars_median": float(np.median(runs)) if runs else None,
                 "copied_share": sum(copied) / total if total else None,
                 "new_4_bar_share": n_new / n_sequences if n_sequences else None, "n_4_bar_sequences": n_sequences}

@@ -6,6 +6,7 @@ Samples are texts or dicts (see `as_sample`). Results are JSON values, with None
 never a made-up zero. The judge is abc2midi, which reads and writes files only: it gets a temporary folder of its own.
 """
 
+import math
 import re
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ from music.samples import as_sample, mean_of_known
 from music.tunebook import trim_to_bars
 
 LEVELS = ("header", "tokens", "content", "meter", "aligned")  # cumulative; what each asks: see `check_abc`
+Z = 1.959964             # standard normal deviates of a 95 % interval
 VALID_LEVEL = 4          # a sample is valid if it reaches this level
 JUDGE_SECONDS = 10       # time limit of abc2midi for one text; real tunes take 5 ms
 JUDGE_BLOCKS = 40_000    # its files may have this many blocks of 512 bytes: one text in a million asks for a gigabyte
@@ -28,7 +30,7 @@ JUDGE_BLOCKS = 40_000    # its files may have this many blocks of 512 bytes: one
 
 # ---------------------------------------------------------------- rates
 
-def wilson(k, n, z=1.959964):
+def wilson(k, n, z=Z):
     """[low, high]: Wilson's 95 % interval of a share k/n (Wilson 1927); None if n is 0.
 
     Unlike k/n plus and minus its standard error it is right near 0 and 1, where rates of validity lie.
@@ -45,18 +47,31 @@ def wilson(k, n, z=1.959964):
 
 
 def share(k, n):
-    """{"k", "n", "rate", "interval"}: a share with Wilson's interval; rate and interval None if n is 0."""
-    return {"k": int(k), "n": int(n), "rate": k / n if n else None, "interval": wilson(k, n)}
+    """{"count", "n", "rate", "interval"}: a share k/n with Wilson's interval; rate and interval None if n is 0."""
+    return {"count": int(k), "n": int(n), "rate": k / n if n else None, "interval": wilson(k, n)}
+
+
+def is_above(ours, theirs):
+    """True if the share `ours` lies above `theirs` by more than chance: the 95 % interval of their difference (Newcombe
+    1998, method 10, from both Wilson intervals) lies above 0. Each is a dict of `share`; False where one has no n.
+
+    >>> is_above(share(3, 100), share(0, 100)), is_above(share(9, 100), share(0, 100))
+    (False, True)
+    """
+    if not (ours["n"] and theirs["n"]):
+        return False
+    low, high = ours["rate"] - ours["interval"][0], theirs["interval"][1] - theirs["rate"]
+    return ours["rate"] - theirs["rate"] > math.hypot(low, high)
 
 
 def rate_samples(samples, judge=True, workers=2):
     """Validity of a set of samples, every one counted: the JSON block for RESULTS.json.
 
-    rate, interval: level 4 with Wilson's interval; by_level: the five cumulative rates; flags: each criterion alone;
-    bar_accuracy: share of all sounding generated bars that are exactly as long as their meter;
-    cut: the same rates after truncated samples lost their unfinished last bar, cut_group: ... and the bars that not
-    every voice has; judge: share of texts that abc2midi compiles to notes without an error or a bar-length warning
-    (None where it is not installed); header_regex_rate: what a check for `X:`, `K:` and one `|` calls valid.
+    rate, interval: level 4 with Wilson's interval; level_rates: the five cumulative rates; criterion_rates: each
+    criterion alone; bar_accuracy: share of all sounding generated bars that are exactly as long as their meter;
+    without_unfinished_bar: the rate after truncated samples lost their unfinished last bar, ..._of_all_voices: and the
+    bars that not every voice has; abc2midi: share of texts that it compiles to notes without an error or a bar-length
+    warning (None where it is not installed); header_regex_rate: what a check for `X:`, `K:` and one `|` calls valid.
     """
     samples = [as_sample(sample) for sample in samples]
     checks = [check_abc(sample.text, sample.prompt_chars) for sample in samples]
@@ -67,14 +82,13 @@ def rate_samples(samples, judge=True, workers=2):
     return {
         "definition": "level 4: header, tokens, content and meter, over all first-try samples, generated part only",
         **share(int((levels >= VALID_LEVEL).sum()), n),
-        "by_level": _by_level(levels),
-        "levels": {name: share(int((levels > i).sum()), n) for i, name in enumerate(LEVELS)},
-        "flags": {name: share(sum(getattr(check, name) for check in checks), n) for name in LEVELS},
+        "level_rates": {name: float((levels > i).mean()) if n else None for i, name in enumerate(LEVELS)},
+        "criterion_rates": {name: mean_of_known([getattr(check, name) for check in checks]) for name in LEVELS},
         **_bar_rates(checks),
         "truncated_share": n_truncated / n if n else None,
-        "cut": _rate_of_cut(samples, levels, all_voices=False),
-        "cut_group": _rate_of_cut(samples, levels, all_voices=True),
-        "judge": _judge_rate(verdicts), "judge_rate": None if not verdicts else _judge_rate(verdicts)["rate"],
+        "without_unfinished_bar": _rate_of_cut(samples, levels, all_voices=False),
+        "without_unfinished_bars_of_all_voices": _rate_of_cut(samples, levels, all_voices=True),
+        "abc2midi": _judge_rate(verdicts), "abc2midi_clean_rate": _judge_rate(verdicts)["rate"] if verdicts else None,
         "header_regex_rate": sum(bool(re.search(r"(?s)^X:.*^K:.*\|", sample.text, re.M)) for sample in samples) / n
         if n else None,
         "error_kinds": dict(Counter(kind for check in checks for kind in sorted({error[1] for error in check.errors})
@@ -87,12 +101,28 @@ def rate_samples(samples, judge=True, workers=2):
 
 
 def _bar_rates(checks):
-    sounding, right = sum(check.n_sounding_bars for check in checks), sum(check.n_right_bars for check in checks)
+    counts = np.array([(check.n_right_bars, check.n_sounding_bars) for check in checks], float).reshape(-1, 2)
+    right, sounding = map(int, counts.sum(0))
     voice_bars = sum(check.n_voice_bars for check in checks)
     rest_bars = sum(round((check.rest_bar_share or 0) * check.n_voice_bars) for check in checks)
-    return {"bar_accuracy": right / sounding if sounding else None, "n_sounding_bars": sounding,
+    error = standard_error(*counts.T) if sounding else None
+    return {"bar_accuracy": right / sounding if sounding else None, "bar_accuracy_se": error,
+            "bar_accuracy_interval": None if error is None else [max(0.0, right / sounding - Z * error),
+                                                                 min(1.0, right / sounding + Z * error)],
+            "n_sounding_bars": sounding,
             "bar_accuracy_per_sample": mean_of_known([check.bar_accuracy for check in checks]),
             "rest_bar_share": rest_bars / voice_bars if voice_bars else None}
+
+
+def standard_error(parts, wholes):
+    """Standard error of sum(parts) / sum(wholes), a pair for each text; None for fewer than two.
+
+    The texts are what was drawn at random, not the bars in them (a text with one wrong length has many), so the ratio
+    is linearised and the texts' deviations from it are summed (Cochran 1977, section 2.11)."""
+    if len(parts) < 2 or not wholes.sum():
+        return None
+    deviations = parts - parts.sum() / wholes.sum() * wholes
+    return float(np.sqrt((deviations ** 2).sum() * len(parts) / (len(parts) - 1)) / wholes.sum())
 
 
 def _rate_of_cut(samples, levels, all_voices):
@@ -100,18 +130,26 @@ def _rate_of_cut(samples, levels, all_voices):
     if any(sample.truncated for sample in samples):
         levels = np.array([check_abc(trim_to_bars(sample.text, all_voices) if sample.truncated else sample.text,
                                      sample.prompt_chars).level for sample in samples], int)
-    return {**share(int(np.sum(levels >= VALID_LEVEL)), len(samples)), "by_level": _by_level(levels)}
-
-
-def _by_level(levels):
-    return [float((levels > i).mean()) if len(levels) else None for i in range(len(LEVELS))]
+    return share(int(np.sum(levels >= VALID_LEVEL)), len(samples))
 
 
 def ladder_row(name, kind, rates):
     """A row of the table that shows a model between floors and ceiling; kind: model, real, ngram, random, ..."""
     return {"name": name, "kind": kind, **{key: rates[key] for key in (
-        "n", "rate", "interval", "by_level", "bar_accuracy", "rest_bar_share", "truncated_share", "judge_rate",
-        "header_regex_rate")}, "cut_rate": rates["cut"]["rate"]}
+        "n", "rate", "interval", "level_rates", "bar_accuracy", "bar_accuracy_interval", "rest_bar_share",
+        "truncated_share", "abc2midi_clean_rate", "header_regex_rate")},
+        "rate_without_unfinished_bar": rates["without_unfinished_bar"]["rate"],
+        "copied_share": rates.get("copied_share")}
+
+
+def level_in_words(level):
+    """What a level says of a text.
+
+    >>> level_in_words(3)
+    'level 3 of 5 (header, tokens, content; not meter)'
+    """
+    reached, missed = ", ".join(LEVELS[:level]) or "nothing readable", LEVELS[level:level + 1]
+    return f"level {level} of {len(LEVELS)} ({reached}{f'; not {missed[0]}' if missed else ''})"
 
 
 def check_record(check):
@@ -212,5 +250,5 @@ def _judge_rate(verdicts):
         return None
     n = len(verdicts)
     return {**share(sum(verdict["clean"] for verdict in verdicts), n),
-            "with_notes": share(sum(verdict["notes"] > 0 for verdict in verdicts), n),
+            "with_notes_rate": sum(verdict["notes"] > 0 for verdict in verdicts) / n if n else None,
             "timed_out": sum(verdict["timed_out"] for verdict in verdicts)}

@@ -6,20 +6,27 @@ the texts that it measures, its settings and its own code (`study/measurements.p
 samples that are there, a retrained model of equal weights draws nothing, and a sample drawn anew that says the same is
 not measured again.
 
-Sets below evaluation/drawn/: unprompted (temperature 1), chosen (the sampler of the sweep), header and bars (prompted
-with held-out tunes), sweep, ten (those to look at), and one for each model of the suite. Measurements: test, sweep,
-floors, and rates/, music/, copying/, diversity/, skills/ with a file for each set.
+Sets below evaluation/drawn/: unprompted (temperature 1), chosen (the sampler of the sweep), right (temperature 1, wrong
+bars drawn again), header and bars (prompted with held-out tunes), sweep, ten (those to look at), and one for each model
+of the suite. Measurements: test, tunes, sweep, floors, and rates/, music/, copying/, diversity/, skills/ with a file
+for each set.
 """
 
+import csv
 import functools
 import random
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from common import UNKNOWN
 from music.excerpts import first_bars, header_of
 from music.floors import floors
 from music.metrics import as_tune, compare_sets, repetition, skills
+from music.samples import mean_of_known
 from music.novelty import Novelty, diversity
+from music.right_bars import RightBars
 from music.tunebook import split_tunebook
 from music.validity import rate_samples
 from study import measurements, training
@@ -29,6 +36,8 @@ from study.sampling import MODEL_ITSELF, Request, generate, truncation, unprompt
 from study.stage import file_digest, value_digest
 
 PROMPT_BARS = 4  # of every voice: enough to say key, meter and texture, and too little to say the tune
+BOOTSTRAP = 2000  # sets of tunes drawn for an interval: its ends move by 2 % of its width from seed to seed
+SUITE_RESAMPLES = 20  # for the distances of a model of the suite, of which only the mean is given
 
 
 class Player(NamedTuple):
@@ -69,7 +78,8 @@ class Evaluation(NamedTuple):
     def drawn(self, name, player, requests, surprisal=False):
         """The samples of a set, drawn or as they were kept."""
         rows = [request._asdict() for request in requests]
-        return self.kept(f"drawn/{name}", draw, player, rows, surprisal, code=player.classes)
+        function = draw_right if any(request.bars == "right" for request in requests) else draw
+        return self.kept(f"drawn/{name}", function, player, rows, surprisal, code=player.classes)
 
 
 def load_player(root, name, tokenizer, device="cpu"):
@@ -94,20 +104,37 @@ def set_up(root, player, data, budget, seed, first_seeds, again):
 def held_out(root, split, n, seed):
     """Up to n tunes of a split in a seeded random order: [{"origin", "text"}], one piece per tune."""
     tunes = split_tunebook(_text(root / f"data/{split}.txt"))
-    rows = [line.split("\t") for line in _text(root / f"data/{split}_sequences.tsv").splitlines()[1:]]
+    rows = sequence_rows(root, split)
     if len(rows) != len(tunes):  # text that is not ABC has no tunes to prompt with
         return []
-    firsts = [i for i, row in enumerate(rows) if int(row[3]) == 1]
+    firsts = [i for i, row in enumerate(rows) if int(row["piece"]) == 1]
     random.Random(seed).shuffle(firsts)
-    return [{"origin": rows[i][1], "text": tunes[i]} for i in firsts[:n]]
+    return [{"origin": rows[i]["origin"], "text": tunes[i]} for i in firsts[:n]]
+
+
+def sequence_rows(root, split):
+    """What stage 03 says of every sequence of a split: rows of its table as dicts of text."""
+    return list(csv.DictReader(_text(root / f"data/{split}_sequences.tsv").splitlines(), delimiter="\t",
+                               quoting=csv.QUOTE_NONE))
 
 
 def _text(path):
     return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
-def prompts_from(tunes, kind):
-    """[(prompt, origin)] of one kind, "header" or "bars", from held-out tunes that have it."""
+def prompts_from(tunes, kind, tokenizer):
+    """[(prompt, origin)] of one kind, "header" or "bars", from held-out tunes that have it and whose prompt can be
+    written in the vocabulary."""
+    return [(prompt, origin) for prompt, origin in _beginnings(tunes, kind) if UNKNOWN not in tokenizer.encode(prompt)]
+
+
+def prompts_left_out(tunes, tokenizer):
+    """{kind: how many prompts have a character that the training text, and so the vocabulary, lacks}."""
+    return {kind: len(_beginnings(tunes, kind)) - len(prompts_from(tunes, kind, tokenizer))
+            for kind in ("header", "bars")}
+
+
+def _beginnings(tunes, kind):
     prompts = [(header_of(tune["text"]) if kind == "header" else first_bars(tune["text"], PROMPT_BARS), tune["origin"])
                for tune in tunes]
     return [(prompt, origin) for prompt, origin in prompts if prompt]
@@ -115,16 +142,27 @@ def prompts_from(tunes, kind):
 
 # ---------------------------------------------------------------- drawing
 
-def draw(player, requests, surprisal):
-    """Samples of these requests (a list of dicts), with or without the surprisal of every character."""
-    samples = generate(player.model, player.tokenizer, [Request(**request) for request in requests], player.device)
+def draw(player, requests, surprisal, right_bars=None):
+    """Samples of these requests (a list of dicts), with or without the surprisal of every character; with its mean over
+    the drawn ones in any case (None if none was drawn)."""
+    samples = generate(player.model, player.tokenizer, [Request(**request) for request in requests], player.device,
+                       right_bars=right_bars)
+    for sample in samples:
+        sample["bits_per_char"] = mean_of_known(sample["surprisal_bits"][len(sample["prompt"]):])
     left_out = () if surprisal else ("surprisal_bits", "end_bits")
     return [{key: value for key, value in sample.items() if key not in left_out} for sample in samples]
 
 
+def draw_right(player, requests, surprisal):
+    """The same for requests with right bars. A function of its own, so that an edit of their judge, or of the reader
+    behind it, leaves free samples as they are."""
+    return draw(player, requests, surprisal, RightBars)
+
+
 def draw_prompted(evaluation, kind):
     """Samples that go on from held-out tunes; none if no tune has such a beginning."""
-    prompts, budget = prompts_from(evaluation.test_tunes, kind), evaluation.budget
+    prompts = prompts_from(evaluation.test_tunes, kind, evaluation.player.tokenizer)
+    budget = evaluation.budget
     first = evaluation.seed + evaluation.first_seeds[kind]
     return evaluation.drawn(kind, evaluation.player, [
         Request(prompts[i % len(prompts)][0], first + i, max_chars=budget["prompted_chars"])
@@ -150,7 +188,35 @@ def real_samples(tunes, max_chars=None):
 
 def test_loss(player, tokens):
     """Loss on the test split by the one evaluation function, here as in training."""
-    return training.evaluate(player.model, tokens.content, player.tokenizer.token_chars, player.device)
+    return training.evaluate(player.model, tokens.content, player.tokenizer.token_chars, player.device,
+                             by_sequence=True)
+
+
+def losses_by_tune(nats, chars, tune_of, seed):
+    """Losses of models on one split with their intervals, and the differences between any two.
+
+    nats: {model: nats of each sequence}; chars: characters of each; tune_of: its tune. What is drawn at random are
+    tunes, so they are drawn again (bootstrap), with all their sequences. Two models find the same tunes hard: their
+    paired difference is known far better than either loss. Returns {"n_tunes", "losses": {model: {"nats_per_char",
+    "se", "interval"}}, "differences": [{"model", "less", "nats_per_char" (model - less), "se", "interval"}]}.
+    """
+    tunes = {tune: i for i, tune in enumerate(dict.fromkeys(tune_of))}
+    which = [tunes[tune] for tune in tune_of]
+    drawn = np.random.default_rng(seed).multinomial(len(tunes), [1 / len(tunes)] * len(tunes), BOOTSTRAP)
+    total_chars = drawn @ np.bincount(which, chars)
+    resampled = {name: drawn @ np.bincount(which, values) / total_chars for name, values in nats.items()}
+    measured = {name: sum(values) / sum(chars) for name, values in nats.items()}
+    names = list(nats)
+    return {"n_tunes": len(tunes),
+            "losses": {name: _with_interval(measured[name], resampled[name]) for name in names},
+            "differences": [{"model": a, "less": b, **_with_interval(measured[a] - measured[b],
+                                                                    resampled[a] - resampled[b])}
+                            for i, b in enumerate(names) for a in names[i + 1:]]}
+
+
+def _with_interval(value, resampled):
+    return {"nats_per_char": value, "se": float(resampled.std()),
+            "interval": np.quantile(resampled, (0.025, 0.975)).tolist()}
 
 
 def rate(samples):
@@ -173,10 +239,17 @@ def _novelty(train_text):
     return Novelty(train_text)
 
 
-def floor_rates(train, n, seed):
-    """Rates of what any judge has to refuse: {kind: rates}."""
-    return {name: rate_samples(samples)
-            for name, samples in floors(split_tunebook(train.content), n, seed).items()}
+def floor_rates(train, n, seed, max_chars):
+    """Rates of what any judge has to refuse, and what it copies: {kind: rates with "copied_share"}."""
+    return {name: {**rate_samples(samples), "copied_share": copying(samples, train)["copied_share"]}
+            for name, samples in floors(split_tunebook(train.content), n, seed, max_chars).items()}
+
+
+def floor_skills(train, n, seed, max_chars):
+    """{n-gram: its skills and what it copies}, under the limit of length of the suite's samples."""
+    return {name: {**skills(samples), "copied_share": copying(samples, train)["copied_share"]}
+            for name, samples in floors(split_tunebook(train.content), n, seed, max_chars).items()
+            if name.endswith("gram")}
 
 
 # ---------------------------------------------------------------- the sweep of the sampler
@@ -188,7 +261,7 @@ def sweep_table(samples, real, settings, limits, train):
     Returns {"rows", "real" (the same figures of the tunes), "n" (samples a row), "chosen", "rule"}.
     """
     n = len(samples) // len(settings)
-    rows = [{**setting, "cut": truncation(setting), **sweep_row(samples[k * n:(k + 1) * n], train)}
+    rows = [{**setting, "truncation": truncation(setting), **sweep_row(samples[k * n:(k + 1) * n], train)}
             for k, setting in enumerate(settings)]
     of_real = sweep_row(real, train)
     return {"rows": rows, "real": of_real, "n": n, "chosen": choose_sampler(rows, of_real, limits),
@@ -202,10 +275,11 @@ def sweep_row(samples, train):
     these texts are short, and that bar says nothing about the sampler."""
     rates = rate_samples(samples, judge=False)
     repeated = [repetition(as_tune(sample))["bar_repetition"] for sample in samples]
-    repeated = [value for value in repeated if value is not None]
-    return {"n": rates["n"], "rate": rates["cut"]["rate"], "interval": rates["cut"]["interval"],
-            "bar_accuracy": rates["bar_accuracy"], "rest_bar_share": rates["rest_bar_share"],
-            "bar_repetition": sum(repeated) / len(repeated) if repeated else None,
+    valid = rates["without_unfinished_bar"]
+    return {"n": rates["n"], "rate": valid["rate"], "interval": valid["interval"],
+            "rate_se": (valid["rate"] * (1 - valid["rate"]) / valid["n"]) ** 0.5 if valid["n"] else None,
+            "bar_accuracy": rates["bar_accuracy"], "bar_accuracy_se": rates["bar_accuracy_se"],
+            "rest_bar_share": rates["rest_bar_share"], "bar_repetition": mean_of_known(repeated),
             "copied_share": _novelty(train.content).measure(samples)["copied_share"]}
 
 
@@ -229,7 +303,8 @@ def choose_sampler(rows, real, limits):
 def sweep(evaluation, settings, limits):
     """Draws every setting from the headers of validation tunes in one batch and chooses; see `sweep_table`."""
     budget, first = evaluation.budget, evaluation.seed + evaluation.first_seeds["sweep"]
-    prompts, n = prompts_from(evaluation.val_tunes, "header") or [("", None)], budget["n_sweep"]
+    prompts = prompts_from(evaluation.val_tunes, "header", evaluation.player.tokenizer) or [("", None)]
+    n = budget["n_sweep"]
     samples = evaluation.drawn("sweep", evaluation.player, [
         Request(prompt=prompts[i % len(prompts)][0], seed=first + i, max_chars=budget["sweep_chars"], **setting)
         for setting in settings for i in range(n)])
@@ -246,14 +321,17 @@ def evaluate_best(evaluation, settings, limits):
     budget, seed, train, kept = evaluation.budget, evaluation.seed, evaluation.train, evaluation.kept
     kept("test", test_loss, evaluation.player, evaluation.test_tokens, code=evaluation.player.classes)
     chosen = sweep(evaluation, settings, limits)["chosen"]
+    ways = {"unprompted": MODEL_ITSELF, "chosen": chosen}
+    if evaluation.test_tunes:  # else the text is no ABC, and a model of it would look for right bars for hours
+        ways["right"] = {**MODEL_ITSELF, "bars": "right"}
     texts = {name: judged(evaluation.drawn(name, evaluation.player, unprompted(
         budget["n_rated"], seed + evaluation.first_seeds[name], budget["rated_chars"], **sampler)))
-        for name, sampler in (("unprompted", MODEL_ITSELF), ("chosen", chosen))}
+        for name, sampler in ways.items()}
     prompted = {kind: judged(draw_prompted(evaluation, kind)) for kind in ("header", "bars")}
     real = real_samples(evaluation.test_tunes)
     for name, samples in {**texts, **prompted, "real": real}.items():
         kept(f"rates/{name}", rate, samples)
-    kept("floors", floor_rates, train, budget["n_rated"], seed)
+    kept("floors", floor_rates, train, budget["n_rated"], seed, budget["rated_chars"])
     for name, samples in texts.items():
         kept(f"music/{name}", compare_sets, samples, real, seed)
     for name, samples in {**texts, "real": real}.items():
@@ -270,10 +348,23 @@ def evaluate_suite(evaluation, names):
     real = real_samples(evaluation.test_tunes, budget["skills_chars"])
     kept("skills/real_cut", skills, real)
     kept("copying/real_cut", copying, real, train)
+    kept("skills/floors", floor_skills, train, budget["n_skills"], seed, budget["skills_chars"])
     requests = unprompted(budget["n_skills"], seed + evaluation.first_seeds["skills"], budget["skills_chars"])
     for name in names:
         player = load_player(evaluation.root, name, evaluation.player.tokenizer, evaluation.player.device)
         samples = judged(evaluation.drawn(name, player, requests))
         kept(f"skills/{name}", skills, samples)
-        kept(f"music/{name}", compare_sets, samples, real, seed, 0)
+        kept(f"music/{name}", compare_sets, samples, real, seed, SUITE_RESAMPLES)
         kept(f"copying/{name}", copying, samples, train)
+
+
+def compare_losses(evaluation, best, records):
+    """Losses on the test split with intervals, the best model's (its name: `best`) and those of the suite's records,
+    and their paired differences; see `losses_by_tune`. A record without sums by sequence is left out."""
+    of_best = measurements.read(evaluation.root, "test")
+    nats = {best: of_best["nats_by_sequence"]} | {record["name"]: record["test_nats_by_sequence"] for record in records
+                                                   if record.get("test_nats_by_sequence")}
+    rows, n = sequence_rows(evaluation.root, "test"), len(of_best["chars_by_sequence"])
+    tune_of = [row["origin"] for row in rows] if len(rows) == n else [str(i) for i in range(n)]
+    evaluation.kept("tunes", losses_by_tune, {name: values for name, values in nats.items() if len(values) == n},
+                    of_best["chars_by_sequence"], tune_of, evaluation.seed)

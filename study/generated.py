@@ -3,12 +3,15 @@
 What is drawn and measured is decided in `study/evaluation.py`; here it gets a form to be looked at and heard.
 """
 
+import contextlib
+
 from music.abc_text import check_abc
 from music.excerpts import repaired
 from music.metrics import music_metrics
-from music.notation import has_notes, midi_bytes, pictures, readable
+from music.notation import at_bar_lines, given_bars, has_notes, midi_bytes, musicxml, pictures, readable
+from music.right_bars import RightBars
 from music.validity import check_record, judge_texts
-from study.evaluation import copying_of_each, judged, prompts_from
+from study.evaluation import copying_of_each, judged, prompts_from, prompts_left_out
 from study.measurements import plain
 from study.results import BEST, TOKENIZER_KINDS
 from study.sampling import MODEL_ITSELF, Request
@@ -21,7 +24,7 @@ PICTURES = {"score_svg": ".svg", "score_png": ".png", "roll_svg": "_roll.svg", "
 # ---------------------------------------------------------------- one sample
 
 def write_sample(folder, stem, sample, kind, origin):
-    """Writes <stem>.abc as drawn, .mid, and a repaired text if that differs; returns its metadata row.
+    """Writes <stem>.abc as drawn, .mid, .musicxml, and a repaired text if that differs; returns its metadata row.
 
     kind: "unconditional", "header" or "bars", what was given; origin: the tune that it was taken from, or None.
     """
@@ -34,6 +37,7 @@ def write_sample(folder, stem, sample, kind, origin):
         second.unlink(missing_ok=True)
     bits, n_given = sample["surprisal_bits"], len(sample["prompt"])
     return {"file": f"{stem}.abc", "midi": write_midi(folder / f"{stem}.mid", sample["text"]),
+            **write_musicxml(folder / f"{stem}.musicxml", sample["text"], n_given),
             "repaired": f"repaired/{stem}.abc" if cut else None, "type": kind, "prompt_source": origin, **sample,
             "length": len(sample["text"]), "truncated": sample["stop_reason"] == "budget",
             "mean_logprob_bits": -sum(bits) / max(len(bits), 1),
@@ -52,10 +56,26 @@ def write_midi(path, text):
     return path.name
 
 
-def write_pictures(folder, stem, text):
-    """Writes score and piano roll of a text as SVG and PNG; returns {picture: file name or None} and what `pictures`
-    says beside them. An older picture does not stay beside new text."""
-    drawn, names = pictures(text)._asdict(), {}
+def write_musicxml(path, text, n_given=0):
+    """Writes what can be read of a text for notation programs, its file's name as title and the prompt (the first
+    n_given characters) in grey; returns the metadata: {"musicxml": file name or None, "realigned": True if a bar of the
+    wrong length would shift a voice against the others, in .mid and .musicxml put back at the next bar line}."""
+    tune, xml = readable(text)[0], None
+    if has_notes(tune):
+        with contextlib.suppress(Exception):  # music21 meets lengths that no note head can show: the text has no file
+            xml = musicxml(tune, title=path.stem.replace("_", " "), given=given_bars(text, n_given))
+    if xml:
+        write_bytes(path, xml)
+    else:
+        path.unlink(missing_ok=True)
+    return {"musicxml": path.name if xml else None, "realigned": has_notes(tune) and at_bar_lines(tune) is not tune}
+
+
+def write_pictures(folder, stem, text, n_given=0):
+    """Writes score and piano roll of a text (its first n_given characters: the prompt) as SVG and PNG; returns
+    {picture: file name or None} and what `pictures` says beside them. An older picture does not stay beside new text.
+    """
+    drawn, names = pictures(text, n_given)._asdict(), {}
     for kind, end in PICTURES.items():
         path, content = folder / f"{stem}{end}", drawn.pop(kind)
         names[kind] = path.name if content else None
@@ -68,30 +88,33 @@ def write_pictures(folder, stem, text):
 
 # ---------------------------------------------------------------- the ten to look at
 
-def ten_requests(tunes, ten, chosen, max_chars, seed):
+def ten_requests(tunes, ten, chosen, max_chars, seed, tokenizer):
     """[(type, prompt's origin, Request)] of the samples to look at, fixed before anything is drawn.
 
-    ten: [(type, temperature or None for the chosen sampler)]; a type without a prompt among the tunes is drawn without.
+    ten: [(type, temperature or None for the chosen sampler, "free" or "right" bars)]; a type of which no prompt among
+    the tunes can be written in the vocabulary, and gone on from with right bars, is drawn without.
     """
     n_used, requests = {"header": 0, "bars": 0}, []
     # headers from the first tunes on, bars from the last: no tune gives both while there are enough
-    prompts = {"header": prompts_from(tunes, "header"), "bars": prompts_from(tunes[::-1], "bars")}
-    for i, (kind, temperature) in enumerate(ten):
+    prompts = {kind: [given for given in prompts_from(some, kind, tokenizer) if not RightBars.what_is_wrong(given[0])]
+               for kind, some in (("header", tunes), ("bars", tunes[::-1]))}
+    for i, (kind, temperature, bars) in enumerate(ten):
         sampler = chosen if temperature is None else {**MODEL_ITSELF, "temperature": temperature}
         prompt, origin = "", None
         if kind != "unconditional" and prompts[kind]:
             prompt, origin = prompts[kind][n_used[kind] % len(prompts[kind])]
             n_used[kind] += 1
         requests.append((kind if prompt else "unconditional", origin,
-                         Request(prompt=prompt, seed=seed + i, max_chars=max_chars, **sampler)))
+                         Request(prompt=prompt, seed=seed + i, max_chars=max_chars, bars=bars if tunes else "free",
+                                 **sampler)))
     return requests
 
 
 def write_ten(evaluation, ten, chosen):
-    """Draws the samples to look at and writes their files, pictures and metadata.json; returns their number."""
+    """Draws the samples to look at and writes their files, pictures and metadata.json; returns their rows in it."""
     folder, max_chars = evaluation.root / FOLDER, evaluation.budget["sample_chars"]
     requests = ten_requests(evaluation.test_tunes, ten, chosen, max_chars,
-                            evaluation.seed + evaluation.first_seeds["ten"])
+                            evaluation.seed + evaluation.first_seeds["ten"], evaluation.player.tokenizer)
     samples = evaluation.drawn("ten", evaluation.player, [request for *_, request in requests], surprisal=True)
     novelty = evaluation.kept("copying/ten", copying_of_each, judged(samples), evaluation.train)
     verdicts, rows = judge_texts([sample["text"] for sample in samples]), []
@@ -100,9 +123,9 @@ def write_ten(evaluation, ten, chosen):
         rows.append({"index": i, **write_sample(folder, stem, sample, kind, origin),
                      "cross_checks": {"abc2midi": verdicts[i] if verdicts else None},
                      "metrics": music_metrics(sample), "novelty": novelty[i],
-                     "pictures": write_pictures(folder, stem, sample["text"])})
+                     "pictures": write_pictures(folder, stem, sample["text"], len(sample["prompt"]))})
     write_json(folder / "metadata.json", plain({**describe_drawing(evaluation, chosen, max_chars), "samples": rows}))
-    return len(rows)
+    return rows
 
 
 def describe_drawing(evaluation, chosen, max_chars):
@@ -117,8 +140,14 @@ def describe_drawing(evaluation, chosen, max_chars):
         "tokenizer": {"kind": TOKENIZER_KINDS.get(tokenizer.kind, tokenizer.kind), "vocab_size": tokenizer.vocab_size,
                       "sha256": tokenizer.digest},
         "sampler": {"chosen": chosen, "order": "temperature, top-k, top-p, min-p", "repetition_penalty": None,
-                    "max_chars": max_chars, "seed": "first seed + index of the sample"},
-        "definitions": {"stop_reason": "end: the model ended the tune; budget: max_chars were drawn",
+                    "max_chars": max_chars, "seed": "first seed + index of the sample",
+                    "prompts_left_out": prompts_left_out(evaluation.test_tunes, tokenizer)},
+        "definitions": {"realigned": "true: a bar of the wrong length would shift a voice; .mid and .musicxml put it "
+                                     "back at the next bar line (notation.midi_bytes(tune, realign=False) does not)",
+                        "stop_reason": "end: the model ended the tune; budget: max_chars were drawn; stuck: one "
+                                       "bar was wrong 64 times",
+                        "bars": "free: as the model draws them; right: a bar that its meter does not allow was drawn "
+                                "again (n_draws draws for n_kept bars, header and end counted as such)",
                         "surprisal_bits": "-log2 probability of each character of text under the model itself"},
         "environment": environment(str(evaluation.player.device))}
 
@@ -130,8 +159,14 @@ def write_played(root, samples):
     metadata rows."""
     folder, rows = root / FOLDER, []
     numbers = [int(path.stem[5:]) for path in folder.glob("play_*.abc") if path.stem[5:].isdigit()]
-    for i, sample in enumerate(samples, 1 + max(numbers, default=0)):
+    for i, sample in enumerate(samples, 1 + max(numbers, default=-1)):  # from 000 on, as the ten
         stem = f"play_{i:03d}"
         rows.append(write_sample(folder, stem, sample, "header" if sample["prompt"] else "unconditional", None))
         write_json(folder / f"{stem}.json", plain(rows[-1]))
     return rows
+
+
+def played_rows(root):
+    """The metadata rows of all samples that were played in a root, in the order of their numbers."""
+    rows = [read_json(path) for path in sorted((root / FOLDER).glob("play_*.json"))]
+    return [row for row in rows if isinstance(row, dict) and "file" in row]

@@ -2,20 +2,22 @@
 
     content = results(root)            # what was not measured is None
     missing = check_results(content)   # sentences on what it promises and lacks
+    files = tables(root)               # the long tables, as CSV beside it
 
-Nothing is computed here that could be computed where it is measured: rows are put side by side, the best baseline is
-picked, and failures are said in words. Loads no torch.
+Nothing is computed here that could be computed where it is measured: rows are put side by side, the strongest baseline
+is picked, and marks that were not passed are listed. Numbers have six significant digits; None says "not measured", an
+end of an interval that has no bound is the word "unbounded". Loads no torch.
 """
 
 import math
 import re
 from pathlib import Path
 
-from music.validity import ladder_row
+from music.validity import is_above, ladder_row, share
 from study.families import FAMILIES
 from study.figures import in_order, label
 from study.measurements import plain, read
-from study.records import read_records
+from study.records import csv_text, read_records
 from study.stage import STAGES, load_manifest, read_json
 
 BEST = "best_model"  # name of the best model's files
@@ -23,8 +25,16 @@ RUN_COLUMNS = (
     "name", "family", "size", "seed", "suite", "recipe", "data_fraction", "params_total", "params_non_embedding",
     "train_chars", "epochs", "train_flops", "train_flops_6nd", "steps", "tokens_per_step", "seconds",
     "tokens_per_second", "peak_memory_bytes", "device", "learning_rate", "optimizer", "train_nats_per_char",
-    "val_nats_per_char", "val_bits_per_char", "test_nats_per_char")
-FIT_NUMBERS = ("alpha", "alpha_interval", "identified", "r_squared")
+    "val_nats_per_char", "val_bits_per_char", "test_nats_per_char", "test_nats_per_char_long_context")
+NAMED = 3   # models in a sentence
+DIGITS = 6  # of every number: more than any of them is known to
+TABLES = {  # file beside RESULTS.json -> its columns
+    "music.csv": ("set", "figure", "generated_mean", "generated_sd", "real_mean", "real_sd", "wasserstein_in_sd",
+                  "real_vs_real_mean", "real_vs_real_p95"),
+    "differences.csv": ("model", "less", "nats_per_char", "se", "low", "high"),
+    "loss_by_position.csv": ("name", "position", "val_nats_per_char")}
+CHOICE = "checkpoints/best_choice.json"  # what `study/choice.py` keeps
+FIT_NUMBERS = ("alpha", "alpha_interval", "verdict", "identified", "r_squared")
 TOKENIZER_KINDS = {"char": "character"}  # in words
 TEST_SHARE = 0.25  # of the validation loss: a test loss farther away says that the splits are small or unlike
 
@@ -39,13 +49,14 @@ def results(root):
         "data": describe_data(root, manifests), "tokenizer": describe_tokenizer(root), "runs": runs,
         "fits": describe_fits(fits), "baselines": read_json(root / "data/baselines.json") or {},
         "best": describe_best(root), "samples": describe_samples(root, metadata),
-        "music": _measured(root, {"unprompted": "music/unprompted", "chosen_sampler": "music/chosen"}),
+        "music": describe_music(root),
         "novelty": _measured(root, {
-            "generated": "copying/unprompted", "chosen_sampler": "copying/chosen", "heldout_baseline": "copying/real",
+            "generated": "copying/unprompted", "chosen_sampler": "copying/chosen", "right_bars": "copying/right",
+            "heldout_baseline": "copying/real",
             "diversity": "diversity/unprompted", "diversity_of_real_music": "diversity/real"}),
         "skills": describe_skills(root, runs) or None, "environment": metadata.get("environment")}
     quick = manifests["03_tokenize_split"].get("config", {}).get("quick")
-    return plain({"quick": quick, "headline": headline(parts, fits.get("headline")), **parts})
+    return plain({"quick": quick, "headline": headline(parts, fits.get("headline")), **parts}, DIGITS)
 
 
 def _measured(root, names):
@@ -99,58 +110,157 @@ def describe_tokenizer(root):
 
 
 def describe_fits(fits):
-    """The content of fits.json, a family at the top; a family that was not fitted says why."""
-    refused = {family: {"alpha": None, "alpha_interval": [None, None], "r_squared": None, "identified": False,
+    """The content of fits.json, a family at the top; a family that was not fitted says why. Losses by position stand in
+    a table of their own."""
+    refused = {family: {"alpha": None, "alpha_interval": None, "r_squared": None, "identified": False,
                         "reason": reason} for family, reason in (fits.get("refused") or {}).items()}
-    return {**refused, **(fits.get("families") or {}), **{k: v for k, v in fits.items() if k != "families"}}
+    others = {key: value for key, value in fits.items() if key not in ("families", "loss_by_position")}
+    return with_unbounded({**refused, **(fits.get("families") or {}), **others})
+
+
+def with_unbounded(value, is_interval=False):
+    """The same with "unbounded" for a missing end of an interval.
+
+    >>> with_unbounded({"alpha": None, "alpha_interval": [0.1, None]})
+    {'alpha': None, 'alpha_interval': [0.1, 'unbounded']}
+    """
+    if isinstance(value, dict):
+        return {key: with_unbounded(item, str(key).endswith("interval")) for key, item in value.items()}
+    if isinstance(value, list):
+        return ["unbounded" if item is None and is_interval else with_unbounded(item) for item in value]
+    return value
 
 
 def describe_best(root):
-    """The best model's row, with its loss on the test split by the one evaluation function."""
+    """The best model's row: why it was chosen and what became of that, and its loss on the test split by the one
+    evaluation function, with intervals over tunes and differences from the suite's models."""
     record, test = read_json(root / f"checkpoints/{BEST}.json") or {}, read(root, "test") or {}
+    tunes = read(root, "tunes") or {}
+    low_high = ((tunes.get("losses") or {}).get(BEST) or {}).get("interval")
     return {**{column: record.get(column) for column in RUN_COLUMNS}, "best_epoch": record.get("best_epoch"),
+            "choice": describe_choice(root, record),
             "checkpoint": f"checkpoints/{BEST}.pt", "checkpoint_sha256": record.get("checkpoint_sha256"),
             **{f"test_{key}": test.get(key) for key in ("nats_per_char", "bits_per_char", "perplexity",
-                                                       "loss_by_position")}, "test_chars": test.get("n_chars")}
+                                                       "loss_by_position")},
+            "test_nats_per_char_interval": low_high,
+            "test_bits_per_char_interval": low_high and [nats / math.log(2) for nats in low_high],
+            "test_perplexity_interval": low_high and [math.exp(nats) for nats in low_high],
+            "test_tunes": tunes.get("n_tunes"), "test_chars": test.get("n_chars"),
+            "differences": [{"model": row["model"], **{key: row[key] for key in ("nats_per_char", "se", "interval")}}
+                            for row in tunes.get("differences") or [] if row["less"] == BEST] or None}
+
+
+def describe_choice(root, record):
+    """The choice of the best model with what was expected and what came of it; None if it was not chosen here."""
+    choice = read_json(root / CHOICE)
+    chosen = (choice or {}).get("chosen")
+    if not chosen or (chosen["size"], chosen["epochs"]) != (record.get("size"), record.get("epochs_planned")):
+        return None
+    spent = (record.get("seconds") or 0) + (record.get("evaluation_seconds") or 0)
+    return {**{key: choice[key] for key in ("rule", "minutes") if key in choice}, "chosen": chosen,
+            "expected": {"minutes": chosen["minutes"], "val_nats_per_char": chosen["val_nats_per_char"]},
+            "outcome": {"minutes": spent / 60, "val_nats_per_char": record.get("val_nats_per_char")},
+            "rivals": [row for row in choice["rivals"] if row != chosen], "law": choice["law"]}
 
 
 def describe_samples(root, metadata):
     """Rates of validity of every set of samples, between real music and what any judge has to refuse."""
-    rates = {name: read(root, f"rates/{name}") for name in ("unprompted", "chosen", "header", "bars", "real")}
-    floors, sweep = read(root, "floors"), read(root, "sweep") or {}
+    rates = {name: read(root, f"rates/{name}") for name in ("unprompted", "chosen", "right", "header", "bars", "real")}
+    floors, sweep = read(root, "floors") or {}, read(root, "sweep") or {}
+    copied = {name: (read(root, f"copying/{name}") or {}).get("copied_share")
+              for name in ("unprompted", "chosen", "right", "real")}
     return {"definition": "valid = level 4: header, tokens, content, and every bar exactly its meter; of all "
                           "samples at the first try, judged on the generated part",
             "unprompted": rates["unprompted"], "chosen_sampler": rates["chosen"],
+            "right_bars": rates["right"] and {**rates["right"], **describe_right_bars(root)},
             "prompted": {"header": rates["header"], "bars": rates["bars"]}, "real_music": rates["real"],
-            "floors": floors, "ladder": ladder_rows(rates, floors or {}), "sampler": sweep.get("chosen"),
+            "prompts_left_out": (metadata.get("sampler") or {}).get("prompts_left_out"),
+            "floors": {name: {key: floors[name][key] for key in (
+                "n", "bar_accuracy", "bar_accuracy_interval", "n_sounding_bars", "copied_share")}
+                for name in ngrams_of(floors)} or None,
+            "ladder": ladder_rows(rates, floors, copied), "sampler": sweep.get("chosen"),
             "sweep": sweep.get("rows"), "files": [row.get("file") for row in metadata.get("samples") or []]}
 
 
-def ladder_rows(rates, floors):
+def describe_right_bars(root):
+    """What it took to draw right bars, and what became of the text; beside the bits of free text. None of it says what
+    the model can do alone: `unprompted` does."""
+    samples, free = read(root, "drawn/right"), read(root, "drawn/unprompted")
+    n_kept, n_draws = (sum(sample[key] for sample in samples) for key in ("n_kept", "n_draws"))
+
+    def bits_per_char(samples):
+        known = [(sample["bits_per_char"], sample["new_chars"]) for sample in samples if sample["new_chars"]]
+        return sum(bits * n for bits, n in known) / sum(n for _, n in known) if known else None
+    return {"definition": "sampler and model together: a bar that its meter does not allow is drawn again from the "
+                          "model's state before it, 64 times at most, then the tune is stuck; temperature 1",
+            "draws_per_bar": n_draws / n_kept if n_kept else None,
+            "stuck_share": sum(sample["stop_reason"] == "stuck" for sample in samples) / len(samples),
+            "bits_per_char": bits_per_char(samples), "bits_per_char_free": bits_per_char(free)}
+
+
+def ngrams_of(floors):
+    """Names of the n-grams among the floors, the longest first."""
+    return sorted(filter(is_ngram, floors), key=lambda name: -int(re.sub(r"\D", "", name) or 0))
+
+
+def ladder_rows(rates, floors, copied):
     """Validity of real music, the model, n-grams and random text: [{"name", "kind", and their rates}]."""
-    ladder = [("real music, held out", "real", rates["real"]), ("best model", "model", rates["unprompted"]),
-              ("best model, chosen sampler", "sampler", rates["chosen"])]
-    ngrams = sorted(filter(is_ngram, floors), key=lambda name: -int(re.sub(r"\D", "", name) or 0))  # the longest first
+    sets = [("real music, held out", "real", "real"), ("best model", "model", "unprompted"),
+            ("best model, chosen sampler", "sampler", "chosen"),
+            ("best model, wrong bars redrawn", "right", "right")]
+    ladder = [(name, kind, rates[key] and {**rates[key], "copied_share": copied[key]}) for name, kind, key in sets]
+    ngrams = ngrams_of(floors)
     ladder += [(name, "ngram", floors[name]) for name in ngrams]
     ladder += [(name, "random" if name == "random" else "floor", floors[name])
                for name in sorted(set(floors) - set(ngrams))]
     return [ladder_row(name, kind, rate) for name, kind, rate in ladder if rate]
 
 
+def describe_music(root):
+    """Figures of the free samples beside real music; of the other ways to draw what is not real music's."""
+    free = read(root, "music/unprompted")
+    if not free:
+        return None
+
+    def without_real(music):
+        return music and {"n": music["n"], "n_compared": music["n_compared"], **{
+            table: {name: {key: value for key, value in row.items() if not key.startswith("real_")}
+                    for name, row in music[table].items()} for table in ("metrics", "jsd")}}
+    return {"unprompted": free, "chosen_sampler": without_real(read(root, "music/chosen")),
+            "right_bars": without_real(read(root, "music/right"))}
+
+
 def describe_skills(root, runs):
-    """{run: skills, music and copying of its samples, beside those of real music under the same limit of length}."""
-    real, copied_by_real = read(root, "skills/real_cut"), read(root, "copying/real_cut")
-    out = {}
+    """Skills of the suite's models from small sets of free samples, between those of real music and of n-grams under
+    the same limit of length; None without any."""
+    real, copied_by_real = read(root, "skills/real_cut"), read(root, "copying/real_cut") or {}
+    models, max_chars = {}, None
     for row in suite_runs(runs):
         name = row["name"]
-        skills, samples = read(root, f"skills/{name}"), read(root, f"drawn/{name}")
-        if skills and samples:
-            out[name] = {
-                "family": row["family"], "size": row["size"], "params_total": row["params_total"], "n": skills["n"],
-                "max_chars": samples[0]["max_chars"], "skills": skills, "real": real,
-                "music": read(root, f"music/{name}"), "copied": read(root, f"copying/{name}"),
-                "copied_by_real_music": copied_by_real}
-    return out
+        skills, copied = read(root, f"skills/{name}"), read(root, f"copying/{name}") or {}
+        if skills:
+            max_chars = max_chars or (read(root, f"drawn/{name}") or [{}])[0].get("max_chars")
+            models[name] = {**{key: row[key] for key in ("family", "size", "params_total")}, **skills,
+                            "copied_share": copied.get("copied_share")}
+    if not models:
+        return None
+    return {"n": next(iter(models.values()))["n"], "max_chars": max_chars, "models": models,
+            "floors": read(root, "skills/floors"),
+            "real_music": real and {**real, "copied_share": copied_by_real.get("copied_share")}}
+
+
+def tables(root):
+    """The long tables beside RESULTS.json, {file name: CSV}: music.csv, a row for each set of samples and figure;
+    differences.csv, the paired differences of all models on the test split; loss_by_position.csv."""
+    names = ["unprompted", "chosen", *(row["name"] for row in suite_runs(run_rows(root)))]
+    music = [{"set": name, "figure": figure, **row} for name in names
+             for figure, row in ((read(root, f"music/{name}") or {}).get("metrics") or {}).items()]
+    differences = [{**row, "low": row["interval"][0], "high": row["interval"][1]}
+                   for row in (read(root, "tunes") or {}).get("differences") or []]
+    positions = [{"name": record["name"], "position": i, "val_nats_per_char": loss} for record in read_records(root)
+                 for i, loss in enumerate(record.get("val_loss_by_position") or [])]
+    return {name: csv_text(plain(rows, DIGITS), TABLES[name])
+            for name, rows in zip(TABLES, (music, differences, positions)) if rows}
 
 
 def training_history(record, curve):
@@ -175,101 +285,144 @@ def is_ngram(name):
     return name.endswith("gram") and name != "unigram"
 
 
-def best_ngram(baselines, split):
-    """(name, bits per character) of the best n-gram baseline of a split, or (None, None)."""
-    rows = [(row["bits_per_char"], name) for name, row in (baselines.get(split) or {}).items()
-            if is_ngram(name) and isinstance(row, dict) and row.get("bits_per_char") is not None]
+def strongest_baseline(baselines, split):
+    """(name, bits per character) of the baseline of a split that needs fewest, or (None, None). Variants that begin
+    anew with every tune are no marks: a model reads the split through."""
+    rows = [(row["bits_per_char"], row.get("label") or name) for name, row in (baselines.get(split) or {}).items()
+            if isinstance(row, dict) and row.get("bits_per_char") is not None and not name.endswith("_per_tune")]
     return min(rows)[::-1] if rows else (None, None)
 
 
 def headline(parts, sentence):
-    """What a reader wants first, with the failures in words. sentence: the fits' own."""
+    """What a reader wants first, with the marks that were not passed. sentence: the fits' own."""
     best, samples = parts["best"], parts["samples"]
-    rates, (name, ngram) = samples["unprompted"] or {}, best_ngram(parts["baselines"], "test")
+    rates, (name, bits) = samples["unprompted"] or {}, strongest_baseline(parts["baselines"], "test")
     numbers = {f"{family}_{key}": (parts["fits"].get(family) or {}).get(key)
                for family in expected_families(parts["runs"]) for key in FIT_NUMBERS}
+    warnings = marks_not_passed(parts)
     return {
         "scaling": sentence, **numbers,
-        "best_model": f"{label(best['family'])} {best['size']}, {best['epochs']:g} epochs" if best["family"] else None,
-        "best_test_perplexity": best["test_perplexity"], "best_test_bits_per_char": best["test_bits_per_char"],
-        "best_ngram": name, "best_ngram_test_bits_per_char": ngram,
+        "best_model": f"{label(best['family'])} {best['size']}, {best['epochs']:g} epoch{'s' * (best['epochs'] != 1)}"
+        if best["family"] else None,
+        **{f"best_{key}": best[key] for key in (
+            "test_perplexity", "test_perplexity_interval", "test_bits_per_char", "test_bits_per_char_interval")},
+        "strongest_baseline": None if name is None else {"name": name, "test_bits_per_char": bits},
         "abc_validity_rate": rates.get("rate"), "abc_validity_interval": rates.get("interval"),
-        "abc_validity_n": rates.get("n"), "abc_validity_real_music": (samples["real_music"] or {}).get("rate"),
+        "abc_validity_n": rates.get("n"), "abc2midi_clean_rate": rates.get("abc2midi_clean_rate"),
+        "abc_validity_real_music": (samples["real_music"] or {}).get("rate"),
         "abc_validity_chosen_sampler": (samples["chosen_sampler"] or {}).get("rate"),
-        "warnings": failures_in_words(parts)}
+        "warnings": warnings, "warnings_sentence": warnings_sentence(warnings)}
 
 
 def headline_lines(content):
-    """The headline block for people."""
-    shown = []
-    for key, value in (content.get("headline") or {}).items():
-        if isinstance(value, float):
-            value = f"{value:.4g}"
-        elif key.endswith("_interval") and isinstance(value, list):
-            value = " to ".join("unbounded" if end is None else f"{end:.4g}" for end in value)
-        elif isinstance(value, list):
-            value = "; ".join(map(str, value)) or "none"
-        shown.append(f"{key.replace('_', ' ')}: {'not measured' if value is None else value}")
-    return shown
+    """The headline block for people: a line for each family and five more."""
+    head, shown = content.get("headline") or {}, []
+
+    def number(value):
+        return "not measured" if value is None else f"{value:.4g}"
+
+    def interval(pair):
+        return "" if not pair else " (95 %: " + " to ".join(
+            end if isinstance(end, str) else f"{end:.4g}" for end in pair) + ")"
+
+    shown.append(f"scaling: {head.get('scaling') or 'not measured'}")
+    for family in in_order({key.removesuffix("_alpha") for key in head if key.endswith("_alpha")}):
+        verdict, alpha = head.get(f"{family}_verdict"), head[f"{family}_alpha"]
+        shown.append(f"{family} alpha: {'no value' if alpha is None and verdict else number(alpha)}"
+                     f"{interval(head.get(f'{family}_alpha_interval'))}" + (f", {verdict}" if verdict else ""))
+    shown.append(f"best model: {head.get('best_model') or 'not measured'}")
+    mark = head.get("strongest_baseline")
+    beside = "" if not mark else f"; strongest baseline, {mark['name']}: {mark['test_bits_per_char']:.4g}"
+    shown.append(f"bits per character of the test split: {number(head.get('best_test_bits_per_char'))}"
+                 f"{interval(head.get('best_test_bits_per_char_interval'))}{beside}; perplexity "
+                 f"{number(head.get('best_test_perplexity'))}")
+    shown.append(f"valid at the first try: {number(head.get('abc_validity_rate'))}"
+                 f"{interval(head.get('abc_validity_interval'))}, n = {head.get('abc_validity_n')}; chosen sampler "
+                 f"{number(head.get('abc_validity_chosen_sampler'))}, real music "
+                 f"{number(head.get('abc_validity_real_music'))}; abc2midi finds "
+                 f"{number(head.get('abc2midi_clean_rate'))} clean")
+    return shown + [f"marks not passed: {head.get('warnings_sentence') or 'none'}"]
 
 
-def failures_in_words(parts):
-    """Sentences on every model that is no better than the simple baseline beside it."""
-    words, best, samples = [], parts["best"], parts["samples"]
-    for split in ("test", "val"):
-        words += _no_better_than_baselines(parts, split)
-    rates = samples["unprompted"] or {}
-    floor = max((row["rate"] for row in samples["ladder"] if row["kind"] == "ngram"), default=None)
-    if rates.get("rate") is not None and floor is not None and rates["rate"] <= floor:
-        words.append(f"FAILURE: {rates['rate']:.0%} of the samples are valid, no more than of n-gram text "
-                     f"({floor:.0%})")
+def marks_not_passed(parts):
+    """Rows {"model", "split", "mark", "measure", "model_value", "mark_value"}: every model that is no better than the
+    strongest baseline of its split (with the characters that either was given for training), samples that are no better
+    than an n-gram's, splits that are unlike."""
+    best, samples = parts["best"], parts["samples"]
+    rows = [row for split in ("test", "val") for row in _behind_the_baseline(parts, split)]
+    rows += _behind_the_floors(samples["unprompted"], samples["ladder"])
     if best.get("val_nats_per_char") and best.get("test_nats_per_char"):
-        gap = best["test_nats_per_char"] - best["val_nats_per_char"]
-        if abs(gap) > TEST_SHARE * best["val_nats_per_char"]:
-            words.append(f"test and validation loss of the best model differ by {gap:+.3f} nats per character: "
-                         f"the splits are small or unlike")
-    return words
+        if abs(best["test_nats_per_char"] - best["val_nats_per_char"]) > TEST_SHARE * best["val_nats_per_char"]:
+            rows.append({"model": "best model", "split": "test", "mark": "its validation loss: the splits are unlike",
+                         "measure": "nats per character", "model_value": best["test_nats_per_char"],
+                         "mark_value": best["val_nats_per_char"]})
+    return rows
 
 
-def _no_better_than_baselines(parts, split):
-    """A sentence for each baseline of a split that some model does not beat."""
-    models = [("the best model", parts["best"])] + [(row["name"], row) for row in parts["runs"]]
-    losses = [(name, row.get(f"{split}_nats_per_char")) for name, row in models]
-    baselines = parts["baselines"].get(split) or {}
-    name, ngram = best_ngram(parts["baselines"], split)
-    marks = [(f"the {name} model", ngram)] + [
-        (what, (baselines.get(key) or {}).get("bits_per_char")) for key, what in
-        (("unigram", "counting characters"), ("xz", "the compressor xz"), ("bz2", "the compressor bz2"))]
-    words = []
-    for what, mark in marks:
-        worse = [f"{who} ({nats / math.log(2):.3f})" for who, nats in losses
-                 if mark is not None and nats is not None and nats / math.log(2) >= mark]
-        if worse:
-            words.append(f"FAILURE on the {split} split: no better than {what} ({mark:.3f} bits per character): "
-                         f"{', '.join(worse)}")
-    return words
+def _behind_the_baseline(parts, split):
+    name, mark = strongest_baseline(parts["baselines"], split)
+    models = [("best model", parts["best"])] + [(row["name"], row) for row in parts["runs"]]
+    losses = [(model, row.get(f"{split}_nats_per_char"), row.get("train_chars")) for model, row in models]
+    return [{"model": model, "split": split, "mark": name, "measure": "bits per character",
+             "model_value": nats / math.log(2), "mark_value": mark, "model_train_chars": chars,
+             "mark_train_chars": value_at(parts, "data.splits.train.characters")}
+            for model, nats, chars in losses if mark is not None and nats is not None and nats / math.log(2) >= mark]
+
+
+def _behind_the_floors(rates, ladder):
+    """The free samples beside the best n-gram by each of two measures. A rate counts as above only if chance does not
+    explain it (`is_above`; for bars the intervals, which take the samples as what was drawn, must not overlap)."""
+    ngrams, rows = [row for row in ladder if row["kind"] == "ngram"], []
+    if not rates or not rates.get("n") or not ngrams:
+        return rows
+    valid, bars = (max(ngrams, key=lambda row: row[key] or 0) for key in ("rate", "bar_accuracy"))
+    ours, theirs = (share(round(row["rate"] * row["n"]), row["n"]) for row in (rates, valid))
+    if not is_above(ours, theirs):
+        rows.append(("valid at the first try", "rate", valid))
+    low, high = rates.get("bar_accuracy_interval"), bars.get("bar_accuracy_interval")
+    if low and high and low[0] <= high[1]:
+        rows.append(("bars of the right length", "bar_accuracy", bars))
+    return [{"model": "best model", "split": "samples", "mark": f"{row['name']} text", "measure": measure,
+             "model_value": rates[key], "mark_value": row[key]} for measure, key, row in rows]
+
+
+def warnings_sentence(rows):
+    """The marks that were not passed, in a sentence; "" if all were. More than NAMED models are counted, not named.
+
+    >>> warnings_sentence([{"model": "lstm_tiny", "split": "val", "mark": "PPMd"}])
+    'no better than PPMd on the val split: lstm_tiny'
+    """
+    groups = {}
+    for row in rows:
+        groups.setdefault((row["mark"], row["split"]), {}).setdefault(row["model"])
+    return "; ".join(f"no better than {mark} " + ("in samples" if split == "samples" else f"on the {split} split")
+                     + f": {', '.join(models) if len(models) <= NAMED else f'{len(models)} models'}"
+                     for (mark, split), models in groups.items())
 
 
 # ---------------------------------------------------------------- what the file promises
 
 PROMISED = (
     "quick", "headline.scaling", "headline.best_test_perplexity", "headline.best_test_bits_per_char",
-    "headline.best_ngram_test_bits_per_char", "headline.abc_validity_rate", "headline.abc_validity_interval",
+    "headline.best_test_bits_per_char_interval", "headline.strongest_baseline.test_bits_per_char",
+    "headline.abc_validity_rate", "headline.abc_validity_interval",
     "headline.abc_validity_real_music", "headline.warnings",
     *(f"data.splits.{split}.characters" for split in ("train", "val", "test")), "data.sources", "data.conversion",
     "tokenizer.vocab_size", "tokenizer.digest", "runs",
     *(f"baselines.{split}.{name}.bits_per_char" for split in ("val", "test")
       for name in ("uniform", "unigram", "xz", "bz2")),
     "best.params_total", "best.epochs", "best.test_nats_per_char", "best.test_bits_per_char", "best.test_perplexity",
-    "best.val_nats_per_char", "best.test_loss_by_position",
-    "samples.unprompted.n", "samples.unprompted.rate", "samples.unprompted.interval", "samples.unprompted.by_level",
+    "best.val_nats_per_char", "best.test_loss_by_position", "best.test_nats_per_char_interval",
+    "best.test_nats_per_char_long_context", "best.choice.chosen", "best.choice.outcome",
+    "samples.unprompted.n", "samples.unprompted.rate", "samples.unprompted.interval", "samples.unprompted.level_rates",
     "samples.unprompted.bar_accuracy", "samples.chosen_sampler.rate", "samples.chosen_sampler.interval",
     "samples.prompted.header.rate", "samples.prompted.bars.rate", "samples.real_music.rate", "samples.ladder",
     "samples.sampler", "samples.sweep", "samples.files",
     "music.unprompted.metrics", "music.unprompted.jsd", "music.chosen_sampler.jsd",
-    "novelty.generated", "novelty.heldout_baseline", "skills", "environment.python", "environment.torch")
-PROMISED_OF_FAMILY = ("headline.{}_alpha", "fits.{}.alpha", "fits.{}.alpha_interval", "fits.{}.r_squared",
-                      "fits.{}.identified")
+    "novelty.generated", "novelty.heldout_baseline", "skills.models",
+    "environment.python", "environment.torch")
+PROMISED_OF_FAMILY = (  # alpha itself is None where the best fit lies on the bound of the search
+    "headline.{}_verdict", "fits.{}.verdict", "fits.{}.alpha_interval", "fits.{}.r_squared", "fits.{}.identified")
 N_SAMPLES, N_RATED = 10, 100  # what a complete results file holds at least
 
 
@@ -302,12 +455,12 @@ def check_results(content, planned=()):
                            for path in PROMISED_OF_FAMILY), *(() if refused else ("fits.comparison",))]
     missing = [f"{path} is missing" for path in wanted if value_at(content, path) is None]
     missing += [f"baselines.{split} has no n-gram" for split in ("val", "test")
-                if best_ngram(content.get("baselines") or {}, split)[1] is None]
+                if not any(map(is_ngram, value_at(content, f"baselines.{split}") or {}))]
     return missing + _missing_runs(content, runs, planned) + _missing_samples(content)
 
 
 def _missing_runs(content, runs, planned):
-    names, skills = {row["name"] for row in runs}, content.get("skills") or {}
+    names, skills = {row["name"] for row in runs}, value_at(content, "skills.models") or {}
     absent = [name for name in dict.fromkeys([*skills, *planned]) if name not in names]
     missing = [f"runs lacks {', '.join(absent)}"] if absent else []
     missing += [f"runs has none of the family {family}" for family in expected_families(runs)

@@ -86,15 +86,25 @@ def test_sets_tell_other_music_from_the_same_music():
     same = strict(compare_sets(VALID_TUNES[:30], VALID_TUNES[30:], seed=0, resamples=40))
     other = [valid_tune(seed).replace("4", "1") for seed in range(30)]
     different = compare_sets(other, VALID_TUNES[30:], seed=0, resamples=40)
-    assert same["n"] == 30 and same["n_real_vs_real"] == 15
+    assert same["n"] == 30 and same["n_compared"] == 15
     for table, key in (("jsd", "duration"), ("jsd", "onset")):
         assert different[table][key]["generated"] > 3 * different[table][key]["real_vs_real_p95"]
         assert same[table][key]["generated"] <= 2 * same[table][key]["real_vs_real_p95"]
     longer = different["metrics"]["mean_duration"]
-    assert longer["w1_over_sd"] > longer["real_vs_real_p95"]
+    assert longer["wasserstein_in_sd"] > longer["real_vs_real_p95"]
     assert compare_sets(VALID_TUNES[:30], VALID_TUNES[30:], seed=0, resamples=40) == same
     strict(compare_sets([], VALID_TUNES[:3], resamples=3))
     strict(compare_sets(VALID_TUNES[:3], [], resamples=3))
+
+
+def test_distances_do_not_depend_on_how_many_were_drawn():
+    """The same music in larger sets lay nearer than real music to real music; at equal n it lies as near."""
+    real = VALID_TUNES[:30]
+    few, many = (compare_sets(VALID_TUNES[30:] * times, real, seed=0, resamples=60) for times in (1, 6))
+    assert few["n_compared"] == many["n_compared"] == 15 and many["n"] == 180
+    for name, row in few["jsd"].items():
+        assert row["generated"] == pytest.approx(many["jsd"][name]["generated"], rel=0.25), name
+        assert row["generated"] <= 2 * row["real_vs_real_mean"], name
 
 
 def test_a_long_piece_is_not_the_set():

@@ -7,7 +7,7 @@ import pytest
 from tunes import C_MAJOR_HEADER as HEADER, VALID_TUNES
 
 from music.floors import floors, ngram_samples
-from music.novelty import Novelty, diversity, four_bar_sequences
+from music.novelty import Novelty, diversity, four_bar_sequences, run_in_words
 from music.validity import rate_samples
 
 
@@ -31,8 +31,10 @@ def test_a_planted_copy_is_found_exactly(indexed):
         row = copied.measure([letters(3, 50), text])["samples"][1]
         assert row["longest_copied_chars"] == length
         assert row["copied_share"] == pytest.approx(length / row["n_chars"])
-    row = copied.measure(["~" + train[10:41] + "~"])["samples"][0]
+    found = copied.measure(["~" + train[10:41] + "~"])
+    row = found["samples"][0]
     assert row["longest_copied_chars"] == 0 and row["copied_share"] == 0  # 31 characters are no copy
+    assert found["shortest_run_counted"] == 32 and run_in_words(row["longest_copied_chars"]) == "under 32"
 
 
 def test_training_tunes_are_copies_and_others_are_not():
@@ -73,15 +75,24 @@ def test_diversity():
 
 def test_floors_stay_on_the_floor():
     bottom = floors(VALID_TUNES, n=30, seed=1, max_chars=500)
-    assert set(bottom) == {"random", "printable", "shuffled", "rests", "3-gram", "5-gram", "8-gram"}
+    assert set(bottom) == {"random", "printable", "shuffled", "rests", "3-gram", "5-gram", "8-gram", "10-gram",
+                           "12-gram"}
     for name in ("random", "printable", "shuffled", "rests"):
         rates = strict(rate_samples(bottom[name], judge=False))
-        assert rates["n"] == 30 and rates["k"] == 0, name
+        assert rates["n"] == 30 and rates["count"] == 0, name
         assert rates["header_regex_rate"] == 1  # what a check of headers would have said
     assert rate_samples(bottom["rests"], judge=False)["rest_bar_share"] == 1
     again = floors(VALID_TUNES, n=30, seed=1, max_chars=500)
     assert again == bottom and floors(VALID_TUNES, n=30, seed=2, max_chars=500) != floors
     assert floors([], 10) == {}
+
+
+def test_long_ngrams_keep_more_bars_right_and_copy_more():
+    bottom, copied = floors(VALID_TUNES, n=30, seed=1, max_chars=400), Novelty("\n".join(VALID_TUNES))
+    right, share = ([figures(bottom[f"{order}-gram"]) for order in (3, 8, 12)] for figures in (
+        lambda samples: rate_samples(samples, judge=False)["bar_accuracy"] or 0,
+        lambda samples: copied.measure(samples)["copied_share"]))
+    assert right == sorted(right) and right[0] < right[2] and share == sorted(share) and share[0] < 0.1 < share[2]
 
 
 def test_ngram_samples_follow_the_text():

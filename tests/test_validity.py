@@ -4,10 +4,11 @@ import json
 import os
 import random
 
+import numpy as np
 import pytest
 from tunes import C_MAJOR_HEADER as HEADER, VALID_TUNES, valid_tune
 
-from music.validity import count_midi_notes, judge_texts, rate_samples, wilson
+from music.validity import LEVELS, count_midi_notes, is_above, judge_texts, rate_samples, share, standard_error, wilson
 
 
 def strict(value):
@@ -24,10 +25,12 @@ def test_wilson_known_values():
 
 def test_real_music_reaches_the_ceiling():
     rates = strict(rate_samples(VALID_TUNES))
-    assert rates["rate"] == 1 and rates["n"] == 60 and rates["by_level"] == [1.0] * 5 and rates["bar_accuracy"] == 1
+    assert rates["rate"] == 1 and rates["n"] == 60 and rates["bar_accuracy"] == 1
+    assert set(rates["level_rates"].values()) == {1.0}
     assert rates["truncated_share"] == 0 and rates["error_kinds"] == {}
-    if rates["judge"]:
-        assert rates["judge_rate"] == 1 and rates["judge"]["timed_out"] == 0
+    assert list(rates["level_rates"]) == list(LEVELS) and rates["bar_accuracy_interval"] == [1, 1]
+    if rates["abc2midi"]:
+        assert rates["abc2midi_clean_rate"] == 1 and rates["abc2midi"]["timed_out"] == 0
 
 
 def test_frauds_do_not_raise_the_rate():
@@ -35,17 +38,35 @@ def test_frauds_do_not_raise_the_rate():
     rests = {"text": HEADER + "z16|" * 115, "prompt": ""}
     prompted = {"text": valid_tune(), "prompt": valid_tune(), "truncated": False}  # all of it was given
     rates = rate_samples([header_only, rests, prompted], judge=True)
-    assert rates["k"] == 0 and rates["by_level"][1] == 1
-    if rates["judge"]:
-        assert rates["judge"]["k"] <= 1  # abc2midi cannot know that the prompt was a prompt
+    assert rates["count"] == 0 and rates["level_rates"]["tokens"] == 1
+    if rates["abc2midi"]:
+        assert rates["abc2midi"]["count"] <= 1  # abc2midi cannot know that the prompt was a prompt
+
+
+def test_above_means_by_more_than_chance():
+    """Newcombe's method 10; its paper's example: 56/70 against 48/80 gives 0.0524 to 0.3339."""
+    assert is_above(share(56, 70), share(48, 80)) and not is_above(share(54, 70), share(51, 80))
+    assert not is_above(share(3, 100), share(0, 100)) and not is_above(share(0, 100), share(0, 100))
+    assert not is_above(share(0, 0), share(0, 100))
+
+
+def test_bars_of_one_sample_are_not_as_many_draws():
+    right, whole = np.array([10.0, 0.0, 10.0, 0.0]), np.full(4, 10.0)  # each sample is right or wrong throughout
+    assert standard_error(right, whole) == pytest.approx(np.sqrt(0.25 / 3))  # as of four draws, not of forty
+    draws = np.random.default_rng(0)
+    sizes = draws.integers(1, 20, (500, 60))
+    right = draws.binomial(sizes, 0.7)
+    spread = (right.sum(1) / sizes.sum(1)).std()
+    assert np.mean([standard_error(*pair) for pair in zip(right, sizes)]) == pytest.approx(spread, rel=0.1)
+    assert standard_error(right[0, :1], sizes[0, :1]) is None
 
 
 def test_every_sample_counts_and_cuts_are_apart():
     whole = valid_tune(3)
     broken = {"text": whole[:-7] + "[C", "prompt": "", "truncated": True}
     rates = rate_samples([whole, broken, ""], judge=False)
-    assert rates["n"] == 3 and rates["k"] == 1 and rates["truncated_share"] == pytest.approx(1 / 3)
-    assert rates["cut"]["k"] == 2
+    assert rates["n"] == 3 and rates["count"] == 1 and rates["truncated_share"] == pytest.approx(1 / 3)
+    assert rates["without_unfinished_bar"]["count"] == 2
     assert rate_samples([], judge=True)["rate"] is None
     strict(rate_samples([]))
 
