@@ -1,7 +1,9 @@
-"""Pictures and page on a finished root: are held-out tunes engraved with exactly their own notes, and at what cost?
+"""Pictures, MusicXML files and page on a finished root: do they hold exactly the tunes' own notes, and at what cost?
 
-Run: python -m benchmarks.bench_report ROOT
-Reads:  ROOT/data/test.txt, ROOT/part4_outputs
+Run: python -m benchmarks.bench_report ROOT              (pictures and page)
+     python -m benchmarks.bench_report ROOT --read-back  (MusicXML of whole tunes, read by music21)
+     python -m benchmarks.bench_report ROOT --read-back --midi FOLDER  (of its first 200 files, converted)
+Reads:  ROOT/data/val.txt, test.txt, ROOT/part4_outputs
 Prints: tunes engraved, seconds and bytes of a picture and of the page; benchmarks/report.md holds the figures.
 """
 
@@ -11,11 +13,13 @@ from pathlib import Path
 
 from music import notation
 from music.abc_text import read_abc
+from music.midi_to_abc import ConversionError, convert
 from music.tunebook import split_tunebook
 from study.page.report import data_uri, write_report
-from tests.test_notation import sounding
+from tests.test_notation import events, read_back, sounding
 
 N_TUNES = 100
+N_MIDI = 200
 TOLERANCE = 0.01  # quarter notes: MusicXML rounds tuplets to its divisions
 
 
@@ -34,10 +38,48 @@ def same(heard, wanted):
                                         for x, y in zip(a, b)) for a, b in zip(heard, wanted))
 
 
+def converted(folder):
+    """Up to N_MIDI texts of the MIDI files below a folder, those left out that stage 02 refuses."""
+    texts = []
+    for path in sorted(folder.rglob("*.mid")):
+        try:
+            texts += [convert(path.read_bytes())[0]] if len(texts) < N_MIDI else []
+        except ConversionError as error:
+            print("not converted:", path.name, error)
+    return texts
+
+
+def check_files(texts):
+    """Reads the MusicXML of whole tunes back and prints how many have the notes that were written."""
+    tunes = [tune for tune in map(read_abc, texts) if notation.has_notes(tune)]
+    n_right, n_notes, writing, reading = 0, 0, 0.0, 0.0
+    for i, tune in enumerate(tunes):
+        start = time.process_time()
+        xml = notation.musicxml(tune, title="a tune")
+        written = time.process_time()
+        found, wanted = read_back(xml), events(tune)
+        writing, reading = writing + written - start, reading + time.process_time() - written
+        n_right, n_notes = n_right + (found == wanted), n_notes + sum(map(len, wanted))
+        if found != wanted:
+            print("other notes in tune", i)
+    print(f"MusicXML: tunes {len(tunes)}, notes {n_notes:,}, exact {n_right}; CPU seconds a tune: "
+          f"written {writing / len(tunes):.2f}, read {reading / len(tunes):.2f}")
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("root", type=Path, metavar="ROOT")
-    root = parser.parse_args(argv).root
+    parser.add_argument("--read-back", action="store_true", help="MusicXML of whole tunes, no pictures and page")
+    parser.add_argument("--midi", type=Path, metavar="FOLDER", help="of these files instead of the held-out tunes")
+    args = parser.parse_args(argv)
+    if args.read_back:
+        held_out = "".join((args.root / f"data/{split}.txt").read_text(encoding="utf-8") for split in ("val", "test"))
+        return check_files(converted(args.midi) if args.midi else split_tunebook(held_out))
+    draw_and_time(args.root)
+
+
+def draw_and_time(root):
+    """Engraves held-out tunes, compares their notes, makes the page, and prints what that took."""
     tunes = [read_abc(text) for text in split_tunebook((root / "data/test.txt").read_text(encoding="utf-8"))]
     tunes = [tune for tune in tunes if notation.has_notes(tune)][:N_TUNES]
     n_right, sizes, seconds = 0, [], {"music21": 0.0, "verovio": 0.0, "PNG": 0.0}

@@ -2,11 +2,15 @@
 
 Everything starts from our own note events. music21's ABC reader gets accidentals and tied chords wrong (18 % of its
 notes are not in the source), and verovio draws several ABC voices one after the other instead of above each other; so
-music21 only writes MusicXML here and verovio only engraves it. Generated text is hostile input: verovio can crash and
-hang on it, and runs in a child process with a time limit. Functions return text or bytes; no file is written.
+music21 only writes MusicXML here and verovio only engraves it. What is seen is what is heard: in score, roll, player
+and files every voice's next bar begins where the score begins it (`at_bar_lines`). Generated text is hostile input:
+verovio can crash and hang on it, and runs in a child process with a time limit. Functions return text or bytes; no file
+is written.
 """
 
+import bisect
 import contextlib
+import itertools
 import math
 import re
 import statistics
@@ -28,6 +32,7 @@ ENGRAVE_SECONDS = 20         # verovio takes 0.1 s a page; what takes longer han
 SCORE_PIXELS = 1400          # width of the score's PNG
 ROLL_PIXELS = 1200           # width of the piano roll's PNG
 WRONG = "#b3261e"            # notes of bars that do not have their meter's length
+GIVEN = "#7d7d7d"            # notes that a prompt gave: grey on white paper and, turned over, on dark
 VOICE_COLOURS = ("#3366aa", "#b8621b", "#3f8f5f", "#8a5aa8", "#a23b52", "#5f7f1f", "#2f8f9f", "#7a6a55")
 METER_SIGNS = {"C": "4/4", "C|": "2/2"}  # ABC's signs for meters, as numbers
 MIDI_TICKS = 480             # per quarter note
@@ -60,6 +65,64 @@ def readable(text):
 def has_notes(tune):
     """True if a tune (or None) has a note in any voice."""
     return tune is not None and any(voice.notes for voice in tune.voices)
+
+
+def given_bars(text, n_chars):
+    """{voice: bars} that the first n_chars of a text hold whole: a bar that the prompt only began is the model's.
+
+    >>> given_bars("X:1\\nM:2/4\\nL:1/4\\nK:C\\n[V:1]cd|[V:2]C2|[V:1]ef|", 38)
+    {'1': 1, '2': 1}
+    """
+    prompt = read_abc(text[:text.rfind("|", 0, max(n_chars, 0)) + 1], strict=False)
+    return {voice.name: len(voice.bars) for voice in prompt.voices}
+
+
+# ---------------------------------------------------------------- one clock for all voices
+
+def bar_starts(tune):
+    """Where each bar begins in the score, in quarter notes, and behind the last one where the score ends: on paper all
+    voices meet again at every bar line, so that bar i is as long as the longest of the voices' bars i."""
+    lengths = [bars for bars in itertools.zip_longest(*([bar.length for bar in voice.bars] for voice in tune.voices))]
+    longest = (max(length for length in bar if length is not None) for bar in lengths)
+    return list(itertools.accumulate(longest, initial=Fraction(0)))
+
+
+def at_bar_lines(tune):
+    """The tune with every voice's bars where the score has them (`bar_starts`); the tune itself if no voice moves.
+
+    Read one voice at a time, a bar of the wrong length shifts all that follows in its own voice; on paper it ends at
+    the next bar line. A note tied over such a bar line sounds on up to it. `ticks` stay as they were read.
+    """
+    starts = bar_starts(tune)
+    if all(bar.onset == start for voice in tune.voices for bar, start in zip(voice.bars, starts)):
+        return tune
+    onsets = {voice.name: [bar.onset for bar in voice.bars] for voice in tune.voices}
+
+    def moved(name, at, is_end=False):
+        find = bisect.bisect_left if is_end else bisect.bisect_right  # the end of a bar belongs to that bar
+        i = max(find(onsets[name], at) - 1, 0)
+        return starts[i] + at - onsets[name][i]
+
+    def moved_changes(changes, letter):
+        """A change of tempo, meter or key moves with the voice that it is written in."""
+        places = {}
+        for at, value in changes:
+            inside = [voice.name for voice in tune.voices for bar in voice.bars
+                      if bar.onset <= at <= bar.onset + bar.length and f"[{letter}:" in bar.text]
+            places.setdefault(moved(inside[0] if inside else tune.voices[0].name, at), value)
+        return sorted(places.items())
+
+    voices = []
+    for voice in tune.voices:
+        notes = []
+        for note in voice.notes:
+            onset = moved(voice.name, note.onset)
+            end = moved(voice.name, note.onset + note.duration, is_end=True)
+            notes.append(note._replace(onset=onset, duration=end - onset))
+        voices.append(voice._replace(
+            notes=notes, bars=[bar._replace(onset=start) for bar, start in zip(voice.bars, starts)]))
+    return tune._replace(voices=voices, tempos=moved_changes(tune.tempos, "Q"),
+                         meters=moved_changes(tune.meters, "M"), keys=moved_changes(tune.keys, "K"))
 
 
 # ---------------------------------------------------------------- note values
@@ -120,9 +183,9 @@ def bar_slices(notes, start, stop):
     edges = sorted({start, stop} | {edge for span in spans for edge in span[:2] if start < edge < stop})
     slices = []
     for begin, end in zip(edges, edges[1:]):
-        chord = {pitch: (pitch, onset < begin, offset > end) for onset, offset, pitch in spans
-                 if onset <= begin and offset >= end}
-        slices.append((begin - start, end - begin, sorted(chord.values())))
+        chord = sorted((pitch, onset < begin, offset > end) for onset, offset, pitch in spans
+                       if onset <= begin and offset >= end)
+        slices.append((begin - start, end - begin, chord))
     return slices
 
 
@@ -145,25 +208,47 @@ def is_wrong(voice, i):
 
 # ---------------------------------------------------------------- MusicXML
 
-def musicxml(tune, n_bars):
-    """The first bars of a tune as MusicXML (bytes), written by music21 from our note events.
+def musicxml(tune, n_bars=None, title=None, given=None):
+    """A tune, or its first bars, as MusicXML (bytes), written by music21 from our note events.
 
-    Raises whatever music21 raises on lengths and meters that it cannot write, ValueError among it.
+    All parts have the same bars: where a voice's bar is too short, a rest that is not printed fills it up to the bar
+    line, so that readers of the file keep the voices together (`at_bar_lines`). title: of the piece; with one, parts
+    have names. given: {voice: bars} of a prompt, drawn in grey with a double bar line behind them. The same tune gives
+    the same bytes. Raises whatever music21 raises on lengths and meters that it cannot write, ValueError among it.
     """
-    from music21 import layout, note, stream, tempo  # 0.3 s, and needed here only
+    from music21 import layout, metadata, stream  # 0.3 s, and needed here only
     from music21.musicxml.m21ToXml import GeneralObjectExporter
 
-    score = stream.Score()
+    tune, score = at_bar_lines(tune), stream.Score()
+    starts = bar_starts(tune)[:None if n_bars is None else n_bars + 1]
     for voice in tune.voices:
-        score.insert(0, _part(voice, tune, n_bars))
-    if tune.tempo and score.parts:
-        score.parts[0].getElementsByClass(stream.Measure)[0].insert(
-            0, tempo.MetronomeMark(number=round(tune.tempo), referent=note.Note(type="quarter").duration))
+        score.insert(0, _part(voice, tune, starts, given or {}))
+        if title:
+            score.parts[-1].partName = f"Voice {voice.name}"
+    if score.parts:
+        _write_tempos(score.parts[0], tune.tempos, starts)
     if len(tune.voices) > 1:
         score.insert(0, layout.StaffGroup(list(score.parts), symbol="bracket"))
+    score.metadata = metadata.Metadata(title=title or tune.fields.get("T") or "Untitled")
     exporter = GeneralObjectExporter(score)
     exporter.makeNotation = False  # it would spell, tie and beam anew
-    return exporter.parse(score)
+    xml = re.sub(rb"\s*<(encoding-date|creator).*?</\1>", b"", exporter.parse(score))  # the day, and itself as composer
+    for i, name in enumerate(dict.fromkeys(re.findall(rb'<score-part id="([^"]+)"', xml)), 1):  # random in music21
+        xml = xml.replace(b'id="%s"' % name, b'id="P%d"' % i)
+    return xml
+
+
+def _write_tempos(part, tempos, starts):
+    """Puts the tempo and its changes into the measures of the first part."""
+    from music21 import note, stream, tempo
+
+    measures = list(part.getElementsByClass(stream.Measure))
+    for onset, quarters in tempos:
+        i = bisect.bisect_right(starts, onset) - 1
+        if quarters and i < len(measures):
+            mark = tempo.MetronomeMark(number=round(quarters, 1 if quarters % 1 else None),
+                                       referent=note.Note(type="quarter").duration)
+            measures[i].insert(onset - starts[i], mark)
 
 
 def sharps_of(key):
@@ -173,12 +258,12 @@ def sharps_of(key):
     return 0
 
 
-def _part(voice, tune, n_bars):
-    """One voice as a staff: clef, and bar by bar the signs that change and the notes."""
-    from music21 import key, meter, stream
+def _part(voice, tune, starts, given):
+    """One voice as a staff: clef, and bar by bar the signs that change and the notes. starts: of `bar_starts`."""
+    from music21 import bar as bar_line, key, meter, stream
 
     part, sharps, meter_sign = stream.Part(), sharps_of(tune.key), tune.meter
-    for i in range(n_bars):
+    for i, (start, stop) in enumerate(itertools.pairwise(starts)):
         measure = stream.Measure(number=i + 1)
         bar = voice.bars[i] if i < len(voice.bars) else None
         text = bar.text if bar else ""
@@ -193,10 +278,15 @@ def _part(voice, tune, n_bars):
             meter_sign = new_meter[1].strip() if new_meter else meter_sign
             with contextlib.suppress(Exception):  # M:none and other free meters have no sign
                 measure.insert(0, meter.TimeSignature(METER_SIGNS.get(meter_sign, meter_sign)))
-        if bar is None or not bar.n_notes or not bar.length:
-            _write_rest(measure, bar)
+        sounds = any(note.onset < stop and note.onset + note.duration > start for note in voice.notes)
+        if bar is None or not sounds:
+            meters = (other.bars[i].meter for other in tune.voices if i < len(other.bars))
+            _write_rest(measure, stop - start, bar.meter if bar else next(meters))
         else:
-            _write_notes(measure, voice, i, sharps, meter_sign)
+            colour = WRONG if is_wrong(voice, i) else GIVEN if i < given.get(voice.name, 0) else None
+            _write_notes(measure, voice, i, stop, sharps, meter_sign, colour)
+        if i + 1 == max(given.values(), default=0):
+            measure.rightBarline = bar_line.Barline("double")
         part.append(measure)
     with contextlib.suppress(Exception):  # beams are a nicety; an over-full bar has none
         part.makeBeams(inPlace=True)
@@ -213,36 +303,45 @@ def _clef(voice):
             clef.TrebleClef if middle <= 88 else clef.Treble8vaClef)()
 
 
-def _write_rest(measure, bar):
-    """A bar in which a voice is silent."""
+def _write_rest(measure, length, meter):
+    """A bar in which a voice is silent. Readers take a rest of a whole measure for as long as the meter, and a whole
+    rest that stands alone, too: a pickup and a bar of another length get rests of their own lengths."""
     from music21 import note
 
-    rest = note.Rest(quarterLength=(bar and bar.length) or (bar and bar.meter) or Fraction(4))
-    rest.fullMeasure = True
-    measure.append(rest)
+    if length == meter:
+        rest = note.Rest(quarterLength=length)
+        rest.fullMeasure = True
+        measure.append(rest)
+        return
+    for piece in split_length(Fraction(0), length):
+        for part in (piece / 2, piece / 2) if piece == 4 else (piece,):
+            measure.append(note.Rest(quarterLength=part))
 
 
-def _write_notes(measure, voice, i, sharps, meter_sign):
-    """Puts the notes of bar i into a measure, with ties, accidentals and triplet brackets."""
+def _write_notes(measure, voice, i, stop, sharps, meter_sign, colour):
+    """Puts the notes of bar i into a measure that ends at `stop`, with ties, accidentals and triplet brackets."""
     from music21 import chord, duration, note
     from music21.stream.makeNotation import makeTupletBrackets
 
     bar = voice.bars[i]
     beat = Fraction(3, 2) if re.fullmatch(r"(6|9|12)/8", meter_sign or "") else Fraction(1)
-    missing = bar.meter - bar.length if i == 0 and bar.meter and bar.length < bar.meter else 0  # beats before a pickup
+    missing = max(bar.meter - (stop - bar.onset), 0) if i == 0 and bar.meter else 0  # beats before a pickup
     if missing:
         measure.paddingLeft = missing
-    colour = WRONG if is_wrong(voice, i) else None
     in_force = {}  # (letter, octave) -> alteration: in engraved music an accidental holds for its own octave only
     signature = dict(zip(LETTERS, key_alterations(sharps)))
-    for onset, length, sounding in bar_slices(voice.notes, bar.onset, bar.onset + bar.length):
+    written = bar_slices(voice.notes, bar.onset, bar.onset + bar.length)
+    filled = bar_slices(voice.notes, bar.onset + bar.length, stop) if bar.onset + bar.length < stop else []
+    for onset, length, sounding in written + [(bar.length + onset, *rest) for onset, *rest in filled]:
         pieces = split_length(onset + missing, length, beat)
         for k, piece in enumerate(pieces):
             value = duration.Duration(piece)
             if value.type in ("inexpressible", "complex"):
                 raise ValueError(f"bar {i + 1} has a note of {piece} quarters, which no note head can show")
             if not sounding:
-                measure.append(note.Rest(duration=value))
+                rest = note.Rest(duration=value)
+                rest.style.hideObjectOnPrint = onset >= bar.length  # the text has no rest there
+                measure.append(rest)
                 continue
             heads = [_head(spell(pitch, sharps), tied_in or k > 0, tied_on or k < len(pieces) - 1, in_force, signature)
                      for pitch, tied_in, tied_on in sounding]
@@ -338,13 +437,15 @@ ROLL_LEFT, ROLL_RIGHT, ROLL_BELOW = 34, 6, 24  # margins: names of octaves, air,
 ROLL_BAR_NUMBERS = 16                          # at most so many are written
 
 
-def piano_roll(tune):
+def piano_roll(tune, given=None):
     """All notes of a tune as an SVG picture: time to the right, pitch upward, a colour for each voice, bar lines.
 
-    None for a tune without notes. Only numbers of the tune enter the picture, no text.
+    given: {voice: bars} of a prompt; their time is shaded and ends in a line. None for a tune without notes. Only
+    numbers of the tune enter the picture, no text.
     """
     if not has_notes(tune):
         return None
+    tune, starts = at_bar_lines(tune), bar_starts(tune)
     notes = [note for voice in tune.voices for note in voice.notes]
     end = float(max(note.onset + note.duration for note in notes))
     low, high = min(note.pitch for note in notes) - 2, max(note.pitch for note in notes) + 3
@@ -362,12 +463,17 @@ def piano_roll(tune):
                    'stroke-opacity=".25" fill="none"/>'
                    f'<text x="{ROLL_LEFT - 5}" y="{max(y, 9):.1f}" text-anchor="end" fill="currentColor">'
                    f"C{c // 12 - 1}</text>")
-    bars = max((voice.bars for voice in tune.voices), key=len)
-    lines = "".join(f"M{across(bar.onset):.1f} 0V{floor}" for bar in bars)
+    if n_given := min(max((given or {}).values(), default=0), len(starts) - 1):
+        x = across(starts[n_given])
+        svg.append(f'<path d="M{ROLL_LEFT} 0H{x:.1f}V{floor}H{ROLL_LEFT}z" fill="currentColor" fill-opacity=".08"/>'
+                   f'<path d="M{x:.1f} 0V{floor}" stroke="currentColor" stroke-width="2" stroke-dasharray="6 4"/>'
+                   f'<text x="{ROLL_LEFT + 4}" y="12" fill="currentColor">given as prompt</text>')
+    bars = starts[:-1]
+    lines = "".join(f"M{across(start):.1f} 0V{floor}" for start in bars)
     svg.append(f'<path d="{lines}" stroke="currentColor" stroke-opacity=".18" fill="none"/>')
     step = max(1, math.ceil(len(bars) / ROLL_BAR_NUMBERS))
-    svg += [f'<text x="{across(bar.onset):.1f}" y="{ROLL_HEIGHT - 10}" fill="currentColor">{i + 1}</text>'
-            for i, bar in enumerate(bars) if i % step == 0]
+    svg += [f'<text x="{across(start):.1f}" y="{ROLL_HEIGHT - 10}" fill="currentColor">{i + 1}</text>'
+            for i, start in enumerate(bars) if i % step == 0]
     thick = max(y_scale - .4, .8)  # a hair narrower than the space, so that neighbours stay apart
     for v, voice in enumerate(tune.voices):
         boxes = []
@@ -395,20 +501,21 @@ class Pictures(NamedTuple):
     unread: str | None = None   # why the rest could not (None if all could)
 
 
-def pictures(text):
-    """Pictures of a text: its score and its piano roll, as SVG and PNG. Never raises on any text."""
+def pictures(text, n_given=0):
+    """Pictures of a text, of which the first n_given characters are a prompt: its score and its piano roll, as SVG and
+    PNG. Never raises on any text."""
     tune, n_chars, unread = readable(text)
     if not has_notes(tune):
         why = "no bar of the text can be read" if tune is None else "the text has no note"
         return Pictures(reasons={"score": why, "roll": why}, drawn_chars=n_chars, unread=unread)
-    n_drawn, reasons = bars_to_draw(tune), {}
+    n_drawn, given, reasons = bars_to_draw(tune), given_bars(text, n_given), {}
     try:
-        score, why = engrave(musicxml(tune, n_drawn))
+        score, why = engrave(musicxml(tune, n_drawn, given=given))
     except Exception as error:  # music21 meets texts that nobody foresaw; they have no score, but they have a roll
         score, why = None, f"music21 could not write it: {type(error).__name__}: {error}"[:200]
     if why:
         reasons["score"], n_drawn = why, 0
-    drawn = {"score_svg": score, "roll_svg": piano_roll(tune)}
+    drawn = {"score_svg": score, "roll_svg": piano_roll(tune, given)}
     for kind, width in (("score", SCORE_PIXELS), ("roll", ROLL_PIXELS)):
         try:
             drawn[f"{kind}_png"] = to_png(drawn[f"{kind}_svg"], width) if drawn[f"{kind}_svg"] else None
@@ -422,8 +529,12 @@ def pictures(text):
 
 # ---------------------------------------------------------------- to play
 
-def notes_in_seconds(tune):
-    """[[onset, duration, pitch, voice], ...] in seconds, by onset, changes of tempo counted in."""
+def notes_in_seconds(tune, realign=True):
+    """[[onset, duration, pitch, voice], ...] in seconds, by onset, changes of tempo counted in.
+
+    realign: all voices meet at every bar line as on paper; without it a wrong bar shifts the rest of its voice.
+    """
+    tune = at_bar_lines(tune) if realign else tune
     changes, first_tempo = sorted(tune.tempos or [], key=lambda change: change[0]), tune.tempo or 120.0
 
     def seconds(at):
@@ -440,9 +551,14 @@ def notes_in_seconds(tune):
                   for v, voice in enumerate(tune.voices) for note in voice.notes)
 
 
-def midi_bytes(tune):
-    """A tune's notes as a MIDI file: a track for each voice, changes of tempo and meter where they stand."""
+def midi_bytes(tune, realign=True):
+    """A tune's notes as a MIDI file: a track for each voice, changes of tempo and meter where they stand.
+
+    realign: as for `notes_in_seconds`.
+    """
     import symusic
+
+    tune = at_bar_lines(tune) if realign else tune
 
     def ticks(quarters):
         return round(quarters * MIDI_TICKS)

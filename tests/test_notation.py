@@ -4,10 +4,12 @@ import re
 from fractions import Fraction
 
 import pytest
+import symusic
 
 from music import notation, theory
 from music.abc_text import read_abc
-from study.generated import write_pictures
+from study.generated import write_musicxml, write_pictures
+from tests.tunes import VALID_TUNES, long_tune  # the benchmarks import this file as tests.test_notation
 
 TWO_VOICES = """X:1
 M:4/4
@@ -72,6 +74,71 @@ def test_the_score_holds_exactly_the_notes_of_the_tune(text):
     tune = read_abc(text)
     expected = [sorted((n.onset, n.pitch, n.duration) for n in voice.notes) for voice in tune.voices]
     assert sounding(notation.musicxml(tune, notation.bars_to_draw(tune))) == expected
+
+
+def read_back(xml):
+    """[(onset, pitch, duration)] of every part as music21 reads a MusicXML file, ties joined.
+
+    Joined here: music21's own `stripTies` leaves chords alone of which only some notes are tied.
+    """
+    import music21
+    found = []
+    for part in music21.converter.parseData(xml.decode(), format="musicxml").parts:
+        notes, open_ties = [], {}
+        for event in part.flatten().notes:
+            for note in event.notes if event.isChord else [event]:
+                onset, length = (Fraction(x).limit_denominator(5040) for x in (event.offset, event.quarterLength))
+                tie, pitch = note.tie.type if note.tie else None, note.pitch.midi
+                if tie in ("stop", "continue") and pitch in open_ties:
+                    open_ties[pitch][2] += length
+                else:
+                    notes.append([onset, pitch, length])
+                    open_ties |= {pitch: notes[-1]} if tie else {}
+                if tie == "stop":
+                    open_ties.pop(pitch, None)
+        found.append(sorted(map(tuple, notes)))
+    return found
+
+
+def events(tune):
+    """[(onset, pitch, duration)] of every voice, where the score has them."""
+    return [sorted((n.onset, n.pitch, n.duration) for n in voice.notes) for voice in notation.at_bar_lines(tune).voices]
+
+
+PICKUP = ("X:1\nM:4/4\nL:1/16\nQ:1/4=75\nK:Bb\n[V:1]FE|[Fc]8-[Fc-=B,]4[B,c=B,]4|[V:2]z2|F,16|\n"
+          "[V:1][Q:1/4=90]F16|[V:2]F,16|\n")
+SILENT = ("X:1\nM:3/4\nL:1/4\nK:C\n[V:1]Z|Z|[V:2]cdef|gab|\n[V:1]zzc|[V:2]cde|\n[V:1]cde|[V:2]cde|\n[V:1]cde|\n"
+          "[V:1]cdef|\n[V:1]cde|\n")
+UNEQUAL = ("X:1\nM:2/4\nL:1/4\nK:C\n[V:1]cde|[V:2]C2|\n[V:1]ef|[V:2]DE-|\n[V:1]c|[V:2]EF|\n[V:1]cd|[V:2]GG|\n")
+
+
+@pytest.mark.parametrize("text", [TWO_VOICES, JIG, OVERFULL, PICKUP, UNEQUAL, SILENT,
+                                  *(long_tune(seed, 1 + seed, n_bars=18) for seed in range(3)), *VALID_TUNES[:4]])
+def test_a_musicxml_file_reads_back_with_the_same_notes(text):
+    tune = read_abc(text)
+    xml = notation.musicxml(tune, title="a tune")
+    assert read_back(xml) == events(tune)
+    assert xml == notation.musicxml(tune, title="a tune") and b"<work-title>a tune</work-title>" in xml
+
+
+def test_a_musicxml_file_has_the_tempo_its_changes_and_the_names_of_the_voices():
+    xml = notation.musicxml(read_abc(PICKUP), title="a tune").decode()
+    assert re.findall(r'<sound tempo="([\d.]+)"', xml) == ["75", "90"]
+    assert re.findall(r"<part-name>(.*?)<", xml) == ["Voice 1", "Voice 2"]
+    assert "<fifths>-2<" in xml and "<beats>4<" in xml and "Music21<" not in xml
+    assert xml.count('measure="yes"') == 0  # a pickup's rest is no rest of a whole measure, which would last four beats
+
+
+def test_a_prompt_is_marked_in_score_and_roll(tmp_path):
+    prompt = UNEQUAL[:UNEQUAL.index("[V:1]ef")]
+    assert notation.given_bars(UNEQUAL, len(prompt)) == {"1": 1, "2": 1}
+    assert notation.given_bars(UNEQUAL, len(prompt) + 6) == {"1": 1, "2": 1}  # a bar begun is not given
+    assert notation.given_bars(UNEQUAL, UNEQUAL.index("K:")) == notation.given_bars(UNEQUAL, 0) == {}
+    given = notation.pictures(UNEQUAL, len(prompt))
+    plain = notation.pictures(UNEQUAL)
+    assert "given as prompt" in given.roll_svg and "given as prompt" not in plain.roll_svg
+    assert notation.GIVEN in given.score_svg.lower() and notation.GIVEN not in plain.score_svg.lower()
+    assert b"light-light" in notation.musicxml(read_abc(UNEQUAL), given={"1": 1, "2": 1})
 
 
 def midi(letter, alter, octave):
@@ -160,7 +227,34 @@ def test_without_resvg_there_are_still_svgs(tmp_path, monkeypatch):
     assert made["score_svg"] and made["score_png"] is None and "not installed" in made["reasons"]["score_png"]
 
 
+def test_a_musicxml_file_lies_beside_a_sample(tmp_path):
+    path = tmp_path / "s.musicxml"
+    assert write_musicxml(path, UNEQUAL) == {"musicxml": "s.musicxml", "realigned": True}
+    assert b"<work-title>s<" in path.read_bytes()
+    assert write_musicxml(path, RANDOM) == {"musicxml": None, "realigned": False} and not path.exists()
+
+
 # ---------------------------------------------------------------- playing
+
+def test_voices_meet_again_at_the_bar_line_after_a_wrong_bar():
+    tune = read_abc(UNEQUAL)
+    first, second = events(tune)
+    assert [onset for onset, *_ in first] == [0, 1, 2, 3, 4, 5, 7, 8]
+    assert second == [(0, 60, 2), (3, 62, 1), (4, 64, 2), (6, 65, 1), (7, 67, 1), (8, 67, 1)]  # a tie goes on
+    heard = notation.notes_in_seconds(tune)
+    assert [onset for onset, _, pitch, voice in heard if pitch == 67] == [3.5, 4.0]
+    assert [onset for onset, _, pitch, _ in notation.notes_in_seconds(tune, realign=False) if pitch == 67] == [3.0, 3.5]
+    file, drifting = (symusic.Score.from_midi(notation.midi_bytes(tune, realign=realign)) for realign in (True, False))
+    assert [note.time / 480 for note in file.tracks[1].notes] == [onset for onset, *_ in second]
+    assert [note.time / 480 for note in drifting.tracks[1].notes][-2:] == [6, 7]
+    right = read_abc(TWO_VOICES)
+    assert notation.at_bar_lines(right) is right
+
+
+def test_changes_move_with_their_voice():
+    tune = notation.at_bar_lines(read_abc(UNEQUAL.replace("[V:1]c|[V:2]EF|", "[V:1][Q:1/4=60]c|[V:2][Q:1/4=60]EF|")))
+    assert tune.tempos[1:] == [(5, 60.0)]
+
 
 def test_notes_to_play_are_in_seconds():
     tune = read_abc("X:1\nM:4/4\nL:1/4\nQ:1/4=60\nK:C\nCC[Q:1/4=120]CC|\n")

@@ -15,7 +15,7 @@ import pytest
 
 from music.abc_text import check_abc
 from study.generated import write_pictures
-from study.page import attention, report
+from study.page import attention, report, words
 from test_notation import HOSTILE, JIG, OVERFULL, RANDOM, RESTS, TWO_VOICES
 
 MIDI = bytes.fromhex("4d546864000000060000000100604d54726b0000000c00903c4060803c4000ff2f00")
@@ -42,8 +42,8 @@ def make_root(root):
         stem = f"sample_{i:03d}"
         (generated / f"{stem}.abc").write_text(text)
         (generated / f"{stem}.mid").write_bytes(MIDI)
-        pictures = write_pictures(generated, stem, text)
-        prompt = text[:text.index("K:")] if i % 3 == 1 else ""
+        prompt = text[:text.index("|", text.index("K:")) + 1] if i % 3 == 1 else ""
+        pictures = write_pictures(generated, stem, text, len(prompt))
         samples.append({
             "index": i, "file": f"{stem}.abc", "text": text, "type": "bars" if prompt else "unconditional",
             "prompt": prompt, "temperature": 0.9, "top_k": 0, "top_p": 0.95, "min_p": 0.0, "seed": i,
@@ -53,29 +53,36 @@ def make_root(root):
     (generated / "metadata.json").write_text(json.dumps({"samples": samples}))
     for name in ("scaling", "curves", "skills", "odd<name"):
         (outputs / "figures" / f"{name}.svg").write_text(FIGURE)
-    ladder = [{"name": "real music", "kind": "real", "n": 100, "by_level": [1, 1, 1, 0.99, 0.97], "rate": 0.99,
-               "interval": [0.95, 1.0], "bar_accuracy": 1.0, "judge_rate": 0.98},
-              {"name": "best model", "kind": "model", "n": 100, "by_level": [0.98, 0.9, 0.85, 0.62, 0.6], "rate": 0.62,
-               "interval": [0.52, 0.71], "bar_accuracy": 0.94, "judge_rate": 0.7},
-              {"name": "8-gram", "kind": "ngram", "n": 100, "by_level": [0.9, 0.3, 0.3, 0, 0], "rate": 0.0,
-               "interval": [0, 0.04], "bar_accuracy": 0.4, "judge_rate": 0.0},
-              {"name": "random <b>", "kind": "random", "n": 100, "by_level": [1, 0, 0, 0, 0], "rate": 0.0,
-               "interval": [0, 0.04], "bar_accuracy": 0.05, "judge_rate": 0.0}]
+    ladder = [{"name": name, "kind": kind, "n": 100, "rate": rates[3], "interval": [0.0, 1.0], "bar_accuracy": bars,
+               "level_rates": dict(zip(("header", "tokens", "content", "meter", "aligned"), rates)),
+               "abc2midi_clean_rate": rates[4]}
+              for name, kind, rates, bars in (
+                  ("real music", "real", [1, 1, 1, 0.99, 0.97], 1.0), ("8-gram", "ngram", [0.9, 0.3, 0.3, 0, 0], 0.4),
+                  ("best model", "model", [0.98, 0.9, 0.85, 0.62, 0.6], 0.94),
+                  ("random <b>", "random", [1, 0, 0, 0, 0], 0.05))]
+    plans = [{"family": "transformer", "size": size, "epochs": 4, "windows": 8, "minutes": 4.5,
+              "val_nats_per_char": loss} for size, loss in (("tiny", 0.91), ("small", 0.79))]
     (outputs / "RESULTS.json").write_text(json.dumps({
         "quick": True, "environment": {"python": "3.11", "torch": "2.13.0"},
-        "headline": {"warnings": ["FAILURE: <b>nothing</b> learnt"]},
+        "headline": {"strongest_baseline": {"name": "ppmd", "test_bits_per_char": 1.553}, "warnings": [
+            {"model": "<b>tiny</b>", "split": "test", "mark": "ppmd", "measure": "bits per character",
+             "model_value": 1.9, "mark_value": 1.553, "model_train_chars": 300_000, "mark_train_chars": 1_350_000}]},
         "runs": [{"name": "transformer_tiny", "params_total": 137536, "val_nats_per_char": 1.25, "train_flops": 1e12,
                   "family": "transformer"}],
         "music": {"unprompted": {"n": 100, "metrics": {"bar_repetition": {"generated_mean": 0.2, "real_mean": 0.33}},
                                  "jsd": {"duration": {"generated": 0.05, "real_vs_real_mean": 0.04}}}},
         "fits": {"figures": [{"name": "scaling", "caption": "Loss against <i>size</i>."}],
-                 "transformer": {"alpha": 0.21, "alpha_interval": [0.1, 0.34], "identified": True},
-                 "lstm": {"alpha": 0.4, "alpha_interval": [0.05, 2.0], "identified": False}},
+                 "transformer": {"alpha": 0.21, "alpha_interval": [0.1, 0.34], "verdict": "identified"},
+                 "lstm": {"alpha": 0.4, "alpha_interval": [0.05, 2.0], "verdict": "open", "reason": "<b>wide</b>"}},
         "baselines": {"test": {"uniform": {"bits_per_char": 6.1}, "unigram": {"bits_per_char": 3.83},
                                "5-gram": {"bits_per_char": 2.2}}},
-        "best": {"test_bits_per_char": 1.42, "test_perplexity": 2.68,
+        "best": {"test_bits_per_char": 1.4213, "test_bits_per_char_interval": [1.361, 1.489], "test_perplexity": 2.68,
+                 "val_nats_per_char": 0.8123,
+                 "choice": {"minutes": 5, "rule": "lowest loss", "chosen": plans[1], "rivals": plans[:1],
+                            "expected": {"minutes": 4.5, "val_nats_per_char": 0.79}, "outcome": {"minutes": 4.7}},
                  "test_loss_by_position": [2 * 0.9 ** (i / 4) + 0.9 for i in range(64)]},
-        "samples": {"unprompted": {"n": 100, "rate": 0.62, "interval": [0.52, 0.71]}, "ladder": ladder},
+        "samples": {"unprompted": {"n": 100, "rate": 0.62, "interval": [0.52, 0.71]}, "ladder": ladder,
+                    "right_bars": {"n": 100, "rate": 0.97, "interval": [0.92, 0.99], "draws_per_bar": 1.13}},
         "novelty": {"generated": {"copied_share": 0.03}, "heldout_baseline": {"copied_share": 0.05}}}))
     return root
 
@@ -125,34 +132,68 @@ def test_surprisal_shades_every_character_once():
     assert report.shaded_runs("a<b", [], "") == [(0, "a<b")]
 
 
-@pytest.mark.parametrize("fits, words", [
-    ({"transformer": {"alpha": 0.3, "alpha_interval": [0.2, None], "identified": False}},
-     "This run cannot say by what law L(N) = a·N−α + c loss falls with size: the sizes of the Transformers do not "
-     "pin it down, best fit α = 0.30 (95 %: from 0.20 without bound)."),
-    ({"transformer": {"alpha": 0.3, "alpha_interval": [0.2, 0.4], "identified": True},
-      "lstm": {"alpha": None, "reason": "they <b>rise</b>"}},
-     "α = 0.30 (95 %: 0.20–0.40) for Transformers; the LSTMs give no law (they <b>rise</b>)."),
-    ({"lstm": {"alpha": 0.3, "alpha_interval": [None, None], "identified": False}}, "without bounds"),
-    ({}, "no fit and no best model")])
-def test_the_answer_claims_what_the_fits_carry(tmp_path, fits, words):
-    (tmp_path / "part4_outputs").mkdir()
-    (tmp_path / "part4_outputs/RESULTS.json").write_text(json.dumps({"fits": fits}))
-    page = page_of(tmp_path)
-    assert words in page.text and not page.all("b")
+@pytest.mark.parametrize("fit, word, said", [
+    ({"alpha": 0.3123, "alpha_interval": [0.2, 0.4], "verdict": "identified"}, "identified",
+     "α = 0.31 (95 %: 0.20–0.40)"),
+    ({"alpha": 0.3123, "alpha_interval": [0.2, 1.4], "verdict": "bounded"}, "bounded", "between 0.2 and 1.4"),
+    ({"alpha": 3.0, "alpha_interval": [0.283, "unbounded"], "verdict": "open"}, "open", "at least 0.28"),
+    ({"alpha": 3.0, "alpha_interval": ["unbounded", "unbounded"], "verdict": "open"}, "open", "do not pin"),
+    ({"alpha": None, "reason": "they rise"}, "no law", "do not let a law be fitted")])
+def test_a_verdict_claims_what_the_fit_carries(fit, word, said):
+    verdict = words.law_verdict("transformer", fit)
+    assert verdict.word == word and said in verdict.sentence and "3.0" not in verdict.sentence
+
+
+@pytest.mark.parametrize("bits, interval, word", [
+    (1.4, [1.3, 1.5], "ahead"), (1.5, [1.4, 1.6], "not told apart"), (1.7, [1.6, 1.8], "behind"), (1.5, None, "ahead")])
+def test_the_best_model_is_ahead_of_the_strongest_mark_only_where_its_interval_is(bits, interval, word):
+    verdict = words.loss_verdict({
+        "best": {"test_bits_per_char": bits, "test_bits_per_char_interval": interval},
+        "headline": {"strongest_baseline": {"name": "ppmd", "test_bits_per_char": 1.553}}})
+    assert verdict.word == word and "ppmd" in verdict.sentence
+
+
+def test_sentences_of_verdicts_are_short(root):
+    results = json.loads((root / "part4_outputs/RESULTS.json").read_text())
+    found = words.verdicts(results)
+    assert [verdict.subject for verdict in found] == [
+        "Transformers", "LSTMs", "Best model", "Its samples", "Marks not passed"]
+    for sentence in " ".join([words.lead(results), *(verdict.sentence for verdict in found)]).split(". "):
+        assert len(sentence.split()) <= 25, sentence
+    assert words.verdicts({}) == []
+
+
+def test_the_page_begins_with_the_best_valid_unprompted_sample():
+    def first(*rows):
+        samples = [{"roll": None if row.get("silent") else "x"} for row in rows]
+        metadata = [{"prompt": row.get("prompt", ""), "bars": row.get("bars", "free"),
+                     "validity": {"level": row["level"], "bar_accuracy": 1}} for row in rows]
+        return words.first_of(samples, metadata)
+
+    wrong, prompted, redrawn = {"level": 3}, {"level": 5, "prompt": "X:1"}, {"level": 5, "bars": "right"}
+    assert first(wrong, prompted) == (1, "Chosen by rule, the best of 2: valid, a prompt, bars drawn freely.")
+    assert first(wrong, prompted, redrawn)[0] == 2
+    assert first(wrong, redrawn, {"level": 4}, {"level": 4})[0] == 2
+    assert first({"level": 5, "silent": True}, wrong) == (
+        1, "Chosen by rule: none of the 2 samples is valid; this one comes nearest.")
+    assert first() == (None, "")
 
 
 def test_page_of_an_empty_root_says_what_is_missing(tmp_path):
     text = page_of(tmp_path).text
-    assert "Not measured in this run" in text and "no fit and no best model" in text and "No attention map" in text
+    assert "Not measured in this run" in text and "No sample can be played" in text and "No attention map" in text
 
 
 def test_page_shows_what_was_measured(root):
     page = page_of(root)
-    for words in ("0.21", "0.10–0.34", "do not pin it down", "62 % of its 100 first-try", "FAILURE: <b>nothing</b>",
-                  "0.33", "1.42", "62 %", "level 3 of 5, not valid", "level 5 of 5, valid", "random <b>",
-                  "Loss against <i>size</i>.", "Nothing to draw or play", "short run",
-                  "header and first four bars given", "1.25", "0.050"):
-        assert words in page.text
+    for said in ("0.21", "0.10–0.34", "do not pin", "<b>wide</b>", "1.42", "1.36–1.49", "ahead", "0.33", "62 %",
+                 "Of 100 first tries 62 %", "Marks not passed", "<b>tiny</b>, test: 1.900 against 1.553 of ppmd",
+                 "it read 300,000", "wrong bars redrawn", "1.13", "Transformer small", "0.81",
+                 "level 3 of 5, not valid", "level 5 of 5, valid", "random <b>", "Loss against <i>size</i>.",
+                 "Nothing to draw or play", "short run", "header and first four bars given", "1.25", "0.050",
+                 "Grey notes", "Sample 1 stands at the top"):
+        assert said in page.text, said
+    assert "FAILURE" not in page.text
     assert {figure["id"] for figure in page.all("figure") if "id" in figure} == {
         "figure-scaling", "figure-curves", "figure-skills", "figure-odd<name"}
     drawable = [f"play sample {i}" for i in (1, 2, 3, 4, 7, 8, 9, 10)]
@@ -162,6 +203,21 @@ def test_page_shows_what_was_measured(root):
 
 def test_the_same_input_gives_the_same_page(root):
     assert report.write_report(root).read_bytes() == report.write_report(root).read_bytes()
+
+
+def test_played_samples_get_a_page_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "MAX_SAMPLES", 2)
+    rows = [{"file": f"play_{i:03d}.abc", "text": text, "prompt": prompt, "seed": i, "stop_reason": "end",
+             "validity": check_abc(text)._asdict(), "surprisal_bits": []}
+            for i, (text, prompt) in enumerate([(JIG, ""), (TWO_VOICES, ""), (JIG, JIG[:JIG.index("A4d2|") + 5])], 1)]
+    path = report.write_played_page(tmp_path, rows)
+    page = Page(path.read_text())
+    assert path == tmp_path / "part4_outputs/generated/played.html"
+    assert [button["aria-label"] for button in page.all("button", class_="play")] == [
+        "play played sample 003", "play played sample 002"]
+    assert len(page.all("figure", class_="score wide")) == 2  # engraved for this page
+    assert "1 older one" in page.text and page.text.count("Grey notes") == 1 and "level 5 of 5, valid" in page.text
+    assert all(image["src"].startswith("data:image/svg+xml;base64,") for image in page.all("img"))
 
 
 def test_an_edit_of_the_template_changes_its_digest(tmp_path, monkeypatch):
@@ -363,10 +419,29 @@ def test_page_can_be_used_from_the_keyboard(root, browser):
         seen.append(browser.js("document.activeElement.className + '#' + document.activeElement.id"))
         if seen[-1].startswith("play#"):
             break
-    assert seen[0].startswith("skip") and "#theme" in seen and "score wide#" in seen and seen[-1] == "play#"
+    assert seen[0].startswith("skip") and "#theme" in seen and seen[-1] == "play#" and len(seen) <= 10
     for kind in ("keyDown", "keyUp"):
         browser("Input.dispatchKeyEvent", type=kind, key=" ", code="Space", text=" ", windowsVirtualKeyCode=32)
     assert browser.js("new Promise(done => setTimeout(() => done(document.activeElement.textContent), 400))") == "Stop"
+
+
+def test_the_first_screen_holds_a_plot_and_something_to_play(root, browser):
+    browser("Emulation.setDeviceMetricsOverride", width=1280, height=800, deviceScaleFactor=1, mobile=False)
+    browser.open(report.write_report(root))
+    for query in (".play", ".score", "#figure-scaling"):
+        top, bottom, right = browser.js(f"(({{top, bottom, right}}) => [top, bottom, right])"
+                                        f"(document.querySelector('{query}').getBoundingClientRect())")
+        assert 0 < top < 500 and (bottom <= 800 or query == "#figure-scaling") and right <= 1280
+    assert browser.js("(scrollTo(0, 3000), document.querySelector('nav').getBoundingClientRect().top)") == 0
+
+
+def test_a_phone_says_that_a_picture_goes_on_to_the_right(root, browser):
+    browser("Emulation.setDeviceMetricsOverride", width=360, height=800, deviceScaleFactor=1, mobile=True)
+    browser.open(report.write_report(root))
+    cue = ("(async () => { const box = document.querySelector('.score'); const said = [box.classList.contains('more')];"
+           "box.scrollLeft = 1e5; await new Promise(done => setTimeout(done, 200));"
+           "return [...said, box.classList.contains('more')] })()")
+    assert browser.js(cue) == [True, False]
 
 
 @pytest.mark.parametrize("width", [360, 1100])

@@ -1,5 +1,6 @@
 'use strict';
-// Put into the page by report.py: the switch between light and dark paper, and the players of the samples.
+// Put into the page by report.py: the switch between light and dark paper, the cue that a picture goes on to
+// the right, and the players of the samples.
 
 const all = (query, from = document) => [...from.querySelectorAll(query)];
 const clock = seconds => Math.floor(seconds / 60) + ':' + String(Math.floor(seconds % 60)).padStart(2, '0');
@@ -14,6 +15,16 @@ const label = () => { theme.textContent = isDark() ? 'Light page' : 'Dark page';
 theme.onclick = () => { root.dataset.theme = isDark() ? 'light' : 'dark'; label(); };
 dark.onchange = label;
 label();
+
+// ---------------------------------------------------------------- what goes on to the right
+
+const cue = box => box.classList.toggle('more', box.scrollWidth - box.clientWidth - box.scrollLeft > 8);
+const resized = new ResizeObserver(entries => entries.forEach(entry => cue(entry.target)));
+for (const box of all('.wide')) {
+  box.addEventListener('scroll', () => cue(box), { passive: true });
+  resized.observe(box);
+  for (const picture of all('img', box)) picture.addEventListener('load', () => cue(box));
+}
 
 // ---------------------------------------------------------------- playing
 

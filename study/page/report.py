@@ -1,9 +1,11 @@
-"""part4_outputs/report.html: one page, without network, that shows, plays and judges what a run made.
+"""part4_outputs/report.html: one page, without network, that shows, plays and judges what a run made; and
+generated/played.html, the same for samples that a user asked for.
 
-This file collects what the page shows, as plain text, numbers and lists; `page.html` says how, with `page.css` and
-`page.js` put into it, so that the page is one file. No HTML is written here, and the template escapes everything that
-it is given: titles, prompts and generated text are hostile input. Pictures enter as images with data URIs, in which a
-browser runs no script and loads nothing. What is missing in a run is left out with a word.
+This file collects what the pages show, as plain text, numbers and lists; `words.py` puts it into sentences;
+`page.html`, `played.html` and `parts.html`, which they share, say how it looks, with `page.css` and `page.js` put into
+them, so that a page is one file. No HTML is written here, and the templates escape everything that they are given:
+titles, prompts and generated text are hostile input. Pictures enter as images with data URIs, in which a browser runs
+no script and loads nothing. What is missing in a run is left out with a word.
 """
 
 import base64
@@ -19,27 +21,29 @@ import jinja2
 from markupsafe import Markup
 
 from music import notation
+from music.novelty import COPY_CHARS, run_in_words
 from music.validity import LEVELS, VALID_LEVEL
 from study import stage
 from study.figures import FIGURES, label
 from study.page import attention
-from study.results import best_ngram, expected_families, value_at
+from study.page.words import NOTHING, digits_of, first_of, interval, lead, number, percent, verdicts
+from study.results import value_at
 
 HERE = Path(__file__).resolve().parent
-TEMPLATES = ("page.html", "page.css", "page.js")
+TEMPLATES = ("page.html", "parts.html", "played.html", "page.css", "page.js")
 PAGE_BYTES = 3_000_000        # the page stays below: mail and forges refuse more; scores beyond are left to their files
 FIGURE_BYTES = PAGE_BYTES // 8
 CAPTION_BYTES = 300           # what stands around a score
 MAX_SAMPLES = 20              # shown on the page
 MAX_ERRORS = 12               # shown of a sample
-NOTHING = "–"                 # stands where there is no number
 SURPRISAL_STEPS = (0.25, 1, 2, 4, 6)  # bits; a character above step i gets shade i + 1
 ATTENTION_CONTRAST = 0.6      # exponent: below 1, so that weak attention can be seen beside strong
 
-SECTIONS = {"numbers": "The numbers", "laws": "The laws", "validity": "What is valid", "skills": "What is musical",
+SECTIONS = {"verdicts": "Verdicts", "laws": "The laws", "validity": "What is valid", "skills": "What is musical",
             "samples": "The samples", "inside": "Inside the best model"}
 # where a figure stands that is none of a law; the ladder is a table on the page
-PLACES = {"sampler": "validity", "skills": "skills", "best_by_position": "inside", "ladder": None}
+PLACES = {"scaling": "first", "sampler": "validity", "cost_of_control": "validity", "skills": "skills",
+          "repetition": "skills", "best_by_position": "inside", "ladder": None}
 LEVEL_WORDS = {
     "header": "the header parses", "tokens": "every character is ABC",
     "content": "at least 16 notes, 4 bars, 4 pitches, at most 75 % rest bars",
@@ -54,7 +58,8 @@ HISTOGRAMS = {"duration": "durations", "interval": "intervals", "onset": "positi
 PROMPTS = {"unconditional": "no prompt", "header": "header given", "bars": "header and first four bars given"}
 SAMPLER = (("temperature", "temperature", None), ("top_k", "top-k", 0), ("top_p", "top-p", 1), ("min_p", "min-p", 0),
            ("seed", "seed", None))  # key of a sample, its name, the value that means "off"
-ENDS = {"end": "ended by the model", "budget": "cut off by the budget"}
+WAYS = {"free": "bars drawn freely", "right": "wrong bars redrawn"}
+ENDS = {"end": "ended by the model", "budget": "cut off by the budget", "stuck": "given up: a bar failed too often"}
 
 
 # ---------------------------------------------------------------- the page
@@ -67,30 +72,55 @@ def write_report(root):
     """
     outputs = Path(root) / "part4_outputs"
     results = stage.read_json(outputs / "RESULTS.json") or {}
-    metadata = stage.read_json(outputs / "generated/metadata.json") or {}
-    samples = [sample_view(sample, outputs / "generated", i)
-               for i, sample in enumerate((metadata.get("samples") or [])[:MAX_SAMPLES])]
-    page = {"sections": SECTIONS, "answer": answer(results), "is_quick": bool(results.get("quick")),
-            "numbers": number_table(results), "runs": run_table(results), "ladder": ladder_table(results),
-            "levels": {name: LEVEL_WORDS[name] for name in LEVELS}, "music": music_table(results),
-            "figures": figures(outputs / "figures", value_at(results, "fits.figures") or []), "samples": samples,
-            "shades": [f"up to {SURPRISAL_STEPS[0]:g}", *(f"over {step:g}" for step in SURPRISAL_STEPS)],
-            "attention": attention_view(Path(root)), "environment": results.get("environment") or {}}
-    without_scores = fill({**page, "samples": within(samples, 0)})
-    page["samples"] = within(samples, PAGE_BYTES - len(without_scores.encode()) - CAPTION_BYTES * len(samples))
-    stage.write_text(outputs / "report.html", fill(page))
+    rows = ((stage.read_json(outputs / "generated/metadata.json") or {}).get("samples") or [])[:MAX_SAMPLES]
+    samples = [sample_view(row, outputs / "generated", i) for i, row in enumerate(rows)]
+    first, rule = first_of(samples, rows)
+    plots = figures(outputs / "figures", value_at(results, "fits.figures") or [])
+    page = {"sections": SECTIONS, "lead": lead(results, bool(plots["first"])), "first_rule": rule, "figures": plots,
+            "verdicts": verdicts(results), "is_quick": bool(results.get("quick")), "numbers": number_table(results),
+            "choice": choice_table(results), "rates": rate_table(results), "runs": run_table(results),
+            "ladder": ladder_table(results), "levels": {name: LEVEL_WORDS[name] for name in LEVELS},
+            "music": music_table(results), "shades": shade_words(), "attention": attention_view(Path(root)),
+            "environment": results.get("environment") or {}}
+
+    def filled(room):
+        shown = within(samples, room, first or 0)
+        return fill("page.html", {**page, "samples": shown, "first": None if first is None else shown[first]})
+
+    html = filled(PAGE_BYTES - len(filled(0).encode()) - CAPTION_BYTES * len(samples))
+    stage.write_text(outputs / "report.html", html)
     return outputs / "report.html"
 
 
-def fill(page):
-    """The page's HTML. Autoescape is on, and a name that the template does not find is an error, not an empty place."""
+def write_played_page(root, rows):
+    """Writes part4_outputs/generated/played.html with the samples of these metadata rows (of `write_sample`), the
+    newest first, and returns its path. A row without "pictures" gets its score here."""
+    folder = Path(root) / "part4_outputs/generated"
+    newest = sorted(rows, key=lambda row: row["file"], reverse=True)[:MAX_SAMPLES]
+    samples = [sample_view(row, folder, i, name=Path(row["file"]).stem.replace("play_", "played sample "))
+               for i, row in enumerate(newest)]
+    page = {"n_older": len(rows) - len(newest), "shades": shade_words(),
+            "has_report": (folder.parent / "report.html").exists()}
+    room = PAGE_BYTES - len(fill("played.html", {**page, "samples": within(samples, 0)}).encode())
+    stage.write_text(folder / "played.html", fill("played.html", {
+        **page, "samples": within(samples, room - CAPTION_BYTES * len(samples))}))
+    return folder / "played.html"
+
+
+def fill(template, page):
+    """A page's HTML. Autoescape is on, and a name that the template does not find is an error, not an empty place."""
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), autoescape=True, trim_blocks=True,
                                      lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     css, script = ((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     script_digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.get_template("page.html").render(
+    return environment.get_template(template).render(
         page, css=Markup(css), script=Markup(script), script_digest=script_digest).lstrip()
+
+
+def shade_words():
+    """What each shade of surprisal means, in order."""
+    return [f"up to {SURPRISAL_STEPS[0]:g}", *(f"over {step:g}" for step in SURPRISAL_STEPS)]
 
 
 def template_digest():
@@ -99,30 +129,7 @@ def template_digest():
     return stage.value_digest([stage.file_digest(HERE / name) for name in TEMPLATES])
 
 
-# ---------------------------------------------------------------- numbers for people
-
-def number(value, digits=2):
-    """A number for people; an en dash where there is none."""
-    if value is None:
-        return NOTHING
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.{digits}f}"
-
-
-def percent(rate):
-    """A share in percent; an en dash where there is none."""
-    return NOTHING if rate is None else f"{100 * rate:.0f} %"
-
-
-def interval(pair, digits=2, scale=1, unit=""):
-    """" (95 %: 0.10–0.34)", open ends (None) in words, or nothing without an interval."""
-    if not pair:
-        return ""
-    low, high = (None if end is None else f"{end * scale:.{digits}f}" for end in pair)
-    if low is None or high is None:
-        words = "without bounds" if low == high else f"from {low} without bound" if low else f"up to {high}"
-        return f" (95 %: {words})"
-    return f" (95 %: {low}–{high}{unit})"
-
+# ---------------------------------------------------------------- tables
 
 class Cell(NamedTuple):
     """A cell of a table: its text, a smaller line below it, and the share that a bar behind it fills."""
@@ -145,51 +152,6 @@ def table(caption, head, rows):
     return Table(caption, head, rows) if rows else None
 
 
-# ---------------------------------------------------------------- the answer and the tables
-
-def answer(results):
-    """The answer: sentences on the law and on the best model (None where there is nothing to say), and what the results
-    call a failure."""
-    return {"law": law_in_words(results), "best": best_in_words(results),
-            "warnings": value_at(results, "headline.warnings") or []}
-
-
-def law_in_words(results):
-    """What the fits say of the law of each family, as (text before the formula, text behind it); None without fits."""
-    known, left_open = [], []
-    fits = results.get("fits") or {}
-    for family in expected_families(results.get("runs") or []):
-        fit, models = fits.get(family) or {}, f"{label(family)}s"
-        if fit.get("alpha") is None:
-            if fit.get("reason"):
-                left_open.append(f"the {models} give no law ({fit['reason']})")
-        elif fit.get("identified"):
-            known.append(f"α = {fit['alpha']:.2f}{interval(fit.get('alpha_interval'))} for {models}")
-        else:
-            left_open.append(f"the sizes of the {models} do not pin it down, best fit α = {fit['alpha']:.2f}"
-                             f"{interval(fit.get('alpha_interval'))}")
-    if known:
-        return ("Loss falls with model size along ",
-                f", with {' and '.join(known)}{''.join(f'; {words}' for words in left_open)}.")
-    if left_open:
-        return "This run cannot say by what law ", f" loss falls with size: {'; '.join(left_open)}."
-    return None
-
-
-def best_in_words(results):
-    """What the best model reaches, in a sentence; None if it was not measured."""
-    bits, rates = value_at(results, "best.test_bits_per_char"), value_at(results, "samples.unprompted") or {}
-    if bits is None:
-        return None
-    _, ngram = best_ngram(results.get("baselines") or {}, "test")
-    sentence = f"The best model needs {bits:.2f} bits per character of unseen music"
-    sentence += "" if ngram is None else f" (the best n-gram {ngram:.2f})"
-    if rates.get("rate") is not None:
-        sentence += (f", and {percent(rates['rate'])} of its {number(rates.get('n'))} first-try samples are valid "
-                     f"music{interval(rates.get('interval'), 0, 100, ' %')}")
-    return sentence + "."
-
-
 def rate_cell(row):
     """A rate with its interval below it."""
     pair = row.get("interval")
@@ -197,7 +159,7 @@ def rate_cell(row):
 
 
 def number_table(results):
-    """Model, ceiling and floors of every headline number in one table."""
+    """Model, ceiling, strongest mark and floors of every headline number in one table."""
     def baseline(name):
         return value_at(results, f"baselines.test.{name}.bits_per_char")
 
@@ -205,24 +167,69 @@ def number_table(results):
     for row in value_at(results, "samples.ladder") or []:
         rungs.setdefault(row["kind"], row)  # of several n-grams the longest, which comes first
     ladder = [rungs.get(kind, {}) for kind in ("model", "real", "ngram", "random")]
-    _, ngram = best_ngram(results.get("baselines") or {}, "test")
-    unigram, uniform = baseline("unigram"), baseline("uniform")
+    mark, best = value_at(results, "headline.strongest_baseline") or {}, results.get("best") or {}
+    strongest, unigram, uniform = mark.get("test_bits_per_char"), baseline("unigram"), baseline("uniform")
     copying = [value_at(results, f"novelty.{whose}") or {} for whose in ("generated", "heldout_baseline")]
-    return table("The best model beside real music, an n-gram model and random text",
-                 ["", "best model", "real music", "n-gram", "random"], [
+    copied = [row.get("longest_copied_chars") for row in copying]
+    return table("The best model beside real music, the strongest simpler method and random text",
+                 ["", "best model", "real music", "simpler method", "random"], [
         ("Bits per character of test music", [
-            number(value_at(results, "best.test_bits_per_char")), NOTHING, number(ngram),
+            measured_cell(best.get("test_bits_per_char"), best.get("test_bits_per_char_interval")), NOTHING,
+            Cell(number(strongest), mark.get("name") or ""),
             Cell(number(unigram), "" if unigram is None else f"unigram; uniform {number(uniform)}")]),
         ("Perplexity per character", [
-            number(value_at(results, "best.test_perplexity")), NOTHING,
-            *(number(None if bits is None else 2 ** bits) for bits in (ngram, unigram))]),
+            measured_cell(best.get("test_perplexity"), best.get("test_perplexity_interval")), NOTHING,
+            *(number(None if bits is None else 2 ** bits) for bits in (strongest, unigram))]),
         ("Valid at the first try (level 4)", [rate_cell(row) for row in ladder]),
-        ("Bars of the right length", [percent(row.get("bar_accuracy")) for row in ladder]),
-        ("Compiled cleanly by abc2midi", [percent(row.get("judge_rate")) for row in ladder]),
-        ("Characters copied from training, runs of 32 and more",
+        ("Bars of the right length", [Cell(percent(row.get("bar_accuracy")),
+                                           row.get("name", "") if row.get("kind") == "ngram" else "")
+                                      for row in ladder]),
+        ("Compiled cleanly by abc2midi", [percent(row.get("abc2midi_clean_rate")) for row in ladder]),
+        (f"Characters copied from training, runs of {COPY_CHARS} and more",
          [*(percent(whose.get("copied_share")) for whose in copying), NOTHING, NOTHING]),
         ("Longest copied run, characters",
-         [*(number(whose.get("longest_copied_chars")) for whose in copying), NOTHING, NOTHING])])
+         [*(NOTHING if n is None else run_in_words(n) for n in copied), NOTHING, NOTHING])])
+
+
+def measured_cell(value, pair):
+    """A number with the decimals that its interval allows, the interval below it."""
+    digits = digits_of(pair) if pair else 2
+    return Cell(number(value, digits), interval(pair, digits).strip(" ()"))
+
+
+def choice_table(results):
+    """What the best model could have been: the plan that was carried out, then those it was compared with, by expected
+    loss. None without a choice."""
+    choice = value_at(results, "best.choice") or {}
+    chosen = {**(choice.get("chosen") or {}), **(choice.get("expected") or {})}
+    plans = [chosen, *sorted(choice.get("rivals") or [], key=lambda row: row["val_nats_per_char"])]
+
+    def cells(row):
+        reached = {"minutes": value_at(choice, "outcome.minutes"),
+                   "loss": value_at(results, "best.val_nats_per_char")} if row is chosen else {}
+        return [number(row.get("epochs")), number(row.get("windows")), number(row.get("minutes"), 1),
+                number(reached.get("minutes"), 1), number(row.get("val_nats_per_char")), number(reached.get("loss"))]
+    limit = f" in {choice['minutes']:g} minutes" if choice.get("minutes") else ""
+    return table(f"The study's own law at work: what could be trained{limit}. First what was: {choice.get('rule')}",
+                 ["", "epochs", "windows a step", "minutes expected", "taken", "validation loss expected", "reached"],
+                 [(f"{label(row['family'])} {row['size']}", cells(row)) for row in plans if row.get("family")])
+
+
+def rate_table(results):
+    """The three ways to draw, side by side: what the model does, what a sampler adds, what redrawing bars adds."""
+    def cells(row):
+        return [number(row.get("n")), rate_cell(row), percent(row.get("bar_accuracy")),
+                percent(row.get("bar_repetition")), percent(row.get("copied_share")), number(row.get("draws_per_bar")),
+                percent(row.get("stuck_share"))]
+    ways = {"bars free, temperature 1": ("unprompted", "generated"),  # keys of samples and music, of novelty
+            "bars free, chosen sampler": ("chosen_sampler", "chosen_sampler"),
+            "wrong bars redrawn": ("right_bars", "right_bars")}
+    rows = {words: {"copied_share": value_at(results, f"novelty.{of_novelty}.copied_share"),
+                    "bar_repetition": value_at(results, f"music.{key}.metrics.bar_repetition.generated_mean"),
+                    **(value_at(results, f"samples.{key}") or {})} for words, (key, of_novelty) in ways.items()}
+    return table("Three ways to draw, never mixed: valid at the first try, and what it costs",
+                 ["", "n", "valid", "bars right", "bars heard before", "copied", "draws per bar", "stuck"],
+                 [(name, cells(row)) for name, row in rows.items()])
 
 
 def run_table(results):
@@ -240,7 +247,8 @@ def run_table(results):
 def ladder_table(results):
     """Validity by level, one row for each source of text, bars behind the numbers."""
     def cells(row):
-        return [number(row.get("n")), *(Cell(percent(rate), share=rate) for rate in row["by_level"]),
+        rates = [row["level_rates"].get(name) for name in LEVELS]
+        return [number(row.get("n")), *(Cell(percent(rate), share=rate) for rate in rates),
                 number(row.get("bar_accuracy"))]
     return table("Share of texts that reach each level; valid means level 4",
                  ["", "n", *(f"{i}\N{NO-BREAK SPACE}{name}" for i, name in enumerate(LEVELS, 1)), "bar accuracy"],
@@ -253,7 +261,7 @@ def music_table(results):
     for key, words in MUSIC.items():
         metric = value_at(music, f"metrics.{key}") or {}
         rows.append((words, [number(metric.get(column)) for column in (
-            "generated_mean", "real_mean", "w1_over_sd", "real_vs_real_mean")]))
+            "generated_mean", "real_mean", "wasserstein_in_sd", "real_vs_real_mean")]))
     for key, words in HISTOGRAMS.items():
         distance = value_at(music, f"jsd.{key}") or {}
         rows.append((f"histogram of {words}", [NOTHING, NOTHING, number(distance.get("generated"), 3),
@@ -280,7 +288,7 @@ def figures(folder, law_captions):
     captions = {name: words for name, words in FIGURES.items() if "{" not in words}  # those with a gap come filled
     captions |= {row["name"]: row["caption"] for row in law_captions}
     strangers = sorted(path.stem for path in folder.glob("*.svg") if path.stem not in FIGURES)
-    shown = {name: [] for name in SECTIONS}
+    shown = {name: [] for name in ("first", *SECTIONS)}
     for name in [*FIGURES, *strangers]:
         place, path = PLACES.get(name, "laws"), folder / f"{name}.svg"
         if place is None or not path.exists():
@@ -323,38 +331,56 @@ def heat_picture(weights):
 
 # ---------------------------------------------------------------- samples
 
-def sample_view(sample, folder, i):
-    """What the page shows of a sample: verdict, score, piano roll, player, text."""
+def sample_view(sample, folder, i, name=None):
+    """What a page shows of a sample: verdict, player, score, piano roll, text. name: default "sample 1", ..."""
     text, stem = sample["text"], Path(sample.get("file") or f"sample_{i:03d}.abc").stem
+    prompt = sample.get("prompt") or ""
     tune, n_chars, unread = notation.readable(text)
-    view = {"number": i + 1, "stem": stem, "facts": facts(sample), "check": verdict(sample.get("validity")),
-            "n_chars": n_chars, "length": len(text), "unread": unread, "midi": midi_link(folder / f"{stem}.mid"),
-            "runs": shaded_runs(text, sample.get("surprisal_bits") or [], sample.get("prompt") or ""),
-            "score": None, "roll": None}
+    view = {"name": name or f"sample {i + 1}", "stem": stem, "facts": facts(sample),
+            "check": verdict(sample.get("validity")), "n_chars": n_chars, "length": len(text), "unread": unread,
+            "midi": midi_link(folder / f"{stem}.mid"),
+            "runs": shaded_runs(text, sample.get("surprisal_bits") or [], prompt), "score": None, "roll": None}
     if notation.has_notes(tune):
-        drawn, notes = sample.get("pictures") or {}, notation.notes_in_seconds(tune)
-        path = folder / f"{stem}.svg"
-        score = path.read_text(encoding="utf-8") if path.exists() else ""
+        score, drawn = score_of(sample, folder / f"{stem}.svg")
+        given, notes = notation.given_bars(text, len(prompt)), notation.notes_in_seconds(tune)
         view |= {"score": data_uri("image/svg+xml", score) if score else None,
                  "no_score": f"No score: {value_at(drawn, 'reasons.score') or 'none was drawn'}.",
-                 "bars_drawn": drawn.get("bars_drawn"), "bars": drawn.get("bars"),
-                 "has_wrong_bars": notation.WRONG in score.lower(),
-                 "roll": data_uri("image/svg+xml", notation.piano_roll(tune)), "notes": notes,
+                 "remarks": remarks(drawn, score, any(given.values()), notation.at_bar_lines(tune) is not tune),
+                 "roll": data_uri("image/svg+xml", notation.piano_roll(tune, given)), "notes": notes,
                  "seconds": max(onset + duration for onset, duration, _, _ in notes)}
     return view
 
 
-def within(samples, room):
+def score_of(sample, path):
+    """(SVG or "", what was noted of the drawing) of a sample: its file, or engraved here if nothing was noted."""
+    if sample.get("pictures") is not None or path.exists():
+        return path.read_text(encoding="utf-8") if path.exists() else "", sample.get("pictures") or {}
+    drawn = notation.pictures(sample["text"], len(sample.get("prompt") or ""))
+    return drawn.score_svg or "", drawn._asdict()
+
+
+def remarks(drawn, score, has_prompt, is_realigned):
+    """What a reader of score and roll has to know, in sentences."""
+    n_drawn, n_bars = drawn.get("bars_drawn"), drawn.get("bars")
+    found = {f"Bars 1–{n_drawn} of {n_bars}.": n_drawn and n_bars and n_drawn < n_bars,
+             "Grey notes and the shaded part of the roll were given: the model begins at the double bar line.":
+                 has_prompt,
+             "Red notes stand in bars of the wrong length.": notation.WRONG in score.lower(),
+             "Voices that a wrong bar would shift meet again at the next bar line, on paper and in the sound.":
+                 is_realigned}
+    return [words for words, holds in found.items() if holds]
+
+
+def within(samples, room, first=0):
     """The samples with as many of their scores as fit into so many bytes: each may take an even share of what those
-    before it left over; a score beyond that is left to its file."""
-    fitting = []
-    for i, sample in enumerate(samples):
-        size = len(sample["score"] or "")
-        if size > room / (len(samples) - i):
-            sample = {**sample, "score": None, "no_score": "The score would make this page too large: see "
-                                                           f"generated/{sample['stem']}.svg."}
+    before it left over, the one at the place `first` before all others; a score beyond that is left to its file."""
+    fitting = list(samples)
+    for n_before, i in enumerate(sorted(range(len(samples)), key=lambda i: i != first)):
+        size = len(samples[i]["score"] or "")
+        if size > room / (len(samples) - n_before):
+            fitting[i] = {**samples[i], "score": None, "no_score": "The score would make this page too large: see "
+                                                                   f"generated/{samples[i]['stem']}.svg."}
             size = 0
-        fitting.append(sample)
         room -= size
     return fitting
 
@@ -364,6 +390,7 @@ def facts(sample):
     kind = sample.get("type") or ("prompted" if sample.get("prompt") else "unconditional")
     source = f", from {sample['prompt_source']}" if sample.get("prompt_source") else ""
     origin = [PROMPTS.get(kind, kind) + source]
+    origin += [WAYS[sample["bars"]]] if sample.get("bars") in WAYS else []
     origin += [f"{name} {sample[key]}" for key, name, off in SAMPLER if sample.get(key) not in (None, off)]
     check = sample.get("validity") or {}
     music = [f"{check[key]:,} {word}{'s' * (check[key] != 1)}" for key, word in (
@@ -375,7 +402,7 @@ def facts(sample):
     if judge := value_at(sample, "cross_checks.abc2midi"):
         music.append("abc2midi: clean" if judge.get("clean") else "abc2midi: not clean")
     if (copied := value_at(sample, "novelty.longest_copied_chars")) is not None:
-        music.append(f"longest run copied from training: {copied:,} characters")
+        music.append(f"longest run copied from training: {run_in_words(copied)} characters")
     return [origin, music]
 
 
