@@ -38,7 +38,7 @@ def main():
             losses = []
             for n in windows:
                 rate = module.LEARNING_RATES["muon"][size] * (n / BATCH_WINDOWS) ** 0.5
-                run = plan_run(data, family.name, size, module.SIZES[size], rate, batch_windows=n)
+                run = plan_run(data, family.name, size, module.SIZES[size], rate, seed=0, batch_windows=n)
                 with tempfile.TemporaryDirectory() as folder:
                     losses.append(train(Path(folder), run, data, "cpu")["val_nats_per_char"])
             print(f"| {family.label} {size} | " + " | ".join(f"{loss:.3f}" for loss in losses) + " |", flush=True)

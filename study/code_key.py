@@ -23,7 +23,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent.parent
 
 PLUMBING = frozenset(f"study/{name}.py" for name in ("arguments", "code_key", "stage", "checkpoints", "families"))
-SAYING = frozenset({"print", "fail", "progress", "exit", "add_argument", "add_argument_group", "warn", "error", "Stopped"})
+SAYING = frozenset({"print", "fail", "progress", "exit", "add_argument", "add_argument_group", "warn", "error",
+                    "Stopped"})
 SENTENCE = re.compile(r"[A-Za-z]{2,},? [A-Za-z]+,? [A-Za-z]")  # three words in a row: no key and no piece of ABC
 
 
@@ -63,7 +64,7 @@ class _Module:
         self.path = path
         self.definitions = {"": []}  # name -> syntax trees; "": statements that run when the file is loaded
         self.imported = {}           # name -> (file, name in it; None: the file itself)
-        self._digests = {}
+        self._dependencies, self._digests = {}, {}  # as they are asked for
         for node in ast.parse(path.read_bytes()).body:
             self._add(node)
 
@@ -82,6 +83,11 @@ class _Module:
 
     def dependencies(self, name):
         """The places [(file, name)] that this definition uses, in this project."""
+        if name not in self._dependencies:
+            self._dependencies[name] = self._uses(name)
+        return self._dependencies[name]
+
+    def _uses(self, name):
         trees = self.definitions.get(name, [])
         imported = dict(self.imported)
         for node in (part for tree in trees for part in ast.walk(tree)):

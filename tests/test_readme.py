@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import readme_numbers
 from study import stage
+from study.results import value_at
 
 HERE = stage.HERE
 README = (HERE / "README.md").read_text(encoding="utf-8")
@@ -14,7 +16,7 @@ README = (HERE / "README.md").read_text(encoding="utf-8")
 
 def commands():
     """(script, flags) of every command line that runs a numbered script."""
-    for line in README.replace("\\\n", " ").splitlines():
+    for line in README.replace("\\\n", " ").replace("&&", "\n").splitlines():
         for script, rest in re.findall(r"(0\d_\w+)\.py((?: +[^`|#\s]+)*)", line):
             yield script, re.findall(r"(?<!\S)(--[a-z-]+)", rest)
 
@@ -50,7 +52,21 @@ def test_make_targets_exist():
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
-def test_the_numbers_are_filled_in():
-    block = re.search(r"<!-- numbers -->(.*)<!-- /numbers -->", README, re.DOTALL).group(1)
-    assert "identif" in block and "test perplexity" in block
-    assert README.count("<!--") == 2
+def test_the_numbers_are_those_of_the_run_that_ships():
+    facts = stage.read_json(HERE / "docs/short_run.json")
+    assert readme_numbers.filled(README, facts) == README
+
+
+def test_the_dictionary_names_keys_that_are_there():
+    results = stage.read_json(HERE / "docs/short_run.json")["results"]
+    section = README[README.index("## Reading RESULTS.json"):README.index("## How it is measured")]
+    rows = [line for line in section.splitlines() if line.startswith("| `")]
+    assert len(rows) > 10
+    for key in (key for row in rows for key in re.findall(r"`([^`]+)`", row.split("|")[1])):
+        path = key.replace("<family>", "lstm").replace("<split>", "test").replace("<name>", "xz")
+        assert value_at(results, path) is not None, key
+
+
+def test_runs_are_a_flat_table():
+    runs = stage.read_json(HERE / "docs/short_run.json")["results"]["runs"]
+    assert runs and not any(isinstance(value, (dict, list)) for row in runs for value in row.values())
