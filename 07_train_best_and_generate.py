@@ -24,7 +24,7 @@ import os
 import re
 
 # first of all: from here on Ctrl-C shows no traceback, however long the rest takes to load
-from study.arguments import fail, number, resolve_root, root_flags, stage_parser, whole
+from study.arguments import fail, name_list, number, resolve_root, root_flags, stage_parser, whole
 from study.stage import Stage, file_digest, read_json, run, write_bytes, write_json, write_text
 
 from common import load_tokenizer, pick_device
@@ -99,7 +99,7 @@ def parse_arguments(argv):
 def add_play_flags(play):
     """The flags of PLAY_FLAGS, to an argument group."""
     add = play.add_argument
-    add("--model", metavar="NAME", help=f"play with checkpoints/NAME.pt, e.g. transformer_tiny (default: {BEST})")
+    add("--model", type=name_list, metavar="NAME", help=f"play with checkpoints/NAME.pt, e.g. transformer_tiny (default: {BEST})")
     add("--prompt", metavar="TEXT", help=r"what the samples begin with; \n stands for a line end")
     add("--meter", metavar="M", help="meter of the samples, e.g. 6/8")
     add("--key", metavar="K", help="key of the samples, e.g. D, Am, Bb")
@@ -119,7 +119,7 @@ def add_play_flags(play):
 
 def asked_for(text):
     """A kind of argument: SIZE[:EPOCHS[:WINDOWS]] as {"size", "epochs", "windows" (None: by the amount of text)}."""
-    size, *numbers = text.split(":")
+    size, *numbers = name_list(text).split(":")
     numbers = [whole(1, 1000)(part) for part in numbers]
     return {"size": size, "epochs": EPOCHS, "windows": None, **dict(zip(("epochs", "windows"), numbers))}
 

@@ -9,13 +9,12 @@ seed each, whose truth is a line in ln N and has no exponent, 16 to 24 % end wit
 c >= 0 cuts it off where no point does. How often each word is right stands in benchmarks/scaling.md.
 """
 
-import math
 from typing import NamedTuple
 
 import numpy as np
 from scipy import optimize, special
 
-from study.scaling_law import ALPHA_RANGE, ALPHAS, LEVEL, MIN_NOISE_DOF, N_ALPHA, is_on_bound, project
+from study.scaling_law import ALPHA_RANGE, ALPHAS, LEVEL, MIN_NOISE_DOF, N_ALPHA, is_on_bound
 
 MOST_RATIO = 3           # high / low of an interval that identifies alpha: beyond it, 0.2 and 0.6 are one finding
 RIVAL_LEVEL = 1 - LEVEL  # a rival is rejected where its p-value is below; 1 % in place of 5 % changed no verdict of the

@@ -147,18 +147,18 @@ def worker_pool(n_workers, n_jobs):
     # fork where it is safe, as no thread runs yet: a spawned worker of a script loads torch, for seconds
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     pool = ProcessPoolExecutor(max(1, min(n_workers, cpu_count(), n_jobs)), context, die_with_parent)
+    shown = threading.excepthook
     try:
         yield pool
     except BaseException:
         # the pool's own thread hears of the deaths and finds its futures cancelled: a traceback that helps nobody
-        shown, threading.excepthook = threading.excepthook, lambda _: None
+        threading.excepthook = lambda _: None
         for worker in multiprocessing.active_children():
             worker.kill()
-        pool.shutdown(cancel_futures=True)
-        threading.excepthook = shown
         raise
     finally:
         pool.shutdown(cancel_futures=True)
+        threading.excepthook = shown
 
 
 # ---------------------------------------------------------------- files

@@ -2,6 +2,8 @@
 
 import random
 
+from hypothesis import strategies as st
+
 HEADER = "X:1\nM:4/4\nL:1/16\nQ:1/4=120\nK:{key}\n"
 TWO_VOICES = HEADER.format(key="G") + ("[V:1]D4G4B4d4|[V:2][G,B,]8[D,F,]8|\n[V:1](3e2d2c2B8z4|[V:2]G,16|\n"
                                        "[V:1]^F4f4=f4F4|[V:2]_B,16-|\n[V:1]c16|[V:2]B,8B,8|\n"
@@ -67,3 +69,13 @@ def valid_tune(seed=0, n_bars=8, header=C_MAJOR_HEADER, voices=1):
 
 
 VALID_TUNES = [valid_tune(seed, 12, voices=1 + seed % 2) for seed in range(60)]
+
+
+@st.composite
+def mutated_tunes(draw):
+    """TWO_VOICES with up to four characters changed for some that mean something in ABC."""
+    text = TWO_VOICES
+    for place, character in draw(st.lists(
+            st.tuples(st.integers(0, 400), st.sampled_from("|[]()-^z3/\n:\"V{}&\x00")), max_size=4)):
+        text = text[:place % len(text)] + character + text[place % len(text) + 1:]
+    return text

@@ -12,7 +12,6 @@ from study.figures import label
 from study.results import expected_families, value_at
 
 NOTHING = "–"   # stands where there is no number
-UNBOUNDED = "unbounded"  # stands in results for an end of an interval that no bound was found for
 
 
 class Verdict(NamedTuple):
