@@ -133,7 +133,7 @@ class PieceTokenizer(CharTokenizer):
 class NoteTokenizer(PieceTokenizer):
     """One token a note or chord member with its octave and length, a rest, a field, a voice tag (`_UNIT`).
 
-    >>> t = NoteTokenizer("K:C\\nG,2[E2c2]3|" * RARE)
+    >>> t = NoteTokenizer("K:C\\nG,2[E2c2]3|\\n" * RARE)
     >>> [t.decode([token]) for token in t.encode("K:C\\nG,2[E2c3]3|")]
     ['K:C\\n', 'G,2', '[', 'E2', 'c', '3', ']3', '|']
     """
