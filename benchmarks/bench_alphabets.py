@@ -1,15 +1,16 @@
 """Measures what a token should be: characters, whole notes, or byte pairs inside a bar, by size, family, text and seed.
 
 Reads:  ROOT/data (stage 03 with its own alphabet, `char`)
-Writes: OUT/<alphabet>/: data/tokenizer.pkl, checkpoints/ (a run that is finished there is not repeated, so the same command
-        goes on after an interruption, and other sizes, seeds or texts add to the table), with --validity part4_outputs/;
-        OUT/alphabets.csv (a row a run), OUT/alphabets.png, .svg
-Run:    OMP_NUM_THREADS=1 python -m benchmarks.bench_alphabets [--root quick] [--out quick/alphabets] [--sizes tiny,small]
-        [--families transformer,lstm] [--seeds 2,3] [--vocab char,note,bpe:256,...] [--chars N] [--epochs 1,2] [--validity N]
-Prints a table in Markdown over all that stands in OUT. Every alphabet is learnt from the whole of train.txt and trains on
-the same tunes, at the rates swept for characters, with as many windows a step as hold the text of `char` (rounded, at
-least one). Differences to `char` are paired by seed, with t intervals. At equal seconds: read off the alphabet's own runs
-of more and fewer epochs, each with a schedule of its own, linear in ln seconds; only between two of them.
+Writes: OUT/<alphabet>/: data/tokenizer.pkl, checkpoints/ (a run that is finished there is not repeated: the same command
+        goes on after an interruption, and other sizes, seeds or texts add to the table); with --validity
+        part4_outputs/. OUT/alphabets.csv (a row a run), OUT/alphabets.png, .svg
+Run:    OMP_NUM_THREADS=1 python -m benchmarks.bench_alphabets [--root quick] [--out quick/alphabets]
+        [--sizes tiny,small] [--families transformer,lstm] [--seeds 2,3] [--vocab char,note,bpe:256,...] [--chars N]
+        [--epochs 1,2] [--rate-factor F] [--validity N] [--device cpu]
+Prints a table in Markdown over all that stands in OUT. Every alphabet is learnt from the whole of train.txt and trains
+on the same tunes, at the rates swept for characters, with as many windows a step as hold the text of those of `char`
+(rounded, at least one). Differences to `char` are paired by seed, with t intervals. At equal seconds: read off the
+alphabet's own runs of more and fewer epochs, each with a schedule of its own, linear in ln seconds; only between two.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from scipy import stats
 from common import BEGIN, END, load_tokenizer, pick_device
 from music.right_bars import RightBars
 from music.validity import rate_samples
-from study.arguments import list_of, whole
+from study.arguments import list_of, number, whole
 from study.evaluation import load_player
 from study.families import FAMILIES
 from study.figures import in_order, label, look, pyplot, save
@@ -70,8 +71,8 @@ def plans(args, data, seed):
         module = script_of(family)
         for size in args.sizes:
             for epochs in args.epochs:
-                yield plan_run(data, family, size, module.SIZES[size], module.LEARNING_RATES["muon"][size], seed=seed,
-                               epochs=epochs, max_train_chars=args.chars,
+                rate = module.LEARNING_RATES["muon"][size] * args.rate_factor
+                yield plan_run(data, family, size, module.SIZES[size], rate, seed=seed, epochs=epochs, max_train_chars=args.chars,
                                name=f"{family}_{size}_seed{seed}_{epochs}x{args.chars or 'all'}")
 
 
@@ -143,8 +144,9 @@ def compare(rows):
 
 def table(compared, validity):
     """The lines of the table. validity: {(alphabet, family, size): rates}."""
-    yield ("| model | text x epochs | alphabet | tokens | parameters | characters a token, a step | validation, test: nats "
-           "per character | test: nats per note | seconds | less `char`, equal text | equal seconds | valid: free, right |")
+    yield ("| model | text x epochs | alphabet | tokens | parameters | characters a token, a step | validation, test: "
+           "nats per character | test: nats per note | seconds | less `char`, equal text | equal seconds | "
+           "valid: free, right |")
     yield "|---" * 12 + "|"
     for part in compared:
         def mean(column):
@@ -197,6 +199,8 @@ def main(argv=None):
     add("--seeds", type=list_of(whole()), default="2,3")
     add("--epochs", type=list_of(whole(1)), default="1")
     add("--chars", type=whole(1), metavar="N", help="characters of training text at most")
+    add("--rate-factor", type=number(above=0), default=1.0, metavar="F", help="times the swept rates (with an --out of "
+        "its own)")
     add("--validity", type=whole(1), metavar="N", help="samples a model, of the first seed and number of epochs")
     add("--device", default="cpu")
     args = parser.parse_args(argv)
