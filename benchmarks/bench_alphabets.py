@@ -1,8 +1,8 @@
 """Measures what a token should be: characters, whole notes, or byte pairs inside a bar, by size, family, text and seed.
 
 Reads:  ROOT/data (stage 03 with its own alphabet, `char`)
-Writes: OUT/<alphabet>/: data/tokenizer.pkl, checkpoints/ (a run that is finished there is not repeated: the same command
-        goes on after an interruption, and other sizes, seeds or texts add to the table); with --validity
+Writes: OUT/<alphabet>/: data/tokenizer.pkl, checkpoints/ (a run that is finished there is not repeated: the same
+        command goes on after an interruption, and other sizes, seeds or texts add to the table); with --validity
         part4_outputs/. OUT/alphabets.csv (a row a run), OUT/alphabets.png, .svg
 Run:    OMP_NUM_THREADS=1 python -m benchmarks.bench_alphabets [--root quick] [--out quick/alphabets]
         [--sizes tiny,small] [--families transformer,lstm] [--seeds 2,3] [--vocab char,note,bpe:256,...] [--chars N]
@@ -72,7 +72,8 @@ def plans(args, data, seed):
         for size in args.sizes:
             for epochs in args.epochs:
                 rate = module.LEARNING_RATES["muon"][size] * args.rate_factor
-                yield plan_run(data, family, size, module.SIZES[size], rate, seed=seed, epochs=epochs, max_train_chars=args.chars,
+                yield plan_run(data, family, size, module.SIZES[size], rate, seed=seed, epochs=epochs,
+                               max_train_chars=args.chars,
                                name=f"{family}_{size}_seed{seed}_{epochs}x{args.chars or 'all'}")
 
 
