@@ -2,7 +2,7 @@
 
 Reads:  data/abc_notation/**/*.abc (stage 02), or --abc DIR (.abc files, tunebooks), or --from-splits DIR (ready text)
 Writes: data/{train,val,test}.txt             tunebooks: sequences of 101 to 4,999 characters, an empty line between
-        data/tokenizer.pkl                    vocabulary: the characters of train.txt
+        data/tokenizer.pkl                    vocabulary: the characters of train.txt, or what --vocab says
         data/{train,val,test}_tokens.npy      1-D, smallest integer type: BEGIN sequence END BEGIN sequence END ...
         data/{train,val,test}_sequences.tsv   where each comes from: file, group, piece, first bar, place in the tokens
         data/baselines.json                   uniform, unigram, n-gram, PPMd, xz, bz2: bits per character of val, test
@@ -26,7 +26,8 @@ from study import baselines, data_report, figures, reading, selection, split_fil
 from study.selection import SPLITS
 
 ME = "03_tokenize_split.py"
-TOKENIZER = "char"                # kind of vocabulary, of common.TOKENIZERS
+TOKENIZER = "char"                # the study's alphabet, of ALPHABETS
+ALPHABETS = "char", "note", "bpe:256", "bpe:512", "bpe:1024"  # a kind of common.TOKENIZERS and its number of tokens
 MIN_CHARS, MAX_CHARS = 101, 4999  # of a sequence: shorter ones are little more than a header
 MIN_NOTES = 16                    # of a tune: the least that `check_abc` calls music
 LARGE_TEXT = 50                   # MB of ready text, from which the time is said beforehand
@@ -54,12 +55,25 @@ def parse_arguments(argv):
     parser.add_argument("--max-rest-share", type=number(0, 1), default=MAX_REST_SHARE, metavar="SHARE",
                         help="leave out tunes whose voices rest for more of the time, 0 to 1 "
                              f"(default: {MAX_REST_SHARE})")
+    parser.add_argument("--vocab", choices=ALPHABETS, default=TOKENIZER,
+                        help="what a token is: a character; a whole note, rest or field; or byte pairs inside a bar, "
+                             "so many tokens in all (needs the package tokenizers). Losses are per character with all "
+                             f"of them (default: {TOKENIZER})")
     parser.add_argument("--workers", type=whole(1), metavar="N", help="processes, at most one per core (default: that)")
     parser.add_argument("--verbose", action="store_true", help="print last what was left out by name, and every mark")
     args = parser.parse_args(argv)
     if args.from_splits and (args.limit_chars or args.collections or args.holdout):
         parser.error("--from-splits takes the text as it is: --limit-chars, --collections and --holdout do not apply")
     return args
+
+
+def learn_tokenizer(vocab, text):
+    """The tokenizer of a name in ALPHABETS, learnt from a text; ends the script if a package is missing."""
+    kind, _, size = vocab.partition(":")
+    try:
+        return TOKENIZERS[kind](text, *([int(size)] if size else []))
+    except ValueError as error:
+        fail(ME, f"--vocab {vocab}: {error}")
 
 
 def source_files(args):
@@ -84,7 +98,7 @@ def open_stage(args, holdout):
     """(stage, folder, relative paths of what it reads); ends the script if there is nothing to read."""
     config = {"limit_chars": args.limit_chars, "collections": args.collections, "min_notes": args.min_notes,
               "max_rest_share": args.max_rest_share, "holdout": holdout, "abc": bool(args.abc),
-              "from_splits": bool(args.from_splits)}
+              "from_splits": bool(args.from_splits), "vocab": args.vocab}
     outside = args.abc or args.from_splits
     stage = None if outside else Stage(__file__, args, config)  # first, as it says what stage 02 has left undone
     folder, names = source_files(args)
@@ -147,6 +161,7 @@ def closing_block(stats, marks, verbose=False):
 
 def main(argv=None):
     args = parse_arguments(argv)
+    learn_tokenizer(args.vocab, "")  # what it needs is missed at once, not after minutes
     holdout = selection.read_holdout(args.holdout) if args.holdout else []
     stage, folder, names = open_stage(args, holdout)
     if stage.up_to_date():
@@ -157,8 +172,10 @@ def main(argv=None):
         parts, tunes, kept, report = read_and_split(args, folder, names, holdout, spool)
         with stage.writing():
             # text, its vocabulary, its tokens
-            counts = {split: split_files.write_split(data, split, parts[split], spool) for split in SPLITS}
-            tokenizer = TOKENIZERS[TOKENIZER]((data / "train.txt").read_bytes().decode())
+            counts, n_notes = {}, {}
+            for split in SPLITS:
+                counts[split], n_notes[split] = split_files.write_split(data, split, parts[split], spool)
+            tokenizer = learn_tokenizer(args.vocab, (data / "train.txt").read_bytes().decode())
             write_bytes(data / "tokenizer.pkl", tokenizer.dumps())
             n_tokens = {split: split_files.write_tokens(data, split, parts[split], spool, tokenizer)
                         for split in SPLITS}
@@ -170,7 +187,7 @@ def main(argv=None):
                 melodies = data_report.melody_overlap(spool, parts, kept)
                 overlap = {split: {**data_report.overlap_statistics(arrays, split, rows[split], parts),
                                    "melody": melodies[split]} for split in rows}
-            stats = data_report.statistics(tunes, kept, report, parts, counts, n_tokens, tokenizer, overlap)
+            stats = data_report.statistics(tunes, kept, report, parts, counts, n_notes, n_tokens, tokenizer, overlap)
             targets = {split: stats["splits"][split]["characters"] + len(parts[split]) for split in ("val", "test")}
             marks = baselines.summarise(results, n_characters, targets)
             write_json(data / "baselines.json", {**marks, "tokenizer_digest": tokenizer.digest})

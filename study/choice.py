@@ -151,7 +151,8 @@ def choose(root, data, device, records, fits, minutes, max_train_chars=None, siz
     epochs, windows = EPOCHS, WINDOWS
     if best:
         epochs = (best["epochs"],)
-        windows = (best["windows"] or runs.windows_per_step(len(tokens) * best["epochs"]),)
+        windows = (best["windows"] or runs.windows_per_step(len(tokens) * best["epochs"],
+                                                             runs.mean_chars(tokens, data.token_chars)),)
     laws = {record["family"]: law_of(record["family"], fits) for record in records}
     every = {record["name"]: candidates(record, measured_seconds(record, data, device, windows), text,
                                         minutes or math.inf, laws[record["family"]], epochs, windows)

@@ -41,9 +41,14 @@ def shares(values, most=24):
     return {**dict(ordered[:most]), **({"other": rest} if rest else {})} if counts else None
 
 
+def is_music(tunes):
+    """True unless most of the text is not ABC."""
+    return sum(tune["is_abc"] for tune in tunes) * 2 >= len(tunes)
+
+
 def music_statistics(tunes):
     """Spread of what is musical in the tunes; every value is None if most of the text is not ABC."""
-    if sum(tune["is_abc"] for tune in tunes) * 2 < len(tunes):
+    if not is_music(tunes):
         tunes = []
     density = [tune["n_notes"] / tune["quarters"] if tune["quarters"] else None for tune in tunes]
     return {"notes_per_tune": spread(t["n_notes"] for t in tunes), "bars_per_tune": spread(t["n_bars"] for t in tunes),
@@ -211,13 +216,14 @@ def measure_all(texts, arrays, vocab_size, workers):
         return {"orders": orders, **dict(others)}
 
 
-def statistics(tunes, kept, report, parts, counts, n_tokens, tokenizer, overlap):
+def statistics(tunes, kept, report, parts, counts, n_notes, n_tokens, tokenizer, overlap):
     """Content of stats.json.
 
     tunes, kept: all tunes and those that stay; report: from `selection.split_groups`; parts: {split: sequences};
-    counts: {split: {character: number}}; n_tokens: {split: number}; overlap: {split: from `overlap_statistics`}.
+    counts: {split: {character: number}}; n_notes, n_tokens: {split: number}; overlap: {split: from `overlap_statistics`}.
     """
-    splits = {split: {"characters": sum(s["chars"] for s in part), "tokens": n_tokens[split], "sequences": len(part),
+    splits = {split: {"characters": sum(s["chars"] for s in part), "tokens": n_tokens[split],
+                      "notes": n_notes[split] if is_music(kept) else None, "sequences": len(part),
                       "tunes": len({s["origin"] for s in part}),
                       "groups": len({s["group"] for s in part}) if report["groups"] else None,
                       "characters_per_sequence": spread(s["chars"] for s in part)} for split, part in parts.items()}

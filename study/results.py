@@ -35,7 +35,8 @@ TABLES = {  # file beside RESULTS.json -> its columns
     "loss_by_position.csv": ("name", "position", "val_nats_per_char")}
 CHOICE = "checkpoints/best_choice.json"  # what `study/choice.py` keeps
 FIT_NUMBERS = ("alpha", "alpha_interval", "verdict", "identified", "r_squared")
-TOKENIZER_KINDS = {"char": "character"}  # in words
+TOKENIZER_KINDS = {"char": "character", "note": "note", "bpe": "byte pairs"}  # in words
+UPPER_BOUND = "losses are upper bounds: a text can be written in several ways with these tokens, and one is counted"
 TEST_SHARE = 0.25  # of the validation loss: a test loss farther away says that the splits are small or unlike
 
 
@@ -69,9 +70,29 @@ def _measured(root, names):
 
 def run_rows(root):
     """One flat row per run that the manifests of the training stages list, family by family, the smallest first."""
-    rows = [{column: record.get(column) for column in RUN_COLUMNS} for record in read_records(root)]
+    notes = notes_of_splits(root)
+    rows = [{**{column: record.get(column) for column in RUN_COLUMNS}, **per_note(record, notes)}
+            for record in read_records(root)]
     families = in_order({row["family"] for row in rows})
     return sorted(rows, key=lambda row: (families.index(row["family"]), row["params_total"], row["seed"], row["name"]))
+
+
+def notes_of_splits(root):
+    """{split: notes as written}, None where stage 03 counted none: text that is no ABC, or a root of an older day."""
+    stats = read_json(root / "data/stats.json") or {}
+    return {split: value_at(stats, f"splits.{split}.notes") for split in ("val", "test")}
+
+
+def per_note(record, notes):
+    """The losses of a record per note of music, {"val_nats_per_note", "test_nats_per_note"}: a unit that does not
+    depend on how music is spelt. Headers, bar lines and the ends of tunes are paid for by the notes.
+
+    >>> per_note({"val_nats_per_char": 0.5, "val_chars": 40}, {"val": 10, "test": None})
+    {'val_nats_per_note': 2.0, 'test_nats_per_note': None}
+    """
+    losses = {split: (record.get(f"{split}_nats_per_char"), record.get(f"{split}_chars")) for split in notes}
+    return {f"{split}_nats_per_note": nats * n_chars / notes[split] if nats and n_chars and notes[split] else None
+            for split, (nats, n_chars) in losses.items()}
 
 
 def suite_runs(rows):
@@ -106,7 +127,8 @@ def describe_tokenizer(root):
     except ValueError:
         return None
     return {"kind": TOKENIZER_KINDS.get(tokenizer.kind, tokenizer.kind), "vocab_size": tokenizer.vocab_size,
-            "characters": getattr(tokenizer, "characters", None), "digest": tokenizer.digest}
+            "characters": getattr(tokenizer, "characters", None), "digest": tokenizer.digest,
+            "remark": None if tokenizer.kind == "char" else UPPER_BOUND}
 
 
 def describe_fits(fits):
@@ -137,7 +159,8 @@ def describe_best(root):
     record, test = read_json(root / f"checkpoints/{BEST}.json") or {}, read(root, "test") or {}
     tunes = read(root, "tunes") or {}
     low_high = ((tunes.get("losses") or {}).get(BEST) or {}).get("interval")
-    return {**{column: record.get(column) for column in RUN_COLUMNS}, "best_epoch": record.get("best_epoch"),
+    return {**{column: record.get(column) for column in RUN_COLUMNS}, **per_note(record, notes_of_splits(root)),
+            "best_epoch": record.get("best_epoch"),
             "choice": describe_choice(root, record),
             "checkpoint": f"checkpoints/{BEST}.pt", "checkpoint_sha256": record.get("checkpoint_sha256"),
             **{f"test_{key}": test.get(key) for key in ("nats_per_char", "bits_per_char", "perplexity",

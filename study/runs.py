@@ -21,8 +21,10 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 
+from common import END
 from study import machine
 from study.checkpoints import finished, load_state, remove_state, save_checkpoint, save_state
 from study.code_key import code_digest
@@ -64,7 +66,7 @@ def plan_run(data, family, size, shape, learning_rate, seed=HEADLINE_SEED, recip
         "learning_rate": learning_rate, "optimizer": optimizer or RECIPES[recipe],
         "data_fraction": data_fraction, "max_train_chars": max_train_chars, "max_minutes": max_minutes,
         "epochs": epochs, "keep_best": keep_best,
-        "batch_windows": batch_windows or windows_per_step(len(tokens) * epochs),
+        "batch_windows": batch_windows or windows_per_step(len(tokens) * epochs, mean_chars(tokens, data.token_chars)),
         "data_digest": digest_tokens(tokens, data.val, data.test), "tokenizer_digest": data.tokenizer_digest,
         "code_digest": run_code(family),
     }
@@ -87,9 +89,25 @@ def costs(run, tokens, token_chars):
             "train_flops_6nd": 6.0 * counts["total"] * len(tokens) * run["epochs"]}
 
 
-def windows_per_step(n_tokens):
-    """Windows a step for a run over so many tokens: a power of two times BATCH_WINDOWS."""
-    return BATCH_WINDOWS * 2 ** max(0, round(math.log2(math.sqrt(n_tokens / BATCH_TOKENS))))
+def windows_per_step(n_tokens, chars_per_token=1.0):
+    """Windows a step for a run over so many tokens: a power of two times BATCH_WINDOWS where a token is a character.
+
+    With tokens of several characters as many windows as hold that much text, so that models of all alphabets take
+    equally many steps over a text: rounded, and at least one. (A window of 512 tokens is more music then; that is what
+    such an alphabet brings.)
+
+    >>> windows_per_step(600_000), windows_per_step(300_000, 2.0), windows_per_step(2_400_000, 2.6)
+    (2, 1, 3)
+    """
+    windows = BATCH_WINDOWS * 2 ** max(0, round(math.log2(math.sqrt(n_tokens * chars_per_token / BATCH_TOKENS))))
+    return max(1, round(windows / chars_per_token))
+
+
+def mean_chars(tokens, token_chars):
+    """Characters that a target of the training loss stands for, in the mean over a stream: 1 if tokens are characters.
+    """
+    n_ends = int((np.asarray(tokens) == END).sum())  # each with a BEGIN, which is no target
+    return (count_chars(tokens, token_chars) + n_ends) / (len(tokens) - n_ends)
 
 
 @functools.cache

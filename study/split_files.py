@@ -6,6 +6,7 @@ The sequences' text is read from the *spool*, the temporary file that `reading.r
 import contextlib
 import itertools
 import os
+import re
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -16,18 +17,31 @@ from common import BEGIN, END, CharTokenizer
 from study.stage import atomic
 
 COLUMNS = ("index", "origin", "group", "piece", "n_pieces", "first_bar", "token_offset", "characters")
+NO_NOTES = re.compile(r'(?m)^[A-Za-z]:.*$|"[^"]*"|![^!]*!|\[[A-Za-z]:[^\]]*\]')  # letters in them are words
+
+
+def count_notes(text):
+    """Notes as they are written in ABC text, each member of a chord and each part of a tied note; 0 to text's letters
+    in what is no ABC.
+
+    >>> count_notes("X:1\\nK:C\\n[V:1]C2[EG]2-|[EG]2z2|")
+    5
+    """
+    return len(re.findall("[A-Ga-g]", NO_NOTES.sub("", text)))
 
 
 def write_split(data, split, sequences, spool):
     """Writes <split>.txt, a tunebook with an empty line between sequences; returns how often each character occurs in
-    them."""
-    counts = Counter()
+    them, and how many notes they have."""
+    counts, n_notes = Counter(), 0
     with atomic(data / f"{split}.txt", "wb") as file:
         for i, sequence in enumerate(sequences):
             encoded = os.pread(spool.fileno(), sequence["bytes"], sequence["at"])
-            counts.update(encoded.decode())
+            text = encoded.decode()
+            counts.update(text)
+            n_notes += count_notes(text)
             file.write((b"\n" if i else b"") + encoded)
-    return counts
+    return counts, n_notes
 
 
 def write_tokens(folder, split, sequences, spool, tokenizer):

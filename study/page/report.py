@@ -12,6 +12,7 @@ import base64
 import hashlib
 import io
 import itertools
+import math
 import re
 import sys
 from pathlib import Path
@@ -177,6 +178,8 @@ def number_table(results):
             measured_cell(best.get("test_bits_per_char"), best.get("test_bits_per_char_interval")), NOTHING,
             Cell(number(strongest), mark.get("name") or ""),
             Cell(number(unigram), "" if unigram is None else f"unigram; uniform {number(uniform)}")]),
+        ("Bits per note of test music", [number(best.get("test_nats_per_note") and
+                                                best["test_nats_per_note"] / math.log(2)), *[NOTHING] * 3]),
         ("Perplexity per character", [
             measured_cell(best.get("test_perplexity"), best.get("test_perplexity_interval")), NOTHING,
             *(number(None if bits is None else 2 ** bits) for bits in (strongest, unigram))]),
@@ -312,7 +315,7 @@ def attention_view(root):
     return {"reason": None, "n": n, "picture": heat_picture(weights), "strongest": percent(float(weights.max())),
             "tokens": [token.replace("\n", " ") for token in best.tokens[-n:]],
             "bar_lines": [i for i, token in enumerate(best.tokens[-n:], 1) if "|" in token],
-            "layer": best.layer, "head": best.head, "n_heads": best.n_heads, "share": percent(best.share),
+            "unit": "character" if max(map(len, best.tokens)) == 1 else "token", "layer": best.layer, "head": best.head, "n_heads": best.n_heads, "share": percent(best.share),
             "even_share": percent(best.even_share)}
 
 

@@ -12,6 +12,7 @@ from study.figures import label
 from study.results import expected_families, value_at
 
 NOTHING = "–"   # stands where there is no number
+NEXT = {"note": "note or sign", "byte pairs": "few characters"}  # kind of tokenizer -> what a model guesses
 
 
 class Verdict(NamedTuple):
@@ -74,8 +75,9 @@ def lead(results, has_plot=True):
     tunes = value_at(results, "data.splits.train.tunes")
     who = f"{n} programs, small and large," if n > 1 else "A program"
     what = f"{tunes:,} tunes as text" if tunes else "tunes as text"
+    unit = NEXT.get(value_at(results, "tokenizer.kind"), "character")
     plot = "; the plot shows how wrong their guesses still are, by size" if has_plot else ""
-    return f"{who} read {what} and learnt to guess the next character. Below is what the best of them wrote{plot}."
+    return f"{who} read {what} and learnt to guess the next {unit}. Below is what the best of them wrote{plot}."
 
 
 def first_of(samples, metadata):
@@ -139,7 +141,8 @@ def loss_verdict(results):
         return None
     pair, other = value_at(results, "best.test_bits_per_char_interval"), mark.get("test_bits_per_char")
     (low, high), digits = ends(pair), digits_of(pair) if pair else 2
-    sentence = f"It needs {bits:.{digits}f} bits per character of unseen music{interval(pair, digits)}"
+    most = "at most " if value_at(results, "tokenizer.remark") else ""
+    sentence = f"It needs {most}{bits:.{digits}f} bits per character of unseen music{interval(pair, digits)}"
     if other is None:
         return Verdict("Best model", "measured", sentence + ".")
     is_ahead, is_behind = (bits if high is None else high) < other, (bits if low is None else low) > other
