@@ -364,7 +364,7 @@ class _Block(nn.Module):
             k, v, seen = _with_past(store, k, v, past)
         dtype, dropout = self.qkv.weight.dtype if store is not None else v.dtype, self.dropout * self.training
         q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)  # CUDA's autocast makes rms_norm fp32
-        if torch.is_grad_enabled() and dtype == torch.bfloat16 and x.device.type == "cpu" and T > 1:
+        if store is None and dtype == torch.bfloat16 and x.device.type == "cpu" and T > 1:
             y = causal_attention(q, k, v, dropout)
         else:
             y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=not goes_on and T > 1,

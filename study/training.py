@@ -44,9 +44,10 @@ MUON_COEFFICIENTS = 3.4445, -4.7750, 2.0315  # Newton-Schulz (Jordan 2024)
 MUON_STEPS = 3  # 5 is usual; at 1,024 tokens a step they cost as much as the model, and losses differ by < 0.01 nats
 GRAM_FROM = 1.5  # columns over rows from which Newton-Schulz works on x x^T instead of x
 EVALUATIONS = 8  # points of the validation curve in one epoch
-TRAIN_SAMPLE_WINDOWS = 32  # of the training split, evaluated at the end of a run
+CURVE_WINDOWS = 8  # of the validation split, evenly spread, for these points
+TRAIN_SAMPLE_WINDOWS = 16  # of the training text, evenly spread, evaluated at the end of a run
 POSITION_BINS = 64
-LONG_PARTS = 16  # parts of a text that are read side by side where context is long ...
+LONG_PARTS = 8  # parts of a text that are read side by side where context is long ...
 LONG_LEAD = BLOCK_SIZE  # ... and tokens that all but the first of them read before the first that counts
 COUNTED_TOKENS = 1 << 24  # at a time: as indices they take 8 bytes each
 NUMBERS_ASKED_EVERY = 20  # steps on a GPU between checks for infinite losses: asking means waiting for it
@@ -254,14 +255,16 @@ def make_optimizers(model, run):
 # ---------------------------------------------------------------- evaluation
 
 @torch.no_grad()
-def evaluate(model, tokens, token_chars, device, batch_windows=16, precise=True, by_sequence=False):
+def evaluate(model, tokens, token_chars, device, batch_windows=16, precise=True, by_sequence=False, at_most=None):
     """Loss over a whole token stream: non-overlapping windows of the context's length, every token but BEGIN is a
     target once. Deterministic.
 
     token_chars: numpy (vocab_size,), characters of each token: the loss is the sum of nats over all targets by the
     characters that these stand for, so that models of different alphabets can be compared.
-    precise: fp32, so that the number does not depend on what the hardware does with bf16; by_sequence: adds
-    "nats_by_sequence" and "chars_by_sequence", the sums over the targets of each sequence of the stream.
+    precise: fp32, so that the number does not depend on what the hardware does with bf16. (The loop's own numbers are
+    not: they cost half and differ by 0.0001 nats; benchmarks/training.md.) by_sequence: adds
+    "nats_by_sequence" and "chars_by_sequence", the sums over the targets of each sequence of the stream; at_most: so many
+    windows, evenly spread over the stream, instead of all.
 
     Returns {"nats_per_char", "bits_per_char", "perplexity" (of a character), "n_chars" (of the targets: text, and one
     for each END), "n_tokens" (targets), "loss_by_position" (nats per character, 64 bins of 8 positions; None where
@@ -270,12 +273,15 @@ def evaluate(model, tokens, token_chars, device, batch_windows=16, precise=True,
     was_training = model.training
     model.eval()
     stream = to_tensor(np.append(np.asarray(tokens), np.full(BLOCK_SIZE + 1, BEGIN, tokens.dtype)), device)
-    starts = torch.arange(n_windows(len(tokens)), device=device) * BLOCK_SIZE
+    every = n_windows(len(tokens))
+    n = min(every, at_most or every)
+    starts = torch.arange(n, device=device) * every // max(1, n) * BLOCK_SIZE
     chars_of = torch.from_numpy(np.asarray(token_chars)).to(device)
     sums = torch.zeros(3, BLOCK_SIZE, dtype=torch.float64)  # nats, characters, targets by position
-    sequence = np.cumsum(np.asarray(tokens) == BEGIN) - 1  # of each token
-    by_number = torch.zeros(2, int(sequence[-1]) + 1, dtype=torch.float64)  # nats, characters of each
-    sequence = torch.from_numpy(np.append(sequence, np.full(BLOCK_SIZE + 1, sequence[-1])))
+    if by_sequence:
+        sequence = np.cumsum(np.asarray(tokens) == BEGIN) - 1  # of each token
+        by_number = torch.zeros(2, int(sequence[-1]) + 1, dtype=torch.float64)  # nats, characters of each
+        sequence = torch.from_numpy(np.append(sequence, np.full(BLOCK_SIZE + 1, sequence[-1])))
     for batch in starts.split(batch_windows)[machine.rank()::machine.n_processes()]:
         x, y = cut_windows(stream, batch)
         with contextlib.nullcontext() if precise else autocast(device):
@@ -308,9 +314,9 @@ def _sums_by_sequence(sums, device):
 
 
 @torch.no_grad()
-def evaluate_long_context(model, tokens, token_chars, device):
+def evaluate_long_context(model, tokens, token_chars, device, precise=True):
     """Nats per character over a whole token stream, read as the model would be used (`Model.read_on`): an LSTM carries
-    its state on, a Transformer predicts with at least half a window before it. Deterministic, fp32.
+    its state on, a Transformer predicts with at least half a window before it. Deterministic; precise: fp32.
 
     `evaluate` lets both start from nothing every BLOCK_SIZE tokens. Here the stream is cut into LONG_PARTS parts that
     are read side by side; each but the first reads LONG_LEAD tokens of the part before it first, which do not count.
@@ -326,11 +332,12 @@ def evaluate_long_context(model, tokens, token_chars, device):
     x, y = cut_windows(stream, starts, length + LONG_LEAD)
     y[starts > 0, :LONG_LEAD] = IGNORE
     sums, at = torch.zeros(2, dtype=torch.float64), 0
-    for logits in model.read_on(x) if len(starts) else ():
-        targets = y[:, at:at + logits.size(1)]
-        loss = F.cross_entropy(logits.float().transpose(1, 2), targets, ignore_index=IGNORE, reduction="sum")
-        sums += torch.stack((loss, target_chars(targets, chars_of).sum())).cpu().double()
-        at += logits.size(1)
+    with contextlib.nullcontext() if precise else autocast(device):
+        for logits in model.read_on(x) if len(starts) else ():
+            targets = y[:, at:at + logits.size(1)]
+            loss = F.cross_entropy(logits.float().transpose(1, 2), targets, ignore_index=IGNORE, reduction="sum")
+            sums += torch.stack((loss, target_chars(targets, chars_of).sum())).cpu().double()
+            at += logits.size(1)
     nats, n_chars = machine.sum_over_processes(sums, device).tolist()
     model.train(was_training)
     return nats / n_chars
@@ -444,11 +451,14 @@ class Loop:
         return done
 
     def _evaluate(self, rate):
-        """Adds a line to the curve, keeps the weights if they are the best so far, and returns the line."""
+        """Adds a line to the curve, keeps the weights if they are the best so far, and returns the line.
+
+        The points are losses of a part of the validation split. After the last step the whole is evaluated, too, and
+        the curve shifted by the difference: which tunes are in the part moves all points alike.
+        """
         run, state = self.run, self.state
         train_nats, seconds = self.meter.mean(), self.seconds
-        measured = self._evaluated(evaluate, self.data.val, precise=self.ended)
-        self._last_val, val_nats = measured if self.ended else None, measured["nats_per_char"]
+        val_nats = self._evaluated(evaluate, self.data.val, at_most=CURVE_WINDOWS)["nats_per_char"]
         tokens = min(state.step * run["tokens_per_step"], run["train_tokens"] * run["epochs"])
         line = {"step": state.step, "epoch": state.step / run["steps_per_epoch"], "tokens": tokens,
                 "chars": round(tokens * run["train_chars"] / run["train_tokens"]), "seconds": round(seconds, 3),
@@ -458,6 +468,11 @@ class Loop:
         if run["keep_best"] and (state.best is None or val_nats < state.best["val_nats_per_char"]):
             weights = {name: tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()}
             state.best = {**line, "model": weights}
+        if self.ended:
+            self._last_val = self._evaluated(evaluate, self.data.val)
+            shift = self._last_val["nats_per_char"] - val_nats
+            for point in (*state.curve, *filter(None, [state.best])):
+                point["val_nats_per_char"] += shift
         return line
 
     def stop_if_no_number(self):
@@ -470,9 +485,9 @@ class Loop:
                           f"last state saved on disk, if any, is from before that step; try a lower learning rate")
 
     def measure(self):
-        """Losses of the ended run over the whole of each split, {"val", "test", "train" (the start of its stream)}:
-        dicts of `evaluate`, that of "test" with "nats_per_char_long_context" besides. With keep_best of the best
-        weights, which the model then has."""
+        """Losses of the ended run, {"val", "test" (the whole of each), "train" (windows all over its text)}: dicts of
+        `evaluate`, that of "test" with "nats_per_char_long_context" besides. With keep_best of the best weights, which
+        the model then has."""
         best = self.state.best
         if self.run["keep_best"]:
             self.model.load_state_dict(best["model"])
@@ -480,13 +495,14 @@ class Loop:
         val = known or self._evaluated(evaluate, self.data.val)
         test = self._evaluated(evaluate, self.data.test, by_sequence=True)
         test["nats_per_char_long_context"] = self._evaluated(evaluate_long_context, self.data.test)
-        sample = self.tokens[:TRAIN_SAMPLE_WINDOWS * BLOCK_SIZE + 1]
-        return {"val": val, "test": test, "train": self._evaluated(evaluate, sample)}
+        return {"val": val, "test": test,
+                "train": self._evaluated(evaluate, self.tokens, at_most=TRAIN_SAMPLE_WINDOWS)}
 
     def _evaluated(self, function, tokens, **options):
-        """What an evaluation of the model gives; its time counts as evaluation_seconds, not as seconds."""
+        """What an evaluation of the model gives, in the precision that it is trained in; its time counts as
+        evaluation_seconds, not as seconds."""
         started = time.monotonic()
-        result = function(self.model, tokens, self.data.token_chars, self.device, **options)
+        result = function(self.model, tokens, self.data.token_chars, self.device, precise=False, **options)
         spent = time.monotonic() - started
         self.state.evaluation_seconds += spent
         self._began += spent

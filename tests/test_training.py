@@ -370,7 +370,7 @@ def test_a_run_learns_and_its_record_is_reproduced(tmp_path, data, family):
     assert record["val_nats_per_char"] < 0.8 * math.log(data.vocab_size)
     model, checkpoint = checkpoints.load_checkpoint(tmp_path / f"checkpoints/{run['name']}.pt")
     for split in ("val", "test"):
-        again = training.evaluate(model, getattr(data, split), data.token_chars, "cpu")
+        again = training.evaluate(model, getattr(data, split), data.token_chars, "cpu", precise=False)
         assert again["nats_per_char"] == pytest.approx(record[f"{split}_nats_per_char"], abs=1e-4)
     assert checkpoint["tokenizer_digest"] == data.tokenizer_digest
     assert record["steps"] == run["steps"] and record["tokens_seen"] == 2 * len(data.train)
@@ -379,7 +379,7 @@ def test_a_run_learns_and_its_record_is_reproduced(tmp_path, data, family):
     assert curve[-1]["val_nats_per_char"] == pytest.approx(record["val_nats_per_char"], abs=1e-6)
     assert not list((tmp_path / "checkpoints").glob(".*state*"))
     assert record["test_nats_per_char_long_context"] == pytest.approx(
-        training.evaluate_long_context(model, data.test, data.token_chars, "cpu"), abs=1e-4)
+        training.evaluate_long_context(model, data.test, data.token_chars, "cpu", precise=False), abs=1e-4)
     for field in ("params_total", "params_non_embedding", "train_chars", "epochs", "train_flops", "seconds", "device",
                   "tokens_per_second", "peak_memory_bytes", "learning_rate", "optimizer", "train_nats_per_char",
                   "val_bits_per_char", "val_loss_by_position", "evaluation_seconds", "key", "data_digest", "config"):
