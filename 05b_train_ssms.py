@@ -15,12 +15,12 @@ from study.stage import run
 from common import SSM
 from study.suite import suite_main
 
-SIZES = {  # width and depth of the Transformers, and their parameters in all within 1 % at a vocabulary of 75
-    "tiny": {"n_layer": 2, "n_head": 4, "d_model": 64, "d_state": 64, "d_ff": 352},
-    "small": {"n_layer": 3, "n_head": 4, "d_model": 128, "d_state": 64, "d_ff": 592},
-    "medium": {"n_layer": 4, "n_head": 4, "d_model": 192, "d_state": 64, "d_ff": 864},
-    "large": {"n_layer": 5, "n_head": 4, "d_model": 256, "d_state": 64, "d_ff": 1136},
-    "xl": {"n_layer": 6, "n_head": 4, "d_model": 320, "d_state": 64, "d_ff": 1416},
+SIZES = {  # width, depth and heads of the Transformers, and their parameters in all within 1 % at a vocabulary of 75
+    "tiny": {"n_layer": 2, "n_head": 2, "d_model": 64, "d_ff": 352},
+    "small": {"n_layer": 3, "n_head": 2, "d_model": 128, "d_ff": 532},
+    "medium": {"n_layer": 4, "n_head": 4, "d_model": 192, "d_ff": 736},
+    "large": {"n_layer": 5, "n_head": 4, "d_model": 256, "d_ff": 944},
+    "xl": {"n_layer": 6, "n_head": 4, "d_model": 320, "d_ff": 1160},
 }
 LEARNING_RATES = {  # peak; from --sweep-lr (docs/lr_sweep.json)
     "muon": {"tiny": 0.02, "small": 0.01, "medium": 0.012, "large": 0.005, "xl": 0.004},

@@ -542,11 +542,9 @@ class _MemoryBlock(nn.Module):
 
     def __init__(self, config):
         super().__init__()
-        d, N = config["d_model"], config["d_state"]
-        self.n_head, self.dropout = config["n_head"], config["dropout"]
+        d, self.n_head, self.dropout = config["d_model"], config["n_head"], config["dropout"]
         self.norm_memory = nn.RMSNorm(d)
-        self.qk = nn.Linear(d, 2 * N, bias=False)
-        self.value = nn.Linear(d, d, bias=False)
+        self.qkv = nn.Linear(d, 3 * d, bias=False)
         self.gate = nn.Linear(d, d, bias=False)
         self.forget = nn.Linear(d, self.n_head, bias=False)
         self.memory_out = nn.Linear(d, d, bias=False)
@@ -557,15 +555,15 @@ class _MemoryBlock(nn.Module):
         self.register_buffer("forget_bias", (tokens - 1).log(), persistent=False)
 
     def forward(self, x, memory=None, last=None):
-        """x (B, T, d), the memory (B, n_head, d_state, d / n_head) before it and last (B, 2, max(SHIFTS), d): what is
+        """x (B, T, d), the memory before it (B, n_head, head size, head size) and last (B, 2, max(SHIFTS), d): what is
         shifted, of the tokens just before (None: zeros) -> (x, memory, last) after it."""
         B, T, d = x.shape
         last = x.new_zeros(B, 2, max(SHIFTS), d) if last is None else last
         h, last_memory = _shifted(self.norm_memory(x), last[:, 0])
-        q, k = (F.rms_norm(part, part.shape[-1:], eps=NORM_EPS) for part in self.qk(h).chunk(2, dim=-1))
-        v = self.value(h).view(B, T, self.n_head, -1)
+        q, k, v = self.qkv(h).view(B, T, 3, self.n_head, d // self.n_head).unbind(2)
+        q, k = (F.rms_norm(part, part.shape[-1:], eps=NORM_EPS).to(v.dtype) for part in (q, k))
         log_kept = F.logsigmoid(self.forget(h).float() + self.forget_bias)
-        y, memory = linear_memory(q.to(v.dtype) * q.size(-1) ** -0.5, k.to(v.dtype), v, log_kept, memory)
+        y, memory = linear_memory(q * q.size(-1) ** -0.5, k, v, log_kept, memory)
         y = F.rms_norm(y, y.shape[-1:], eps=NORM_EPS).reshape(B, T, d) * F.silu(self.gate(h))
         x = x + F.dropout(self.memory_out(y), self.dropout, self.training)
         h, last_mlp = _shifted(self.norm_mlp(x), last[:, 1])
@@ -586,16 +584,15 @@ def linear_memory(q, k, v, log_kept, memory=None):
     """What a memory that forgets gives back: S_t = a_t S_(t-1) + k_t v_t', y_t = S_t' q_t for every head, computed in
     chunks by matrix products (Dao & Gu 2024, section 6; Beck et al. 2024 write the same with more gates).
 
-    q, k (B, T, N), shared by the heads; v (B, T, H, P); log_kept (B, T, H): ln a_t <= 0, fp32; memory (B, H, N, P):
-    S before the first token (None: zeros). Returns y (B, T, H, P) and S after the last token. Within a chunk
+    q, k (B, T, H, N), v (B, T, H, P); log_kept (B, T, H): ln a_t <= 0, fp32; memory (B, H, N, P): S before the first
+    token (None: zeros). Returns y (B, T, H, P) and S after the last token. Within a chunk
     y_t = sum over s <= t of (q_t' k_s) exp(ln a_(s+1) + ... + ln a_t) v_s: attention with decay in place of softmax.
     """
     B, T, H, P = v.shape
     size = min(CHUNK, T)
     n, dtype = -(-T // size), v.dtype
-    q, k, v, log_kept = (F.pad(x, (0, 0) * (x.ndim - 2) + (0, n * size - T)) for x in (q, k, v, log_kept))
-    q, k = (x.view(B, n, 1, size, -1) for x in (q, k))  # tokens that fill up write nothing and forget nothing
-    v, log_kept = (x.view(B, n, size, H, -1).transpose(2, 3) for x in (v, log_kept))
+    q, k, v, log_kept = (F.pad(x, (0, 0, 0, 0, 0, n * size - T)).view(B, n, size, H, -1).transpose(2, 3)
+                         for x in (q, k, v, log_kept[..., None]))  # what fills up writes and forgets nothing
     sums = log_kept.squeeze(-1).cumsum(-1)  # (B, n, H, size): since the chunk's start
     y = (q @ k.mT * _decay(sums, sums).to(dtype)) @ v
     written = k.mT @ (v * (sums[..., -1:] - sums).exp().to(dtype)[..., None])  # by each chunk, as left at its end
@@ -620,20 +617,21 @@ class SSM(LSTM):
 
     It has no position table: order is in what is forgotten. Each head starts with a memory of its own, MEMORY[0] to
     MEMORY[1] tokens long. How a state is carried from step to step, and its rows marked and taken, is the LSTM's:
-    here it is (memory (n_layer, B, n_head, d_state, d_model / n_head), last (n_layer, B, 2, max(SHIFTS), d_model)),
-    of one size whatever was read.
-    config: "family", "vocab_size", "block_size", "n_layer", "n_head", "d_model", "d_state", "d_ff", "dropout".
+    here it is (memory (n_layer, B, n_head, head size, head size), last (n_layer, B, 2, max(SHIFTS), d_model)), of one
+    size whatever was read.
+    config: "family", "vocab_size", "block_size", "n_layer", "n_head", "d_model", "d_ff", "dropout".
     """
 
     family = "ssm"
     DROPOUT = {"tuned": 0.0, "classic": 0.1}
     EMBEDDING_RATE = {"muon": 3.0, "adamw": 1.0}  # the Transformer's; not tuned
-    MATRICES = {"qk": 2, "value": 1, "gate": 1, "memory_out": 1, "mlp_in": 1, "mlp_out": 1}
+    MATRICES = {"qkv": 3, "gate": 1, "memory_out": 1, "mlp_in": 1, "mlp_out": 1}
     precision = staticmethod(Model.precision)
 
     def __init__(self, config):
         Model.__init__(self)
         self.config = config
+        self.MATRICES = {**self.MATRICES, "qkv": 3 * config["n_head"]}  # a head's map is a matrix of its own
         d, V = config["d_model"], config["vocab_size"]
         self.token_embedding = nn.Embedding(V, d)
         self.blocks = nn.ModuleList(_MemoryBlock(config) for _ in range(config["n_layer"]))
@@ -642,7 +640,7 @@ class SSM(LSTM):
         nn.init.normal_(self.token_embedding.weight, std=EMBEDDING_STD)
         nn.init.zeros_(self.head.weight)
         for block in self.blocks:
-            for linear in (block.qk, block.value, block.gate, block.mlp_in):
+            for linear in (block.qkv, block.gate, block.mlp_in):
                 nn.init.normal_(linear.weight, std=d ** -0.5)
             for linear in (block.forget, block.memory_out, block.mlp_out):  # memories of known length; identity
                 nn.init.zeros_(linear.weight)
@@ -657,22 +655,21 @@ class SSM(LSTM):
 
     @classmethod
     def shape_of_size(cls, n_parameters, vocab_size):
-        """Depth by width as in the study's sizes, 64 channels a layer more, and the width that makes the feed-forward
-        layer nearest four times as wide."""
-        def shape(d, n_head=4, d_state=64):
-            n_layer = 1 + max(1, round(d / 64))
-            mlp = (n_parameters - d * (vocab_size + 1)) / n_layer - d * (3 * d + 2 * d_state + n_head + 2)
-            return {"n_layer": n_layer, "n_head": n_head, "d_model": d, "d_state": d_state,
-                    "d_ff": max(1, round(mlp / (2 * d)))}
+        """Depth and heads by width as in the study's sizes, and the width that makes the feed-forward layer nearest
+        four times as wide."""
+        def shape(d):
+            n_layer, n_head = 1 + max(1, round(d / 64)), 2 if d < 192 else 4
+            mlp = (n_parameters - d * (vocab_size + 1)) / n_layer - d * (5 * d + n_head + 2)
+            return {"n_layer": n_layer, "n_head": n_head, "d_model": d, "d_ff": max(1, round(mlp / (2 * d)))}
         return min(map(shape, range(16, 1025, 16)), key=lambda s: abs(math.log(s["d_ff"] / (4 * s["d_model"]))))
 
     def flops_per_token(self):
         """Floating-point operations of forward and backward pass per token: 6 for each weight that is multiplied; for
-        each layer and channel, forward, 2 per d_state to write the memory and 2 to read it, and within the chunk 2 for
-        each of (CHUNK + 1) / 2 tokens, whose q' k cost 2 per d_state. From chunk to chunk (3 % of this) is left out."""
-        c, d, N, pairs = self.config, self.config["d_model"], self.config["d_state"], (CHUNK + 1) / 2
-        weights = d * (3 * d + 2 * N + c["n_head"]) + 2 * d * c["d_ff"]
-        memory = 4 * N * d + pairs * 2 * (N + d)
+        each layer and channel, forward, 2 for each channel of its head to write the memory and 2 to read it, and in the
+        chunk 4 for each of (CHUNK + 1) / 2 tokens. From chunk to chunk (1 % of all) is left out."""
+        c, d = self.config, self.config["d_model"]
+        weights = d * (5 * d + c["n_head"]) + 2 * d * c["d_ff"]
+        memory = 4 * d * d / c["n_head"] + 4 * d * (CHUNK + 1) / 2
         return 3 * (c["n_layer"] * (2 * weights + memory) + 2 * d * c["vocab_size"])
 
 

@@ -38,8 +38,8 @@ def parameters_by_hand(family, shape, V=75, T=512):
         layer = 3 * d * d + d * d + 2 * d * d_ff + 2 * d  # q k v, output, feed-forward, two norms
         return V * d + T * d + shape["n_layer"] * layer + d + d * V
     if family == "ssm":
-        d, N, d_ff = shape["d_model"], shape["d_state"], shape["d_ff"]
-        layer = 2 * N * d + 3 * d * d + shape["n_head"] * d + 2 * d * d_ff + 2 * d  # q k, v gate output, forget, ...
+        d, d_ff = shape["d_model"], shape["d_ff"]
+        layer = 3 * d * d + 2 * d * d + shape["n_head"] * d + 2 * d * d_ff + 2 * d  # q k v, gate and output, forget, ...
         return V * d + shape["n_layer"] * layer + d + d * V
     E, H = shape["d_embedding"], shape["d_hidden"]
     return V * E + 4 * H * (E + H) + (shape["n_layer"] - 1) * 4 * H * (H + H) + H * V
@@ -53,9 +53,9 @@ def matrix_flops_by_hand(family, shape, V=75, T=512):
         layer = 2 * d * 3 * d + attention + 2 * d * d + 2 * 2 * d * d_ff
         return 3 * (shape["n_layer"] * layer + 2 * d * V)
     if family == "ssm":
-        d, N, d_ff = shape["d_model"], shape["d_state"], shape["d_ff"]
-        within = sum(2 * (N + d) * (position % 64 + 1) for position in range(T)) / T  # q k and weights v, causal
-        layer = 2 * d * (2 * N + 3 * d + shape["n_head"] + 2 * d_ff) + within + 2 * 2 * N * d  # written and read
+        d, d_ff, head = shape["d_model"], shape["d_ff"], shape["d_model"] // shape["n_head"]
+        within = sum(2 * 2 * d * (position % 64 + 1) for position in range(T)) / T  # q k and weights v, causal
+        layer = 2 * d * (5 * d + shape["n_head"] + 2 * d_ff) + within + 2 * 2 * head * d  # written and read
         return 3 * (shape["n_layer"] * layer + 2 * d * V)
     E, H = shape["d_embedding"], shape["d_hidden"]
     return 3 * (2 * 4 * H * (E + H) + (shape["n_layer"] - 1) * 2 * 4 * H * 2 * H + 2 * H * V)

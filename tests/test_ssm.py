@@ -15,7 +15,7 @@ from study.suite import WIDE_SIZES, wide_parameters
 
 SIZES = {stage: importlib.import_module(stage).SIZES for stage in ("04_train_transformers", "05b_train_ssms")}
 TINY = {"family": "ssm", "vocab_size": 75, "block_size": 512, "dropout": 0.0, "n_layer": 2, "n_head": 4, "d_model": 32,
-        "d_state": 16, "d_ff": 64}
+        "d_ff": 64}
 
 
 def built(shape, family="ssm"):
@@ -38,12 +38,12 @@ def test_chunks_are_the_recurrence(T):
     random = torch.Generator().manual_seed(T)
     B, H, N, P = 2, 3, 8, 4
     q, k, v, gates, memory = (torch.randn(shape, generator=random, dtype=torch.float64) for shape in (
-        (B, T, N), (B, T, N), (B, T, H, P), (B, T, H), (B, H, N, P)))
+        (B, T, H, N), (B, T, H, N), (B, T, H, P), (B, T, H), (B, H, N, P)))
     log_kept, S = torch.nn.functional.logsigmoid(5 * gates), memory
     wanted = []
     for t in range(T):
-        S = S * log_kept[:, t].exp()[..., None, None] + k[:, t, None, :, None] * v[:, t, :, None]
-        wanted.append(torch.einsum("bhnp,bn->bhp", S, q[:, t]))
+        S = S * log_kept[:, t].exp()[..., None, None] + k[:, t, ..., None] * v[:, t, :, None]
+        wanted.append(torch.einsum("bhnp,bhn->bhp", S, q[:, t]))
     y, after = common.linear_memory(q, k, v, log_kept, memory)
     torch.testing.assert_close(y, torch.stack(wanted, dim=1), atol=1e-10, rtol=1e-10)
     torch.testing.assert_close(after, S, atol=1e-10, rtol=1e-10)
@@ -64,7 +64,7 @@ def test_the_state_has_one_size_whatever_was_read():
     model = scrambled()
     with torch.no_grad():
         shapes = {tuple(part.shape for part in model.step(torch.randint(75, (3, n)))[1]) for n in (1, 2, 64, 300)}
-    assert shapes == {((2, 3, 4, 16, 8), (2, 3, 2, 3, 32))}
+    assert shapes == {((2, 3, 4, 8, 8), (2, 3, 2, 3, 32))}
 
 
 def test_new_heads_remember_from_eight_to_512_tokens():
