@@ -611,12 +611,13 @@ def _decay(sums, since):
 
 
 class SSM(LSTM):
-    """A linear recurrent network: the Transformer's block and token shift, but in place of attention a matrix that keeps
-    k v' of every token and forgets at a rate of its own for each head and token (a state-space model with scalar decay:
-    Mamba-2, Dao & Gu 2024; without the decay's input gate and with normalised q and k: mLSTM, Beck et al. 2024).
+    """A linear recurrent network: the Transformer's block and token shift, but in place of attention each head has a
+    matrix that keeps k v' of every token and forgets at a rate of its own for each token (Mamba-2's state-space model
+    with scalar decay, Dao & Gu 2024; the forget gate is the mLSTM's sigmoid, Beck et al. 2024, without its input gate
+    and normaliser, in whose place each head's output is normalised).
 
-    It has no position table: order is in what is forgotten. Each head starts with a memory of its own, MEMORY[0] to
-    MEMORY[1] tokens long. How a state is carried from step to step, and its rows marked and taken, is the LSTM's:
+    It has no position table: order is in what is forgotten. The heads start with memories of MEMORY[0] to MEMORY[1]
+    tokens. How a state is carried from step to step, and its rows marked and taken, is the LSTM's:
     here it is (memory (n_layer, B, n_head, head size, head size), last (n_layer, B, 2, max(SHIFTS), d_model)), of one
     size whatever was read.
     config: "family", "vocab_size", "block_size", "n_layer", "n_head", "d_model", "d_ff", "dropout".

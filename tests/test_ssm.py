@@ -1,4 +1,4 @@
-"""The linear recurrent family: a memory in chunks is the recurrence token by token, and its sizes are the Transformers'.
+"""The linear recurrent family: a memory in chunks is the recurrence token by token; its sizes are the Transformers'.
 
 What every family has to do (causality, rows of a cache, going back, overfitting a batch) stands in test_models.py.
 """
