@@ -118,7 +118,7 @@ KEY_BLOCK = 64  # rows of unequal lengths attend to a multiple of so many keys: 
 ROTARY_BASE = 500.0  # longest rotary wavelength over 2 pi, tokens: the context is 512 (10,000 was 0.01-0.03 nats worse)
 SHIFTS = 0, 1, 2, 3  # tokens before: from where a quarter each of the channels comes; benchmarks/training.md
 FORGET_BIAS = 1.0  # constant bias of the LSTM's forget gates (Jozefowicz et al. 2015)
-CHUNK = 64  # tokens that a linear memory takes at a time: 32 is as fast
+CHUNK = 64  # tokens that a linear memory takes at a time: 32 is as fast; benchmarks/families.md
 MEMORY = 8, 512  # tokens after which a new SSM's heads have forgotten all but 1 / e, the first to the last
 NORM_EPS = 1e-5  # of norms of bf16 values, for which torch's own is 0.008: training and evaluation would differ
 
