@@ -78,5 +78,7 @@ def test_the_figure_of_who_counts(tmp_path):
     row = {"size": "tiny", "meter": 0.5, "bar_left": {"layers": [0.0, 0.5, 0.7], "newest": 0.4}}
     models = {f"{family}_{i}": {**row, "family": family, "params_total": 10 ** i, "val_nats_per_char": 2 - 0.1 * i}
               for family in FAMILIES for i in (4, 5)}
-    models["lstm_4"].update(meter=None, bar_left=None)  # samples without a sounding bar; a run of an older study
+    models["lstm_4"].update(meter=None, bar_left=None)  # samples without a sounding bar; a text without notes
     assert draw_counting(tmp_path, {"models": models}) == ["counting.png", "counting.svg"]
+    bare = {"lstm_4": models["lstm_4"], "ssm_4": {**models["ssm_4"], "bar_left": {"layers": None, "newest": None}}}
+    assert draw_counting(tmp_path, {"models": bare}) == ["counting.png", "counting.svg"]
