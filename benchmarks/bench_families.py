@@ -21,7 +21,7 @@ from common import BEGIN
 from study import training
 from study.evaluation import losses_by_tune, sequence_rows
 from study.families import FAMILIES, build_model, model_class
-from study.records import read_records
+from study.stage import read_json
 
 VOCABULARY, WINDOWS = 75, 2
 REFERENCE = "transformer"
@@ -65,7 +65,9 @@ def print_speed(sizes, rounds):
 
 def print_losses(root):
     """The table of losses, and of the differences from the Transformer of the same size."""
-    records = [record for record in read_records(root) if record["suite"] == "classical" and record["recipe"] == "tuned"
+    names = [f"{family}_*.json" for family in FAMILIES]
+    records = [read_json(path) for name in names for path in sorted((root / "checkpoints").glob(name))]
+    records = [record for record in records if record["suite"] == "classical" and record["recipe"] == "tuned"
                and record["data_fraction"] == 1]
     sizes = {size: {} for size in dict.fromkeys(record["size"] for record in records)}
     for record in records:
