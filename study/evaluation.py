@@ -38,7 +38,7 @@ from study.stage import file_digest, value_digest
 
 PROMPT_BARS = 4  # of every voice: enough to say key, meter and texture, and too little to say the tune
 BOOTSTRAP = 2000  # sets of tunes drawn for an interval: its ends move by 2 % of its width from seed to seed
-PROBED_TUNES = 48  # of either split, one window of each: 4,500 notes; 1 to 3 s a model
+PROBED_TUNES = 24  # of either split, one window of each: 2,200 notes; 0.4 to 5 s a model
 SUITE_RESAMPLES = 20  # for the distances of a model of the suite, of which only the mean is given
 
 

@@ -16,6 +16,7 @@ from study.training import BLOCK_SIZE
 
 RIDGE = 1e-2        # penalty on standardised inputs, as a share of the number of notes
 NEWEST = 8          # characters that the floor sees: about three notes
+TOGETHER = 16       # tunes read side by side
 LEAST_NOTES = 100   # to fit to, and to judge by: fewer say nothing
 
 
@@ -30,26 +31,31 @@ def bar_left(player, fitted, judged):
     counts = {"n": len(left_judged), "n_fitted": len(left)}
     if min(counts.values()) < LEAST_NOTES:
         return {**counts, "layers": None, "newest": None}
-    return {**counts, "layers": [r_squared(x, left, x_judged, left_judged) for x, x_judged in zip(layers, layers_judged)],
-            "newest": r_squared(newest, left, newest_judged, left_judged)}
+    return {**counts, "newest": r_squared(newest, left, newest_judged, left_judged),
+            "layers": [r_squared(x, left, x_judged, left_judged) for x, x_judged in zip(layers, layers_judged)]}
 
 
 @torch.inference_mode()
 def _examples(player, tunes):
     """([hidden states (notes, width) of each layer], newest characters (notes, NEWEST * vocabulary), quarter notes left
-    (notes,)) of the tunes' first windows, each read alone."""
+    (notes,)) of the tunes' first windows."""
     states, newest, left = [], [], []
-    for tune in tunes:
-        text = tune[:BLOCK_SIZE - 1]
-        tokens = torch.tensor([[BEGIN, *player.tokenizer.encode(text).tolist()]], device=player.device)
-        places = [(place, quarters) for place, quarters in places_left(tune) if place < len(text)]
-        if player.tokenizer.kind != "char" or not places:  # a token is a character: note and token begin together
-            continue
-        at = torch.tensor([1 + place for place, _ in places])
-        states.append([layer[0, at].float().cpu().numpy() for layer in hidden_states(player.model, tokens)])
-        before = torch.cat((tokens.new_zeros(NEWEST), tokens[0])).cpu()[at[:, None] + 1 + torch.arange(NEWEST)]
-        newest.append(nn.functional.one_hot(before, player.tokenizer.vocab_size).flatten(1).float().numpy())
-        left += [quarters for _, quarters in places]
+    texts = [tune[:BLOCK_SIZE - 1] for tune in tunes] if player.tokenizer.kind == "char" else []  # a token, a character
+    for first in range(0, len(texts), TOGETHER):
+        part = texts[first:first + TOGETHER]
+        tokens = torch.full((len(part), 1 + max(map(len, part))), BEGIN)  # what fills up comes after, and is not seen
+        for row, text in enumerate(part):
+            tokens[row, 1:1 + len(text)] = torch.as_tensor(player.tokenizer.encode(text).astype(np.int64))
+        places = [(row, 1 + place, quarters) for row, text in enumerate(part)
+                  for place, quarters in places_left(tunes[first + row]) if place < len(text)]
+        if places:
+            rows, at = torch.tensor([place[:2] for place in places]).T
+            layers = hidden_states(player.model, tokens.to(player.device))
+            states.append([layer[rows, at].float().cpu().numpy() for layer in layers])
+            padded = torch.cat((tokens.new_full((len(part), NEWEST), BEGIN), tokens), dim=1)
+            window = padded[rows[:, None], at[:, None] + 1 + torch.arange(NEWEST)]
+            newest.append(nn.functional.one_hot(window, player.tokenizer.vocab_size).flatten(1).float().numpy())
+            left += [quarters for _, _, quarters in places]
     return [np.concatenate(layer) for layer in zip(*states)], np.concatenate(newest) if left else None, np.array(left)
 
 
