@@ -81,7 +81,7 @@ def print_budget(folder, flops, flags):
     fits = read_json(folder / "fits.json")
     if not fits["joint"]:
         reasons = "; ".join(f"{label(family)}: {reason}" for family, reason in fits["joint_refused"].items())
-        stages = [family.stage for family in FAMILIES.values()]
+        stages = [family.stage for family in FAMILIES.values() if not family.optional]
         fail(NAME, f"no joint law to recommend from ({reasons or 'no runs'})",
              f"run: python {stages[0]}.py{flags} --data-fractions 0.25,0.5,1 "
              f"({', '.join(stage[:stage.index('_')] for stage in stages[1:])} likewise), then this again")
@@ -141,7 +141,9 @@ def fit_runs(stage, args):
     records = read_records(stage.root)
     problem = "no run records are listed by the training stages" if not records else mixed_inputs(records)
     if problem:
-        commands = dict.fromkeys(f"python {family.stage}.py{stage.flags}" for family in FAMILIES.values())
+        there = {record["family"] for record in records}
+        commands = [f"python {family.stage}.py{stage.flags}" for family in FAMILIES.values()
+                    if not family.optional or family.name in there]
         fail(NAME, problem, f"run: {' && '.join(commands)}")
     rows, chosen = rows_of_records(records), settings(args.bootstrap, args.seed)
     with stage.writing():

@@ -245,6 +245,9 @@ KEY_BLOCK = 64  # rows of unequal lengths attend to a multiple of so many keys: 
 ROTARY_BASE = 500.0  # longest rotary wavelength over 2 pi, tokens: the context is 512 (10,000 was 0.01-0.03 nats worse)
 SHIFTS = 0, 1, 2, 3  # tokens before: from where a quarter each of the channels comes; benchmarks/training.md
 FORGET_BIAS = 1.0  # constant bias of the LSTM's forget gates (Jozefowicz et al. 2015)
+CHUNK = 64  # tokens that a linear memory takes at a time: 32 is as fast; benchmarks/families.md
+MEMORY = 8, 512  # tokens after which a new SSM's heads have forgotten all but 1 / e, the first to the last
+NORM_EPS = 1e-5  # of norms of bf16 values, for which torch's own is 0.008: training and evaluation would differ
 
 
 def nats(logits, targets):
@@ -659,6 +662,143 @@ class LSTM(Model):
         c, H = self.config, self.config["d_hidden"]
         weights = 4 * H * (c["d_embedding"] + H) + (c["n_layer"] - 1) * 4 * H * 2 * H + H * c["vocab_size"]
         return 6 * weights
+
+
+class _MemoryBlock(nn.Module):
+    """Pre-norm linear memory and GELU feed-forward: the Transformer's block with another way to look back."""
+
+    def __init__(self, config):
+        super().__init__()
+        d, self.n_head, self.dropout = config["d_model"], config["n_head"], config["dropout"]
+        self.norm_memory = nn.RMSNorm(d)
+        self.qkv = nn.Linear(d, 3 * d, bias=False)
+        self.gate = nn.Linear(d, d, bias=False)
+        self.forget = nn.Linear(d, self.n_head, bias=False)
+        self.memory_out = nn.Linear(d, d, bias=False)
+        self.norm_mlp = nn.RMSNorm(d)
+        self.mlp_in = nn.Linear(d, config["d_ff"], bias=False)
+        self.mlp_out = nn.Linear(config["d_ff"], d, bias=False)
+        tokens = torch.logspace(math.log2(MEMORY[0]), math.log2(MEMORY[1]), self.n_head, base=2)
+        self.register_buffer("forget_bias", (tokens - 1).log(), persistent=False)
+
+    def forward(self, x, memory=None, last=None):
+        """x (B, T, d), the memory before it (B, n_head, head size, head size) and last (B, 2, max(SHIFTS), d): what is
+        shifted, of the tokens just before (None: zeros) -> (x, memory, last) after it."""
+        B, T, d = x.shape
+        last = x.new_zeros(B, 2, max(SHIFTS), d) if last is None else last
+        h, last_memory = _shifted(self.norm_memory(x), last[:, 0])
+        q, k, v = self.qkv(h).view(B, T, 3, self.n_head, d // self.n_head).unbind(2)
+        q, k = (F.rms_norm(part, part.shape[-1:], eps=NORM_EPS).to(v.dtype) for part in (q, k))
+        log_kept = F.logsigmoid(self.forget(h).float() + self.forget_bias)
+        y, memory = linear_memory(q * q.size(-1) ** -0.5, k, v, log_kept, memory)
+        y = F.rms_norm(y, y.shape[-1:], eps=NORM_EPS).reshape(B, T, d) * F.silu(self.gate(h))
+        x = x + F.dropout(self.memory_out(y), self.dropout, self.training)
+        h, last_mlp = _shifted(self.norm_mlp(x), last[:, 1])
+        y = self.mlp_out(F.gelu(self.mlp_in(h)))
+        return x + F.dropout(y, self.dropout, self.training), memory, torch.stack((last_memory, last_mlp), dim=1)
+
+
+def _shifted(h, last):
+    """Token shift as in the Transformer (`_Block._shift`): h (B, T, d), and last (B, max(SHIFTS), d) before it ->
+    h with a quarter of its channels from each of SHIFTS tokens before, and what comes before the next tokens."""
+    far, T = max(SHIFTS), h.size(1)
+    line = torch.cat((last.to(h.dtype), h), dim=1)
+    return torch.cat([part[:, far - shift:far - shift + T]
+                      for shift, part in zip(SHIFTS, line.chunk(len(SHIFTS), dim=-1))], dim=-1), line[:, -far:]
+
+
+def linear_memory(q, k, v, log_kept, memory=None):
+    """What a memory that forgets gives back: S_t = a_t S_(t-1) + k_t v_t', y_t = S_t' q_t for every head, computed in
+    chunks by matrix products (Dao & Gu 2024, section 6; Beck et al. 2024 write the same with more gates).
+
+    q, k (B, T, H, N), v (B, T, H, P); log_kept (B, T, H): ln a_t <= 0, fp32; memory (B, H, N, P): S before the first
+    token (None: zeros). Returns y (B, T, H, P) and S after the last token. Within a chunk
+    y_t = sum over s <= t of (q_t' k_s) exp(ln a_(s+1) + ... + ln a_t) v_s: attention with decay in place of softmax.
+    """
+    B, T, H, P = v.shape
+    size = min(CHUNK, T)
+    n, dtype = -(-T // size), v.dtype
+    q, k, v, log_kept = (F.pad(x, (0, 0, 0, 0, 0, n * size - T)).view(B, n, size, H, -1).transpose(2, 3)
+                         for x in (q, k, v, log_kept[..., None]))  # what fills up writes and forgets nothing
+    sums = log_kept.squeeze(-1).cumsum(-1)  # (B, n, H, size): since the chunk's start
+    y = (q @ k.mT * _decay(sums, sums).to(dtype)) @ v
+    written = k.mT @ (v * (sums[..., -1:] - sums).exp().to(dtype)[..., None])  # by each chunk, as left at its end
+    before = torch.zeros_like(written[:, :1]) if memory is None else memory[:, None].to(dtype)
+    ends = F.pad(sums[..., -1], (0, 0, 1, 0)).cumsum(1).mT  # (B, H, n + 1): since the beginning
+    memories = _decay(ends, ends).to(dtype) @ torch.cat((before, written), dim=1).transpose(1, 2).flatten(3)
+    memories = memories.view(B, H, n + 1, -1, P).transpose(1, 2)
+    y = y + (q @ memories[:, :-1]) * sums.exp().to(dtype)[..., None]
+    return y.transpose(2, 3).reshape(B, n * size, H, P)[:, :T], memories[:, -1]
+
+
+def _decay(sums, since):
+    """exp(sums_t - since_s) for s <= t, else 0: shape (..., t, s)."""
+    future = torch.full((sums.size(-1), since.size(-1)), -torch.inf, device=sums.device).triu(1)
+    return (sums[..., :, None] - since[..., None, :] + future).exp()
+
+
+class SSM(LSTM):
+    """A linear recurrent network: the Transformer's block and token shift, but in place of attention each head has a
+    matrix that keeps k v' of every token and forgets at a rate of its own for each token (Mamba-2's state-space model
+    with scalar decay, Dao & Gu 2024; the forget gate is the mLSTM's sigmoid, Beck et al. 2024, without its input gate
+    and normaliser, in whose place each head's output is normalised).
+
+    It has no position table: order is in what is forgotten. The heads start with memories of MEMORY[0] to MEMORY[1]
+    tokens. How a state is carried from step to step, and its rows marked and taken, is the LSTM's:
+    here it is (memory (n_layer, B, n_head, head size, head size), last (n_layer, B, 2, max(SHIFTS), d_model)), of one
+    size whatever was read.
+    config: "family", "vocab_size", "block_size", "n_layer", "n_head", "d_model", "d_ff", "dropout".
+    """
+
+    family = "ssm"
+    DROPOUT = {"tuned": 0.0, "classic": 0.1}
+    EMBEDDING_RATE = {"muon": 3.0, "adamw": 1.0}  # the Transformer's; not tuned
+    MATRICES = {"qkv": 3, "gate": 1, "memory_out": 1, "mlp_in": 1, "mlp_out": 1}
+    precision = staticmethod(Model.precision)
+
+    def __init__(self, config):
+        Model.__init__(self)
+        self.config = config
+        self.MATRICES = {**self.MATRICES, "qkv": 3 * config["n_head"]}  # a head's map is a matrix of its own
+        d, V = config["d_model"], config["vocab_size"]
+        self.token_embedding = nn.Embedding(V, d)
+        self.blocks = nn.ModuleList(_MemoryBlock(config) for _ in range(config["n_layer"]))
+        self.norm = nn.RMSNorm(d)
+        self.head = nn.Linear(d, V, bias=False)
+        nn.init.normal_(self.token_embedding.weight, std=EMBEDDING_STD)
+        nn.init.zeros_(self.head.weight)
+        for block in self.blocks:
+            for linear in (block.qkv, block.gate, block.mlp_in):
+                nn.init.normal_(linear.weight, std=d ** -0.5)
+            for linear in (block.forget, block.memory_out, block.mlp_out):  # memories of known length; identity
+                nn.init.zeros_(linear.weight)
+
+    def _run(self, idx, state=None):
+        x = F.dropout(self.token_embedding(idx), self.config["dropout"], self.training)
+        states = []
+        for block, memory, last in zip(self.blocks, *(state or [[None] * len(self.blocks)] * 2)):
+            x, *after = block(x, memory, last)
+            states.append(after)
+        return self.norm(x), tuple(map(torch.stack, zip(*states)))
+
+    @classmethod
+    def shape_of_size(cls, n_parameters, vocab_size):
+        """Depth and heads by width as in the study's sizes, and the width that makes the feed-forward layer nearest
+        four times as wide."""
+        def shape(d):
+            n_layer, n_head = 1 + max(1, round(d / 64)), 2 if d < 192 else 4
+            mlp = (n_parameters - d * (vocab_size + 1)) / n_layer - d * (5 * d + n_head + 2)
+            return {"n_layer": n_layer, "n_head": n_head, "d_model": d, "d_ff": max(1, round(mlp / (2 * d)))}
+        return min(map(shape, range(16, 1025, 16)), key=lambda s: abs(math.log(s["d_ff"] / (4 * s["d_model"]))))
+
+    def flops_per_token(self):
+        """Floating-point operations of forward and backward pass per token: 6 for each weight that is multiplied; for
+        each layer and channel, forward, 2 for each channel of its head to write the memory and 2 to read it, and in the
+        chunk 4 for each of (CHUNK + 1) / 2 tokens. From chunk to chunk (1 % of all) is left out."""
+        c, d = self.config, self.config["d_model"]
+        weights = d * (5 * d + c["n_head"]) + 2 * d * c["d_ff"]
+        memory = 4 * d * d / c["n_head"] + 4 * d * (CHUNK + 1) / 2
+        return 3 * (c["n_layer"] * (2 * weights + memory) + 2 * d * c["vocab_size"])
 
 
 # ---------------------------------------------------------------- device

@@ -9,7 +9,7 @@ not measured again.
 Sets below evaluation/drawn/: unprompted (temperature 1), chosen (the sampler of the sweep), right (temperature 1, wrong
 bars drawn again), header and bars (prompted with held-out tunes), sweep, ten (those to look at), and one for each model
 of the suite. Measurements: test, tunes, sweep, floors, and rates/, music/, copying/, diversity/, skills/ with a file
-for each set.
+for each set, and bar_left/ with one for each model of the suite.
 """
 
 import csv
@@ -32,11 +32,13 @@ from music.validity import rate_samples
 from study import measurements, training
 from study.checkpoints import load_checkpoint
 from study.measurements import Digested
+from study.probe import bar_left
 from study.sampling import MODEL_ITSELF, Request, generate, truncation, unprompted
 from study.stage import file_digest, value_digest
 
 PROMPT_BARS = 4  # of every voice: enough to say key, meter and texture, and too little to say the tune
 BOOTSTRAP = 2000  # sets of tunes drawn for an interval: its ends move by 2 % of its width from seed to seed
+PROBED_TUNES = 24  # of either split, one window of each: 2,200 notes; 0.4 to 5 s a model
 SUITE_RESAMPLES = 20  # for the distances of a model of the suite, of which only the mean is given
 
 
@@ -343,17 +345,20 @@ def evaluate_best(evaluation, settings, limits):
 
 def evaluate_suite(evaluation, names):
     """Skills, music and copying of the suite's models, from a small set of unprompted samples of each, beside real
-    tunes under the same limit of length ("real_cut")."""
+    tunes under the same limit of length ("real_cut"); and what their layers know of the bar."""
     budget, seed, train, kept = evaluation.budget, evaluation.seed, evaluation.train, evaluation.kept
     real = real_samples(evaluation.test_tunes, budget["skills_chars"])
     kept("skills/real_cut", skills, real)
     kept("copying/real_cut", copying, real, train)
     kept("skills/floors", floor_skills, train, budget["n_skills"], seed, budget["skills_chars"])
+    probed = [[tune["text"] for tune in tunes[:PROBED_TUNES]]
+              for tunes in (evaluation.val_tunes, evaluation.test_tunes)]
     requests = unprompted(budget["n_skills"], seed + evaluation.first_seeds["skills"], budget["skills_chars"])
     for name in names:
         player = load_player(evaluation.root, name, evaluation.player.tokenizer, evaluation.player.device)
         samples = judged(evaluation.drawn(name, player, requests))
         kept(f"skills/{name}", skills, samples)
+        kept(f"bar_left/{name}", bar_left, player, *probed, code=player.classes)
         kept(f"music/{name}", compare_sets, samples, real, seed, SUITE_RESAMPLES)
         kept(f"copying/{name}", copying, samples, train)
 

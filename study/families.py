@@ -24,6 +24,7 @@ class Family(NamedTuple):
 FAMILIES = {family.name: family for family in (
     Family("transformer", "Transformer", "Transformer", "04_train_transformers", "#0072B2", "o"),
     Family("lstm", "LSTM", "LSTM", "05_train_lstms", "#D55E00", "s"),
+    Family("ssm", "SSM", "SSM", "05b_train_ssms", "#009E73", "^", optional=True),
 )}  # in this order wherever families are listed
 
 

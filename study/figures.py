@@ -22,8 +22,8 @@ STYLE = {
 KINDS = ("png", "svg")
 LINES = ("-", "--", "-.", ":")  # by place in the table of families: told apart without colour too
 # Okabe-Ito colours that are left for families without a row (a user's table may name any)
-OTHER_COLORS = ("#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-OTHER_MARKERS = "D^vP"
+OTHER_COLORS = ("#CC79A7", "#E69F00", "#56B4E9")
+OTHER_MARKERS = "DvP"
 
 # Every figure of part4_outputs/figures in the order of the page. What stands in {braces} is known only when a figure
 # is drawn; the function that draws it fills it in, and fits.json keeps the caption as it was filled.
@@ -53,6 +53,10 @@ FIGURES = {
     "skills": "Which skill appears at which size: unprompted samples of every model. Grey: held-out music under the "
               "same length limit. Dashed: the n-gram with the most bars of the right length, and the share of its text "
               "that is copied from the training text. A skill below 1 % in every model has no panel.",
+    "counting": "Who counts bars. Left: bars of the right length in unprompted samples, against validation loss. "
+                "Middle: how well a linear probe reads the quarter notes that are left in the bar off each layer, on "
+                "held-out tunes, from the embedding to the last layer (thick: largest size). Right: the best layer of "
+                "each model. Dashed: what the newest eight characters say.",
     "best_by_position": "Surprisal by position in the context: what the best model gains from having read more of the "
                         "tune.",
 }
@@ -344,6 +348,34 @@ def _levels_beside(skills):
         levels.append((f"{name}{'' if copied is None else f', {copied:.0%} copied'}", floors[name],
                        {"color": NGRAM_COLORS[0], "linewidth": 1.5, "linestyle": "--"}))
     return levels
+
+
+def draw_counting(folder, skills):
+    """counting.png and .svg: bars of the right length against loss, and what a probe finds of the rest of the bar in
+    the layers of each model, by depth and size; returns the file names. skills: as in RESULTS.json."""
+    plt, models = pyplot(), sorted(skills["models"].values(), key=lambda model: model["params_total"])
+    figure, (bars, depth, size) = plt.subplots(1, 3, figsize=(11, 3.4))
+    families = in_order({model["family"] for model in models})
+    for family in families:
+        shown, own = look(family, families), [model for model in models if model["family"] == family]
+        how = {"color": shown.color, "marker": shown.marker}
+        points = sorted((model["val_nats_per_char"], model["meter"]) for model in own if model["meter"] is not None)
+        bars.plot(*zip(*points), label=shown.label, **how) if points else None
+        probed = [(model["params_total"], model["bar_left"]["layers"]) for model in own
+                  if (model["bar_left"] or {}).get("layers")]
+        for n_parameters, layers in probed:
+            depth.plot([i / (len(layers) - 1) for i in range(len(layers))], layers, ms=3,
+                       lw=1.8 if n_parameters == probed[-1][0] else 0.7, **how)
+        size.plot([n for n, _ in probed], [max(layers) for _, layers in probed], **how) if probed else None
+    newest = next((model["bar_left"]["newest"] for model in models if (model["bar_left"] or {}).get("layers")), None)
+    for axis in (depth, size) if newest is not None else ():
+        axis.axhline(newest, color="0.4", ls="--", lw=1)
+    bars.set(xlabel="validation loss, nats per character", ylabel="bars of the right length", ylim=SHARES)
+    depth.set(xlabel="depth (0: embedding, 1: last layer)", ylabel="R² of what is left of the bar", ylim=(-0.05, 1.03))
+    size.set(xlabel="parameters", ylabel="R², best layer", ylim=(-0.05, 1.03))
+    log_axes(size, x=si)
+    figure.legend(*bars.get_legend_handles_labels(), loc="outside lower center", ncol=max(1, len(families)))
+    return save(figure, folder, "counting")
 
 
 def draw_best_by_position(folder, losses, context):

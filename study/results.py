@@ -255,7 +255,7 @@ def describe_music(root):
 
 def describe_skills(root, runs):
     """Skills of the suite's models from small sets of free samples, between those of real music and of n-grams under
-    the same limit of length; None without any."""
+    the same limit of length, and what their layers know of the bar (`probe.bar_left`); None without any."""
     real, copied_by_real = read(root, "skills/real_cut"), read(root, "copying/real_cut") or {}
     models, max_chars = {}, None
     for row in suite_runs(runs):
@@ -263,8 +263,9 @@ def describe_skills(root, runs):
         skills, copied = read(root, f"skills/{name}"), read(root, f"copying/{name}") or {}
         if skills:
             max_chars = max_chars or (read(root, f"drawn/{name}") or [{}])[0].get("max_chars")
-            models[name] = {**{key: row[key] for key in ("family", "size", "params_total")}, **skills,
-                            "copied_share": copied.get("copied_share")}
+            models[name] = {**{key: row[key] for key in ("family", "size", "params_total", "val_nats_per_char")},
+                            **skills, "copied_share": copied.get("copied_share"),
+                            "bar_left": read(root, f"bar_left/{name}")}
     if not models:
         return None
     return {"n": next(iter(models.values()))["n"], "max_chars": max_chars, "models": models,

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from study.stage import HERE, STAGES
+from study.pipeline import names_of_stages
+from study.stage import HERE
 
+STAGES = names_of_stages()  # those of `make run`
 LIMIT = ("--source", "music21", "--limit", "60")
 RUN_STAGES = """
 import importlib, sys
@@ -197,7 +199,7 @@ class GRU(LSTM):
         return cache.index_select(1, rows)
 '''
 LAST_ROW = ")}  # in this order"
-GRU_ROW = '    Family("gru", "GRU", "GRU", "05c_train_grus", "#009E73", "^", optional=True),\n' + LAST_ROW
+GRU_ROW = '    Family("gru", "GRU", "GRU", "05c_train_grus", "#CC79A7", "v", optional=True),\n' + LAST_ROW
 GRU_SCRIPT = '''"""Trains three GRUs."""
 from common import GRU
 from study.stage import run

@@ -1,4 +1,4 @@
-"""Both model families: sizes counted by hand, causality, generation step by step, determinism of what they cost."""
+"""The model families: sizes counted by hand, causality, generation step by step, determinism of what they cost."""
 
 import importlib
 import math
@@ -10,10 +10,10 @@ import torch
 import common
 from study.families import FAMILIES, build_model, model_class
 
-SIZES = {"transformer": importlib.import_module("04_train_transformers").SIZES,
-         "lstm": importlib.import_module("05_train_lstms").SIZES}
+SIZES = {name: importlib.import_module(family.stage).SIZES for name, family in FAMILIES.items()}
 TABLE = {"transformer": {"tiny": 0.14e6, "small": 0.67e6, "medium": 1.9e6, "large": 4.1e6, "xl": 7.6e6},
          "lstm": {"tiny": 0.24e6, "small": 0.95e6, "medium": 3.2e6, "large": 5.8e6}}
+TABLE["ssm"] = TABLE["transformer"]
 MODELS = [(family, size) for family in SIZES for size in SIZES[family]]
 
 
@@ -37,6 +37,10 @@ def parameters_by_hand(family, shape, V=75, T=512):
         d, d_ff = shape["d_model"], shape["d_ff"]
         layer = 3 * d * d + d * d + 2 * d * d_ff + 2 * d  # q k v, output, feed-forward, two norms
         return V * d + T * d + shape["n_layer"] * layer + d + d * V
+    if family == "ssm":
+        d, d_ff = shape["d_model"], shape["d_ff"]
+        layer = 3 * d * d + 2 * d * d + shape["n_head"] * d + 2 * d * d_ff + 2 * d  # q k v, gate and output, forget, ...
+        return V * d + shape["n_layer"] * layer + d + d * V
     E, H = shape["d_embedding"], shape["d_hidden"]
     return V * E + 4 * H * (E + H) + (shape["n_layer"] - 1) * 4 * H * (H + H) + H * V
 
@@ -47,6 +51,11 @@ def matrix_flops_by_hand(family, shape, V=75, T=512):
         d, d_ff = shape["d_model"], shape["d_ff"]
         attention = sum(2 * 2 * d * (position + 1) for position in range(T)) / T  # q k and weights v, causal
         layer = 2 * d * 3 * d + attention + 2 * d * d + 2 * 2 * d * d_ff
+        return 3 * (shape["n_layer"] * layer + 2 * d * V)
+    if family == "ssm":
+        d, d_ff, head = shape["d_model"], shape["d_ff"], shape["d_model"] // shape["n_head"]
+        within = sum(2 * 2 * d * (position % 64 + 1) for position in range(T)) / T  # q k and weights v, causal
+        layer = 2 * d * (5 * d + shape["n_head"] + 2 * d_ff) + within + 2 * 2 * head * d  # written and read
         return 3 * (shape["n_layer"] * layer + 2 * d * V)
     E, H = shape["d_embedding"], shape["d_hidden"]
     return 3 * (2 * 4 * H * (E + H) + (shape["n_layer"] - 1) * 2 * 4 * H * 2 * H + 2 * H * V)
@@ -107,8 +116,9 @@ def test_a_transformer_reads_on_with_half_a_window_before_each_token(length):
             torch.testing.assert_close(logits[:, at], model(idx[:, start:at + 1])[0][:, -1], atol=2e-4, rtol=1e-3)
 
 
-def test_an_lstm_reads_on_with_its_state():
-    model, idx = scrambled(config_of("lstm", block_size=32)), torch.randint(75, (2, 100))
+@pytest.mark.parametrize("family", ["lstm", "ssm"])
+def test_a_recurrent_model_reads_on_with_its_state(family):
+    model, idx = scrambled(config_of(family, block_size=32)), torch.randint(75, (2, 100))
     with torch.no_grad():
         torch.testing.assert_close(torch.cat(list(model.read_on(idx)), dim=1), model(idx)[0], atol=1e-5, rtol=1e-4)
 
@@ -213,7 +223,7 @@ def test_rows_of_a_cache(family):
 
 
 def test_the_table_of_families_fits_the_classes():
-    assert [model_class(name).family for name in FAMILIES] == list(FAMILIES) == ["transformer", "lstm"]
+    assert [model_class(name).family for name in FAMILIES] == list(FAMILIES) == ["transformer", "lstm", "ssm"]
     with pytest.raises(ValueError, match="transformer, lstm"):
         model_class("rnn")
     for name in FAMILIES:

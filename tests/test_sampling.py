@@ -10,7 +10,7 @@ from torch import nn
 from common import BEGIN, END, UNKNOWN, CharTokenizer
 from music.abc_text import check_abc
 from music.right_bars import RightBars
-from study.families import build_model
+from study.families import FAMILIES, build_model
 from study.sampling import MAX_TRIES, Request, draw, filtered_weights, generate, unprompted
 
 CHARACTERS = "ABCDEFGabcdefg|[]z123468:\n"
@@ -81,8 +81,8 @@ def test_draw_follows_the_weights_and_never_takes_a_zero():
 def small_model(family, block_size=32):
     """A model of the project with random weights throughout (new ones have a head of zeros)."""
     torch.manual_seed(1)
-    shape = ({"n_head": 2, "d_model": 48, "d_ff": 64, "rotary": True, "qk_norm": True} if family == "transformer"
-             else {"d_embedding": 16, "d_hidden": 24})
+    shape = ({"d_embedding": 16, "d_hidden": 24} if family == "lstm"
+             else {"n_head": 2, "d_model": 48, "d_ff": 64, "rotary": True, "qk_norm": True})
     model = build_model({"family": family, "vocab_size": TOKENIZER.vocab_size, "block_size": block_size, "n_layer": 2,
                          "dropout": 0.1, **shape})
     for parameter in model.parameters():
@@ -133,7 +133,7 @@ class Script(HandMade):
         return logits
 
 
-@pytest.fixture(params=["transformer", "lstm"])
+@pytest.fixture(params=FAMILIES)
 def model(request):
     return small_model(request.param)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).resolve().parent.parent.parent
-STAGES = list(importlib.import_module("study.stage").STAGES)
+STAGES = importlib.import_module("study.pipeline").names_of_stages()
 TINY = {  # flags that make a stage small; every call of a stage in these tests has them
     "01_download": ("--source", "music21", "--limit", "70"),
     "02_midi_to_abc": ("--workers", "2"),
