@@ -29,10 +29,10 @@ BPE_PACKAGE = "tokenizers==0.23.3"  # alone: of what it asks for (huggingface_hu
 RARE = 5  # occurrences in the training text: what has fewer gets no token of its own, as no model could learn it
 _LENGTH = r"\d*(?:/+\d*)?"
 _UNIT = re.compile(  # what has a token in the alphabet of notes; anything else is written in characters
-    r"^[A-Za-z]:[^|\n]*\n"                               # a header field with its line end
-    r"|\[[A-Za-z]:[^][|\n]*\]"                          # a voice tag, or another field inside a line
-    rf"|(?:\^\^?|__?|=)?[A-Ga-g](?:,+|'+)?{_LENGTH}"     # a note or chord member: accidental, octave, length
-    rf"|[zxZX]{_LENGTH}|\]{_LENGTH}|\(\d"                # a rest; a chord's end with its length; a tuplet
+    r"^[A-Za-z]:[^|\n]*\n"                            # a header field with its line end
+    r"|\[[A-Za-z]:[^][|\n]*\]"                       # a voice tag, or another field inside a line
+    rf"|(?:\^\^?|__?|=)?[A-Ga-g](?:,+|'+)?{_LENGTH}"  # a note or chord member: accidental, octave, length
+    rf"|[zxZX]{_LENGTH}|\]{_LENGTH}|\(\d"             # a rest; a chord's end with its length; a tuplet
     r"|[\s\S]", re.ASCII | re.MULTILINE)
 
 

@@ -315,8 +315,8 @@ def attention_view(root):
     return {"reason": None, "n": n, "picture": heat_picture(weights), "strongest": percent(float(weights.max())),
             "tokens": [token.replace("\n", " ") for token in best.tokens[-n:]],
             "bar_lines": [i for i, token in enumerate(best.tokens[-n:], 1) if "|" in token],
-            "unit": "character" if max(map(len, best.tokens)) == 1 else "token", "layer": best.layer, "head": best.head, "n_heads": best.n_heads, "share": percent(best.share),
-            "even_share": percent(best.even_share)}
+            "unit": "character" if max(map(len, best.tokens)) == 1 else "token", "layer": best.layer, "head": best.head,
+            "n_heads": best.n_heads, "share": percent(best.share), "even_share": percent(best.even_share)}
 
 
 def heat_picture(weights):
