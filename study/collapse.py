@@ -1,0 +1,50 @@
+"""Do the loss curves of all sizes collapse when each is scaled by its end and its compute?
+
+Supercollapse (Qiu et al. 2025): where rates and schedules suit every size the scaled curves are one, and a size whose
+curve leaves the others was badly tuned. That holds along compute-optimal runs; at one amount of text a larger model has
+more left to learn at the same share, so the scaled curves drift with ln N, and a size is named that leaves the drift.
+"""
+
+import numpy as np
+
+from study.figures import in_order
+from study.records import count_of, is_positive
+
+SHARES = (0.25, 0.95)  # of the compute of a run: before, the rate still rises; at the end all curves are 1
+N_POINTS = 15
+MOST_APART = 0.04      # of the loss at the end: three standard deviations of what the noise of small runs (0.012 nats) does
+MIN_CURVES = 5         # a line through the others needs some
+
+
+def scaled(points):
+    """(share of compute, loss over its end) of a loss curve's points; None with fewer than three of them."""
+    points = [point for point in points if is_positive(point.get("flops")) and is_positive(
+        point.get("val_nats_per_char"))]
+    if len(points) < 3:
+        return None
+    compute, loss = (np.array([point[key] for point in points]) for key in ("flops", "val_nats_per_char"))
+    return compute / compute[-1], loss / loss[-1]
+
+
+def collapse_of_families(families, curves):
+    """{family: {"at", "sizes": [{"size", "n", "curve", "apart"}], "most_apart", "apart": names of the sizes that do not
+    collapse}} from rows at one amount of text; apart: largest distance from the line in ln N of all others over SHARES.
+    """
+    found, at = {}, np.linspace(*SHARES, N_POINTS)
+    for family in in_order(families):
+        count, sizes = count_of(families[family]), {}
+        for row in families[family]:
+            curve = scaled(curves.get(row["name"], ()))
+            if curve:
+                sizes.setdefault((row[count], row["size"]), []).append(np.interp(at, *curve))
+        if len(sizes) >= MIN_CURVES:
+            keys = sorted(sizes)
+            means, log_n = np.array([np.mean(sizes[key], 0) for key in keys]), np.log([n for n, _ in keys])
+            x = np.stack([np.ones(len(keys)), log_n - log_n.mean()], 1)
+            hat = x @ np.linalg.pinv(x)
+            apart = np.abs((means - hat @ means) / (1 - np.diag(hat))[:, None]).max(1)  # from the line of the others
+            rows = [{"size": size, "n": n, "curve": curve, "apart": distance}
+                    for (n, size), curve, distance in zip(keys, means, apart)]
+            found[family] = {"at": at, "sizes": rows, "most_apart": MOST_APART,
+                             "apart": [row["size"] for row in rows if row["apart"] > MOST_APART]}
+    return found
