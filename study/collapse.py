@@ -39,12 +39,28 @@ def collapse_of_families(families, curves):
                 sizes.setdefault((row[count], row["size"]), []).append(np.interp(at, *curve))
         if len(sizes) >= MIN_CURVES:
             keys = sorted(sizes)
-            means, log_n = np.array([np.mean(sizes[key], 0) for key in keys]), np.log([n for n, _ in keys])
-            x = np.stack([np.ones(len(keys)), log_n - log_n.mean()], 1)
-            hat = x @ np.linalg.pinv(x)
-            apart = np.abs((means - hat @ means) / (1 - np.diag(hat))[:, None]).max(1)  # from the line of the others
+            means = np.array([np.mean(sizes[key], 0) for key in keys])
+            distances = _distances(means, np.log([n for n, _ in keys]))
             rows = [{"size": size, "n": n, "curve": curve, "apart": distance}
-                    for (n, size), curve, distance in zip(keys, means, apart)]
+                    for (n, size), curve, distance in zip(keys, means, distances)]
             found[family] = {"at": at, "sizes": rows, "most_apart": MOST_APART,
                              "apart": [row["size"] for row in rows if row["apart"] > MOST_APART]}
     return found
+
+
+def _distances(curves, log_n):
+    """Largest distance of each curve (K, M) from the line in ln N through the others; one that is apart is taken out of
+    the others, the farthest first, or it would draw the line away from its neighbours."""
+    x, kept = np.stack([np.ones(len(log_n)), log_n], 1), np.ones(len(log_n), bool)
+
+    def from_others(k):
+        others = kept & (np.arange(len(log_n)) != k)
+        line = np.linalg.lstsq(x[others], curves[others], rcond=None)[0]
+        return float(np.abs(curves[k] - x[k] @ line).max())
+
+    while True:
+        distances = np.array([from_others(k) for k in range(len(log_n))])
+        worst = int(np.argmax(np.where(kept, distances, 0)))
+        if distances[worst] <= MOST_APART or kept.sum() < MIN_CURVES:
+            return distances
+        kept[worst] = False

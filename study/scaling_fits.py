@@ -515,6 +515,7 @@ def analyse(rows, settings, measured=VALIDATION, curves=None, promises=None):
     position = {family: profiles for family, headline in chosen.items()
                 if (profiles := by_position(headline.nine or headline.rows, settings))}
     compared = compare_pairs(families, laws, settings, rng)
+    collapsed = collapse_of_families(families, curves or {})
     quoted = quoted_exponents(entries, counting, joint)
     differences = alpha_differences(quoted)
     result = {
@@ -526,8 +527,8 @@ def analyse(rows, settings, measured=VALIDATION, curves=None, promises=None):
         "comparison": compared[0] if compared else None,  # of the first two families; None if there is but one
         **({"more_comparisons": compared[1:]} if len(compared) > 1 else {}),  # of three families and more: other pairs
         "counting": counting, "loss_by_position": position or None, "joint": joint or None,
-        "joint_refused": joint_refused, "collapse": collapse_of_families(families, curves or {}) or None,
-        "warnings": warnings(entries, compared), "method": describe_method(settings)}
+        "joint_refused": joint_refused, "collapse": collapsed or None,
+        "warnings": warnings(entries, compared, collapsed), "method": describe_method(settings)}
     return Analysis(plain(result, DIGITS), laws, draws)
 
 
@@ -671,9 +672,10 @@ def _pair(compared):
     return f"{label(compared['first'])} and {label(compared['second'])}"
 
 
-def warnings(entries, compared):
+def warnings(entries, compared, collapsed):
     """What a reader should know before quoting a number."""
-    out = []
+    out = [f"{label(family)}: the loss curves of {', '.join(found['apart'])} do not collapse onto the others': look at "
+           f"their learning rates" for family, found in collapsed.items() if found["apart"]]
     for family, entry in entries.items():
         if entry["bends_below"]:
             out.append(f"{label(family)}: the law bends below N = {si(entry['bends_below'])}: {entry['runs_below']} "
