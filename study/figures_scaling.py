@@ -333,20 +333,18 @@ def draw_choices(plt, study):
 
 def draw_cut(plt, study):
     """alpha with its interval against the lower cut in N, a curve for each family with a ladder."""
-    moved = {}
+    moved = {}  # (family, source) -> [(smallest N, alpha, interval)]
     for family, choices in study.fits["counting"].items():
-        count = study.fits["families"][family]["count"]
-        plane = (study.fits["joint"] or {}).get(family) or {}
-        for source, estimates in (("at one D", choices), ("plane", plane.get("choices") or [])):
-            points = [(choice["at_n"], choice["alpha"]) for choice in estimates if choice.get("at_n")]
-            points = [(n, alpha["value"], alpha["interval"]) if isinstance(alpha, dict) else (
-                n, alpha, next(c["alpha_interval"] for c in estimates if c.get("at_n") == n)) for n, alpha in points]
-            if len(points) > 1:
-                moved[family, source] = points, count
+        plane = ((study.fits["joint"] or {}).get(family) or {}).get("choices") or []
+        moved[family, "at one D"] = [(choice["at_n"], choice["alpha"], choice["alpha_interval"])
+                                     for choice in choices if "at_n" in choice]
+        moved[family, "plane"] = [(choice["at_n"], choice["alpha"]["value"], choice["alpha"]["interval"])
+                                  for choice in plane if "at_n" in choice]
+    moved = {key: points for key, points in moved.items() if len(points) > 1}
     if not moved:
         return None
     figure, axes = plt.subplots(figsize=(5.6, 3.6))
-    for k, ((family, source), (points, _)) in enumerate(moved.items()):
+    for k, ((family, source), points) in enumerate(moved.items()):
         color, marker, _, _ = look(family, study.groups)
         for n, alpha, interval in points:
             low, high = interval or (None, None)
@@ -356,7 +354,7 @@ def draw_cut(plt, study):
                           mfc=color if source == "plane" else "white")
         axes.plot([], [], marker=marker, color=color, mfc=color if source == "plane" else "white",
                   label=f"{label(family)}, {source}")
-    tops = [interval[1] for points, _ in moved.values() for *_, interval in points if interval and interval[1]]
+    tops = [interval[1] for points in moved.values() for *_, interval in points if interval and interval[1]]
     axes.set(xlabel="smallest N that is fitted", ylabel="exponent α", ylim=(0, 1.1 * min(max(tops, default=1), 1.2)))
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(plt.FuncFormatter(lambda n, _: si(n)))

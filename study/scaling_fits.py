@@ -287,8 +287,8 @@ def _choices(chosen, all_rows):
     yield "estimator", "Huber on log loss", rows, {"form": "huber"}
     yield "loss", "test split", rows, {"loss": "test_nats_per_char"}
     moved = cuts(chosen.uncut, count)
-    for size in moved if len(moved) > 1 else []:
-        yield "cut", f"N >= {si(size)}", [row for row in chosen.uncut if row[count] >= size], {"at_n": size}
+    for n, size in moved.items() if len(moved) > 1 else ():
+        yield "cut", f"from size {size}", [row for row in chosen.uncut if row[count] >= n], {"at_n": n}
     if not any(map(is_ladder, rows)):  # five sizes, where each can move alpha; of a ladder the cuts show it
         names = {row["params_total"]: row["size"] for row in rows}
         for size in sorted(names):

@@ -190,17 +190,18 @@ def _plane_choices(rows, kept, count):
     yield "estimator", "Huber", kept, {"delta": law.HUBER_DELTA}
     if all(is_positive(row["test_nats_per_char"]) for row in kept):
         yield "loss", "test split", kept, {"loss": "test_nats_per_char"}
-    for size in cuts(rows, count):
-        yield "cut", f"N >= {si(size)}", [row for row in rows if row[count] >= size], {"at_n": size}
+    for n, size in cuts(rows, count).items():
+        yield "cut", f"from size {size}", [row for row in rows if row[count] >= n], {"at_n": n}
     smallest = min(row["n_chars_seen"] for row in kept)
     yield "cut", f"D > {si(smallest)}", [row for row in kept if row["n_chars_seen"] > smallest], {}
 
 
 def cuts(rows, count):
-    """Sizes at which a lower cut in N is tried, the smallest first; five sizes are left at least."""
-    sizes = sorted({row[count] for row in rows})
-    return [size for i, size in enumerate(sizes) if i == 0 or (
-        size <= HIGHEST_CUT and len(sizes) - i > law.MIN_SIZES)]
+    """{N: name} of the sizes at which a lower cut is tried, the smallest first; five sizes are left at least. By name,
+    since a size of the ladder has the same name in every family and nearly the same N."""
+    names = {row[count]: row["size"] for row in rows}
+    return {n: names[n] for i, n in enumerate(sorted(names)) if i == 0 or (
+        n <= HIGHEST_CUT and len(names) - i > law.MIN_SIZES)}
 
 
 def beyond_noise(value, interval, headline, headline_interval):
