@@ -29,7 +29,7 @@ from study.records import (COLUMNS, TABLE_COLUMNS, csv_text, mixed_inputs, read_
                            rows_of_table)
 
 NAME = "06_fit_scaling.py"
-PROMISES = "checkpoints/predicted_corner.json"  # {family: loss of the plane's far corner, predicted before its training}
+PROMISES = "checkpoints/predicted_corner.json"  # {family: loss of the far corner, said before its training}
 N_RESAMPLES = 1000           # of every bootstrap; 0.3 s per family, tens of seconds for a joint law
 BAND_PERCENT = 80            # of the compute-optimal frontier, as in Hoffmann et al. 2022 (10th to 90th)
 SHORT_CONTEXT = (1/8, 1/4)   # the part of the context (512: positions 64 to 128) whose loss is compared with ...

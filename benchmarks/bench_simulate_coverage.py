@@ -55,7 +55,8 @@ SUITES = {"transformer": [101824, 597120, 1780800, 3947776, 7392960], "lstm": [2
 FOUND = {"transformer": ((3.23, 0.223, 1.019), 0.0075, 0.0075), "lstm": ((2.99, 0.256, 1.094), 0.0075, 0.025)}
 SHORT = [("transformer", 1, 0, True), ("transformer", 1, 0, False), ("transformer", 1, 2, True), ("lstm", 1, 0, True),
          ("lstm", 1, 2, True), ("lstm", 2, 0, True), ("lstm", 2, 2, True), ("lstm", 3, 2, True)]
-PLANES = {"alpha 0.49, beta 0.30": (0.75, 35.3, 17.3, 0.486, 0.30), "alpha 0.35, beta 0.35": (0.80, 10.0, 35.0, 0.35, 0.35),
+PLANES = {"alpha 0.49, beta 0.30": (0.75, 35.3, 17.3, 0.486, 0.30),
+          "alpha 0.35, beta 0.35": (0.80, 10.0, 35.0, 0.35, 0.35),
           "alpha 0.25, beta 0.28": (0.60, 3.5, 14.0, 0.25, 0.28)}
 PLANE_SIZES, PLANE_CHARS = np.geomspace(1e4, 2e6, 8).round(), 1.35e6 / 2.0 ** np.arange(5)
 RESAMPLES = 400
@@ -177,8 +178,8 @@ def simulate_plane(truth, n_seeds, n_studies, rng):
         covered.setdefault("cut", []).append(entry["bends_below"] is not None)
         covered.setdefault("corner", []).append(entry["corner"]["inside"])
         errors.append(abs(entry["corner"]["relative_error"]))
-    return ({name: np.mean(held) for name, held in covered.items()}, {name: np.mean(half) for name, half in halves.items()},
-            np.percentile(errors, 95))
+    means = ({name: np.mean(values) for name, values in found.items()} for found in (covered, halves))
+    return *means, np.percentile(errors, 95)
 
 
 def percent(share, digits=0):
@@ -218,7 +219,7 @@ def print_differences(args):
 
 
 def print_short(args):
-    print("\n| family | seeds of the ladder | sizes above it | original suite | joined | cut | **identified** | covered "
+    print("\n| family | seeds of the ladder | sizes above it | original suite | joined | cut | identified | covered "
           "| of the identified, covered | identified and wrong |\n|" + "---|" * 10)
     for number, (family, n_seeds, n_larger, with_suite) in enumerate(SHORT):
         r = simulate_short(family, n_seeds, n_larger, with_suite, args.studies,
@@ -233,9 +234,11 @@ def print_planes(args):
     print("\n| truth | runs | covered: alpha | beta | E | a | corner inside | half-width: alpha | beta | E | a "
           "| error of the corner, 95 % below | cut |\n|" + "---|" * 13)
     for number, (words, truth) in enumerate(PLANES.items()):
-        covered, halves, error = simulate_plane(truth, 2, args.studies, np.random.default_rng([args.seed, 400 + number]))
+        rng = np.random.default_rng([args.seed, 400 + number])
+        covered, halves, error = simulate_plane(truth, 2, args.studies, rng)
         print(f"| {words} | {2 * len(PLANE_SIZES) * len(PLANE_CHARS)} | "
-              + " | ".join(f"**{percent(covered[name], 1)}**" for name in names) + f" | {percent(covered['corner'], 1)} | "
+              + " | ".join(f"**{percent(covered[name], 1)}**" for name in names)
+              + f" | {percent(covered['corner'], 1)} | "
               + " | ".join(f"{halves[name]:.3f}" for name in names)
               + f" | {percent(error, 1)} | {percent(covered['cut'], 1)} |", flush=True)
 

@@ -12,7 +12,7 @@ from study.records import count_of, is_positive
 
 SHARES = (0.25, 0.95)  # of the compute of a run: before, the rate still rises; at the end all curves are 1
 N_POINTS = 15
-MOST_APART = 0.04      # of the loss at the end: three standard deviations of what the noise of small runs (0.012 nats) does
+MOST_APART = 0.04      # of the loss at the end: three standard deviations of what the noise of small runs does
 MIN_CURVES = 5         # a line through the others needs some
 
 

@@ -434,8 +434,8 @@ def draw_collapse(plt, study):
         if found[family]["apart"]:
             axis.legend(fontsize=8)
         color, marker, _, _ = look(family, families)
-        axes[-1].plot([size["n"] for size in found[family]["sizes"]], [size["apart"] for size in found[family]["sizes"]],
-                      ls="none", marker=marker, color=color, label=label(family))
+        points = [(size["n"], size["apart"]) for size in found[family]["sizes"]]
+        axes[-1].plot(*zip(*points), ls="none", marker=marker, color=color, label=label(family))
     axes[-1].axhline(found[families[0]]["most_apart"], color="0.4", lw=0.8, ls="--")
     axes[-1].set(xlabel="parameters N", ylabel="distance from the others", xscale="log", ylim=(0, None))
     axes[-1].xaxis.set_major_formatter(plt.FuncFormatter(lambda n, _: si(n)))

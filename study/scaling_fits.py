@@ -1,8 +1,8 @@
 """From runs to fits.json: the law of each family, its verdict, the families compared, and the words.
 
 The mathematics stands in `study/scaling_law.py`, the joint law in `study/scaling_plane.py`, the rows come from
-`study/records.py`. What a reader may turn is passed in (`Settings`, from 06_fit_scaling.py). Everything loops over the families that have runs, in the order of
-`study/families.py`.
+`study/records.py`. What a reader may turn is passed in (`Settings`, from 06_fit_scaling.py). Everything loops over the
+families that have runs, in the order of `study/families.py`.
 """
 
 import itertools
@@ -108,8 +108,9 @@ class Headline(NamedTuple):
 
 
 def choose_headline(own):
-    """The Headline of a family's runs: those of the ladder where it has enough sizes, together with the original suite's
-    on the same text where one law holds for both, above the size where the ladder's bends; else the original suite's.
+    """The Headline of a family's runs: those of the ladder where it has enough sizes, together with those of the
+    original suite on the same text where one law holds for both, above the size where it bends; else the original
+    suite's alone.
 
     One law holds where the suite does not raise the residual of the ladder's fit by more than its noise explains.
     """
@@ -210,7 +211,7 @@ def fit_family(chosen):
 
 
 def fit_nine(nine):
-    """The fit of the original suite by itself, in total parameters as its study counted, in short; None without runs."""
+    """The fit of the original suite by itself, in total parameters as its study counted, in short; None without it."""
     if not nine:
         return None
     if reason := refusal(nine):
@@ -484,8 +485,8 @@ def alpha_differences(quoted):
 # ---------------------------------------------------------------- the whole analysis
 
 def analyse(rows, settings, measured=VALIDATION, curves=None, promises=None):
-    """Everything that fits.json holds, from the rows of runs.csv. measured: what the losses are, in words; curves: {name
-    of run: points of its loss curve}; promises: {family: what `scaling_plane.predict_corner` said before}.
+    """Everything that fits.json holds, from the rows of runs.csv. measured: what the losses are, in words; curves:
+    {name of run: points of its loss curve}; promises: {family: what `scaling_plane.predict_corner` said before}.
 
     The order of the steps is part of the result: all resampling draws from one generator.
     """

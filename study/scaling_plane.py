@@ -3,10 +3,10 @@
     entry, draws = fit_plane(rows, settings, rng)     # part of fits.json
     promise = predict_corner(rows, n, d)              # the loss of a run that is larger than all of these
 
-Rows come from `study/records.py`. L = E + A / N^alpha + B / D^beta is fitted by least squares on log loss, its intervals
-are those of runs redrawn (benchmarks/scaling.md: coverage over 500 simulated planes). No isoFLOP parabolas: they are
-biased where alpha and beta differ, and a direct fit of the surface needs no vertex. What an analyst may choose is tried
-one by one, and the interval that is quoted holds the estimate of every choice.
+Rows come from `study/records.py`. L = E + A / N^alpha + B / D^beta is fitted by least squares on log loss, its
+intervals are those of runs redrawn (benchmarks/scaling.md: coverage over 500 simulated planes). No isoFLOP parabolas:
+they are biased where alpha and beta differ, and a direct fit of the surface needs no vertex. What an analyst may choose
+is tried one by one, and the interval that is quoted holds the estimate of every choice.
 """
 
 import math
@@ -145,7 +145,7 @@ def _with_band(value, draws, band_percent):
 
 def plane_choices(rows, cut, settings, rng):
     """How alpha, beta and the compute-optimal exponent move with each choice: a list of {"group", "choice", "alpha",
-    "beta", "n_opt_exponent": {"value", "interval"}, "counts"}; counts: the choice is part of the interval that is quoted.
+    "beta", "n_opt_exponent": {"value", "interval"}, "counts"}; counts: the choice is part of the interval quoted.
 
     A choice does not count that goes against the data: E = 0 where they reject it, sizes below the bend. rows: all of
     the plane; cut: smallest N of the headline.
@@ -210,8 +210,8 @@ def beyond_noise(value, interval, headline, headline_interval):
     The variance of the difference of a part's estimate and the whole's is the difference of their variances (Hausman
     1978). Without this a cut that leaves few runs would widen the headline by the noise of these few.
 
-    >>> beyond_noise(0.60, (0.5, 0.7), 0.50, (0.44, 0.56)), round(beyond_noise(0.50, (0.48, 0.52), 0.40, (0.38, 0.42)), 2)
-    (0.52, 0.5)
+    >>> round(beyond_noise(0.60, (0.5, 0.7), 0.50, (0.44, 0.56)), 2)
+    0.52
     """
     side = 0 if value > headline else 1  # the end of either interval that lies between the two
     own, whole = abs(interval[side] - value), abs(headline_interval[1 - side] - headline)
@@ -236,9 +236,9 @@ def predict_corner(rows, n, d, seed=0, resamples=400, runs=1):
     """Loss, nats per character, of a model of n parameters trained on d characters, from the rows of one family with a
     smaller N and a smaller D (others are left out): {"n", "d", "prediction", "interval", "n_runs", "digest"}.
 
-    n: in the count of the ladder (`params_non_embedding`). interval: 95 % for the mean of `runs` new runs, from the runs
-    redrawn and their scatter; digest: of the runs used, names, sizes, amounts and losses. ValueError with the reason if
-    the runs cannot give a law.
+    n: in the count of the ladder (`params_non_embedding`). interval: 95 % for the mean of `runs` new runs, from the
+    runs redrawn and their scatter; digest: of the runs used, names, sizes, amounts and losses. ValueError with the
+    reason if the runs cannot give a law.
     """
     count = count_of(rows)
     rows = [row for row in rows if row[count] < n and row["n_chars_seen"] < d and is_positive(row["val_nats_per_char"])]

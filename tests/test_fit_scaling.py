@@ -238,7 +238,8 @@ def test_a_best_fit_on_the_bound_of_the_search_is_no_value():
     headlines = [choice["alpha"] for choice in result["counting"]["lstm"] if choice["group"] == "headline"]
     assert headlines == [None]
     own = rows_of(steep, "lstm")
-    shown = figures_scaling.Study(own, {"lstm": scaling_fits.choose_headline(own)}, result, laws, {}, fit_scaling.settings(0), None)
+    chosen = {"lstm": scaling_fits.choose_headline(own)}
+    shown = figures_scaling.Study(own, chosen, result, laws, {}, fit_scaling.settings(0), None)
     for draw in (figures_scaling.draw_scaling, figures_scaling.draw_choices, figures_scaling.draw_region):
         assert draw(figures.pyplot(), shown)
     axes = figures_scaling.draw_scaling(figures.pyplot(), shown)[0].axes[0]

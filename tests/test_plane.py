@@ -106,7 +106,8 @@ def test_the_plane_gives_both_exponents_with_what_the_analyst_chose():
         low, high = entry[name]["over_choices"]["interval"]
         assert low < true < high and low <= entry[name]["interval"][0] and entry[name]["interval"][1] <= high
         assert entry[name]["over_choices"]["half_width"] == pytest.approx((high - low) / 2)
-    assert {choice["group"] for choice in entry["choices"]} == {"headline", "counting", "form", "estimator", "loss", "cut"}
+    groups = {choice["group"] for choice in entry["choices"]}
+    assert groups == {"headline", "counting", "form", "estimator", "loss", "cut"}
     counts = {choice["choice"]: choice["counts"] for choice in entry["choices"]}
     assert not counts["no floor (E = 0)"] and counts["Huber"] and counts["total N"]
     assert result["exponents"]["transformer"]["source"] == "plane"
@@ -150,7 +151,8 @@ def test_the_corner_is_predicted_from_smaller_runs_alone():
 # ---------------------------------------------------------------- collapse, figures
 
 def curve_of(end, steepness):
-    return [{"flops": 10.0 * x, "val_nats_per_char": end * (1 + steepness * (1 - x))} for x in (0.1, 0.25, 0.5, 0.75, 1)]
+    return [{"flops": 10.0 * x, "val_nats_per_char": end * (1 + steepness * (1 - x))}
+            for x in (0.1, 0.25, 0.5, 0.75, 1)]
 
 
 def drawn(rows, n_resamples=10, curves=None):

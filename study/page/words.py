@@ -121,8 +121,8 @@ def law_verdict(family, fit, quoted=None):
     if fit.get("alpha") is None and not reasons:
         return None
     if quoted and quoted["source"] == "plane":
-        word, sentence = "identified", (f"Loss falls with size and text along one law, with α = {quoted['alpha']:.2f} ± "
-                                        f"{quoted['half_width']:.2f} over every choice of the analysis.")
+        word, sentence = "identified", (f"Loss falls with size and text along one law, with α = {quoted['alpha']:.2f} "
+                                        f"± {quoted['half_width']:.2f} over every choice of the analysis.")
     elif fit.get("alpha") is None and not fit.get("verdict"):
         word, sentence = "no law", "Their losses do not let a law be fitted."
     elif word == "identified":
