@@ -56,7 +56,6 @@ FOUND = {"transformer": ((3.23, 0.223, 1.019), 0.0075, 0.0075), "lstm": ((2.99, 
 SHORT = [("transformer", 1, 0, True), ("transformer", 1, 0, False), ("transformer", 1, 2, True), ("lstm", 1, 0, True),
          ("lstm", 1, 2, True), ("lstm", 2, 0, True), ("lstm", 2, 2, True), ("lstm", 3, 2, True)]
 PLANES = {"alpha 0.49, beta 0.30": (0.75, 35.3, 17.3, 0.486, 0.30),
-          "alpha 0.35, beta 0.35": (0.80, 10.0, 35.0, 0.35, 0.35),
           "alpha 0.25, beta 0.28": (0.60, 3.5, 14.0, 0.25, 0.28)}
 PLANE_SIZES, PLANE_CHARS = np.geomspace(1e4, 2e6, 8).round(), 1.35e6 / 2.0 ** np.arange(5)
 RESAMPLES = 400

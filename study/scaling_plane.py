@@ -232,7 +232,7 @@ def _over_choices(name, entry, choices):
 
 # ---------------------------------------------------------------- a corner that was not seen
 
-def predict_corner(rows, n, d, seed=0, resamples=400, runs=1):
+def predict_corner(rows, n, d, seed=0, resamples=200, runs=1):
     """Loss, nats per character, of a model of n parameters trained on d characters, from the rows of one family with a
     smaller N and a smaller D (others are left out): {"n", "d", "prediction", "interval", "n_runs", "digest"}.
 
