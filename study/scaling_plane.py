@@ -4,9 +4,9 @@
     promise = predict_corner(rows, n, d)              # the loss of a run that is larger than all of these
 
 Rows come from `study/records.py`. L = E + A / N^alpha + B / D^beta is fitted by least squares on log loss, its
-intervals are those of runs redrawn (benchmarks/scaling.md: coverage over 500 simulated planes). No isoFLOP parabolas:
-they are biased where alpha and beta differ, and a direct fit of the surface needs no vertex. What an analyst may choose
-is tried one by one, and the interval that is quoted holds the estimate of every choice.
+intervals are those of runs redrawn (benchmarks/scaling.md: coverage in simulated planes). No isoFLOP parabolas: they
+are biased where alpha and beta differ, and a direct fit of the surface needs no vertex. What an analyst may choose is
+tried one by one, and the interval that is quoted holds the estimate of every choice.
 """
 
 import math
