@@ -21,7 +21,7 @@ from pathlib import Path
 from study.arguments import fail, number, resolve_root, root_flags, stage_parser, whole
 from study.stage import Stage, read_json, run, write_json, write_text
 
-from study import figures_scaling, scaling_fits
+from study import figures_scaling, scaling_fits, scaling_plane
 from study import scaling_law as law
 from study.families import FAMILIES
 from study.figures import in_order, label
@@ -29,6 +29,7 @@ from study.records import (COLUMNS, TABLE_COLUMNS, csv_text, mixed_inputs, read_
                            rows_of_table)
 
 NAME = "06_fit_scaling.py"
+PROMISES = "checkpoints/predicted_corner.json"  # {family: loss of the far corner, said before its training}
 N_RESAMPLES = 1000           # of every bootstrap; 0.3 s per family, tens of seconds for a joint law
 BAND_PERCENT = 80            # of the compute-optimal frontier, as in Hoffmann et al. 2022 (10th to 90th)
 SHORT_CONTEXT = (1/8, 1/4)   # the part of the context (512: positions 64 to 128) whose loss is compared with ...
@@ -90,7 +91,7 @@ def print_budget(folder, flops, flags):
         for family, *draw in csv.reader((folder / "joint_bootstrap.csv").read_text().splitlines()[1:]):
             draws[family].append([float(value) for value in draw])
     for family, entry in fits["joint"].items():
-        print(scaling_fits.budget_sentence(family, entry, draws[family], flops, BAND_PERCENT))
+        print(scaling_plane.budget_sentence(family, entry, draws[family], flops, BAND_PERCENT))
 
 
 def print_proposals(rows, minutes):
@@ -146,11 +147,12 @@ def fit_runs(stage, args):
                     if not family.optional or family.name in there]
         fail(NAME, problem, f"run: {' && '.join(commands)}")
     rows, chosen = rows_of_records(records), settings(args.bootstrap, args.seed)
+    curves, promises = read_curves(stage.root, rows), read_json(stage.root / PROMISES)
     with stage.writing():
-        analysis = scaling_fits.analyse(rows, chosen)
+        analysis = scaling_fits.analyse(rows, chosen, curves=curves, promises=promises)
         analysis = analysis._replace(result={"quick": args.quick, **analysis.result})
-        names = write_results(stage.root / "part4_outputs", rows, COLUMNS, analysis, chosen,
-                              read_curves(stage.root, rows), corpus_chars(stage.root))
+        names = write_results(stage.root / "part4_outputs", rows, COLUMNS, analysis, chosen, curves,
+                              corpus_chars(stage.root))
         write_json(stage.root / "checkpoints/scaling_fits.json", analysis.result)
         stage.finish(outputs=["checkpoints/scaling_fits.json", *(f"part4_outputs/{name}" for name in names)],
                      counts={"runs": len(rows), "families_fitted": len(analysis.laws)},

@@ -1,11 +1,12 @@
 """Simulates studies with a known law and counts how often the intervals and the words of stage 06 hold the truth.
 
 Each study draws sizes x seeds from a N^-alpha + c, or from a line in ln N, with normal noise and fits it as 06 does.
-Prints three markdown tables. Words: how often a study is called open, bounded or identified, how often the interval of
+Prints five markdown tables. Words: how often a study is called open, bounded or identified, how often the interval of
 the identified holds the truth, and how often a rival is rejected. Intervals: coverage of the 95 % intervals of alpha
 and c, median interval, root mean square error of log alpha for least squares and for Huber, and how often the largest size
 lies inside the interval predicted from the others. Differences: coverage of the difference of two families at equal N,
-with and without noise that the seeds of both families share.
+with and without noise that the seeds of both families share. Short: the ladder of `make run` with the original suite,
+fitted together where one law holds. Planes: coverage of the joint law's intervals, and of the corner that was left out.
 
 Run: python -m benchmarks.bench_simulate_coverage [--studies 500] [--seed 0] [--table words]
 """
@@ -15,8 +16,9 @@ import math
 
 import numpy as np
 
-from study import scaling_fits
+from study import scaling_fits, scaling_plane
 from study import scaling_law as law
+from study.records import COLUMNS
 from study.scaling_verdict import RIVALS, verdict
 
 PAIRS = [(1, 0.005, 0.0), (3, 0.005, 0.0), (3, 0.005, 0.5), (5, 0.005, 0.5), (1, 0.02, 0.0), (3, 0.02, 0.5)]
@@ -44,6 +46,19 @@ MORE = [("original 5", "0.40, c 1.0", 1, 0.005), ("original 5", "0.40, c 1.0", 3
         ("4 of the LSTM", "0.148, c 0.82", 3, 0.005), ("4 of the LSTM", "0.148, c 0.82", 1, 0.02),
         ("original 5", "0.07, c 0", 3, 0.005), ("original 5", "flat", 3, 0.02),
         ("factor 1.3 wide", "0.148, c 0.82", 3, 0.02), ("8 sizes, 10k-1.3M", "0.486, c 0.96", 3, BY_SIZE)]
+# N of matrices and head: ladder of width 6 to 48 and the original suite, of the LSTM hidden 12 to 96 and more
+LADDERS = {"transformer": [2082, 3544, 7620, 13232, 29064, 51040, 113424],
+           "lstm": [2616, 4384, 9264, 15936, 34656, 60544, 133824]}
+LARGER = {"transformer": [200384, 448032], "lstm": [295200, 606944]}
+SUITES = {"transformer": [101824, 597120, 1780800, 3947776, 7392960], "lstm": [235776, 930304, 3263232, 5792768]}
+# as 300k characters of folk tunes gave them: law, noise of a run of the ladder and of the suite
+FOUND = {"transformer": ((3.23, 0.223, 1.019), 0.0075, 0.0075), "lstm": ((2.99, 0.256, 1.094), 0.0075, 0.025)}
+SHORT = [("transformer", 1, 0, True), ("transformer", 1, 0, False), ("transformer", 1, 2, True), ("lstm", 1, 0, True),
+         ("lstm", 1, 2, True), ("lstm", 2, 0, True), ("lstm", 2, 2, True), ("lstm", 3, 2, True)]
+PLANES = {"alpha 0.49, beta 0.30": (0.75, 35.3, 17.3, 0.486, 0.30),
+          "alpha 0.25, beta 0.28": (0.60, 3.5, 14.0, 0.25, 0.28)}
+PLANE_SIZES, PLANE_CHARS = np.geomspace(1e4, 2e6, 8).round(), 1.35e6 / 2.0 ** np.arange(5)
+RESAMPLES = 400
 
 
 def study(sizes, truth, n_seeds, noise, rng):
@@ -119,6 +134,53 @@ def simulate_difference(n_seeds, noise, shared, n_studies, rng):
     return np.mean(covered), np.mean(widths)
 
 
+def row_of(n, d, seed, loss, suite="ladder"):
+    """A row as `study.records` makes them from a run."""
+    return {**dict.fromkeys(COLUMNS), "name": f"{suite}_{n:.0f}_{d:.0f}_{seed}", "family": "transformer", "seed": seed,
+            "size": f"{n:.0f}", "suite": suite, "recipe": "tuned", "params_total": n, "params_non_embedding": n,
+            "n_chars_seen": d, "train_chars": d, "val_nats_per_char": float(loss)}
+
+
+def simulate_short(family, n_seeds, n_larger, with_suite, n_studies, rng):
+    """Shares of studies of the short run's design: joined with the suite, cut, identified, of those right, wrong."""
+    (a, alpha, c), noise, suite_noise = FOUND[family]
+    joined, cut, words, right = 0, 0, [], []
+    for _ in range(n_studies):
+        rows = [row_of(n, 3e5, seed, a * n ** -alpha + c + noise * rng.standard_normal())
+                for n in LADDERS[family] + LARGER[family][:n_larger] for seed in range(n_seeds)]
+        rows += [row_of(n, 3e5, 0, a * n ** -alpha + c + suite_noise * rng.standard_normal(), "classical")
+                 for n in SUITES[family]] if with_suite else []
+        chosen = scaling_fits.choose_headline(rows)
+        entry, fit = scaling_fits.fit_family(chosen._replace(nine=[]))
+        joined, cut = joined + ("classical" in chosen.suite), cut + (chosen.bends_below is not None)
+        words.append(entry["verdict"])
+        right.append(inside(alpha, fit.alpha_interval))
+    known = [held for word, held in zip(words, right) if word == "identified"]
+    return {"joined": joined / n_studies, "cut": cut / n_studies, "identified": len(known) / n_studies,
+            "covered": np.mean(right), "right": np.mean(known) if len(known) >= 5 else None,
+            "wrong": known.count(False) / n_studies}
+
+
+def simulate_plane(truth, n_seeds, n_studies, rng):
+    """Coverage and mean half-width of the joint law's intervals, and of the corner predicted from the rest."""
+    settings = scaling_fits.Settings(RESAMPLES, 0, 80, (0, 1), (0, 1))
+    exponent = truth[4] / (truth[3] + truth[4])
+    known, covered, halves, errors = dict(zip(law.JOINT, truth)) | {"n_opt_exponent": exponent}, {}, {}, []
+    for _ in range(n_studies):
+        rows = [row_of(n, d, seed, law.joint_loss(truth, n, d) + (0.012 if n < 8e5 else 0.006) * rng.standard_normal())
+                for n in PLANE_SIZES for d in PLANE_CHARS for seed in range(n_seeds)]
+        entry, _ = scaling_plane.fit_plane(rows, settings, rng, choices=False)
+        for name in ("alpha", "beta", "E", "n_opt_exponent"):
+            low, high = entry[name]["interval"]
+            covered.setdefault(name, []).append(low <= known[name] <= high)
+            halves.setdefault(name, []).append((high - low) / 2)
+        covered.setdefault("cut", []).append(entry["bends_below"] is not None)
+        covered.setdefault("corner", []).append(entry["corner"]["inside"])
+        errors.append(abs(entry["corner"]["relative_error"]))
+    means = ({name: np.mean(values) for name, values in found.items()} for found in (covered, halves))
+    return *means, np.percentile(errors, 95)
+
+
 def percent(share, digits=0):
     return "-" if share is None else f"{100 * share:.{digits}f} %"
 
@@ -155,14 +217,40 @@ def print_differences(args):
         print(f"| {n_seeds} | {noise} | {percent(shared)} | **{percent(covered, 1)}** | {width:.4f} |", flush=True)
 
 
-TABLES = {"words": print_words, "intervals": print_intervals, "differences": print_differences}
+def print_short(args):
+    print("\n| family | seeds of the ladder | sizes above it | original suite | joined | cut | identified | covered "
+          "| of the identified, covered | identified and wrong |\n|" + "---|" * 10)
+    for number, (family, n_seeds, n_larger, with_suite) in enumerate(SHORT):
+        r = simulate_short(family, n_seeds, n_larger, with_suite, args.studies,
+                           np.random.default_rng([args.seed, 300 + number]))
+        print(f"| {family} | {n_seeds} | {n_larger} | {'yes' if with_suite else 'no'} | {percent(r['joined'])} | "
+              f"{percent(r['cut'], 1)} | **{percent(r['identified'])}** | {percent(r['covered'], 1)} | "
+              f"{percent(r['right'])} | {percent(r['wrong'], 1)} |", flush=True)
+
+
+def print_planes(args):
+    names = ("alpha", "beta", "E", "n_opt_exponent")
+    print("\n| truth | runs | covered: alpha | beta | E | a | corner inside | half-width: alpha | beta | E | a "
+          "| error of the corner, 95 % below | cut |\n|" + "---|" * 13)
+    for number, (words, truth) in enumerate(PLANES.items()):
+        rng = np.random.default_rng([args.seed, 400 + number])
+        covered, halves, error = simulate_plane(truth, 2, args.studies, rng)
+        print(f"| {words} | {2 * len(PLANE_SIZES) * len(PLANE_CHARS)} | "
+              + " | ".join(f"**{percent(covered[name], 1)}**" for name in names)
+              + f" | {percent(covered['corner'], 1)} | "
+              + " | ".join(f"{halves[name]:.3f}" for name in names)
+              + f" | {percent(error, 1)} | {percent(covered['cut'], 1)} |", flush=True)
+
+
+TABLES = {"words": print_words, "intervals": print_intervals, "differences": print_differences,
+          "short": print_short, "planes": print_planes}
 
 
 def main(argv=None):
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--studies", type=int, default=500, help="studies per cell (default: 500)")
     options.add_argument("--seed", type=int, default=0, help="seed of the noise (default: 0)")
-    options.add_argument("--table", choices=TABLES, help="this table only (default: all three)")
+    options.add_argument("--table", choices=TABLES, help="this table only (default: all)")
     args = options.parse_args(argv)
     for name, print_table in TABLES.items():
         if args.table in (None, name):

@@ -29,9 +29,9 @@ OTHER_MARKERS = "DvP"
 # is drawn; the function that draws it fills it in, and fits.json keeps the caption as it was filled.
 FIGURES = {
     "scaling": "Validation loss against parameters. {runs}.{text} Open marks: runs; filled: means with the standard "
-               "deviation over seeds where there are several. Lines: a N^-alpha + c, dotted beyond the largest size "
-               "(none where the best exponent lies on the bound of the search); bands: {level:.0f} % profile interval "
-               "of the curve (cut off at the frame where it is wider).",
+               "deviation over seeds where there are several; crosses: runs that are not on the law. Lines: a N^-alpha "
+               "+ c, dotted beyond the largest size (none where the best exponent lies on the bound of the search); "
+               "bands: {level:.0f} % profile interval of the curve (cut off at the frame where it is wider).",
     "curves": "Loss curves of {n_runs} runs (lowest seed of each size; darker = larger model).",
     "efficiency": "Loss at the end of training against what it cost. {runs}. Device: {devices}. Bars: standard "
                   "deviation over seeds where there are several.",
@@ -42,6 +42,13 @@ FIGURES = {
     "alpha_choices": "How alpha moves with each choice. Bars: {level:.0f} % intervals (none for the Huber estimate); "
                      "open marks: alpha not identified under that choice (not judged for c = 0 and Huber); no mark: "
                      "best fit on the bound of the search.",
+    "alpha_cut": "How alpha moves with the smallest size that is fitted, {level:.0f} % intervals.",
+    "plane": "Loss against parameters for each amount of text, with the joint law of both.",
+    "plane_choices": "What moves the exponents of the joint law: {level:.0f} % intervals under each choice. Open "
+                     "marks: the choice does not count, the runs left do not hold the exponents or reject it. Shaded: what is "
+                     "quoted, the interval over all choices that count.",
+    "collapse": "Loss curves over the loss at their end. Larger models (lighter) have more left to learn; dashed: a "
+                "size that is more than {most:.0f} % apart from the drift of the others, a sign of a badly tuned rate.",
     "joint_region": "Joint region of alpha and c: 50 % (dark) and 95 % (light), cross: best fit. Alpha and c move "
                     "together: neither has a meaning without the other.",
     "frontier": "Compute-optimal model and data from the joint law, {band} % bootstrap bands; points: the runs it was "

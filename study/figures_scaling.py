@@ -13,11 +13,13 @@ import numpy as np
 from study import figures
 from study import scaling_law as law
 from study.figures import in_order, label, log_axes, look, number, si
-from study.records import is_positive
-from study.scaling_fits import columns, headline_rows, rounded, spread_of_seeds
+from study.records import COUNTS, columns, count_of, is_positive
+from study.scaling_fits import choose_headline, rounded, rows_of_plane, spread_of_seeds
+from study.scaling_plane import EXPONENTS
 
 LOSS = "validation loss (nats per character)"
-GROUPS = ("headline", "counting", "form", "estimator", "loss", "recipe", "data", "subset", "cut", "seed")  # of choices
+GROUPS = ("headline", "counting", "cost", "form", "estimator", "loss", "cut", "recipe", "data", "subset", "seed")
+SYMBOLS = {"alpha": "exponent α of N", "beta": "exponent β of D", "n_opt_exponent": "a = β / (α + β)"}
 NESTED = ": whole tunes in one fixed random order, so that a smaller part lies within a larger one"
 FORM_LOOKS = (("a N^-α + c", "#0072B2", "o"), ("a N^-α", "#D55E00", "^"), ("log-linear", "#009E73", "s"))
 
@@ -26,20 +28,25 @@ class Study(NamedTuple):
     """What the figures show."""
 
     rows: list      # of all runs
-    groups: dict    # family -> the runs of its headline that have a loss, the refused families alike
+    chosen: dict    # family -> scaling_fits.Headline of the runs that have a loss, the refused families alike
     fits: dict      # fits.json
     laws: dict      # family -> scaling_law.PowerLaw
     curves: dict    # name of run -> points of its loss curve
     settings: tuple  # scaling_fits.Settings
     corpus_chars: int | None  # characters of the whole training text, None: not known
 
+    @property
+    def groups(self):
+        """family -> the runs of its headline."""
+        return {family: headline.rows for family, headline in self.chosen.items()}
+
 
 def draw_all(folder, rows, analysis, settings, curves, corpus_chars=None):
     """Draws every figure that the data allow and removes the others; returns [{"name", "caption"}]."""
     measured = [row for row in rows if is_positive(row["val_nats_per_char"])]
     families = in_order({row["family"] for row in measured})
-    groups = {family: headline_rows([row for row in measured if row["family"] == family]) for family in families}
-    study = Study(rows, groups, analysis.result, analysis.laws, curves, settings, corpus_chars)
+    chosen = {family: choose_headline([row for row in measured if row["family"] == family]) for family in families}
+    study = Study(rows, chosen, analysis.result, analysis.laws, curves, settings, corpus_chars)
     plt, drawn = figures.pyplot(), []
     for name, draw in DRAWINGS.items():
         figure, fields = draw(plt, study) or (None, None)
@@ -66,6 +73,17 @@ def _counts(groups):
     return "; ".join(f"{label(family)}: {_count(rows)}" for family, rows in groups.items())
 
 
+def _original(study):
+    """The runs of the original suite of every family, those of the headline where it has none."""
+    return {family: headline.nine or headline.rows for family, headline in study.chosen.items()}
+
+
+def _n_axis(groups):
+    """Label of an axis of N in the count of the headlines."""
+    counts = {COUNTS[count_of(rows)].removesuffix(" N") for rows in groups.values()}
+    return f"parameters N ({counts.pop()})" if len(counts) == 1 else "parameters N"
+
+
 def _text_seen(study):
     """The text that the models of the headline were trained on, in words: "294k of 1.35M characters"; "" if the runs
     come from a table, which says D and not of what."""
@@ -86,14 +104,18 @@ def _mean_and_spread(n, loss):
 # ---------------------------------------------------------------- loss against N
 
 def draw_scaling(plt, study):
-    """Loss against N: runs, means, fitted law with its band."""
+    """Loss against N: runs, means, fitted law with its band; crosses: runs that are not on the law."""
     if not study.groups:
         return None
     figure, axes = plt.subplots(figsize=(6.4, 4.4))
-    largest = max(row["params_total"] for rows in study.groups.values() for row in rows)
+    largest = max(row[count_of(rows)] for rows in study.groups.values() for row in rows)
     for family, rows in study.groups.items():
         color, marker, _, line = look(family, study.groups)
-        n, loss = columns(rows)
+        count, used = count_of(rows), {row["name"] for row in rows}
+        n, loss = columns(rows, count)
+        off = [row for row in study.chosen[family].uncut + study.chosen[family].nine
+               if row["name"] not in used and is_positive(row[count])]
+        axes.plot(*columns(off, count), ls="none", marker="x", ms=5, color=color, alpha=0.7)
         _draw_law(axes, study, family, n, 2.5 * largest)
         mean, spread = _mean_and_spread(n, loss)
         axes.plot(n, loss, ls="none", marker=marker, ms=4, mfc="none", mec=color, mew=0.8, alpha=0.6)
@@ -101,8 +123,8 @@ def draw_scaling(plt, study):
         axes.plot([], [], color=color, ls=line, marker=marker,
                   label=f"{label(family)} ({_count(rows)})\n{_exponent(study, family)}")
     text = _text_seen(study)
-    axes.set(xlabel="parameters N (total)", ylabel=LOSS, title=f"trained on {text}" if text else None)
-    losses = np.concatenate([columns(rows)[1] for rows in study.groups.values()])
+    axes.set(xlabel=_n_axis(study.groups), ylabel=LOSS, title=f"trained on {text}" if text else None)
+    losses = np.concatenate([columns(rows)[1] for rows in study.groups.values()])  # of the laws' runs
     room = 0.35 * np.log(losses.max() / losses.min()) + 0.02  # of the points: a wide band must not squeeze them
     axes.set_ylim(losses.min() * math.exp(-room), losses.max() * math.exp(room))
     log_axes(axes, si, number)
@@ -148,7 +170,7 @@ def draw_residuals(plt, study):
     figure, axes = plt.subplots(1, len(families), figsize=(4.2 * len(families), 3.4), sharey=True, squeeze=False)
     for axis, family in zip(axes[0], families):
         fit = study.laws[family]
-        n, loss = columns(study.groups[family])
+        n, loss = columns(study.groups[family], count_of(study.groups[family]))
         power, line = (study.fits["families"][family]["forms"][form] for form in ("power", "log_linear"))
         fitted = (fit.a * fit.sizes ** -fit.alpha + fit.c, power["a"] * fit.sizes ** -power["alpha"],
                   line["intercept"] - line["slope"] * np.log(fit.sizes))
@@ -159,7 +181,7 @@ def draw_residuals(plt, study):
             axis.errorbar(fit.sizes * shift, 1e3 * (fit.means - curve), yerr=1e3 * np.array(spread), ls="none",
                           marker=marker, ms=6, capsize=2, color=color)
         axis.axhline(0, color="0.3", lw=0.8)
-        axis.set(xlabel="parameters N (total)", title=f"{label(family)} (n = {len(n)} runs)")
+        axis.set(xlabel=_n_axis({family: study.groups[family]}), title=f"{label(family)} (n = {len(n)} runs)")
         axis.set_xlim(fit.sizes.min() / 1.5, fit.sizes.max() * 1.5)
         log_axes(axis, si)
         axis.grid(False)
@@ -177,7 +199,7 @@ def draw_residuals(plt, study):
 def draw_curves(plt, study):
     """Validation loss during training over tokens, FLOPs and seconds."""
     shown = {}  # family -> [(row, points)] of its lowest seed, in order of size
-    for family, rows in study.groups.items():
+    for family, rows in _original(study).items():
         rows = [row for row in rows if study.curves.get(row["name"])]
         lowest = [row for row in rows if row["seed"] == min(other["seed"] for other in rows)]
         shown[family] = [(row, [point for point in study.curves[row["name"]]
@@ -205,7 +227,8 @@ def draw_curves(plt, study):
 
 def draw_efficiency(plt, study):
     """Final loss against training time, FLOPs and peak memory."""
-    everything = [row for rows in study.groups.values() for row in rows]
+    groups = _original(study)
+    everything = [row for rows in groups.values() for row in rows]
     panels = [panel for panel in (("seconds", 1, "training time (s)"), ("train_flops", 1, "training FLOPs"),
                                   ("peak_memory_bytes", 1 / 2 ** 20, "peak memory (MiB)"))
               if any(is_positive(row[panel[0]]) for row in everything)]
@@ -213,8 +236,8 @@ def draw_efficiency(plt, study):
         return None
     figure, axes = plt.subplots(1, len(panels), figsize=(3.2 * len(panels), 3.4), sharey=True, squeeze=False)
     for axis, (key, scale, words) in zip(axes[0], panels):
-        for family, rows in study.groups.items():
-            color, marker, _, line = look(family, study.groups)
+        for family, rows in groups.items():
+            color, marker, _, line = look(family, groups)
             sizes = {}
             for row in rows:
                 if is_positive(row[key]):
@@ -229,7 +252,7 @@ def draw_efficiency(plt, study):
         log_axes(axis, si, number)
     axes[0, 0].set_ylabel(LOSS)
     axes[0, 0].legend(fontsize=8)
-    return figure, {"runs": _counts(study.groups), "devices": ", ".join(sorted({str(row["device"])
+    return figure, {"runs": _counts(groups), "devices": ", ".join(sorted({str(row["device"])
                                                                                 for row in everything}))}
 
 
@@ -308,6 +331,118 @@ def draw_choices(plt, study):
     return figure, {"level": 100 * law.LEVEL}
 
 
+def draw_cut(plt, study):
+    """alpha with its interval against the lower cut in N, a curve for each family with a ladder."""
+    moved = {}  # (family, source) -> [(smallest N, alpha, interval)]
+    for family, choices in study.fits["counting"].items():
+        plane = ((study.fits["joint"] or {}).get(family) or {}).get("choices") or []
+        moved[family, "at one D"] = [(choice["at_n"], choice["alpha"], choice["alpha_interval"])
+                                     for choice in choices if "at_n" in choice]
+        moved[family, "plane"] = [(choice["at_n"], choice["alpha"]["value"], choice["alpha"]["interval"])
+                                  for choice in plane if "at_n" in choice]
+    moved = {key: points for key, points in moved.items() if len(points) > 1}
+    if not moved:
+        return None
+    figure, axes = plt.subplots(figsize=(5.6, 3.6))
+    for k, ((family, source), points) in enumerate(moved.items()):
+        color, marker, _, _ = look(family, study.groups)
+        for n, alpha, interval in points:
+            low, high = interval or (None, None)
+            axes.plot([n * 1.03 ** k] * 2, [low or 0, high or law.ALPHA_RANGE[1]], color=color, lw=1.2, alpha=0.7)
+            if alpha is not None:
+                axes.plot(n * 1.03 ** k, alpha, marker=marker, ms=6, color=color,
+                          mfc=color if source == "plane" else "white")
+        axes.plot([], [], marker=marker, color=color, mfc=color if source == "plane" else "white",
+                  label=f"{label(family)}, {source}")
+    tops = [interval[1] for points in moved.values() for *_, interval in points if interval and interval[1]]
+    axes.set(xlabel="smallest N that is fitted", ylabel="exponent α", ylim=(0, 1.1 * min(max(tops, default=1), 1.2)))
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(plt.FuncFormatter(lambda n, _: si(n)))
+    axes.legend(fontsize=8)
+    return figure, {"level": 100 * law.LEVEL}
+
+
+def draw_plane_choices(plt, study):
+    """alpha, beta and the compute-optimal exponent of the plane under each choice; the bar: interval over choices."""
+    joint = {family: entry for family, entry in (study.fits["joint"] or {}).items() if entry["choices"]}
+    if not joint:
+        return None
+    groups = {choice["choice"]: choice["group"] for entry in joint.values() for choice in entry["choices"]}
+    names = sorted(groups, key=lambda name: GROUPS.index(groups[name]))
+    figure, axes = plt.subplots(1, 3, figsize=(9.6, 1.2 + 0.27 * len(names)), sharey=True)
+    for k, family in enumerate(in_order(joint)):
+        color, marker, _, _ = look(family, joint)
+        for axis, exponent in zip(axes, EXPONENTS):
+            if quoted := joint[family][exponent]["over_choices"]:
+                axis.axvspan(*quoted["interval"], color=color, alpha=0.1, lw=0)
+            for choice in joint[family]["choices"]:
+                y = names.index(choice["choice"]) + (k - (len(joint) - 1) / 2) * 0.5 / len(joint)
+                axis.plot(choice[exponent]["interval"], [y, y], color=color, lw=1.2, alpha=0.8)
+                axis.plot(choice[exponent]["value"], y, marker=marker, ms=5.5, color=color,
+                          mfc=color if choice["counts"] else "white")
+        axes[0].plot([], [], color=color, marker=marker, label=label(family))
+    for axis, exponent in zip(axes, EXPONENTS):
+        values = [choice[exponent][key] for entry in joint.values() for choice in entry["choices"] if choice["counts"]
+                  for key in ("value", "interval")]
+        ends = [end for value in values for end in (value if isinstance(value, list) else [value])]
+        room = 0.3 * (max(ends) - min(ends))
+        axis.set(xlabel=SYMBOLS[exponent], yticks=range(len(names)), yticklabels=names,
+                 xlim=(max(0, min(ends) - room), max(ends) + room))
+        axis.set_ylim(len(names) - 0.4, -0.6)
+    figure.legend(loc="outside upper center", ncols=len(joint), fontsize=8)
+    return figure, {"level": 100 * law.LEVEL}
+
+
+def draw_plane(plt, study):
+    """Loss against N for each amount of data with the joint law, a panel for each family."""
+    joint = {family: entry for family, entry in (study.fits["joint"] or {}).items() if entry["E"]["value"] is not None}
+    if not joint:
+        return None
+    families = in_order(joint)
+    figure, axes = plt.subplots(1, len(families), figsize=(4.4 * len(families), 3.8), sharey=True, squeeze=False)
+    for axis, family in zip(axes[0], families):
+        entry, rows = joint[family], rows_of_plane([row for row in study.rows if row["family"] == family])
+        rows = [row for row in rows if is_positive(row["val_nats_per_char"]) and is_positive(row["n_chars_seen"])]
+        amounts, grid = sorted({row["n_chars_seen"] for row in rows}), np.geomspace(*entry["n_range"], 60)
+        parameters = [entry[name]["value"] for name in law.JOINT]
+        for i, d in enumerate(amounts):
+            color = plt.get_cmap("viridis")(0.9 * i / max(len(amounts) - 1, 1))
+            n, loss = columns([row for row in rows if row["n_chars_seen"] == d], entry["count"])
+            axis.plot(n, loss, ls="none", marker="o", ms=4, mfc="none", color=color)
+            axis.plot(grid, law.joint_loss(parameters, grid, d), color=color, label=si(d))
+        axis.set(xlabel=_n_axis({family: rows}), title=f"{label(family)} (n = {len(rows)} runs)")
+        log_axes(axis, si, number)
+    axes[0, 0].set_ylabel(LOSS)
+    axes[0, -1].legend(title="characters", fontsize=8)
+    return figure, {}
+
+
+def draw_collapse(plt, study):
+    """Loss over its end against the share of compute, a curve for each size; how far each lies from the others."""
+    found = study.fits["collapse"]
+    if not found:
+        return None
+    families = in_order(found)
+    figure, axes = plt.subplots(1, len(families) + 1, figsize=(3.6 * (len(families) + 1), 3.4))
+    for axis, family in zip(axes, families):
+        for i, size in enumerate(found[family]["sizes"]):
+            color = plt.get_cmap("viridis")(0.9 * i / max(len(found[family]["sizes"]) - 1, 1))
+            is_apart = size["size"] in found[family]["apart"]
+            axis.plot(found[family]["at"], size["curve"], color=color, ls="--" if is_apart else "-",
+                      label=f"{size['size']} (apart)" if is_apart else None)
+        axis.set(xlabel="share of the compute", ylabel="loss / loss at the end", title=label(family))
+        if found[family]["apart"]:
+            axis.legend(fontsize=8)
+        color, marker, _, _ = look(family, families)
+        points = [(size["n"], size["apart"]) for size in found[family]["sizes"]]
+        axes[-1].plot(*zip(*points), ls="none", marker=marker, color=color, label=label(family))
+    axes[-1].axhline(found[families[0]]["most_apart"], color="0.4", lw=0.8, ls="--")
+    axes[-1].set(xlabel="parameters N", ylabel="distance from the others", xscale="log", ylim=(0, None))
+    axes[-1].xaxis.set_major_formatter(plt.FuncFormatter(lambda n, _: si(n)))
+    axes[-1].legend(fontsize=8)
+    return figure, {"most": 100 * found[families[0]]["most_apart"]}
+
+
 def draw_region(plt, study):
     """The joint region of (alpha, c), a panel for each family whose noise is known."""
     families = in_order(family for family, fit in study.laws.items() if fit.noise_sd is not None)
@@ -346,12 +481,13 @@ def draw_frontier(plt, study):
         frontier = joint[family]["frontier"]
         flops = [point["flops"] for point in frontier]
         own = [row for row in study.rows if row["family"] == family and is_positive(row["n_chars_seen"])]
-        for axis, key, column in ((axes[0], "n_opt", "params_total"), (axes[1], "d_opt", "n_chars_seen")):
+        count = joint[family]["count"]
+        for axis, key, column in ((axes[0], "n_opt", count), (axes[1], "d_opt", "n_chars_seen")):
             axis.plot(flops, [point[key]["value"] for point in frontier], color=color, ls=line, label=label(family))
             if frontier[0][key]["band"]:
                 axis.fill_between(flops, *np.array([point[key]["band"] for point in frontier]).T, color=color,
                                   alpha=0.15, lw=0)
-            axis.plot([law.FLOPS_PER_ND * row["params_total"] * row["n_chars_seen"] for row in own],
+            axis.plot([law.FLOPS_PER_ND * row[count] * row["n_chars_seen"] for row in own],
                       [row[column] for row in own], ls="none", marker=marker, ms=3, color=color, alpha=0.5)
     for axis, words in zip(axes, ("compute-optimal parameters N", "compute-optimal characters D")):
         axis.set(xlabel="budget C = 6ND (FLOPs)", ylabel=words)
@@ -362,4 +498,5 @@ def draw_frontier(plt, study):
 
 DRAWINGS = {"scaling": draw_scaling, "curves": draw_curves, "efficiency": draw_efficiency,
             "loss_by_position": draw_by_position, "residuals": draw_residuals, "alpha_choices": draw_choices,
-            "joint_region": draw_region, "frontier": draw_frontier}
+            "alpha_cut": draw_cut, "joint_region": draw_region, "plane": draw_plane,
+            "plane_choices": draw_plane_choices, "frontier": draw_frontier, "collapse": draw_collapse}

@@ -133,10 +133,10 @@ def describe_tokenizer(root):
 
 def describe_fits(fits):
     """The content of fits.json, a family at the top; a family that was not fitted says why. Losses by position stand in
-    a table of their own."""
+    a table of their own; the sizes whose curves do not collapse are among the warnings."""
     refused = {family: {"alpha": None, "alpha_interval": None, "r_squared": None, "identified": False,
                         "reason": reason} for family, reason in (fits.get("refused") or {}).items()}
-    others = {key: value for key, value in fits.items() if key not in ("families", "loss_by_position")}
+    others = {key: value for key, value in fits.items() if key not in ("families", "loss_by_position", "collapse")}
     return with_unbounded({**refused, **(fits.get("families") or {}), **others})
 
 

@@ -30,12 +30,12 @@ class Plan(NamedTuple):
     expected: float
 
 
-def seconds_of_sizes(rows):
-    """{N: mean seconds of a run} of rows whose time is known."""
+def seconds_of_sizes(rows, count="params_total"):
+    """{N: mean seconds of a run} of rows whose time is known; count: key of N."""
     times = {}
     for row in rows:
         if row["seconds"]:
-            times.setdefault(row["params_total"], []).append(row["seconds"])
+            times.setdefault(row[count], []).append(row["seconds"])
     return {n: float(np.mean(own)) for n, own in sorted(times.items())}
 
 

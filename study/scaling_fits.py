@@ -1,8 +1,8 @@
-"""From runs to fits.json: the law of each family, its verdict, the families compared, the joint law, and the words.
+"""From runs to fits.json: the law of each family, its verdict, the families compared, and the words.
 
-The mathematics stands in `study/scaling_law.py`, the rows come from `study/records.py`. What a reader may turn is passed
-in (`Settings`, from 06_fit_scaling.py). Everything loops over the families that have runs, in the order of
-`study/families.py`.
+The mathematics stands in `study/scaling_law.py`, the joint law in `study/scaling_plane.py`, the rows come from
+`study/records.py`. What a reader may turn is passed in (`Settings`, from 06_fit_scaling.py). Everything loops over the
+families that have runs, in the order of `study/families.py`.
 """
 
 import itertools
@@ -13,15 +13,17 @@ import numpy as np
 
 from study import scaling_design
 from study import scaling_law as law
+from study.collapse import collapse_of_families
 from study.figures import in_order, label, si
 from study.measurements import plain
-from study.records import is_positive
+from study.records import COUNTS, columns, count_of, is_ladder, is_positive
+from study.scaling_plane import (BEND_LEVEL, EXPONENTS, beyond_noise, compare_promise, cuts, first_on_the_law,
+                                 fit_plane, misfit_p)
 from study.scaling_verdict import MOST_RATIO, RIVAL_LEVEL, RIVALS, verdict
 
 COSTS = {"params_total": "parameters", "train_flops": "training FLOPs", "seconds": "training seconds"}
 IN_SHORT = {"params_total": "parameters", "train_flops": "FLOPs", "seconds": "seconds"}
 VALIDATION = "validation loss, nats per character"
-NO_FLOOR = 0.01  # E below this share of the lowest loss measured is on its way to the bound 0, along a flat valley
 DIGITS = 10  # of every number: more than any loss is known to, too few for another machine's last bits to show
 
 
@@ -64,7 +66,7 @@ def unusable(rows):
         return f"no finite positive loss in {', '.join(bad)}"
     seen = {}
     for row in rows:  # a run that counts twice would make the noise look smaller than it is
-        key = row["params_total"], row["n_chars_seen"], row["seed"], row["recipe"]
+        key = row["params_total"], row["n_chars_seen"], row["seed"], row["recipe"], row["suite"]
         if key in seen:
             return f"the size N = {key[0]:,.0f} occurs twice with seed {key[2]} ({seen[key]}, {row['name']})"
         seen[key] = row["name"]
@@ -77,11 +79,11 @@ def refusal(rows):
         return reason
     if _n_sizes(rows) < law.MIN_SIZES:
         return f"{_n_sizes(rows)} sizes; a law with three parameters needs at least {law.MIN_SIZES}"
-    at_one_d = headline_rows(rows)
+    at_one_d = choose_headline(rows).rows
     if _n_sizes(at_one_d) < law.MIN_SIZES:
         return (f"at most {_n_sizes(at_one_d)} sizes share one amount of training data, so L(N) at fixed D cannot be "
                 f"fitted (at least {law.MIN_SIZES} are needed)")
-    n, loss = columns(at_one_d)
+    n, loss = columns(at_one_d, count_of(at_one_d))
     if law.fit_line(n, loss, "log_linear")["slope"] <= 0:
         how = "rise with N" if loss.max() > loss.min() else "are all the same"
         return (f"the losses {how} (from {loss[n == n.min()].mean():.4f} at N = {n.min():,.0f} to "
@@ -89,9 +91,62 @@ def refusal(rows):
     return None
 
 
-def columns(rows, n="params_total", loss="val_nats_per_char"):
-    """Two columns of the rows as arrays of floats."""
-    return np.array([row[n] for row in rows], float), np.array([row[loss] for row in rows], float)
+class Headline(NamedTuple):
+    """The runs that the law of a family is fitted to, and what came of the choice. rows: those of one recipe and one D;
+    nine: those of the original suite, to be fitted by themselves; uncut: rows and the small sizes below `bends_below`
+    (None: the law holds from the smallest); common_p: of the test whether ladder and original suite lie on one law."""
+    rows: list
+    nine: list
+    uncut: list
+    bends_below: float | None = None
+    common_p: float | None = None
+
+    @property
+    def suite(self):
+        ladder = any(map(is_ladder, self.rows))
+        return " + ".join(["ladder"] * ladder + ["classical"] * (not all(map(is_ladder, self.rows))))
+
+
+def choose_headline(own):
+    """The Headline of a family's runs: those of the ladder where it has enough sizes, together with those of the
+    original suite on the same text where one law holds for both, above the size where it bends; else the original
+    suite's alone.
+
+    One law holds where the suite does not raise the residual of the ladder's fit by more than its noise explains.
+    """
+    ladder, others = [row for row in own if is_ladder(row)], [row for row in own if not is_ladder(row)]
+    nine = headline_rows(others) if others else []
+    rungs = headline_rows(ladder) if ladder else []
+    if _n_sizes(rungs) <= law.MIN_SIZES:  # a law and one degree of freedom at least
+        return Headline(nine or rungs, nine, nine or rungs)
+    uncut, p = rungs, None
+    rungs = _above_the_bend(rungs)
+    same = ("recipe", "n_chars_seen", "train_chars")
+    joined = [row for row in others if all(row[key] == rungs[0][key] for key in same)]
+    if joined:
+        p = _misfit(rungs, joined)
+        if p >= RIVAL_LEVEL:
+            uncut, rungs = uncut + joined, _above_the_bend(rungs + joined)
+    smallest = min(row[count_of(rungs)] for row in rungs)
+    bends = smallest if any(row[count_of(rungs)] < smallest for row in uncut) else None
+    return Headline(rungs, nine, uncut, bends, p)
+
+
+def _above_the_bend(rows):
+    """The rows whose sizes lie on the law of the larger ones."""
+    count = count_of(rows)
+    cut = first_on_the_law(sorted({row[count] for row in rows}), lambda size: _misfit(
+        [row for row in rows if row[count] > size], [row for row in rows if row[count] == size]), law.MIN_SIZES)
+    return [row for row in rows if row[count] >= cut]
+
+
+def _misfit(core, more):
+    """p-value of further runs under the law of `core`."""
+    count = count_of(core + more)
+    first, both = (law.fit_power_law(*columns(rows, count)) for rows in (core, core + more))
+    within = [law.group_by_size(*columns(rows, count))[3] for rows in (core, core + more)]
+    dof = first.n_runs - 3
+    return misfit_p(first.ss + within[0], dof, both.ss + within[1], len(more))
 
 
 def _n_sizes(rows):
@@ -105,13 +160,14 @@ def spread_of_seeds(n, loss):
 
 # ---------------------------------------------------------------- fits of one family
 
-def fit_family(rows, settings, rng):
-    """The entry of one family in fits.json, and the fit itself (scaling_law.PowerLaw).
+def fit_family(chosen):
+    """The entry of one family in fits.json from its Headline, and the fit itself (scaling_law.PowerLaw).
 
     Three forms stand side by side because so few points seldom tell them apart, and what decides between them is not
     R2 (all are above 0.9 on anything that falls) but how well each predicts a size that it has not seen.
     """
-    n, loss = columns(rows)
+    rows, count = chosen.rows, count_of(chosen.rows)
+    n, loss = columns(rows, count)
     fit = law.fit_power_law(n, loss)
     found = verdict(fit)
     numbers = {"alpha": fit.alpha, "a": fit.a, "c": fit.c}
@@ -124,7 +180,8 @@ def fit_family(rows, settings, rng):
     entry = {
         **numbers, "r_squared": fit.r_squared, "alpha_interval": fit.alpha_interval, "c_interval": fit.c_interval,
         "verdict": found.word, "identified": found.identified, "reason": found.reason, "reason_in_short": found.short,
-        "rivals": found.rivals,
+        "rivals": found.rivals, "suite": chosen.suite, "count": count,
+        "bends_below": chosen.bends_below, "runs_below": len(chosen.uncut) - len(rows),
         "n_sizes": len(fit.sizes), "n_runs": fit.n_runs, "n_seeds": len({row["seed"] for row in rows}),
         "n_chars_seen": rows[0]["n_chars_seen"], "recipe": rows[0]["recipe"],
         "noise": {"sd_nats": fit.noise_sd, "degrees_of_freedom": fit.noise_dof, "source": fit.noise_source,
@@ -144,10 +201,24 @@ def fit_family(rows, settings, rng):
             "leave_one_size_out_rms": leave_out_rms},
         "held_out": held_out,
         "alpha_without_size": {f"{size:.0f}": alpha for size, alpha in alpha_without.items()},
-        "bootstrap": law.bootstrap_power_law(n, loss, fit, settings.n_resamples, rng),
         "sizes": _sizes_beside_the_curve(rows, fit),
     }
+    if any(map(is_ladder, rows)):
+        entry["common_law"] = None if chosen.common_p is None else {
+            "p_value": chosen.common_p, "holds": chosen.common_p >= RIVAL_LEVEL}
+        entry["classical"] = fit_nine(chosen.nine)
     return entry, fit
+
+
+def fit_nine(nine):
+    """The fit of the original suite by itself, in total parameters as its study counted, in short; None without it."""
+    if not nine:
+        return None
+    if reason := refusal(nine):
+        return {"alpha": None, "alpha_interval": None, "verdict": None, "identified": False, "reason": reason}
+    entry, _ = fit_family(Headline(nine, [], nine))
+    return {key: entry[key] for key in ("alpha", "a", "c", "alpha_interval", "c_interval", "r_squared", "verdict",
+                                        "identified", "reason", "n_sizes", "n_runs", "count")}
 
 
 def _sizes_beside_the_curve(rows, fit):
@@ -155,11 +226,12 @@ def _sizes_beside_the_curve(rows, fit):
     curve = fit.a * fit.sizes ** -fit.alpha + fit.c
     _, low, high = law.predict(fit, fit.sizes)
     _, new_low, new_high = law.predict(fit, fit.sizes, runs=1)
-    names = {row["params_total"]: row["size"] for row in reversed(rows)}
+    count = count_of(rows)
+    names = {row[count]: row["size"] for row in reversed(rows)}
     return [{"size": names[size], "n": size, "n_seeds": int(fit.weights[k]), "loss": fit.means[k], "sd": sd,
              "fitted": curve[k], "residual": fit.means[k] - curve[k], "curve_interval": [low[k], high[k]],
              "new_run_interval": [new_low[k], new_high[k]]}
-            for k, (size, sd) in enumerate(zip(fit.sizes, spread_of_seeds(*columns(rows))))]
+            for k, (size, sd) in enumerate(zip(fit.sizes, spread_of_seeds(*columns(rows, count))))]
 
 
 def _is_inside(value, interval):
@@ -169,17 +241,23 @@ def _is_inside(value, interval):
 
 # ---------------------------------------------------------------- what alpha owes to the analyst
 
-def alpha_choices(rows, all_rows):
+def alpha_choices(chosen, all_rows):
     """How alpha moves with each choice that a study can make: a list of {"group", "choice", "alpha", ...}.
 
     Published exponents of the same data differ by more than their intervals because papers count N differently,
-    force c = 0, or leave small models out. rows: those of the headline; all_rows: all of the family, for other recipes
-    and amounts of data.
+    force c = 0, or leave small models out. chosen: the Headline; all_rows: all of the family, for other recipes and
+    amounts of data.
     """
     estimates = []
-    for group, choice, own, options in _choices(rows, all_rows):
+    for group, choice, own, options in _choices(chosen, all_rows):
         if estimate := _estimate_alpha(own, **options):
-            estimates.append({"group": group, "choice": choice, **estimate})
+            counts = group in ("headline", "counting", "estimator", "loss")
+            if group == "cut" and estimate["alpha"] and None not in estimate["alpha_interval"]:
+                counts = estimate["at_n"] >= (chosen.bends_below or 0)
+                whole = estimates[0]["alpha"], estimates[0]["alpha_interval"]
+                if None not in (whole[0], *whole[1]):
+                    estimate["beyond_noise"] = beyond_noise(estimate["alpha"], estimate["alpha_interval"], *whole)
+            estimates.append({"group": group, "choice": choice, **estimate, "counts": counts})
     return estimates
 
 
@@ -188,46 +266,53 @@ def interval_over_choices(entry, choices):
     counted, the estimator, the split, a lower cut. None where the interval has an open end or one of these no alpha.
 
     Not c = 0: identified means that it is rejected. Not another recipe or amount of data: these are other questions.
+    Of a cut what lies beyond the noise of the runs that it leaves.
     """
     low, high = entry["alpha_interval"]
-    values = [choice["alpha"] for choice in choices if choice["group"] in ("counting", "estimator", "loss", "cut")]
+    values = [choice.get("beyond_noise", choice["alpha"]) for choice in choices if choice["counts"]]
     if low is None or high is None or None in values:
         return None
     return [min([low, *values]), max([high, *values])]
 
 
-def _choices(rows, all_rows):
+def _choices(chosen, all_rows):
     """Yields (group, choice in words, rows, options of `_estimate_alpha`)."""
-    yield "headline", "total N, c free, all sizes", rows, {}
-    yield "counting", "non-embedding N", rows, {"n": "params_non_embedding"}
-    yield "counting", "FLOPs from real shapes", rows, {"n": "train_flops"}
-    yield "counting", "FLOPs as 6ND", rows, {"n": "train_flops_6nd"}
+    rows, count = chosen.rows, count_of(chosen.rows)
+    yield "headline", f"{COUNTS[count]}, c free", rows, {}
+    for other, words in COUNTS.items():
+        if other != count:
+            yield "counting", words, rows, {"n": other}
+    yield "cost", "FLOPs from real shapes", rows, {"n": "train_flops"}
+    yield "cost", "FLOPs as 6ND", rows, {"n": "train_flops_6nd"}
     yield "form", "c = 0", rows, {"form": "power"}
-    yield "form", "c = 0, non-embedding N", rows, {"n": "params_non_embedding", "form": "power"}
     yield "estimator", "Huber on log loss", rows, {"form": "huber"}
     yield "loss", "test split", rows, {"loss": "test_nats_per_char"}
-    names = {row["params_total"]: row["size"] for row in rows}
-    for size in sorted(names):
-        yield "subset", f"without {names[size]}", [row for row in rows if row["params_total"] != size], {}
-    for smallest in sorted(names)[2:len(names) // 2]:  # a lower cut that keeps more than half; one size less: above
-        yield "cut", f"N >= {si(smallest)} only", [row for row in rows if row["params_total"] >= smallest], {}
+    moved = cuts(chosen.uncut, count)
+    for n, size in moved.items() if len(moved) > 1 else ():
+        yield "cut", f"from size {size}", [row for row in chosen.uncut if row[count] >= n], {"at_n": n}
+    if not any(map(is_ladder, rows)):  # five sizes, where each can move alpha; of a ladder the cuts show it
+        names = {row["params_total"]: row["size"] for row in rows}
+        for size in sorted(names):
+            yield "subset", f"without {names[size]}", [row for row in rows if row["params_total"] != size], {}
     seeds = sorted({row["seed"] for row in rows})
     for seed in seeds if len(seeds) > 1 else []:
         yield "seed", f"seed {seed} alone", [row for row in rows if row["seed"] == seed], {}
-    chosen = rows[0]["recipe"], rows[0]["n_chars_seen"]
-    others = sorted({(str(row["recipe"]), row["n_chars_seen"] or 0) for row in all_rows
-                     if (row["recipe"], row["n_chars_seen"]) != chosen})
+    key = rows[0]["recipe"], rows[0]["n_chars_seen"]
+    same = [row for row in all_rows if is_ladder(row) == is_ladder(rows[0])]
+    others = sorted({(str(row["recipe"]), row["n_chars_seen"] or 0) for row in same
+                     if (row["recipe"], row["n_chars_seen"]) != key})
     for recipe, d in others:
-        own = [row for row in all_rows if str(row["recipe"]) == recipe and (row["n_chars_seen"] or 0) == d]
+        own = [row for row in same if str(row["recipe"]) == recipe and (row["n_chars_seen"] or 0) == d]
         if law.fit_line(*columns(own), "log_linear")["slope"] > 0:
-            another_recipe = recipe != str(chosen[0])
+            another_recipe = recipe != str(key[0])
             yield ("recipe" if another_recipe else "data",
                    f"recipe {recipe}" if another_recipe else f"D = {d:,.0f}", own, {})
 
 
-def _estimate_alpha(rows, n="params_total", loss="val_nats_per_char", form="power_floor"):
+def _estimate_alpha(rows, n=None, loss="val_nats_per_char", form="power_floor", at_n=None):
     """alpha under one choice with its interval and verdict; None where these runs cannot give it."""
-    if any(not is_positive(row[n]) or not is_positive(row[loss]) for row in rows):
+    n = n or count_of(rows)
+    if any(not is_positive(row.get(n)) or not is_positive(row[loss]) for row in rows):
         return None
     sizes, losses = columns(rows, n, loss)
     if len(np.unique(sizes)) < law.MIN_SIZES:
@@ -246,19 +331,20 @@ def _estimate_alpha(rows, n="params_total", loss="val_nats_per_char", form="powe
         alpha = c = None
     return {"alpha": alpha, "c": c, "alpha_interval": interval, "verdict": word,
             "identified": None if word is None else word == "identified",
-            "n_sizes": len(np.unique(sizes)), "n_runs": len(sizes)}
+            "n_sizes": len(np.unique(sizes)), "n_runs": len(sizes), **({"at_n": at_n} if at_n else {})}
 
 
 def proposal_sentence(family, rows, minutes):
     """Which runs of a family to train next in `minutes`, and what they promise; or why nothing can be said."""
     if reason := refusal(rows):
         return f"{label(family)}: no proposal: {reason}"
-    rows = headline_rows(rows)
-    times = scaling_design.seconds_of_sizes(rows)
+    rows = choose_headline(rows).rows
+    count = count_of(rows)
+    times = scaling_design.seconds_of_sizes(rows, count)
     try:
         if not times:
             raise ValueError("the runs do not say how many seconds they took")
-        plan = scaling_design.propose(law.fit_power_law(*columns(rows)), times, minutes)
+        plan = scaling_design.propose(law.fit_power_law(*columns(rows, count)), times, minutes)
     except ValueError as reason:
         return f"{label(family)}: no proposal: {reason}"
     runs = ", ".join(f"N = {si(n)} x {count}" for n, count in plan.runs.items())
@@ -349,93 +435,58 @@ def _mean_over(bins, span):
     return float(bins[first:max(last, first + 1)].mean())
 
 
-# ---------------------------------------------------------------- the joint law
+# ---------------------------------------------------------------- one exponent a family, and their differences
 
-def fit_joint_family(rows, settings, rng):
-    """E + A/N^alpha + B/D^beta of one family: (JSON entry, draws), or (reason, None) if these runs cannot give it."""
-    rows = [row for row in rows if is_positive(row["n_chars_seen"]) and is_positive(row["val_nats_per_char"])]
-    if not rows:
-        return "the amount of training data (D) is not given", None
-    n, loss = columns(rows)
-    d, _ = columns(rows, "n_chars_seen")
-    n_sizes, n_amounts = len(np.unique(n)), len(np.unique(d))
-    # an exponent and its coefficient need three points in that direction; five parameters leave two runs to judge them
-    if n_amounts < 3 or n_sizes < 3 or len(rows) < 7:
-        return (f"{n_sizes} sizes, {n_amounts} amounts of data and {len(rows)} runs; three of each and seven runs are "
-                "needed"), None
-    parameters, objective, optimum = law.fit_joint(n, d, loss)
-    draws = law.bootstrap_joint(n, d, loss, optimum, settings.n_resamples, rng)
-    intervals = np.percentile(draws, law.TAILS, axis=0).T if len(draws) else [None] * 5
-    errors = draws.std(0) if len(draws) else [None] * 5
-    fitted = law.joint_loss(parameters, n, d)
-    problems, on_bound = _problems_of_joint(parameters, draws, loss.min())
-    entry = {**{name: {"value": None if on_bound else value, "interval": interval, "standard_error": error}
-                for name, value, interval, error in zip(law.JOINT, parameters, intervals, errors)},
-             "r_squared": 1 - ((loss - fitted) ** 2).sum() / ((loss - loss.mean()) ** 2).sum(), "objective": objective,
-             "n_runs": len(rows), "n_sizes": n_sizes, "n_amounts_of_data": n_amounts,
-             "n_range": [n.min(), n.max()], "d_range": [d.min(), d.max()],
-             "flops_range": [law.FLOPS_PER_ND * (n * d).min(), law.FLOPS_PER_ND * (n * d).max()],
-             "resamples": len(draws), "identified": not problems,
-             "reason": "; ".join(problems) or "no parameter lies on a bound",
-             "n_opt_exponent": _with_band(None if on_bound else parameters[4] / (parameters[3] + parameters[4]),
-                                          draws[:, 4] / (draws[:, 3] + draws[:, 4]), settings.band_percent)}
-    budgets = [] if on_bound else np.geomspace(entry["flops_range"][0], 100 * entry["flops_range"][1], 25)
-    entry["frontier"] = [recommend(parameters, draws, budget, entry, settings.band_percent) for budget in budgets]
-    return entry, draws
+def quoted_exponents(entries, counting, joint):
+    """{family: the exponent to quote}: alpha of the plane where that identifies it, else of the sizes at one D:
+    {"alpha", "interval", "over_choices", "half_width", "source", "choices": {choice: alpha}}; half_width: of the
+    interval over choices. Families whose alpha is not identified have none."""
+    quoted = {}
+    for family in in_order(set(entries) | set(joint)):
+        plane, entry = joint.get(family), entries.get(family)
+        if plane and plane["identified"]:
+            alpha = plane["alpha"]
+            quoted[family] = _quoted(alpha["value"], alpha["interval"], alpha["over_choices"]["interval"], "plane", {
+                choice["choice"]: choice["alpha"].get("beyond_noise", choice["alpha"]["value"])
+                for choice in plane["choices"] if choice["counts"]})
+        elif entry and entry["identified"]:
+            quoted[family] = _quoted(entry["alpha"], entry["alpha_interval"],
+                                     entry["interval_over_choices"] or entry["alpha_interval"], entry["suite"], {
+                choice["choice"]: choice.get("beyond_noise", choice["alpha"])
+                for choice in counting[family] if choice["counts"] and choice["alpha"]})
+    return quoted
 
 
-def _problems_of_joint(parameters, draws, lowest_loss):
-    """(why the joint law is not identified, in words; whether its best fit lies on a bound of the search: then its
-    values are the bound's, not the data's)."""
-    low, high = law.EXPONENT_BOUNDS
-    exponents = np.concatenate([parameters[None, 3:], draws[:, 3:]])
-    on_bound = ((exponents < 1.01 * low) | (exponents > high / 1.01)).any(1)
-    problems = []
-    best_on_bound = bool(on_bound[0] or parameters[0] < NO_FLOOR * lowest_loss)
-    if best_on_bound:
-        problems.append("the best fit lies on a bound")
-    if len(draws) and on_bound[1:].mean() > 1 - law.LEVEL:
-        problems.append(f"{100 * on_bound[1:].mean():.0f} % of the resamples put an exponent on a bound")
-    if not len(draws):
-        problems.append("no bootstrap was made, so nothing says how firm the parameters are")
-    return problems, best_on_bound
+def _quoted(alpha, interval, over_choices, source, choices):
+    low, high = over_choices
+    return {"alpha": alpha, "interval": list(interval), "over_choices": [low, high], "half_width": (high - low) / 2,
+            "source": source, "choices": choices}
 
 
-def _with_band(value, draws, band_percent):
-    tails = [50 - band_percent / 2, 50 + band_percent / 2]
-    return {"value": value, "band": np.percentile(draws, tails).tolist() if len(draws) else None}
+def alpha_differences(quoted):
+    """alpha of every family less that of each later one: [{"first", "second", "difference", "interval",
+    "over_choices"}].
 
-
-def recommend(parameters, draws, flops, entry, band_percent):
-    """Compute-optimal N, D and loss at a budget with their bands; `extrapolates` if outside the runs fitted."""
-    best = law.optimal_split(parameters, flops)
-    many = law.optimal_split(draws, flops) if len(draws) else [np.empty(0)] * 3
-    n, d, _ = best
-    inside = entry["n_range"][0] <= n <= entry["n_range"][1] and entry["d_range"][0] <= d <= entry["d_range"][1]
-    bands = {key: _with_band(value, draw, band_percent)
-             for key, value, draw in zip(("n_opt", "d_opt", "loss"), best, many)}
-    return {"flops": flops, **bands, "extrapolates": not inside}
-
-
-def budget_sentence(family, entry, draws, flops, band_percent):
-    """What to train with `flops`, from a family's entry of the joint law and its draws."""
-    if entry["E"]["value"] is None:
-        return f"{label(family)}: no recommendation from a joint law that is not identified: {entry['reason']}"
-    draws = np.array(draws)
-    best = recommend([entry[name]["value"] for name in law.JOINT], draws, flops, entry, band_percent)
-    parts = []
-    for key, what in (("n_opt", "N"), ("d_opt", "D"), ("loss", "loss")):
-        value, band = best[key]["value"], best[key]["band"]
-        ends = f" ({band_percent} % band {si(band[0])} to {si(band[1])})" if band else ""
-        parts.append(f"{what} {si(value)}{ends}")
-    return (f"{label(family)} with {flops:.3g} FLOPs (C = 6ND): {', '.join(parts)}"
-            + (" -- outside the sizes or data that were measured: an extrapolation" if best["extrapolates"] else ""))
+    The interval comes from those of the two by MOVER (Zou and Donner 2008), which keeps their lopsidedness; over
+    choices it is widened to hold the differences under every choice made alike for both.
+    """
+    found = []
+    for first, second in itertools.combinations(quoted, 2):
+        (one, (low, high)), (two, (lower, higher)) = ((quoted[name]["alpha"], quoted[name]["interval"])
+                                                      for name in (first, second))
+        interval = [one - two - math.hypot(one - low, higher - two), one - two + math.hypot(high - one, two - lower)]
+        alike = [value - quoted[second]["choices"][choice] for choice, value in quoted[first]["choices"].items()
+                 if choice in quoted[second]["choices"]]
+        found.append({"first": first, "second": second, "difference": one - two, "interval": interval,
+                      "over_choices": [min([interval[0], *alike]), max([interval[1], *alike])]})
+    return found
 
 
 # ---------------------------------------------------------------- the whole analysis
 
-def analyse(rows, settings, measured=VALIDATION):
-    """Everything that fits.json holds, from the rows of runs.csv. measured: what the losses are, in words.
+def analyse(rows, settings, measured=VALIDATION, curves=None, promises=None):
+    """Everything that fits.json holds, from the rows of runs.csv. measured: what the losses are, in words; curves:
+    {name of run: points of its loss curve}; promises: {family: what `scaling_plane.predict_corner` said before}.
 
     The order of the steps is part of the result: all resampling draws from one generator.
     """
@@ -443,39 +494,62 @@ def analyse(rows, settings, measured=VALIDATION):
     everything = {family: [row for row in rows if row["family"] == family]
                   for family in in_order({row["family"] for row in rows})}
     # a family without a law can still be compared at equal cost
-    families = {family: headline_rows(own) for family, own in everything.items() if not unusable(own)}
+    chosen = {family: choose_headline(own) for family, own in everything.items() if not unusable(own)}
+    families = {family: headline.rows for family, headline in chosen.items()}
     entries, laws, refused, counting = {}, {}, {}, {}
     for family, own in everything.items():
         if reason := refusal(own):
             refused[family] = reason
         else:
-            entries[family], laws[family] = fit_family(families[family], settings, rng)
-            counting[family] = alpha_choices(families[family], own)
+            entries[family], laws[family] = fit_family(chosen[family])
+            counting[family] = alpha_choices(chosen[family], own)
             entries[family]["interval_over_choices"] = interval_over_choices(entries[family], counting[family])
     joint, joint_refused, draws = {}, {}, {}
     for family, own in everything.items():
-        recipe = headline_rows(own)[0]["recipe"]  # the joint law is that of one way of training
-        entry, drawn = fit_joint_family([row for row in own if row["recipe"] == recipe], settings, rng)
+        entry, drawn = fit_plane(rows_of_plane(own), settings, rng)
         if drawn is None:
             joint_refused[family] = entry
         else:
             joint[family], draws[family] = entry, drawn
-    position = {family: profiles for family, own in families.items() if (profiles := by_position(own, settings))}
+            if promise := (promises or {}).get(family):
+                entry["promise"] = compare_promise(promise, own)
+    position = {family: profiles for family, headline in chosen.items()
+                if (profiles := by_position(headline.nine or headline.rows, settings))}
     compared = compare_pairs(families, laws, settings, rng)
+    collapsed = collapse_of_families(families, curves or {})
+    quoted = quoted_exponents(entries, counting, joint)
+    differences = alpha_differences(quoted)
     result = {
-        "headline": headline(entries, refused, compared, joint, settings.band_percent),
+        "headline": headline(entries, refused, compared, joint, differences),
         "loss": measured, "level": law.LEVEL, "n_runs": len(rows), "families": entries, "refused": refused,
+        "exponents": {family: {key: value for key, value in entry.items() if key != "choices"}
+                      for family, entry in quoted.items()} or None,
+        "alpha_differences": differences or None,
         "comparison": compared[0] if compared else None,  # of the first two families; None if there is but one
         **({"more_comparisons": compared[1:]} if len(compared) > 1 else {}),  # of three families and more: other pairs
         "counting": counting, "loss_by_position": position or None, "joint": joint or None,
-        "joint_refused": joint_refused, "warnings": warnings(entries, compared), "method": describe_method(settings)}
+        "joint_refused": joint_refused, "collapse": collapsed or None,
+        "warnings": warnings(entries, compared, collapsed), "method": describe_method(settings)}
     return Analysis(plain(result, DIGITS), laws, draws)
+
+
+def rows_of_plane(own):
+    """The runs of a family's joint law: one recipe, the ladder's if it was trained on three amounts of data."""
+    ladder = [row for row in own if is_ladder(row)]
+    if len({row["n_chars_seen"] for row in ladder}) < 3:
+        ladder = [row for row in own if not is_ladder(row)] or own
+    recipe = headline_rows(ladder)[0]["recipe"]
+    return [row for row in ladder if row["recipe"] == recipe]
 
 
 def describe_method(settings):
     """How the numbers were made, for readers of fits.json."""
     return {
-        "fit": "least squares of a N^-alpha + c (N: total parameters) by variable projection over all local minima",
+        "fit": "least squares of a N^-alpha + c (N: see `count`) by variable projection over all local minima",
+        "joint": "least squares of log loss; intervals: runs redrawn; over_choices: widened to hold the estimates of "
+                 "every choice that counts",
+        "one_law": f"runs belong to a law of others if they do not raise its residual beyond its noise (F test, "
+                   f"{100 * RIVAL_LEVEL:.0f} % for the original suite, {100 * BEND_LEVEL:.0f} % for the smallest size)",
         "interval": "profile likelihood, F(1, degrees of freedom of the noise); see benchmarks/scaling.md",
         "verdict": f"open: an end of the interval is missing, or {RIVALS['log_linear']} is not rejected at "
                    f"{100 * RIVAL_LEVEL:.0f} % (F test against its limit alpha -> 0); bounded: both ends are known; "
@@ -489,13 +563,16 @@ def describe_method(settings):
 
 # ---------------------------------------------------------------- in words
 
-def headline(entries, refused, compared, joint, band_percent):
-    """The answer, true whatever the numbers are: a sentence of at most 25 words for each family, each pair of families
-    and each joint law. The long reasons stand in families.<family>.reason and comparison.<cost>.text."""
+def headline(entries, refused, compared, joint, differences):
+    """The answer, true whatever the numbers are: a sentence of at most 25 words for each family, each pair of families,
+    each joint law and each difference of exponents. The long reasons stand in families.<family>.reason and
+    comparison.<cost>.text."""
     sentences = [_refused_sentence(family, refused[family]) if family in refused else
-                 _law_sentence(family, entries[family]) for family in in_order(set(entries) | set(refused))]
+                 _law_sentence(family, entries[family]) for family in in_order(set(entries) | set(refused))
+                 if not (family in joint and joint[family]["identified"])]  # one exponent a family: the plane's
     sentences += filter(None, (_pair_sentence(pair) for pair in compared))
-    sentences += [_joint_sentence(family, entry, band_percent) for family, entry in joint.items()]
+    sentences += [_joint_sentence(family, entry) for family, entry in joint.items()]
+    sentences += [_difference_sentence(found) for found in differences]
     return " ".join(sentences)
 
 
@@ -551,16 +628,19 @@ def _who_is_lower(first, second, points):
     return " and ".join(clear) or "neither"
 
 
-def _joint_sentence(family, entry, band_percent):
+def _joint_sentence(family, entry):
     start = f"{label(family)}, sizes and data varied ({entry['n_runs']} runs): "
     if not entry["identified"]:
         return f"{start}the joint law is not identified: {entry['reason'].partition(';')[0]}."
-    alpha, beta = (rounded(entry[name]["value"], *entry[name]["interval"]) for name in ("alpha", "beta"))
-    exponent = entry["n_opt_exponent"]
-    low, high = exponent["band"]
-    value, *ends = (rounded(number, low, high) for number in (exponent["value"], low, high))
-    return (f"{start}alpha {alpha}, beta {beta}; compute-optimal N grows as C^{value} ({band_percent} % band "
-            f"{' to '.join(ends)}).")
+    alpha, beta, optimal = (f"{rounded(entry[name]['value'], *entry[name]['over_choices']['interval'])} ± "
+                            f"{entry[name]['over_choices']['half_width']:.2f}" for name in EXPONENTS)
+    return f"{start}alpha {alpha}, beta {beta}; compute-optimal N grows as C^a with a = {optimal}."
+
+
+def _difference_sentence(found):
+    low, high = found["over_choices"]
+    value, *ends = (rounded(number, low, high) for number in (found["difference"], low, high))
+    return f"Alpha of {label(found['first'])} less that of {label(found['second'])}: {value} ({' to '.join(ends)})."
 
 
 def compared_sentence(first, second, what, found):
@@ -593,10 +673,17 @@ def _pair(compared):
     return f"{label(compared['first'])} and {label(compared['second'])}"
 
 
-def warnings(entries, compared):
+def warnings(entries, compared, collapsed):
     """What a reader should know before quoting a number."""
-    out = []
+    out = [f"{label(family)}: the loss curves of {', '.join(found['apart'])} do not collapse onto the others': look at "
+           f"their learning rates" for family, found in collapsed.items() if found["apart"]]
     for family, entry in entries.items():
+        if entry["bends_below"]:
+            out.append(f"{label(family)}: the law bends below N = {si(entry['bends_below'])}: {entry['runs_below']} "
+                       f"smaller runs are left out")
+        if entry.get("common_law") and not entry["common_law"]["holds"]:
+            out.append(f"{label(family)}: ladder and original suite do not lie on one law "
+                       f"(p = {entry['common_law']['p_value']:.2g}): the ladder is fitted alone")
         if entry["n_runs"] == entry["n_sizes"]:
             out.append(f"{label(family)}: one seed per size, so the noise is guessed from {entry['n_sizes']} residuals "
                        f"of a 3-parameter curve")
@@ -623,5 +710,7 @@ def summary(result):
         best = ("alpha and c on the bound of the search" if entry["alpha"] is None else
                 f"alpha {entry['alpha']:.3f} (95 % {low} to {high}), c {entry['c']:.3f}")
         block[label(family)] = f"{best}, R2 {entry['r_squared']:.4f}, {entry['verdict']}"
+        if nine := entry.get("classical"):
+            block[f"{label(family)}, the study's own sizes"] = nine["verdict"] or f"not fitted: {nine['reason']}"
     block.update({label(family): f"not fitted: {reason}" for family, reason in result["refused"].items()})
     return block | {"headline": result["headline"]}

@@ -8,9 +8,9 @@ c, so a and c >= 0 have a closed form and the search is over alpha alone: no sta
 The sum of squares as a function of alpha is then also the profile from which the intervals come. N is scaled by its
 geometric mean inside (N^-alpha of millions and a alone span ten decades); losses are nats per character.
 
-Which estimator for what. Least squares on the loss, with profile intervals, for L(N): a handful of clean points, each
-a run or the mean of some. Huber on log loss for the joint law: hundreds of runs, some of them bad, over a range of
-losses where errors are relative. Either one beside the other as a check.
+Which estimator. Least squares, on the loss with profile intervals for L(N), on log loss with a bootstrap for the joint
+law: runs of one recipe are clean, and on clean points Huber's exponents scatter more. Huber on log loss beside either,
+as a check, and as the published joint laws are fitted.
 """
 
 import math
@@ -28,6 +28,7 @@ MIN_NOISE_DOF = 3          # fewer repeated runs than this do not measure a seed
 MIN_PAIRED = 3             # common seeds for a paired comparison: with two, Student's t is 12.7 standard errors wide
 HUBER_DELTA = 1e-3         # in log loss, as Hoffmann et al. 2022; summed, not averaged: an average is so small that an
                            # optimizer stops early and calls it converged (Besiroglu et al. 2024)
+SQUARES = 10.0             # as delta: no residual of a log loss is beyond it, which makes it least squares
 USEFUL_ERROR = 0.04        # relative; the accuracy that Choshen et al. 2024 call useful
 LOG_ZERO = -15.0           # log of a coefficient that counts as zero
 FLOPS_PER_ND = 6.0         # C = 6 N D, the convention of the published joint laws: 2 forward and 4 backward per weight
@@ -116,9 +117,8 @@ def fit_power_law(n, loss, noise=None, level=LEVEL):
     Why a profile and not alpha +- 1.96 standard errors: alpha and c trade against each other along a curved valley
     (`joint_region`), so the interval is lopsided (0.05 to 0.63 about 0.15 for the original study's Transformers) and
     may have no end at all, which a standard error cannot say. Why not the bootstrap: redrawing five sizes leaves too
-    few distinct ones, and residuals of five points about three parameters understate the noise by sqrt(5 / 2); it is
-    reported beside the profile (`bootstrap_power_law`), which covers 94 to 98 % in every simulated design that can
-    identify anything at all.
+    few distinct ones, and residuals of five points about three parameters understate the noise by sqrt(5 / 2). The
+    profile covers 94 to 98 % in every simulated design that can identify anything at all.
     """
     sizes, weights, means, ss_within = group_by_size(n, loss)
     if len(sizes) < 3:
@@ -475,87 +475,10 @@ def leave_one_size_out(n, loss):
     return rms, alphas
 
 
-# ---------------------------------------------------------------- resampling
-
-def _many_alphas(fit, weights, losses):
-    """alpha and c of many data sets at the sizes of `fit`, on the grid of exponents refined by a parabola.
-
-    1,000 calls of `fit_power_law` take 6 s; this takes 0.3 s and is off by 0.02 % of alpha, far below what resampling
-    itself scatters.
-    """
-    log_n = np.log(fit.sizes) - np.log(fit.sizes).mean()
-    alphas, floors = [], []
-    for block in range(0, len(losses), 256):  # 256 x 400 x sizes doubles at once
-        w, y = weights[block:block + 256], losses[block:block + 256]
-        _, c, ss = project(ALPHAS, log_n, w, y)
-        best = np.clip(ss.argmin(0), 1, N_ALPHA - 2)
-        column = np.arange(ss.shape[1])
-        left, mid, right = ss[best - 1, column], ss[best, column], ss[best + 1, column]
-        bend = np.maximum(left - 2 * mid + right, 1e-300)
-        shift = np.clip(0.5 * (left - right) / bend, -1, 1)
-        step = math.log(ALPHAS[1] / ALPHAS[0])
-        alphas.append(ALPHAS[best] * np.exp(shift * step))
-        floors.append(c[best, column])
-    return np.concatenate(alphas), np.concatenate(floors)
-
-
-def bootstrap_power_law(n, loss, fit, resamples, rng):
-    """Intervals of alpha and c from three kinds of resampling; each entry None with its reason where it cannot be.
-
-    `noise`: fitted curve + noise of one run (t-distributed by its degrees of freedom), as Porian et al. 2024;
-    `seeds`: runs redrawn within each size, inflated by sqrt(m / (m - 1)) for the mean of m (redrawn runs scatter with
-    the variance that divides by m and not by m - 1: at two seeds their scatter is too small by 1.41);
-    `sizes`: sizes redrawn with all their runs, at least four distinct ones kept.
-    """
-    n, loss = np.asarray(n, float), np.asarray(loss, float)
-    out = {"resamples": resamples, "noise": None, "seeds": None, "sizes": None, "reasons": {}}
-    if not resamples:
-        return {**out, "reasons": {"all": "switched off"}}
-    k, ones = len(fit.sizes), np.ones((resamples, len(fit.sizes)))
-    curve = fit.a * fit.sizes ** -fit.alpha + fit.c
-    if fit.noise_sd is None:
-        out["reasons"]["noise"] = "nothing measures the noise of a run"
-    else:
-        scale = np.sqrt(fit.noise_dof / rng.chisquare(fit.noise_dof, resamples))[:, None]
-        noise = fit.noise_sd * scale * rng.standard_normal((resamples, k)) / np.sqrt(fit.weights)
-        out["noise"] = _percentiles(*_many_alphas(fit, ones * fit.weights, curve + noise))
-    if fit.weights.min() < 2:
-        out["reasons"]["seeds"] = "not every size was trained with two seeds"
-    else:
-        drawn = np.empty((resamples, k))
-        for i, size in enumerate(fit.sizes):
-            runs = loss[n == size]
-            m = len(runs)
-            deviation = (runs - runs.mean())[rng.integers(m, size=(resamples, m))].mean(1)
-            drawn[:, i] = runs.mean() + math.sqrt(m / (m - 1)) * deviation
-        out["seeds"] = _percentiles(*_many_alphas(fit, ones * fit.weights, drawn))
-    if k < 5:
-        out["reasons"]["sizes"] = f"{k} sizes redrawn leave four distinct ones too seldom"
-    else:
-        # twenty times as many as needed: of five sizes redrawn, 42 % hold four distinct ones
-        counts = rng.multinomial(k, np.full(k, 1 / k), size=20 * resamples)
-        counts = counts[(counts > 0).sum(1) >= MIN_SIZES]
-        counts_kept = counts[:resamples]
-        estimates = _many_alphas(fit, counts_kept * fit.weights, ones[:len(counts_kept)] * fit.means)
-        out["sizes"] = {**_percentiles(*estimates),
-                        "share_of_draws_kept": len(counts) / (20 * resamples),
-                        "note": "shows what single sizes do to the fit; below 8 sizes too narrow for a confidence "
-                                "interval"}
-    return out
-
-
-def _percentiles(alphas, floors):
-    edge = (alphas <= ALPHA_RANGE[0] * 1.02) | (alphas >= ALPHA_RANGE[1] / 1.02)  # about a node of the grid
-    low, median, high = (None if not ALPHA_RANGE[0] * 1.02 < alpha < ALPHA_RANGE[1] / 1.02 else float(alpha)
-                         for alpha in np.percentile(alphas, [TAILS[0], 50, TAILS[1]]))
-    return {"alpha_interval": [low, high], "alpha_median": median,
-            "c_interval": np.percentile(floors, TAILS).tolist(), "share_on_edge": float(edge.mean()),
-            "share_c_zero": float((floors <= 0).mean())}
-
-
 # ---------------------------------------------------------------- L(N, D) = E + A / N^alpha + B / D^beta
 
 JOINT = ("E", "A", "B", "alpha", "beta")
+FIRST_STEPS, N_KEPT = 10, 8  # of all starts, then only the best go on: the same optimum in a tenth of the time
 EXPONENT_BOUNDS = (0.01, 3.0)  # a fit that ends on one of them is reported as not identified
 
 
@@ -566,7 +489,7 @@ def joint_loss(parameters, n, d):
     return e[shape] + a[shape] * n ** -alpha[shape] + b[shape] * d ** -beta[shape]
 
 
-def _joint_model(n, d):
+def _joint_model(n, d, floor=True):
     """The joint law on log L as a log-sum-exp for `minimize_huber`, its bounds, and the way back to JOINT.
 
     p = log E, log A', log B', alpha, beta with N and D scaled by their geometric means.
@@ -584,42 +507,46 @@ def _joint_model(n, d):
         a, b = np.exp(p[:, 1] + p[:, 3] * n_center), np.exp(p[:, 2] + p[:, 4] * d_center)
         return np.stack([e, a, b, p[:, 3], p[:, 4]], 1)
 
-    bounds = np.array([(LOG_ZERO, 5), (LOG_ZERO, 10), (LOG_ZERO, 10), EXPONENT_BOUNDS, EXPONENT_BOUNDS], float).T
+    bounds = np.array([(LOG_ZERO, 5 if floor else LOG_ZERO), (LOG_ZERO, 10), (LOG_ZERO, 10), EXPONENT_BOUNDS,
+                       EXPONENT_BOUNDS], float).T
     return model, bounds, back, x_n, x_d
 
 
-def fit_joint(n, d, loss, delta=HUBER_DELTA):
-    """Multi-start Huber fit of the joint law on log L: (parameters in the order of JOINT, objective, scaled optimum).
+def fit_joint(n, d, loss, delta=HUBER_DELTA, floor=True):
+    """Multi-start fit of the joint law on log L: (parameters in the order of JOINT, objective, scaled optimum).
 
-    Starts come from variable projection: for each pair of exponents on a grid, E, A and B have a closed form.
+    delta: of the Huber loss, SQUARES for least squares; floor False: E = 0. Starts come from variable projection: for
+    each pair of exponents on a grid, E, A and B have a closed form.
     """
     n, d, loss = (np.asarray(v, float) for v in (n, d, loss))
-    model, bounds, back, x_n, x_d = _joint_model(n, d)
+    model, bounds, back, x_n, x_d = _joint_model(n, d, floor)
     grid, starts = np.geomspace(0.05, 1.5, 7), []
     for alpha in grid:
         for beta in grid:
             columns = np.stack([np.ones_like(x_n), np.exp(-alpha * x_n), np.exp(-beta * x_d)], 1) / loss[:, None]
             coefficients, _ = optimize.nnls(columns, np.ones_like(loss))
             starts.append([*np.log(np.maximum(coefficients, 1e-3)), alpha, beta])
-    p, objective = minimize_huber(model, np.log(loss), starts, bounds, delta=delta)
+    p, objective = minimize_huber(model, np.log(loss), starts, bounds, delta=delta, max_steps=FIRST_STEPS)
+    p = p[np.argsort(objective, kind="stable")[:N_KEPT]]
+    p, objective = minimize_huber(model, np.log(loss), p, bounds, delta=delta)
     best = int(objective.argmin())
     return back(p[best:best + 1])[0], float(objective[best]), p[best]
 
 
-def bootstrap_joint(n, d, loss, optimum, resamples, rng, block=250):
+def bootstrap_joint(n, d, loss, optimum, resamples, rng, delta=HUBER_DELTA, floor=True, block=250):
     """Parameters (resamples, 5) of the joint law refitted to runs drawn with replacement, from the scaled optimum.
 
-    A bootstrap here and a profile for L(N): five parameters are too many for a grid, runs are enough to be redrawn, and
-    the Huber objective has no likelihood whose profile could be cut. Redrawing is done by weights of the runs, so that
-    a block of resamples is one batch of the solver. On published points the standard errors agree to 3 %.
+    A bootstrap here and a profile for L(N): five parameters are too many for a grid, and runs are enough to be redrawn.
+    Redrawing is done by weights of the runs, so that a block of resamples is one batch of the solver. On published
+    points the standard errors agree to 3 %; coverage: benchmarks/scaling.md.
     """
     n, d, loss = (np.asarray(v, float) for v in (n, d, loss))
-    model, bounds, back, _, _ = _joint_model(n, d)
+    model, bounds, back, _, _ = _joint_model(n, d, floor)
     draws = [np.empty((0, 5))]
     for first in range(0, resamples, block):
         weights = rng.multinomial(len(n), np.full(len(n), 1 / len(n)), size=min(block, resamples - first))
         start = np.tile(optimum, (len(weights), 1))
-        draws.append(back(minimize_huber(model, np.log(loss), start, bounds, weights.astype(float))[0]))
+        draws.append(back(minimize_huber(model, np.log(loss), start, bounds, weights.astype(float), delta)[0]))
     return np.concatenate(draws)
 
 

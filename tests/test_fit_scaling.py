@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from study import figures, figures_scaling, records, scaling_design, scaling_fits, stage
+from study import figures, figures_scaling, records, scaling_design, scaling_fits, scaling_plane, stage
 from study import scaling_law as law
 from study.scaling_verdict import against_rivals, verdict
 
@@ -81,7 +81,7 @@ def test_noise_free_points_give_back_their_law():
 
 
 def test_printed_parameters_reproduce_the_losses_they_claim_to_fit():
-    entry, fit = scaling_fits.fit_family(rows_of(TRANSFORMER), fit_scaling.settings(0), np.random.default_rng(0))
+    entry, fit = scaling_fits.fit_family(scaling_fits.choose_headline(rows_of(TRANSFORMER)))
     for size in entry["sizes"]:
         assert entry["a"] * size["n"] ** -entry["alpha"] + entry["c"] == pytest.approx(size["fitted"], abs=1e-9)
         assert size["fitted"] + size["residual"] == pytest.approx(size["loss"], abs=1e-9)
@@ -171,17 +171,6 @@ def test_three_sizes_are_interpolated_without_an_interval():
         law.fit_power_law(*columns(TRANSFORMER[:2]))
 
 
-def test_bootstraps_scatter_about_the_estimate_and_say_what_is_impossible():
-    n, loss = synthetic(n_seeds=3, noise=0.005)
-    fit = law.fit_power_law(n, loss)
-    found = law.bootstrap_power_law(n, loss, fit, 300, np.random.default_rng(0))
-    for kind in ("noise", "seeds", "sizes"):
-        low, high = found[kind]["alpha_interval"]
-        assert low < fit.alpha < high and 0 < low and high < 0.6
-    single = law.bootstrap_power_law(*columns(LSTM), law.fit_power_law(*columns(LSTM)), 50, np.random.default_rng(0))
-    assert single["seeds"] is None and single["sizes"] is None and set(single["reasons"]) == {"seeds", "sizes"}
-
-
 def test_held_out_largest_size():
     found = law.hold_out_largest(*columns(TRANSFORMER))
     assert found["relative_error"] == pytest.approx(0.034, abs=1e-3)  # +3.4 %, as others found on these points
@@ -248,8 +237,9 @@ def test_a_best_fit_on_the_bound_of_the_search_is_no_value():
     assert "3.0" not in words and "bound of the search" in words
     headlines = [choice["alpha"] for choice in result["counting"]["lstm"] if choice["group"] == "headline"]
     assert headlines == [None]
-    groups = {"lstm": rows_of(steep, "lstm")}
-    shown = figures_scaling.Study(groups["lstm"], groups, result, laws, {}, fit_scaling.settings(0), None)
+    own = rows_of(steep, "lstm")
+    chosen = {"lstm": scaling_fits.choose_headline(own)}
+    shown = figures_scaling.Study(own, chosen, result, laws, {}, fit_scaling.settings(0), None)
     for draw in (figures_scaling.draw_scaling, figures_scaling.draw_choices, figures_scaling.draw_region):
         assert draw(figures.pyplot(), shown)
     axes = figures_scaling.draw_scaling(figures.pyplot(), shown)[0].axes[0]
@@ -266,11 +256,11 @@ def test_an_identified_law_is_said_with_what_the_analyst_chose():
     entry = result["families"]["transformer"]
     low, high = entry["interval_over_choices"]
     counted = next(choice["alpha"] for choice in result["counting"]["transformer"]
-                   if choice["choice"] == "non-embedding N")
+                   if choice["choice"] == "matrices and head")
     assert entry["verdict"] == "identified" and counted == pytest.approx(entry["alpha"] / 1.1, rel=0.01)
     assert low <= entry["alpha_interval"][0] and high >= entry["alpha_interval"][1] and low <= counted
     cuts = [choice["n_sizes"] for choice in result["counting"]["transformer"] if choice["group"] == "cut"]
-    assert cuts == [6, 5]
+    assert cuts == [8, 7, 6, 5]
     sentence, = result["headline"].split(". ")
     assert sentence.startswith("Transformer: alpha is identified, 0.51 (95 % interval 0.48 to 0.53")
     assert len(sentence.split()) <= 25
@@ -507,7 +497,7 @@ def test_a_joint_law_on_a_bound_gives_no_values_and_no_recommendation():
     assert entry["identified"] is False and entry["frontier"] == [] and entry["n_opt_exponent"]["value"] is None
     assert all(entry[name]["value"] is None for name in law.JOINT)
     assert "joint law is not identified: the best fit lies on a bound." in result["headline"]
-    assert "no recommendation" in scaling_fits.budget_sentence("transformer", entry, [], 1e13, 80)
+    assert "no recommendation" in scaling_plane.budget_sentence("transformer", entry, [], 1e13, 80)
 
 
 RECORDS_OF_STAGES = """

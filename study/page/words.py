@@ -107,24 +107,30 @@ def first_of(samples, metadata):
 
 def verdicts(results):
     """[Verdict] on the law of each family, the best model, its samples, and the marks that were not passed."""
-    found = [law_verdict(family, value_at(results, f"fits.{family}") or {})
+    found = [law_verdict(family, value_at(results, f"fits.{family}") or {},
+                         value_at(results, f"fits.exponents.{family}"))
              for family in expected_families(results.get("runs") or [])]
     found += [loss_verdict(results), validity_verdict(results), marks_verdict(results)]
     return [verdict for verdict in found if verdict]
 
 
-def law_verdict(family, fit):
-    """What is known of a family's exponent; None without a fit."""
+def law_verdict(family, fit, quoted=None):
+    """What is known of a family's exponent; None without a fit. quoted: its entry in `fits.exponents`."""
     subject, reasons = f"{label(family)}s", [fit["reason"]] if fit.get("reason") else []
     word = fit.get("verdict") or ("identified" if fit.get("identified") else "open")
     pair = fit.get("alpha_interval")
     (low, high), digits = ends(pair), digits_of(pair)
     if fit.get("alpha") is None and not reasons:
         return None
-    if fit.get("alpha") is None and not fit.get("verdict"):
+    if quoted and quoted["source"] == "plane":
+        word, sentence = "identified", (f"Loss falls with size and text along one law, with α = {quoted['alpha']:.2f} "
+                                        f"± {quoted['half_width']:.2f} over every choice of the analysis.")
+    elif fit.get("alpha") is None and not fit.get("verdict"):
         word, sentence = "no law", "Their losses do not let a law be fitted."
     elif word == "identified":
         sentence = f"Loss falls with size along the law, with α = {fit['alpha']:.{digits}f}{interval(pair, digits)}."
+        if quoted:
+            sentence += " Over every choice of the analysis: {:.2f} to {:.2f}.".format(*quoted["over_choices"])
     elif word == "bounded":
         sentence = f"α lies between {low:.{digits}f} and {high:.{digits}f}, but the data do not single this law out."
     else:

@@ -1,0 +1,180 @@
+"""Stage 06 with a ladder: one law for ladder and original suite or not, the bend, the plane, its corner, collapse."""
+
+import importlib
+import json
+
+import numpy as np
+import pytest
+
+from study import collapse, figures, figures_scaling, records, scaling_fits, scaling_plane
+from study import scaling_law as law
+
+fit_scaling = importlib.import_module("06_fit_scaling")
+TRUTH = (0.75, 35.3, 17.3, 0.486, 0.30)  # E, A, B, alpha, beta
+LADDER = np.geomspace(3e3, 3e5, 7).round()
+NINE = np.array([1e5, 6e5, 1.8e6, 4e6, 7.4e6])
+
+
+def row_of(n, d=3e5, loss=None, suite="ladder", family="transformer", seed=0, **more):
+    return {**dict.fromkeys(records.COLUMNS), "name": f"{family}_{suite}_{n:.0f}_{d:.0f}_{seed}", "family": family,
+            "size": f"{suite}{n:.0f}", "seed": seed, "suite": suite, "recipe": "tuned", "params_non_embedding": n,
+            "params_total": n + 150 * (n / 48) ** 0.5, "params_blocks": n - 75 * (n / 48) ** 0.5, "n_chars_seen": d,
+            "train_chars": d, "val_nats_per_char": loss, "test_nats_per_char": loss + 0.01, **more}
+
+
+def ladder_and_nine(shift=0.0, bend=0.0, family="transformer", alpha=0.3, noise=0.004, seed=0):
+    """A ladder and the original suite on 12 N^-alpha + 1; the suite `shift` off it, the smallest size `bend` off it."""
+    rng = np.random.default_rng(seed)
+    curve = lambda n: 12 * n ** -alpha + 1 + noise * rng.standard_normal()
+    rows = [row_of(n, loss=curve(n) + bend * (n == LADDER[0]), family=family) for n in LADDER]
+    return rows + [row_of(n, loss=curve(n) + shift * (-1) ** i, suite="classical", family=family)
+                   for i, n in enumerate(NINE)]
+
+
+def plane(truth=TRUTH, n_seeds=2, noise=0.008, family="transformer", bend=0.0, seed=0):
+    rng, sizes = np.random.default_rng(seed), np.geomspace(1e4, 2e6, 8).round()
+    return [row_of(n, d, law.joint_loss(truth, n, d) + noise * rng.standard_normal() + bend * (n == sizes[0]),
+                   family=family, seed=s)
+            for n in sizes for d in 8e4 * 2.0 ** np.arange(5) for s in range(n_seeds)]
+
+
+def analyse(rows, n_resamples=100, **more):
+    return scaling_fits.analyse(rows, fit_scaling.settings(n_resamples), **more)
+
+
+# ---------------------------------------------------------------- ladder and original suite
+
+def test_ladder_and_suite_share_a_law_and_the_suite_keeps_its_own():
+    result = analyse(ladder_and_nine()).result
+    entry = result["families"]["transformer"]
+    assert entry["suite"] == "ladder + classical" and entry["count"] == "params_non_embedding"
+    assert entry["n_sizes"] == 12 and entry["common_law"]["holds"] and entry["bends_below"] is None
+    assert entry["verdict"] == "identified" and entry["alpha_interval"][0] < 0.3 < entry["alpha_interval"][1]
+    assert entry["classical"]["n_sizes"] == 5 and entry["classical"]["verdict"] == "bounded"
+    assert entry["classical"]["count"] == "params_total" and "alpha is identified" in result["headline"]
+    quoted = result["exponents"]["transformer"]
+    assert quoted["alpha"] == entry["alpha"] and quoted["half_width"] > np.ptp(entry["alpha_interval"]) / 2 - 1e-9
+    groups = {(choice["group"], choice["choice"]) for choice in result["counting"]["transformer"]}
+    assert {("counting", "total N"), ("counting", "N without head"), ("estimator", "Huber on log loss")} <= groups
+    assert "study's own sizes" in " ".join(scaling_fits.summary(result))
+
+
+def test_a_suite_on_another_law_is_left_out_and_named():
+    result = analyse(ladder_and_nine(shift=0.08)).result
+    entry = result["families"]["transformer"]
+    assert entry["suite"] == "ladder" and entry["n_sizes"] == 7 and not entry["common_law"]["holds"]
+    assert any("do not lie on one law" in text for text in result["warnings"])
+    other = [dict(row, train_chars=4e5, n_chars_seen=4e5) if row["suite"] == "classical" else row
+             for row in ladder_and_nine()]
+    assert analyse(other).result["families"]["transformer"]["common_law"] is None  # another text: not even compared
+
+
+def test_a_ladder_that_bends_is_fitted_above_the_bend():
+    result = analyse(ladder_and_nine(bend=0.15)).result
+    entry = result["families"]["transformer"]
+    assert entry["bends_below"] == LADDER[1] and entry["runs_below"] == 1 and entry["n_sizes"] == 11
+    assert any("bends below" in text for text in result["warnings"])
+    below = [choice for choice in result["counting"]["transformer"] if choice.get("at_n") == LADDER[0]]
+    assert not below[0]["counts"]
+
+
+def test_records_say_how_many_parameters_the_blocks_have():
+    record = {"family": "lstm", "params_non_embedding": 1000, "config": {"d_hidden": 4, "vocab_size": 50}}
+    assert records.rows_of_records([record, {"family": "lstm"}])[0]["params_blocks"] == 800
+    assert records.rows_of_records([{"family": "lstm"}])[0]["params_blocks"] is None
+
+
+def test_three_families_have_three_differences():
+    rows = [row for k, family in enumerate(("transformer", "lstm", "ssm"))
+            for row in ladder_and_nine(family=family, alpha=0.25 + 0.1 * k, seed=k)]
+    found = analyse(rows).result
+    assert [(pair["first"], pair["second"]) for pair in found["alpha_differences"]] == [
+        ("transformer", "lstm"), ("transformer", "ssm"), ("lstm", "ssm")]
+    for pair, difference in zip(found["alpha_differences"], (-0.1, -0.2, -0.1)):
+        low, high = pair["over_choices"]
+        assert low < difference < high and low <= pair["interval"][0] and pair["interval"][1] <= high
+    assert "Alpha of Transformer less that of LSTM" in found["headline"]
+
+
+# ---------------------------------------------------------------- the plane
+
+def test_the_plane_gives_both_exponents_with_what_the_analyst_chose():
+    result = analyse(plane()).result
+    entry = result["joint"]["transformer"]
+    assert entry["identified"] and entry["bends_below"] is None and entry["count"] == "params_non_embedding"
+    for name, true in zip(("alpha", "beta", "n_opt_exponent"), (0.486, 0.30, 0.30 / 0.786)):
+        low, high = entry[name]["over_choices"]["interval"]
+        assert low < true < high and low <= entry[name]["interval"][0] and entry[name]["interval"][1] <= high
+        assert entry[name]["over_choices"]["half_width"] == pytest.approx((high - low) / 2)
+    groups = {choice["group"] for choice in entry["choices"]}
+    assert groups == {"headline", "counting", "form", "estimator", "loss", "cut"}
+    counts = {choice["choice"]: choice["counts"] for choice in entry["choices"]}
+    assert not counts["no floor (E = 0)"] and counts["Huber"] and counts["total N"]
+    assert result["exponents"]["transformer"]["source"] == "plane"
+    assert "alpha is identified" not in result["headline"]  # one exponent a family
+    assert all(len(sentence.split()) <= 26 for sentence in result["headline"].split(". "))
+    json.dumps(result, allow_nan=False)
+
+
+def test_a_plane_that_bends_is_fitted_above_the_bend():
+    entry, _ = scaling_plane.fit_plane(plane(bend=0.1), fit_scaling.settings(50), np.random.default_rng(0))
+    assert entry["bends_below"] == pytest.approx(21316, abs=2) and entry["runs_below"] == 10
+
+
+def test_least_squares_and_huber_find_the_truth_without_noise_and_no_floor_is_none():
+    rows = plane(noise=0)
+    n, loss = records.columns(rows, "params_non_embedding")
+    d = np.array([row["n_chars_seen"] for row in rows])
+    for delta in (law.SQUARES, law.HUBER_DELTA):
+        assert law.fit_joint(n, d, loss, delta)[0] == pytest.approx(TRUTH, rel=1e-3)
+    assert law.fit_joint(n, d, loss, law.SQUARES, floor=False)[0][0] == 0
+
+
+def test_the_corner_is_predicted_from_smaller_runs_alone():
+    rows = plane()
+    n, d = (max(row[key] for row in rows) for key in ("params_non_embedding", "n_chars_seen"))
+    promise = scaling_plane.predict_corner(rows, n, d)
+    assert promise["n_runs"] == 7 * 4 * 2 and promise["interval"][0] < promise["prediction"] < promise["interval"][1]
+    seen = [row for row in rows if row["params_non_embedding"] < n and row["n_chars_seen"] < d]
+    assert scaling_plane.predict_corner(seen, n, d) == promise  # what was trained since changes nothing
+    assert scaling_plane.predict_corner([dict(row, val_nats_per_char=row["val_nats_per_char"] + 1e-9) for row in seen],
+                                        n, d)["digest"] != promise["digest"]
+    held_out = scaling_plane.held_out_corner(rows)
+    assert held_out["inside"] and abs(held_out["relative_error"]) < 0.02 and held_out["measured_runs"] == 2
+    with pytest.raises(ValueError, match="four sizes"):
+        scaling_plane.predict_corner(rows, sorted({row["params_non_embedding"] for row in rows})[3], d)
+    entry = analyse(rows, 2, promises={"transformer": promise}).result["joint"]["transformer"]
+    assert entry["promise"]["digest"] == promise["digest"] and abs(entry["promise"]["relative_error"]) < 0.02
+    assert scaling_plane.compare_promise(promise, seen) is None
+
+
+# ---------------------------------------------------------------- collapse, figures
+
+def curve_of(end, steepness):
+    return [{"flops": 10.0 * x, "val_nats_per_char": end * (1 + steepness * (1 - x))}
+            for x in (0.1, 0.25, 0.5, 0.75, 1)]
+
+
+def drawn(rows, n_resamples=10, curves=None):
+    """Names of the figures that the data allow, drawn and not written."""
+    result, laws, _ = analyse(rows, n_resamples, curves=curves)
+    chosen = {family: scaling_fits.choose_headline([row for row in rows if row["family"] == family])
+              for family in {row["family"] for row in rows}}
+    study = figures_scaling.Study(rows, chosen, result, laws, curves or {}, fit_scaling.settings(0), None)
+    return {name for name in ("scaling", "alpha_cut", "plane", "plane_choices", "collapse")
+            if figures_scaling.DRAWINGS[name](figures.pyplot(), study)}
+
+
+def test_a_size_whose_curve_leaves_the_others_is_named():
+    rows = [row for row in ladder_and_nine() if row["suite"] == "ladder"]
+    curves = {row["name"]: curve_of(row["val_nats_per_char"], 0.2 + 0.02 * i + 0.2 * (i == 3))
+              for i, row in enumerate(rows)}
+    found = collapse.collapse_of_families({"transformer": rows}, curves)["transformer"]
+    assert found["apart"] == [rows[3]["size"]]
+    assert collapse.collapse_of_families({"transformer": rows}, {}) == {}
+    assert drawn(rows, curves=curves) == {"scaling", "alpha_cut", "collapse"}
+
+
+def test_the_plane_is_drawn():
+    rows = plane() + plane((0.75, 97.9, 17.3, 0.6, 0.3), family="lstm", seed=1)
+    assert drawn(rows) == {"scaling", "alpha_cut", "plane", "plane_choices"}
