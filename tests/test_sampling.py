@@ -273,10 +273,10 @@ def test_every_finished_tune_of_a_model_that_knows_nothing_is_right_or_stuck():
     ended = [sample for sample in samples if sample["stop_reason"] == "end"]
     assert ended and all(check_abc(s["text"], len(HEADER)).level == 5 for s in ended)
     assert all(check_abc(s["text"]).meter and check_abc(s["text"]).tokens for s in samples if s["new_chars"])
-    assert all(sample["n_draws"] > sample["n_kept"] for sample in samples)
+    assert all(sum(sample["draws"]) > sample["n_kept"] for sample in samples)
     unprompted_ = right(unprompted(2, 0, max_chars=200), Chain(MUSIC))  # it never finds a header
-    assert [(s["stop_reason"], s["text"], s["n_draws"], s["n_kept"]) for s in unprompted_] == \
-        [("stuck", "", MAX_TRIES, 0)] * 2
+    assert [(s["stop_reason"], s["text"], s["draws"], s["n_kept"]) for s in unprompted_] == \
+        [("stuck", "", [MAX_TRIES], 0)] * 2
 
 
 @pytest.mark.parametrize("before, bars", [
@@ -296,6 +296,37 @@ def test_bars_come_as_often_as_the_model_means_them_given_that_they_are_right(be
         assert abs(firsts.count(bar) / n - share) < 4 * (share * (1 - share) / n) ** 0.5, bar
 
 
+class Trap(HandMade):
+    """Bars of C, and now and then of D; after a D comes F and from then on no bar that is right."""
+
+    def logits(self, tokens):
+        text = self.tokenizer.decode(tokens.tolist())[len(HEADER):]
+        likely = "CD" if text[-1:] in ("", "|") else "|"
+        if "D|" in text:
+            likely = "F" if text.endswith("D|") else "|" if text[-2:] in ("|F", "GG") else "G"
+        logits = torch.full((self.vocab_size,), -40.0)
+        logits[torch.as_tensor(self.tokenizer.encode(likely).astype(int))] = 5.0
+        logits[self.tokenizer.encode("D")[0]] -= 1.5
+        return logits
+
+
+def test_where_no_right_bar_leads_on_more_than_the_bar_is_drawn_again():
+    requests = [Request(HEADER, seed=i, max_chars=16) for i in range(4)]
+    samples = right(requests, Trap(MUSIC), MUSIC)
+    assert {(sample["stop_reason"], sample["text"][len(HEADER):-4]) for sample in samples} == {("budget", "C|" * 6)}
+    assert any(MAX_TRIES in sample["draws"] for sample in samples)
+    assert [right([request], Trap(MUSIC), MUSIC)[0]["text"] for request in requests] == [s["text"] for s in samples]
+    stuck = right([Request(HEADER + "D|F|", max_chars=16)], Trap(MUSIC), MUSIC)[0]  # nothing given is taken back
+    assert (stuck["stop_reason"], stuck["new_chars"], stuck["draws"]) == ("stuck", 0, [MAX_TRIES])
+
+
+def test_so_many_bars_as_are_asked_for():
+    sample = right([Request(TWO + "CD|", seed=3, max_chars=200, n_bars=5)], Chain(TWO_TOKENIZER, CHAIN), TWO_TOKENIZER)[0]
+    assert sample["stop_reason"] == "bars" and sample["text"][len(TWO):].count("|") == 1 + 5
+    ends = Script(MUSIC, HEADER + "C|" * 3)  # a model that would end the tune before
+    assert right([Request(HEADER, max_chars=99, n_bars=5)], ends)[0]["stop_reason"] == "stuck"
+
+
 def test_right_bars_do_not_depend_on_the_batch(model):
     """Over the end of a context of 32 too, and where a bar is taken back behind it."""
     torch.manual_seed(3)
@@ -308,7 +339,7 @@ def test_right_bars_do_not_depend_on_the_batch(model):
     requests = [Request((HEADER, HEADER + "C|D|E|", HEADER + "C|D|E|F|G|A|\n")[i % 3], seed=i, max_chars=(24, 15)[i % 2],
                         bars=("right", "right", "free")[i // 2 % 3]) for i in range(12)]
     together = generate(model, MUSIC, requests, right_bars=RightBars)
-    redrawn = [s for s in together if s["bars"] == "right" and s["n_draws"] > s["n_kept"] > 3 and s["new_chars"] > 9]
+    redrawn = [s for s in together if s["bars"] == "right" and sum(s["draws"]) > s["n_kept"] > 3 and s["new_chars"] > 9]
     assert len(redrawn) > 2
     keys = "text", "stop_reason", "surprisal_bits"
     alone = [generate(model, MUSIC, [request], right_bars=RightBars)[0] for request in requests]
