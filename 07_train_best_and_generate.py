@@ -7,8 +7,8 @@ Writes: checkpoints/best_model.{pt,json,curve.jsonl}, best_choice.json (why this
         metadata.json, repaired/sample_*.abc (only where a sample had to be cut to be readable)
         part4_outputs/evaluation/ (samples and measurements, each kept under a key: an interrupted run goes on after the
         last, and an edit re-makes what it changes)
-        part4_outputs/figures/{sampler,ladder,skills,best_by_position}.{png,svg}, RESULTS.json, report.html,
-        music.csv, differences.csv, loss_by_position.csv
+        part4_outputs/figures/{sampler,ladder,cost_of_control,skills,repetition,best_by_position}.{png,svg}, RESULTS.json,
+        report.html, music.csv, differences.csv, loss_by_position.csv
 Run:    python 07_train_best_and_generate.py [--quick] [--minutes 5 | --best xl:10] [--skip-training]
         python 07_train_best_and_generate.py --samples-only
         python 07_train_best_and_generate.py --model transformer_tiny --num-samples 3 --meter 6/8 --key D
@@ -194,7 +194,9 @@ def draw_figures(root, content):
     folder, sweep = root / "part4_outputs/figures", measurements.read(root, "sweep")
     names = figures.draw_sampler(folder, sweep, describe_sampler(sweep["chosen"]))
     names += figures.draw_ladder(folder, content["samples"]["ladder"]) if content["samples"]["ladder"] else []
-    names += figures.draw_skills(folder, content["skills"]) if content["skills"] else []
+    if content["skills"]:
+        names += figures.draw_skills(folder, content["skills"]) + figures.draw_cost_of_control(folder, content["skills"])
+        names += figures.draw_repetition(folder, content["skills"])
     losses, record = content["best"]["test_loss_by_position"], read_json(root / f"checkpoints/{BEST}.json")
     names += figures.draw_best_by_position(folder, losses, record["config"]["block_size"]) if losses else []
     return [f"part4_outputs/figures/{name}" for name in names]

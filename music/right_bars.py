@@ -123,22 +123,23 @@ def judge(text, n_given=0, n_before=0, ended=False):
 
 
 def first_draws(text, ended):
-    """(bars after the header that are right, bars that were judged) of a free text, up to its first wrong one.
+    """(bars that are right, bars that were judged) of a free text after its first bar, up to its first wrong one.
 
-    Each bar comes after nothing but right ones and was drawn once. So the share that is right, over many texts, is the
-    probability that the next bar is right after right ones, at no cost beyond the texts. ended: the text is a whole tune,
-    whose end is judged as a bar.
+    Each of them comes after nothing but right ones and was drawn once. So the share that is right, over many texts, is the
+    probability that the next bar is right after right ones, at no cost beyond the texts. The first bar does not count: as
+    a pickup it may be of nearly any length. ended: the text is a whole tune, whose end is judged as a bar.
     """
-    bars, start = RightBars(""), body_start(text)
-    if not start or bars.judge(text[:start], start, False) != "right":
-        return 0, 0
-    for match in re.finditer(r"\|", text[start:]):
-        n_chars = start + match.end()
-        if bars.judge(text[:n_chars], n_chars, False) == "wrong":
-            return bars.n_kept - 1, bars.n_kept
-    if ended and bars.judge(text, len(text), True) == "wrong":
-        return bars.n_kept - 1, bars.n_kept
-    return bars.n_kept - 1, bars.n_kept - 1
+    bars, start, verdict = RightBars(""), body_start(text), "wrong"
+    if start:
+        verdict = bars.judge(text[:start], start, False)
+    for n_chars in (start + match.end() for match in re.finditer(r"\|", text[start:])):
+        if verdict == "wrong":
+            break
+        verdict = bars.judge(text[:n_chars], n_chars, False)
+    if ended and verdict != "wrong":
+        verdict = bars.judge(text, len(text), True)
+    n_right = max(bars.n_kept - 2, 0)  # but header and first bar
+    return n_right, n_right + (verdict == "wrong" and bars.n_kept >= 2)
 
 
 def _judge_header(text, start):

@@ -8,12 +8,13 @@ not measured again.
 
 Sets below evaluation/drawn/: unprompted (temperature 1), chosen (the sampler of the sweep), right (temperature 1, wrong
 bars drawn again), header and bars (prompted with held-out tunes), sweep, ten (those to look at), and one for each model
-of the suite. Measurements: test, tunes, sweep, floors, and rates/, music/, copying/, diversity/, skills/ with a file
-for each set.
+of the suite. Measurements: test, tunes, sweep, floors, and rates/, music/, copying/, diversity/, skills/, control/ with a
+file for each set, repeats/ with one for each model.
 """
 
 import csv
 import functools
+import math
 import random
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,12 +27,13 @@ from music.floors import floors
 from music.metrics import as_tune, compare_sets, repetition, skills
 from music.samples import mean_of_known
 from music.novelty import Novelty, diversity
-from music.right_bars import RightBars
+from music.right_bars import RightBars, first_draws
 from music.tunebook import split_tunebook
-from music.validity import rate_samples
+from music.validity import rate_samples, share, standard_error
 from study import measurements, training
 from study.checkpoints import load_checkpoint
 from study.measurements import Digested
+from study.repeats import repeats
 from study.sampling import MODEL_ITSELF, Request, generate, truncation, unprompted
 from study.stage import file_digest, value_digest
 
@@ -66,6 +68,7 @@ class Evaluation(NamedTuple):
     val_tunes: list    # [{"origin", "text"}]: the sampler is chosen on these
     test_tunes: list   # real music to compare with, and prompts
     train: Digested    # the training text: where a sample may have been copied from
+    val_tokens: Digested
     test_tokens: Digested
     again: bool        # --force: make what is kept anew
     used: set          # names of what this run kept
@@ -96,7 +99,8 @@ def set_up(root, player, data, budget, seed, first_seeds, again):
     val_tunes, test_tunes = (held_out(root, split, budget["n_real"], seed) for split in ("val", "test"))
     train = Digested(_text(root / "data/train.txt"), file_digest(root / "data/train.txt"))
     return Evaluation(root, player, budget, seed, first_seeds, val_tunes, test_tunes, train,
-                      Digested(data.test, training.digest_tokens(data.test)), again, set())
+                      *(Digested(tokens, training.digest_tokens(tokens)) for tokens in (data.val, data.test)), again,
+                      set())
 
 
 # ---------------------------------------------------------------- held-out tunes and prompts
@@ -224,6 +228,31 @@ def rate(samples):
     return rate_samples(samples) if samples else None
 
 
+def control(samples):
+    """How likely the next bar is to be right after nothing but right ones, from free samples (`first_draws`): the share
+    of such bars with its interval, and "log2" of it, the luck in bits that a right bar takes, which tells models apart
+    whose tunes are never valid. None where no bar was right, or none judged."""
+    right, judged_bars = map(sum, zip(*(first_draws(sample["text"], sample["stop_reason"] == "end")
+                                        for sample in samples)))
+    row = share(right, judged_bars)
+    return {**row, "log2": math.log2(row["rate"]) if right else None,
+            "log2_interval": [math.log2(end) for end in row["interval"]] if right else None}
+
+
+def cost_of_draws(draws):
+    """Mean log2 of the probability that a bar is right, with its standard error over texts, from how often each bar of
+    each text was drawn until it was right: {"log2", "se"}.
+
+    For n draws -(1 + 1/2 + ... + 1/(n - 1)) is an unbiased estimate of the logarithm (van Opheusden, Acerbi and Ma 2020,
+    eq. 14); a bar given up counts as if its last draw had been right, which makes it a little too high.
+    """
+    sums = np.array([(sum(1 / k for n in text for k in range(1, n)), len(text)) for text in draws if text], float)
+    if not len(sums):
+        return {"log2": None, "se": None}
+    error = standard_error(*sums.T)
+    return {"log2": -sums[:, 0].sum() / sums[:, 1].sum() / math.log(2), "se": error and error / math.log(2)}
+
+
 def copying(samples, train):
     """What the samples share with the training text, as a set."""
     return {key: value for key, value in _novelty(train.content).measure(samples).items() if key != "samples"}
@@ -247,7 +276,8 @@ def floor_rates(train, n, seed, max_chars):
 
 def floor_skills(train, n, seed, max_chars):
     """{n-gram: its skills and what it copies}, under the limit of length of the suite's samples."""
-    return {name: {**skills(samples), "copied_share": copying(samples, train)["copied_share"]}
+    return {name: {**skills(samples), "control": control(samples),
+                   "copied_share": copying(samples, train)["copied_share"]}
             for name, samples in floors(split_tunebook(train.content), n, seed, max_chars).items()
             if name.endswith("gram")}
 
@@ -320,13 +350,17 @@ def evaluate_best(evaluation, settings, limits):
     settings: the samplers of the sweep; limits: see `choose_sampler`."""
     budget, seed, train, kept = evaluation.budget, evaluation.seed, evaluation.train, evaluation.kept
     kept("test", test_loss, evaluation.player, evaluation.test_tokens, code=evaluation.player.classes)
+    kept("repeats/best_model", repeats, evaluation.player, evaluation.val_tokens, code=evaluation.player.classes)
     chosen = sweep(evaluation, settings, limits)["chosen"]
     ways = {"unprompted": MODEL_ITSELF, "chosen": chosen}
     if evaluation.test_tunes:  # else the text is no ABC, and a model of it would look for right bars for hours
         ways["right"] = {**MODEL_ITSELF, "bars": "right"}
-    texts = {name: judged(evaluation.drawn(name, evaluation.player, unprompted(
-        budget["n_rated"], seed + evaluation.first_seeds[name], budget["rated_chars"], **sampler)))
+    drawn = {name: evaluation.drawn(name, evaluation.player, unprompted(
+        budget["n_rated"], seed + evaluation.first_seeds[name], budget["rated_chars"], **sampler))
         for name, sampler in ways.items()}
+    texts = {name: judged(samples) for name, samples in drawn.items()}
+    if "right" in drawn:
+        kept("control/right", cost_of_draws, [sample["draws"][1:] for sample in drawn["right"]])  # but the header
     prompted = {kind: judged(draw_prompted(evaluation, kind)) for kind in ("header", "bars")}
     real = real_samples(evaluation.test_tunes)
     for name, samples in {**texts, **prompted, "real": real}.items():
@@ -342,11 +376,12 @@ def evaluate_best(evaluation, settings, limits):
 
 
 def evaluate_suite(evaluation, names):
-    """Skills, music and copying of the suite's models, from a small set of unprompted samples of each, beside real
-    tunes under the same limit of length ("real_cut")."""
+    """Skills, control, music and copying of the suite's models, from a small set of unprompted samples of each, beside
+    real tunes under the same limit of length ("real_cut"); and what each gains from having heard a bar."""
     budget, seed, train, kept = evaluation.budget, evaluation.seed, evaluation.train, evaluation.kept
     real = real_samples(evaluation.test_tunes, budget["skills_chars"])
     kept("skills/real_cut", skills, real)
+    kept("control/real_cut", control, real)
     kept("copying/real_cut", copying, real, train)
     kept("skills/floors", floor_skills, train, budget["n_skills"], seed, budget["skills_chars"])
     requests = unprompted(budget["n_skills"], seed + evaluation.first_seeds["skills"], budget["skills_chars"])
@@ -354,6 +389,8 @@ def evaluate_suite(evaluation, names):
         player = load_player(evaluation.root, name, evaluation.player.tokenizer, evaluation.player.device)
         samples = judged(evaluation.drawn(name, player, requests))
         kept(f"skills/{name}", skills, samples)
+        kept(f"control/{name}", control, samples)
+        kept(f"repeats/{name}", repeats, player, evaluation.val_tokens, code=player.classes)
         kept(f"music/{name}", compare_sets, samples, real, seed, SUITE_RESAMPLES)
         kept(f"copying/{name}", copying, samples, train)
 

@@ -48,11 +48,18 @@ FIGURES = {
                 "fitted to. Where no points are near, it is an extrapolation.",
     "sampler": "The sweep that chose the sampler, prompted with headers of validation tunes. Grey: the validation "
                "tunes themselves.",
+    "cost_of_control": "What a right bar costs: log2 of the probability that the next bar is right after nothing but "
+                       "right ones, from the free samples of every model; bars: 95 % intervals. At -1 every second bar "
+                       "has to be drawn again, at 0 none, as in real music. Where every tune fails the rate of valid "
+                       "tunes is 0; this still tells the models apart.",
     "ladder": "Share of texts that reach each level of validity: real music, the model, n-grams (with the share of "
               "their text that is copied), random text.",
     "skills": "Which skill appears at which size: unprompted samples of every model. Grey: held-out music under the "
               "same length limit. Dashed: the n-gram with the most bars of the right length, and the share of its text "
               "that is copied from the training text. A skill below 1 % in every model has no panel.",
+    "repetition": "When does a model learn to repeat? Bits per character of validation bars that come back exactly in "
+                  "their voice: dashed at their first occurrence, solid at the second. Star: the best model, whose "
+                  "training was longer. A model that only knows what bars are like pays twice the same.",
     "best_by_position": "Surprisal by position in the context: what the best model gains from having read more of the "
                         "tune.",
 }
@@ -344,6 +351,56 @@ def _levels_beside(skills):
         levels.append((f"{name}{'' if copied is None else f', {copied:.0%} copied'}", floors[name],
                        {"color": NGRAM_COLORS[0], "linewidth": 1.5, "linestyle": "--"}))
     return levels
+
+
+def draw_cost_of_control(folder, skills):
+    """cost_of_control.png and .svg: log2 P(next bar is right) over model size; returns the file names, none where no
+    model has a right bar."""
+    models = [model for model in skills["models"].values() if (model.get("control") or {}).get("log2") is not None]
+    if not models:
+        return remove(folder, "cost_of_control") or []
+    plt, families = pyplot(), in_order({model["family"] for model in models})
+    figure, axis = plt.subplots(figsize=(6.2, 3.4))
+    for family in families:
+        rows = sorted((model["params_total"], model["control"]["log2"], *model["control"]["log2_interval"])
+                      for model in models if model["family"] == family)
+        sizes, middle, low, high = zip(*rows)
+        shown = look(family, families)
+        axis.errorbar(sizes, middle, yerr=[[m - a for m, a in zip(middle, low)], [b - m for m, b in zip(middle, high)]],
+                      color=shown.color, marker=shown.marker, linestyle=shown.line, capsize=2, label=shown.label)
+    axis.axhline(0, color="0.4", linewidth=1, label="real music")
+    axis.set(xlabel="parameters", ylabel="log2 P(next bar is right)", title="The cost of control")
+    log_axes(axis, x=si)
+    axis.legend()
+    return save(figure, folder, "cost_of_control")
+
+
+def draw_repetition(folder, skills):
+    """repetition.png and .svg: bits of bars at their first and second occurrence over model size; returns the file
+    names, none where nothing comes back."""
+    models = [model for model in skills["models"].values() if (model.get("repeats") or {}).get("first") is not None]
+    if not models:
+        return remove(folder, "repetition") or []
+    plt, families = pyplot(), in_order({model["family"] for model in models})
+    figure, axis = plt.subplots(figsize=(6.2, 3.4))
+    for family in families:
+        rows = sorted((model["params_total"], model["repeats"]["first"], model["repeats"]["second"])
+                      for model in models if model["family"] == family)
+        sizes, first, second = zip(*rows)
+        shown = look(family, families)
+        axis.plot(sizes, first, color=shown.color, marker=shown.marker, linestyle="--", fillstyle="none",
+                  label=f"{shown.label}, first time")
+        axis.plot(sizes, second, color=shown.color, marker=shown.marker, label=f"{shown.label}, second time")
+    best = skills.get("best_model") or {}
+    if (best.get("repeats") or {}).get("first") is not None:
+        color = look(best["family"], families).color
+        for key, fill in (("first", "none"), ("second", "full")):
+            axis.plot(best["params_total"], best["repeats"][key], color=color, marker="*", markersize=11, fillstyle=fill,
+                      linestyle="", label=f"best model, {key} time")
+    axis.set(xlabel="parameters", ylabel="bits per character", title="Bars that come back")
+    log_axes(axis, x=si)
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside right center", fontsize=8)
+    return save(figure, folder, "repetition")
 
 
 def draw_best_by_position(folder, losses, context):

@@ -144,10 +144,11 @@ def describe_drawing(evaluation, chosen, max_chars):
                     "prompts_left_out": prompts_left_out(evaluation.test_tunes, tokenizer)},
         "definitions": {"realigned": "true: a bar of the wrong length would shift a voice; .mid and .musicxml put it "
                                      "back at the next bar line (notation.midi_bytes(tune, realign=False) does not)",
-                        "stop_reason": "end: the model ended the tune; budget: max_chars were drawn; stuck: one "
-                                       "bar was wrong 64 times",
+                        "stop_reason": "end: the model ended the tune; budget: max_chars were drawn; stuck: no right bar "
+                                       "led on, though larger and larger parts were drawn again",
                         "bars": "free: as the model draws them; right: a bar that its meter does not allow was drawn "
-                                "again (n_draws draws for n_kept bars, header and end counted as such)",
+                                "again (draws: how often each was drawn; n_kept stand in the text, header and end "
+                                "counted as such)",
                         "surprisal_bits": "-log2 probability of each character of text under the model itself"},
         "environment": environment(str(evaluation.player.device))}
 
