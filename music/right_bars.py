@@ -25,10 +25,10 @@ from music.validity import LEVELS
 class RightBars:
     """Follows one text while it is drawn, and says at every bar line whether it may stay.
 
-    n_wanted: bars of every voice to come after the prompt; before that the tune may not end (0: anywhere). is_level: True if
-    all voices have equally many bars at the last right one, so that the tune could be cut there; is_done: those wanted
-    are there; n_kept: bars (header and end counted as such) kept; n_tries: draws of the present one; draws: of each
-    before it, kept or given up, which copies of this object go on counting together.
+    n_wanted: bars of every voice to come after the prompt, 0: any number. is_level: True if all voices have equally many
+    bars at the last right one, so that the tune could be cut there; is_done: those wanted are there; n_kept: bars (header
+    and end counted as such) kept; n_tries: draws of the present one; draws: of each before it, kept or given up, which
+    copies of this object go on counting together.
     """
 
     MAX_CHARS = 600  # a longer header or bar is wrong; the longest of 27,047 bars of the default corpus has 45
@@ -47,7 +47,7 @@ class RightBars:
 
     def judge(self, text, n_chars, ended):
         """"right", "wrong" or "open" (only more text can tell) of what came after the last right bar."""
-        judged = Judged("wrong") if ended and self.n_wanted else judge(text, self.n_given, self.n_bars, ended)
+        judged = judge(text, self.n_given, self.n_bars, ended)
         verdict = "wrong" if judged.verdict == "open" and n_chars - self.n_chars > self.MAX_CHARS else judged.verdict
         self.n_tries += verdict != "open"
         if verdict == "right":

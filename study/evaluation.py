@@ -294,10 +294,24 @@ def sweep_table(samples, real, settings, limits, train):
     rows = [{**setting, "truncation": truncation(setting), **sweep_row(samples[k * n:(k + 1) * n], train)}
             for k, setting in enumerate(settings)]
     of_real = sweep_row(real, train)
-    return {"rows": rows, "real": of_real, "n": n, "chosen": choose_sampler(rows, of_real, limits),
+    return {"rows": rows, "real": of_real, "n": n, "chosen": choose_sampler(smoothed(rows), of_real, limits),
             "rule": f"largest mean of validity and bar accuracy among the settings whose rest bars are at most "
                     f"{limits['rest_bar_share']} and whose repeated bars are at most {limits['bar_repetition']} "
-                    f"above those of validation tunes; of equals the one nearest to the model itself"}
+                    f"above those of validation tunes, each figure taken from a straight line through all settings; of "
+                    f"equals the one nearest to the model itself"}
+
+
+def smoothed(rows):
+    """The rows with their shares on a straight line (least squares) over their place: the settings are steps of one path,
+    and a share of one step alone is uncertain by more than what the next step changes."""
+    fitted = [dict(row) for row in rows]
+    for key in ("rate", "bar_accuracy", "rest_bar_share", "bar_repetition"):
+        known = [(i, row[key]) for i, row in enumerate(rows) if row[key] is not None]
+        if len(known) > 2:
+            slope, start = np.polyfit(*zip(*known), 1)
+            for i, _ in known:
+                fitted[i][key] = min(max(start + slope * i, 0.0), 1.0)
+    return fitted
 
 
 def sweep_row(samples, train):

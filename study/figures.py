@@ -264,22 +264,19 @@ SHARES = (-0.03, 1.03)  # an axis of shares: 0 and 1 do not lie on the frame
 
 
 def draw_sampler(folder, sweep, chosen):
-    """sampler.png and .svg: what every sampler of the sweep gives, over temperature, a line for each truncation;
-    returns the file names. sweep: as from `evaluation.sweep_table`; chosen: the sampler taken, in words."""
-    plt = pyplot()
+    """sampler.png and .svg: what every sampler of the sweep gives, over the setting that the sweep changes; returns the
+    file names. sweep: as from `evaluation.sweep_table`; chosen: the sampler taken, in words."""
+    plt, rows = pyplot(), sweep["rows"]
     figure, axes = plt.subplots(1, len(SWEEP_FIGURES), figsize=(13, 3.2), sharex=True)
-    cuts = list(dict.fromkeys(row["truncation"] for row in sweep["rows"]))
+    changed = max(("temperature", "top_k", "top_p", "min_p"), key=lambda key: len({row[key] for row in rows}))
     for axis, (key, title) in zip(axes, SWEEP_FIGURES.items()):
-        for i, cut in enumerate(cuts):
-            points = [(row["temperature"], row[key], row.get(f"{key}_se") or 0) for row in sweep["rows"]
-                      if row["truncation"] == cut and row[key] is not None]
-            if points:
-                axis.errorbar(*zip(*points), marker="osD"[i % 3], linestyle=LINES[i % len(LINES)], label=cut, capsize=2,
-                              color=("#0072B2", "#D55E00", "#009E73")[i % 3])
+        points = [(row[changed], row[key], row.get(f"{key}_se") or 0) for row in rows if row[key] is not None]
+        if points:
+            axis.errorbar(*zip(*points), marker="o", label="samples", capsize=2, color="#0072B2")
         if sweep["real"].get(key) is not None:
             axis.axhline(sweep["real"][key], color="0.4", linewidth=1, label="validation tunes")
-        axis.set(title=title, xlabel="temperature", ylim=SHARES)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncol=len(cuts) + 1)
+        axis.set(title=title, xlabel=changed.replace("_", "-"), ylim=SHARES)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncol=2)
     figure.suptitle(f"Sweep of the sampler, n = {sweep['n']} a point, bars: one standard error; chosen: {chosen}")
     return save(figure, folder, "sampler")
 

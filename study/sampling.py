@@ -60,7 +60,7 @@ class Request(NamedTuple):
     min_p: float = 0.0
     max_chars: int = 2000  # budget: characters drawn after the prompt
     bars: str = "free"     # "right": a bar that its meter does not allow is drawn again
-    n_bars: int = 0        # with right bars: end after so many more bars of every voice, and not before; 0: any number
+    n_bars: int = 0        # with right bars: so many more of every voice, the tune's end is never drawn; 0: any number
 
 
 def unprompted(n, base_seed, max_chars, **sampler):
@@ -205,6 +205,7 @@ class _Batch:
         self.bits = torch.zeros(self.tokens.shape, dtype=torch.float32)
         self.settings = [torch.tensor([float(getattr(request, name)) for request in padded], dtype=torch.float64)
                          for name in MODEL_ITSELF]
+        self.endless = torch.tensor([request.n_bars > 0 for request in padded])
         self.streams = [torch.Generator().manual_seed(request.seed) for request in padded]
         self.uniform = torch.zeros(len(padded), DRAWS, dtype=torch.float64)
         self.n_uniform = torch.zeros(len(padded), dtype=torch.long)  # uniform numbers used
@@ -224,7 +225,9 @@ class _Batch:
         writing, place = alive & (at >= self.n_prompt[rows]), self.n_uniform[rows] % DRAWS
         for row in rows[writing & (place == 0)].tolist():
             self.uniform[row] = torch.rand(DRAWS, dtype=torch.float64, generator=self.streams[row])
-        drawn = draw(filtered_weights(logits, *(setting[rows] for setting in self.settings)), self.uniform[rows, place])
+        allowed = logits.clone()
+        allowed[self.endless[rows], END] = -torch.inf
+        drawn = draw(filtered_weights(allowed, *(setting[rows] for setting in self.settings)), self.uniform[rows, place])
         tokens = torch.where(writing, drawn, self.tokens[rows, at])
         surprisal = -logits.double().log_softmax(dim=1).gather(1, tokens.unsqueeze(1)).squeeze(1)
         self.tokens[rows[alive], at[alive]] = tokens[alive]

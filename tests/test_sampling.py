@@ -10,6 +10,7 @@ from torch import nn
 from common import BEGIN, END, UNKNOWN, CharTokenizer
 from music.abc_text import check_abc
 from music.right_bars import RightBars
+from study import sampling
 from study.families import build_model
 from study.sampling import MAX_TRIES, Request, draw, filtered_weights, generate, unprompted
 
@@ -320,15 +321,27 @@ def test_where_no_right_bar_leads_on_more_than_the_bar_is_drawn_again():
     assert (stuck["stop_reason"], stuck["new_chars"], stuck["draws"]) == ("stuck", 0, [MAX_TRIES])
 
 
+class Ends(HandMade):
+    """Would rather end the tune after every bar, else goes on with C."""
+
+    def logits(self, tokens):
+        logits = torch.full((self.vocab_size,), -40.0)
+        is_after_bar = self.tokenizer.decode(tokens[-1:].tolist()) == "|"
+        logits[self.tokenizer.encode("C" if is_after_bar else "|")[0]] = 5.0
+        logits[END] = 20.0 if is_after_bar else -40.0
+        return logits
+
+
 def test_so_many_bars_as_are_asked_for():
     sample = right([Request(TWO + "CD|", seed=3, max_chars=200, n_bars=5)], Chain(TWO_TOKENIZER, CHAIN), TWO_TOKENIZER)[0]
     assert sample["stop_reason"] == "bars" and sample["text"][len(TWO):].count("|") == 1 + 5
-    ends = Script(MUSIC, HEADER + "C|" * 3)  # a model that would end the tune before
-    assert right([Request(HEADER, max_chars=99, n_bars=5)], ends)[0]["stop_reason"] == "stuck"
+    sample = right([Request(HEADER + "C|D|", max_chars=99, n_bars=2)], Ends(MUSIC))[0]
+    assert sample["stop_reason"] == "bars" and sample["end_bits"] is None and sample["text"].endswith("C|D|C|C|")
 
 
-def test_right_bars_do_not_depend_on_the_batch(model):
-    """Over the end of a context of 32 too, and where a bar is taken back behind it."""
+def test_right_bars_do_not_depend_on_the_batch(model, monkeypatch):
+    """Over the end of a context of 32 too, where a bar is taken back behind it, and where more than a bar is."""
+    monkeypatch.setattr(sampling, "MAX_TRIES", 3)
     torch.manual_seed(3)
     model = build_model({**model.config, "vocab_size": MUSIC.vocab_size}).eval()
     model.head = nn.Linear(model.head.in_features, MUSIC.vocab_size)
@@ -340,7 +353,7 @@ def test_right_bars_do_not_depend_on_the_batch(model):
                         bars=("right", "right", "free")[i // 2 % 3]) for i in range(12)]
     together = generate(model, MUSIC, requests, right_bars=RightBars)
     redrawn = [s for s in together if s["bars"] == "right" and sum(s["draws"]) > s["n_kept"] > 3 and s["new_chars"] > 9]
-    assert len(redrawn) > 2
+    assert len(redrawn) > 2 and any(len(s["draws"]) > s["n_kept"] + 1 for s in together if s["bars"] == "right")
     keys = "text", "stop_reason", "surprisal_bits"
     alone = [generate(model, MUSIC, [request], right_bars=RightBars)[0] for request in requests]
     assert [[s[key] for key in keys] for s in together] == [[s[key] for key in keys] for s in alone]

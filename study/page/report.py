@@ -55,7 +55,8 @@ MUSIC = {  # metric -> words
     "rest_share": "rest share", "bar_repetition": "bars heard before", "leap_share": "leaps"}
 HISTOGRAMS = {"duration": "durations", "interval": "intervals", "onset": "positions in the bar",
               "pitch_class": "pitch classes"}
-PROMPTS = {"unconditional": "no prompt", "header": "header given", "bars": "header and first four bars given"}
+PROMPTS = {"unconditional": "no prompt", "header": "header given", "bars": "header and first four bars given",
+           "continued": "goes on from a user's tune"}
 SAMPLER = (("temperature", "temperature", None), ("top_k", "top-k", 0), ("top_p", "top-p", 1), ("min_p", "min-p", 0),
            ("seed", "seed", None))  # key of a sample, its name, the value that means "off"
 WAYS = {"free": "bars drawn freely", "right": "wrong bars redrawn"}
@@ -97,7 +98,7 @@ def write_played_page(root, rows):
     newest first, and returns its path. A row without "pictures" gets its score here."""
     folder = Path(root) / "part4_outputs/generated"
     newest = sorted(rows, key=lambda row: row["file"], reverse=True)[:MAX_SAMPLES]
-    samples = [sample_view(row, folder, i, name=Path(row["file"]).stem.replace("play_", "played sample "))
+    samples = [sample_view(row, folder, i, name=Path(row["file"]).stem.replace("play_", "played sample ").replace("_", " "))
                for i, row in enumerate(newest)]
     page = {"n_older": len(rows) - len(newest), "shades": shade_words(),
             "has_report": (folder.parent / "report.html").exists()}
