@@ -367,9 +367,10 @@ def headline_lines(content):
                  f"{number(head.get('abc_validity_real_music'))}; abc2midi finds "
                  f"{number(head.get('abc2midi_clean_rate'))} clean")
     heard = {way: row["exact"] for way, row in (head.get("bars_heard_before") or {}).items()}
-    shown.append(f"bars heard before: {number(heard.get('unprompted'))}; chosen sampler "
-                 f"{number(heard.get('chosen_sampler'))}, right bars {number(heard.get('right_bars'))}, real music "
-                 f"{number(heard.get('real_music'))}")
+    if heard:
+        shown.append(f"bars heard before: {number(heard['unprompted'])}; chosen sampler "
+                     f"{number(heard['chosen_sampler'])}, right bars {number(heard['right_bars'])}, real music "
+                     f"{number(heard['real_music'])}")
     return shown + [f"marks not passed: {head.get('warnings_sentence') or 'none'}"]
 
 

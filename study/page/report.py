@@ -14,6 +14,7 @@ import io
 import itertools
 import re
 import sys
+import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,6 +39,9 @@ MAX_SAMPLES = 20              # shown on the page
 MAX_ERRORS = 12               # shown of a sample
 SURPRISAL_STEPS = (0.25, 1, 2, 4, 6)  # bits; a character above step i gets shade i + 1
 ATTENTION_CONTRAST = 0.6      # exponent: below 1, so that weak attention can be seen beside strong
+
+MXL_CONTAINER = (b'<?xml version="1.0" encoding="UTF-8"?><container><rootfiles><rootfile full-path="%s"/></rootfiles>'
+                 b"</container>")
 
 SECTIONS = {"verdicts": "Verdicts", "laws": "The laws", "validity": "What is valid", "skills": "What is musical",
             "samples": "The samples", "inside": "Inside the best model"}
@@ -185,6 +189,8 @@ def number_table(results):
         ("Bars of the right length", [Cell(percent(row.get("bar_accuracy")),
                                            row.get("name", "") if row.get("kind") == "ngram" else "")
                                       for row in ladder]),
+        ("Bars heard before", [percent(value_at(results, f"headline.bars_heard_before.{whose}.exact"))
+                               for whose in ("unprompted", "real_music")] + [NOTHING, NOTHING]),
         ("Compiled cleanly by abc2midi", [percent(row.get("abc2midi_clean_rate")) for row in ladder]),
         (f"Characters copied from training, runs of {COPY_CHARS} and more",
          [*(percent(whose.get("copied_share")) for whose in copying), NOTHING, NOTHING]),
@@ -339,7 +345,7 @@ def sample_view(sample, folder, i, name=None):
     tune, n_chars, unread = notation.readable(text)
     view = {"name": name or f"sample {i + 1}", "stem": stem, "facts": facts(sample),
             "check": verdict(sample.get("validity")), "n_chars": n_chars, "length": len(text), "unread": unread,
-            "midi": midi_link(folder / f"{stem}.mid"),
+            "files": [file for file in (midi_link(folder / f"{stem}.mid"), mxl_link(folder / f"{stem}.musicxml")) if file],
             "runs": shaded_runs(text, sample.get("surprisal_bits") or [], prompt), "score": None, "roll": None}
     if notation.has_notes(tune):
         score, drawn = score_of(sample, folder / f"{stem}.svg")
@@ -439,10 +445,22 @@ def shaded_runs(text, bits, prompt):
 
 def midi_link(path):
     """A sample's MIDI file as an address that holds it, with its name and size; None if there is none."""
+    return _link("MIDI", path.name, "audio/midi", path.read_bytes()) if path.exists() else None
+
+
+def mxl_link(path):
+    """The same of a sample's MusicXML file, compressed as notation programs exchange it (.mxl, a tenth of the size)."""
     if not path.exists():
         return None
-    data = path.read_bytes()
-    return {"name": path.name, "kilobytes": f"{len(data) / 1000:.1f}", "uri": data_uri("audio/midi", data)}
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in (("META-INF/container.xml", MXL_CONTAINER % path.name.encode()), (path.name, path.read_bytes())):
+            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)  # of 1980: the same bytes every time
+    return _link("MusicXML", f"{path.stem}.mxl", "application/vnd.recordare.musicxml", data.getvalue())
+
+
+def _link(kind, name, media_type, data):
+    return {"kind": kind, "name": name, "kilobytes": f"{len(data) / 1000:.1f}", "uri": data_uri(media_type, data)}
 
 
 if __name__ == "__main__":  # python -m study.page.report [ROOT]: the page alone, after an edit of its template
