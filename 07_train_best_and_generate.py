@@ -7,8 +7,8 @@ Writes: checkpoints/best_model.{pt,json,curve.jsonl}, best_choice.json (why this
         metadata.json, repaired/sample_*.abc (only where a sample had to be cut to be readable)
         part4_outputs/evaluation/ (samples and measurements, each kept under a key: an interrupted run goes on after the
         last, and an edit re-makes what it changes)
-        part4_outputs/figures/{sampler,ladder,cost_of_control,skills,repetition,best_by_position}.{png,svg}, RESULTS.json,
-        report.html, music.csv, differences.csv, loss_by_position.csv
+        part4_outputs/figures/{sampler,ladder,cost_of_control,skills,repetition,best_by_position}.{png,svg},
+        RESULTS.json, report.html, music.csv, differences.csv, loss_by_position.csv
 Run:    python 07_train_best_and_generate.py [--quick] [--minutes 5 | --best xl:10] [--skip-training]
         python 07_train_best_and_generate.py --samples-only
         python 07_train_best_and_generate.py --model transformer_tiny --num-samples 3 --meter 6/8 --key D
@@ -68,8 +68,8 @@ PLAY_CHARS = 2000
 VOICE_DRAWS = 4  # texts drawn for each sample that shall have so many voices: how many a tune has, no header says
 HEADER = {"meter": "4/4", "key": "C"}  # where only one of the two is given
 CHARS_PER_BAR = 100  # of one voice, drawn at most to continue a tune; the longest of the default corpus has 45
-PLAY_FLAGS = ("model", "source", "prompt", "meter", "key", "voices", "num_samples", "temperature", "top_k", "top_p", "min_p",
-              "max_chars", "bars")
+PLAY_FLAGS = ("model", "source", "prompt", "meter", "key", "voices", "num_samples", "temperature", "top_k", "top_p",
+              "min_p", "max_chars", "bars")
 ME = "07_train_best_and_generate.py"
 
 
@@ -109,7 +109,8 @@ def parse_arguments(argv):
 def add_play_flags(play):
     """The flags of PLAY_FLAGS, to an argument group."""
     add = play.add_argument
-    add("--model", type=name_list, metavar="NAME", help=f"play with checkpoints/NAME.pt, e.g. transformer_tiny (default: {BEST})")
+    add("--model", type=name_list, metavar="NAME",
+        help=f"play with checkpoints/NAME.pt, e.g. transformer_tiny (default: {BEST})")
     add("--continue", dest="source", type=Path, metavar="FILE",
         help="go on from the last bars of this MIDI or ABC file (writes generated/continued_NNN.*)")
     add("--bars-given", type=whole(1, 1000), metavar="N", default=8,
@@ -211,8 +212,8 @@ def draw_figures(root, content):
     names = figures.draw_sampler(folder, sweep, describe_sampler(sweep["chosen"]))
     names += figures.draw_ladder(folder, content["samples"]["ladder"]) if content["samples"]["ladder"] else []
     if content["skills"]:
-        names += figures.draw_skills(folder, content["skills"]) + figures.draw_cost_of_control(folder, content["skills"])
-        names += figures.draw_repetition(folder, content["skills"])
+        for draw in (figures.draw_skills, figures.draw_cost_of_control, figures.draw_repetition):
+            names += draw(folder, content["skills"])
     losses, record = content["best"]["test_loss_by_position"], read_json(root / f"checkpoints/{BEST}.json")
     names += figures.draw_best_by_position(folder, losses, record["config"]["block_size"]) if losses else []
     return [f"part4_outputs/figures/{name}" for name in names]

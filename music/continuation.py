@@ -1,8 +1,8 @@
 """A user's tune to go on from: MIDI or ABC in, its last bars as a prompt, and the given and the new bars as one file.
 
-    source = read_source(data, "song.mid")             # ValueError says in a sentence why there is nothing to go on from
-    given = last_bars(source.text, 8)                  # the text that a model continues
-    midi = midi_with_source(text, given, source)       # with a mark where the new bars begin, the drums of the given ones
+    source = read_source(data, "song.mid", 6)       # ValueError says in a sentence why there is nothing to go on from
+    given = last_bars(source.text, 8)               # given.text is what a model continues
+    midi = midi_with_source(text, given, source)    # with a mark where the new bars begin, the drums of the given ones
 
 Times of bars are those of the file: the converter takes its bar lines from the MIDI's own meters, so that the bars
 before the given ones say which stretch of the file these are.
@@ -41,7 +41,7 @@ class Given(NamedTuple):
 def read_source(data, name, max_voices):
     """The Source in the bytes of a MIDI or ABC file; ValueError says what is wrong with it.
 
-    max_voices: of MIDI that are kept, the top line, the bass and the fullest first. Of a tunebook the first tune is taken.
+    max_voices: of MIDI that are kept, the top line, the bass and the fullest first. Of a tunebook the first tune counts.
     """
     if not re.search(r"(?i)\.(abc|txt)$", name):
         try:

@@ -25,10 +25,10 @@ from music.validity import LEVELS
 class RightBars:
     """Follows one text while it is drawn, and says at every bar line whether it may stay.
 
-    n_wanted: bars of every voice to come after the prompt, 0: any number. is_level: True if all voices have equally many
-    bars at the last right one, so that the tune could be cut there; is_done: those wanted are there; n_kept: bars (header
-    and end counted as such) kept; n_tries: draws of the present one; draws: of each before it, kept or given up, which
-    copies of this object go on counting together.
+    n_wanted: bars of every voice to come after the prompt, 0: any number. is_level: True if all voices have equally
+    many bars at the last right one, so that the tune could be cut there; is_done: those wanted are there; n_kept: bars
+    (header and end counted as such) kept; n_tries: draws of the present one; draws: of each before it, kept or given
+    up, which copies of this object go on counting together.
     """
 
     MAX_CHARS = 600  # a longer header or bar is wrong; the longest of 27,047 bars of the default corpus has 45
@@ -125,9 +125,9 @@ def judge(text, n_given=0, n_before=0, ended=False):
 def first_draws(text, ended):
     """(bars that are right, bars that were judged) of a free text after its first bar, up to its first wrong one.
 
-    Each of them comes after nothing but right ones and was drawn once. So the share that is right, over many texts, is the
-    probability that the next bar is right after right ones, at no cost beyond the texts. The first bar does not count: as
-    a pickup it may be of nearly any length. ended: the text is a whole tune, whose end is judged as a bar.
+    Each of them comes after nothing but right ones and was drawn once. So the share that is right, over many texts, is
+    the probability that the next bar is right after right ones, at no cost beyond the texts. The first bar does not
+    count: as a pickup it may be of nearly any length. ended: the text is a whole tune, whose end is judged as a bar.
     """
     bars, start, verdict = RightBars(""), body_start(text), "wrong"
     if start:

@@ -8,8 +8,8 @@ not measured again.
 
 Sets below evaluation/drawn/: unprompted (temperature 1), chosen (the sampler of the sweep), right (temperature 1, wrong
 bars drawn again), header and bars (prompted with held-out tunes), sweep, ten (those to look at), and one for each model
-of the suite. Measurements: test, tunes, sweep, floors, and rates/, music/, copying/, diversity/, skills/, control/ with a
-file for each set, repeats/ with one for each model.
+of the suite. Measurements: test, tunes, sweep, floors, and rates/, music/, copying/, diversity/, skills/, control/ with
+a file for each set, repeats/ with one for each model.
 """
 
 import csv
@@ -243,8 +243,8 @@ def cost_of_draws(draws):
     """Mean log2 of the probability that a bar is right, with its standard error over texts, from how often each bar of
     each text was drawn until it was right: {"log2", "se"}.
 
-    For n draws -(1 + 1/2 + ... + 1/(n - 1)) is an unbiased estimate of the logarithm (van Opheusden, Acerbi and Ma 2020,
-    eq. 14); a bar given up counts as if its last draw had been right, which makes it a little too high.
+    For n draws -(1 + 1/2 + ... + 1/(n - 1)) is an unbiased estimate of the logarithm (inverse binomial sampling: van
+    Opheusden, Acerbi and Ma 2020); a bar given up counts as if its last draw had been right: a little too high.
     """
     sums = np.array([(sum(1 / k for n in text for k in range(1, n)), len(text)) for text in draws if text], float)
     if not len(sums):
@@ -302,8 +302,8 @@ def sweep_table(samples, real, settings, limits, train):
 
 
 def smoothed(rows):
-    """The rows with their shares on a straight line (least squares) over their place: the settings are steps of one path,
-    and a share of one step alone is uncertain by more than what the next step changes."""
+    """The rows with their shares on a straight line (least squares) over their place: the settings are steps of one
+    path, and a share of one step alone is uncertain by more than what the next step changes."""
     fitted = [dict(row) for row in rows]
     for key in ("rate", "bar_accuracy", "rest_bar_share", "bar_repetition"):
         known = [(i, row[key]) for i, row in enumerate(rows) if row[key] is not None]

@@ -392,8 +392,8 @@ def draw_repetition(folder, skills):
     if (best.get("repeats") or {}).get("first") is not None:
         color = look(best["family"], families).color
         for key, fill in (("first", "none"), ("second", "full")):
-            axis.plot(best["params_total"], best["repeats"][key], color=color, marker="*", markersize=11, fillstyle=fill,
-                      linestyle="", label=f"best model, {key} time")
+            axis.plot(best["params_total"], best["repeats"][key], "*", color=color, markersize=11, fillstyle=fill,
+                      label=f"best model, {key} time")
     axis.set(xlabel="parameters", ylabel="bits per character", title="Bars that come back")
     log_axes(axis, x=si)
     figure.legend(*axis.get_legend_handles_labels(), loc="outside right center", fontsize=8)

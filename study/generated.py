@@ -28,7 +28,7 @@ PICTURES = {"score_svg": ".svg", "score_png": ".png", "roll_svg": "_roll.svg", "
 def write_sample(folder, stem, sample, kind, origin):
     """Writes <stem>.abc as drawn, .mid, .musicxml, and a repaired text if that differs; returns its metadata row.
 
-    kind: "unconditional", "header", "bars" or "continued", what was given; origin: the tune that it was taken from, or None.
+    kind: "unconditional", "header", "bars" or "continued", what was given; origin: the tune that it comes from, or None.
     """
     write_text(folder / f"{stem}.abc", sample["text"])
     cut = repaired(sample["text"])
@@ -146,8 +146,8 @@ def describe_drawing(evaluation, chosen, max_chars):
                     "prompts_left_out": prompts_left_out(evaluation.test_tunes, tokenizer)},
         "definitions": {"realigned": "true: a bar of the wrong length would shift a voice; .mid and .musicxml put it "
                                      "back at the next bar line (notation.midi_bytes(tune, realign=False) does not)",
-                        "stop_reason": "end: the model ended the tune; budget: max_chars were drawn; stuck: no right bar "
-                                       "led on, though larger and larger parts were drawn again",
+                        "stop_reason": "end: the model ended the tune; budget: max_chars were drawn; stuck: no right "
+                                       "bar led on, though larger and larger parts were drawn again",
                         "bars": "free: as the model draws them; right: a bar that its meter does not allow was drawn "
                                 "again (draws: how often each was drawn; n_kept stand in the text, header and end "
                                 "counted as such)",
@@ -190,5 +190,6 @@ def _free_stems(folder, word):
 def played_rows(root):
     """The metadata rows of all samples that were played in a root, or go on from a user's tune, in the order of their
     names."""
-    rows = [read_json(path) for word in ("continued", "play") for path in sorted((root / FOLDER).glob(f"{word}_*.json"))]
+    folder = root / FOLDER
+    rows = [read_json(path) for word in ("continued", "play") for path in sorted(folder.glob(f"{word}_*.json"))]
     return [row for row in rows if isinstance(row, dict) and "file" in row]

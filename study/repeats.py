@@ -3,8 +3,8 @@
     row = repeats(player, val_tokens)     # bits per character of bars at their first and at their second occurrence
 
 Both occurrences have the same characters, so that what a model knows of bars in general cancels: the difference is what
-it makes of the bar that it has read. Music repeats itself; a model that has not learned to look back pays the full price
-for every bar again.
+it makes of the bar that it has read. Music repeats itself; a model that has not learned to look back pays the full
+price for every bar again.
 """
 
 import numpy as np

@@ -16,12 +16,12 @@ With `bars="right"` a bar that is not exactly as long as its meter is drawn agai
 samples P(bar | what came before, the bar is right) exactly, where a mask on characters would sample something else
 (Park et al. 2024). What is right is judged by `music/right_bars.py`; how many draws it took is part of the sample.
 
-A bar that was wrong MAX_TRIES times is given up, and a larger unit is drawn again: all voices' bars since the last place
-where they were level, the next time twice as many such turns, and so on back to the header. So a turn is drawn from
-P(turn | what came before, each bar right, no bar given up). A bar that is right with probability p is given up with
-probability (1 - p)^64, one in 850 at p = 0.1: where bars come easily this is the law without giving up, and what is left out
-are places from which hardly any right bar leads on (a header whose meter the model does not keep, a meter changed in one
-voice that the others do not follow).
+A bar that was wrong MAX_TRIES times is given up, and a larger unit is drawn again: all voices' bars since the last
+place where they were level, the next time twice as many such turns, and so on back to the header. So a turn is drawn
+from P(turn | what came before, each bar right, no bar given up). A bar that is right with probability p is given up
+with probability (1 - p)^64, one in 850 at p = 0.1: where bars come easily this is the law without giving up, and what
+is left out are places from which hardly any right bar leads on (a header whose meter the model does not keep, a meter
+changed in one voice that the others do not follow).
 
 Budgets and surprisal count characters whatever a token is (`tokenizer.token_chars`), so that models of different
 vocabularies can be compared.
@@ -60,7 +60,7 @@ class Request(NamedTuple):
     min_p: float = 0.0
     max_chars: int = 2000  # budget: characters drawn after the prompt
     bars: str = "free"     # "right": a bar that its meter does not allow is drawn again
-    n_bars: int = 0        # with right bars: so many more of every voice, the tune's end is never drawn; 0: any number
+    n_bars: int = 0        # with right bars: so many more of every voice, and no end of the tune before; 0: any number
 
 
 def unprompted(n, base_seed, max_chars, **sampler):
@@ -128,14 +128,14 @@ def generate(model, tokenizer, requests, device="cpu", batch_rows=BATCH_ROWS, ri
     """Draws every request; returns a list of dicts in the order of the requests.
 
     Keys: the request's own, `text` (prompt and what was drawn, without end token), `new_chars`, `stop_reason`
-    ("end" = the model ended the tune, "budget" = max_chars were drawn, "bars" = n_bars are there, "stuck" = MAX_GIVEN_UP
-    bars were given up in a row, or the first one),
+    ("end" = the model ended the tune, "budget" = max_chars were drawn, "bars" = n_bars are there, "stuck" = one bar
+    after the other was given up, MAX_GIVEN_UP in a row, or there was nothing before it to take back),
     `surprisal_bits` (-log2 of the probability that the model itself, at temperature 1 and unfiltered, gave each
     character of `text`; a token of several characters spreads its bits evenly over them), `end_bits` (the same of the
     end token, None if there is none), `seconds` (from the start of its batch to its last character); with right bars
-    also `n_kept`, bars (header and end counted as such) in the text, and `draws`, how often each bar was drawn, those that
-    were given up or went with a larger unit among them. Right bars that do not reach the end of the tune stop after the
-    last bar that all voices have.
+    also `n_kept`, bars (header and end counted as such) in the text, and `draws`, how often each bar was drawn, those
+    that were given up or went with a larger unit among them. Right bars that do not reach the end of the tune stop
+    after the last bar that all voices have.
 
     right_bars: the class RightBars of `music/right_bars.py`, for requests with right bars. It is handed over, not named
     here, so that a change of the judge leaves free samples as they are.
@@ -176,7 +176,7 @@ def _check(request, tokenizer, right_bars):
 
 
 class _Place(NamedTuple):
-    """Where a row with right bars can go back to: tokens, and characters drawn, up to there, and what its judge knew."""
+    """Where a row with right bars can go back to: tokens, and characters drawn, up to there; what its judge knew."""
     n_tokens: int
     n_chars: int
     bars: Any
@@ -213,7 +213,8 @@ class _Batch:
         self.n_chars = torch.zeros(len(padded), dtype=torch.long)    # drawn after the prompt
         self.alive = torch.arange(len(padded)) < len(requests)
         self.stop_reasons = [None] * len(padded)
-        self.kept = {row: _Place(int(self.n_prompt[row]), 0, bars) for row, bars in self.right.items()}  # the last right bar
+        self.kept = {row: _Place(int(self.n_prompt[row]), 0, bars)  # the last right bar
+                     for row, bars in self.right.items()}
         self.level = {row: [place._replace(bars=copy.copy(place.bars))]  # where all voices have equally many bars
                       for row, place in self.kept.items()}
         self.given_up = {row: (0, 0) for row in self.right}  # farthest place of a bar given up, and how often since
@@ -227,7 +228,8 @@ class _Batch:
             self.uniform[row] = torch.rand(DRAWS, dtype=torch.float64, generator=self.streams[row])
         allowed = logits.clone()
         allowed[self.endless[rows], END] = -torch.inf
-        drawn = draw(filtered_weights(allowed, *(setting[rows] for setting in self.settings)), self.uniform[rows, place])
+        weights = filtered_weights(allowed, *(setting[rows] for setting in self.settings))
+        drawn = draw(weights, self.uniform[rows, place])
         tokens = torch.where(writing, drawn, self.tokens[rows, at])
         surprisal = -logits.double().log_softmax(dim=1).gather(1, tokens.unsqueeze(1)).squeeze(1)
         self.tokens[rows[alive], at[alive]] = tokens[alive]
@@ -289,9 +291,9 @@ class _Batch:
         self.stop(row, reason)
 
     def give_up(self, row):
-        """A row goes back before the bar that it cannot draw: to the last place where its voices were level, then twice as
-        far each time until it has got beyond that bar. It goes on from there when the other rows are finished: its cache
-        has to be read anew."""
+        """A row goes back before the bar that it cannot draw: to the last place where its voices were level, then twice
+        as far each time until it has got beyond that bar. It goes on from there when the other rows are finished: its
+        cache has to be read anew."""
         bars, kept, (farthest, n_times) = self.right[row], self.kept[row], self.given_up[row]
         bars.give_up()
         n_times = 0 if kept.n_chars > farthest else n_times

@@ -47,7 +47,7 @@ def test_the_last_bars_sound_as_they_did(text, n_bars):
     n_all = len(tune.voices[0].bars)
     assert min(n_bars, n_all) <= given.n_bars < n_bars + 4 and given.n_left_out == 0
     wanted, found = set(notes(tune, given.onset)), set(notes(read_abc(given.text)))
-    assert wanted <= found and {onset for onset, *_ in found - wanted} <= {0}  # what was tied over the cut is struck again
+    assert wanted <= found and {onset for onset, *_ in found - wanted} <= {0}  # what was tied is struck again
     assert read_abc(given.text).tempo and check_abc(given.text).meter
 
 
@@ -80,7 +80,7 @@ def test_the_mark_in_the_text_is_a_comment():
 
 @pytest.mark.parametrize("data, name, words", [
     (b"", "a.mid", "no bytes"), (b"noise", "a.mid", "not_midi"), (song()[:300], "a.mid", "damaged"),
-    (b"words", "a.abc", "no tune"), (b"X:1\nK:C\nC[D|\n", "a.abc", "cannot be read"), (b"\xff\xfe", "a.abc", "no tune")])
+    (b"words", "a.abc", "no tune"), (b"X:1\nK:C\nC[D|\n", "a.abc", "cannot be read"), (b"\xff", "a.abc", "no tune")])
 def test_what_cannot_be_read_is_said_in_a_sentence(data, name, words):
     with pytest.raises(ValueError, match=words):
         read_source(data, name, 6)

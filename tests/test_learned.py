@@ -1,4 +1,4 @@
-"""What is measured of models beyond their text's rates: the cost of a right bar, what a heard bar is worth, the sampler."""
+"""What is measured of models beside rates: the cost of a right bar, what a heard bar is worth, the sampler."""
 
 import math
 
@@ -19,7 +19,8 @@ HEADER = "X:1\nM:2/4\nL:1/4\nK:C\n"
 
 
 @pytest.mark.parametrize("body, ended, counts", [
-    ("C|CD|EF|GA|", False, (3, 3)), ("C|CD|EFG|GA|", False, (1, 2)), ("C|CD|E|GA|", False, (1, 2)), ("CDE|EF|", False, (0, 0)),
+    ("C|CD|EF|GA|", False, (3, 3)), ("C|CD|EFG|GA|", False, (1, 2)), ("C|CD|E|GA|", False, (1, 2)),
+    ("CDE|EF|", False, (0, 0)),
     ("C|CD|EF|", True, (2, 3)),  # too short for a tune: its end is wrong
     ("C|CD|EF|GA|Bc|de|fg|ab|cd|\n", True, (9, 9)), ("C|CD|EF|GA", False, (2, 2))])
 def test_first_draws_count_the_bars_after_right_ones(body, ended, counts):
@@ -30,7 +31,8 @@ def test_first_draws_count_the_bars_after_right_ones(body, ended, counts):
 def test_control_is_the_logarithm_of_their_share():
     samples = [{"text": HEADER + body, "stop_reason": "budget"} for body in ("C|CD|EF|EFG|", "CD|EFG|", "CDE|")]
     row = evaluation.control(samples)
-    assert (row["count"], row["n"], row["log2"]) == (2, 4, -1.0) and row["log2_interval"][0] < -1 < row["log2_interval"][1]
+    assert (row["count"], row["n"], row["log2"]) == (2, 4, -1.0)
+    assert row["log2_interval"][0] < -1 < row["log2_interval"][1]
     assert evaluation.control(samples[1:])["log2"] is None
 
 

@@ -333,7 +333,8 @@ class Ends(HandMade):
 
 
 def test_so_many_bars_as_are_asked_for():
-    sample = right([Request(TWO + "CD|", seed=3, max_chars=200, n_bars=5)], Chain(TWO_TOKENIZER, CHAIN), TWO_TOKENIZER)[0]
+    chain = Chain(TWO_TOKENIZER, CHAIN)
+    sample = right([Request(TWO + "CD|", seed=3, max_chars=200, n_bars=5)], chain, TWO_TOKENIZER)[0]
     assert sample["stop_reason"] == "bars" and sample["text"][len(TWO):].count("|") == 1 + 5
     sample = right([Request(HEADER + "C|D|", max_chars=99, n_bars=2)], Ends(MUSIC))[0]
     assert sample["stop_reason"] == "bars" and sample["end_bits"] is None and sample["text"].endswith("C|D|C|C|")
@@ -349,7 +350,8 @@ def test_right_bars_do_not_depend_on_the_batch(model, monkeypatch):
     with torch.no_grad():  # half of its bars are right
         model.head.bias.fill_(-3)
         model.head.bias[torch.as_tensor(MUSIC.encode("CDEFGAB||").astype(int))] = torch.tensor([0.0] * 7 + [2.0] * 2)
-    requests = [Request((HEADER, HEADER + "C|D|E|", HEADER + "C|D|E|F|G|A|\n")[i % 3], seed=i, max_chars=(20, 13)[i % 2],
+    prompts = HEADER, HEADER + "C|D|E|", HEADER + "C|D|E|F|G|A|\n"
+    requests = [Request(prompts[i % 3], seed=i, max_chars=(20, 13)[i % 2],
                         bars=("right", "right", "free")[i // 2 % 3]) for i in range(12)]
     together = generate(model, MUSIC, requests, right_bars=RightBars)
     redrawn = [s for s in together if s["bars"] == "right" and sum(s["draws"]) > s["n_kept"] > 3 and s["new_chars"] > 9]

@@ -102,8 +102,8 @@ def write_played_page(root, rows):
     newest first, and returns its path. A row without "pictures" gets its score here."""
     folder = Path(root) / "part4_outputs/generated"
     newest = sorted(rows, key=lambda row: row["file"], reverse=True)[:MAX_SAMPLES]
-    samples = [sample_view(row, folder, i, name=Path(row["file"]).stem.replace("play_", "played sample ").replace("_", " "))
-               for i, row in enumerate(newest)]
+    names = [Path(row["file"]).stem.replace("play_", "played sample ").replace("_", " ") for row in newest]
+    samples = [sample_view(row, folder, i, name) for i, (row, name) in enumerate(zip(newest, names))]
     page = {"n_older": len(rows) - len(newest), "shades": shade_words(),
             "has_report": (folder.parent / "report.html").exists()}
     room = PAGE_BYTES - len(fill("played.html", {**page, "samples": within(samples, 0)}).encode())
@@ -345,7 +345,7 @@ def sample_view(sample, folder, i, name=None):
     tune, n_chars, unread = notation.readable(text)
     view = {"name": name or f"sample {i + 1}", "stem": stem, "facts": facts(sample),
             "check": verdict(sample.get("validity")), "n_chars": n_chars, "length": len(text), "unread": unread,
-            "files": [file for file in (midi_link(folder / f"{stem}.mid"), mxl_link(folder / f"{stem}.musicxml")) if file],
+            "files": list(filter(None, (midi_link(folder / f"{stem}.mid"), mxl_link(folder / f"{stem}.musicxml")))),
             "runs": shaded_runs(text, sample.get("surprisal_bits") or [], prompt), "score": None, "roll": None}
     if notation.has_notes(tune):
         score, drawn = score_of(sample, folder / f"{stem}.svg")
@@ -452,9 +452,10 @@ def mxl_link(path):
     """The same of a sample's MusicXML file, compressed as notation programs exchange it (.mxl, a tenth of the size)."""
     if not path.exists():
         return None
-    data = io.BytesIO()
-    with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in (("META-INF/container.xml", MXL_CONTAINER % path.name.encode()), (path.name, path.read_bytes())):
+    data, contents = io.BytesIO(), {"META-INF/container.xml": MXL_CONTAINER % path.name.encode(),
+                                    path.name: path.read_bytes()}
+    with zipfile.ZipFile(data, "w") as archive:
+        for name, content in contents.items():
             archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)  # of 1980: the same bytes every time
     return _link("MusicXML", f"{path.stem}.mxl", "application/vnd.recordare.musicxml", data.getvalue())
 
