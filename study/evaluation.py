@@ -25,7 +25,7 @@ from common import UNKNOWN
 from music.excerpts import first_bars, header_of
 from music.floors import floors
 from music.metrics import as_tune, compare_sets, repetition, skills
-from music.samples import mean_of_known
+from music.samples import as_sample, mean_of_known
 from music.novelty import Novelty, diversity
 from music.right_bars import RightBars, first_draws
 from music.tunebook import split_tunebook
@@ -232,8 +232,8 @@ def control(samples):
     """How likely the next bar is to be right after nothing but right ones, from free samples (`first_draws`): the share
     of such bars with its interval, and "log2" of it, the luck in bits that a right bar takes, which tells models apart
     whose tunes are never valid. None where no bar was right, or none judged."""
-    right, judged_bars = map(sum, zip(*(first_draws(sample["text"], sample["stop_reason"] == "end")
-                                        for sample in samples)))
+    counts = [first_draws(sample.text, not sample.truncated) for sample in map(as_sample, samples)]
+    right, judged_bars = np.sum(counts, axis=0) if counts else (0, 0)
     row = share(right, judged_bars)
     return {**row, "log2": math.log2(row["rate"]) if right else None,
             "log2_interval": [math.log2(end) for end in row["interval"]] if right else None}
