@@ -167,9 +167,10 @@ def _check(request, tokenizer, right_bars):
         foreign = [c for c in sorted(set(request.prompt)) if UNKNOWN in tokenizer.encode(c)]
         raise ValueError(f"the prompt has characters that the training text lacks: {' '.join(map(repr, foreign))}")
     if not (request.temperature >= 0 and request.top_k >= 0 and 0 < request.top_p <= 1 and 0 <= request.min_p <= 1
-            and request.max_chars >= 1 and request.bars in ("free", "right")):
+            and request.max_chars >= 1 and request.bars in ("free", "right")
+            and (request.n_bars == 0 or request.n_bars > 0 and request.bars == "right")):
         raise ValueError("sampler settings out of range: temperature >= 0, top-k >= 0, 0 < top-p <= 1, "
-                         "0 <= min-p <= 1, at least 1 character, bars free or right")
+                         "0 <= min-p <= 1, at least 1 character, bars free or right, a number of bars with right only")
     wrong = right_bars.what_is_wrong(request.prompt) if request.bars == "right" else None
     if wrong:
         raise ValueError(f"no right bar can follow this prompt: {wrong}")

@@ -223,7 +223,7 @@ def test_surprisal_is_the_models_own_whatever_the_sampler(model):
 
 @pytest.mark.parametrize("request_", [
     Request(prompt="§"), Request(temperature=-1), Request(top_p=0), Request(min_p=2), Request(max_chars=0),
-    Request(temperature=float("nan")), Request(top_k=-1)])
+    Request(temperature=float("nan")), Request(top_k=-1), Request(n_bars=4)])
 def test_settings_that_make_no_sense_are_refused(request_):
     with pytest.raises(ValueError):
         generate(Script(TOKENIZER, "A"), TOKENIZER, [request_])
