@@ -16,9 +16,9 @@ With `bars="right"` a bar that is not exactly as long as its meter is drawn agai
 samples P(bar | what came before, the bar is right) exactly, where a mask on characters would sample something else
 (Park et al. 2024). What is right is judged by `music/right_bars.py`; how many draws it took is part of the sample.
 
-A bar that was wrong MAX_TRIES times is given up, and a larger unit is drawn again: all voices' bars since the last
-place where they were level, the next time twice as many such turns, and so on back to the header. So a turn is drawn
-from P(turn | what came before, each bar right, no bar given up). A bar that is right with probability p is given up
+A bar that was wrong MAX_TRIES times is given up, and a larger unit is drawn again: all voices' bars since the last place
+but one where they were level, the next time twice as many such turns, and so on back to the header. So turns are drawn
+from P(turns | what came before, each bar right, no bar given up). A bar that is right with probability p is given up
 with probability (1 - p)^64, one in 850 at p = 0.1: where bars come easily this is the law without giving up, and what
 is left out are places from which hardly any right bar leads on (a header whose meter the model does not keep, a meter
 changed in one voice that the others do not follow).
@@ -44,7 +44,7 @@ LANES = 8            # rows; batches are padded to a multiple of it, which makes
 BATCH_ROWS = 128     # rows at once; the key/value cache of XL takes 8 MB a row
 SHRINK = 0.75        # finished rows leave when the batch can shrink to this share of its rows
 MAX_TRIES = 64       # draws of one bar; then more than the bar is drawn again
-MAX_GIVEN_UP = 8     # bars given up in a row, without a new one kept; then the tune is stuck and ends
+BARS_PER_GIVEN_UP = 8  # a tune may give up one bar, and one more for so many bars of all voices; then it is stuck
 DRAWS = 256          # uniform numbers taken from a row's generator at a time
 MODEL_ITSELF = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}  # the sampler that changes nothing
 
@@ -128,8 +128,8 @@ def generate(model, tokenizer, requests, device="cpu", batch_rows=BATCH_ROWS, ri
     """Draws every request; returns a list of dicts in the order of the requests.
 
     Keys: the request's own, `text` (prompt and what was drawn, without end token), `new_chars`, `stop_reason`
-    ("end" = the model ended the tune, "budget" = max_chars were drawn, "bars" = n_bars are there, "stuck" = one bar
-    after the other was given up, MAX_GIVEN_UP in a row, or there was nothing before it to take back),
+    ("end" = the model ended the tune, "budget" = max_chars were drawn, "bars" = n_bars are there, "stuck" = more
+    bars were given up than a tune may, or there was nothing before one to take back),
     `surprisal_bits` (-log2 of the probability that the model itself, at temperature 1 and unfiltered, gave each
     character of `text`; a token of several characters spreads its bits evenly over them), `end_bits` (the same of the
     end token, None if there is none), `seconds` (from the start of its batch to its last character); with right bars
@@ -218,7 +218,7 @@ class _Batch:
                      for row, bars in self.right.items()}
         self.level = {row: [place._replace(bars=copy.copy(place.bars))]  # where all voices have equally many bars
                       for row, place in self.kept.items()}
-        self.given_up = {row: (0, 0) for row in self.right}  # farthest place of a bar given up, and how often since
+        self.given_up = {row: (0, 0, 0) for row in self.right}  # bars given up: in all, since the most bars stood; how many
         self.to_draw_again = set()  # rows that went back farther than the model's cache can
 
     def extend(self, rows, logits):
@@ -292,17 +292,18 @@ class _Batch:
         self.stop(row, reason)
 
     def give_up(self, row):
-        """A row goes back before the bar that it cannot draw: to the last place where its voices were level, then twice
-        as far each time until it has got beyond that bar. It goes on from there when the other rows are finished: its
-        cache has to be read anew."""
-        bars, kept, (farthest, n_times) = self.right[row], self.kept[row], self.given_up[row]
+        """A row goes back before the bar that it cannot draw: to the last place but one where its voices were level (from
+        the first bars to the header), then twice as far each time until it has got beyond that bar. It goes on from there
+        when the other rows are finished: its cache has to be read anew."""
+        bars, kept, (n_in_all, n_since, most_bars) = self.right[row], self.kept[row], self.given_up[row]
         bars.give_up()
-        n_times = 0 if kept.n_chars > farthest else n_times
+        if bars.n_bars > most_bars:
+            n_since, most_bars = 0, bars.n_bars
         earlier = [place for place in self.level[row] if place.n_tokens < kept.n_tokens]
-        if not earlier or n_times == MAX_GIVEN_UP:
+        if not earlier or n_in_all > most_bars // BARS_PER_GIVEN_UP:
             return self.cut(row, "stuck")
-        del earlier[len(earlier) + 1 - min(2 ** n_times, len(earlier)):]
-        self.given_up[row] = max(farthest, kept.n_chars), n_times + 1
+        del earlier[len(earlier) + 1 - min(2 ** (n_since + 1), len(earlier)):]
+        self.given_up[row] = n_in_all + 1, n_since + 1, most_bars
         self.level[row], self.right[row] = earlier, copy.copy(earlier[-1].bars)
         self.kept[row] = earlier[-1]._replace(bars=self.right[row])
         self.go_to(row, self.kept[row])

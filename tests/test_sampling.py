@@ -312,9 +312,9 @@ class Trap(HandMade):
 
 
 def test_where_no_right_bar_leads_on_more_than_the_bar_is_drawn_again():
-    requests = [Request(HEADER, seed=i, max_chars=12) for i in range(2)]
+    requests = [Request(HEADER + "C|" * 40, seed=i, max_chars=12) for i in range(2)]
     samples = right(requests, Trap(MUSIC), MUSIC)
-    assert {(sample["stop_reason"], sample["text"][len(HEADER):-4]) for sample in samples} == {("budget", "C|" * 4)}
+    assert {(sample["stop_reason"], sample["text"][len(HEADER):-4]) for sample in samples} == {("budget", "C|" * 44)}
     assert any(MAX_TRIES in sample["draws"] for sample in samples)
     assert [right([request], Trap(MUSIC), MUSIC)[0]["text"] for request in requests] == [s["text"] for s in samples]
     stuck = right([Request(HEADER + "D|F|", max_chars=16)], Trap(MUSIC), MUSIC)[0]  # nothing given is taken back
