@@ -7,28 +7,33 @@ Writes: checkpoints/best_model.{pt,json,curve.jsonl}, best_choice.json (why this
         metadata.json, repaired/sample_*.abc (only where a sample had to be cut to be readable)
         part4_outputs/evaluation/ (samples and measurements, each kept under a key: an interrupted run goes on after the
         last, and an edit re-makes what it changes)
-        part4_outputs/figures/{sampler,ladder,skills,counting,best_by_position}.{png,svg}, RESULTS.json, report.html,
-        music.csv, differences.csv, loss_by_position.csv
+        part4_outputs/figures/{sampler,ladder,skills,cost_of_control,repetition,counting,best_by_position}.{png,svg},
+        RESULTS.json, report.html, music.csv, differences.csv, loss_by_position.csv
 Run:    python 07_train_best_and_generate.py [--quick] [--minutes 5 | --best xl:10] [--skip-training]
         python 07_train_best_and_generate.py --samples-only
         python 07_train_best_and_generate.py --model transformer_tiny --num-samples 3 --meter 6/8 --key D
+        python 07_train_best_and_generate.py --continue song.mid [--bars-given 8] [--bars-new 16]
 The best model is the largest Transformer for ten epochs; with --quick, or --minutes, what this machine's speed and a
 law of the loss say is best in those minutes. --samples-only draws the ten samples and measures nothing. The third form
 plays with any finished model: it needs its checkpoint and data/tokenizer.pkl, and writes generated/play_NNN.* and
-played.html.
+played.html. The fourth goes on from the last bars of a MIDI or ABC file and writes generated/continued_NNN.abc, .mid
+(with the drums and tempos of the bars given) and .musicxml, the given bars and the new ones with a mark between them.
 Prints the headline block of RESULTS.json last.
 """
 
 import contextlib
 import os
 import re
+from pathlib import Path
 
 # first of all: from here on Ctrl-C shows no traceback, however long the rest takes to load
 from study.arguments import fail, name_list, number, resolve_root, root_flags, stage_parser, whole
-from study.stage import Stage, file_digest, read_json, run, write_bytes, write_json, write_text
+from study.stage import Stage, file_digest, load_manifest, read_json, run, write_bytes, write_json, write_text
 
 from common import load_tokenizer, pick_device
-from music.abc_text import check_abc
+from music.abc_text import check_abc, read_abc
+from music.continuation import last_bars, read_source
+from music.midi_to_abc import MAX_VOICES
 from music.right_bars import RightBars
 from music.validity import level_in_words
 from study import choice, evaluation, figures, generated, measurements, results, runs, training
@@ -37,20 +42,21 @@ from study.families import FAMILIES
 from study.page.report import template_digest, write_played_page, write_report
 from study.records import read_curves
 from study.results import BEST
-from study.sampling import MAX_TRIES, MODEL_ITSELF, Request, describe_sampler, generate
+from study.sampling import MODEL_ITSELF, Request, describe_sampler, generate
 
 SIZE, EPOCHS = "xl", 10  # of the best model unless minutes are given: those of the study
 MINUTES = {"full": None, "quick": 5}  # of training for the best model
 BUDGETS = {  # n_*: samples; *_chars: characters drawn at most
     "full": {"n_rated": 200, "rated_chars": 5000, "n_prompted": 100, "prompted_chars": 2000, "n_sweep": 100,
-             "sweep_chars": 600, "n_skills": 100, "skills_chars": 1000, "n_real": 200, "sample_chars": 3000},
-    "quick": {"n_rated": 100, "rated_chars": 1500, "n_prompted": 20, "prompted_chars": 500, "n_sweep": 40,
-              "sweep_chars": 240, "n_skills": 100, "skills_chars": 300, "n_real": 100, "sample_chars": 1000},
+             "sweep_chars": 1000, "n_skills": 100, "skills_chars": 1000, "n_real": 200, "sample_chars": 3000},
+    "quick": {"n_rated": 100, "rated_chars": 1500, "n_prompted": 20, "prompted_chars": 500, "n_sweep": 21,
+              "sweep_chars": 500, "n_skills": 100, "skills_chars": 300, "n_real": 100, "sample_chars": 1000},
 }
-# few settings of many samples: of fifteen with 8 samples each the best was chance
-SWEEP = [{**MODEL_ITSELF, "temperature": temperature} for temperature in (0.7, 0.8, 0.9, 1.0)]
-SWEEP_LIMITS = {"rest_bar_share": 0.10, "bar_repetition": 0.15}  # shares of bars: how far a sampler may lie above the
-# validation tunes; the likeliest tokens are rests and the bar before, so low temperatures look valid by saying nothing
+# one path of equal steps, so that a line through all of them can be taken: of fifteen settings with 8 samples each the best
+# was chance. Min-p, because at equal validity a lower temperature repeats more (benchmarks/sampling.md)
+SWEEP = [{**MODEL_ITSELF, "min_p": step / 40} for step in range(6)]
+SWEEP_LIMITS = {"rest_bar_share": 0.10, "bar_repetition": 0.03}  # shares of bars: how far a sampler may lie above the
+# validation tunes; the likeliest tokens are rests and the bar before, so strict samplers look valid by saying nothing
 TEN = [  # the samples to look at: prompt, the sampler's temperature (None: the chosen sampler), bars
     ("unconditional", None, "free"), ("unconditional", 1.0, "free"), ("header", 0.9, "free"), ("bars", 1.0, "free"),
     ("unconditional", 1.0, "right"), ("header", None, "right"), ("header", 1.0, "right"),
@@ -61,8 +67,9 @@ SEEDS = {  # first seed of every set, so that no two sets share a random stream
 PLAY_CHARS = 2000
 VOICE_DRAWS = 4  # texts drawn for each sample that shall have so many voices: how many a tune has, no header says
 HEADER = {"meter": "4/4", "key": "C"}  # where only one of the two is given
-PLAY_FLAGS = ("model", "prompt", "meter", "key", "voices", "num_samples", "temperature", "top_k", "top_p", "min_p",
-              "max_chars", "bars")
+CHARS_PER_BAR = 100  # of one voice, drawn at most to continue a tune; the longest of the default corpus has 45
+PLAY_FLAGS = ("model", "source", "prompt", "meter", "key", "voices", "num_samples", "temperature", "top_k", "top_p",
+              "min_p", "max_chars", "bars")
 ME = "07_train_best_and_generate.py"
 
 
@@ -93,13 +100,23 @@ def parse_arguments(argv):
         parser.error("--best says what to train: it does not go with --minutes or --only")
     if args.prompt is not None and (args.meter or args.key or args.voices):
         parser.error("--prompt is the whole beginning: it does not go with --meter, --key or --voices")
+    if args.source and any(value is not None for value in (args.prompt, args.meter, args.key, args.voices, args.bars)):
+        parser.error("--continue takes meter, key and voices from the file and draws right bars: it does not go with "
+                     "--prompt, --meter, --key, --voices or --bars")
     return args
 
 
 def add_play_flags(play):
     """The flags of PLAY_FLAGS, to an argument group."""
     add = play.add_argument
-    add("--model", type=name_list, metavar="NAME", help=f"play with checkpoints/NAME.pt, e.g. transformer_tiny (default: {BEST})")
+    add("--model", type=name_list, metavar="NAME",
+        help=f"play with checkpoints/NAME.pt, e.g. transformer_tiny (default: {BEST})")
+    add("--continue", dest="source", type=Path, metavar="FILE",
+        help="go on from the last bars of this MIDI or ABC file (writes generated/continued_NNN.*)")
+    add("--bars-given", type=whole(1, 1000), metavar="N", default=8,
+        help="bars of that file at least that the model sees (default: %(default)s)")
+    add("--bars-new", type=whole(1, 1000), metavar="N", default=16,
+        help="bars to write after them (default: %(default)s)")
     add("--prompt", metavar="TEXT", help=r"what the samples begin with; \n stands for a line end")
     add("--meter", metavar="M", help="meter of the samples, e.g. 6/8")
     add("--key", metavar="K", help="key of the samples, e.g. D, Am, Bb")
@@ -194,8 +211,9 @@ def draw_figures(root, content):
     folder, sweep = root / "part4_outputs/figures", measurements.read(root, "sweep")
     names = figures.draw_sampler(folder, sweep, describe_sampler(sweep["chosen"]))
     names += figures.draw_ladder(folder, content["samples"]["ladder"]) if content["samples"]["ladder"] else []
-    for draw in (figures.draw_skills, figures.draw_counting) if content["skills"] else ():
-        names += draw(folder, content["skills"])
+    if content["skills"]:
+        for draw in (figures.draw_skills, figures.draw_cost_of_control, figures.draw_repetition, figures.draw_counting):
+            names += draw(folder, content["skills"])
     losses, record = content["best"]["test_loss_by_position"], read_json(root / f"checkpoints/{BEST}.json")
     names += figures.draw_best_by_position(folder, losses, record["config"]["block_size"]) if losses else []
     return [f"part4_outputs/figures/{name}" for name in names]
@@ -244,6 +262,8 @@ def play(root, args):
         fail(ME, str(error), f"run: python {ME}{root_flags(args)}")
     chosen = (measurements.read(root, "sweep") or {}).get("chosen") or MODEL_ITSELF
     sampler = {key: chosen[key] if getattr(args, key) is None else getattr(args, key) for key in MODEL_ITSELF}
+    if args.source:
+        return go_on(root, args, player, sampler)
     prompt, n = prompt_of(args), args.num_samples or 1
     bars = args.bars or ("right" if sampler["temperature"] else "free")  # the likeliest bar is the same at every draw
     requests = [Request(prompt=prompt, seed=args.seed + i, max_chars=args.max_chars or PLAY_CHARS,
@@ -255,18 +275,52 @@ def play(root, args):
         fail(ME, str(error), "mend the prompt, or draw without the judge: --bars free" if "right bar" in str(error)
              else "see --help")
     samples, missed = with_voices(samples, args.voices) if args.voices else (samples, 0)
-    rows = generated.write_played(root, samples)
+    show_played(root, generated.write_played(root, samples), sampler)
+    n_stuck = sum(sample["stop_reason"] == "stuck" for sample in samples)
+    if n_stuck:
+        print(f"{n_stuck} of {n} samples are stuck: no right bar leads on; --bars free draws on")
+    if missed:
+        print(f"{missed} of {n} samples have another number of voices: no text drawn for them had {args.voices}")
+
+
+def show_played(root, rows, sampler):
+    """Prints what was written, and makes the page of all that was played."""
     for row in rows:
         print(f"{row['text'].rstrip()}\n--- {row['file']}: {level_in_words(row['validity']['level'])}, seed "
               f"{row['seed']}, {describe_sampler(sampler)}, ended by {row['stop_reason']}"
               + (f"; {row['midi']}" if row["midi"] else "; no note to hear, so no MIDI file") + "\n")
     page = write_played_page(root, generated.played_rows(root))
     print(f"look at, and listen to: {os.path.relpath(page)}")
-    n_stuck = sum(sample["stop_reason"] == "stuck" for sample in samples)
-    if n_stuck:
-        print(f"{n_stuck} of {n} samples are stuck: one bar was wrong {MAX_TRIES} times; --bars free draws on")
-    if missed:
-        print(f"{missed} of {n} samples have another number of voices: no text drawn for them had {args.voices}")
+
+
+def go_on(root, args, player, sampler):
+    """Goes on from the last bars of a user's MIDI or ABC file, with right bars."""
+    music = (read_json(root / "data/stats.json") or {}).get("music") or {}
+    most = (load_manifest(root, "02_midi_to_abc") or {}).get("config", {}).get("max_voices") or MAX_VOICES
+    try:
+        source = read_source(args.source.read_bytes(), args.source.name,
+                             int(min(most, (music.get("voices") or {}).get("max") or most)))
+        given = last_bars(source.text, args.bars_given)
+        tune = read_abc(given.text)
+        unseen = [meter for _, meter in tune.meters if music.get("meters") and meter not in music["meters"]]
+        if unseen:
+            raise ValueError(f"the model has never seen the meter {unseen[0]}; it knows {', '.join(music['meters'])}")
+        n_chars = args.max_chars or args.bars_new * len(tune.voices) * CHARS_PER_BAR
+        samples = generate(player.model, player.tokenizer, [
+            Request(given.text, args.seed + i, max_chars=n_chars, bars="right", n_bars=args.bars_new, **sampler)
+            for i in range(args.num_samples or 1)], player.device, right_bars=RightBars)
+    except OSError as error:
+        fail(ME, f"--continue {args.source}: {error.strerror or error}", "give the path of a MIDI or ABC file")
+    except ValueError as error:
+        fail(ME, f"--continue {args.source}: {error}", "give another file, or a model that was trained on such music")
+    show_played(root, generated.write_continued(root, samples, given, source, args.source.name), sampler)
+    print(f"given: {given.n_bars} bars of {args.source.name}"
+          + (f", without its last {given.n_left_out}, which no bar line ends in all voices or which are short"
+             if given.n_left_out else ""))
+    n_fewer = sum(sample["stop_reason"] != "bars" for sample in samples)
+    if n_fewer:
+        print(f"{n_fewer} of {len(samples)} have fewer than {args.bars_new} new bars: the model found no right one, or "
+              "--max-chars were drawn")
 
 
 def check_model(root, args, name):

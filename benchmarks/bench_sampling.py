@@ -60,7 +60,8 @@ def rates(root, names, n, max_chars):
             seconds = time.process_time() - started
             rated = rate_samples(samples)
             bits = [bit for sample in samples for bit in sample["surprisal_bits"]]
-            draws, kept = (sum(sample.get(key, 0) for sample in samples) for key in ("n_draws", "n_kept"))
+            draws, kept = (sum(counts) for counts in zip(*((sum(sample.get("draws", ())), sample.get("n_kept", 0))
+                                                           for sample in samples)))
             levels, ended = rated["level_rates"], sum(sample["stop_reason"] == "end" for sample in samples)
             print(f"{name}, bars {bars}: level 4 {levels['meter']:.3f}, level 5 {levels['aligned']:.3f}, judge "
                   f"{rated['abc2midi_clean_rate']}, bars right {rated['bar_accuracy'] or 0:.3f}, draws a bar "

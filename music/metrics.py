@@ -8,6 +8,7 @@ Tunes are texts, samples (see `as_sample`) or Tunes. Every function is pure, giv
 is undefined (the groove of a tune of one bar), never NaN and never a made-up zero.
 """
 
+import bisect
 import re
 import zlib
 
@@ -27,9 +28,9 @@ EPSILON = 1e-9           # quarter notes: onsets that are equal but for rounding
 
 METRICS = ("n_notes", "n_bars", "n_voices", "pitch_class_entropy", "pitch_class_entropy_4_bars", "scale_consistency",
            "in_key_share", "groove_consistency", "polyphony", "polyphony_rate", "notes_per_bar", "notes_per_quarter",
-           "pitch_range", "n_pitches", "rest_share", "voice_rest_share", "bar_repetition", "bar_repetition_lag_1",
-           "bar_repetition_lag_2", "bar_repetition_lag_4", "bar_repetition_lag_8", "leap_share", "mean_interval",
-           "mean_duration", "compression_ratio")
+           "pitch_range", "n_pitches", "rest_share", "voice_rest_share", "bar_repetition", "bar_repetition_transposed",
+           "bar_repetition_lag_1", "bar_repetition_lag_2", "bar_repetition_lag_4", "bar_repetition_lag_8", "leap_share",
+           "mean_interval", "mean_duration", "compression_ratio")
 
 
 # ---------------------------------------------------------------- one tune
@@ -68,8 +69,9 @@ def music_metrics(tune):
                                 meter differ in having an onset (MusPy, there with another grid)
     polyphony, polyphony_rate   mean number of notes while any sounds; share of that time with two or more
     rest_share                  share of the time in which no voice sounds; voice_rest_share: mean over the voices
-    bar_repetition              1 - distinct/all sounding bars of a voice (by their text); lag k: share of sounding
-                                bars equal to the one k bars before in the same voice
+    bar_repetition              1 - distinct/all sounding bars of a voice (by their text); transposed: those of one
+                                shape on another pitch too; lag k: share of sounding bars equal to the one k bars
+                                before in the same voice
     leap_share                  share of melodic intervals (tops of successive onsets of a voice) above 4 semitones
     mean_interval               mean size of those intervals, semitones; mean_duration: quarter notes
     compression_ratio           zlib bytes/characters of the music text: low for loops, high for noise
@@ -214,15 +216,33 @@ def repetition(tune):
     """{"bar_repetition", "bar_repetition_lag_1", ...}: see `music_metrics`. Bars of rest do not count: everyone can
     repeat silence."""
     voices = [[_bar_text(bar.text) if bar.n_notes else None for bar in voice.bars] for voice in tune.voices]
-    shares, n, distinct = {}, 0, 0
-    for bars in voices:
-        heard = [bar for bar in bars if bar is not None]
-        n, distinct = n + len(heard), distinct + len(set(heard))
-    shares["bar_repetition"] = 1 - distinct / n if n else None
+    shares = {"bar_repetition": _heard_before(voices), "bar_repetition_transposed": _heard_before(_bar_shapes(tune))}
     for lag in LAGS:
         pairs = [(bars[i - lag], bars[i]) for bars in voices for i in range(lag, len(bars)) if bars[i] is not None]
         shares[f"bar_repetition_lag_{lag}"] = sum(a == b for a, b in pairs) / len(pairs) if pairs else None
     return shares
+
+
+def _heard_before(voices):
+    """Share of the bars of all voices, each a list, that stood in their voice before; None: no bar that counts."""
+    heard = [[bar for bar in bars if bar is not None] for bars in voices]
+    n = sum(map(len, heard))
+    return 1 - sum(len(set(bars)) for bars in heard) / n if n else None
+
+
+def _bar_shapes(tune):
+    """Each voice's bars as what stays when they are moved to another pitch: onset, length and interval from the first
+    note for every note that begins there; None without any."""
+    voices = []
+    for voice, (_, *columns) in zip(tune.voices, tune.ticks):
+        starts = [int(bar.onset * TICKS) for bar in voice.bars]
+        bars = [[] for _ in starts]
+        for onset, duration, pitch in sorted(zip(*columns)):
+            i = max(bisect.bisect_right(starts, onset) - 1, 0)
+            bars[i].append((onset - starts[i], duration, pitch))
+        voices.append([tuple((onset, duration, pitch - bar[0][2]) for onset, duration, pitch in bar) or None
+                       for bar in bars])
+    return voices
 
 
 # ---------------------------------------------------------------- sets of tunes

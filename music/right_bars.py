@@ -8,10 +8,13 @@ the tune's last one, which nobody can tell before the tune has ended or gone on;
 as a whole if it reaches level 5 of `check_abc`: its voices have the same bars, and it does not end before 16 notes
 and 4 bars.
 
+`first_draws` asks it about text that was drawn freely: how likely is the next bar to be right?
+
 Voices come in turns, as this project writes them: `[V:1]` some bars, `[V:2]` as many, and again. A voice that falls
 behind, runs ahead, or joins after the first turn is wrong at once, because no later bar could mend it.
 """
 
+import re
 from typing import NamedTuple
 
 from music.abc_text import Reader, check_abc
@@ -22,16 +25,20 @@ from music.validity import LEVELS
 class RightBars:
     """Follows one text while it is drawn, and says at every bar line whether it may stay.
 
-    is_level: True if all voices have equally many bars at the last right one, so that the tune could be cut there;
-    n_kept, n_draws: bars (header and end counted as such) kept and drawn; n_tries: draws of the present one.
+    n_wanted: bars of every voice to come after the prompt, 0: any number. is_level: True if all voices have equally
+    many bars at the last right one, so that the tune could be cut there; is_done: those wanted are there; n_kept: bars
+    (header and end counted as such) kept; n_tries: draws of the present one; draws: of each before it, kept or given
+    up, which copies of this object go on counting together.
     """
 
     MAX_CHARS = 600  # a longer header or bar is wrong; the longest of 27,047 bars of the default corpus has 45
 
-    def __init__(self, prompt):
-        self.n_given, self.n_bars, self.n_chars = len(prompt), judge(prompt).n_bars, 0
-        self.in_header, self.is_level = not body_start(prompt), True
-        self.n_kept = self.n_draws = self.n_tries = 0
+    def __init__(self, prompt, n_wanted=0):
+        given = judge(prompt)
+        self.n_given, self.n_bars, self.n_chars = len(prompt), given.n_bars, 0
+        self.n_wanted, self.n_last = n_wanted, given.n_each + n_wanted
+        self.in_header, self.is_level, self.is_done = not body_start(prompt), True, False
+        self.n_kept, self.n_tries, self.draws = 0, 0, []
 
     def is_due(self, newest, n_chars):
         """True if the text may be judged: its header or a bar may have ended with the newest characters, or it is too
@@ -42,12 +49,18 @@ class RightBars:
         """"right", "wrong" or "open" (only more text can tell) of what came after the last right bar."""
         judged = judge(text, self.n_given, self.n_bars, ended)
         verdict = "wrong" if judged.verdict == "open" and n_chars - self.n_chars > self.MAX_CHARS else judged.verdict
-        self.n_draws += verdict != "open"
         self.n_tries += verdict != "open"
         if verdict == "right":
+            self.draws.append(self.n_tries)
             self.n_kept, self.n_tries, self.n_bars, self.n_chars = self.n_kept + 1, 0, judged.n_bars, n_chars
             self.in_header, self.is_level = False, judged.level
+            self.is_done = judged.level and 0 < self.n_wanted and judged.n_each >= self.n_last
         return verdict
+
+    def give_up(self):
+        """The present bar will not be drawn again."""
+        self.draws.append(self.n_tries)
+        self.n_tries = 0
 
     @staticmethod
     def what_is_wrong(prompt):
@@ -72,10 +85,11 @@ class RightBars:
 
 class Judged(NamedTuple):
     """verdict: "right", "wrong" or "open"; n_bars: closed by a bar line, of all voices; level: whether all voices have
-    equally many."""
+    equally many; n_each: that every voice has."""
     verdict: str
     n_bars: int = 0
     level: bool = False
+    n_each: int = 0
 
 
 def judge(text, n_given=0, n_before=0, ended=False):
@@ -105,7 +119,27 @@ def judge(text, n_given=0, n_before=0, ended=False):
     is_open = "open" in fits
     if not in_turns or "wrong" in fits or not is_open and not _equal(closed):
         return Judged("wrong")
-    return Judged("open" if is_open else "right", n_bars, level)
+    return Judged("open" if is_open else "right", n_bars, level, min(map(len, closed)))
+
+
+def first_draws(text, ended):
+    """(bars that are right, bars that were judged) of a free text after its first bar, up to its first wrong one.
+
+    Each of them comes after nothing but right ones and was drawn once. So the share that is right, over many texts, is
+    the probability that the next bar is right after right ones, at no cost beyond the texts. The first bar does not
+    count: as a pickup it may be of nearly any length. ended: the text is a whole tune, whose end is judged as a bar.
+    """
+    bars, start, verdict = RightBars(""), body_start(text), "wrong"
+    if start:
+        verdict = bars.judge(text[:start], start, False)
+    for n_chars in (start + match.end() for match in re.finditer(r"\|", text[start:])):
+        if verdict == "wrong":
+            break
+        verdict = bars.judge(text[:n_chars], n_chars, False)
+    if ended and verdict != "wrong":
+        verdict = bars.judge(text, len(text), True)
+    n_right = max(bars.n_kept - 2, 0)  # but header and first bar
+    return n_right, n_right + (verdict == "wrong" and bars.n_kept >= 2)
 
 
 def _judge_header(text, start):

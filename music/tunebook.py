@@ -119,6 +119,18 @@ def cut_tune(text, max_chars, min_chars=0):
             for start, stop in zip(chosen, chosen[1:])]
 
 
+def piece_of_bars(reader, first, stop):
+    """(ABC text of a tune's bars from number `first` to before number `stop`, both from 0; how many bars precede it; how
+    many precede its end). It begins at the last place not behind `first`, and ends at the last not behind `stop`, where
+    all voices are at a bar line. reader: of the tune, strict."""
+    total = max((len(voice.bars) for voice in reader.sounding_voices()), default=0)
+    points = [(reader.body_from, 0, None), *_cut_points(reader, total)]
+    begin, end = (max((point for point in points if point[1] <= max(n, 0)), key=lambda point: point[1])
+                  for n in (first, stop))
+    header = [line for line in reader.text[:reader.body_from].split("\n") if line.strip()]
+    return _piece(reader, header, begin, end), begin[1], end[1]
+
+
 def _even_cuts(places, room, least):
     """Indices of the places to cut at, the first and the last among them.
 

@@ -8,12 +8,13 @@ not measured again.
 
 Sets below evaluation/drawn/: unprompted (temperature 1), chosen (the sampler of the sweep), right (temperature 1, wrong
 bars drawn again), header and bars (prompted with held-out tunes), sweep, ten (those to look at), and one for each model
-of the suite. Measurements: test, tunes, sweep, floors, and rates/, music/, copying/, diversity/, skills/ with a file
-for each set, and bar_left/ with one for each model of the suite.
+of the suite. Measurements: test, tunes, sweep, floors, and rates/, music/, copying/, diversity/, skills/, control/ with
+a file for each set, repeats/ and bar_left/ with one for each model.
 """
 
 import csv
 import functools
+import math
 import random
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,15 +25,16 @@ from common import UNKNOWN
 from music.excerpts import first_bars, header_of
 from music.floors import floors
 from music.metrics import as_tune, compare_sets, repetition, skills
-from music.samples import mean_of_known
+from music.samples import as_sample, mean_of_known
 from music.novelty import Novelty, diversity
-from music.right_bars import RightBars
+from music.right_bars import RightBars, first_draws
 from music.tunebook import split_tunebook
-from music.validity import rate_samples
+from music.validity import rate_samples, share, standard_error
 from study import measurements, training
 from study.checkpoints import load_checkpoint
 from study.measurements import Digested
 from study.probe import bar_left
+from study.repeats import repeats
 from study.sampling import MODEL_ITSELF, Request, generate, truncation, unprompted
 from study.stage import file_digest, value_digest
 
@@ -68,6 +70,7 @@ class Evaluation(NamedTuple):
     val_tunes: list    # [{"origin", "text"}]: the sampler is chosen on these
     test_tunes: list   # real music to compare with, and prompts
     train: Digested    # the training text: where a sample may have been copied from
+    val_tokens: Digested
     test_tokens: Digested
     again: bool        # --force: make what is kept anew
     used: set          # names of what this run kept
@@ -98,7 +101,8 @@ def set_up(root, player, data, budget, seed, first_seeds, again):
     val_tunes, test_tunes = (held_out(root, split, budget["n_real"], seed) for split in ("val", "test"))
     train = Digested(_text(root / "data/train.txt"), file_digest(root / "data/train.txt"))
     return Evaluation(root, player, budget, seed, first_seeds, val_tunes, test_tunes, train,
-                      Digested(data.test, training.digest_tokens(data.test)), again, set())
+                      *(Digested(tokens, training.digest_tokens(tokens)) for tokens in (data.val, data.test)), again,
+                      set())
 
 
 # ---------------------------------------------------------------- held-out tunes and prompts
@@ -226,6 +230,31 @@ def rate(samples):
     return rate_samples(samples) if samples else None
 
 
+def control(samples):
+    """How likely the next bar is to be right after nothing but right ones, from free samples (`first_draws`): the share
+    of such bars with its interval, and "log2" of it, the luck in bits that a right bar takes, which tells models apart
+    whose tunes are never valid. None where no bar was right, or none judged."""
+    counts = [first_draws(sample.text, not sample.truncated) for sample in map(as_sample, samples)]
+    right, judged_bars = np.sum(counts, axis=0) if counts else (0, 0)
+    row = share(right, judged_bars)
+    return {**row, "log2": math.log2(row["rate"]) if right else None,
+            "log2_interval": [math.log2(end) for end in row["interval"]] if right else None}
+
+
+def cost_of_draws(draws):
+    """Mean log2 of the probability that a bar is right, with its standard error over texts, from how often each bar of
+    each text was drawn until it was right: {"log2", "se"}.
+
+    For n draws -(1 + 1/2 + ... + 1/(n - 1)) is an unbiased estimate of the logarithm (inverse binomial sampling: van
+    Opheusden, Acerbi and Ma 2020); a bar given up counts as if its last draw had been right: a little too high.
+    """
+    sums = np.array([(sum(1 / k for n in text for k in range(1, n)), len(text)) for text in draws if text], float)
+    if not len(sums):
+        return {"log2": None, "se": None}
+    error = standard_error(*sums.T)
+    return {"log2": -sums[:, 0].sum() / sums[:, 1].sum() / math.log(2), "se": error and error / math.log(2)}
+
+
 def copying(samples, train):
     """What the samples share with the training text, as a set."""
     return {key: value for key, value in _novelty(train.content).measure(samples).items() if key != "samples"}
@@ -249,7 +278,8 @@ def floor_rates(train, n, seed, max_chars):
 
 def floor_skills(train, n, seed, max_chars):
     """{n-gram: its skills and what it copies}, under the limit of length of the suite's samples."""
-    return {name: {**skills(samples), "copied_share": copying(samples, train)["copied_share"]}
+    return {name: {**skills(samples), "control": control(samples),
+                   "copied_share": copying(samples, train)["copied_share"]}
             for name, samples in floors(split_tunebook(train.content), n, seed, max_chars).items()
             if name.endswith("gram")}
 
@@ -266,10 +296,24 @@ def sweep_table(samples, real, settings, limits, train):
     rows = [{**setting, "truncation": truncation(setting), **sweep_row(samples[k * n:(k + 1) * n], train)}
             for k, setting in enumerate(settings)]
     of_real = sweep_row(real, train)
-    return {"rows": rows, "real": of_real, "n": n, "chosen": choose_sampler(rows, of_real, limits),
+    return {"rows": rows, "real": of_real, "n": n, "chosen": choose_sampler(smoothed(rows), of_real, limits),
             "rule": f"largest mean of validity and bar accuracy among the settings whose rest bars are at most "
                     f"{limits['rest_bar_share']} and whose repeated bars are at most {limits['bar_repetition']} "
-                    f"above those of validation tunes; of equals the one nearest to the model itself"}
+                    f"above those of validation tunes, each figure taken from a straight line through all settings; of "
+                    f"equals the one nearest to the model itself"}
+
+
+def smoothed(rows):
+    """The rows with their shares on a straight line (least squares) over their place: the settings are steps of one
+    path, and a share of one step alone is uncertain by more than what the next step changes."""
+    fitted = [dict(row) for row in rows]
+    for key in ("rate", "bar_accuracy", "rest_bar_share", "bar_repetition"):
+        known = [(i, row[key]) for i, row in enumerate(rows) if row[key] is not None]
+        if len(known) > 2:
+            slope, start = np.polyfit(*zip(*known), 1)
+            for i, _ in known:
+                fitted[i][key] = min(max(start + slope * i, 0.0), 1.0)
+    return fitted
 
 
 def sweep_row(samples, train):
@@ -322,13 +366,17 @@ def evaluate_best(evaluation, settings, limits):
     settings: the samplers of the sweep; limits: see `choose_sampler`."""
     budget, seed, train, kept = evaluation.budget, evaluation.seed, evaluation.train, evaluation.kept
     kept("test", test_loss, evaluation.player, evaluation.test_tokens, code=evaluation.player.classes)
+    kept("repeats/best_model", repeats, evaluation.player, evaluation.val_tokens, code=evaluation.player.classes)
     chosen = sweep(evaluation, settings, limits)["chosen"]
     ways = {"unprompted": MODEL_ITSELF, "chosen": chosen}
     if evaluation.test_tunes:  # else the text is no ABC, and a model of it would look for right bars for hours
         ways["right"] = {**MODEL_ITSELF, "bars": "right"}
-    texts = {name: judged(evaluation.drawn(name, evaluation.player, unprompted(
-        budget["n_rated"], seed + evaluation.first_seeds[name], budget["rated_chars"], **sampler)))
+    drawn = {name: evaluation.drawn(name, evaluation.player, unprompted(
+        budget["n_rated"], seed + evaluation.first_seeds[name], budget["rated_chars"], **sampler))
         for name, sampler in ways.items()}
+    texts = {name: judged(samples) for name, samples in drawn.items()}
+    if "right" in drawn:
+        kept("control/right", cost_of_draws, [sample["draws"][1:] for sample in drawn["right"]])  # but the header
     prompted = {kind: judged(draw_prompted(evaluation, kind)) for kind in ("header", "bars")}
     real = real_samples(evaluation.test_tunes)
     for name, samples in {**texts, **prompted, "real": real}.items():
@@ -344,11 +392,13 @@ def evaluate_best(evaluation, settings, limits):
 
 
 def evaluate_suite(evaluation, names):
-    """Skills, music and copying of the suite's models, from a small set of unprompted samples of each, beside real
-    tunes under the same limit of length ("real_cut"); and what their layers know of the bar."""
+    """Skills, control, music and copying of the suite's models, from a small set of unprompted samples of each, beside
+    real tunes under the same limit of length ("real_cut"); what each gains from having heard a bar, and what its layers
+    know of the bar."""
     budget, seed, train, kept = evaluation.budget, evaluation.seed, evaluation.train, evaluation.kept
     real = real_samples(evaluation.test_tunes, budget["skills_chars"])
     kept("skills/real_cut", skills, real)
+    kept("control/real_cut", control, real)
     kept("copying/real_cut", copying, real, train)
     kept("skills/floors", floor_skills, train, budget["n_skills"], seed, budget["skills_chars"])
     probed = [[tune["text"] for tune in tunes[:PROBED_TUNES]]
@@ -359,6 +409,8 @@ def evaluate_suite(evaluation, names):
         samples = judged(evaluation.drawn(name, player, requests))
         kept(f"skills/{name}", skills, samples)
         kept(f"bar_left/{name}", bar_left, player, *probed, code=player.classes)
+        kept(f"control/{name}", control, samples)
+        kept(f"repeats/{name}", repeats, player, evaluation.val_tokens, code=player.classes)
         kept(f"music/{name}", compare_sets, samples, real, seed, SUITE_RESAMPLES)
         kept(f"copying/{name}", copying, samples, train)
 

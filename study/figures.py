@@ -55,6 +55,10 @@ FIGURES = {
                 "fitted to. Where no points are near, it is an extrapolation.",
     "sampler": "The sweep that chose the sampler, prompted with headers of validation tunes. Grey: the validation "
                "tunes themselves.",
+    "cost_of_control": "What a right bar costs: log2 of the probability that the next bar is right after nothing but "
+                       "right ones, from the free samples of every model; bars: 95 % intervals. At -1 every second bar "
+                       "has to be drawn again, at 0 none, as in real music. Where every tune fails the rate of valid "
+                       "tunes is 0; this still tells the models apart.",
     "ladder": "Share of texts that reach each level of validity: real music, the model, n-grams (with the share of "
               "their text that is copied), random text.",
     "skills": "Which skill appears at which size: unprompted samples of every model. Grey: held-out music under the "
@@ -64,6 +68,9 @@ FIGURES = {
                 "Middle: how well a linear probe reads the quarter notes that are left in the bar off each layer, on "
                 "held-out tunes, from the embedding to the last layer (thick: largest size). Right: the best layer of "
                 "each model. Dashed: what the newest eight characters say.",
+    "repetition": "When does a model learn to repeat? Bits per character of validation bars that come back exactly in "
+                  "their voice: dashed at their first occurrence, solid at the second. Star: the best model, whose "
+                  "training was longer. A model that only knows what bars are like pays twice the same.",
     "best_by_position": "Surprisal by position in the context: what the best model gains from having read more of the "
                         "tune.",
 }
@@ -268,22 +275,19 @@ SHARES = (-0.03, 1.03)  # an axis of shares: 0 and 1 do not lie on the frame
 
 
 def draw_sampler(folder, sweep, chosen):
-    """sampler.png and .svg: what every sampler of the sweep gives, over temperature, a line for each truncation;
-    returns the file names. sweep: as from `evaluation.sweep_table`; chosen: the sampler taken, in words."""
-    plt = pyplot()
+    """sampler.png and .svg: what every sampler of the sweep gives, over the setting that the sweep changes; returns the
+    file names. sweep: as from `evaluation.sweep_table`; chosen: the sampler taken, in words."""
+    plt, rows = pyplot(), sweep["rows"]
     figure, axes = plt.subplots(1, len(SWEEP_FIGURES), figsize=(13, 3.2), sharex=True)
-    cuts = list(dict.fromkeys(row["truncation"] for row in sweep["rows"]))
+    changed = max(("temperature", "top_k", "top_p", "min_p"), key=lambda key: len({row[key] for row in rows}))
     for axis, (key, title) in zip(axes, SWEEP_FIGURES.items()):
-        for i, cut in enumerate(cuts):
-            points = [(row["temperature"], row[key], row.get(f"{key}_se") or 0) for row in sweep["rows"]
-                      if row["truncation"] == cut and row[key] is not None]
-            if points:
-                axis.errorbar(*zip(*points), marker="osD"[i % 3], linestyle=LINES[i % len(LINES)], label=cut, capsize=2,
-                              color=("#0072B2", "#D55E00", "#009E73")[i % 3])
+        points = [(row[changed], row[key], row.get(f"{key}_se") or 0) for row in rows if row[key] is not None]
+        if points:
+            axis.errorbar(*zip(*points), marker="o", label="samples", capsize=2, color="#0072B2")
         if sweep["real"].get(key) is not None:
             axis.axhline(sweep["real"][key], color="0.4", linewidth=1, label="validation tunes")
-        axis.set(title=title, xlabel="temperature", ylim=SHARES)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncol=len(cuts) + 1)
+        axis.set(title=title, xlabel=changed.replace("_", "-"), ylim=SHARES)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncol=2)
     figure.suptitle(f"Sweep of the sampler, n = {sweep['n']} a point, bars: one standard error; chosen: {chosen}")
     return save(figure, folder, "sampler")
 
@@ -383,6 +387,56 @@ def draw_counting(folder, skills):
     log_axes(size, x=si)
     figure.legend(*bars.get_legend_handles_labels(), loc="outside lower center", ncol=max(1, len(families)))
     return save(figure, folder, "counting")
+
+
+def draw_cost_of_control(folder, skills):
+    """cost_of_control.png and .svg: log2 P(next bar is right) over model size; returns the file names, none where no
+    model has a right bar."""
+    models = [model for model in skills["models"].values() if (model.get("control") or {}).get("log2") is not None]
+    if not models:
+        return remove(folder, "cost_of_control") or []
+    plt, families = pyplot(), in_order({model["family"] for model in models})
+    figure, axis = plt.subplots(figsize=(6.2, 3.4))
+    for family in families:
+        rows = sorted((model["params_total"], model["control"]["log2"], *model["control"]["log2_interval"])
+                      for model in models if model["family"] == family)
+        sizes, middle, low, high = zip(*rows)
+        shown = look(family, families)
+        axis.errorbar(sizes, middle, yerr=[[m - a for m, a in zip(middle, low)], [b - m for m, b in zip(middle, high)]],
+                      color=shown.color, marker=shown.marker, linestyle=shown.line, capsize=2, label=shown.label)
+    axis.axhline(0, color="0.4", linewidth=1, label="real music")
+    axis.set(xlabel="parameters", ylabel="log2 P(next bar is right)", title="The cost of control")
+    log_axes(axis, x=si)
+    axis.legend()
+    return save(figure, folder, "cost_of_control")
+
+
+def draw_repetition(folder, skills):
+    """repetition.png and .svg: bits of bars at their first and second occurrence over model size; returns the file
+    names, none where nothing comes back."""
+    models = [model for model in skills["models"].values() if (model.get("repeats") or {}).get("first") is not None]
+    if not models:
+        return remove(folder, "repetition") or []
+    plt, families = pyplot(), in_order({model["family"] for model in models})
+    figure, axis = plt.subplots(figsize=(6.2, 3.4))
+    for family in families:
+        rows = sorted((model["params_total"], model["repeats"]["first"], model["repeats"]["second"])
+                      for model in models if model["family"] == family)
+        sizes, first, second = zip(*rows)
+        shown = look(family, families)
+        axis.plot(sizes, first, color=shown.color, marker=shown.marker, linestyle="--", fillstyle="none",
+                  label=f"{shown.label}, first time")
+        axis.plot(sizes, second, color=shown.color, marker=shown.marker, label=f"{shown.label}, second time")
+    best = skills.get("best_model") or {}
+    if (best.get("repeats") or {}).get("first") is not None:
+        color = look(best["family"], families).color
+        for key, fill in (("first", "none"), ("second", "full")):
+            axis.plot(best["params_total"], best["repeats"][key], "*", color=color, markersize=11, fillstyle=fill,
+                      label=f"best model, {key} time")
+    axis.set(xlabel="parameters", ylabel="bits per character", title="Bars that come back")
+    log_axes(axis, x=si)
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside right center", fontsize=8)
+    return save(figure, folder, "repetition")
 
 
 def draw_best_by_position(folder, losses, context):

@@ -4,8 +4,10 @@ What is drawn and measured is decided in `study/evaluation.py`; here it gets a f
 """
 
 import contextlib
+import itertools
 
 from music.abc_text import check_abc
+from music.continuation import marked, midi_with_source
 from music.excerpts import repaired
 from music.metrics import music_metrics
 from music.notation import at_bar_lines, given_bars, has_notes, midi_bytes, musicxml, pictures, readable
@@ -26,7 +28,7 @@ PICTURES = {"score_svg": ".svg", "score_png": ".png", "roll_svg": "_roll.svg", "
 def write_sample(folder, stem, sample, kind, origin):
     """Writes <stem>.abc as drawn, .mid, .musicxml, and a repaired text if that differs; returns its metadata row.
 
-    kind: "unconditional", "header" or "bars", what was given; origin: the tune that it was taken from, or None.
+    kind: "unconditional", "header", "bars" or "continued", what was given; origin: the tune that it comes from, or None.
     """
     write_text(folder / f"{stem}.abc", sample["text"])
     cut = repaired(sample["text"])
@@ -144,10 +146,11 @@ def describe_drawing(evaluation, chosen, max_chars):
                     "prompts_left_out": prompts_left_out(evaluation.test_tunes, tokenizer)},
         "definitions": {"realigned": "true: a bar of the wrong length would shift a voice; .mid and .musicxml put it "
                                      "back at the next bar line (notation.midi_bytes(tune, realign=False) does not)",
-                        "stop_reason": "end: the model ended the tune; budget: max_chars were drawn; stuck: one "
-                                       "bar was wrong 64 times",
+                        "stop_reason": "end: the model ended the tune; budget: max_chars were drawn; stuck: no right "
+                                       "bar led on, though larger and larger parts were drawn again",
                         "bars": "free: as the model draws them; right: a bar that its meter does not allow was drawn "
-                                "again (n_draws draws for n_kept bars, header and end counted as such)",
+                                "again (draws: how often each was drawn; n_kept stand in the text, header and end "
+                                "counted as such)",
                         "surprisal_bits": "-log2 probability of each character of text under the model itself"},
         "environment": environment(str(evaluation.player.device))}
 
@@ -155,18 +158,38 @@ def describe_drawing(evaluation, chosen, max_chars):
 # ---------------------------------------------------------------- play
 
 def write_played(root, samples):
-    """Writes samples that a user asked for as play_NNN.abc, .mid and .json beside those that are there; returns their
-    metadata rows."""
+    """Writes samples that a user asked for as play_NNN.abc, .mid, .musicxml and .json beside those that are there;
+    returns their metadata rows."""
     folder, rows = root / FOLDER, []
-    numbers = [int(path.stem[5:]) for path in folder.glob("play_*.abc") if path.stem[5:].isdigit()]
-    for i, sample in enumerate(samples, 1 + max(numbers, default=-1)):  # from 000 on, as the ten
-        stem = f"play_{i:03d}"
+    for stem, sample in zip(_free_stems(folder, "play"), samples):
         rows.append(write_sample(folder, stem, sample, "header" if sample["prompt"] else "unconditional", None))
         write_json(folder / f"{stem}.json", plain(rows[-1]))
     return rows
 
 
+def write_continued(root, samples, given, source, origin):
+    """Writes samples that go on from a user's tune as continued_NNN.abc, .mid, .musicxml and .json, each with a mark
+    where the new bars begin; returns their metadata rows. origin: name of the user's file; given, source: see
+    `music/continuation.py`."""
+    folder, rows = root / FOLDER, []
+    for stem, sample in zip(_free_stems(folder, "continued"), samples):
+        rows.append(write_sample(folder, stem, sample, "continued", origin))
+        write_text(folder / f"{stem}.abc", marked(sample["text"], len(given.text)))
+        write_bytes(folder / f"{stem}.mid", midi_with_source(sample["text"], given, source))
+        write_json(folder / f"{stem}.json", plain(rows[-1]))
+    return rows
+
+
+def _free_stems(folder, word):
+    """Names <word>_NNN without end that no .abc file has, from 000 on."""
+    numbers = [int(path.stem[len(word) + 1:]) for path in folder.glob(f"{word}_*.abc")
+               if path.stem[len(word) + 1:].isdigit()]
+    return (f"{word}_{i:03d}" for i in itertools.count(1 + max(numbers, default=-1)))
+
+
 def played_rows(root):
-    """The metadata rows of all samples that were played in a root, in the order of their numbers."""
-    rows = [read_json(path) for path in sorted((root / FOLDER).glob("play_*.json"))]
+    """The metadata rows of all samples that were played in a root, or go on from a user's tune, in the order of their
+    names."""
+    folder = root / FOLDER
+    rows = [read_json(path) for word in ("continued", "play") for path in sorted(folder.glob(f"{word}_*.json"))]
     return [row for row in rows if isinstance(row, dict) and "file" in row]

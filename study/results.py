@@ -13,7 +13,7 @@ import math
 import re
 from pathlib import Path
 
-from music.validity import is_above, ladder_row, share
+from music.validity import Z, is_above, ladder_row, share
 from study.families import FAMILIES
 from study.figures import in_order, label
 from study.measurements import plain, read
@@ -57,7 +57,8 @@ def results(root):
             "diversity": "diversity/unprompted", "diversity_of_real_music": "diversity/real"}),
         "skills": describe_skills(root, runs) or None, "environment": metadata.get("environment")}
     quick = manifests["03_tokenize_split"].get("config", {}).get("quick")
-    return plain({"quick": quick, "headline": headline(parts, fits.get("headline")), **parts}, DIGITS)
+    head = {**headline(parts, fits.get("headline")), "bars_heard_before": describe_repetition(root)}
+    return plain({"quick": quick, "headline": head, **parts}, DIGITS)
 
 
 def _measured(root, names):
@@ -209,14 +210,15 @@ def describe_right_bars(root):
     """What it took to draw right bars, and what became of the text; beside the bits of free text. None of it says what
     the model can do alone: `unprompted` does."""
     samples, free = read(root, "drawn/right"), read(root, "drawn/unprompted")
-    n_kept, n_draws = (sum(sample[key] for sample in samples) for key in ("n_kept", "n_draws"))
+    n_kept, n_draws = sum(sample["n_kept"] for sample in samples), sum(sum(sample["draws"]) for sample in samples)
 
     def bits_per_char(samples):
         known = [(sample["bits_per_char"], sample["new_chars"]) for sample in samples if sample["new_chars"]]
         return sum(bits * n for bits, n in known) / sum(n for _, n in known) if known else None
     return {"definition": "sampler and model together: a bar that its meter does not allow is drawn again from the "
-                          "model's state before it, 64 times at most, then the tune is stuck; temperature 1",
+                          "model's state before it; after 64 times more than the bar; temperature 1",
             "draws_per_bar": n_draws / n_kept if n_kept else None,
+            "log2_right_per_bar": (read(root, "control/right") or {}).get("log2"),
             "stuck_share": sum(sample["stop_reason"] == "stuck" for sample in samples) / len(samples),
             "bits_per_char": bits_per_char(samples), "bits_per_char_free": bits_per_char(free)}
 
@@ -264,13 +266,36 @@ def describe_skills(root, runs):
         if skills:
             max_chars = max_chars or (read(root, f"drawn/{name}") or [{}])[0].get("max_chars")
             models[name] = {**{key: row[key] for key in ("family", "size", "params_total", "val_nats_per_char")},
-                            **skills, "copied_share": copied.get("copied_share"),
+                            **skills, "control": read(root, f"control/{name}"),
+                            "repeats": read(root, f"repeats/{name}"), "copied_share": copied.get("copied_share"),
                             "bar_left": read(root, f"bar_left/{name}")}
     if not models:
         return None
+    best = read_json(root / f"checkpoints/{BEST}.json") or {}
     return {"n": next(iter(models.values()))["n"], "max_chars": max_chars, "models": models,
+            "best_model": {**{key: best.get(key) for key in ("family", "size", "params_total", "epochs")},
+                           "repeats": read(root, f"repeats/{BEST}")},
             "floors": read(root, "skills/floors"),
-            "real_music": real and {**real, "copied_share": copied_by_real.get("copied_share")}}
+            "real_music": real and {**real, "control": read(root, "control/real_cut"),
+                                    "copied_share": copied_by_real.get("copied_share")}}
+
+
+def describe_repetition(root):
+    """Bars heard before, of each way to draw beside real music's: means over tunes, exact and up to transposition, and
+    how far the exact one lies above real music's, with a 95 % interval; None if it was not measured."""
+    rows = {}
+    for way, name in (("unprompted", "unprompted"), ("chosen_sampler", "chosen"), ("right_bars", "right")):
+        music = read(root, f"music/{name}") or {}
+        exact, transposed = (value_at(music, f"metrics.bar_repetition{end}") for end in ("", "_transposed"))
+        if not (exact and transposed) or exact["generated_mean"] is None or exact["real_mean"] is None:
+            return None
+        above = exact["generated_mean"] - exact["real_mean"]
+        half = Z * math.hypot((exact["generated_sd"] or 0) / music["n"] ** 0.5,
+                              (exact["real_sd"] or 0) / music["n_real"] ** 0.5)
+        rows[way] = {"exact": exact["generated_mean"], "transposed": transposed["generated_mean"], "above_real": above,
+                     "above_real_interval": [above - half, above + half]}
+        rows["real_music"] = {"exact": exact["real_mean"], "transposed": transposed["real_mean"]}
+    return rows
 
 
 def tables(root):
@@ -339,7 +364,7 @@ def headline(parts, sentence):
 
 
 def headline_lines(content):
-    """The headline block for people: a line for each family and five more."""
+    """The headline block for people: a line for each family and six more."""
     head, shown = content.get("headline") or {}, []
 
     def number(value):
@@ -365,6 +390,11 @@ def headline_lines(content):
                  f"{number(head.get('abc_validity_chosen_sampler'))}, real music "
                  f"{number(head.get('abc_validity_real_music'))}; abc2midi finds "
                  f"{number(head.get('abc2midi_clean_rate'))} clean")
+    heard = {way: row["exact"] for way, row in (head.get("bars_heard_before") or {}).items()}
+    if heard:
+        shown.append(f"bars heard before: {number(heard['unprompted'])}; chosen sampler "
+                     f"{number(heard['chosen_sampler'])}, right bars {number(heard['right_bars'])}, real music "
+                     f"{number(heard['real_music'])}")
     return shown + [f"marks not passed: {head.get('warnings_sentence') or 'none'}"]
 
 

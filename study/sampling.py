@@ -16,14 +16,22 @@ With `bars="right"` a bar that is not exactly as long as its meter is drawn agai
 samples P(bar | what came before, the bar is right) exactly, where a mask on characters would sample something else
 (Park et al. 2024). What is right is judged by `music/right_bars.py`; how many draws it took is part of the sample.
 
+A bar that was wrong MAX_TRIES times is given up, and a larger unit is drawn again: all voices' bars since the last place
+but one where they were level, the next time twice as many such turns, and so on back to the header. So turns are drawn
+from P(turns | what came before, each bar right, no bar given up). A bar that is right with probability p is given up
+with probability (1 - p)^64, one in 850 at p = 0.1: where bars come easily this is the law without giving up, and what
+is left out are places from which hardly any right bar leads on (a header whose meter the model does not keep, a meter
+changed in one voice that the others do not follow).
+
 Budgets and surprisal count characters whatever a token is (`tokenizer.token_chars`), so that models of different
 vocabularies can be compared.
 
 There is no repetition penalty on purpose: ABC needs `|`, digits and `z` again and again, and music repeats.
 """
 
+import copy
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -35,7 +43,8 @@ START = (END, BEGIN)  # how a tune starts in the training text: after the end of
 LANES = 8            # rows; batches are padded to a multiple of it, which makes a row's logits independent of the batch
 BATCH_ROWS = 128     # rows at once; the key/value cache of XL takes 8 MB a row
 SHRINK = 0.75        # finished rows leave when the batch can shrink to this share of its rows
-MAX_TRIES = 64       # draws of one bar; a tune whose bar fails as often is stuck and ends
+MAX_TRIES = 64       # draws of one bar; then more than the bar is drawn again
+BARS_PER_GIVEN_UP = 8  # a tune may give up one bar, and one more for so many bars of all voices; then it is stuck
 DRAWS = 256          # uniform numbers taken from a row's generator at a time
 MODEL_ITSELF = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}  # the sampler that changes nothing
 
@@ -51,6 +60,7 @@ class Request(NamedTuple):
     min_p: float = 0.0
     max_chars: int = 2000  # budget: characters drawn after the prompt
     bars: str = "free"     # "right": a bar that its meter does not allow is drawn again
+    n_bars: int = 0        # with right bars: so many more of every voice, and no end of the tune before; 0: any number
 
 
 def unprompted(n, base_seed, max_chars, **sampler):
@@ -118,12 +128,14 @@ def generate(model, tokenizer, requests, device="cpu", batch_rows=BATCH_ROWS, ri
     """Draws every request; returns a list of dicts in the order of the requests.
 
     Keys: the request's own, `text` (prompt and what was drawn, without end token), `new_chars`, `stop_reason`
-    ("end" = the model ended the tune, "budget" = max_chars were drawn, "stuck" = one bar failed MAX_TRIES times),
+    ("end" = the model ended the tune, "budget" = max_chars were drawn, "bars" = n_bars are there, "stuck" = more
+    bars were given up than a tune may, or there was nothing before one to take back),
     `surprisal_bits` (-log2 of the probability that the model itself, at temperature 1 and unfiltered, gave each
     character of `text`; a token of several characters spreads its bits evenly over them), `end_bits` (the same of the
     end token, None if there is none), `seconds` (from the start of its batch to its last character); with right bars
-    also `n_kept` and `n_draws`, bars (header and end counted as such) kept and drawn. Right bars that do not reach the
-    end of the tune stop after the last bar that all voices have.
+    also `n_kept`, bars (header and end counted as such) in the text, and `draws`, how often each bar was drawn, those
+    that were given up or went with a larger unit among them. Right bars that do not reach the end of the tune stop
+    after the last bar that all voices have.
 
     right_bars: the class RightBars of `music/right_bars.py`, for requests with right bars. It is handed over, not named
     here, so that a change of the judge leaves free samples as they are.
@@ -155,12 +167,20 @@ def _check(request, tokenizer, right_bars):
         foreign = [c for c in sorted(set(request.prompt)) if UNKNOWN in tokenizer.encode(c)]
         raise ValueError(f"the prompt has characters that the training text lacks: {' '.join(map(repr, foreign))}")
     if not (request.temperature >= 0 and request.top_k >= 0 and 0 < request.top_p <= 1 and 0 <= request.min_p <= 1
-            and request.max_chars >= 1 and request.bars in ("free", "right")):
+            and request.max_chars >= 1 and request.bars in ("free", "right")
+            and (request.n_bars == 0 or request.n_bars > 0 and request.bars == "right")):
         raise ValueError("sampler settings out of range: temperature >= 0, top-k >= 0, 0 < top-p <= 1, "
-                         "0 <= min-p <= 1, at least 1 character, bars free or right")
+                         "0 <= min-p <= 1, at least 1 character, bars free or right, a number of bars with right only")
     wrong = right_bars.what_is_wrong(request.prompt) if request.bars == "right" else None
     if wrong:
         raise ValueError(f"no right bar can follow this prompt: {wrong}")
+
+
+class _Place(NamedTuple):
+    """Where a row with right bars can go back to: tokens, and characters drawn, up to there; what its judge knew."""
+    n_tokens: int
+    n_chars: int
+    bars: Any
 
 
 class _Batch:
@@ -174,10 +194,10 @@ class _Batch:
     def __init__(self, requests, tokenizer, together, right_bars):
         padded = requests + [Request(max_chars=1)] * (-len(requests) % LANES)
         prompts = [np.concatenate([START, tokenizer.encode(request.prompt)]) for request in padded]
-        self.token_chars = torch.as_tensor(tokenizer.token_chars)
+        self.decode, self.token_chars = tokenizer.decode, torch.as_tensor(tokenizer.token_chars)
         self.n_prompt = torch.tensor([len(prompt) for prompt in prompts])
         self.max_chars = torch.tensor([request.max_chars for request in padded])
-        self.right = {row: right_bars(request.prompt)
+        self.right = {row: right_bars(request.prompt, request.n_bars)
                       for row, request in enumerate(requests) if request.bars == "right"}
         room = int((self.n_prompt + self.max_chars).max()) + (right_bars.MAX_CHARS + 2 if self.right else 0)
         self.tokens = torch.zeros(len(padded), room, dtype=torch.long)
@@ -186,6 +206,7 @@ class _Batch:
         self.bits = torch.zeros(self.tokens.shape, dtype=torch.float32)
         self.settings = [torch.tensor([float(getattr(request, name)) for request in padded], dtype=torch.float64)
                          for name in MODEL_ITSELF]
+        self.endless = torch.tensor([request.n_bars > 0 for request in padded])
         self.streams = [torch.Generator().manual_seed(request.seed) for request in padded]
         self.uniform = torch.zeros(len(padded), DRAWS, dtype=torch.float64)
         self.n_uniform = torch.zeros(len(padded), dtype=torch.long)  # uniform numbers used
@@ -193,8 +214,12 @@ class _Batch:
         self.n_chars = torch.zeros(len(padded), dtype=torch.long)    # drawn after the prompt
         self.alive = torch.arange(len(padded)) < len(requests)
         self.stop_reasons = [None] * len(padded)
-        self.kept = [(int(n), 0) for n in self.n_prompt]  # tokens, and characters drawn, up to the last right bar ...
-        self.level = list(self.kept)                      # ... and up to the last bar that all voices have
+        self.kept = {row: _Place(int(self.n_prompt[row]), 0, bars)  # the last right bar
+                     for row, bars in self.right.items()}
+        self.level = {row: [place._replace(bars=copy.copy(place.bars))]  # where all voices have equally many bars
+                      for row, place in self.kept.items()}
+        self.given_up = {row: (0, 0, 0) for row in self.right}  # bars given up: in all, since the most bars stood; how many
+        self.to_draw_again = set()  # rows that went back farther than the model's cache can
 
     def extend(self, rows, logits):
         """Gives each of these rows its next token: the prompt's, or one drawn from logits (n_rows, V)."""
@@ -202,7 +227,10 @@ class _Batch:
         writing, place = alive & (at >= self.n_prompt[rows]), self.n_uniform[rows] % DRAWS
         for row in rows[writing & (place == 0)].tolist():
             self.uniform[row] = torch.rand(DRAWS, dtype=torch.float64, generator=self.streams[row])
-        drawn = draw(filtered_weights(logits, *(setting[rows] for setting in self.settings)), self.uniform[rows, place])
+        allowed = logits.clone()
+        allowed[self.endless[rows], END] = -torch.inf
+        weights = filtered_weights(allowed, *(setting[rows] for setting in self.settings))
+        drawn = draw(weights, self.uniform[rows, place])
         tokens = torch.where(writing, drawn, self.tokens[rows, at])
         surprisal = -logits.double().log_softmax(dim=1).gather(1, tokens.unsqueeze(1)).squeeze(1)
         self.tokens[rows[alive], at[alive]] = tokens[alive]
@@ -223,43 +251,91 @@ class _Batch:
             if row not in self.right:
                 self.stop(row, "end" if token == END else "budget")
 
-    def judge_bars(self, rows, tokens, decode):
+    def text(self, row):
+        """What stands in a row so far: the one place where its tokens become text."""
+        return self.decode(self.tokens[row, len(START):self.n_tokens[row]].tolist())
+
+    def judge_bars(self, rows, tokens):
         """Keeps the bars that are right with these tokens and takes back those that are wrong; ends rows that are over.
         Returns the places in `rows` of those whose bar is kept, and of those that draw it again."""
         kept, back = [], []
         for place, (row, token) in enumerate(zip(rows.tolist(), tokens.tolist())):
             if row not in self.right or token == BEGIN:
                 continue
-            bars, now = self.right[row], (int(self.n_tokens[row]), int(self.n_chars[row]))
-            verdict, ended = "open", token == END
-            if ended or bars.is_due(decode([token]), now[1]):
-                text = decode(self.tokens[row, len(START):now[0] - ended].tolist())
-                verdict = bars.judge(text, now[1], ended)
-            fits, stuck = now[1] - ended <= self.max_chars[row], bars.n_tries == MAX_TRIES
+            bars, n_chars, ended = self.right[row], int(self.n_chars[row]), token == END
+            verdict, fits = "open", n_chars - ended <= self.max_chars[row]
+            if ended or bars.is_due(self.decode([token]), n_chars):
+                verdict = bars.judge(self.text(row), n_chars, ended)
             if verdict == "right":
-                self.kept[row] = now
-                self.level[row] = now if fits and bars.is_level else self.level[row]
+                self.kept[row] = _Place(int(self.n_tokens[row]), n_chars, bars)
+                if fits and bars.is_level:
+                    self.level[row].append(self.kept[row]._replace(bars=copy.copy(bars)))
                 kept.append(place)
+                if fits and (ended or bars.is_done):
+                    self.stop(row, "end" if ended else "bars")
+                elif n_chars >= self.max_chars[row]:
+                    self.cut(row, "budget")
             elif verdict == "wrong":
-                self.n_tokens[row], self.n_chars[row] = self.kept[row]
+                self.go_to(row, self.kept[row])
                 back.append(place)
-            if ended and fits and verdict == "right":
-                self.stop(row, "end")
-            elif stuck or verdict == "right" and now[1] >= self.max_chars[row]:
-                self.n_tokens[row], self.n_chars[row] = self.level[row]
-                self.stop(row, "stuck" if stuck else "budget")
+                if bars.n_tries == MAX_TRIES:
+                    self.give_up(row)
         return kept, back
+
+    def go_to(self, row, place):
+        """Takes back what a row has drawn since a place."""
+        self.n_tokens[row], self.n_chars[row] = place.n_tokens, place.n_chars
+
+    def cut(self, row, reason):
+        """A row is finished with the last bar that all voices have."""
+        self.go_to(row, self.level[row][-1])
+        self.stop(row, reason)
+
+    def give_up(self, row):
+        """A row goes back before the bar that it cannot draw: to the last place but one where its voices were level (from
+        the first bars to the header), then twice as far each time until it has got beyond that bar. It goes on from there
+        when the other rows are finished: its cache has to be read anew."""
+        bars, kept, (n_in_all, n_since, most_bars) = self.right[row], self.kept[row], self.given_up[row]
+        bars.give_up()
+        if bars.n_bars > most_bars:
+            n_since, most_bars = 0, bars.n_bars
+        earlier = [place for place in self.level[row] if place.n_tokens < kept.n_tokens]
+        if not earlier or n_in_all > most_bars // BARS_PER_GIVEN_UP:
+            return self.cut(row, "stuck")
+        del earlier[len(earlier) + 1 - min(2 ** (n_since + 1), len(earlier)):]
+        self.given_up[row] = n_in_all + 1, n_since + 1, most_bars
+        self.level[row], self.right[row] = earlier, copy.copy(earlier[-1].bars)
+        self.kept[row] = earlier[-1]._replace(bars=self.right[row])
+        self.go_to(row, self.kept[row])
+        self.alive[row] = False
+        self.to_draw_again.add(row)
+
+    def rows_to_draw_again(self):
+        """Rows of the batch to go on with, those that went back and finished ones up to a multiple of LANES; none if no
+        row went back."""
+        again, self.to_draw_again = sorted(self.to_draw_again), set()
+        self.alive[again] = True
+        others = [row for row in range(len(self.alive)) if not self.alive[row]]
+        return torch.tensor(sorted(again + others[:-len(again) % LANES]), dtype=torch.long)
 
 
 @torch.inference_mode()
 def _generate_batch(model, tokenizer, requests, device, together, right_bars):
     """Samples of one batch; together: all rows are at the same place, so that the model's plain step will do."""
-    started = time.perf_counter()
-    batch = _Batch(requests, tokenizer, together, right_bars)
+    batch, started = _Batch(requests, tokenizer, together, right_bars), time.perf_counter()
     if not together:
         _read_prompts(model, batch, device)
-    seconds, rows, cache = [0.0] * len(batch.alive), torch.arange(len(batch.alive)), None
-    for _ in progress(iter(batch.alive.any, torch.tensor(False)), desc=f"{len(requests)} samples", unit="token"):
+    seconds, rows = [0.0] * len(batch.alive), torch.arange(len(batch.alive))
+    while len(rows):
+        _draw_rows(model, batch, rows, device, together, seconds, started)
+        rows = batch.rows_to_draw_again()
+    return [_sample(request, tokenizer, batch, row, seconds[row]) for row, request in enumerate(requests)]
+
+
+def _draw_rows(model, batch, rows, device, together, seconds, started):
+    """Draws these rows of a batch until none is alive; notes the seconds that each took since `started`."""
+    cache, desc = None, f"{int(batch.alive.sum())} samples"
+    for _ in progress(iter(batch.alive.any, torch.tensor(False)), desc=desc, unit="token"):
         n = batch.n_tokens[rows]
         if together:  # the model's own step slides the window once its context is full
             logits, cache = model.step(batch.tokens[rows].gather(1, n[:, None] - 1).to(device), cache)
@@ -271,7 +347,7 @@ def _generate_batch(model, tokenizer, requests, device, together, right_bars):
         tokens = batch.extend(rows, logits)
         batch.finish_free(rows, tokens)
         if batch.right:
-            kept, back = batch.judge_bars(rows, tokens, tokenizer.decode)
+            kept, back = batch.judge_bars(rows, tokens)
             if kept:
                 model.mark(cache, torch.tensor(kept, device=device))
             if back:
@@ -280,10 +356,9 @@ def _generate_batch(model, tokenizer, requests, device, together, right_bars):
         if len(done):
             for row in done.tolist():
                 seconds[row] = time.perf_counter() - started
-            kept = _rows_to_keep(batch.alive[rows])
-            if kept is not None:
-                cache, rows = model.take_rows(cache, kept.to(device)), rows[kept]
-    return [_sample(request, tokenizer, batch, row, seconds[row]) for row, request in enumerate(requests)]
+            places = _rows_to_keep(batch.alive[rows])
+            if places is not None:
+                cache, rows = model.take_rows(cache, places.to(device)), rows[places]
 
 
 def _read_prompts(model, batch, device):
@@ -320,4 +395,4 @@ def _sample(request, tokenizer, batch, row, seconds):
     bars = batch.right.get(row)
     return {**request._asdict(), "text": text, "new_chars": len(text) - len(request.prompt),
             "stop_reason": batch.stop_reasons[row], "surprisal_bits": per_char[:len(text)], "end_bits": end_bits,
-            **({"n_kept": bars.n_kept, "n_draws": bars.n_draws} if bars else {}), "seconds": round(seconds, 3)}
+            **({"n_kept": bars.n_kept, "draws": bars.draws} if bars else {}), "seconds": round(seconds, 3)}

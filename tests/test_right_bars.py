@@ -65,6 +65,6 @@ def test_bars_are_counted_and_too_long_ones_are_wrong():
     bars = RightBars("")
     for text in (HEADER, HEADER + "CD|", HEADER + "CD|EFG|", HEADER + "CD|EF|"):
         bars.judge(text, len(text), ended=False)
-    assert (bars.n_kept, bars.n_draws, bars.n_tries, bars.is_level) == (3, 4, 0, True)
+    assert (bars.n_kept, bars.draws, bars.n_tries, bars.is_level) == (3, [1, 1, 2], 0, True)
     endless = HEADER + "CD|EF|" + " " * (RightBars.MAX_CHARS + 1)
     assert bars.is_due(" ", len(endless)) and bars.judge(endless, len(endless), ended=False) == "wrong"

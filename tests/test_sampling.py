@@ -10,6 +10,7 @@ from torch import nn
 from common import BEGIN, END, UNKNOWN, CharTokenizer
 from music.abc_text import check_abc
 from music.right_bars import RightBars
+from study import sampling
 from study.families import FAMILIES, build_model
 from study.sampling import MAX_TRIES, Request, draw, filtered_weights, generate, unprompted
 
@@ -222,7 +223,7 @@ def test_surprisal_is_the_models_own_whatever_the_sampler(model):
 
 @pytest.mark.parametrize("request_", [
     Request(prompt="§"), Request(temperature=-1), Request(top_p=0), Request(min_p=2), Request(max_chars=0),
-    Request(temperature=float("nan")), Request(top_k=-1)])
+    Request(temperature=float("nan")), Request(top_k=-1), Request(n_bars=4)])
 def test_settings_that_make_no_sense_are_refused(request_):
     with pytest.raises(ValueError):
         generate(Script(TOKENIZER, "A"), TOKENIZER, [request_])
@@ -269,14 +270,14 @@ def right(requests, model, tokenizer=MUSIC, **settings):
 
 
 def test_every_finished_tune_of_a_model_that_knows_nothing_is_right_or_stuck():
-    samples = right([Request(HEADER, seed=i, max_chars=70) for i in range(16)], Chain(MUSIC))
+    samples = right([Request(HEADER, seed=i, max_chars=70) for i in range(8)], Chain(MUSIC))
     ended = [sample for sample in samples if sample["stop_reason"] == "end"]
     assert ended and all(check_abc(s["text"], len(HEADER)).level == 5 for s in ended)
     assert all(check_abc(s["text"]).meter and check_abc(s["text"]).tokens for s in samples if s["new_chars"])
-    assert all(sample["n_draws"] > sample["n_kept"] for sample in samples)
+    assert all(sum(sample["draws"]) > sample["n_kept"] for sample in samples)
     unprompted_ = right(unprompted(2, 0, max_chars=200), Chain(MUSIC))  # it never finds a header
-    assert [(s["stop_reason"], s["text"], s["n_draws"], s["n_kept"]) for s in unprompted_] == \
-        [("stuck", "", MAX_TRIES, 0)] * 2
+    assert [(s["stop_reason"], s["text"], s["draws"], s["n_kept"]) for s in unprompted_] == \
+        [("stuck", "", [MAX_TRIES], 0)] * 2
 
 
 @pytest.mark.parametrize("before, bars", [
@@ -296,8 +297,53 @@ def test_bars_come_as_often_as_the_model_means_them_given_that_they_are_right(be
         assert abs(firsts.count(bar) / n - share) < 4 * (share * (1 - share) / n) ** 0.5, bar
 
 
-def test_right_bars_do_not_depend_on_the_batch(model):
-    """Over the end of a context of 32 too, and where a bar is taken back behind it."""
+class Trap(HandMade):
+    """Bars of C, and now and then of D; after a D comes F and from then on no bar that is right."""
+
+    def logits(self, tokens):
+        text = self.tokenizer.decode(tokens.tolist())[len(HEADER):]
+        likely = "CD" if text[-1:] in ("", "|") else "|"
+        if "D|" in text:
+            likely = "F" if text.endswith("D|") else "|" if text[-2:] in ("|F", "GG") else "G"
+        logits = torch.full((self.vocab_size,), -40.0)
+        logits[torch.as_tensor(self.tokenizer.encode(likely).astype(int))] = 5.0
+        logits[self.tokenizer.encode("D")[0]] -= 1.5
+        return logits
+
+
+def test_where_no_right_bar_leads_on_more_than_the_bar_is_drawn_again():
+    requests = [Request(HEADER + "C|" * 40, seed=i, max_chars=12) for i in range(2)]
+    samples = right(requests, Trap(MUSIC), MUSIC)
+    assert {(sample["stop_reason"], sample["text"][len(HEADER):-4]) for sample in samples} == {("budget", "C|" * 44)}
+    assert any(MAX_TRIES in sample["draws"] for sample in samples)
+    assert [right([request], Trap(MUSIC), MUSIC)[0]["text"] for request in requests] == [s["text"] for s in samples]
+    stuck = right([Request(HEADER + "D|F|", max_chars=16)], Trap(MUSIC), MUSIC)[0]  # nothing given is taken back
+    assert (stuck["stop_reason"], stuck["new_chars"], stuck["draws"]) == ("stuck", 0, [MAX_TRIES])
+
+
+class Ends(HandMade):
+    """Would rather end the tune after every bar, else goes on with C."""
+
+    def logits(self, tokens):
+        logits = torch.full((self.vocab_size,), -40.0)
+        is_after_bar = self.tokenizer.decode(tokens[-1:].tolist()) == "|"
+        logits[self.tokenizer.encode("C" if is_after_bar else "|")[0]] = 5.0
+        logits[END] = 20.0 if is_after_bar else -40.0
+        return logits
+
+
+def test_so_many_bars_as_are_asked_for():
+    chain = Chain(TWO_TOKENIZER, CHAIN)
+    sample = right([Request(TWO + "CD|", seed=3, max_chars=200, n_bars=5)], chain, TWO_TOKENIZER)[0]
+    assert sample["stop_reason"] == "bars" and sample["text"][len(TWO):].count("|") == 1 + 5
+    sample = right([Request(HEADER + "C|D|", max_chars=99, n_bars=2)], Ends(MUSIC))[0]
+    assert sample["stop_reason"] == "bars" and sample["end_bits"] is None and sample["text"].endswith("C|D|C|C|")
+
+
+def test_right_bars_do_not_depend_on_the_batch(model, monkeypatch):
+    """Over the end of a context of 32 too, where a bar is taken back behind it, and where more than a bar is."""
+    monkeypatch.setattr(sampling, "MAX_TRIES", 3)
+    monkeypatch.setattr(sampling, "BARS_PER_GIVEN_UP", 1)
     torch.manual_seed(3)
     model = build_model({**model.config, "vocab_size": MUSIC.vocab_size}).eval()
     model.head = nn.Linear(model.head.in_features, MUSIC.vocab_size)
@@ -305,11 +351,12 @@ def test_right_bars_do_not_depend_on_the_batch(model):
     with torch.no_grad():  # half of its bars are right
         model.head.bias.fill_(-3)
         model.head.bias[torch.as_tensor(MUSIC.encode("CDEFGAB||").astype(int))] = torch.tensor([0.0] * 7 + [2.0] * 2)
-    requests = [Request((HEADER, HEADER + "C|D|E|", HEADER + "C|D|E|F|G|A|\n")[i % 3], seed=i, max_chars=(24, 15)[i % 2],
+    prompts = HEADER, HEADER + "C|D|E|", HEADER + "C|D|E|F|G|A|\n"
+    requests = [Request(prompts[i % 3], seed=i, max_chars=(20, 13)[i % 2],
                         bars=("right", "right", "free")[i // 2 % 3]) for i in range(12)]
     together = generate(model, MUSIC, requests, right_bars=RightBars)
-    redrawn = [s for s in together if s["bars"] == "right" and s["n_draws"] > s["n_kept"] > 3 and s["new_chars"] > 9]
-    assert len(redrawn) > 2
+    redrawn = [s for s in together if s["bars"] == "right" and sum(s["draws"]) > s["n_kept"] > 3 and s["new_chars"] > 9]
+    assert len(redrawn) > 2 and any(len(s["draws"]) > s["n_kept"] + 1 for s in together if s["bars"] == "right")
     keys = "text", "stop_reason", "surprisal_bits"
     alone = [generate(model, MUSIC, [request], right_bars=RightBars)[0] for request in requests]
     assert [[s[key] for key in keys] for s in together] == [[s[key] for key in keys] for s in alone]

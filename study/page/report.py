@@ -15,6 +15,7 @@ import itertools
 import math
 import re
 import sys
+import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,6 +41,9 @@ MAX_ERRORS = 12               # shown of a sample
 SURPRISAL_STEPS = (0.25, 1, 2, 4, 6)  # bits; a character above step i gets shade i + 1
 ATTENTION_CONTRAST = 0.6      # exponent: below 1, so that weak attention can be seen beside strong
 
+MXL_CONTAINER = (b'<?xml version="1.0" encoding="UTF-8"?><container><rootfiles><rootfile full-path="%s"/></rootfiles>'
+                 b"</container>")
+
 SECTIONS = {"verdicts": "Verdicts", "laws": "The laws", "validity": "What is valid", "skills": "What is musical",
             "samples": "The samples", "inside": "Inside the best model"}
 # where a figure stands that is none of a law; the ladder is a table on the page
@@ -56,7 +60,8 @@ MUSIC = {  # metric -> words
     "rest_share": "rest share", "bar_repetition": "bars heard before", "leap_share": "leaps"}
 HISTOGRAMS = {"duration": "durations", "interval": "intervals", "onset": "positions in the bar",
               "pitch_class": "pitch classes"}
-PROMPTS = {"unconditional": "no prompt", "header": "header given", "bars": "header and first four bars given"}
+PROMPTS = {"unconditional": "no prompt", "header": "header given", "bars": "header and first four bars given",
+           "continued": "goes on from a user's tune"}
 SAMPLER = (("temperature", "temperature", None), ("top_k", "top-k", 0), ("top_p", "top-p", 1), ("min_p", "min-p", 0),
            ("seed", "seed", None))  # key of a sample, its name, the value that means "off"
 WAYS = {"free": "bars drawn freely", "right": "wrong bars redrawn"}
@@ -98,8 +103,8 @@ def write_played_page(root, rows):
     newest first, and returns its path. A row without "pictures" gets its score here."""
     folder = Path(root) / "part4_outputs/generated"
     newest = sorted(rows, key=lambda row: row["file"], reverse=True)[:MAX_SAMPLES]
-    samples = [sample_view(row, folder, i, name=Path(row["file"]).stem.replace("play_", "played sample "))
-               for i, row in enumerate(newest)]
+    names = [Path(row["file"]).stem.replace("play_", "played sample ").replace("_", " ") for row in newest]
+    samples = [sample_view(row, folder, i, name) for i, (row, name) in enumerate(zip(newest, names))]
     page = {"n_older": len(rows) - len(newest), "shades": shade_words(),
             "has_report": (folder.parent / "report.html").exists()}
     room = PAGE_BYTES - len(fill("played.html", {**page, "samples": within(samples, 0)}).encode())
@@ -187,6 +192,8 @@ def number_table(results):
         ("Bars of the right length", [Cell(percent(row.get("bar_accuracy")),
                                            row.get("name", "") if row.get("kind") == "ngram" else "")
                                       for row in ladder]),
+        ("Bars heard before", [percent(value_at(results, f"headline.bars_heard_before.{whose}.exact"))
+                               for whose in ("unprompted", "real_music")] + [NOTHING, NOTHING]),
         ("Compiled cleanly by abc2midi", [percent(row.get("abc2midi_clean_rate")) for row in ladder]),
         (f"Characters copied from training, runs of {COPY_CHARS} and more",
          [*(percent(whose.get("copied_share")) for whose in copying), NOTHING, NOTHING]),
@@ -341,7 +348,7 @@ def sample_view(sample, folder, i, name=None):
     tune, n_chars, unread = notation.readable(text)
     view = {"name": name or f"sample {i + 1}", "stem": stem, "facts": facts(sample),
             "check": verdict(sample.get("validity")), "n_chars": n_chars, "length": len(text), "unread": unread,
-            "midi": midi_link(folder / f"{stem}.mid"),
+            "files": list(filter(None, (midi_link(folder / f"{stem}.mid"), mxl_link(folder / f"{stem}.musicxml")))),
             "runs": shaded_runs(text, sample.get("surprisal_bits") or [], prompt), "score": None, "roll": None}
     if notation.has_notes(tune):
         score, drawn = score_of(sample, folder / f"{stem}.svg")
@@ -441,10 +448,23 @@ def shaded_runs(text, bits, prompt):
 
 def midi_link(path):
     """A sample's MIDI file as an address that holds it, with its name and size; None if there is none."""
+    return _link("MIDI", path.name, "audio/midi", path.read_bytes()) if path.exists() else None
+
+
+def mxl_link(path):
+    """The same of a sample's MusicXML file, compressed as notation programs exchange it (.mxl, a tenth of the size)."""
     if not path.exists():
         return None
-    data = path.read_bytes()
-    return {"name": path.name, "kilobytes": f"{len(data) / 1000:.1f}", "uri": data_uri("audio/midi", data)}
+    data, contents = io.BytesIO(), {"META-INF/container.xml": MXL_CONTAINER % path.name.encode(),
+                                    path.name: path.read_bytes()}
+    with zipfile.ZipFile(data, "w") as archive:
+        for name, content in contents.items():
+            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)  # of 1980: the same bytes every time
+    return _link("MusicXML", f"{path.stem}.mxl", "application/vnd.recordare.musicxml", data.getvalue())
+
+
+def _link(kind, name, media_type, data):
+    return {"kind": kind, "name": name, "kilobytes": f"{len(data) / 1000:.1f}", "uri": data_uri(media_type, data)}
 
 
 if __name__ == "__main__":  # python -m study.page.report [ROOT]: the page alone, after an edit of its template
