@@ -1,0 +1,223 @@
+"""The ladder: sizes alike in every family, the rule of their rates, the order of a plane, runs side by side."""
+
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_training import environment, make_root, one_thread, stage_root  # noqa: F401
+
+import common
+from study import jobs, ladder, runs, stage, suite
+from study.checkpoints import load_checkpoint
+from study.families import build_model
+from study.runs import plan_run, train
+from study.stage import read_json
+from study.training import BLOCK_SIZE
+
+FAMILIES = common.Transformer, common.LSTM
+CLASSICAL = {"tiny": {"n_layer": 2, "n_head": 2, "d_model": 64, "d_ff": 256}}
+NANO = {"n_layer": 1, "n_head": 2, "d_model": 8, "d_ff": 16, "learned_positions": False}
+
+
+def config(shape, family="transformer", vocab_size=50, block_size=BLOCK_SIZE):
+    return {"family": family, "vocab_size": vocab_size, "block_size": block_size, "dropout": 0.0,
+            **(common.Transformer.recipe_flags("tuned") if family == "transformer" else {}), **shape}
+
+
+# ---------------------------------------------------------------- sizes
+
+@pytest.mark.parametrize("vocab_size", [50, 75, 1000])
+def test_sizes_are_the_same_in_every_family(vocab_size):
+    counts = []
+    with torch.device("meta"):
+        for model in FAMILIES:
+            sizes = ladder.ladder_sizes(model, vocab_size)
+            assert list(sizes) == list(ladder.LADDER)
+            counts.append([build_model(config(shape, model.family, vocab_size)).count_parameters()["non_embedding"]
+                           for shape in sizes.values()])
+    for shape, *pair in zip(ladder.LADDER.values(), *counts):
+        assert pair[0] == ladder.parameters(shape, vocab_size) and abs(pair[1] / pair[0] - 1) < 0.01
+    assert counts[0][-1] > 100 * counts[0][0]
+
+
+def test_a_family_without_a_rule_keeps_to_its_own_sizes():
+    model = type("GRU", (common.Model,), {"family": "gru"})
+    with pytest.raises(ValueError, match="no rule"):
+        ladder.ladder_sizes(model, 75)
+    args = suite.suite_parser("").parse_args([])
+    assert suite.check_suite(args, model, CLASSICAL) == ["tiny"] and args.suite == ["classical"]
+
+
+def test_without_a_position_table_steps_are_those_of_the_whole_window():
+    torch.manual_seed(0)
+    model = build_model(config(NANO, block_size=16)).eval()
+    assert not any("position" in name for name, _ in model.named_parameters())
+    torch.nn.init.normal_(model.head.weight)
+    for block in model.blocks:
+        torch.nn.init.normal_(block.attention_out.weight)
+    idx = torch.randint(3, 50, (2, 30))
+    with torch.no_grad():
+        whole, cache = model(idx[:, :16])[0], None
+        for n in range(16):
+            logits, cache = model.step(idx[:, n:n + 1], cache)
+            assert torch.allclose(logits, whole[:, n], atol=1e-5)
+        rows = None
+        for n in range(16, 31):  # past the window's end too
+            by_rows, rows = model.step_rows(idx, torch.tensor([n, n]), rows)
+            if n > 16:
+                logits, cache = model.step(idx[:, n - 1:n], cache)
+            assert torch.allclose(by_rows, logits, atol=1e-5)
+        read = torch.cat(list(model.read_on(idx)), dim=1)
+        assert read.shape == (2, 30, 50) and torch.allclose(read[:, :16], whole, atol=1e-5)
+    swapped = idx[:, [1, 0, *range(2, 16)]]
+    assert not torch.allclose(model(swapped)[0][:, -1], whole[:, -1], atol=1e-3)  # order is seen
+    with pytest.raises(AssertionError, match="order"):
+        build_model({**config(NANO), "rotary": False})
+
+
+# ---------------------------------------------------------------- rates
+
+def sweep(size, rule, noise=(), curvature=0.03):
+    """The outcome of a sweep whose parabola has its minimum where the rule says."""
+    best = np.log(ladder.rule_rate(rule, size))
+    rates = np.exp(best + np.log(2) * (np.arange(-2, 3) + 0.4))
+    losses = 1 + curvature * (np.log(rates) - best) ** 2 + np.resize([*noise, 0], 5)
+    return {"runs": [*({"learning_rate": float(rate), "val_nats_per_char": float(loss)}
+                       for rate, loss in zip(rates, losses)),
+                     {"learning_rate": 1.0, "val_nats_per_char": None},  # had no number
+                     {"learning_rate": 0.5, "val_nats_per_char": 2.0}]}  # lies on no parabola
+
+
+def test_the_rule_is_found_again_and_checked_where_it_was_not_fitted():
+    outcomes = {size: sweep(size, (0.02, 0.4)) for size in ("d016", "d048", "d128")}
+    outcomes["d064"] = sweep("d064", (0.03, 0.4))
+    rule = ladder.fit_rule(outcomes)
+    assert (rule["rate"], rule["exponent"], rule["sizes"]) == (0.02, 0.4, ["d016", "d048", "d128"])
+    assert rule["checked"]["best"] == pytest.approx(0.03, rel=1e-3) and rule["checked"]["rule"] == 0.02
+    assert rule["checked"]["nats_above_best"] == pytest.approx(0.03 * np.log(1.5) ** 2, rel=1e-2)
+    assert ladder.fit_rule({"d016": outcomes["d016"]}) is None  # one width gives no exponent
+    assert ladder.fit_rule({size: sweep(size, (0.02, 0.4), curvature=-0.01) for size in ("d016", "d048")}) is None
+
+
+def test_rates_go_by_the_rule_and_without_one_by_width():
+    args = suite.suite_parser("").parse_args([])
+    tuned = suite.Suite(common.Transformer, {**CLASSICAL, **ladder.LADDER}, {"muon": {"tiny": 0.03}}, CLASSICAL,
+                        (0.02, 0.5))
+    assert suite.choose_rate(args, "d016", tuned) == pytest.approx(0.04)
+    assert suite.choose_rate(args, "tiny", tuned) == 0.03
+    assert suite.choose_rate(args, "d016", tuned._replace(rule=None)) == 0.03
+
+
+# ---------------------------------------------------------------- plan
+
+@pytest.mark.parametrize("flags, suites, names", [
+    ([], ["classical", "ladder"], ["tiny", *ladder.LADDER]),
+    (["--quick"], ["classical", "ladder"], ["tiny", "d016", "d024", "d032", "d048", "d064", "d096", "d128"]),
+    (["--quick", "--only", "d256"], ["classical", "ladder"], ["d256"]),
+    (["--suite", "ladder"], ["ladder"], list(ladder.LADDER)), (["--recipe", "classic"], ["classical"], ["tiny"]),
+    (["--sweep-lr"], ["classical"], ["tiny"])])
+def test_what_is_trained_by_default(flags, suites, names):
+    args = suite.suite_parser("").parse_args(flags)
+    assert suite.check_suite(args, common.Transformer, CLASSICAL) == names and args.suite == suites
+    assert args.jobs == (stage.cpu_count() if "--quick" in flags else 1)
+
+
+@pytest.mark.parametrize("flags, said", [(["--suite", "wide"], "no suite 'wide'; there are classical, ladder"),
+                                         (["--suite", "ladder", "--recipe", "classic"], "no learned positions"),
+                                         (["--jobs", "0"], "--jobs: 0 is below 1")])
+def test_what_is_refused(flags, said, capsys):
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module("04_train_transformers").main(["--device", "cpu", *flags])
+    assert said in str(ended.value.code)
+
+
+def test_an_interrupted_plane_can_be_fitted():
+    """Seed by seed, the coarse grid first; side by side the longest first."""
+    plane = [{"size": n, "seed": seed, "data_fraction": share, "suite": "ladder", "params_total": n,
+              "train_flops": n * share} for seed in (2, 3) for share in (0.125, 0.25, 0.5, 0.75, 1) for n in range(1, 8)]
+    for longest_first in (False, True):
+        order = suite.in_order_of_use(plane, [2, 3], longest_first)
+        assert len(order) == len(plane) and [run["seed"] for run in order] == [2] * 35 + [3] * 35
+        assert {(run["size"], run["data_fraction"]) for run in order[:9]} == {
+            (n, share) for n in (1, 4, 7) for share in (0.125, 0.5, 1)}
+        costs = [run["train_flops"] for run in order[9:35]]
+        assert costs == sorted(costs, reverse=longest_first)
+    one_amount = [run for run in plane if run["data_fraction"] == 1]
+    assert [run["size"] for run in suite.in_order_of_use(one_amount, [2, 3])] == [*range(1, 8)] * 2
+
+
+# ---------------------------------------------------------------- side by side
+
+def digests(root, names):
+    return [load_checkpoint(root / f"checkpoints/{name}.pt")[1]["weights_digest"] for name in names]
+
+
+def test_side_by_side_gives_the_bytes_of_one_by_one(tmp_path):
+    data = make_root(tmp_path / "one")
+    make_root(tmp_path / "two")
+    plans = [plan_run(data, "transformer", f"n{i}", NANO, 0.01, data_fraction=share, seed=seed)
+             for i, (share, seed) in enumerate([(0.5, 2), (1, 2), (1, 3)])]
+    names = [plan["name"] for plan in plans]
+    for plan in plans:
+        train(tmp_path / "one", plan, data, "cpu")
+    records = list(jobs.train_side_by_side(tmp_path / "two", plans, "cpu", jobs=stage.cpu_count()))
+    assert {record["name"] for record in records} == set(names) and {record["threads"] for record in records} == {1}
+    assert digests(tmp_path / "one", names) == digests(tmp_path / "two", names)
+    for name in names:
+        one, two = (read_json(tmp_path / f"{root}/checkpoints/{name}.json") for root in ("one", "two"))
+        assert one["test_nats_by_sequence"] == two["test_nats_by_sequence"]
+
+
+SCRIPT = """
+import importlib, sys
+from study import stage, suite
+if __name__ == "__main__":
+    suite.CALIBRATION_SECONDS = 0.01
+    sys.argv = ["04_train_transformers.py", *{arguments!r}]
+    stage.run(importlib.import_module("04_train_transformers").main)
+"""
+
+
+def started(root):
+    """Stage 04 at two long runs side by side, and its two workers once both have begun to train."""
+    (root / "script.py").write_text(SCRIPT.format(arguments=[
+        "--root", str(root), "--device", "cpu", "--suite", "ladder", "--only", "d016", "--seeds", "2,3", "--epochs",
+        "3000", "--jobs", "2"]))
+    process = subprocess.Popen([sys.executable, str(root / "script.py")], env=environment(), text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    curves = [root / f"checkpoints/transformer_d016{end}.curve.jsonl" for end in ("", "_seed3")]
+    deadline = time.monotonic() + 120
+    while not all(curve.exists() for curve in curves) and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.05)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    return process, [int(pid) for pid in children if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc")
+def test_a_process_that_dies_ends_the_others_with_their_states_saved(tmp_path):
+    process, workers = started(stage_root(tmp_path))
+    os.kill(workers[0], signal.SIGKILL)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 1 and "give fewer --jobs" in said and "goes on from there" in said, said
+    assert said.count("state saved after step") == 1 and "Traceback" not in said
+    assert len(list((tmp_path / "checkpoints").glob(".*.state"))) == 1
+    assert len(workers) == 2 and not any(stage.is_alive(pid) for pid in workers)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc")
+def test_all_processes_end_with_the_first(tmp_path):
+    process, workers = started(stage_root(tmp_path))
+    process.kill()
+    process.communicate(timeout=60)
+    deadline = time.monotonic() + 20
+    while any(stage.is_alive(pid) for pid in workers) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert len(workers) == 2 and not any(stage.is_alive(pid) for pid in workers)
