@@ -159,7 +159,8 @@ class Model(nn.Module):
 
     @classmethod
     def shape_of_size(cls, n_parameters, vocab_size):
-        """The shape (entries of SIZES) whose non-embedding parameters are nearest a number; for the ladder."""
+        """The shape (entries of SIZES) whose non-embedding parameters are nearest a number (within 1 %), of the same
+        depth for every number; for the ladder."""
         raise ValueError(f"the family {cls.family} has no rule for sizes of a given number of parameters")
 
     def parameter_groups(self):

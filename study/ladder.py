@@ -13,6 +13,7 @@ LADDER = {f"d{d:03}": {"n_layer": 4, "n_head": 2, "d_model": d, "d_ff": 4 * d, "
 QUICK_WIDTH = 128   # the widest of the short run
 RULE_WIDTH = 64     # at which the rule's r is the rate
 LEFT_OUT = "d064"   # swept, but not fitted: here the rule is checked
+PREDICTION = "checkpoints/prediction.json"  # of a plane's largest run, from smaller ones: `study/reference.py`
 NEAR_NATS = 0.1     # above a size's best loss: points farther up lie on no parabola
 
 

@@ -23,10 +23,10 @@ from study import figures, machine
 from study.checkpoints import finished
 from study.families import build_model
 from study.jobs import threads_of, train_side_by_side
-from study.ladder import LADDER, QUICK_WIDTH, fit_rule, ladder_sizes, rule_rate, width_of
+from study.ladder import LADDER, PREDICTION, QUICK_WIDTH, fit_rule, ladder_sizes, rule_rate, width_of
 from study.runs import BATCH_WINDOWS, HEADLINE_SEED, QUICK_TRAIN_CHARS, RECIPES, plan_run, train
 from study.arguments import MAX_SEED, fail, list_of, number, stage_parser, whole
-from study.stage import HERE, Stage, cpu_count, read_json, write_json
+from study.stage import HERE, Stage, cpu_count, file_digest, read_json, write_json
 from study.training import (BLOCK_SIZE, Stopped, count_chars, cut_windows, gradient, load_data, make_optimizers, subset,
                             to_tensor)
 
@@ -350,11 +350,17 @@ def finish_suite(stage, suite, data, runs, device):
         best = min(complete, key=lambda record: record["val_nats_per_char"], default=None)
         outputs = [f"checkpoints/{record['name']}{end}" for record in complete
                    for end in (".pt", ".json", ".curve.jsonl")]
-        stage.finish(outputs, counts={"runs": len(complete)}, extra={"missing": missing},
+        stage.finish(outputs, counts={"runs": len(complete)}, extra={"missing": missing, **promise_of(stage.root)},
                      device=machine.device_name(device),
                      summary={"runs": len(complete), **({"not yet trained": ", ".join(missing)} if missing else {}),
                               **({"best": f"{best['name']}, validation {best['val_nats_per_char']:.4f} nats per "
                                           f"character"} if best else {})})
+
+
+def promise_of(root):
+    """Time and digest of a prediction that was made before the largest runs were trained, for the manifest."""
+    promise = read_json(root / PREDICTION)
+    return {"prediction": {"written": promise["written"], "sha256": file_digest(root / PREDICTION)}} if promise else {}
 
 
 # ---------------------------------------------------------------- learning-rate sweep

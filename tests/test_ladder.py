@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from test_training import environment, make_root, one_thread, stage_root  # noqa: F401
 
 import common
-from study import jobs, ladder, runs, stage, suite
+from study import jobs, ladder, reference, stage, suite
 from study.checkpoints import load_checkpoint
 from study.families import build_model
 from study.runs import plan_run, train
@@ -151,6 +152,73 @@ def test_an_interrupted_plane_can_be_fitted():
         assert costs == sorted(costs, reverse=longest_first)
     one_amount = [run for run in plane if run["data_fraction"] == 1]
     assert [run["size"] for run in suite.in_order_of_use(one_amount, [2, 3])] == [*range(1, 8)] * 2
+
+
+# ---------------------------------------------------------------- the study
+
+def test_the_study_meets_its_largest_size_and_all_its_text_last(tmp_path):
+    data = make_root(tmp_path, n_tunes=100)
+    plan = {**reference.FULL, "amounts": "0.25,0.5,1", "widest": "d048"}
+
+    def plane_of(commands):
+        return {name: run for name, run in reference.planned_runs(commands, data).items() if run["suite"] == "ladder"}
+    first, second = map(plane_of, reference.training(plan, ["lstm"], []))
+    assert len(first) == 3 * 2 * 2 and len(second) == 4 * 3 * 2 and first.keys() < second.keys()
+    largest = max(run["params_total"] for run in second.values())
+    assert all(run["params_total"] < largest and run["data_fraction"] < 1 for run in first.values())
+    shrunk = {**plan, "plane_seeds": "2", "amounts": "0.25,1", "widest": "d032"}
+    assert {name for name, run in second.items() if reference.belongs(run, shrunk)} == plane_of(
+        sum(reference.training(shrunk, ["lstm"], []), [])).keys()
+
+
+def test_what_the_hours_do_not_hold_is_left_out_in_order(tmp_path, monkeypatch):
+    """Every run takes a minute; 200 runs on two cores and ten epochs of XL: 135 minutes with all the rest."""
+    monkeypatch.setattr(suite, "expected_minutes", lambda runs, *_: [1.0] * len(runs))
+    monkeypatch.setattr(reference, "cpu_count", lambda: 2)
+    data = make_root(tmp_path, n_tunes=400)
+    runs = reference.planned_runs(sum(reference.training(reference.FULL, ["transformer"], []), []), data)
+    for run in runs.values():
+        run["train_tokens"] = 1e12  # evaluation takes no time
+    monkeypatch.setattr(reference, "planned_runs", lambda *_: runs)
+    plans = {hours: reference.choose(tmp_path, data, hours, ["transformer"], []) for hours in (6, 1.4, 0.1)}
+    assert plans[6]["left_out"] == [] and plans[6]["plan"] == reference.FULL
+    assert plans[6]["runs"] == 5 + 3 * 2 + 90 + 1 and plans[6]["minutes"] == round(101 / 2 + 10 + 25)
+    assert plans[6]["corners"]["transformer"]["name"] == "transformer_d256"
+    assert plans[1.4]["left_out"] == ["the plane's second seed"] and plans[1.4]["minutes"] == 63
+    assert len(plans[0.1]["left_out"]) == len(reference.LEFT_OUT)
+
+
+def test_a_prediction_is_written_once_and_stands_in_the_manifest(tmp_path, monkeypatch):
+    asked = []
+    plane = types.ModuleType("study.scaling_plane")
+    plane.predict_corner = lambda rows, n, d, runs: asked.append((len(rows), n, d, runs)) or {
+        "n": n, "d": d, "prediction": 1.1, "interval": [1.0, 1.2]}
+    monkeypatch.setitem(sys.modules, "study.scaling_plane", plane)
+    (tmp_path / "checkpoints").mkdir()
+    assert suite.promise_of(tmp_path) == {}
+    corner = {"name": "transformer_d256", "size": "d256", "params_non_embedding": 100, "train_chars": 1000}
+    for _ in range(2):
+        reference.predict(tmp_path, reference.FULL, {"transformer": corner})
+    assert asked == [(0, 100, 1000, 2)]
+    promise = read_json(tmp_path / ladder.PREDICTION)
+    assert promise["families"]["transformer"]["prediction"] == 1.1
+    assert suite.promise_of(tmp_path)["prediction"]["written"] == promise["written"]
+
+
+def test_what_is_shown_of_the_study_is_small_and_replaces_what_was_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(reference, "HERE", tmp_path)
+    outputs, shown = tmp_path / "root/part4_outputs", tmp_path / "docs/study"
+    for name in ("RESULTS.json", "figures/a.png", "generated/sample_000.abc", "best_model.pt"):
+        (outputs / name).parent.mkdir(parents=True, exist_ok=True)
+        (outputs / name).write_text(name)
+    (shown / "figures").mkdir(parents=True)
+    (shown / "figures/old.png").write_text("old")
+    reference.publish(tmp_path / "root", shown)
+    assert {str(path.relative_to(shown)) for path in shown.rglob("*") if path.is_file()} == {
+        "RESULTS.json", "figures/a.png", "generated/sample_000.abc"}
+    monkeypatch.setattr(reference, "PUBLISHED_BYTES", 10)
+    with pytest.raises(SystemExit, match="more than 10"):
+        reference.publish(tmp_path / "root", shown)
 
 
 # ---------------------------------------------------------------- side by side
