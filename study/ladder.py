@@ -2,8 +2,8 @@
 
 Named by the Transformer's width, d016 to d256: 230 times as many parameters at the top as at the foot. Every family
 has, under the same name, the Transformer's parameters but embeddings within 1 %. No learned position table: at width
-16 it would be larger than two blocks. The learning rate follows a rule, rate = r * (width / 64)^-b, fitted to sweeps at a few
-widths and checked at one that was left out.
+16 it would be larger than two blocks. The learning rate follows a rule, rate = r * (width / 64)^-b, fitted to sweeps at
+a few widths and checked at one that was left out.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ LADDER = {f"d{d:03}": {"n_layer": 4, "n_head": 2, "d_model": d, "d_ff": 4 * d, "
 QUICK_WIDTH = 128   # the widest of the short run
 RULE_WIDTH = 64     # at which the rule's r is the rate
 LEFT_OUT = "d064"   # swept, but not fitted: here the rule is checked
-PREDICTION = "checkpoints/prediction.json"  # of a plane's largest run, from smaller ones: `study/reference.py`
+PREDICTION = "checkpoints/predicted_corner.json"  # {family: loss of the plane's largest run, said before its training}
 NEAR_NATS = 0.1     # above a size's best loss: points farther up lie on no parabola
 
 
@@ -55,8 +55,8 @@ def fit_rule(outcomes):
     common minimum.
 
     outcomes: {size: {"runs": [{"learning_rate", "val_nats_per_char"}]}}. Least squares over all points near their
-    size's best: loss = A_size + k (ln rate - ln r + b ln(width / 64))^2, one curvature for all. "checked": for LEFT_OUT its
-    own best rate, the rule's, and what the rule loses by that in nats per character; None if it was not swept.
+    size's best: loss = A_size + k (ln rate - ln r + b ln(width / 64))^2, one curvature for all. "checked": for LEFT_OUT
+    its own best rate, the rule's, and what the rule loses by that in nats per character; None if it was not swept.
     """
     sizes = [size for size in outcomes if size != LEFT_OUT]
     points = [(size, *point) for size in sizes for point in _near_best(outcomes[size])]

@@ -2,8 +2,8 @@
 
     python -m study.reference [--hours 6] [--families transformer,lstm]
 
-The whole embedded corpus; the study's own models, with three seeds up to medium; the ladder's plane of sizes, amounts of
-text and seeds; the best model. What the hours do not hold is left out, in the order of LEFT_OUT, and said. The largest
+The whole embedded corpus; the study's own models, with three seeds up to medium; the ladder's plane of sizes, amounts
+of text and seeds; the best model. What the hours do not hold is left out, in the order of LEFT_OUT, and said. The largest
 size on all the text is predicted, with an interval, from runs that are smaller in both before it is trained: the
 promise stands in PREDICTION. A study of which nothing was left out is copied to docs/study/.
 """
@@ -139,8 +139,8 @@ def predict(root, plan, corners):
         low, high = promise["interval"]
         print(f"{corner['name']}: {promise['prediction']:.4f} nats per character predicted ({low:.4f} to {high:.4f})",
               flush=True)
-        promises[family] = {"size": corner["size"], **promise}
-    write_json(root / PREDICTION, {"written": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "families": promises})
+        promises[family] = {"size": corner["size"], "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **promise}
+    write_json(root / PREDICTION, promises)
 
 
 def publish(root, folder):
@@ -157,7 +157,7 @@ def publish(root, folder):
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
     if (root / PREDICTION).exists():
-        shutil.copyfile(root / PREDICTION, folder / "prediction.json")
+        shutil.copyfile(root / PREDICTION, folder / Path(PREDICTION).name)
     print(f"copied to {folder.relative_to(HERE)}: {len(paths)} files, {n_bytes / 1e6:.1f} MB")
 
 

@@ -350,16 +350,16 @@ def finish_suite(stage, suite, data, runs, device):
         best = min(complete, key=lambda record: record["val_nats_per_char"], default=None)
         outputs = [f"checkpoints/{record['name']}{end}" for record in complete
                    for end in (".pt", ".json", ".curve.jsonl")]
-        stage.finish(outputs, counts={"runs": len(complete)}, extra={"missing": missing, **promise_of(stage.root)},
-                     device=machine.device_name(device),
+        stage.finish(outputs, counts={"runs": len(complete)}, device=machine.device_name(device),
+                     extra={"missing": missing, **promise_of(stage.root, suite.family)},
                      summary={"runs": len(complete), **({"not yet trained": ", ".join(missing)} if missing else {}),
                               **({"best": f"{best['name']}, validation {best['val_nats_per_char']:.4f} nats per "
                                           f"character"} if best else {})})
 
 
-def promise_of(root):
-    """Time and digest of a prediction that was made before the largest runs were trained, for the manifest."""
-    promise = read_json(root / PREDICTION)
+def promise_of(root, family):
+    """Time and digest of a family's prediction that was made before its largest runs were trained, for the manifest."""
+    promise = (read_json(root / PREDICTION) or {}).get(family)
     return {"prediction": {"written": promise["written"], "sha256": file_digest(root / PREDICTION)}} if promise else {}
 
 

@@ -142,7 +142,8 @@ def test_what_is_refused(flags, said, capsys):
 def test_an_interrupted_plane_can_be_fitted():
     """Seed by seed, the coarse grid first; side by side the longest first."""
     plane = [{"size": n, "seed": seed, "data_fraction": share, "suite": "ladder", "params_total": n,
-              "train_flops": n * share} for seed in (2, 3) for share in (0.125, 0.25, 0.5, 0.75, 1) for n in range(1, 8)]
+              "train_flops": n * share}
+             for seed in (2, 3) for share in (0.125, 0.25, 0.5, 0.75, 1) for n in range(1, 8)]
     for longest_first in (False, True):
         order = suite.in_order_of_use(plane, [2, 3], longest_first)
         assert len(order) == len(plane) and [run["seed"] for run in order] == [2] * 35 + [3] * 35
@@ -195,14 +196,15 @@ def test_a_prediction_is_written_once_and_stands_in_the_manifest(tmp_path, monke
         "n": n, "d": d, "prediction": 1.1, "interval": [1.0, 1.2]}
     monkeypatch.setitem(sys.modules, "study.scaling_plane", plane)
     (tmp_path / "checkpoints").mkdir()
-    assert suite.promise_of(tmp_path) == {}
+    assert suite.promise_of(tmp_path, "transformer") == {}
     corner = {"name": "transformer_d256", "size": "d256", "params_non_embedding": 100, "train_chars": 1000}
     for _ in range(2):
         reference.predict(tmp_path, reference.FULL, {"transformer": corner})
     assert asked == [(0, 100, 1000, 2)]
     promise = read_json(tmp_path / ladder.PREDICTION)
-    assert promise["families"]["transformer"]["prediction"] == 1.1
-    assert suite.promise_of(tmp_path)["prediction"]["written"] == promise["written"]
+    assert promise["transformer"]["prediction"] == 1.1 and suite.promise_of(tmp_path, "lstm") == {}
+    said = suite.promise_of(tmp_path, "transformer")["prediction"]
+    assert said["written"] == promise["transformer"]["written"] and len(said["sha256"]) == 64
 
 
 def test_what_is_shown_of_the_study_is_small_and_replaces_what_was_there(tmp_path, monkeypatch):
