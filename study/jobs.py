@@ -17,7 +17,7 @@ from multiprocessing import connection
 import torch
 
 from study.runs import train
-from study.stage import cpu_count, die_with_parent
+from study.stage import cpu_count, die_with_parent, progress
 from study.training import Stopped, load_data
 
 STOP_SECONDS = 30  # for the step at hand and the state of a run, before a process is killed
@@ -37,6 +37,7 @@ def train_side_by_side(root, runs, device, jobs, micro_batch=None, compile=False
     what `train` raises, and Stopped when a process was killed."""
     context, waiting, workers = multiprocessing.get_context("spawn"), collections.deque(runs), {}
     settings = str(device), threads_of(jobs), micro_batch, compile, again
+    bar = progress(total=len(runs), desc="runs", unit="run")
     try:
         for _ in range(min(jobs, len(runs))):
             ours, theirs = context.Pipe()
@@ -54,8 +55,12 @@ def train_side_by_side(root, runs, device, jobs, micro_batch=None, compile=False
                 else:
                     _give(ready, None)
                     workers.pop(ready).join()
+                bar.clear()  # whoever takes the record may print a line
                 yield reply
+                bar.update()
+                bar.refresh()
     finally:
+        bar.close()
         for worker in workers.values():
             worker.terminate()
         for worker in workers.values():
