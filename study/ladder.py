@@ -52,7 +52,7 @@ def rule_rate(rule, size):
 
 def fit_rule(outcomes):
     """The rule of a family from its sweeps: {"rate" (r), "exponent" (b), "sizes", "checked"}; None if they have no
-    common minimum.
+    common minimum, or are of fewer than three widths.
 
     outcomes: {size: {"runs": [{"learning_rate", "val_nats_per_char"}]}}. Least squares over all points near their
     size's best: loss = A_size + k (ln rate - ln r + b ln(width / 64))^2, one curvature for all. "checked": for LEFT_OUT
@@ -60,7 +60,7 @@ def fit_rule(outcomes):
     """
     sizes = [size for size in outcomes if size != LEFT_OUT]
     points = [(size, *point) for size in sizes for point in _near_best(outcomes[size])]
-    if len(sizes) < 2 or len(points) < len(sizes) + 3:
+    if len(sizes) < 3 or len(points) < len(sizes) + 3:
         return None
     x = np.array([rate for _, rate, _ in points])
     width = np.array([np.log(width_of(size) / RULE_WIDTH) for size, *_ in points])

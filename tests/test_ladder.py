@@ -103,8 +103,8 @@ def test_the_rule_is_found_again_and_checked_where_it_was_not_fitted():
     assert (rule["rate"], rule["exponent"], rule["sizes"]) == (0.02, 0.4, ["d016", "d048", "d128"])
     assert rule["checked"]["best"] == pytest.approx(0.03, rel=1e-3) and rule["checked"]["rule"] == 0.02
     assert rule["checked"]["nats_above_best"] == pytest.approx(0.03 * np.log(1.5) ** 2, rel=1e-2)
-    assert ladder.fit_rule({"d016": outcomes["d016"]}) is None  # one width gives no exponent
-    assert ladder.fit_rule({size: sweep(size, (0.02, 0.4), curvature=-0.01) for size in ("d016", "d048")}) is None
+    assert ladder.fit_rule({size: outcomes[size] for size in ("d016", "d048")}) is None  # two widths fit any rule
+    assert ladder.fit_rule({size: sweep(size, (0.02, 0.4), curvature=-0.01) for size in ("d016", "d048", "d128")}) is None
 
 
 def test_rates_go_by_the_rule_and_without_one_by_width():
