@@ -24,11 +24,14 @@ LEARNING_RATES = {  # peak; from --sweep-lr (docs/lr_sweep.json)
     "muon": {"tiny": 0.02, "small": 0.01, "medium": 0.012, "large": 0.005, "xl": 0.004},
     "adamw": {"tiny": 0.016, "small": 0.004, "medium": 0.003, "large": 0.004, "xl": 0.002},
 }
+# r, b: peak rate of the ladder = r * (width / 64)^-b; by eye through its sweeps at widths 16 and 48 and those of tiny to
+# large, not yet by --sweep-lr --suite ladder at 128
+LADDER_RATE = 0.015, 0.5
 
 
 def main(argv=None):
-    """Trains the suite, or sweeps learning rates."""
-    suite_main(__file__, Transformer, SIZES, LEARNING_RATES, __doc__, argv)
+    """Trains the suites, or sweeps learning rates."""
+    suite_main(__file__, Transformer, SIZES, LEARNING_RATES, __doc__, argv, LADDER_RATE)
 
 
 if __name__ == "__main__":

@@ -23,11 +23,12 @@ LEARNING_RATES = {  # peak; from --sweep-lr (docs/lr_sweep.json)
     "muon": {"tiny": 0.04, "small": 0.015, "medium": 0.02, "large": 0.016},
     "adamw": {"tiny": 0.016, "small": 0.008, "medium": 0.006, "large": 0.004},
 }
+LADDER_RATE = 0.022, 0.69  # r, b: peak rate of the ladder = r * (width / 64)^-b; --sweep-lr --suite ladder
 
 
 def main(argv=None):
-    """Trains the suite, or sweeps learning rates."""
-    suite_main(__file__, LSTM, SIZES, LEARNING_RATES, __doc__, argv)
+    """Trains the suites, or sweeps learning rates."""
+    suite_main(__file__, LSTM, SIZES, LEARNING_RATES, __doc__, argv, LADDER_RATE)
 
 
 if __name__ == "__main__":

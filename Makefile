@@ -3,13 +3,16 @@
 
 PYTHON ?= python3
 
-.PHONY: run full test test-faults clean-quick
+.PHONY: run full study test test-faults clean-quick
 
 run: .venv/installed
 	@.venv/bin/python -m study.pipeline --quick
 
 full: .venv/installed  # the Lakh archive (about 17,000 files) at full size; a GPU helps
 	@.venv/bin/python -m study.pipeline
+
+study: .venv/installed  # the run that the README quotes: at most HOURS=6, in study_run/; FAMILIES=transformer,lstm
+	@.venv/bin/python -m study.reference $(if $(HOURS),--hours $(HOURS)) $(if $(FAMILIES),--families $(FAMILIES))
 
 test: .venv/installed-dev  # a file of tests is one process's, two of them at once, one thread each
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile

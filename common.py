@@ -289,7 +289,8 @@ class Model(nn.Module):
 
     @classmethod
     def shape_of_size(cls, n_parameters, vocab_size):
-        """The shape (entries of SIZES) whose non-embedding parameters are nearest a number; for the wide suite."""
+        """The shape (entries of SIZES) whose non-embedding parameters are nearest a number (within 1 %), of the same
+        depth for every number; for the ladder."""
         raise ValueError(f"the family {cls.family} has no rule for sizes of a given number of parameters")
 
     def parameter_groups(self):
@@ -431,7 +432,7 @@ class Transformer(Model):
     positions, QK-norm, token shift.
 
     config: "family", "vocab_size", "block_size", "n_layer", "n_head", "d_model", "d_ff", "dropout" and the flags
-    "rotary", "qk_norm", "token_shift".
+    "rotary", "qk_norm", "token_shift"; "learned_positions" (not there: True) may be False beside rotary ones.
     """
 
     family = "transformer"
@@ -450,7 +451,9 @@ class Transformer(Model):
         self.MATRICES = {**self.MATRICES, "qkv": 3 * config["n_head"]}  # a head's map is a matrix of its own
         d, V, T = config["d_model"], config["vocab_size"], config["block_size"]
         self.token_embedding = nn.Embedding(V, d)
-        self.position_embedding = nn.Embedding(T, d)
+        learned = config.get("learned_positions", True)
+        assert learned or config["rotary"], "without learned or rotary positions order could not be seen"
+        self.position_embedding = nn.Embedding(T, d) if learned else None
         self.blocks = nn.ModuleList(_Block(config) for _ in range(config["n_layer"]))
         self.norm = nn.RMSNorm(d)
         self.head = nn.Linear(d, V, bias=False)
@@ -459,7 +462,8 @@ class Transformer(Model):
         self.register_buffer("cos", angle.cos().repeat(1, 2), persistent=False)
         self.register_buffer("sin", angle.sin().repeat(1, 2), persistent=False)
         nn.init.normal_(self.token_embedding.weight, std=EMBEDDING_STD)
-        nn.init.normal_(self.position_embedding.weight, std=0.02)
+        if learned:
+            nn.init.normal_(self.position_embedding.weight, std=0.02)
         nn.init.zeros_(self.head.weight)
         for block in self.blocks:
             for linear in (block.qkv, block.mlp_in):
@@ -470,7 +474,9 @@ class Transformer(Model):
     def features(self, idx, store=None, last=None, past=0):
         """What the head reads, (B, T, d), for tokens at the positions past .. past + T, or at `past` (B,), one a row."""
         here = slice(past, past + idx.size(1)) if isinstance(past, int) else past[:, None]
-        x = self.token_embedding(idx) + self.position_embedding.weight[here]
+        x = self.token_embedding(idx)
+        if self.position_embedding is not None:
+            x = x + self.position_embedding.weight[here]
         x = F.dropout(x, self.config["dropout"], self.training)
         dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
         cos, sin = self.cos[here].to(dtype), self.sin[here].to(dtype)
@@ -649,12 +655,14 @@ class LSTM(Model):
 
     @classmethod
     def shape_of_size(cls, n_parameters, vocab_size):
-        """Two layers whose widths are searched for: hidden H, embedding E between 0.35 H and 0.65 H."""
-        def excess(E, H):
-            return abs(4 * H * (E + H) + 8 * H * H + H * vocab_size - n_parameters)
-        width = math.sqrt(n_parameters / 14)  # 14 H^2 weights at E = H / 2
-        E, H = min(((E, H) for H in range(int(width * 0.9) // 2 * 2, int(width * 1.1) + 2, 2)
-                    for E in range(int(0.35 * H), int(0.65 * H))), key=lambda widths: excess(*widths))
+        """Two layers whose widths are searched for: hidden H and embedding E, of those that miss the number by half a
+        percent at most the pair nearest E = H / 2; where none does, that which misses it least."""
+        def unfit(E, H):
+            off = abs(4 * H * (E + H) + 8 * H * H + H * vocab_size - n_parameters) / n_parameters
+            return max(off, 0.005), abs(E / H - 0.5)
+        width = (math.sqrt(vocab_size ** 2 + 56 * n_parameters) - vocab_size) / 28  # 14 H^2 + V H weights at E = H / 2
+        E, H = min(((E, H) for H in range(max(2, int(width * 0.95)), int(width * 1.05) + 2)
+                    for E in range(max(1, int(0.35 * H)), int(0.65 * H) + 1)), key=lambda widths: unfit(*widths))
         return {"n_layer": 2, "d_embedding": E, "d_hidden": H}
 
     def flops_per_token(self):

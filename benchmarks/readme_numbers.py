@@ -13,7 +13,7 @@ from pathlib import Path
 
 from study import figures
 from study.arguments import number
-from study.results import headline_lines, marks_not_passed
+from study.results import headline_lines, marks_not_passed, without_ladder
 from study.stage import HERE, load_manifest, read_json, write_bytes, write_json, write_text
 
 PIPELINE = (  # reads, writes
@@ -92,7 +92,7 @@ def alpha(fit):
 def numbers(facts):
     """The answer: nine losses, marks, the best model, its music."""
     results = facts["results"]
-    runs, baselines, best = results["runs"], results["baselines"], results["best"]
+    runs, baselines, best = without_ladder(results["runs"]), results["baselines"], results["best"]
     lines = [f"The short run, `make run`: {max(row['train_chars'] for row in runs):,} characters, one epoch, one seed a "
              "size. It shows that everything works; do not quote its exponents.", "",
              "| one epoch | parameters | validation loss, nats per character | α of a·N^(−α) + c (95 %) |",

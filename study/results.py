@@ -98,8 +98,13 @@ def per_note(record, notes):
 
 def suite_runs(rows):
     """The rows of the study's own models, one a family and size: not those of other seeds, recipes, shares of the data
-    or of the wide suite, whose sizes have other names."""
+    or of the ladder."""
     return [row for row in rows if row["name"] == f"{row['family']}_{row['size']}" and row["suite"] == "classical"]
+
+
+def without_ladder(rows):
+    """The rows of models that are looked at one by one: those of the ladder are there for the law alone."""
+    return [row for row in rows if row.get("suite") != "ladder"]
 
 
 def planned_runs(root):
@@ -415,7 +420,7 @@ def marks_not_passed(parts):
 
 def _behind_the_baseline(parts, split):
     name, mark = strongest_baseline(parts["baselines"], split)
-    models = [("best model", parts["best"])] + [(row["name"], row) for row in parts["runs"]]
+    models = [("best model", parts["best"])] + [(row["name"], row) for row in without_ladder(parts["runs"])]
     losses = [(model, row.get(f"{split}_nats_per_char"), row.get("train_chars")) for model, row in models]
     return [{"model": model, "split": split, "mark": name, "measure": "bits per character",
              "model_value": nats / math.log(2), "mark_value": mark, "model_train_chars": chars,

@@ -54,7 +54,7 @@ STAGES = {
 }
 # what one training script should be given as its sister was; --quick, --root and --seed go to every stage
 SUITE_FLAGS = ("--device", "--only", "--suite", "--seeds", "--recipe", "--data-fractions", "--epochs",
-               "--max-train-chars", "--max-minutes")
+               "--max-train-chars", "--max-minutes", "--jobs")
 PACKAGES = ("torch", "music21", "symusic", "numpy", "scipy", "matplotlib", "verovio", "pyppmd")  # recorded in manifests
 TEMPORARY = ".tmp-"  # prefix of files being written; short, because names may already be 255 bytes long
 
@@ -101,8 +101,9 @@ def run(main):
 
 
 def progress(iterable=None, total=None, desc=None, unit="it"):
-    """tqdm on a terminal, silent elsewhere."""
-    return tqdm(iterable, total=total, desc=desc, unit=unit, disable=not sys.stderr.isatty(), dynamic_ncols=True)
+    """tqdm on a terminal, silent elsewhere and in worker processes, whose bars would write over each other."""
+    silent = not sys.stderr.isatty() or multiprocessing.parent_process() is not None
+    return tqdm(iterable, total=total, desc=desc, unit=unit, disable=silent, dynamic_ncols=True)
 
 
 # ---------------------------------------------------------------- machine

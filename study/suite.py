@@ -1,13 +1,15 @@
-"""A family's suite: what 04 and 05 share. Command line, plan and expected minutes, the runs one after the other, the
-learning-rate sweep.
+"""A family's suites: what 04 and 05 share. Command line, plan and expected minutes, the runs, the learning-rate sweep.
 
-A *suite* trains every size of a family, for every seed and share of the data asked for. It may be made in parts and by
-several processes at once; its manifest lists every run on disk that belongs to it.
+A *suite* trains every size of a family, for every seed and share of the data asked for: the study's own sizes
+("classical"), or those of `study/ladder.py`. It may be made in parts and by several processes at once; its manifest
+lists every run on disk that belongs to the family.
 """
 
+import argparse
 import contextlib
 import fcntl
 import math
+import os
 import sys
 import time
 from pathlib import Path
@@ -20,30 +22,32 @@ from common import pick_device
 from study import figures, machine
 from study.checkpoints import finished
 from study.families import build_model
+from study.jobs import threads_of, train_side_by_side
+from study.ladder import LADDER, PREDICTION, QUICK_WIDTH, fit_rule, ladder_sizes, rule_rate, width_of
 from study.runs import BATCH_WINDOWS, HEADLINE_SEED, QUICK_TRAIN_CHARS, RECIPES, plan_run, train
 from study.arguments import MAX_SEED, fail, list_of, number, stage_parser, whole
-from study.stage import HERE, Stage, read_json, write_json
+from study.stage import HERE, Stage, cpu_count, file_digest, read_json, write_json
 from study.training import (BLOCK_SIZE, Stopped, count_chars, cut_windows, gradient, load_data, make_optimizers, subset,
                             to_tensor)
 
+SUITES = ("classical", "ladder")
+ANY_VOCABULARY = 75  # where only the names of sizes are asked for
 CLASSIC_LEARNING_RATE = 3e-4  # of the original study, for every size
 CALIBRATION_SECONDS = 3.0  # for all runs of a plan together
 CALIBRATION_TOKENS = 1 << 16  # of the training text, repeated as needed
 SWEEP_FACTOR = 2.0  # between neighbouring learning rates
+SWEEPS = {"classical": "docs/lr_sweep.json", "ladder": "docs/ladder_rates.json"}  # where outcomes are kept, by suite
 SWEEP_MAX_RUNS = 9  # a size; more are added at the open end while the best lies at an end
-WIDE_SIZES = {  # the Transformers of the wide suite: three decades of non-embedding parameters
-    f"w{i}": {"n_layer": n_layer, "n_head": n_head, "d_model": d, "d_ff": 4 * d}
-    for i, (n_layer, n_head, d) in enumerate([(2, 2, 32), (3, 2, 48), (3, 2, 80), (4, 2, 128), (5, 4, 192), (6, 6, 288),
-                                              (7, 8, 416), (8, 8, 576)], start=1)}
 
 
 class Suite(NamedTuple):
     """A family, its sizes, and what was found out about its learning rates."""
 
     model: type   # its class
-    sizes: dict   # size -> shape, of the sizes that this suite trains
+    sizes: dict   # size -> shape, of the sizes that are asked for
     rates: dict   # optimizer -> {size: peak learning rate}, from a sweep
     shapes: dict  # size -> shape, of the sizes that were swept
+    rule: tuple | None = None  # of the ladder's rates with Muon, see `study/ladder.py`
 
     @property
     def family(self):
@@ -51,30 +55,31 @@ class Suite(NamedTuple):
         return self.model.family
 
 
-def suite_main(script, model, sizes, rates, doc, argv=None):
-    """Trains a family's suite; the main() of 04 and 05.
+def suite_main(script, model, sizes, rates, doc, argv=None, ladder_rate=None):
+    """Trains a family's suites; the main() of 04 and 05.
 
     model: the family's class; sizes: {size: shape}; rates: {optimizer: {size: peak learning rate}}, found with
-    --sweep-lr; doc: the script's docstring.
+    --sweep-lr; doc: the script's docstring; ladder_rate: (r, b) of rate = r * (width / 64)^-b, found with --sweep-lr
+    --suite ladder (default: the tuned rate of the size most alike in width).
     """
     args = suite_parser(doc).parse_args(argv)
     name = Path(script).stem
     try:
         device = pick_device(args.device)
-        names = check_suite(args, model, sizes)
+        names = check_suite(args, model, sizes, device)
     except ValueError as problem:
         fail(f"{name}.py", str(problem), f"see: python {name}.py --help")
     with machine.processes(device):
-        stage = Stage(script, args, suite_config(args, sizes, rates), shared=True)
+        stage = Stage(script, args, suite_config(args, sizes, rates, ladder_rate), shared=True)
         try:
             data = load_data(stage.root)
         except ValueError as problem:
             fail(f"{name}.py", str(problem), f"run: python 03_tokenize_split.py{stage.flags} --force")
-        suite = Suite(model, suite_sizes(args.suite, model, sizes, data.vocab_size), rates, sizes)
+        suite = Suite(model, suite_sizes(args.suite, model, sizes, data.vocab_size), rates, sizes, ladder_rate)
         if args.sweep_lr:
             return sweep_learning_rates(stage, args, suite, names, data, device)
         try:
-            runs = [run for run in plan_suite(args, suite, data) if run["size"] in names]
+            runs = plan_suite(args, suite, data, names)
         except ValueError as problem:
             fail(f"{name}.py", str(problem), "ask for more with --max-train-chars and --data-fractions")
         waiting = [run for run in runs if args.force or finished(stage.root, run) is None]
@@ -82,21 +87,28 @@ def suite_main(script, model, sizes, rates, doc, argv=None):
             return None
         with stage.writing() if machine.rank() == 0 else contextlib.nullcontext():
             if waiting:
-                print_plan(waiting, data, device, args.micro_batch)
-            for run in waiting:
-                train_one(stage, args, run, data, device)
+                if args.jobs > 1:
+                    torch.set_num_threads(threads_of(args.jobs))
+                print_plan(waiting, data, device, args)
+                train_all(stage, args, waiting, data, device)
             if machine.rank() == 0:
                 finish_suite(stage, suite, data, runs, device)
 
 
-def train_one(stage, args, run, data, device):
-    """Trains one run of a suite and prints its line."""
+def train_all(stage, args, runs, data, device):
+    """Trains the runs that are left, one after the other or side by side, and prints a line for each."""
+    if args.jobs > 1 and len(runs) > 1:
+        records = train_side_by_side(stage.root, runs, device, args.jobs, args.micro_batch, args.compile, args.force)
+    else:
+        records = (train(stage.root, run, data, device, args.micro_batch, args.compile, again=args.force)
+                   for run in runs)
     try:
-        record = train(stage.root, run, data, device, args.micro_batch, args.compile, again=args.force)
+        with contextlib.closing(records):
+            for record in records:
+                print(f"{record['name']}: validation {record['val_nats_per_char']:.4f} nats per character, "
+                      f"{record['seconds']:.0f} s, {record['tokens_per_second']:,.0f} tokens/s", flush=True)
     except Stopped as problem:
         fail(f"{stage.name}.py", str(problem), "what is finished is kept; the same command goes on from there")
-    print(f"{run['name']}: validation {record['val_nats_per_char']:.4f} nats per character, "
-          f"{record['seconds']:.0f} s, {record['tokens_per_second']:,.0f} tokens/s")
 
 
 # ---------------------------------------------------------------- command line
@@ -108,9 +120,10 @@ def suite_parser(doc):
     add("--seeds", type=list_of(whole(0, MAX_SEED)), metavar="N[,N]",
         help=f"one model a size for each of these seeds (default: {HEADLINE_SEED} + --seed; the learning rates were "
              f"chosen with 0 and 1)")
-    add("--suite", choices=("classical", "wide"), default="classical",
-        help="classical: the study's sizes; wide: eight sizes from 0.03M to 30M non-embedding parameters, the same "
-             "in every family within 1%% (default: classical)")
+    add("--suite", type=suite_list, metavar="SUITE[,SUITE]",
+        help="classical: the study's sizes; ladder: nine sizes of one depth from 13k to 3.2M non-embedding parameters, "
+             f"the same in every family within 1%% (default: both; with --quick the ladder up to width {QUICK_WIDTH}; "
+             "with --recipe classic and --sweep-lr classical alone)")
     add("--recipe", choices=tuple(RECIPES), default="tuned",
         help="classic: learned positions only, AdamW, 3e-4 for every size, dropout, as the original study trained "
              "(default: tuned)")
@@ -125,63 +138,89 @@ def suite_parser(doc):
              "then (default: no limit)")
     add("--learning-rate", type=number(above=0), metavar="LR",
         help="peak learning rate for all runs (default: as tuned)")
+    add("--jobs", type=whole(1), metavar="K",
+        help="runs side by side, each a process with its share of the cores as threads (default: 1; with --quick on "
+             "CPUs as many as there are cores, so that results do not depend on their number)")
     add("--compile", action="store_true", help="torch.compile the models: pays on GPUs for runs of many minutes")
     add("--sweep-lr", nargs="?", const="muon", choices=("muon", "adamw"), metavar="muon|adamw",
         help="train every size of --only at five or more learning rates a factor of 2 apart and write "
-             "docs/lr_sweep.json, .png and .svg, instead of the suite")
+             "docs/lr_sweep.json, .png and .svg, instead of the suite; with --suite ladder docs/ladder_rates.* with "
+             "the rule of its rates")
     return parser
 
 
-def check_suite(args, model, sizes):
+def suite_list(text):
+    """A kind of argument: names of suites, separated by commas."""
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in SUITES:
+            raise argparse.ArgumentTypeError(f"there is no suite {name!r}; there are {', '.join(SUITES)}")
+    return names
+
+
+def check_suite(args, model, sizes, device="cpu"):
     """The names of the sizes to train; ValueError for one that there is not. Fills in the defaults that depend on other
     flags."""
     args.seeds = args.seeds or [HEADLINE_SEED + args.seed]
     if args.quick and args.max_train_chars is None:
         args.max_train_chars = QUICK_TRAIN_CHARS
-    known = list(suite_sizes(args.suite, model, sizes))
-    names = [name.removeprefix(f"{model.family}_") for name in args.only.split(",")] if args.only else known
+    if args.jobs and args.jobs > 1 and "RANK" in os.environ:
+        raise ValueError("--jobs: under torchrun the processes train one run together")
+    on_cpu = torch.device(device).type == "cpu" and "RANK" not in os.environ
+    args.jobs = args.jobs or (cpu_count() if args.quick and on_cpu else 1)
+    if args.suite is None:
+        args.suite = ["classical"] if args.recipe == "classic" or args.sweep_lr or not has_ladder(model) else \
+            list(SUITES)
+    if args.recipe == "classic" and "ladder" in args.suite:
+        raise ValueError("--recipe classic: the sizes of the ladder have no learned positions, and it has no others")
+    known = suite_sizes(args.suite, model, sizes)
+    if not args.only:
+        return [name for name in known
+                if not (args.quick and name in LADDER and width_of(name) > QUICK_WIDTH)]
+    names = [name.removeprefix(f"{model.family}_") for name in args.only.split(",")]
     unknown = [name for name in names if name not in known]
     if unknown:
         raise ValueError(f"--only {','.join(unknown)}: there is no such size; there are {', '.join(known)}")
     return names
 
 
-def suite_config(args, sizes, rates):
+def suite_config(args, sizes, rates, rule=None):
     """What decides the outputs, for the stage's manifest. --only does not: a suite may be made in parts."""
     flags = ("seeds", "suite", "recipe", "data_fractions", "max_train_chars", "epochs", "max_minutes", "learning_rate")
-    return {"sizes": sizes, "learning_rates": rates, **{flag: getattr(args, flag) for flag in flags}}
+    return {"sizes": sizes, "learning_rates": rates, "ladder_rate": rule,
+            **{flag: getattr(args, flag) for flag in flags}}
 
 
 # ---------------------------------------------------------------- sizes and rates
 
-def suite_sizes(suite, model, sizes, vocab_size=75):
-    """{size: shape} of the "classical" suite (those of the script) or of the "wide" one.
-
-    In the wide suite every family has, under the same name, the parameters of the Transformer but embeddings; the
-    family's class finds the shape, and raises ValueError if it has no rule for that.
-    """
-    if suite == "classical":
-        return sizes
-    if model.family == "transformer":
-        return WIDE_SIZES
-    return {name: model.shape_of_size(wide_parameters(shape, vocab_size), vocab_size)
-            for name, shape in WIDE_SIZES.items()}
+def has_ladder(model):
+    """False for a family whose class cannot say which shape has a given number of parameters."""
+    try:
+        return bool(ladder_sizes(model, ANY_VOCABULARY))
+    except ValueError:
+        return False
 
 
-def wide_parameters(shape, vocab_size):
-    """Parameters of a Transformer but its embeddings, by hand: this file names no family's class, or an edit of the
-    Transformer would count as one of every script."""
-    d = shape["d_model"]
-    return shape["n_layer"] * (4 * d * d + 2 * d * shape["d_ff"] + 2 * d) + d + d * vocab_size
+def suite_sizes(suites, model, sizes, vocab_size=ANY_VOCABULARY):
+    """{size: shape} of these suites together, where "classical" are the sizes of the script."""
+    return {**(sizes if "classical" in suites else {}),
+            **(ladder_sizes(model, vocab_size) if "ladder" in suites else {})}
+
+
+def suite_of(size):
+    """The suite that a size belongs to."""
+    return "ladder" if size in LADDER else "classical"
 
 
 def choose_rate(args, size, suite):
-    """The peak learning rate of a run: asked for, of the recipe, or tuned; for sizes without a sweep that of the
-    tuned size most alike in width."""
+    """The peak learning rate of a run: asked for, of the recipe, by the ladder's rule, or tuned; for sizes without a
+    sweep that of the tuned size most alike in width."""
     if args.learning_rate:
         return args.learning_rate
     if args.recipe == "classic":
         return CLASSIC_LEARNING_RATE
+    if size in LADDER and suite.rule:
+        return rule_rate(suite.rule, size)
     tuned = suite.rates[RECIPES[args.recipe]]
     if size in tuned:
         return tuned[size]
@@ -204,18 +243,42 @@ def width_ratio(shape, other):
 
 # ---------------------------------------------------------------- plan
 
-def plan_suite(args, suite, data):
-    """The runs of a suite, smallest first, seed by seed."""
-    return [plan_run(data, suite.family, size, shape, choose_rate(args, size, suite), seed=seed,
-                     recipe=args.recipe, suite=args.suite, epochs=args.epochs, data_fraction=fraction,
+def plan_suite(args, suite, data, names):
+    """The runs of these sizes, in the order in which they are to be trained."""
+    runs = [plan_run(data, suite.family, size, shape, choose_rate(args, size, suite), seed=seed,
+                     recipe=args.recipe, suite=suite_of(size), epochs=args.epochs, data_fraction=fraction,
                      max_train_chars=args.max_train_chars, max_minutes=args.max_minutes)
-            for fraction in args.data_fractions for seed in args.seeds for size, shape in suite.sizes.items()]
+            for fraction in args.data_fractions for seed in args.seeds for size, shape in suite.sizes.items()
+            if size in names]
+    return in_order_of_use(runs, args.seeds, longest_first=args.jobs > 1)
+
+
+def in_order_of_use(runs, seeds, longest_first=False):
+    """The runs so ordered that a study stopped on the way can be fitted: seed by seed, and where the amount of data is
+    varied first the coarse grid of lowest, middle and highest size and amount. Within that the smallest comes first; or
+    the longest, so that where runs stand side by side the last one is short."""
+    amounts = {run["data_fraction"] for run in runs}
+    coarse_amounts = _coarse(amounts)
+    coarse_sizes = {suite: _coarse({run["params_total"] for run in runs if run["suite"] == suite})
+                    for suite in SUITES}
+
+    def place(run):
+        coarse = len(amounts) == 1 or (run["data_fraction"] in coarse_amounts
+                                       and run["params_total"] in coarse_sizes[run["suite"]])
+        return seeds.index(run["seed"]), not coarse, run["train_flops"] * (-1 if longest_first else 1)
+    return sorted(runs, key=place)
+
+
+def _coarse(values):
+    """The lowest, the middle and the highest of some numbers."""
+    values = sorted(values)
+    return {values[0], values[len(values) // 2], values[-1]} if values else set()
 
 
 def replan(record, suite, data):
     """The run that a record on disk would be with today's sizes, data and code; None if it cannot be."""
     try:
-        shapes = suite_sizes(record["suite"], suite.model, suite.shapes, data.vocab_size)
+        shapes = suite_sizes([record["suite"]], suite.model, suite.shapes, data.vocab_size)
         return plan_run(data, suite.family, record["size"], shapes[record["size"]], record["learning_rate"],
                         seed=record["seed"], recipe=record["recipe"], suite=record["suite"],
                         epochs=record["epochs_planned"], data_fraction=record["data_fraction"],
@@ -247,21 +310,28 @@ def calibrate(run, data, device, seconds, micro_batch=None):
     return machine.n_processes() * run["tokens_per_step"] / float(np.median(times[1:]))  # the first step warms up
 
 
-def print_plan(runs, data, device, micro_batch=None):
+def print_plan(runs, data, device, args):
     """Prints what is about to be trained, on how much of the text, and how long it should take here."""
     print(f"training text: {' or '.join(f'{n:,}' for n in sorted({run['train_chars'] for run in runs}))} of "
           f"{count_chars(data.train, data.token_chars):,} characters"
           + (f" (--max-train-chars {runs[0]['max_train_chars']})" if runs[0]["max_train_chars"] else ""))
     print(f"{'run':32} {'parameters':>11} {'non-emb.':>11} {'tokens':>12} {'steps':>8} {'FLOPs':>8} {'minutes':>8}")
-    total = 0.0
-    for run in runs:
-        rate = calibrate(run, data, device, CALIBRATION_SECONDS / len(runs), micro_batch)
-        tokens = run["train_tokens"] * run["epochs"]
-        minutes = min(tokens / rate / 60, run["max_minutes"] or math.inf)
-        total += minutes
-        print(f"{run['name']:32} {run['params_total']:11,} {run['params_non_embedding']:11,} {tokens:12,} "
-              f"{run['steps']:8,} {run['train_flops']:8.1e} {minutes:8.1f}")
-    print(f"expected minutes of training: {total:.1f} on {machine.device_name(device)}", flush=True)
+    minutes = expected_minutes(runs, data, device, args.micro_batch)
+    for run, expected in zip(runs, minutes):
+        print(f"{run['name']:32} {run['params_total']:11,} {run['params_non_embedding']:11,} "
+              f"{run['train_tokens'] * run['epochs']:12,} {run['steps']:8,} {run['train_flops']:8.1e} {expected:8.1f}")
+    together = max(sum(minutes) / args.jobs, max(minutes))
+    print(f"expected minutes of training: {together:.1f} on {machine.device_name(device)}"
+          + (f", {args.jobs} runs side by side" if args.jobs > 1 else ""), flush=True)
+
+
+def expected_minutes(runs, data, device, micro_batch=None):
+    """Minutes of training of each run on this machine, from a few steps of each size and batch."""
+    batches = {(run["size"], run["batch_windows"]): run for run in runs}
+    rates = {batch: calibrate(run, data, device, CALIBRATION_SECONDS / len(batches), micro_batch)
+             for batch, run in batches.items()}
+    return [min(run["train_tokens"] * run["epochs"] / rates[run["size"], run["batch_windows"]] / 60,
+                run["max_minutes"] or math.inf) for run in runs]
 
 
 def finish_suite(stage, suite, data, runs, device):
@@ -280,32 +350,46 @@ def finish_suite(stage, suite, data, runs, device):
         best = min(complete, key=lambda record: record["val_nats_per_char"], default=None)
         outputs = [f"checkpoints/{record['name']}{end}" for record in complete
                    for end in (".pt", ".json", ".curve.jsonl")]
-        stage.finish(outputs, counts={"runs": len(complete)}, extra={"missing": missing},
-                     device=machine.device_name(device),
+        stage.finish(outputs, counts={"runs": len(complete)}, device=machine.device_name(device),
+                     extra={"missing": missing, **promise_of(stage.root, suite.family)},
                      summary={"runs": len(complete), **({"not yet trained": ", ".join(missing)} if missing else {}),
                               **({"best": f"{best['name']}, validation {best['val_nats_per_char']:.4f} nats per "
                                           f"character"} if best else {})})
 
 
+def promise_of(root, family):
+    """Time and digest of a family's prediction that was made before its largest runs were trained, for the manifest."""
+    promise = (read_json(root / PREDICTION) or {}).get(family)
+    return {"prediction": {"written": promise["written"], "sha256": file_digest(root / PREDICTION)}} if promise else {}
+
+
 # ---------------------------------------------------------------- learning-rate sweep
 
 def sweep_learning_rates(stage, args, suite, names, data, device):
-    """Sweeps the learning rate of each size; merges the outcome into docs/lr_sweep.json and draws it beside it."""
-    path = HERE / "docs/lr_sweep.json"
+    """Sweeps the learning rate of each size; merges the outcome into a file in docs/ and draws it beside it. For sizes
+    of the ladder the rule of all sweeps so far is fitted."""
     for size in names:
+        path = HERE / SWEEPS[suite_of(size)]
         outcome = sweep_size(stage, args, suite, size, data, device)
         swept = read_json(path) or {}
-        swept.setdefault(suite.family, {}).setdefault(size, {})[args.sweep_lr] = outcome
+        of_family = swept.setdefault(suite.family, {})
+        of_family.setdefault(size, {})[args.sweep_lr] = outcome
+        if size in LADDER:
+            of_family.pop("rule", None)
+            rule = fit_rule({size: outcomes[args.sweep_lr] for size, outcomes in of_family.items()
+                             if args.sweep_lr in outcomes})
+            of_family.update({"rule": rule} if rule else {})
         write_json(path, swept)
         figures.draw_sweeps(swept, path.parent, path.stem)
         print(f"{suite.family} {size} {args.sweep_lr}: best learning rate {outcome['best']:.3g}"
-              + ("" if outcome["inside"] else " (at the end of the range: not settled)"))
-    print(f"wrote: {path.relative_to(HERE)} and its figure; enter the rates in LEARNING_RATES of {stage.name}.py")
+              + ("" if outcome["inside"] else " (at the end of the range: not settled)"), flush=True)
+    print(f"wrote: {path.relative_to(HERE)} and its figure; enter the rates in "
+          f"{'LADDER_RATE' if size in LADDER else 'LEARNING_RATES'} of {stage.name}.py")
 
 
 def sweep_size(stage, args, suite, size, data, device):
-    """Trains one size at learning rates around the present one until the best has neighbours on both sides, then the
-    best once more with a fresh seed: the winner of a sweep owes part of its loss to luck."""
+    """Trains one size at learning rates around the present one until the best has neighbours on both sides, then, where
+    the best is to be taken, that one again with a fresh seed: the winner of a sweep owes part of its loss to luck."""
     optimizer = args.sweep_lr
 
     def run_at(rate, seed=0):
@@ -333,6 +417,6 @@ def sweep_size(stage, args, suite, size, data, device):
     tokens = subset(data.train, data.token_chars, max_chars=args.max_train_chars)
     return {"best": tried[best]["learning_rate"], "inside": min(tried) < best < max(tried),
             "runs": [tried[exponent] for exponent in sorted(tried)],
-            "fresh_seed": run_at(tried[best]["learning_rate"], 1),
+            **({} if size in LADDER else {"fresh_seed": run_at(tried[best]["learning_rate"], 1)}),
             "train_chars": count_chars(tokens, data.token_chars),
             "val_chars": count_chars(data.val, data.token_chars), "batch_windows": BATCH_WINDOWS}

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from study.pipeline import names_of_stages
-from study.stage import HERE
+from study.stage import HERE, TRAINING
 
 STAGES = names_of_stages()  # those of `make run`
 LIMIT = ("--source", "music21", "--limit", "60")
@@ -29,6 +29,7 @@ SMALL = {  # knobs of a copy that make the whole study a matter of seconds: {scr
     "05_train_lstms": [(r"^SIZES = \{.*?^\}", 'SIZES = {\n' + "".join(
         f'    "{size}": {{"n_layer": 1, "d_embedding": 8, "d_hidden": {d}}},\n'
         for size, d in (("tiny", 8), ("small", 16), ("medium", 24))) + "}")],
+    "study/ladder": [(r"for d in \(16, [\d, ]+\)", "for d in (8, 12)")],
     "06_fit_scaling": [(r"^N_RESAMPLES = \d+", "N_RESAMPLES = 50")],
     "07_train_best_and_generate": [
         (r'^SIZE, EPOCHS = "xl", 10', 'SIZE, EPOCHS = "small", 2'), (r'^(MINUTES = .*"quick": )5', r'\1None'),
@@ -49,7 +50,8 @@ def copy_project(folder):
 
 def make(project, stages=tuple(STAGES)):
     """Runs stages as `make run` does, in one process, for torch takes seconds to load; returns what they print."""
-    calls = [f"{name} --quick" + (" " + " ".join(LIMIT) if name == "01_download" else "") for name in stages]
+    more = {"01_download": LIMIT, **dict.fromkeys(TRAINING, ("--jobs", "1"))}
+    calls = [" ".join([name, "--quick", *more.get(name, ())]) for name in stages]
     done = subprocess.run([sys.executable, "-c", RUN_STAGES, *calls], cwd=project, capture_output=True, text=True,
                           env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

@@ -313,25 +313,6 @@ def test_a_key_follows_what_decides_the_result(data):
         assert tiny_run(data, **change)["key"] != base["key"]
 
 
-def test_wide_suite_matches_the_families():
-    transformers, lstms = (suite.suite_sizes("wide", model, {}, 75) for model in (Transformer, common.LSTM))
-    counts = []
-    with torch.device("meta"):
-        for name in transformers:
-            pair = [build_model({"family": family, "vocab_size": 75, "block_size": 512, "dropout": 0.0,
-                                        "rotary": True, "qk_norm": True, "token_shift": True, **shape[name]})
-                    .count_parameters()["non_embedding"]
-                    for family, shape in (("transformer", transformers), ("lstm", lstms))]
-            assert abs(pair[1] / pair[0] - 1) < 0.01
-            counts.append(pair[0])
-    assert len(counts) == 8 and counts[0] < 0.04e6 and counts[-1] > 28e6
-
-
-def test_a_family_without_a_rule_has_no_wide_suite():
-    with pytest.raises(ValueError, match="no rule"):
-        suite.suite_sizes("wide", type("GRU", (common.Model,), {"family": "gru"}), {}, 75)
-
-
 def test_sizes_that_were_not_swept_take_the_rate_of_the_nearest_width():
     args = argparse.Namespace(learning_rate=None, recipe="tuned")
     swept = {"narrow": {"n_layer": 2, "d_hidden": 100}, "broad": {"n_layer": 2, "d_hidden": 400}}
@@ -645,7 +626,7 @@ stage.run(t.main)
 def script(root, *arguments, seconds=60, more=()):
     """Stage 04 with models of a size for tests, as a command line for subprocess."""
     text = SCRIPT.format(shape=SHAPES["transformer"], seconds=seconds, more=dict(more),
-                         arguments=["--root", str(root), "--device", "cpu", *arguments])
+                         arguments=["--root", str(root), "--device", "cpu", "--suite", "classical", *arguments])
     path = root / "script.py"
     path.write_text(text)
     return [str(path)]

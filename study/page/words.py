@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from music.validity import VALID_LEVEL
 from study.figures import label
-from study.results import expected_families, value_at
+from study.results import expected_families, value_at, without_ladder
 
 NOTHING = "–"   # stands where there is no number
 NEXT = {"note": "note or sign", "byte pairs": "few characters"}  # kind of tokenizer -> what a model guesses
@@ -71,7 +71,7 @@ def interval(pair, digits=2, scale=1, unit=""):
 
 def lead(results, has_plot=True):
     """The page's first words, for a reader who knows music and no statistics."""
-    n = len({(row.get("family"), row.get("size")) for row in results.get("runs") or []})
+    n = len({(row.get("family"), row.get("size")) for row in without_ladder(results.get("runs") or [])})
     tunes = value_at(results, "data.splits.train.tunes")
     who = f"{n} programs, small and large," if n > 1 else "A program"
     what = f"{tunes:,} tunes as text" if tunes else "tunes as text"
