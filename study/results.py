@@ -54,7 +54,8 @@ def results(root):
             "generated": "copying/unprompted", "chosen_sampler": "copying/chosen", "right_bars": "copying/right",
             "heldout_baseline": "copying/real",
             "diversity": "diversity/unprompted", "diversity_of_real_music": "diversity/real"}),
-        "skills": describe_skills(root, runs) or None, "environment": metadata.get("environment")}
+        "skills": describe_skills(root, runs) or None, "finetuned": describe_finetuned(root),
+        "environment": metadata.get("environment")}
     quick = manifests["03_tokenize_split"].get("config", {}).get("quick")
     return plain({"quick": quick, "headline": headline(parts, fits.get("headline")), **parts}, DIGITS)
 
@@ -247,6 +248,12 @@ def describe_skills(root, runs):
     return {"n": next(iter(models.values()))["n"], "max_chars": max_chars, "models": models,
             "floors": read(root, "skills/floors"),
             "real_music": real and {**real, "copied_share": copied_by_real.get("copied_share")}}
+
+
+def describe_finetuned(root):
+    """{name: what stage 08 reports} of the models that were fine-tuned in a root; None without any."""
+    reports = {path.parent.name: read_json(path) for path in sorted((root / "finetuned").glob("*/report.json"))}
+    return {name: report for name, report in reports.items() if isinstance(report, dict)} or None
 
 
 def tables(root):
