@@ -53,7 +53,7 @@ def parse_arguments(argv):
                              "line without TAB means test")
     parser.add_argument("--tag", choices=("collection",),
                         help="name each tune's collection (first-level folder) in its header, R:bach, but for "
-                             f"{reading.UNTAGGED:.0%} of the groups; stage 07 then plays --style bach (default: no)")
+                             f"{reading.UNTAGGED:.0%}% of the groups; stage 07 then plays --style bach (default: no)")
     parser.add_argument("--min-notes", type=whole(), default=MIN_NOTES, metavar="N",
                         help=f"leave out tunes with fewer notes (default: {MIN_NOTES})")
     parser.add_argument("--max-rest-share", type=number(0, 1), default=MAX_REST_SHARE, metavar="SHARE",

@@ -20,7 +20,7 @@ from pathlib import Path
 
 # first of all: from here on Ctrl-C shows no traceback, however long the rest takes to load
 from study.arguments import existing, fail, name_list, number, resolve_root, root_flags, stage_parser, whole
-from study.stage import (TEMPORARY, Stage, cpu_count, file_digest, load_manifest, marker_path, restate, run, write_json,
+from study.stage import (Stage, cpu_count, file_digest, load_manifest, marker_path, restate, run, write_json,
                          write_text)
 
 from common import load_tokenizer, pick_device
@@ -104,7 +104,7 @@ def read_music(root, args):
     try:
         if args.collections:
             return finetune.read_collections(root, args.collections, args.limit_chars, args.seed)
-        with tempfile.TemporaryDirectory(dir=root, prefix=TEMPORARY) as work:
+        with tempfile.TemporaryDirectory() as work:
             return finetune.read_source(
                 args.source, Path(work), args.seed, args.workers, max_voices=MAX_VOICES, timeout=TIMEOUT,
                 min_notes=MIN_NOTES, max_rest_share=MAX_REST_SHARE, limit_chars=args.limit_chars, min_chars=MIN_CHARS,
@@ -170,7 +170,8 @@ def measure(stage, folder, base, tuned, music, old, rest, places):
     judge = {name: finetune.assigned(texts, styles, folder) for name, texts in (
         ("generated", [sample["text"] for sample in free]),
         ("held_out", [row["text"] for row in music.test[:N_STYLE]])) if texts}
-    found["style"] = {"judge": {name: share(int((numbers == 0).sum()), len(numbers)) for name, numbers in judge.items()}}
+    found["style"] = {"judge": {name: share(int((numbers == 0).sum()), len(numbers))
+                                for name, numbers in judge.items()}}
     if music.test:
         others = finetune.sequences_of(rest)[:N_STYLE]
         found["style"]["likelihood_ratio"] = finetune.style_ratio(
@@ -200,8 +201,9 @@ def in_words(report):
     if ratio:
         shown["told apart by the likelihood ratio"] = (
             f"{ratio['of_style']['rate']:.0%} of your held-out tunes, {ratio['of_the_rest']['rate']:.0%} of others")
-    shown["in your style, by PPMd"] = ", ".join(f"{row['rate']:.0%} {'of samples' if name == 'generated' else 'of held-out music'}"
-                                               for name, row in report["style"]["judge"].items())
+    shown["in your style, by PPMd"] = ", ".join(
+        f"{row['rate']:.0%} {'of samples' if name == 'generated' else 'of held-out music'}"
+        for name, row in report["style"]["judge"].items())
     return shown
 
 
@@ -251,9 +253,10 @@ def main(argv=None):
         write_json(folder / "report.json", report)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # of the rates tried
         refresh(root)
-        stage.finish([f"checkpoints/{record['name']}{end}" for end in (".pt", ".json", ".curve.jsonl", ".tokenizer.pkl")]
-                     + [f"finetuned/{args.name}/{name}" for name in ("train.txt", "val.txt", "test.txt", "report.json",
-                                                                     "generated")],
+        stage.finish([f"checkpoints/{record['name']}{end}"
+                      for end in (".pt", ".json", ".curve.jsonl", ".tokenizer.pkl")]
+                     + [f"finetuned/{args.name}/{name}"
+                        for name in ("train.txt", "val.txt", "test.txt", "report.json", "generated")],
                      counts=music.counts, skipped=music.left_out, device=str(base.device), summary=in_words(report))
         print(f"play with it: python 07_train_best_and_generate.py{root_flags(args)} --model {record['name']}")
 

@@ -17,7 +17,7 @@ from study import checkpoints, finetune, generated, reading, results, runs, trai
 from study.arguments import stage_parser
 from study.checkpoints import load_checkpoint
 from study.families import build_model, model_class
-from study.stage import HERE, Stage, load_manifest
+from study.stage import HERE, Stage, input_problems, load_manifest
 from tunes import valid_tune
 
 stage08 = importlib.import_module("08_finetune")
@@ -211,6 +211,21 @@ def test_unchanged_it_does_nothing_and_the_model_plays(tuned, songs, capsys):
     assert "play_000.abc" in capsys.readouterr().out
 
 
+def test_results_and_page_of_a_run_name_it_and_stay_intact(tuned):
+    root = tuned[0]
+    (root / "part4_outputs").mkdir(exist_ok=True)
+    for name in stage08.AGAIN[1]:
+        (root / name).write_text("{}")
+    name = stage08.AGAIN[0]
+    stage = Stage(HERE / f"{name}.py", stage_parser("").parse_args(["--root", str(root)]), {}, reads=())
+    with stage.writing():
+        stage.finish(stage08.AGAIN[1])
+    stage08.refresh(root)
+    assert json.loads((root / stage08.AGAIN[1][0]).read_text())["finetuned"]["mine"]["name"] == "finetuned_mine"
+    assert "Fine-tuned models" in (root / stage08.AGAIN[1][1]).read_text()
+    assert not input_problems(root, name)
+
+
 def test_killed_it_goes_on_and_ends_with_the_same_bytes(tuned, songs, monkeypatch):
     root = tuned[0]
     whole = load_checkpoint(root / "checkpoints/finetuned_mine.pt")[1]["weights_digest"]
@@ -298,7 +313,7 @@ def test_a_bad_source_is_one_sentence_and_changes_nothing(kind, base_root, tmp_p
 
 def test_what_is_asked_for_must_be_there(base_root, tmp_path, songs):
     assert "give either SOURCE or --collections" in refusal(base_root)
-    assert "there is no base model checkpoints/xl.pt; there are: best_model" in refusal(base_root, songs, "--model", "xl")
+    assert "no base model checkpoints/xl.pt; there are: best_model" in refusal(base_root, songs, "--model", "xl")
     assert "letters, digits" in refusal(base_root, songs, "--name", "../x")
     assert "there is no base model" in refusal(tmp_path, songs)
     other = CharTokenizer("another alphabet")

@@ -78,7 +78,8 @@ def write_report(root):
     plots = figures(outputs / "figures", value_at(results, "fits.figures") or [])
     page = {"sections": SECTIONS, "lead": lead(results, bool(plots["first"])), "first_rule": rule, "figures": plots,
             "verdicts": verdicts(results), "is_quick": bool(results.get("quick")), "numbers": number_table(results),
-            "choice": choice_table(results), "finetuned": finetuned_table(results), "rates": rate_table(results), "runs": run_table(results),
+            "choice": choice_table(results), "finetuned": finetuned_table(results), "rates": rate_table(results),
+            "runs": run_table(results),
             "ladder": ladder_table(results), "levels": {name: LEVEL_WORDS[name] for name in LEVELS},
             "music": music_table(results), "shades": shade_words(), "attention": attention_view(Path(root)),
             "environment": results.get("environment") or {}}
