@@ -41,7 +41,7 @@ N_FREE, FREE_CHARS = 40, 1500      # samples that are rated, and characters draw
 N_SAMPLES, SAMPLE_CHARS = 10, 2000  # to look at and hear, with right bars
 N_STYLE = 100                      # tunes of each side on which the likelihood ratio is tried
 SEED_FREE, SEED_RIGHT = 80_000, 90_000  # first seeds of the samples: no other set's
-MEASURING_MINUTES = 1.0            # what follows the training
+MEASURING_MINUTES = 1.5            # what follows the training
 ME = "08_finetune.py"
 AGAIN = ("07_train_best_and_generate", ["part4_outputs/RESULTS.json", "part4_outputs/report.html"])
 
