@@ -8,6 +8,7 @@ Writes: data/{train,val,test}.txt             tunebooks: sequences of 101 to 4,9
         data/baselines.json                   uniform, unigram, n-gram, PPMd, xz, bz2: bits per character of val, test
         data/stats.json, data/figures/data.png|svg   duplicates, filters, lengths, music, overlap with train
 Run:    python 03_tokenize_split.py [--limit-chars N] [--collections NAME,NAME] [--holdout FILE] [--abc PATH] ...
+        --tag collection names the collection in the headers (R:bach), for one model of all styles
 Prints last: tunes, groups, what was left out, characters per split, vocabulary, strongest mark, worst overlap.
 
 Which split a tune lands in depends on its group (see study/groups.py) and the seed alone; the bytes of all files do not
@@ -31,6 +32,7 @@ ALPHABETS = "char", "note", "bpe:256", "bpe:512", "bpe:1024"  # a kind of common
 MIN_CHARS, MAX_CHARS = 101, 4999  # of a sequence: shorter ones are little more than a header
 MIN_NOTES = 16                    # of a tune: the least that `check_abc` calls music
 LARGE_TEXT = 50                   # MB of ready text, from which the time is said beforehand
+SMALL_TEXT = 100_000              # training characters below which a model trained from nothing learns little
 SECONDS_PER_MB, KB_PER_MB = 8, 4700  # of one core; of memory: 1.4 kB for every tune of 300 characters
 MAX_REST_SHARE = 0.95             # of the time of a tune's voices: beyond it a tune teaches only how to write rests
 
@@ -50,6 +52,9 @@ def parse_arguments(argv):
     parser.add_argument("--holdout", type=Path, metavar="FILE",
                         help="groups whose split is fixed: lines `val|test|train TAB path, artist/title or group`; a "
                              "line without TAB means test")
+    parser.add_argument("--tag", choices=("collection",),
+                        help="name each tune's collection (first-level folder) in its header, R:bach, but for "
+                             f"{reading.UNTAGGED:.0%}% of the groups; stage 07 then plays --style bach (default: no)")
     parser.add_argument("--min-notes", type=whole(), default=MIN_NOTES, metavar="N",
                         help=f"leave out tunes with fewer notes (default: {MIN_NOTES})")
     parser.add_argument("--max-rest-share", type=number(0, 1), default=MAX_REST_SHARE, metavar="SHARE",
@@ -62,8 +67,9 @@ def parse_arguments(argv):
     parser.add_argument("--workers", type=whole(1), metavar="N", help="processes, at most one per core (default: that)")
     parser.add_argument("--verbose", action="store_true", help="print last what was left out by name, and every mark")
     args = parser.parse_args(argv)
-    if args.from_splits and (args.limit_chars or args.collections or args.holdout):
-        parser.error("--from-splits takes the text as it is: --limit-chars, --collections and --holdout do not apply")
+    if args.from_splits and (args.limit_chars or args.collections or args.holdout or args.tag):
+        parser.error("--from-splits takes the text as it is: --limit-chars, --collections, --holdout and --tag do not "
+                     "apply")
     return args
 
 
@@ -98,7 +104,7 @@ def open_stage(args, holdout):
     """(stage, folder, relative paths of what it reads); ends the script if there is nothing to read."""
     config = {"limit_chars": args.limit_chars, "collections": args.collections, "min_notes": args.min_notes,
               "max_rest_share": args.max_rest_share, "holdout": holdout, "abc": bool(args.abc),
-              "from_splits": bool(args.from_splits), "vocab": args.vocab}
+              "from_splits": bool(args.from_splits), "vocab": args.vocab, "tag": args.tag}
     outside = args.abc or args.from_splits
     stage = None if outside else Stage(__file__, args, config)  # first, as it says what stage 02 has left undone
     folder, names = source_files(args)
@@ -113,7 +119,8 @@ def open_stage(args, holdout):
 
 def read_and_split(args, folder, names, holdout, spool):
     """({split: sequences}, all tunes, tunes that stay, report for stats.json); the sequences' text goes to `spool`."""
-    workers, limits = args.workers or cpu_count(), {"max_chars": MAX_CHARS, "min_chars": MIN_CHARS}
+    workers = args.workers or cpu_count()
+    limits = {"max_chars": MAX_CHARS - (reading.TAG_CHARS + 3 if args.tag else 0), "min_chars": MIN_CHARS}
     if args.from_splits:
         jobs = [job for split in SPLITS for job in reading.ready_jobs(folder / f"{split}.txt")]
         megabytes = len(jobs) * reading.JOB_BYTES / 1e6
@@ -170,6 +177,13 @@ def main(argv=None):
     data.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=data, prefix=TEMPORARY) as spool:
         parts, tunes, kept, report = read_and_split(args, folder, names, holdout, spool)
+        if args.tag:
+            print(f"the collection stands in the headers of {reading.tag_sequences(parts, spool, args.seed):,} of "
+                  f"{sum(map(len, parts.values())):,} sequences (R:)", flush=True)
+        n_train = sum(sequence["chars"] for sequence in parts["train"])
+        if n_train < SMALL_TEXT:
+            print(f"{n_train:,} characters are little: a model trained on them from nothing will not beat counting "
+                  "characters; 08_finetune.py goes on from a trained model with your music", flush=True)
         with stage.writing():
             # text, its vocabulary, its tokens
             counts, n_notes = {}, {}

@@ -37,7 +37,7 @@ from music.midi_to_abc import MAX_VOICES
 from music.right_bars import RightBars
 from music.validity import level_in_words
 from study import choice, evaluation, figures, generated, measurements, results, runs, training
-from study.checkpoints import finished
+from study.checkpoints import finished, tokenizer_path
 from study.families import FAMILIES
 from study.page.report import template_digest, write_played_page, write_report
 from study.records import read_curves
@@ -68,8 +68,8 @@ PLAY_CHARS = 2000
 VOICE_DRAWS = 4  # texts drawn for each sample that shall have so many voices: how many a tune has, no header says
 HEADER = {"meter": "4/4", "key": "C"}  # where only one of the two is given
 CHARS_PER_BAR = 100  # of one voice, drawn at most to continue a tune; the longest of the default corpus has 45
-PLAY_FLAGS = ("model", "source", "prompt", "meter", "key", "voices", "num_samples", "temperature", "top_k", "top_p",
-              "min_p", "max_chars", "bars")
+PLAY_FLAGS = ("model", "source", "prompt", "style", "meter", "key", "voices", "num_samples", "temperature", "top_k",
+              "top_p", "min_p", "max_chars", "bars")
 ME = "07_train_best_and_generate.py"
 
 
@@ -98,11 +98,12 @@ def parse_arguments(argv):
     args = parser.parse_args(argv)
     if args.best and (args.minutes or args.only):
         parser.error("--best says what to train: it does not go with --minutes or --only")
-    if args.prompt is not None and (args.meter or args.key or args.voices):
-        parser.error("--prompt is the whole beginning: it does not go with --meter, --key or --voices")
-    if args.source and any(value is not None for value in (args.prompt, args.meter, args.key, args.voices, args.bars)):
+    if args.prompt is not None and (args.style or args.meter or args.key or args.voices):
+        parser.error("--prompt is the whole beginning: it does not go with --style, --meter, --key or --voices")
+    if args.source and any(value is not None for value in (args.prompt, args.style, args.meter, args.key, args.voices,
+                                                           args.bars)):
         parser.error("--continue takes meter, key and voices from the file and draws right bars: it does not go with "
-                     "--prompt, --meter, --key, --voices or --bars")
+                     "--prompt, --style, --meter, --key, --voices or --bars")
     return args
 
 
@@ -118,6 +119,8 @@ def add_play_flags(play):
     add("--bars-new", type=whole(1, 1000), metavar="N", default=16,
         help="bars to write after them (default: %(default)s)")
     add("--prompt", metavar="TEXT", help=r"what the samples begin with; \n stands for a line end")
+    add("--style", type=name_list, metavar="NAME",
+        help="collection of the samples, e.g. bach; of a model whose text was made by 03 --tag collection")
     add("--meter", metavar="M", help="meter of the samples, e.g. 6/8")
     add("--key", metavar="K", help="key of the samples, e.g. D, Am, Bb")
     add("--voices", type=whole(1, 16), metavar="N",
@@ -256,7 +259,7 @@ def play(root, args):
     name = args.model or BEST
     check_model(root, args, name)
     try:
-        player = evaluation.load_player(root, name, load_tokenizer(root / "data/tokenizer.pkl"),
+        player = evaluation.load_player(root, name, load_tokenizer(tokenizer_path(root, name)),
                                         pick_device(args.device))
     except ValueError as error:
         fail(ME, str(error), f"run: python {ME}{root_flags(args)}")
@@ -333,15 +336,16 @@ def check_model(root, args, name):
 
 
 def prompt_of(args):
-    """What played samples begin with: --prompt, or the header that --meter, --key and --voices ask for.
+    """What played samples begin with: --prompt, or the header that --style, --meter, --key and --voices ask for.
 
     The fields before the last one asked for stand in it, too, in the training text's order; the model writes the rest.
     """
     if args.prompt is not None:
         return args.prompt.replace("\\n", "\n")
+    style = f"R:{args.style}\n" if args.style else ""
     if not (args.meter or args.key or (args.voices or 1) > 1):
-        return ""
-    header = f"X:1\nM:{args.meter or HEADER['meter']}\nL:1/16\n"
+        return style and f"X:1\n{style}"
+    header = f"X:1\n{style}M:{args.meter or HEADER['meter']}\nL:1/16\n"
     if args.key or (args.voices or 1) > 1:
         header += f"Q:1/4=120\nK:{args.key or HEADER['key']}\n"
     if args.key or args.meter:

@@ -34,6 +34,15 @@ def training_text(raw):
     return "\n".join(["X:1", *fields, *voices, header.get("K", "K:C"), *music]) + "\n"
 
 
+def tagged(text, style):
+    """A training text whose header names its style, before all other fields: `R:`, which ABC has for kinds of tunes.
+
+    >>> tagged("X:1\\nM:3/4\\nK:G\\nGAB|", "bach")
+    'X:1\\nR:bach\\nM:3/4\\nK:G\\nGAB|'
+    """
+    return text.replace("X:1\n", f"X:1\nR:{style}\n", 1) if text.startswith("X:1\n") else text
+
+
 # ---------------------------------------------------------------- pieces of fit length
 
 def cut(text, max_chars, min_chars):

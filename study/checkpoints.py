@@ -58,6 +58,12 @@ def load_checkpoint(path, device="cpu"):
     return model.to(device).eval(), checkpoint
 
 
+def tokenizer_path(root, name):
+    """The vocabulary of a model's checkpoint: its own where fine-tuning made it grow, else that of the root."""
+    own = Path(root) / f"checkpoints/{name}.tokenizer.pkl"
+    return own if own.exists() else Path(root) / "data/tokenizer.pkl"
+
+
 def finished(root, run):
     """The record of this very run (a plan with "name" and "key") if it is complete on disk, else None."""
     record = read_json(Path(root) / f"checkpoints/{run['name']}.json")

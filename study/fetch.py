@@ -56,10 +56,12 @@ class Refused(Exception):
 # ---------------------------------------------------------------- names and bounds
 
 class MidiFolder:
-    """The folder that fills up with MIDI files: safe unique names, bounds, and a count of what was left out."""
+    """The folder that fills up with MIDI files: safe unique names, bounds, and a count of what was left out.
 
-    def __init__(self, folder):
-        self.folder, self.files, self.bytes = folder, 0, 0
+    suffix: of the files' names here; another one than .mid if the folder takes other files."""
+
+    def __init__(self, folder, suffix=".mid"):
+        self.folder, self.suffix, self.files, self.bytes = folder, suffix, 0, 0
         self.left_out, self.renamed = collections.Counter(), 0
         self.taken, self.folders = set(), set()
 
@@ -85,14 +87,14 @@ class MidiFolder:
     def unique(self, name):
         """A relative path for `name` that no other file has, even where letter case does not count."""
         parts = [safe_name(part) for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
-        stem = re.sub(r"\.(midi?|kar|rmi)$", "", parts[-1], flags=re.IGNORECASE) or "untitled"
+        stem = re.sub(r"\.(midi?|kar|rmi|abc)$", "", parts[-1], flags=re.IGNORECASE) or "untitled"
         folders = []
         for part in parts[:-1]:  # a folder must not have the name of a file
             while fold("/".join([*folders, part])) in self.taken:
                 part += "_"
             folders.append(part)
         for number in range(len(self.taken) + 2):
-            path = "/".join([*folders, f"{stem}.{number}.mid" if number else f"{stem}.mid"])
+            path = "/".join([*folders, f"{stem}.{number}{self.suffix}" if number else f"{stem}{self.suffix}"])
             if fold(path) not in self.taken and str(self.folder / path) not in self.folders:
                 break
         self.renamed += number > 0
@@ -403,13 +405,15 @@ def folder_members(path, midi):
                 yield below + entry.name, lambda: (path / below / entry.name).read_bytes()
 
 
-def unpack(path, midi, limit, seed):
-    """Fills `midi` from a folder or an archive; a `limit` costs a first pass over the names."""
+def unpack(path, midi, limit, seed, abc=None):
+    """Fills `midi` from a folder or an archive; a `limit` costs a first pass over the names. abc: a second MidiFolder,
+    which takes the .abc files (default: they are left out)."""
     members = folder_members if path.is_dir() else {"tar": tar_members, "zip": zip_members}[archive_kind(path)]
     try:
         chosen = sample((name for name, _ in members(path, MidiFolder(None)) if not refusal(name)), limit, seed)
         for name, read in progress(members(path, midi), desc="files", unit="file"):
-            reason = refusal(name)
+            is_abc = abc is not None and name.lower().endswith(".abc")
+            reason = refusal(name[:-4] + ".mid" if is_abc else name)
             if reason:
                 midi.left_out[reason] += 1
             elif chosen is None or name in chosen:
@@ -418,7 +422,7 @@ def unpack(path, midi, limit, seed):
                 except PermissionError:
                     midi.left_out["unreadable file"] += 1
                     continue
-                midi.add(os.fsencode(name).decode("utf-8", "surrogateescape"), data)
+                (abc if is_abc else midi).add(os.fsencode(name).decode("utf-8", "surrogateescape"), data)
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, ValueError,
             struct.error, RuntimeError) as error:
         raise Refused(f"the archive is damaged: {error}") from None

@@ -22,14 +22,18 @@ from pathlib import Path
 
 import numpy as np
 
+from music import corpus
 from music.abc_fields import TICKS
 from music.abc_text import AbcError, read_abc
-from music.training_text import cut, training_text
+from music.training_text import cut, tagged, training_text
 from music.tunebook import split_tunebook
 from study import groups
 from study.stage import progress, worker_pool
 
 JOB_BYTES = 1 << 18  # of ready-made text per pool job
+UNTAGGED = 0.15  # of the groups: their headers do not name the collection, so that a model can do without
+TAG_CHARS = 30   # of a collection's name, at most; a line of it takes three more
+SHORT_NAMES = {row[0]: name for name, row in {**corpus.BOOKS, **corpus.SCORES}.items()}  # of the embedded collections
 PART_ENDS = rb"(?>\r\n|\r|\n)(?=[ \t]*[\r\n]|X:)"  # (?>: the two bytes of a Windows line end are one
 
 
@@ -184,3 +188,32 @@ def read_all(reader, jobs, workers, spool, **limits):
             tunes.append({**tune, "pieces": places, "melody": melody})
     spool.flush()
     return tunes
+
+
+# ---------------------------------------------------------------- collections in the header
+
+def style_of(origin):
+    """What R: says of a file: the short name of its collection, or its first-level folder's; None without a folder.
+
+    >>> style_of("Bach Chorales/bwv1.6.abc"), style_of("AC-DC/T.N.T..abc"), style_of("x.abc")
+    ('bach', 'ac_dc', None)
+    """
+    folder, slash, _ = origin.partition("/")
+    name = SHORT_NAMES.get(folder) or re.sub(r"\W+", "_", folder.lower()).strip("_")[:TAG_CHARS]
+    return name if slash and name else None
+
+
+def tag_sequences(parts, spool, seed):
+    """Names the collection in the header of every sequence, but for a share UNTAGGED of the groups; returns how many
+    were tagged. The new text goes to the end of the spool."""
+    n_tagged, end = 0, spool.seek(0, os.SEEK_END)
+    for sequence in (sequence for part in parts.values() for sequence in part):
+        style = style_of(sequence["origin"])
+        if style and groups.hash_number(seed, sequence["group"], "tag") >= UNTAGGED:
+            text = tagged(os.pread(spool.fileno(), sequence["bytes"], sequence["at"]).decode(), style)
+            encoded = text.encode()
+            sequence.update(at=end, bytes=len(encoded), chars=len(text))
+            end += spool.write(encoded)
+            n_tagged += 1
+    spool.flush()
+    return n_tagged

@@ -55,7 +55,8 @@ def results(root):
             "generated": "copying/unprompted", "chosen_sampler": "copying/chosen", "right_bars": "copying/right",
             "heldout_baseline": "copying/real",
             "diversity": "diversity/unprompted", "diversity_of_real_music": "diversity/real"}),
-        "skills": describe_skills(root, runs) or None, "environment": metadata.get("environment")}
+        "skills": describe_skills(root, runs) or None, "finetuned": describe_finetuned(root),
+        "environment": metadata.get("environment")}
     quick = manifests["03_tokenize_split"].get("config", {}).get("quick")
     head = {**headline(parts, fits.get("headline")), "bars_heard_before": describe_repetition(root)}
     return plain({"quick": quick, "headline": head, **parts}, DIGITS)
@@ -301,6 +302,12 @@ def describe_repetition(root):
                      "above_real_interval": [above - half, above + half]}
         rows["real_music"] = {"exact": exact["real_mean"], "transposed": transposed["real_mean"]}
     return rows
+
+
+def describe_finetuned(root):
+    """{name: what stage 08 reports} of the models that were fine-tuned in a root; None without any."""
+    reports = {path.parent.name: read_json(path) for path in sorted((root / "finetuned").glob("*/report.json"))}
+    return {name: report for name, report in reports.items() if isinstance(report, dict)} or None
 
 
 def tables(root):

@@ -45,14 +45,15 @@ CHECKPOINT_SECONDS = 60  # between saved states of a run
 
 def plan_run(data, family, size, shape, learning_rate, seed=HEADLINE_SEED, recipe="tuned", suite="classical", epochs=1,
              data_fraction=1.0, max_train_chars=None, max_minutes=None, optimizer=None, keep_best=False,
-             batch_windows=None, name=None, dropout=None):
+             batch_windows=None, name=None, dropout=None, start=None):
     """A run: a dict of JSON values with its name, model configuration, budget, costs and key.
 
     shape: the size's entries of the configuration (n_layer, d_model, ...); epochs: passes over the subset;
     max_minutes: of training (evaluation not counted), then end early, with the schedule shaped for that; keep_best: the
     checkpoint is that of the lowest validation loss, not the last; batch_windows: a step (default: by the amount of
-    text); name: of its files (default: family_size and what differs from the default). ValueError if data_fraction and
-    max_train_chars leave less than one window of text.
+    text); name: of its files (default: family_size and what differs from the default); start: digest of the weights
+    that it starts from (default: drawn by the seed). ValueError if data_fraction and max_train_chars leave less than
+    one window of text.
     """
     model_of_family = model_class(family)
     tokens = subset(data.train, data.token_chars, data_fraction, max_train_chars)
@@ -69,6 +70,7 @@ def plan_run(data, family, size, shape, learning_rate, seed=HEADLINE_SEED, recip
         "batch_windows": batch_windows or windows_per_step(len(tokens) * epochs, mean_chars(tokens, data.token_chars)),
         "data_digest": digest_tokens(tokens, data.val, data.test), "tokenizer_digest": data.tokenizer_digest,
         "code_digest": run_code(family),
+        **({"start": start} if start else {}),
     }
     planned = costs(run, tokens, data.token_chars)
     run["key"] = value_digest({**run, **planned})
@@ -133,8 +135,8 @@ def shape_of(config):
 
 # ---------------------------------------------------------------- carrying out
 
-def train(root, run, data, device, micro_batch=None, compile=False, again=False):
-    """Carries out a run and returns its record (a dict).
+def train(root, run, data, device, micro_batch=None, compile=False, again=False, weights=None):
+    """Carries out a run and returns its record (a dict). weights: the state dict that the plan's `start` stands for.
 
     Writes below root/checkpoints: NAME.pt, NAME.json (the record, last), NAME.curve.jsonl; while it runs
     .NAME.state. A finished run is not repeated unless `again`; an interrupted one continues. Raises Stopped when the
@@ -160,6 +162,8 @@ def train(root, run, data, device, micro_batch=None, compile=False, again=False)
             machine.wait_for_all()
             machine.reset_peak_memory(device)
             loop = Loop(run, data, device, micro_batch, compile)
+            if weights is not None:  # before a saved state is restored, which lies further on
+                loop.model.load_state_dict(weights)
             with _flag_on_signal() as asked_to_stop:
                 _to_the_end(loop, folder, asked_to_stop)
             record = _write_record(loop, folder)

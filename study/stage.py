@@ -42,7 +42,7 @@ from study.code_key import HERE, code_digest
 from study.families import FAMILIES
 
 TRAINING = tuple(family.stage for family in FAMILIES.values())
-OPTIONAL = frozenset(family.stage for family in FAMILIES.values() if family.optional)
+OPTIONAL = frozenset(family.stage for family in FAMILIES.values() if family.optional) | {"08_finetune"}
 # stage -> (folder of its manifest, below the root; stages it reads)
 STAGES = {
     "01_download": ("data", ()),
@@ -51,6 +51,7 @@ STAGES = {
     **{name: ("checkpoints", ("03_tokenize_split",)) for name in TRAINING},
     "06_fit_scaling": ("part4_outputs", ("03_tokenize_split", *TRAINING)),
     "07_train_best_and_generate": ("part4_outputs", ("03_tokenize_split", *TRAINING, "06_fit_scaling")),
+    "08_finetune": ("finetuned", ("03_tokenize_split",)),
 }
 # what one training script should be given as its sister was; --quick, --root and --seed go to every stage
 SUITE_FLAGS = ("--device", "--only", "--suite", "--seeds", "--recipe", "--data-fractions", "--epochs",
@@ -277,6 +278,10 @@ def _describe_tree(folder, index_path):
     return {"files": n_files, "bytes": n_bytes, "sha256": tree.hexdigest()}
 
 
+def _describe_file(path):
+    return {"bytes": path.stat().st_size, "sha256": file_digest(path)}
+
+
 def _read_index(index_path):
     known = {}
     if index_path.exists():
@@ -312,14 +317,27 @@ def _damage(root, name, expected, index_path):
 
 # ---------------------------------------------------------------- the stage
 
+def stage_folder(name):
+    """(folder of a stage's manifest below the root, its script's name); `08_finetune/mine` is one of several that a
+    script makes.
+
+    >>> stage_folder("02_midi_to_abc"), stage_folder("08_finetune/mine")
+    (('data', '02_midi_to_abc'), ('finetuned/mine', '08_finetune'))
+    """
+    script, _, part = name.partition("/")
+    return f"{STAGES[script][0]}/{part}".rstrip("/"), script
+
+
 def manifest_path(root, name):
     """Where a stage's manifest stands, e.g. ROOT/data/02_midi_to_abc.manifest.json."""
-    return root / STAGES[name][0] / f"{name}.manifest.json"
+    folder, script = stage_folder(name)
+    return root / folder / f"{script}.manifest.json"
 
 
 def marker_path(root, name):
     """The marker that a stage leaves while it is writing: an interrupted run leaves it behind."""
-    return root / STAGES[name][0] / f"{name}.running.json"
+    folder, script = stage_folder(name)
+    return root / folder / f"{script}.running.json"
 
 
 def who_writes(root, name):
@@ -343,6 +361,17 @@ def load_manifest(root, name):
     return None
 
 
+def restate(root, name, outputs):
+    """Puts files of a finished stage that a later one has written anew into its manifest; their content is a function
+    of what stands in the root, and both write it by the same function. Nothing happens without a manifest."""
+    manifest = load_manifest(root, name)
+    if manifest is not None:
+        described = {**manifest["outputs"], **{output: _describe_file(root / output) for output in outputs
+                                               if output in manifest["outputs"]}}
+        manifest.update(outputs=described, output_digest=value_digest(described))
+        write_json(manifest_path(root, name), {**manifest, "seal": _seal(manifest)})
+
+
 def _seal(manifest):
     """Digest of all that a manifest says: one that was edited by hand is not believed."""
     return value_digest({key: value for key, value in manifest.items() if key != "seal"})
@@ -364,8 +393,8 @@ def all_problems(root, names, flags=""):
 
 def input_problems(root, name, flags=""):
     """[(problem, mending command)] for the outputs of stage `name`: missing, unfinished, damaged or stale."""
-    manifest, command = load_manifest(root, name), f"python {name}.py{flags}"
-    folder = STAGES[name][0]
+    folder, script = stage_folder(name)
+    manifest, command = load_manifest(root, name), f"python {script}.py{flags}"
     if marker_path(root, name).exists():
         return [(f"unfinished: {name} was interrupted before its output in {folder}/ was complete", command)]
     if manifest is None:
@@ -377,7 +406,7 @@ def input_problems(root, name, flags=""):
         upstream = load_manifest(root, before)
         if upstream and upstream["output_digest"] != digest:
             problems.append((f"stale: the output of {name} was made from an older output of {before}", command))
-    if manifest["code_digest"] != stage_code(name):
+    if manifest["code_digest"] != stage_code(script):
         problems.append((f"stale: {name}.py (or a module it uses) has changed since it ran", command))
     for output, expected in manifest["outputs"].items():
         damage = _damage(root, output, expected, _index_path(root, name, output))
@@ -387,7 +416,8 @@ def input_problems(root, name, flags=""):
 
 
 def _index_path(root, name, output):
-    return root / STAGES[name][0] / f".{name}.{output.replace('/', '-')}.files.tsv"
+    folder, script = stage_folder(name)
+    return root / folder / f".{script}.{output.replace('/', '-')}.files.tsv"
 
 
 def environment(device=None):
@@ -408,15 +438,17 @@ class Stage:
     config: what decides the outputs' bytes, as JSON values (root, workers, device do not belong here);
     reads: stages whose outputs it reads (default: as in STAGES);
     shared: several processes may run this stage at once on one root (they lock their own parts);
+    part: name of what it makes, if the script makes several things, each with a manifest of its own;
     Attributes: name, root, flags, config, key, inputs ({stage: output digest}), resuming (inside `writing`).
     """
 
-    def __init__(self, script, args, config, reads=None, shared=False):
+    def __init__(self, script, args, config, reads=None, shared=False, part=None):
         self.name, self.args, self.root = Path(script).stem, args, resolve_root(args)
+        self.place = f"{self.name}/{part}" if part else self.name
         self.flags = root_flags(args) + (f" --seed {args.seed}" if args.seed else "")
         self.shared, self.started = shared, time.monotonic()
         self.config = {"quick": args.quick, "seed": args.seed, **config}
-        self.manifest_path, self.marker = manifest_path(self.root, self.name), marker_path(self.root, self.name)
+        self.manifest_path, self.marker = manifest_path(self.root, self.place), marker_path(self.root, self.place)
         self.resuming, self._locks = False, []
         reads = stages_read(self.root, self.name) if reads is None else reads
         problems = all_problems(self.root, reads, self.flags)
@@ -430,10 +462,10 @@ class Stage:
 
     def up_to_date(self):
         """True (and says so) if the outputs on disk are what this run would write."""
-        manifest = load_manifest(self.root, self.name)
+        manifest = load_manifest(self.root, self.place)
         if self.args.force or manifest is None or manifest.get("key") != self.key:
             return False
-        if input_problems(self.root, self.name):
+        if input_problems(self.root, self.place):
             return False
         print(f"{self.name}: up to date")
         self._print_next()
@@ -457,10 +489,10 @@ class Stage:
 
     def _lock(self):
         mode = fcntl.LOCK_SH if self.shared else fcntl.LOCK_EX
-        for name, mode in [(self.name, mode)] + [(name, fcntl.LOCK_SH) for name in self.inputs]:
-            folder = self.root / STAGES[name][0]
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = open(folder / f".{name}.lock", "a")
+        for name, mode in [(self.place, mode)] + [(name, fcntl.LOCK_SH) for name in self.inputs]:
+            folder, script = stage_folder(name)
+            (self.root / folder).mkdir(parents=True, exist_ok=True)
+            lock = open(self.root / folder / f".{script}.lock", "a")
             try:
                 fcntl.flock(lock, mode | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -481,9 +513,9 @@ class Stage:
             path = self.root / output
             if path.is_dir():
                 remove_temporaries(path)
-                described[output] = _describe_tree(path, _index_path(self.root, self.name, output))
+                described[output] = _describe_tree(path, _index_path(self.root, self.place, output))
             else:
-                described[output] = {"bytes": path.stat().st_size, "sha256": file_digest(path)}
+                described[output] = _describe_file(path)
         seconds = round(time.monotonic() - self.started, 3)
         manifest = {
             "stage": self.name, "command": self._command(), "config": self.config, "key": self.key,

@@ -84,7 +84,8 @@ def write_report(root):
     plots = figures(outputs / "figures", value_at(results, "fits.figures") or [])
     page = {"sections": SECTIONS, "lead": lead(results, bool(plots["first"])), "first_rule": rule, "figures": plots,
             "verdicts": verdicts(results), "is_quick": bool(results.get("quick")), "numbers": number_table(results),
-            "choice": choice_table(results), "rates": rate_table(results), "runs": run_table(results),
+            "choice": choice_table(results), "finetuned": finetuned_table(results), "rates": rate_table(results),
+            "runs": run_table(results),
             "ladder": ladder_table(results), "levels": {name: LEVEL_WORDS[name] for name in LEVELS},
             "music": music_table(results), "shades": shade_words(), "attention": attention_view(Path(root)),
             "environment": results.get("environment") or {}}
@@ -223,6 +224,21 @@ def choice_table(results):
     return table(f"The study's own law at work: what could be trained{limit}. First what was: {choice.get('rule')}",
                  ["", "epochs", "windows a step", "minutes expected", "taken", "validation loss expected", "reached"],
                  [(f"{label(row['family'])} {row['size']}", cells(row)) for row in plans if row.get("family")])
+
+
+def finetuned_table(results):
+    """What became of models that were fine-tuned to other music, one row each. None without any."""
+    def cells(row):
+        of = {path: value_at(row, path) for path in (
+            "held_out.bits_per_char.before", "held_out.bits_per_char.after", "held_out.strongest_mark.bits_per_char",
+            "old_text.before", "old_text.after")}
+        return [*map(number, of.values()), *(percent(value_at(row, f"copying.{whose}.copied_share"))
+                                             for whose in ("generated", "held_out")),
+                rate_cell(value_at(row, "validity.generated") or {})]
+    return table("Fine-tuned models: bits per character of held-out music and of the old validation text; characters "
+                 f"copied from the new text in runs of {COPY_CHARS} and more; valid at the first try",
+                 ["", "held out, before", "after", "PPMd and co.", "old text, before", "after", "copied", "by real music",
+                  "valid"], [(name, cells(row)) for name, row in (results.get("finetuned") or {}).items()])
 
 
 def rate_table(results):
