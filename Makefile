@@ -11,8 +11,8 @@ run: .venv/installed
 full: .venv/installed  # the Lakh archive (about 17,000 files) at full size; a GPU helps
 	@.venv/bin/python -m study.pipeline
 
-test: .venv/installed-dev  # a file of tests is one process's, two of them at once, one thread each
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile
+test: .venv/installed-dev  # a file of tests is one process's, two of them at once, one thread each; not the longest last
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-faults: .venv/installed-dev  # every fault, many times: about an hour
 	.venv/bin/python -m pytest -m "slow or faults" tests

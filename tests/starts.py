@@ -16,7 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 HERE = Path(__file__).resolve().parent.parent
-SECONDS = 300  # that a script may take
+SECONDS = 900  # that a script may take, on a busy machine too
 LOADED = ("torch._dynamo", "matplotlib.pyplot", "scipy.optimize", "symusic", "jinja2")
 
 

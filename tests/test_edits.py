@@ -36,7 +36,6 @@ SMALL = {  # knobs of a copy that make the whole study a matter of seconds: {scr
         (r'"n_(\w+)": \d+', r'"n_\1": 4'), (r'"(\w+)_chars": \d+', r'"\1_chars": 80'),
         (r"^PLAY_CHARS = \d+", "PLAY_CHARS = 100")],
     "study/sampling": [(r"^MAX_TRIES = \d+", "MAX_TRIES = 4")],
-    "study/figures": [(r"^KINDS = [^\n]*", 'KINDS = ("svg",)')],
 }
 
 
