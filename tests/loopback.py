@@ -3,17 +3,14 @@
 import io
 import socket
 import struct
-import subprocess
-import sys
 import tarfile
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
+from starts import HERE, start
 
-HERE = Path(__file__).resolve().parent.parent
 QUICKLY = ("--retry-wait", "0.01", "--timeout", "5")
 
 
@@ -38,8 +35,7 @@ def tar_bytes(files, top=""):
 
 def download(root, *flags, code=0):
     """Runs the script as a user does; returns its output."""
-    done = subprocess.run([sys.executable, HERE / "01_download.py", "--root", root, *map(str, flags)],
-                          capture_output=True, text=True)
+    done = start([HERE / "01_download.py", "--root", root, *map(str, flags)])
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     return done.stdout + done.stderr

@@ -1,14 +1,12 @@
-"""The README's recipes for one's own music, run as they are printed, with less time for training."""
+"""The README's recipes for one's own music, run as they are printed, with small models and little training."""
 
-import os
 import random
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 
 import symusic
+from starts import start
 from test_edits import copy_project
 
 from study.stage import HERE
@@ -45,8 +43,7 @@ def call(project, words, home, **shorter):
     assert words[0] == "python"
     words = [shorter.get(before.strip("-").replace("-", "_"), word.replace("~", str(home)))
              for before, word in zip(words, words[1:])]
-    done = subprocess.run([sys.executable, *words], cwd=project, capture_output=True, text=True,
-                          env={**os.environ, "OMP_NUM_THREADS": "1"})
+    done = start(words, project)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
 
 
@@ -57,7 +54,7 @@ def test_your_own_music_as_the_readme_says(tmp_path):
     project, made = copy_project(tmp_path / "project"), "part4_outputs/generated"
     write_songs(tmp_path / "my_midi")
     for words in songs:
-        call(project, words, tmp_path, max_minutes="0.1")
+        call(project, words, tmp_path, epochs="2")
     assert len(list((project / "mine" / made).glob("play_*.abc"))) == 3
     assert (project / "mine" / made / "played.html").exists()
     (project / "mine/data/abc_notation").rename(tmp_path / "tunes")

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from starts import start
 
 import common
 from common import BEGIN, END, IGNORE, CharTokenizer, Transformer
@@ -647,8 +648,11 @@ def environment():
 
 
 def run_script(root, *arguments, launcher=(), **options):
-    return subprocess.run([sys.executable, *launcher, *script(root, *arguments, **options)], capture_output=True,
-                          text=True, env=environment(), timeout=300)
+    words = script(root, *arguments, **options)
+    if not launcher:
+        return start(words, root, path=[REPOSITORY])
+    return subprocess.run([sys.executable, *launcher, *words], capture_output=True, text=True, env=environment(),
+                          timeout=300)
 
 
 def test_suite_makes_records_and_manifest_and_then_nothing(tmp_path):

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from starts import start
 
 HERE = Path(__file__).resolve().parent.parent.parent
 STAGES = importlib.import_module("study.pipeline").names_of_stages()
@@ -31,8 +32,9 @@ def command(name, root, *flags):
 
 def run_stage(name, root, *flags, code=0, **popen):
     """Runs a stage as a user does, checks its exit code and that no traceback is shown; returns its output."""
-    done = subprocess.run(command(name, root, *flags), capture_output=True, text=True, errors="replace",
-                          **{"env": SINGLE_THREAD, **popen})
+    words = command(name, root, *flags)
+    done = start(words[1:]) if not popen else subprocess.run(words, capture_output=True, text=True, errors="replace",
+                                                             **{"env": SINGLE_THREAD, **popen})
     assert code is None or done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr, done.stderr
     return done.stdout + done.stderr
