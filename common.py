@@ -791,13 +791,11 @@ class SSM(LSTM):
 
     @classmethod
     def shape_of_size(cls, n_parameters, vocab_size):
-        """Depth and heads by width as in the study's sizes, and the width that makes the feed-forward layer nearest
-        four times as wide."""
-        def shape(d):
-            n_layer, n_head = 1 + max(1, round(d / 64)), 2 if d < 192 else 4
+        """Four layers of two heads, and the width that makes the feed-forward layer nearest four times as wide."""
+        def shape(d, n_layer=4, n_head=2):
             mlp = (n_parameters - d * (vocab_size + 1)) / n_layer - d * (5 * d + n_head + 2)
             return {"n_layer": n_layer, "n_head": n_head, "d_model": d, "d_ff": max(1, round(mlp / (2 * d)))}
-        return min(map(shape, range(16, 1025, 16)), key=lambda s: abs(math.log(s["d_ff"] / (4 * s["d_model"]))))
+        return min(map(shape, range(4, 1025, 2)), key=lambda s: abs(math.log(s["d_ff"] / (4 * s["d_model"]))))
 
     def flops_per_token(self):
         """Floating-point operations of forward and backward pass per token: 6 for each weight that is multiplied; for

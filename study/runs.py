@@ -35,6 +35,7 @@ from study.training import BLOCK_SIZE, Loop, Stopped, count_chars, digest_tokens
 RECIPES = {"tuned": "muon", "classic": "adamw"}  # name -> optimizer; dropout and flags stand in the model's class
 BATCH_WINDOWS = 2  # windows a step on the smallest corpus; benchmarks/training.md: 4 lose 0.04-0.06 nats in one epoch
 BATCH_TOKENS = 600_000  # training tokens for which that was measured; batches grow as the root of the tokens
+WEIGHT_DECAY = 0.2  # of hidden matrices where text is read more than once, times the rate; benchmarks/training.md
 HEADLINE_SEED = 2  # of training where nothing else is asked: the learning rates were chosen with seeds 0 and 1
 QUICK_TRAIN_CHARS = 300_000  # with --quick each model of the suite trains on so much of the text: minutes on two cores
 CHECKPOINT_SECONDS = 60  # between saved states of a run
@@ -45,26 +46,30 @@ CHECKPOINT_SECONDS = 60  # between saved states of a run
 
 def plan_run(data, family, size, shape, learning_rate, seed=HEADLINE_SEED, recipe="tuned", suite="classical", epochs=1,
              data_fraction=1.0, max_train_chars=None, max_minutes=None, optimizer=None, keep_best=False,
-             batch_windows=None, name=None, dropout=None, start=None):
+             batch_windows=None, name=None, dropout=None, start=None, weight_decay=None):
     """A run: a dict of JSON values with its name, model configuration, budget, costs and key.
 
     shape: the size's entries of the configuration (n_layer, d_model, ...); epochs: passes over the subset;
     max_minutes: of training (evaluation not counted), then end early, with the schedule shaped for that; keep_best: the
     checkpoint is that of the lowest validation loss, not the last; batch_windows: a step (default: by the amount of
     text); name: of its files (default: family_size and what differs from the default); start: digest of the weights
-    that it starts from (default: drawn by the seed). ValueError if data_fraction and max_train_chars leave less than
-    one window of text.
+    that it starts from (default: drawn by the seed); weight_decay: of the hidden matrices (default: WEIGHT_DECAY for
+    several epochs of the tuned recipe from nothing, else none). ValueError if data_fraction and max_train_chars leave
+    less than one window of text.
     """
     model_of_family = model_class(family)
     tokens = subset(data.train, data.token_chars, data_fraction, max_train_chars)
     if len(tokens) <= BLOCK_SIZE < len(data.train):
         raise ValueError(f"so little training text holds no window of {BLOCK_SIZE} tokens: it has {len(tokens):,}")
+    if weight_decay is None:
+        weight_decay = WEIGHT_DECAY if epochs > 1 and recipe == "tuned" and not start else 0.0
     run = {
         "family": family, "size": size, "seed": seed, "suite": suite, "recipe": recipe,
         "config": {"family": family, "vocab_size": data.vocab_size, "block_size": BLOCK_SIZE, **shape,
                    "dropout": model_of_family.DROPOUT[recipe] if dropout is None else dropout,
                    **model_of_family.recipe_flags(recipe)},
         "learning_rate": learning_rate, "optimizer": optimizer or RECIPES[recipe],
+        "weight_decay": weight_decay,
         "data_fraction": data_fraction, "max_train_chars": max_train_chars, "max_minutes": max_minutes,
         "epochs": epochs, "keep_best": keep_best,
         "batch_windows": batch_windows or windows_per_step(len(tokens) * epochs, mean_chars(tokens, data.token_chars)),

@@ -36,7 +36,6 @@ from study.families import build_model
 
 BLOCK_SIZE = 512  # tokens of context
 WARMUP_SHARE = 0.05  # of the run
-WEIGHT_DECAY = 0.0  # one epoch does not overfit
 CLIP_NORM = 1.0
 MOMENTUM = 0.95
 BETAS = (0.9, 0.95)
@@ -242,13 +241,14 @@ def make_optimizers(model, run):
     matrices, rest = model.parameter_groups()
     scale = 1.0 if run["recipe"] == "classic" else model.EMBEDDING_RATE[run["optimizer"]]
     groups = [{"params": rest, "scale": scale}]
+    decay = {"scale": 1.0, "weight_decay": run["weight_decay"]}  # of the hidden matrices alone
     if run["optimizer"] == "adamw":
-        groups.append({"params": [parameter for parameter, _ in matrices], "scale": 1.0})
-    optimizers = [torch.optim.AdamW(groups, lr=run["learning_rate"], betas=BETAS, weight_decay=WEIGHT_DECAY,
+        groups.append({"params": [parameter for parameter, _ in matrices], **decay})
+    optimizers = [torch.optim.AdamW(groups, lr=run["learning_rate"], betas=BETAS, weight_decay=0.0,
                                     fused=rest[0].device.type in ("cpu", "cuda"))]
     if run["optimizer"] == "muon":
-        optimizers.append(Muon([{"params": [parameter], "scale": 1.0, "blocks": blocks}
-                                for parameter, blocks in matrices], run["learning_rate"], weight_decay=WEIGHT_DECAY))
+        optimizers.append(Muon([{"params": [parameter], "blocks": blocks, **decay} for parameter, blocks in matrices],
+                               run["learning_rate"]))
     return optimizers
 
 

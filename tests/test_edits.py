@@ -31,7 +31,7 @@ SMALL = {  # knobs of a copy that make the whole study a matter of seconds: {scr
     "05_train_lstms": [(r"^SIZES = \{.*?^\}", 'SIZES = {\n' + "".join(
         f'    "{size}": {{"n_layer": 1, "d_embedding": 8, "d_hidden": {d}}},\n'
         for size, d in (("tiny", 8), ("small", 16), ("medium", 24))) + "}")],
-    "study/ladder": [(r"for d in \(16, [\d, ]+\)", "for d in (8, 12)")],
+    "study/ladder": [(r"for d in \(8, 10, [\d, ]+\)", "for d in (8, 12)")],
     "study/baselines": [(r"^MAX_ORDER = \d+", "MAX_ORDER = 2")],
     "06_fit_scaling": [(r"^N_RESAMPLES = \d+", "N_RESAMPLES = 50")],
     "07_train_best_and_generate": [

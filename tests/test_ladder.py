@@ -44,7 +44,9 @@ def test_sizes_are_the_same_in_every_family(vocab_size):
             counts.append([build_model(config(shape, model.family, vocab_size)).count_parameters()["non_embedding"]
                            for shape in sizes.values()])
     for shape, *pair in zip(ladder.LADDER.values(), *counts):
-        assert pair[0] == ladder.parameters(shape, vocab_size) and abs(pair[1] / pair[0] - 1) < 0.01
+        assert pair[0] == ladder.parameters(shape, vocab_size)
+        # with many tokens nearly all of the smallest LSTMs is their head, which grows in large steps
+        assert abs(pair[1] / pair[0] - 1) < (0.01 if vocab_size < 100 or shape["d_model"] >= 16 else 0.025)
     assert counts[0][-1] > 100 * counts[0][0]
 
 
@@ -120,7 +122,7 @@ def test_rates_go_by_the_rule_and_without_one_by_width():
 
 @pytest.mark.parametrize("flags, suites, names", [
     ([], ["classical", "ladder"], ["tiny", *ladder.LADDER]),
-    (["--quick"], ["classical", "ladder"], ["tiny", "d016", "d024", "d032", "d048", "d064", "d096", "d128"]),
+    (["--quick"], ["classical", "ladder"], ["tiny", "d008", "d010", "d012", "d016", "d024", "d032", "d048", "d064", "d096", "d128"]),
     (["--quick", "--only", "d256"], ["classical", "ladder"], ["d256"]),
     (["--suite", "ladder"], ["ladder"], list(ladder.LADDER)), (["--recipe", "classic"], ["classical"], ["tiny"]),
     (["--sweep-lr"], ["classical"], ["tiny"])])
@@ -164,7 +166,7 @@ def test_the_study_meets_its_largest_size_and_all_its_text_last(tmp_path):
     def plane_of(commands):
         return {name: run for name, run in reference.planned_runs(commands, data).items() if run["suite"] == "ladder"}
     first, second = map(plane_of, reference.training(plan, ["lstm"], []))
-    assert len(first) == 3 * 2 * 2 and len(second) == 4 * 3 * 2 and first.keys() < second.keys()
+    assert len(first) == 6 * 2 * 2 and len(second) == 7 * 3 * 2 and first.keys() < second.keys()
     largest = max(run["params_total"] for run in second.values())
     assert all(run["params_total"] < largest and run["data_fraction"] < 1 for run in first.values())
     shrunk = {**plan, "plane_seeds": "2", "amounts": "0.25,1", "widest": "d032"}
@@ -173,7 +175,7 @@ def test_the_study_meets_its_largest_size_and_all_its_text_last(tmp_path):
 
 
 def test_what_the_hours_do_not_hold_is_left_out_in_order(tmp_path, monkeypatch):
-    """Every run takes a minute; 200 runs on two cores and ten epochs of XL: 135 minutes with all the rest."""
+    """Every run takes a minute; 131 runs on two cores and ten epochs of XL: 101 minutes with all the rest."""
     monkeypatch.setattr(suite, "expected_minutes", lambda runs, *_: [1.0] * len(runs))
     monkeypatch.setattr(reference, "cpu_count", lambda: 2)
     data = make_root(tmp_path, n_tunes=400)
@@ -183,9 +185,9 @@ def test_what_the_hours_do_not_hold_is_left_out_in_order(tmp_path, monkeypatch):
     monkeypatch.setattr(reference, "planned_runs", lambda *_: runs)
     plans = {hours: reference.choose(tmp_path, data, hours, ["transformer"], []) for hours in (6, 1.4, 0.1)}
     assert plans[6]["left_out"] == [] and plans[6]["plan"] == reference.FULL
-    assert plans[6]["runs"] == 5 + 3 * 2 + 90 + 1 and plans[6]["minutes"] == round(101 / 2 + 10 + 25)
+    assert plans[6]["runs"] == 5 + 3 * 2 + 120 + 1 and plans[6]["minutes"] == 101
     assert plans[6]["corners"]["transformer"]["name"] == "transformer_d256"
-    assert plans[1.4]["left_out"] == ["the plane's second seed"] and plans[1.4]["minutes"] == 63
+    assert plans[1.4]["left_out"] == ["the plane's second seed"] and plans[1.4]["minutes"] == 71
     assert len(plans[0.1]["left_out"]) == len(reference.LEFT_OUT)
 
 

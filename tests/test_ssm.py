@@ -11,7 +11,7 @@ import torch
 
 import common
 from study.families import build_model
-from study.suite import WIDE_SIZES, wide_parameters
+from study.ladder import LADDER, parameters
 
 SIZES = {stage: importlib.import_module(stage).SIZES for stage in ("04_train_transformers", "05b_train_ssms")}
 TINY = {"family": "ssm", "vocab_size": 75, "block_size": 512, "dropout": 0.0, "n_layer": 2, "n_head": 4, "d_model": 32,
@@ -80,9 +80,9 @@ def test_sizes_are_the_transformers_within_one_percent(size):
     assert abs(ours["total"] / theirs["total"] - 1) < 0.01
 
 
-@pytest.mark.parametrize("size", WIDE_SIZES)
-def test_wide_sizes_are_the_transformers_within_one_percent(size):
-    n = wide_parameters(WIDE_SIZES[size], 75)
+@pytest.mark.parametrize("size", LADDER)
+def test_the_ladder_is_the_transformers_within_one_percent(size):
+    n = parameters(LADDER[size], 75)
     shape = common.SSM.shape_of_size(n, 75)
     assert abs(built(shape)["non_embedding"] / n - 1) < 0.01 and 1 < shape["d_ff"] / shape["d_model"] < 8
 

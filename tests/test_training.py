@@ -237,6 +237,20 @@ def test_hidden_matrices_go_to_muon(data):
         assert everything == model.count_parameters()["total"]
 
 
+def test_hidden_matrices_decay_where_text_is_read_more_than_once(data):
+    """By the rate times the decay a step, beside their update; nothing else does."""
+    decays = [[tiny_run(data, **{"epochs": epochs, "optimizer": optimizer})["weight_decay"] for epochs in (1, 2)]
+              for optimizer in ("muon", "adamw")]
+    assert decays == [[0, runs.WEIGHT_DECAY]] * 2
+    assert tiny_run(data, epochs=2, recipe="classic")["weight_decay"] == 0
+    for optimizer in ("muon", "adamw"):
+        model = build_model(tiny_run(data)["config"])
+        optimizers = training.make_optimizers(model, tiny_run(data, epochs=2, optimizer=optimizer, weight_decay=0.5))
+        decay = {id(p): group["weight_decay"] for o in optimizers for group in o.param_groups for p in group["params"]}
+        assert {name for name, p in model.named_parameters() if decay[id(p)]} == {
+            name for name, p in model.named_parameters() if p.ndim == 2 and name.startswith("blocks.")}
+
+
 def test_only_what_a_class_names_goes_to_muon(data):
     """A matrix of numbers that is no map from one layer to the next is left to AdamW."""
     class WithState(Transformer):
