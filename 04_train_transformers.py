@@ -24,9 +24,7 @@ LEARNING_RATES = {  # peak; from --sweep-lr (docs/lr_sweep.json)
     "muon": {"tiny": 0.02, "small": 0.01, "medium": 0.012, "large": 0.005, "xl": 0.004},
     "adamw": {"tiny": 0.016, "small": 0.004, "medium": 0.003, "large": 0.004, "xl": 0.002},
 }
-# r, b: peak rate of the ladder = r * (width / 64)^-b; by eye through its sweeps at widths 16 and 48 and those of tiny to
-# large, not yet by --sweep-lr --suite ladder at 128
-LADDER_RATE = 0.015, 0.5
+LADDER_RATE = 0.0147, 0.45  # r, b: peak rate of the ladder = r * (width / 64)^-b; --sweep-lr --suite ladder
 
 
 def main(argv=None):
