@@ -181,9 +181,9 @@ def main(argv=None):
             print(f"the collection stands in the headers of {reading.tag_sequences(parts, spool, args.seed):,} of "
                   f"{sum(map(len, parts.values())):,} sequences (R:)", flush=True)
         n_train = sum(sequence["chars"] for sequence in parts["train"])
-        if n_train < SMALL_TEXT:
-            print(f"{n_train:,} characters are little: a model trained on them from nothing will not beat counting "
-                  "characters; 08_finetune.py goes on from a trained model with your music", flush=True)
+        if n_train < SMALL_TEXT and not args.from_splits:
+            print(f"{n_train:,} characters are little: a model trained on them from nothing learns to keep bars and to "
+                  "recite; 08_finetune.py goes on from a trained model with your music", flush=True)
         with stage.writing():
             # text, its vocabulary, its tokens
             counts, n_notes = {}, {}

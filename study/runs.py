@@ -35,7 +35,7 @@ from study.training import BLOCK_SIZE, Loop, Stopped, count_chars, digest_tokens
 RECIPES = {"tuned": "muon", "classic": "adamw"}  # name -> optimizer; dropout and flags stand in the model's class
 BATCH_WINDOWS = 2  # windows a step on the smallest corpus; benchmarks/training.md: 4 lose 0.04-0.06 nats in one epoch
 BATCH_TOKENS = 600_000  # training tokens for which that was measured; batches grow as the root of the tokens
-WEIGHT_DECAY = 0.2  # of hidden matrices where text is read more than once, times the rate; benchmarks/training.md
+WEIGHT_DECAY = 0.5  # of hidden matrices where text is read more than once, times the rate; benchmarks/training.md
 HEADLINE_SEED = 2  # of training where nothing else is asked: the learning rates were chosen with seeds 0 and 1
 QUICK_TRAIN_CHARS = 300_000  # with --quick each model of the suite trains on so much of the text: minutes on two cores
 CHECKPOINT_SECONDS = 60  # between saved states of a run

@@ -253,7 +253,9 @@ def test_more_can_be_heard_as_the_readme_says(project):
     for line in block.splitlines():
         words = line.split()
         assert words[0] == "python"
+        if "--continue" in words:  # a copy has other tunes
+            words[words.index("--continue") + 1] = min(map(str, (project / "quick/data/raw_midi").rglob("*.mid")))
         done = start(words[1:], project)
         assert done.returncode == 0, done.stderr
     made = changed_paths(project, before)
-    assert made and all("generated/play" in name for name in made), made
+    assert made and all("generated/play" in name or "generated/continued" in name for name in made), made
