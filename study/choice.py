@@ -9,7 +9,7 @@ What more text, more epochs and more steps take off that loss is said by a law m
     loss = loss of the record + K (D / D0)^-b + C / steps, both terms as a change from those of the record
 
 D: characters that count, where an epoch more counts less than the one before it (Muennighoff et al. 2023, equation 5).
-It says what seven longer runs reached within 0.04 nats; which of two plans is better by less than that is
+It says what four longer runs reached within 0.04 nats; which of two plans is better by less than that is
 not known. A choice is made by the clock, so it is kept in checkpoints/best_choice.json and used again: the same command
 gives the same model, and `--best SIZE:EPOCHS:WINDOWS` gives it on any machine.
 """
@@ -40,7 +40,7 @@ DATA_TERM = {"transformer": 1.0, "lstm": 0.32}  # K, nats: what is lost at D0 ch
 DATA_CHARS = 294_000         # D0
 DATA_EXPONENT = 0.2          # b
 EPOCH_WORTH = 2.0            # R*: epochs after which another one adds little. 15 in Muennighoff et al. 2023, whose models
-#                              are larger and whose epochs fewer; with 15 no exponent fits better than 0.046 nats
+#                              are larger and whose epochs fewer
 MEASURED_CHARS = 294_000, 1_350_000  # of text, that these runs had: beyond, an expected loss is an extrapolation
 STEP_TERM = 12.0             # C, nats x steps: benchmarks/training.md has 144 steps 0.05 above 288, 72 above 144 0.08
 
