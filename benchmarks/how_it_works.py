@@ -23,7 +23,7 @@ import symusic
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-from common import BEGIN, END, load_tokenizer
+from common import BEGIN, load_tokenizer
 from music.abc_text import Check, check_abc, read_abc
 from music.excerpts import first_bars
 from music.midi_to_abc import convert

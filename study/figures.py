@@ -389,19 +389,26 @@ def draw_counting(folder, skills):
     return save(figure, folder, "counting")
 
 
+def _by_size(skills, measure, *keys):
+    """[(look, parameters, values of each key)] of every family, over its models by size: those of which a measure found
+    something (the first key is not None)."""
+    models = [model for model in skills["models"].values() if (model.get(measure) or {}).get(keys[0]) is not None]
+    families = in_order({model["family"] for model in models})
+    return [(look(family, families), *zip(*sorted((model["params_total"], *(model[measure][key] for key in keys))
+                                                  for model in models if model["family"] == family)))
+            for family in families]
+
+
 def draw_cost_of_control(folder, skills):
     """cost_of_control.png and .svg: log2 P(next bar is right) over model size; returns the file names, none where no
     model has a right bar."""
-    models = [model for model in skills["models"].values() if (model.get("control") or {}).get("log2") is not None]
-    if not models:
+    curves = _by_size(skills, "control", "log2", "log2_interval")
+    if not curves:
         return remove(folder, "cost_of_control") or []
-    plt, families = pyplot(), in_order({model["family"] for model in models})
+    plt = pyplot()
     figure, axis = plt.subplots(figsize=(6.2, 3.4))
-    for family in families:
-        rows = sorted((model["params_total"], model["control"]["log2"], *model["control"]["log2_interval"])
-                      for model in models if model["family"] == family)
-        sizes, middle, low, high = zip(*rows)
-        shown = look(family, families)
+    for shown, sizes, middle, intervals in curves:
+        low, high = zip(*intervals)
         axis.errorbar(sizes, middle, yerr=[[m - a for m, a in zip(middle, low)], [b - m for m, b in zip(middle, high)]],
                       color=shown.color, marker=shown.marker, linestyle=shown.line, capsize=2, label=shown.label)
     axis.axhline(0, color="0.4", linewidth=1, label="real music")
@@ -414,22 +421,18 @@ def draw_cost_of_control(folder, skills):
 def draw_repetition(folder, skills):
     """repetition.png and .svg: bits of bars at their first and second occurrence over model size; returns the file
     names, none where nothing comes back."""
-    models = [model for model in skills["models"].values() if (model.get("repeats") or {}).get("first") is not None]
-    if not models:
+    curves = _by_size(skills, "repeats", "first", "second")
+    if not curves:
         return remove(folder, "repetition") or []
-    plt, families = pyplot(), in_order({model["family"] for model in models})
+    plt = pyplot()
     figure, axis = plt.subplots(figsize=(6.2, 3.4))
-    for family in families:
-        rows = sorted((model["params_total"], model["repeats"]["first"], model["repeats"]["second"])
-                      for model in models if model["family"] == family)
-        sizes, first, second = zip(*rows)
-        shown = look(family, families)
+    for shown, sizes, first, second in curves:
         axis.plot(sizes, first, color=shown.color, marker=shown.marker, linestyle="--", fillstyle="none",
                   label=f"{shown.label}, first time")
         axis.plot(sizes, second, color=shown.color, marker=shown.marker, label=f"{shown.label}, second time")
     best = skills.get("best_model") or {}
     if (best.get("repeats") or {}).get("first") is not None:
-        color = look(best["family"], families).color
+        color = look(best["family"]).color
         for key, fill in (("first", "none"), ("second", "full")):
             axis.plot(best["params_total"], best["repeats"][key], "*", color=color, markersize=11, fillstyle=fill,
                       label=f"best model, {key} time")

@@ -4,6 +4,18 @@ import signal
 import sys
 from pathlib import Path
 
+import pytest
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 # Background jobs of a shell ignore Ctrl-C, and the scripts that the tests start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Models as small as the tests' gain nothing from two threads, and wait for each other on a busy machine."""
+    import torch  # here: most files of tests do without
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -27,12 +27,7 @@ SHAPES = {"transformer": {"n_layer": 1, "n_head": 2, "d_model": 16, "d_ff": 32},
 FOLDERS = ("Bach Chorales", "Aird's Airs")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

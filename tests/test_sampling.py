@@ -18,13 +18,7 @@ CHARACTERS = "ABCDEFGabcdefg|[]z123468:\n"
 TOKENIZER = CharTokenizer(CHARACTERS)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Models this small gain nothing from two, and wait for each other on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def weights_of(probabilities, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0):

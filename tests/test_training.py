@@ -29,12 +29,7 @@ SHAPES = {"transformer": {"n_layer": 1, "n_head": 2, "d_model": 16, "d_ff": 32},
 TUNE = "X:1\nM:4/4\nL:1/16\nK:G\nD4G4B4d4|"
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def stream_of(texts, tokenizer):
