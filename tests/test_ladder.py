@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_training import environment, make_root, one_thread, stage_root  # noqa: F401
+from test_training import environment, make_root, stage_root
 
 import common
 from study import jobs, ladder, reference, stage, suite
@@ -25,6 +25,7 @@ from study.training import BLOCK_SIZE
 FAMILIES = common.Transformer, common.LSTM
 CLASSICAL = {"tiny": {"n_layer": 2, "n_head": 2, "d_model": 64, "d_ff": 256}}
 NANO = {"n_layer": 1, "n_head": 2, "d_model": 8, "d_ff": 16, "learned_positions": False}
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def config(shape, family="transformer", vocab_size=50, block_size=BLOCK_SIZE):
