@@ -327,11 +327,15 @@ def print_plan(runs, data, device, args):
 
 def expected_minutes(runs, data, device, micro_batch=None):
     """Minutes of training of each run on this machine, from a few steps of each size and batch."""
-    batches = {(run["size"], run["batch_windows"]): run for run in runs}
+    batches = {_speed_key(run): run for run in runs}
     rates = {batch: calibrate(run, data, device, CALIBRATION_SECONDS / len(batches), micro_batch)
              for batch, run in batches.items()}
-    return [min(run["train_tokens"] * run["epochs"] / rates[run["size"], run["batch_windows"]] / 60,
-                run["max_minutes"] or math.inf) for run in runs]
+    return [min(run["train_tokens"] * run["epochs"] / rates[_speed_key(run)] / 60, run["max_minutes"] or math.inf)
+            for run in runs]
+
+
+def _speed_key(run):
+    return run["family"], run["size"], run["batch_windows"]
 
 
 def finish_suite(stage, suite, data, runs, device):
