@@ -1,12 +1,13 @@
 """Simulates studies with a known law and counts how often the intervals and the words of stage 06 hold the truth.
 
 Each study draws sizes x seeds from a N^-alpha + c, or from a line in ln N, with normal noise and fits it as 06 does.
-Prints five markdown tables. Words: how often a study is called open, bounded or identified, how often the interval of
+Prints six markdown tables. Words: how often a study is called open, bounded or identified, how often the interval of
 the identified holds the truth, and how often a rival is rejected. Intervals: coverage of the 95 % intervals of alpha
 and c, median interval, root mean square error of log alpha for least squares and for Huber, and how often the largest size
 lies inside the interval predicted from the others. Differences: coverage of the difference of two families at equal N,
 with and without noise that the seeds of both families share. Short: the ladder of `make run` with the original suite,
 fitted together where one law holds. Planes: coverage of the joint law's intervals, and of the corner that was left out.
+Choices: planes as the study's, one seed; coverage of the interval of runs and of the one over the analyst's choices.
 
 Run: python -m benchmarks.bench_simulate_coverage [--studies 500] [--seed 0] [--table words]
 """
@@ -57,6 +58,7 @@ SHORT = [("transformer", 1, 0, True), ("transformer", 1, 0, False), ("transforme
          ("lstm", 1, 2, True), ("lstm", 2, 0, True), ("lstm", 2, 2, True), ("lstm", 3, 2, True)]
 PLANES = {"alpha 0.49, beta 0.30": (0.75, 35.3, 17.3, 0.486, 0.30),
           "alpha 0.25, beta 0.28": (0.60, 3.5, 14.0, 0.25, 0.28)}
+STUDY_SIZES = np.array([3544, 5390, 7620, 13232, 29064, 51040, 113424, 200384, 448032, 793984, 1780800], float)
 PLANE_SIZES, PLANE_CHARS = np.geomspace(1e4, 2e6, 8).round(), 1.35e6 / 2.0 ** np.arange(5)
 RESAMPLES = 400
 
@@ -161,19 +163,23 @@ def simulate_short(family, n_seeds, n_larger, with_suite, n_studies, rng):
             "wrong": known.count(False) / n_studies}
 
 
-def simulate_plane(truth, n_seeds, n_studies, rng):
-    """Coverage and mean half-width of the joint law's intervals, and of the corner predicted from the rest."""
+def simulate_plane(truth, sizes, n_seeds, n_studies, rng, choices=False):
+    """Coverage and mean half-width of the joint law's intervals, and of the corner predicted from the rest; with
+    choices also of those over the analyst's choices, where the law is identified ("alpha_over_choices", ...)."""
     settings = scaling_fits.Settings(RESAMPLES, 0, 80, (0, 1), (0, 1))
     exponent = truth[4] / (truth[3] + truth[4])
     known, covered, halves, errors = dict(zip(law.JOINT, truth)) | {"n_opt_exponent": exponent}, {}, {}, []
     for _ in range(n_studies):
         rows = [row_of(n, d, seed, law.joint_loss(truth, n, d) + (0.012 if n < 8e5 else 0.006) * rng.standard_normal())
-                for n in PLANE_SIZES for d in PLANE_CHARS for seed in range(n_seeds)]
-        entry, _ = scaling_plane.fit_plane(rows, settings, rng, choices=False)
-        for name in ("alpha", "beta", "E", "n_opt_exponent"):
-            low, high = entry[name]["interval"]
-            covered.setdefault(name, []).append(low <= known[name] <= high)
+                for n in sizes for d in PLANE_CHARS for seed in range(n_seeds)]
+        entry, _ = scaling_plane.fit_plane(rows, settings, rng, choices)
+        intervals = {name: entry[name]["interval"] for name in ("alpha", "beta", "E", "n_opt_exponent")}
+        intervals |= {f"{name}_over_choices": wide["interval"] for name in scaling_plane.EXPONENTS
+                      if choices and (wide := entry[name]["over_choices"])}
+        for name, (low, high) in intervals.items():
+            covered.setdefault(name, []).append(low <= known[name.removesuffix("_over_choices")] <= high)
             halves.setdefault(name, []).append((high - low) / 2)
+        covered.setdefault("identified", []).append(entry["identified"])
         covered.setdefault("cut", []).append(entry["bends_below"] is not None)
         covered.setdefault("corner", []).append(entry["corner"]["inside"])
         errors.append(abs(entry["corner"]["relative_error"]))
@@ -234,7 +240,7 @@ def print_planes(args):
           "| error of the corner, 95 % below | cut |\n|" + "---|" * 13)
     for number, (words, truth) in enumerate(PLANES.items()):
         rng = np.random.default_rng([args.seed, 400 + number])
-        covered, halves, error = simulate_plane(truth, 2, args.studies, rng)
+        covered, halves, error = simulate_plane(truth, PLANE_SIZES, 2, args.studies, rng)
         print(f"| {words} | {2 * len(PLANE_SIZES) * len(PLANE_CHARS)} | "
               + " | ".join(f"**{percent(covered[name], 1)}**" for name in names)
               + f" | {percent(covered['corner'], 1)} | "
@@ -242,8 +248,20 @@ def print_planes(args):
               + f" | {percent(error, 1)} | {percent(covered['cut'], 1)} |", flush=True)
 
 
+def print_choices(args):
+    print("\n| truth | runs | identified | covered: alpha, runs | over choices | beta, runs | over choices "
+          "| half-width: alpha, runs | over choices | beta, runs | over choices |\n|" + "---|" * 11)
+    names = [name + end for name in ("alpha", "beta") for end in ("", "_over_choices")]
+    for number, (words, truth) in enumerate(PLANES.items()):
+        rng = np.random.default_rng([args.seed, 500 + number])
+        covered, halves, _ = simulate_plane(truth, STUDY_SIZES, 1, args.studies, rng, choices=True)
+        print(f"| {words} | {len(STUDY_SIZES) * len(PLANE_CHARS)} | {percent(covered['identified'])} | "
+              + " | ".join(f"**{percent(covered.get(name), 1)}**" for name in names) + " | "
+              + " | ".join(f"{halves.get(name, math.nan):.3f}" for name in names) + " |", flush=True)
+
+
 TABLES = {"words": print_words, "intervals": print_intervals, "differences": print_differences,
-          "short": print_short, "planes": print_planes}
+          "short": print_short, "planes": print_planes, "choices": print_choices}
 
 
 def main(argv=None):

@@ -5,7 +5,8 @@
 The whole embedded corpus; the study's own models, with three seeds up to medium; the ladder's plane of sizes, amounts
 of text and seeds; the best model. What the hours do not hold is left out, in the order of LEFT_OUT, and said. The largest
 size on all the text is predicted, with an interval, from runs that are smaller in both before it is trained: the
-promise stands in PREDICTION. A study of which nothing was left out is copied to docs/study/.
+promise stands in PREDICTION. What readers want to see of a study is copied to docs/study/: of one from which something
+was left out only with --publish.
 """
 
 import importlib
@@ -34,8 +35,8 @@ SEEDED = "tiny,small,medium"  # sizes that are trained with several seeds
 OTHER_MINUTES = 25            # of all but training; not measured with these budgets
 MARGIN = 0.9                  # of the hours: so much of them a plan may be expected to take
 KEPT = "study_plan.json"      # in the root: what was chosen, so that a study that goes on is the same one
-PUBLISHED = ("RESULTS.json", "report.html", "runs.csv", "fits.json", "figures/*.png", "generated/sample_*.abc",
-             "generated/sample_*.mid")  # of part4_outputs/
+PUBLISHED = ("RESULTS.json", "report.html", "runs.csv", "fits.json", "figures/*.png", "generated/metadata.json",
+             "generated/sample_*.abc", "generated/sample_*.mid", "generated/sample_*.png")  # of part4_outputs/
 PUBLISHED_BYTES = 6_000_000
 
 
@@ -157,8 +158,9 @@ def publish(root, folder):
         copy = folder / path.relative_to(outputs)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
-    if (root / PREDICTION).exists():
-        shutil.copyfile(root / PREDICTION, folder / Path(PREDICTION).name)
+    for path in (root / KEPT, root / PREDICTION):
+        if path.exists():
+            shutil.copyfile(path, folder / path.name)
     print(f"copied to {folder.relative_to(HERE)}: {len(paths)} files, {n_bytes / 1e6:.1f} MB")
 
 
@@ -166,12 +168,15 @@ def publish(root, folder):
 
 def parse_arguments(argv):
     parser = stage_parser(__doc__)
+    parser.prog = "-m study.reference"  # as `python` is to be given it
     parser.set_defaults(root=HERE / "study_run")
     parser.add_argument("--hours", type=number(above=0), default=HOURS, metavar="H",
                         help=f"of this machine at most, so far as can be foreseen (default: {HOURS})")
     parser.add_argument("--families", type=list_of(str), metavar="NAME[,NAME]",
                         default=[name for name, family in FAMILIES.items() if not family.optional],
                         help="default: %(default)s")
+    parser.add_argument("--publish", action="store_true",
+                        help="copy it to docs/study/ even if something was left out")
     args = parser.parse_args(argv)
     needed = [name for name, family in FAMILIES.items() if not family.optional]
     if unknown := [name for name in args.families if name not in FAMILIES]:
@@ -198,7 +203,7 @@ def main(argv=None):
         run_stage(FAMILIES[family].stage, flags, [])
     run_stage("06_fit_scaling", words, [])
     run_stage("07_train_best_and_generate", [*words, "--best", plan["best"]], [])
-    if not left_out and not args.quick:
+    if args.publish or not left_out and not args.quick:
         publish(root, HERE / "docs/study")
     print(f"the study: {(time.monotonic() - began) / 60:.0f} minutes")
 

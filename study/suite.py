@@ -121,8 +121,8 @@ def suite_parser(doc):
         help=f"one model a size for each of these seeds (default: {HEADLINE_SEED} + --seed; the learning rates were "
              f"chosen with 0 and 1)")
     add("--suite", type=suite_list, metavar="SUITE[,SUITE]",
-        help="classical: the study's sizes; ladder: nine sizes of one depth from 13k to 3.2M non-embedding parameters, "
-             f"the same in every family within 1%% (default: both; with --quick the ladder up to width {QUICK_WIDTH}; "
+        help=f"classical: the study's sizes; ladder: {len(LADDER)} sizes of one depth from 3.5k to 3.2M non-embedding "
+             f"parameters, the same in every family within 1%% (default: both; with --quick the ladder up to width {QUICK_WIDTH}; "
              "with --recipe classic and --sweep-lr classical alone)")
     add("--recipe", choices=tuple(RECIPES), default="tuned",
         help="classic: learned positions only, AdamW, 3e-4 for every size, dropout, as the original study trained "
