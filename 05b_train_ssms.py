@@ -27,11 +27,12 @@ LEARNING_RATES = {  # peak; tiny to medium with Muon from --sweep-lr (docs/lr_sw
     "muon": {"tiny": 0.01, "small": 0.01, "medium": 0.003, "large": 0.002, "xl": 0.0015},
     "adamw": {"tiny": 0.016, "small": 0.004, "medium": 0.003, "large": 0.004, "xl": 0.002},
 }
+LADDER_RATE = 0.00974, 0.65  # r, b: peak rate of the ladder = r * (width / 64)^-b; --sweep-lr --suite ladder
 
 
 def main(argv=None):
     """Trains the suite, or sweeps learning rates."""
-    suite_main(__file__, SSM, SIZES, LEARNING_RATES, __doc__, argv)
+    suite_main(__file__, SSM, SIZES, LEARNING_RATES, __doc__, argv, LADDER_RATE)
 
 
 if __name__ == "__main__":

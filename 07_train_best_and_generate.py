@@ -30,7 +30,7 @@ from pathlib import Path
 from study.arguments import fail, name_list, number, resolve_root, root_flags, stage_parser, whole
 from study.stage import Stage, file_digest, load_manifest, read_json, run, write_bytes, write_json, write_text
 
-from common import load_tokenizer, pick_device
+from common import UNKNOWN, load_tokenizer, pick_device
 from music.abc_text import check_abc, read_abc
 from music.continuation import last_bars, read_source
 from music.midi_to_abc import MAX_VOICES
@@ -104,6 +104,8 @@ def parse_arguments(argv):
                                                            args.bars)):
         parser.error("--continue takes meter, key and voices from the file and draws right bars: it does not go with "
                      "--prompt, --style, --meter, --key, --voices or --bars")
+    if args.source and not args.source.is_file():
+        parser.error(f"--continue {args.source}: there is no such file")
     return args
 
 
@@ -267,6 +269,9 @@ def play(root, args):
     sampler = {key: chosen[key] if getattr(args, key) is None else getattr(args, key) for key in MODEL_ITSELF}
     if args.source:
         return go_on(root, args, player, sampler)
+    if args.style and UNKNOWN in player.tokenizer.encode("R:"):
+        fail(ME, f"--style {args.style}: {name} was not told of styles", "run: python 03_tokenize_split.py"
+             f"{root_flags(args)} --tag collection, then train again")
     prompt, n = prompt_of(args), args.num_samples or 1
     bars = args.bars or ("right" if sampler["temperature"] else "free")  # the likeliest bar is the same at every draw
     requests = [Request(prompt=prompt, seed=args.seed + i, max_chars=args.max_chars or PLAY_CHARS,

@@ -134,3 +134,10 @@ def test_one_sentence_says_why_there_is_no_going_on(go_on, name, content, words)
 def test_flags_that_make_no_sense_together_are_refused():
     with pytest.raises(SystemExit, match="does not go with"):
         stage07.parse_arguments(["--continue", "a.mid", "--meter", "4/4"])
+    with pytest.raises(SystemExit, match="no such file"):
+        stage07.parse_arguments(["--continue", ""])
+
+
+def test_a_model_that_was_told_of_no_styles_says_so(go_on, tmp_path):
+    with pytest.raises(SystemExit, match="was not told of styles\n  -> run: python 03_tokenize_split.py .*--tag"):
+        stage07.main(["--root", str(tmp_path), "--style", "bach"])
