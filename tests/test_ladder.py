@@ -184,11 +184,11 @@ def test_what_the_hours_do_not_hold_is_left_out_in_order(tmp_path, monkeypatch):
     for run in runs.values():
         run["train_tokens"] = 1e12  # evaluation takes no time
     monkeypatch.setattr(reference, "planned_runs", lambda *_: runs)
-    plans = {hours: reference.choose(tmp_path, data, hours, ["transformer"], []) for hours in (6, 1.4, 0.1)}
+    plans = {hours: reference.choose(tmp_path, data, hours, ["transformer"], []) for hours in (6, 1.8, 0.1)}
     assert plans[6]["left_out"] == [] and plans[6]["plan"] == reference.FULL
     assert plans[6]["runs"] == 5 + 3 * 2 + 120 + 1 and plans[6]["minutes"] == 101
     assert plans[6]["corners"]["transformer"]["name"] == "transformer_d256"
-    assert plans[1.4]["left_out"] == ["the plane's second seed"] and plans[1.4]["minutes"] == 71
+    assert plans[1.8]["left_out"] == ["five of XL's ten epochs"] and plans[1.8]["minutes"] == 96
     assert len(plans[0.1]["left_out"]) == len(reference.LEFT_OUT)
 
 
