@@ -56,8 +56,9 @@ SUITES = {"transformer": [101824, 597120, 1780800, 3947776, 7392960], "lstm": [2
 FOUND = {"transformer": ((3.23, 0.223, 1.019), 0.0075, 0.0075), "lstm": ((2.99, 0.256, 1.094), 0.0075, 0.025)}
 SHORT = [("transformer", 1, 0, True), ("transformer", 1, 0, False), ("transformer", 1, 2, True), ("lstm", 1, 0, True),
          ("lstm", 1, 2, True), ("lstm", 2, 0, True), ("lstm", 2, 2, True), ("lstm", 3, 2, True)]
-PLANES = {"alpha 0.49, beta 0.30": (0.75, 35.3, 17.3, 0.486, 0.30),
-          "alpha 0.25, beta 0.28": (0.60, 3.5, 14.0, 0.25, 0.28)}
+PLANES = {"alpha 0.49, beta 0.30": (0.75, 35.3, 17.3, 0.486, 0.30, 1.0),
+          "alpha 0.25, beta 0.28": (0.60, 3.5, 14.0, 0.25, 0.28, 1.0),
+          "alpha 0.13, beta 0.19, order 2.9": (0.0, 3.9, 12.0, 0.13, 0.19, 2.9)}
 STUDY_SIZES = np.array([3544, 5390, 7620, 13232, 29064, 51040, 113424, 200384, 448032, 793984, 1780800], float)
 PLANE_SIZES, PLANE_CHARS = np.geomspace(1e4, 2e6, 8).round(), 1.35e6 / 2.0 ** np.arange(5)
 RESAMPLES = 400

@@ -60,9 +60,9 @@ def effective_chars(chars, epochs):
 
 def law_of(family, fits):
     """{"scale", "exponent", "source"}: the loss for want of text is scale * D^-exponent. From the joint law of stage 06
-    where it found one, else from the table above; a family without a row there gets the Transformer's."""
+    where it found one that is a sum, else from the table above; a family without a row there gets the Transformer's."""
     joint = (fits.get("joint") or {}).get(family) or {}
-    if joint.get("identified") and joint["B"]["value"] and joint["beta"]["value"]:
+    if joint.get("identified") and joint["form"] == "sum" and joint["B"]["value"] and joint["beta"]["value"]:
         return {"scale": joint["B"]["value"], "exponent": joint["beta"]["value"], "source": "joint law of stage 06"}
     loss = DATA_TERM.get(family, DATA_TERM["transformer"])
     return {"scale": loss * DATA_CHARS ** DATA_EXPONENT, "exponent": DATA_EXPONENT,

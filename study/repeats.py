@@ -21,7 +21,8 @@ ROWS = 16  # tunes read side by side
 
 def repeats(player, tokens):
     """Bits per character of bars that come back exactly in their voice: {"n_bars", "n_tunes", "first", "second" (of the
-    same bars), "once" (bars that do not come back), "saved" (first - second), "saved_se" (over tunes)}.
+    same bars), "once" (bars that do not come back), "new" (of all bars not heard before: first and once), "saved" (first -
+    second), "saved_se" (over tunes)}.
 
     tokens: a Digested token stream. Every sequence is read alone, as far as the context goes, so that all families have
     the whole of it in sight. Numbers are None where no bar comes back.
@@ -38,10 +39,11 @@ def repeats(player, tokens):
     n_bars = [n for _, n in rows]
     first, second, chars, once, other_chars = np.array([row for row, _ in rows]).T
     if not sum(n_bars):
-        return {"n_bars": 0, "n_tunes": 0, **dict.fromkeys(("first", "second", "once", "saved", "saved_se"))}
+        return {"n_bars": 0, "n_tunes": 0, **dict.fromkeys(("first", "second", "once", "new", "saved", "saved_se"))}
     per_char = 1 / chars.sum()
     return {"n_bars": sum(n_bars), "n_tunes": sum(n > 0 for n in n_bars), "first": first.sum() * per_char,
             "second": second.sum() * per_char, "once": once.sum() / other_chars.sum() if other_chars.sum() else None,
+            "new": (first.sum() + once.sum()) / (chars.sum() + other_chars.sum()),
             "saved": (first - second).sum() * per_char, "saved_se": standard_error(first - second, chars)}
 
 

@@ -546,8 +546,9 @@ def describe_method(settings):
     """How the numbers were made, for readers of fits.json."""
     return {
         "fit": "least squares of a N^-alpha + c (N: see `count`) by variable projection over all local minima",
-        "joint": "least squares of log loss; intervals: runs redrawn; over_choices: widened to hold the estimates of "
-                 "every choice that counts",
+        "joint": "least squares of log loss, L = E + ((A / N^alpha)^k + (B / D^beta)^k)^(1/k), k: `order`; form: sum (k = "
+                 "1) unless rejected at 5 % (F tests against order and floor free), norm (E = 0) unless rejected; "
+                 "intervals: runs redrawn; over_choices: widened to hold the estimates of every choice that counts",
         "one_law": f"runs belong to a law of others if they do not raise its residual beyond its noise (F test, "
                    f"{100 * RIVAL_LEVEL:.0f} % for the original suite, {100 * BEND_LEVEL:.0f} % for the smallest size)",
         "interval": "profile likelihood, F(1, degrees of freedom of the noise); see benchmarks/scaling.md",
@@ -634,7 +635,9 @@ def _joint_sentence(family, entry):
         return f"{start}the joint law is not identified: {entry['reason'].partition(';')[0]}."
     alpha, beta, optimal = (f"{rounded(entry[name]['value'], *entry[name]['over_choices']['interval'])} ± "
                             f"{entry[name]['over_choices']['half_width']:.2f}" for name in EXPONENTS)
-    return f"{start}alpha {alpha}, beta {beta}; compute-optimal N grows as C^a with a = {optimal}."
+    order = "" if entry["form"] == "sum" else (
+        f" Size and text do not add up: order {rounded(entry['order']['value'], *entry['order']['interval'])}, not 1.")
+    return f"{start}alpha {alpha}, beta {beta}; compute-optimal N grows as C^a with a = {optimal}.{order}"
 
 
 def _difference_sentence(found):

@@ -3,8 +3,9 @@
     entry, draws = fit_plane(rows, settings, rng)     # part of fits.json
     promise = predict_corner(rows, n, d)              # the loss of a run that is larger than all of these
 
-Rows come from `study/records.py`. L = E + A / N^alpha + B / D^beta is fitted by least squares on log loss, its
-intervals are those of runs redrawn (benchmarks/scaling.md: coverage in simulated planes). No isoFLOP parabolas: they
+Rows come from `study/records.py`. L = E + ((A / N^alpha)^k + (B / D^beta)^k)^(1/k) is fitted by least squares on log
+loss: with k = 1 (the wants of size and of text add up) unless the data reject that, and with E = 0 where they then do
+not ask for a floor. Its intervals are those of runs redrawn (benchmarks/scaling.md: coverage in simulated planes). No isoFLOP parabolas: they
 are biased where alpha and beta differ, and a direct fit of the surface needs no vertex. What an analyst may choose is
 tried one by one, and the interval that is quoted holds the estimate of every choice.
 """
@@ -22,9 +23,13 @@ from study.stage import value_digest
 
 EXPONENTS = ("alpha", "beta", "n_opt_exponent")
 NO_FLOOR = 0.01       # E below this share of the lowest loss measured is on its way to the bound 0, along a flat valley
+MIN_SEED_DOF = 8      # runs that repeat another size and amount with another seed, to know how seeds scatter
 MIN_RUNS = 7          # five parameters leave two runs to judge them
 CHOICE_RESAMPLES = 200  # of every choice: its interval only says whether it still holds the exponents
 HIGHEST_CUT = 1e5     # lower cuts in N that are tried go up to it
+FORMS = {"sum": law.SUM, "norm": law.NORM, "norm and floor": law.NORM_AND_FLOOR}
+FORM_WORDS = {"sum": "sum of both wants (k = 1)", "norm": "order k free, no floor (E = 0)",
+              "norm and floor": "order k and floor free"}
 BEND_LEVEL = 0.01     # of the test whether small sizes lie on the law of the larger ones
 
 
@@ -56,8 +61,24 @@ def first_on_the_law(sizes, misfit, least):
 
 # ---------------------------------------------------------------- the joint law of one family
 
+def choose_form(n, d, loss):
+    """(name of the form of the joint law, {name: p-value of the form under the one with order and floor}).
+
+    The forms are nested in that one, so that the sum of squares grows by F(1, degrees of freedom) if they are true: the
+    first of FORMS that is not rejected at 5 %. With fewer than two degrees of freedom that is the sum.
+    """
+    squares = {name: 2 * law.fit_joint(n, d, loss, law.SQUARES, form)[1] for name, form in FORMS.items()}
+    general, dof = FORMS["norm and floor"], len(loss) - FORMS["norm and floor"].n_free
+    if dof < 2:
+        return "sum", {}
+    least = min(squares.values())  # a fit from other starts may lie below the general one by what the solver leaves
+    p = {name: misfit_p(least, dof, squares[name], general.n_free - form.n_free) for name, form in FORMS.items()
+         if form != general}
+    return next((name for name in p if p[name] >= 1 - law.LEVEL), "norm and floor"), p
+
+
 def fit_plane(rows, settings, rng, choices=True):
-    """E + A/N^alpha + B/D^beta of one family: (JSON entry, draws), or (reason, None) if these runs cannot give it.
+    """The joint law of one family: (JSON entry, draws), or (reason, None) if these runs cannot give it.
     choices False: without those of the analyst, in a fifth of the time."""
     rows = [row for row in rows if is_positive(row["n_chars_seen"]) and is_positive(row["val_nats_per_char"])]
     if not rows:
@@ -69,23 +90,31 @@ def fit_plane(rows, settings, rng, choices=True):
         return (f"{n_sizes} sizes, {n_amounts} amounts of data and {len(rows)} runs; three of each and seven runs are "
                 "needed"), None
     sizes = sorted({row[count] for row in rows})
-    cut = first_on_the_law(sizes, lambda size: _misfit_of_size(rows, count, size), law.MIN_SIZES + 1)
+    name, _ = choose_form(columns(rows, count)[0], amounts(rows), columns(rows)[1])
+    cut = first_on_the_law(sizes, lambda size: _misfit_of_size(rows, count, size, FORMS[name]), law.MIN_SIZES + 1)
     everything, rows = rows, [row for row in rows if row[count] >= cut]
     n, loss = columns(rows, count)
     d = amounts(rows)
-    parameters, objective, optimum = law.fit_joint(n, d, loss, law.SQUARES)
-    draws = law.bootstrap_joint(n, d, loss, optimum, settings.n_resamples, rng, law.SQUARES)
-    intervals = np.percentile(draws, law.TAILS, axis=0).T if len(draws) else [None] * 5
-    errors = draws.std(0) if len(draws) else [None] * 5
+    name, rejected = choose_form(n, d, loss)
+    form = FORMS[name]
+    parameters, objective, optimum = law.fit_joint(n, d, loss, law.SQUARES, form)
+    draws = law.bootstrap_joint(n, d, loss, optimum, settings.n_resamples, rng, law.SQUARES, form)
+    intervals = np.percentile(draws, law.TAILS, axis=0).T if len(draws) else [None] * 6
+    errors = draws.std(0) if len(draws) else [None] * 6
     fitted = law.joint_loss(parameters, n, d)
-    problems, on_bound = _problems(parameters, draws, loss.min(), intervals)
+    problems, on_bound = _problems(parameters, draws, loss.min(), intervals, form)
+    misfit = lack_of_fit(rows, count, 2 * objective, form)
+    if misfit and misfit["p"] < BEND_LEVEL:
+        problems.append(f"no one law holds for all these runs: they lie {misfit['ratio']:.1f} times as far from it as seeds "
+                        f"lie from each other (p = {misfit['p']:.1g})")
     optimal = parameters[4] / (parameters[3] + parameters[4])
     many = draws[:, 4] / (draws[:, 3] + draws[:, 4])
     entry = {**{name: {"value": None if on_bound else value, "interval": interval, "standard_error": error}
                 for name, value, interval, error in zip(law.JOINT, parameters, intervals, errors)},
+             "form": name, "form_p": rejected,
              "r_squared": 1 - ((loss - fitted) ** 2).sum() / ((loss - loss.mean()) ** 2).sum(),
-             "objective": objective, "noise_sd_log_loss": math.sqrt(2 * objective / (len(rows) - 5)),
-             "count": count, "n_runs": len(rows), "n_sizes": len(set(n)), "n_amounts_of_data": n_amounts,
+             "objective": objective, "noise_sd_log_loss": math.sqrt(2 * objective / (len(rows) - form.n_free)),
+             "lack_of_fit": misfit, "count": count, "n_runs": len(rows), "n_sizes": len(set(n)), "n_amounts_of_data": n_amounts,
              "bends_below": None if cut == sizes[0] else cut, "runs_below": len(everything) - len(rows),
              "n_range": [n.min(), n.max()], "d_range": [d.min(), d.max()],
              "flops_range": [law.FLOPS_PER_ND * (n * d).min(), law.FLOPS_PER_ND * (n * d).max()],
@@ -95,35 +124,49 @@ def fit_plane(rows, settings, rng, choices=True):
                                 "interval": np.percentile(many, law.TAILS) if len(many) else None}}
     budgets = [] if on_bound else np.geomspace(entry["flops_range"][0], 100 * entry["flops_range"][1], 25)
     entry["frontier"] = [recommend(parameters, draws, budget, entry, settings.band_percent) for budget in budgets]
-    entry["choices"] = plane_choices(everything, cut, settings, rng) if choices and len(draws) and not on_bound else []
+    entry["choices"] = plane_choices(everything, cut, name, settings, rng) if choices and len(draws) and not on_bound else []
     for name in EXPONENTS:
         entry[name]["over_choices"] = None if problems else _over_choices(name, entry, entry["choices"])
     entry["corner"] = held_out_corner(rows, settings.seed)
     return entry, draws
 
 
-def _squares(rows, count):
+def lack_of_fit(rows, count, squares, form):
+    """Does the law miss the runs by more than seeds scatter? {"p": F test, "ratio": of the standard deviations, "dof",
+    "seed_dof"}; None where fewer than MIN_SEED_DOF runs repeat another. squares: of log loss about the law."""
+    cells = {}
+    for row in rows:
+        cells.setdefault((row[count], row["n_chars_seen"]), []).append(math.log(row["val_nats_per_char"]))
+    of_seeds = sum(len(cell) * np.var(cell) for cell in cells.values())
+    seed_dof, dof = len(rows) - len(cells), len(cells) - form.n_free
+    if seed_dof < MIN_SEED_DOF or dof < 1:
+        return None
+    ratio = max(squares - of_seeds, 0.0) / dof / max(of_seeds / seed_dof, 1e-18)
+    return {"p": float(special.fdtrc(dof, seed_dof, ratio)), "ratio": math.sqrt(ratio), "dof": dof, "seed_dof": seed_dof}
+
+
+def _squares(rows, count, form):
     """Sum of squares of log loss about the joint law fitted to the rows."""
-    return 2 * law.fit_joint(columns(rows, count)[0], amounts(rows), columns(rows)[1], law.SQUARES)[1]
+    return 2 * law.fit_joint(columns(rows, count)[0], amounts(rows), columns(rows)[1], law.SQUARES, form)[1]
 
 
-def _misfit_of_size(rows, count, size):
+def _misfit_of_size(rows, count, size, form):
     core = [row for row in rows if row[count] > size]
     more = sum(row[count] == size for row in rows)
     if len(core) < MIN_RUNS:
         return 1.0
-    return misfit_p(_squares(core, count), len(core) - 5,
-                    _squares([row for row in rows if row[count] >= size], count), more)
+    return misfit_p(_squares(core, count, form), len(core) - form.n_free,
+                    _squares([row for row in rows if row[count] >= size], count, form), more)
 
 
-def _problems(parameters, draws, lowest_loss, intervals):
+def _problems(parameters, draws, lowest_loss, intervals, form):
     """(why the joint law is not identified, in words; whether its best fit lies on a bound of the search: then its
     values are the bound's, not the data's)."""
     low, high = law.EXPONENT_BOUNDS
-    exponents = np.concatenate([parameters[None, 3:], draws[:, 3:]])
+    exponents = np.concatenate([parameters[None, 3:5], draws[:, 3:5]])
     on_bound = ((exponents < 1.01 * low) | (exponents > high / 1.01)).any(1)
     problems = []
-    best_on_bound = bool(on_bound[0] or parameters[0] < NO_FLOOR * lowest_loss)
+    best_on_bound = bool(on_bound[0] or form.floor and parameters[0] < NO_FLOOR * lowest_loss)
     if best_on_bound:
         problems.append("the best fit lies on a bound")
     if len(draws) and on_bound[1:].mean() > 1 - law.LEVEL:
@@ -132,7 +175,7 @@ def _problems(parameters, draws, lowest_loss, intervals):
         problems.append("no bootstrap was made, so nothing says how firm the parameters are")
     elif not problems:
         problems += [f"the interval of {name} is wider than a factor of {MOST_RATIO}"
-                     for name, (low, high) in zip(law.JOINT[3:], intervals[3:]) if high > MOST_RATIO * low]
+                     for name, (low, high) in zip(law.JOINT[3:5], intervals[3:5]) if high > MOST_RATIO * low]
     return problems, best_on_bound
 
 
@@ -143,30 +186,28 @@ def _with_band(value, draws, band_percent):
 
 # ---------------------------------------------------------------- what the exponents owe to the analyst
 
-def plane_choices(rows, cut, settings, rng):
+def plane_choices(rows, cut, form, settings, rng):
     """How alpha, beta and the compute-optimal exponent move with each choice: a list of {"group", "choice", "alpha",
     "beta", "n_opt_exponent": {"value", "interval"}, "counts"}; counts: the choice is part of the interval quoted.
 
-    A choice does not count that goes against the data: E = 0 where they reject it, sizes below the bend. rows: all of
-    the plane; cut: smallest N of the headline.
+    A choice does not count that goes against the data: a form that they reject, sizes below the bend. rows: all of the
+    plane; cut: smallest N of the headline; form: the headline's, a name of FORMS.
     """
     count = count_of(rows)
     kept = [row for row in rows if row[count] >= cut]
     found = []
-    for group, choice, own, options in _plane_choices(rows, kept, count):
+    _, not_rejected = choose_form(*columns(kept, count)[:1], amounts(kept), columns(kept)[1])
+    for group, choice, own, options in _plane_choices(rows, kept, count, form):
         n, loss = columns(own, options.get("count", count), options.get("loss", "val_nats_per_char"))
-        d, delta, floor = amounts(own), options.get("delta", law.SQUARES), options.get("floor", True)
+        d, delta, name = amounts(own), options.get("delta", law.SQUARES), options.get("form", form)
         if not np.isfinite(loss).all() or len({*n}) < law.MIN_SIZES or len({*d}) < 3:
             continue
-        parameters, _, optimum = law.fit_joint(n, d, loss, delta, floor)
-        draws = law.bootstrap_joint(n, d, loss, optimum, min(settings.n_resamples, CHOICE_RESAMPLES), rng, delta, floor)
+        parameters, _, optimum = law.fit_joint(n, d, loss, delta, FORMS[name])
+        draws = law.bootstrap_joint(n, d, loss, optimum, min(settings.n_resamples, CHOICE_RESAMPLES), rng, delta,
+                                    FORMS[name])
         values = _exponents(parameters)
         ends = np.percentile(_exponents(draws), law.TAILS, axis=-1).T
-        holds = options.get("at_n", cut) >= cut
-        if not floor:  # E = 0 counts where the data do not reject it
-            with_floor = _squares(own, count)
-            without = ((np.log(loss) - np.log(law.joint_loss(parameters, n, d))) ** 2).sum()
-            holds = misfit_p(with_floor, len(own) - 5, without, 1) >= 1 - law.LEVEL
+        holds = options.get("at_n", cut) >= cut and (name == form or not_rejected.get(name, 1.0) >= 1 - law.LEVEL)
         found.append({"group": group, "choice": choice, "n_runs": len(own), "counts": bool(holds),
                       **({"at_n": options["at_n"]} if "at_n" in options else {}),
                       **{name: {"value": value, "interval": interval}
@@ -175,18 +216,20 @@ def plane_choices(rows, cut, settings, rng):
 
 
 def _exponents(parameters):
-    """alpha, beta and beta / (alpha + beta) of parameters (5,) or (B, 5), first axis: the three."""
+    """alpha, beta and beta / (alpha + beta) of parameters (6,) or (M, 6), first axis: the three."""
     alpha, beta = np.asarray(parameters)[..., 3], np.asarray(parameters)[..., 4]
     return np.stack([alpha, beta, beta / (alpha + beta)])
 
 
-def _plane_choices(rows, kept, count):
+def _plane_choices(rows, kept, count, form):
     """Yields (group, choice in words, rows, options)."""
     yield "headline", f"{COUNTS[count]}, least squares", kept, {}
     for other, words in COUNTS.items():
         if other != count and all(is_positive(row.get(other)) for row in kept):
             yield "counting", words, kept, {"count": other}
-    yield "form", "no floor (E = 0)", kept, {"floor": False}
+    for other, words in FORM_WORDS.items():
+        if other != form:
+            yield "form", words, kept, {"form": other}
     yield "estimator", "Huber", kept, {"delta": law.HUBER_DELTA}
     if all(is_positive(row["test_nats_per_char"]) for row in kept):
         yield "loss", "test split", kept, {"loss": "test_nats_per_char"}
@@ -246,14 +289,15 @@ def predict_corner(rows, n, d, seed=0, resamples=200, runs=1):
         raise ValueError(f"{len(rows)} smaller runs: four sizes and three amounts of data are needed")
     sizes, loss = columns(rows, count)
     data, rng = amounts(rows), np.random.default_rng(seed)
-    parameters, objective, optimum = law.fit_joint(sizes, data, loss, law.SQUARES)
-    draws = law.bootstrap_joint(sizes, data, loss, optimum, resamples, rng, law.SQUARES)
-    dof = len(rows) - 5
+    name, _ = choose_form(sizes, data, loss)
+    parameters, objective, optimum = law.fit_joint(sizes, data, loss, law.SQUARES, FORMS[name])
+    draws = law.bootstrap_joint(sizes, data, loss, optimum, resamples, rng, law.SQUARES, FORMS[name])
+    dof = len(rows) - FORMS[name].n_free
     noise = math.sqrt(2 * objective / dof / runs) * rng.standard_t(dof, len(draws))
     low, high = np.percentile(law.joint_loss(draws, float(n), float(d)) * np.exp(noise), law.TAILS)
     used = sorted([row["name"], row[count], row["n_chars_seen"], row["val_nats_per_char"]] for row in rows)
     return {"n": n, "d": d, "prediction": float(law.joint_loss(parameters, float(n), float(d))),
-            "interval": [float(low), float(high)], "n_runs": len(rows), "digest": value_digest(used)}
+            "interval": [float(low), float(high)], "form": name, "n_runs": len(rows), "digest": value_digest(used)}
 
 
 def held_out_corner(rows, seed=0):

@@ -202,9 +202,11 @@ def test_the_law_says_what_longer_runs_reached(family, nats, chars, epochs, wind
 
 
 def test_a_joint_law_of_stage_06_takes_the_table_s_place():
-    joint = {"transformer": {"identified": True, "B": {"value": 20.0}, "beta": {"value": 0.4}},
+    joint = {"transformer": {"identified": True, "form": "sum", "B": {"value": 20.0}, "beta": {"value": 0.4}},
              "lstm": {"identified": False, "B": {"value": None}, "beta": {"value": None}}}
     assert choice.law_of("transformer", {"joint": joint})["exponent"] == 0.4
+    no_sum = {"transformer": {**joint["transformer"], "form": "norm"}}
+    assert choice.law_of("transformer", {"joint": no_sum}) == choice.law_of("transformer", {})
     assert choice.law_of("lstm", {"joint": joint}) == choice.law_of("lstm", {"joint": None})
 
 
