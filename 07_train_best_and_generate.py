@@ -36,7 +36,7 @@ from music.continuation import last_bars, read_source
 from music.midi_to_abc import MAX_VOICES
 from music.right_bars import RightBars
 from music.validity import level_in_words
-from study import choice, evaluation, figures, generated, measurements, results, runs, training
+from study import choice, evaluation, figures, generated, measurements, new_bars, results, runs, training
 from study.checkpoints import finished, tokenizer_path
 from study.families import FAMILIES
 from study.page.report import template_digest, write_played_page, write_report
@@ -219,6 +219,7 @@ def draw_figures(root, content):
     if content["skills"]:
         for draw in (figures.draw_skills, figures.draw_cost_of_control, figures.draw_repetition, figures.draw_counting):
             names += draw(folder, content["skills"])
+    names += figures.draw_looking_back(folder, new_bars.rows_of(root))
     losses, record = content["best"]["test_loss_by_position"], read_json(root / f"checkpoints/{BEST}.json")
     names += figures.draw_best_by_position(folder, losses, record["config"]["block_size"]) if losses else []
     return [f"part4_outputs/figures/{name}" for name in names]
@@ -429,6 +430,7 @@ def evaluate(study):
     evaluation.evaluate_best(study, SWEEP, SWEEP_LIMITS)
     records = suite_records(study.root)
     evaluation.evaluate_suite(study, [record["name"] for record in records])
+    evaluation.evaluate_ladder(study)
     evaluation.compare_losses(study, BEST, records)
 
 

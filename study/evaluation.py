@@ -30,7 +30,7 @@ from music.novelty import Novelty, diversity
 from music.right_bars import RightBars, first_draws
 from music.tunebook import split_tunebook
 from music.validity import rate_samples, share, standard_error
-from study import measurements, training
+from study import measurements, new_bars, training
 from study.checkpoints import load_checkpoint
 from study.measurements import Digested
 from study.probe import bar_left
@@ -413,6 +413,14 @@ def evaluate_suite(evaluation, names):
         kept(f"repeats/{name}", repeats, player, evaluation.val_tokens, code=player.classes)
         kept(f"music/{name}", compare_sets, samples, real, seed, SUITE_RESAMPLES)
         kept(f"copying/{name}", copying, samples, train)
+
+
+def evaluate_ladder(evaluation):
+    """What each model of the ladder gains from having heard a bar, and the law of the bars that were not heard before."""
+    for name in new_bars.names_of_ladder(evaluation.root):
+        player = load_player(evaluation.root, name, evaluation.player.tokenizer, evaluation.player.device)
+        evaluation.kept(f"repeats/{name}", repeats, player, evaluation.val_tokens, code=player.classes)
+    evaluation.kept("new_bars", new_bars.laws, new_bars.rows_of(evaluation.root))
 
 
 def compare_losses(evaluation, best, records):

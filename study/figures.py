@@ -71,6 +71,8 @@ FIGURES = {
     "repetition": "When does a model learn to repeat? Bits per character of validation bars that come back exactly in "
                   "their voice: dashed at their first occurrence, solid at the second. Star: the best model, whose "
                   "training was longer. A model that only knows what bars are like pays twice the same.",
+    "looking_back": "Who learns to look back, and when: what a model of the ladder saves on a bar that it has heard before, "
+                    "by its size and the amount of text (bits per character, validation split).",
     "best_by_position": "Surprisal by position in the context: what the best model gains from having read more of the "
                         "tune.",
 }
@@ -440,6 +442,29 @@ def draw_repetition(folder, skills):
     log_axes(axis, x=si)
     figure.legend(*axis.get_legend_handles_labels(), loc="outside right center", fontsize=8)
     return save(figure, folder, "repetition")
+
+
+def draw_looking_back(folder, rows):
+    """looking_back.png and .svg: what is saved on a bar heard before against size, a panel for each family and a line for
+    each amount of text; returns the file names, none without rows. rows: of `new_bars.rows_of`."""
+    if not rows:
+        return remove(folder, "looking_back") or []
+    families, amounts, plt = in_order({row["family"] for row in rows}), sorted({row["n_chars_seen"] for row in rows}), pyplot()
+    figure, axes = plt.subplots(1, len(families), figsize=(3.9 * len(families), 3.3), sharey=True, squeeze=False)
+    for family, axis in zip(families, axes[0]):
+        own = [row for row in rows if row["family"] == family]
+        for i, amount in enumerate(amounts):
+            saved = {}
+            for row in own:
+                if row["n_chars_seen"] == amount:
+                    saved.setdefault(row["params_non_embedding"], []).append(row["saved"])
+            axis.plot(sorted(saved), [sum(saved[n]) / len(saved[n]) for n in sorted(saved)], marker="o", markersize=4,
+                      label=si(amount), color=plt.get_cmap("viridis")(0.9 * i / max(len(amounts) - 1, 1)))
+        axis.set(xlabel="parameters but embeddings", title=f"{label(family)} (n = {len(own)} runs)")
+        log_axes(axis, x=si)
+    axes[0][0].set_ylabel("saved on a bar heard before\n(bits per character)")
+    axes[0][0].legend(title="characters of text", fontsize=8)
+    return save(figure, folder, "looking_back")
 
 
 def draw_best_by_position(folder, losses, context):

@@ -14,6 +14,7 @@ import re
 from pathlib import Path
 
 from music.validity import Z, is_above, ladder_row, share
+from study import new_bars
 from study.families import FAMILIES
 from study.figures import in_order, label
 from study.measurements import plain, read
@@ -32,7 +33,7 @@ TABLES = {  # file beside RESULTS.json -> its columns
     "music.csv": ("set", "figure", "generated_mean", "generated_sd", "real_mean", "real_sd", "wasserstein_in_sd",
                   "real_vs_real_mean", "real_vs_real_p95"),
     "differences.csv": ("model", "less", "nats_per_char", "se", "low", "high"),
-    "loss_by_position.csv": ("name", "position", "val_nats_per_char")}
+    "loss_by_position.csv": ("name", "position", "val_nats_per_char"), "repeats.csv": new_bars.COLUMNS}
 CHOICE = "checkpoints/best_choice.json"  # what `study/choice.py` keeps
 FIT_NUMBERS = ("alpha", "alpha_interval", "verdict", "identified", "r_squared")
 TOKENIZER_KINDS = {"char": "character", "note": "note", "bpe": "byte pairs"}  # in words
@@ -55,7 +56,7 @@ def results(root):
             "generated": "copying/unprompted", "chosen_sampler": "copying/chosen", "right_bars": "copying/right",
             "heldout_baseline": "copying/real",
             "diversity": "diversity/unprompted", "diversity_of_real_music": "diversity/real"}),
-        "skills": describe_skills(root, runs) or None, "finetuned": describe_finetuned(root),
+        "skills": describe_skills(root, runs) or None, "looking_back": describe_looking_back(root), "finetuned": describe_finetuned(root),
         "environment": metadata.get("environment")}
     quick = manifests["03_tokenize_split"].get("config", {}).get("quick")
     head = {**headline(parts, fits.get("headline")), "bars_heard_before": describe_repetition(root)}
@@ -286,6 +287,17 @@ def describe_skills(root, runs):
                                     "copied_share": copied_by_real.get("copied_share")}}
 
 
+def describe_looking_back(root):
+    """The joint laws of the loss on bars that were not heard before, beside those of all characters, and the most that a
+    model of each family saves on a bar heard before; None if it was not measured."""
+    rows = new_bars.rows_of(root)
+    most = {family: max((row for row in rows if row["family"] == family), key=lambda row: row["saved"])
+            for family in dict.fromkeys(row["family"] for row in rows)}
+    return {"definition": "new bars: all but the second occurrence of a bar of a voice; saved: bits per character of a bar "
+                          "at its first occurrence less those at its second; the ladder's models, validation split",
+            "n_models": len(rows), "most_saved": most, "laws": read(root, "new_bars") or None} if rows else None
+
+
 def describe_repetition(root):
     """Bars heard before, of each way to draw beside real music's: means over tunes, exact and up to transposition, and
     how far the exact one lies above real music's, with a 95 % interval; None if it was not measured."""
@@ -312,7 +324,8 @@ def describe_finetuned(root):
 
 def tables(root):
     """The long tables beside RESULTS.json, {file name: CSV}: music.csv, a row for each set of samples and figure;
-    differences.csv, the paired differences of all models on the test split; loss_by_position.csv."""
+    differences.csv, the paired differences of all models on the test split; loss_by_position.csv; repeats.csv, what the
+    ladder's models save on bars that come back."""
     names = ["unprompted", "chosen", *(row["name"] for row in suite_runs(run_rows(root)))]
     music = [{"set": name, "figure": figure, **row} for name in names
              for figure, row in ((read(root, f"music/{name}") or {}).get("metrics") or {}).items()]
@@ -321,7 +334,7 @@ def tables(root):
     positions = [{"name": record["name"], "position": i, "val_nats_per_char": loss} for record in read_records(root)
                  for i, loss in enumerate(record.get("val_loss_by_position") or [])]
     return {name: csv_text(plain(rows, DIGITS), TABLES[name])
-            for name, rows in zip(TABLES, (music, differences, positions)) if rows}
+            for name, rows in zip(TABLES, (music, differences, positions, new_bars.rows_of(root))) if rows}
 
 
 def training_history(record, curve):

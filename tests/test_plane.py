@@ -2,11 +2,12 @@
 
 import importlib
 import json
+import math
 
 import numpy as np
 import pytest
 
-from study import collapse, figures, figures_scaling, records, scaling_fits, scaling_plane
+from study import collapse, figures, figures_scaling, new_bars, records, scaling_fits, scaling_plane
 from study import scaling_law as law
 
 fit_scaling = importlib.import_module("06_fit_scaling")
@@ -186,6 +187,20 @@ def test_the_corner_is_predicted_from_smaller_runs_alone():
     entry = analyse(rows, 2, promises={"transformer": promise}).result["joint"]["transformer"]
     assert entry["promise"]["digest"] == promise["digest"] and abs(entry["promise"]["relative_error"]) < 0.02
     assert scaling_plane.compare_promise(promise, seen) is None
+
+
+def test_new_bars_may_follow_the_law_that_a_model_that_looks_back_leaves(tmp_path):
+    """Large models on much text save on bars that come back: their loss leaves the law, that of new bars does not."""
+    rows = [dict(row, new=row["val_nats_per_char"] / math.log(2), saved=0.1) for row in plane(NORM)]
+    for row in rows:
+        if row["params_non_embedding"] > 2e5 and row["n_chars_seen"] > 5e5:
+            row.update(val_nats_per_char=0.88 * row["val_nats_per_char"], saved=1.0)
+    found = new_bars.laws(rows)["transformer"]
+    assert found["new_bars"]["identified"] and abs(found["new_bars"]["alpha"]["value"] - 0.13) < 0.03
+    assert not found["all_characters"]["identified"] and "no one law holds" in found["all_characters"]["reason"]
+    assert new_bars.laws([row for row in rows if row["n_chars_seen"] > 1e6]) == {}
+    assert set(figures.draw_looking_back(tmp_path, rows)) == {"looking_back.png", "looking_back.svg"}
+    assert figures.draw_looking_back(tmp_path, []) == [] and not list(tmp_path.iterdir())
 
 
 # ---------------------------------------------------------------- collapse, figures

@@ -48,7 +48,8 @@ SECTIONS = {"verdicts": "Verdicts", "laws": "The laws", "validity": "What is val
             "samples": "The samples", "inside": "Inside the best model"}
 # where a figure stands that is none of a law; the ladder is a table on the page
 PLACES = {"scaling": "first", "sampler": "validity", "cost_of_control": "validity", "skills": "skills",
-          "counting": "skills", "repetition": "skills", "best_by_position": "inside", "ladder": None}
+          "counting": "skills", "repetition": "skills", "looking_back": "skills",
+          "best_by_position": "inside", "ladder": None}
 LEVEL_WORDS = {
     "header": "the header parses", "tokens": "every character is ABC",
     "content": "at least 16 notes, 4 bars, 4 pitches, at most 75 % rest bars",
