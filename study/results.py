@@ -391,6 +391,7 @@ def headline(parts, sentence):
 def headline_lines(content):
     """The headline block for people: a line for each family and six more."""
     head, shown = content.get("headline") or {}, []
+    of_alpha = "alpha at one amount of text" if value_at(content, "fits.joint") else "alpha"
 
     def number(value):
         return "not measured" if value is None else f"{value:.4g}"
@@ -402,7 +403,7 @@ def headline_lines(content):
     shown.append(f"scaling: {head.get('scaling') or 'not measured'}")
     for family in in_order({key.removesuffix("_alpha") for key in head if key.endswith("_alpha")}):
         verdict, alpha = head.get(f"{family}_verdict"), head[f"{family}_alpha"]
-        shown.append(f"{family} alpha: {'no value' if alpha is None and verdict else number(alpha)}"
+        shown.append(f"{family} {of_alpha}: {'no value' if alpha is None and verdict else number(alpha)}"
                      f"{interval(head.get(f'{family}_alpha_interval'))}" + (f", {verdict}" if verdict else ""))
     shown.append(f"best model: {head.get('best_model') or 'not measured'}")
     mark = head.get("strongest_baseline")

@@ -438,18 +438,19 @@ def _mean_over(bins, span):
 # ---------------------------------------------------------------- one exponent a family, and their differences
 
 def quoted_exponents(entries, counting, joint):
-    """{family: the exponent to quote}: alpha of the plane where that identifies it, else of the sizes at one D:
-    {"alpha", "interval", "over_choices", "half_width", "source", "choices": {choice: alpha}}; half_width: of the
-    interval over choices. Families whose alpha is not identified have none."""
+    """{family: the exponent to quote}: alpha of the plane if there is one, else of the sizes at one D: {"alpha", "interval",
+    "over_choices", "half_width", "source" (the plane with its form, or the suite), "choices": {choice: alpha}};
+    half_width: of the interval over choices. Families whose alpha is not identified have none."""
     quoted = {}
     for family in in_order(set(entries) | set(joint)):
         plane, entry = joint.get(family), entries.get(family)
         if plane and plane["identified"]:
             alpha = plane["alpha"]
-            quoted[family] = _quoted(alpha["value"], alpha["interval"], alpha["over_choices"]["interval"], "plane", {
+            quoted[family] = _quoted(alpha["value"], alpha["interval"], alpha["over_choices"]["interval"],
+                                     f"plane: {plane['form']}", {
                 choice["choice"]: choice["alpha"].get("beyond_noise", choice["alpha"]["value"])
                 for choice in plane["choices"] if choice["counts"]})
-        elif entry and entry["identified"]:
+        elif entry and entry["identified"] and not plane:
             quoted[family] = _quoted(entry["alpha"], entry["alpha_interval"],
                                      entry["interval_over_choices"] or entry["alpha_interval"], entry["suite"], {
                 choice["choice"]: choice.get("beyond_noise", choice["alpha"])
@@ -472,6 +473,9 @@ def alpha_differences(quoted):
     """
     found = []
     for first, second in itertools.combinations(quoted, 2):
+        if any("plane" in quoted[name]["source"] for name in (first, second)) and (
+                quoted[first]["source"] != quoted[second]["source"]):
+            continue  # exponents of laws of another form are not of one kind
         (one, (low, high)), (two, (lower, higher)) = ((quoted[name]["alpha"], quoted[name]["interval"])
                                                       for name in (first, second))
         interval = [one - two - math.hypot(one - low, higher - two), one - two + math.hypot(high - one, two - lower)]
@@ -512,7 +516,7 @@ def analyse(rows, settings, measured=VALIDATION, curves=None, promises=None):
         else:
             joint[family], draws[family] = entry, drawn
             if promise := (promises or {}).get(family):
-                entry["promise"] = compare_promise(promise, own)
+                entry["promise"] = compare_promise(promise, rows_of_plane(own))
     position = {family: profiles for family, headline in chosen.items()
                 if (profiles := by_position(headline.nine or headline.rows, settings))}
     compared = compare_pairs(families, laws, settings, rng)
@@ -570,7 +574,7 @@ def headline(entries, refused, compared, joint, differences):
     comparison.<cost>.text."""
     sentences = [_refused_sentence(family, refused[family]) if family in refused else
                  _law_sentence(family, entries[family]) for family in in_order(set(entries) | set(refused))
-                 if not (family in joint and joint[family]["identified"])]  # one exponent a family: the plane's
+                 if family not in joint]  # one exponent a family: the plane's
     sentences += filter(None, (_pair_sentence(pair) for pair in compared))
     sentences += [_joint_sentence(family, entry) for family, entry in joint.items()]
     sentences += [_difference_sentence(found) for found in differences]

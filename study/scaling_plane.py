@@ -105,8 +105,8 @@ def fit_plane(rows, settings, rng, choices=True):
     problems, on_bound = _problems(parameters, draws, loss.min(), intervals, form)
     misfit = lack_of_fit(rows, count, 2 * objective, form)
     if misfit and misfit["p"] < BEND_LEVEL:
-        problems.append(f"no one law holds for all these runs: they lie {misfit['ratio']:.1f} times as far from it as seeds "
-                        f"lie from each other (p = {misfit['p']:.1g})")
+        problems.append(f"no one law holds: runs lie {misfit['ratio']:.1f} times as far from it as seeds from each other "
+                        f"(p = {misfit['p']:.1g})")
     optimal = parameters[4] / (parameters[3] + parameters[4])
     many = draws[:, 4] / (draws[:, 3] + draws[:, 4])
     entry = {**{name: {"value": None if on_bound else value, "interval": interval, "standard_error": error}

@@ -112,7 +112,7 @@ def test_the_plane_gives_both_exponents_with_what_the_analyst_chose():
     counts = {choice["choice"]: choice["counts"] for choice in entry["choices"]}
     assert not counts["order k free, no floor (E = 0)"] and counts["Huber"] and counts["total N"]
     assert entry["form"] == "sum" and counts["order k and floor free"] and entry["lack_of_fit"]["p"] > 0.01
-    assert result["exponents"]["transformer"]["source"] == "plane"
+    assert result["exponents"]["transformer"]["source"] == "plane: sum"
     assert "alpha is identified" not in result["headline"]  # one exponent a family
     assert all(len(sentence.split()) <= 26 for sentence in result["headline"].split(". "))
     json.dumps(result, allow_nan=False)
