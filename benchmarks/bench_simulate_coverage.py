@@ -182,6 +182,8 @@ def simulate_plane(truth, sizes, n_seeds, n_studies, rng, choices=False):
             halves.setdefault(name, []).append((high - low) / 2)
         covered.setdefault("identified", []).append(entry["identified"])
         covered.setdefault("cut", []).append(entry["bends_below"] is not None)
+        covered.setdefault("form", []).append(entry["form"] == ("sum" if truth[5] == 1 else "norm"))
+        covered.setdefault("refused", []).append(bool(entry["lack_of_fit"]) and entry["lack_of_fit"]["p"] < 0.01)
         covered.setdefault("corner", []).append(entry["corner"]["inside"])
         errors.append(abs(entry["corner"]["relative_error"]))
     means = ({name: np.mean(values) for name, values in found.items()} for found in (covered, halves))
@@ -238,7 +240,7 @@ def print_short(args):
 def print_planes(args):
     names = ("alpha", "beta", "E", "n_opt_exponent")
     print("\n| truth | runs | covered: alpha | beta | E | a | corner inside | half-width: alpha | beta | E | a "
-          "| error of the corner, 95 % below | cut |\n|" + "---|" * 13)
+          "| error of the corner, 95 % below | cut | form found | called none |\n|" + "---|" * 15)
     for number, (words, truth) in enumerate(PLANES.items()):
         rng = np.random.default_rng([args.seed, 400 + number])
         covered, halves, error = simulate_plane(truth, PLANE_SIZES, 2, args.studies, rng)
@@ -246,7 +248,8 @@ def print_planes(args):
               + " | ".join(f"**{percent(covered[name], 1)}**" for name in names)
               + f" | {percent(covered['corner'], 1)} | "
               + " | ".join(f"{halves[name]:.3f}" for name in names)
-              + f" | {percent(error, 1)} | {percent(covered['cut'], 1)} |", flush=True)
+              + f" | {percent(error, 1)} | {percent(covered['cut'], 1)} | {percent(covered['form'])} | "
+              f"{percent(covered['refused'], 1)} |", flush=True)
 
 
 def print_choices(args):
