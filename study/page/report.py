@@ -399,12 +399,12 @@ def remarks(drawn, score, has_prompt, is_realigned):
 
 
 def within(samples, room, first=0):
-    """The samples with as many of their scores as fit into so many bytes: each may take an even share of what those
-    before it left over, the one at the place `first` before all others; a score beyond that is left to its file."""
+    """The samples with as many of their scores as fit into so many bytes: the one at the place `first` may take all of
+    them, each other an even share of what those before it left over; a score beyond that is left to its file."""
     fitting = list(samples)
     for n_before, i in enumerate(sorted(range(len(samples)), key=lambda i: i != first)):
         size = len(samples[i]["score"] or "")
-        if size > room / (len(samples) - n_before):
+        if size > room / (len(samples) - n_before if n_before else 1):
             fitting[i] = {**samples[i], "score": None, "no_score": "The score would make this page too large: see "
                                                                    f"generated/{samples[i]['stem']}.svg."}
             size = 0
