@@ -15,6 +15,7 @@ from pathlib import Path
 from study import figures
 from study.arguments import number
 from study.results import headline_lines, marks_not_passed, without_ladder
+from study.scaling_plane import BEND_LEVEL
 from study.stage import HERE, load_manifest, read_json, write_json, write_text
 
 PIPELINE = (  # reads, writes
@@ -127,7 +128,7 @@ def law_row(name, law):
     floor = ("no value" if law["E"]["value"] is None else "0" if law["form"] == "norm" else
              f"{law['E']['value']:.2f} ({ends(law['E']['interval'])})")
     misfit = law["lack_of_fit"]
-    holds = ("not known" if misfit is None else f"{'yes' if misfit['p'] >= 0.01 else '**no**'}: {misfit['ratio']:.1f} times "
+    holds = ("not known" if misfit is None else f"{'yes' if misfit['p'] >= BEND_LEVEL else '**no**'}: {misfit['ratio']:.1f} times "
              f"the scatter of seeds (p = {misfit['p']:.1g})")
     return f"| {name} | {law['n_runs']} | {' | '.join(cells)} | {floor} | {law['noise_sd_log_loss']:.3f} | {holds} |"
 

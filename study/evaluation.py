@@ -417,7 +417,7 @@ def evaluate_suite(evaluation, names):
 
 def evaluate_ladder(evaluation):
     """What each model of the ladder gains from having heard a bar, and the law of the bars that were not heard before."""
-    for name in new_bars.names_of_ladder(evaluation.root):
+    for name in (row["name"] for row in new_bars.ladder_rows(evaluation.root)):
         player = load_player(evaluation.root, name, evaluation.player.tokenizer, evaluation.player.device)
         evaluation.kept(f"repeats/{name}", repeats, player, evaluation.val_tokens, code=player.classes)
     evaluation.kept("new_bars", new_bars.laws, new_bars.rows_of(evaluation.root))

@@ -24,15 +24,14 @@ KEPT = ("form", "order", "alpha", "beta", "E", "n_runs", "noise_sd_log_loss", "l
 SETTINGS = Settings(500, 0, 80, (0, 1), (0, 1))
 
 
-def names_of_ladder(root):
-    """Names of the ladder's runs in a root."""
-    return [row["name"] for row in rows_of_records(read_records(root)) if is_ladder(row)]
+def ladder_rows(root):
+    """The ladder's runs in a root, as rows of `study/records.py`."""
+    return [row for row in rows_of_records(read_records(root)) if is_ladder(row)]
 
 
 def rows_of(root):
     """The ladder's runs that were measured, as rows with the keys of COLUMNS; bits per character but for the loss."""
-    rows = [{**row, **(read(root, f"repeats/{row['name']}") or {})} for row in rows_of_records(read_records(root))
-            if is_ladder(row)]
+    rows = [{**row, **(read(root, f"repeats/{row['name']}") or {})} for row in ladder_rows(root)]
     return [{key: row.get(key) for key in COLUMNS} for row in rows if row.get("saved") is not None]
 
 

@@ -61,20 +61,29 @@ def first_on_the_law(sizes, misfit, least):
 
 # ---------------------------------------------------------------- the joint law of one family
 
+def _points(rows, count):
+    """N, D and loss of the rows."""
+    n, loss = columns(rows, count)
+    return n, amounts(rows), loss
+
+
 def choose_form(n, d, loss):
-    """(name of the form of the joint law, {name: p-value of the form under the one with order and floor}).
+    """(name of the form of the joint law, {name: p-value of the form under the one with order and floor}, its fit as
+    `law.fit_joint` gives it, by least squares).
 
     The forms are nested in that one, so that the sum of squares grows by F(1, degrees of freedom) if they are true: the
     first of FORMS that is not rejected at 5 %. With fewer than two degrees of freedom that is the sum.
     """
-    squares = {name: 2 * law.fit_joint(n, d, loss, law.SQUARES, form)[1] for name, form in FORMS.items()}
+    fits = {name: law.fit_joint(n, d, loss, law.SQUARES, form) for name, form in FORMS.items()}
     general, dof = FORMS["norm and floor"], len(loss) - FORMS["norm and floor"].n_free
     if dof < 2:
-        return "sum", {}
+        return "sum", {}, fits["sum"]
+    squares = {name: 2 * objective for name, (_, objective, _) in fits.items()}
     least = min(squares.values())  # a fit from other starts may lie below the general one by what the solver leaves
     p = {name: misfit_p(least, dof, squares[name], general.n_free - form.n_free) for name, form in FORMS.items()
          if form != general}
-    return next((name for name in p if p[name] >= 1 - law.LEVEL), "norm and floor"), p
+    chosen = next((name for name in p if p[name] >= 1 - law.LEVEL), "norm and floor")
+    return chosen, p, fits[chosen]
 
 
 def fit_plane(rows, settings, rng, choices=True):
@@ -90,17 +99,16 @@ def fit_plane(rows, settings, rng, choices=True):
         return (f"{n_sizes} sizes, {n_amounts} amounts of data and {len(rows)} runs; three of each and seven runs are "
                 "needed"), None
     sizes = sorted({row[count] for row in rows})
-    name, _ = choose_form(columns(rows, count)[0], amounts(rows), columns(rows)[1])
+    name, form_p, fit = choose_form(*_points(rows, count))
     cut = first_on_the_law(sizes, lambda size: _misfit_of_size(rows, count, size, FORMS[name]), law.MIN_SIZES + 1)
     everything, rows = rows, [row for row in rows if row[count] >= cut]
-    n, loss = columns(rows, count)
-    d = amounts(rows)
-    name, rejected = choose_form(n, d, loss)
-    form = FORMS[name]
-    parameters, objective, optimum = law.fit_joint(n, d, loss, law.SQUARES, form)
+    n, d, loss = _points(rows, count)
+    if cut != sizes[0]:
+        name, form_p, fit = choose_form(n, d, loss)
+    form, (parameters, objective, optimum) = FORMS[name], fit
     draws = law.bootstrap_joint(n, d, loss, optimum, settings.n_resamples, rng, law.SQUARES, form)
-    intervals = np.percentile(draws, law.TAILS, axis=0).T if len(draws) else [None] * 6
-    errors = draws.std(0) if len(draws) else [None] * 6
+    intervals = np.percentile(draws, law.TAILS, axis=0).T if len(draws) else [None] * len(law.JOINT)
+    errors = draws.std(0) if len(draws) else [None] * len(law.JOINT)
     fitted = law.joint_loss(parameters, n, d)
     problems, on_bound = _problems(parameters, draws, loss.min(), intervals, form)
     misfit = lack_of_fit(rows, count, 2 * objective, form)
@@ -111,7 +119,7 @@ def fit_plane(rows, settings, rng, choices=True):
     many = draws[:, 4] / (draws[:, 3] + draws[:, 4])
     entry = {**{name: {"value": None if on_bound else value, "interval": interval, "standard_error": error}
                 for name, value, interval, error in zip(law.JOINT, parameters, intervals, errors)},
-             "form": name, "form_p": rejected,
+             "form": name, "form_p": form_p,
              "r_squared": 1 - ((loss - fitted) ** 2).sum() / ((loss - loss.mean()) ** 2).sum(),
              "objective": objective, "noise_sd_log_loss": math.sqrt(2 * objective / (len(rows) - form.n_free)),
              "lack_of_fit": misfit, "count": count, "n_runs": len(rows), "n_sizes": len(set(n)), "n_amounts_of_data": n_amounts,
@@ -124,7 +132,7 @@ def fit_plane(rows, settings, rng, choices=True):
                                 "interval": np.percentile(many, law.TAILS) if len(many) else None}}
     budgets = [] if on_bound else np.geomspace(entry["flops_range"][0], 100 * entry["flops_range"][1], 25)
     entry["frontier"] = [recommend(parameters, draws, budget, entry, settings.band_percent) for budget in budgets]
-    entry["choices"] = plane_choices(everything, cut, name, settings, rng) if choices and len(draws) and not on_bound else []
+    entry["choices"] = plane_choices(everything, cut, entry, settings, rng) if choices and len(draws) and not on_bound else []
     for name in EXPONENTS:
         entry[name]["over_choices"] = None if problems else _over_choices(name, entry, entry["choices"])
     entry["corner"] = held_out_corner(rows, settings.seed)
@@ -147,7 +155,7 @@ def lack_of_fit(rows, count, squares, form):
 
 def _squares(rows, count, form):
     """Sum of squares of log loss about the joint law fitted to the rows."""
-    return 2 * law.fit_joint(columns(rows, count)[0], amounts(rows), columns(rows)[1], law.SQUARES, form)[1]
+    return 2 * law.fit_joint(*_points(rows, count), law.SQUARES, form)[1]
 
 
 def _misfit_of_size(rows, count, size, form):
@@ -186,17 +194,16 @@ def _with_band(value, draws, band_percent):
 
 # ---------------------------------------------------------------- what the exponents owe to the analyst
 
-def plane_choices(rows, cut, form, settings, rng):
+def plane_choices(rows, cut, headline, settings, rng):
     """How alpha, beta and the compute-optimal exponent move with each choice: a list of {"group", "choice", "alpha",
     "beta", "n_opt_exponent": {"value", "interval"}, "counts"}; counts: the choice is part of the interval quoted.
 
     A choice does not count that goes against the data: a form that they reject, sizes below the bend. rows: all of the
-    plane; cut: smallest N of the headline; form: the headline's, a name of FORMS.
+    plane; cut: smallest N of the headline; headline: its "form" and "form_p".
     """
     count = count_of(rows)
     kept = [row for row in rows if row[count] >= cut]
-    found = []
-    _, not_rejected = choose_form(*columns(kept, count)[:1], amounts(kept), columns(kept)[1])
+    found, form, form_p = [], headline["form"], headline["form_p"]
     for group, choice, own, options in _plane_choices(rows, kept, count, form):
         n, loss = columns(own, options.get("count", count), options.get("loss", "val_nats_per_char"))
         d, delta, name = amounts(own), options.get("delta", law.SQUARES), options.get("form", form)
@@ -207,7 +214,7 @@ def plane_choices(rows, cut, form, settings, rng):
                                     FORMS[name])
         values = _exponents(parameters)
         ends = np.percentile(_exponents(draws), law.TAILS, axis=-1).T
-        holds = options.get("at_n", cut) >= cut and (name == form or not_rejected.get(name, 1.0) >= 1 - law.LEVEL)
+        holds = options.get("at_n", cut) >= cut and (name == form or form_p.get(name, 1.0) >= 1 - law.LEVEL)
         found.append({"group": group, "choice": choice, "n_runs": len(own), "counts": bool(holds),
                       **({"at_n": options["at_n"]} if "at_n" in options else {}),
                       **{name: {"value": value, "interval": interval}
@@ -287,10 +294,8 @@ def predict_corner(rows, n, d, seed=0, resamples=200, runs=1):
     rows = [row for row in rows if row[count] < n and row["n_chars_seen"] < d and is_positive(row["val_nats_per_char"])]
     if len({row[count] for row in rows}) < law.MIN_SIZES or len({row["n_chars_seen"] for row in rows}) < 3:
         raise ValueError(f"{len(rows)} smaller runs: four sizes and three amounts of data are needed")
-    sizes, loss = columns(rows, count)
-    data, rng = amounts(rows), np.random.default_rng(seed)
-    name, _ = choose_form(sizes, data, loss)
-    parameters, objective, optimum = law.fit_joint(sizes, data, loss, law.SQUARES, FORMS[name])
+    (sizes, data, loss), rng = _points(rows, count), np.random.default_rng(seed)
+    name, _, (parameters, objective, optimum) = choose_form(sizes, data, loss)
     draws = law.bootstrap_joint(sizes, data, loss, optimum, resamples, rng, law.SQUARES, FORMS[name])
     dof = len(rows) - FORMS[name].n_free
     noise = math.sqrt(2 * objective / dof / runs) * rng.standard_t(dof, len(draws))
