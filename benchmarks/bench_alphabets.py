@@ -3,14 +3,16 @@
 Reads:  ROOT/data (stage 03 with its own alphabet, `char`)
 Writes: OUT/<alphabet>/: data/tokenizer.pkl, checkpoints/ (a run that is finished there is not repeated: the same
         command goes on after an interruption, and other sizes, seeds or texts add to the table); with --validity
-        part4_outputs/. OUT/alphabets.csv (a row a run), OUT/alphabets.png, .svg
+        part4_outputs/. OUT/step_seconds.json, OUT/alphabets.csv (a row a run), OUT/alphabets.png, .svg
 Run:    OMP_NUM_THREADS=1 python -m benchmarks.bench_alphabets [--root quick] [--out quick/alphabets]
         [--sizes tiny,small] [--families transformer,lstm] [--seeds 2,3] [--vocab char,note,bpe:256,...] [--chars N]
-        [--epochs 1,2] [--rate-factor F] [--validity N] [--device cpu]
-Prints a table in Markdown over all that stands in OUT. Every alphabet is learnt from the whole of train.txt and trains
+        [--epochs 1,2,4] [--rate-factor F] [--validity N] [--device cpu] [--table]
+Prints tables in Markdown over all that stands in OUT. Every alphabet is learnt from the whole of train.txt and trains
 on the same tunes, at the rates swept for characters, with as many windows a step as hold the text of those of `char`
 (rounded, at least one). Differences to `char` are paired by seed, with t intervals. At equal seconds: read off the
 alphabet's own runs of more and fewer epochs, each with a schedule of its own, linear in ln seconds; only between two.
+Seconds are steps times the processor's seconds of one (one thread, the least of some rounds in which all models take
+turns), so that neither the device that trained nor other work on it counts.
 """
 
 import argparse
@@ -19,8 +21,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import torch
 from scipy import stats
 
+from benchmarks.bench_families import step_times
 from common import BEGIN, END, load_tokenizer, pick_device
 from music.right_bars import RightBars
 from music.validity import rate_samples
@@ -34,14 +38,15 @@ from study.results import per_note
 from study.runs import plan_run, train
 from study.sampling import generate, unprompted
 from study.split_files import count_notes
-from study.stage import HERE, read_json, write_bytes, write_text
+from study.stage import HERE, read_json, write_bytes, write_json, write_text
 from study.training import Data, load_data, sequence_bounds
 
 STAGE = importlib.import_module("03_tokenize_split")
 COLUMNS = ("family", "size", "seed", "alphabet", "vocab_size", "params_total", "train_chars", "chars_per_token",
-           "chars_per_step", "epochs", "train_flops", "seconds", "val_nats_per_char", "test_nats_per_char",
-           "val_nats_per_note", "test_nats_per_note")
+           "chars_per_step", "epochs", "steps", "train_flops", "seconds", "val_nats_per_char", "test_nats_per_char",
+           "val_nats_per_note", "test_nats_per_note", "device")
 SAMPLE_CHARS = 1500  # budget of a sample for --validity, as stage 07's
+ROUNDS = 4  # in which steps are timed
 
 
 # ---------------------------------------------------------------- runs
@@ -77,19 +82,42 @@ def plans(args, data, seed):
                                name=f"{family}_{size}_seed{seed}_{epochs}x{args.chars or 'all'}")
 
 
-def row_of(record, alphabet, notes):
+def seconds_a_step(out, records):
+    """{(alphabet, family, size, windows a step): processor seconds of a step}, of all runs; each is timed once."""
+    path = out / "step_seconds.json"
+    known, configs = read_json(path) or {}, {}
+    for alphabet, record in records:
+        configs[" ".join(map(str, step_of(alphabet, record)))] = record["config"], record["batch_windows"]
+    new = {name: config for name, config in configs.items() if name not in known}
+    if new:
+        torch.set_num_threads(1)
+        known |= {name: sum(seconds) for name, (*seconds, _) in step_times(new, ROUNDS).items()}
+        write_json(path, known)
+    return known
+
+
+def step_of(alphabet, record):
+    """What decides how long a step takes."""
+    return alphabet, record["family"], record["size"], record["batch_windows"]
+
+
+def row_of(record, alphabet, notes, step_seconds):
     """A run as a row of alphabets.csv."""
     chars_per_token = record["train_chars"] / record["train_tokens"]
     row = {**record, **per_note(record, notes), "alphabet": alphabet, "vocab_size": record["config"]["vocab_size"],
            "epochs": record["epochs_planned"], "chars_per_token": chars_per_token,
+           "seconds": round(record["steps"] * step_seconds, 1),
            "chars_per_step": round(record["tokens_per_step"] * chars_per_token)}
     return {column: row[column] for column in COLUMNS}
 
 
 def rates(player, n):
-    """Rates of n free samples at temperature 1, and of n with wrong bars drawn again."""
-    return {bars: rate_samples(generate(player.model, player.tokenizer, unprompted(
-        n, 0, SAMPLE_CHARS, bars=bars), right_bars=RightBars)) for bars in ("free", "right")}
+    """Rates of n free samples at temperature 1, and of n with wrong bars drawn again, which took "draws" a bar."""
+    samples = {bars: generate(player.model, player.tokenizer, unprompted(n, 0, SAMPLE_CHARS, bars=bars),
+                              right_bars=RightBars) for bars in ("free", "right")}
+    drawn = [(sum(sample["draws"]), sample["n_kept"]) for sample in samples["right"]]
+    n_draws, n_kept = map(sum, zip(*drawn))
+    return {**{bars: rate_samples(own) for bars, own in samples.items()}, "draws": n_draws / max(1, n_kept)}
 
 
 # ---------------------------------------------------------------- table
@@ -143,48 +171,77 @@ def compare(rows):
         list(script_of(part["family"]).SIZES).index(part["size"]), STAGE.ALPHABETS.index(part["alphabet"])))
 
 
-def table(compared, validity):
-    """The lines of the table. validity: {(alphabet, family, size): rates}."""
-    yield ("| model | text x epochs | alphabet | tokens | parameters | characters a token, a step | validation, test: "
-           "nats per character | test: nats per note | seconds | less `char`, equal text | equal seconds | "
-           "valid: free, right |")
-    yield "|---" * 12 + "|"
+def tables(compared, validity):
+    """The lines of the tables: differences at equal text, at equal seconds, and validity. validity: {(alphabet, family,
+    size, epochs): rates}."""
+    alphabets = [name for name in STAGE.ALPHABETS if any(part["alphabet"] == name for part in compared)]
+    groups = {}
     for part in compared:
-        def mean(column):
-            return float(np.mean([row[column] for row in part["rows"]]))
-        first, rated = part["rows"][0], validity.get((part["alphabet"], part["family"], part["size"]))
-        valid = ", ".join(f"{100 * rated[bars]['rate']:.0f} %" for bars in ("free", "right")) if rated else "–"
-        notes = f"{mean('test_nats_per_note'):.2f}" if first["test_nats_per_note"] else "–"
-        yield (f"| {label(part['family'])} {part['size']} | {part['train_chars']:,} x {part['epochs']} | "
-               f"{part['alphabet']} | {first['vocab_size']} | {first['params_total']:,} | "
-               f"{first['chars_per_token']:.2f}, {first['chars_per_step']:,} | {mean('val_nats_per_char'):.3f}, "
-               f"{mean('test_nats_per_char'):.3f} | {notes} | {mean('seconds'):.0f} | "
-               f"{in_words(part['equal_text'])} | {in_words(part['equal_seconds'])} | {valid} |")
+        groups.setdefault((part["family"], part["size"], part["train_chars"], part["epochs"]), {})[
+            part["alphabet"]] = part
+    groups = {key: parts for key, parts in groups.items() if "char" in parts}
+    others = [name for name in alphabets if name != "char"]
+
+    def mean(part, column):
+        return np.mean([row[column] for row in part["rows"]])
+    for kind, title in (("equal_text", "equal text"), ("equal_seconds", "equal seconds")):
+        yield (f"\n| {title}: model | text x passes | `char`: validation, test | seconds | " +
+               " | ".join(f"`{name}` - `char`" for name in others) + " |\n" + "|---" * (4 + len(others)) + "|")
+        for (family, size, chars, epochs), parts in groups.items():
+            char = parts["char"]
+            if any(part[kind] for part in parts.values()):
+                yield (f"| {label(family)} {size} | {chars:,} x {epochs} | {mean(char, 'val_nats_per_char'):.3f}, "
+                       f"{mean(char, 'test_nats_per_char'):.3f} | {mean(char, 'seconds'):.0f} | " + " | ".join(
+                           in_words(parts[name][kind] if name in parts else []) for name in others) + " |")
+    if validity:
+        yield ("\n| valid: free, bars redrawn (draws a bar) | passes | " +
+               " | ".join(f"`{name}`" for name in alphabets) + " |\n" + "|---" * (2 + len(alphabets)) + "|")
+        for (family, size, _, epochs), parts in groups.items():
+            rated = [validity.get((name, family, size, epochs)) for name in alphabets]
+            if any(rated):
+                yield f"| {label(family)} {size} | {epochs} | " + " | ".join(
+                    f"{100 * row['free']['rate']:.0f} %, {100 * row['right']['rate']:.0f} % ({row['draws']:.1f})"
+                    if row else "–" for row in rated) + " |"
 
 
 def draw(compared, out):
-    """The figure: the difference to `char` against the size of the model of characters, by family and text."""
+    """The figure: the difference to `char` against the size of the model of characters, at equal text and at equal
+    seconds, by family, alphabet (colour) and number of passes (line)."""
     families = in_order({part["family"] for part in compared})
     sizes = {(part["family"], part["size"]): part["rows"][0]["params_total"] for part in compared
              if part["alphabet"] == "char"}
-    figure, axes = pyplot().subplots(1, len(families), figsize=(4.5 * len(families), 3.2), sharey=True, squeeze=False)
-    for family, axis in zip(families, axes[0]):
-        lines = {}
-        for part in compared:
-            if part["family"] == family and part["equal_text"]:
-                lines.setdefault((part["alphabet"], part["train_chars"], part["epochs"]), []).append(part)
-        texts = sorted({line[1:] for line in lines})
-        for (alphabet, *text), parts in lines.items():
-            points = sorted((sizes[family, part["size"]], *mean_interval(part["equal_text"])) for part in parts)
-            axis.errorbar([n for n, *_ in points], [mean for _, mean, _ in points],
-                          yerr=[half or 0 for *_, half in points], capsize=2, marker="o",
-                          color=f"C{STAGE.ALPHABETS.index(alphabet)}", linestyle=("-", "--", ":")[
-                              texts.index(tuple(text)) % 3],
-                          label=f"{alphabet}, {text[0]:,} x {text[1]}")
-        axis.axhline(0, color=look(family).color, linewidth=1)
-        axis.set(xscale="log", xlabel="parameters with characters", title=label(family))
-        axis.legend(fontsize=7)
-    axes[0][0].set_ylabel("validation loss less that of characters\n(nats per character, equal text)")
+    passes = sorted({part["epochs"] for part in compared})
+    styles = dict(zip(passes, ("-", "--", ":", "-.")))
+    figure, axes = pyplot().subplots(2, len(families), figsize=(4.5 * len(families), 6), sharey=True, sharex="col",
+                                     squeeze=False)
+    for row, (kind, words) in enumerate((("equal_text", "equal text"), ("equal_seconds", "equal seconds"))):
+        for family, axis in zip(families, axes[row]):
+            lines = {}
+            for part in compared:
+                if part["family"] == family and part[kind]:
+                    lines.setdefault((part["alphabet"], part["train_chars"], part["epochs"]), []).append(part)
+            for (alphabet, _, epochs), parts in lines.items():
+                points = sorted((sizes[family, part["size"]], *mean_interval(part[kind])) for part in parts)
+                color = f"C{STAGE.ALPHABETS.index(alphabet)}"
+                axis.plot([n for n, *_ in points], [mean for _, mean, _ in points], marker="o", markersize=4,
+                          color=color, linestyle=styles[epochs])
+                for n, mean, half in points:
+                    if half:
+                        axis.plot([n, n], [mean - half, mean + half], color=color, linewidth=0.8, alpha=0.6)
+            axis.axhline(0, color=look(family).color, linewidth=1)
+            axis.set(xscale="log")
+            axis.tick_params(axis="x", which="minor", labelbottom=False)
+            if not row:
+                axis.set_title(label(family))
+            else:
+                axis.set_xlabel("parameters with characters")
+        axes[row][0].set_ylabel(f"validation loss - that of characters\n(nats per character, {words})")
+    shown = {part["alphabet"]: f"C{STAGE.ALPHABETS.index(part['alphabet'])}" for part in compared if part["equal_text"]}
+    for alphabet, color in shown.items():
+        axes[0][0].plot([], [], color=color, label=alphabet)
+    for n in passes:
+        axes[0][0].plot([], [], color="0.4", linestyle=styles[n], label=f"{n} pass{'es' * (n > 1)}")
+    axes[0][0].legend(fontsize=7, ncols=2)
     save(figure, out, "alphabets")
 
 
@@ -202,34 +259,50 @@ def main(argv=None):
     add("--chars", type=whole(1), metavar="N", help="characters of training text at most")
     add("--rate-factor", type=number(above=0), default=1.0, metavar="F", help="times the swept rates (with an --out of "
         "its own)")
-    add("--validity", type=whole(1), metavar="N", help="samples a model, of the first seed and number of epochs")
+    add("--validity", type=whole(1), metavar="N", help="samples a model: one of the most epochs, of the first seed")
     add("--device", default="cpu")
+    add("--table", action="store_true", help="train nothing: the tables over what stands in OUT")
     args = parser.parse_args(argv)
     if not (args.root / "data/train_tokens.npy").exists():
         sys.exit(f"benchmarks.bench_alphabets: there is no stage 03 output in {args.root}\n"
                  "  -> run: python 03_tokenize_split.py --quick")
     out = args.out or args.root / "alphabets"
+    if not args.table:
+        train_all(args, out)
+    notes = {split: count_notes((args.root / f"data/{split}.txt").read_text(encoding="utf-8"))
+             for split in ("val", "test")}
+    records = [(alphabet, read_json(path)) for alphabet in STAGE.ALPHABETS
+               for path in sorted((out / alphabet / "checkpoints").glob("*.json"))]
+    step_seconds = seconds_a_step(out, records)
+    rows = [row_of(record, alphabet, notes, step_seconds[" ".join(map(str, step_of(alphabet, record)))])
+            for alphabet, record in records]
+    write_text(out / "alphabets.csv", csv_text(rows, COLUMNS))
+    compared = compare(rows)
+    print("\n".join(tables(compared, validity_of(args, out, records) if args.validity else {})))
+    draw(compared, out)
+
+
+def train_all(args, out):
+    """Trains what is missing."""
     data = {name: data_in(name, args.root, out / name) for name in args.vocab}
     for seed in args.seeds:
         for runs in zip(*(plans(args, own, seed) for own in data.values())):  # alphabet by alphabet: machines drift
             for (alphabet, own), run in zip(data.items(), runs):
                 record = train(out / alphabet, run, own, pick_device(args.device))
                 print(f"{alphabet} {run['name']}: {record['val_nats_per_char']:.4f}", file=sys.stderr, flush=True)
-    notes = {split: count_notes((args.root / f"data/{split}.txt").read_text(encoding="utf-8"))
-             for split in ("val", "test")}
-    rows, validity = [], {}
-    for alphabet in STAGE.ALPHABETS:
-        for path in sorted((out / alphabet / "checkpoints").glob("*.json")):
-            rows.append(row_of(read_json(path), alphabet, notes))
-            key = alphabet, rows[-1]["family"], rows[-1]["size"]
-            if args.validity and key not in validity:
-                player = load_player(out / alphabet, path.stem, load_tokenizer(out / alphabet / "data/tokenizer.pkl"))
-                validity[key] = kept(out / alphabet, f"rates/{path.stem}", rates, player, args.validity,
-                                     code=player.classes)
-    write_text(out / "alphabets.csv", csv_text(rows, COLUMNS))
-    compared = compare(rows)
-    print("\n".join(table(compared, validity)))
-    draw(compared, out)
+
+
+def validity_of(args, out, records):
+    """{(alphabet, family, size, epochs): rates}: of every model the run of the most epochs and the first seed whose
+    weights are there."""
+    validity = {}
+    for alphabet, record in sorted(records, key=lambda pair: (-pair[1]["epochs_planned"], pair[1]["seed"])):
+        key = alphabet, record["family"], record["size"]
+        if (out / alphabet / f"checkpoints/{record['name']}.pt").exists() and key not in {known[:3] for known in validity}:
+            player = load_player(out / alphabet, record["name"], load_tokenizer(out / alphabet / "data/tokenizer.pkl"))
+            validity[*key, record["epochs_planned"]] = kept(
+                out / alphabet, f"rates/{record['name']}", rates, player, args.validity, code=player.classes)
+    return validity
 
 
 if __name__ == "__main__":

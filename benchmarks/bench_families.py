@@ -27,24 +27,21 @@ VOCABULARY, WINDOWS = 75, 2
 REFERENCE = "transformer"
 
 
-def step_times(sizes, rounds):
-    """{(family, size): (seconds of the gradient, of the optimizers)}, the least of the rounds."""
-    tokens = torch.randint(VOCABULARY, (WINDOWS, training.BLOCK_SIZE + 1), generator=torch.Generator().manual_seed(0))
-    token_chars, models = torch.ones(VOCABULARY, dtype=torch.long), {}
-    for size in sizes:
-        for family in FAMILIES.values():
-            shape = importlib.import_module(family.stage).SIZES.get(size)
-            if shape:
-                config = {"family": family.name, "vocab_size": VOCABULARY, "block_size": training.BLOCK_SIZE,
-                          "dropout": 0.0, **shape, **model_class(family.name).recipe_flags("tuned")}
-                model = build_model(config).train()
-                run = {"recipe": "tuned", "optimizer": "muon", "learning_rate": 1e-3}
-                models[family.name, size] = model, training.make_optimizers(model, run)
+def step_times(configs, rounds):
+    """{name: (seconds of the gradient, of the optimizers, parameters)} of configs {name: (model configuration, windows a
+    step)}, the least of the rounds, in which the models take turns."""
+    models = {}
+    for name, (config, windows) in configs.items():
+        model = build_model(config).train()
+        tokens = torch.randint(config["vocab_size"], (windows, training.BLOCK_SIZE + 1),
+                               generator=torch.Generator().manual_seed(0))
+        run = {"recipe": "tuned", "optimizer": "muon", "learning_rate": 1e-3, "weight_decay": 0.0}
+        models[name] = model, training.make_optimizers(model, run), tokens
     least = dict.fromkeys(models, (np.inf, np.inf))
     for _ in range(rounds):
-        for name, (model, optimizers) in models.items():
-            started = time.process_time()
-            training.gradient(model, tokens[:, :-1], tokens[:, 1:], token_chars, WINDOWS, str(name))
+        for name, (model, optimizers, tokens) in models.items():
+            token_chars, started = torch.ones(model.config["vocab_size"], dtype=torch.long), time.process_time()
+            training.gradient(model, tokens[:, :-1], tokens[:, 1:], token_chars, len(tokens), str(name))
             between = time.process_time()
             for optimizer in optimizers:
                 optimizer.step()
@@ -55,8 +52,13 @@ def step_times(sizes, rounds):
 
 def print_speed(sizes, rounds):
     """The table of step times, and tokens/s over the Transformer's of the same size."""
+    configs = {(family.name, size): ({
+        "family": family.name, "vocab_size": VOCABULARY, "block_size": training.BLOCK_SIZE, "dropout": 0.0, **shape,
+        **model_class(family.name).recipe_flags("tuned")}, WINDOWS)
+        for size in sizes for family in FAMILIES.values()
+        if (shape := importlib.import_module(family.stage).SIZES.get(size))}
     print("| model | parameters | gradient, ms | optimizer, ms | tokens/s, the Transformer's = 1 |\n|---|---|---|---|---|")
-    times = step_times(sizes, rounds)
+    times = step_times(configs, rounds)
     for (family, size), (gradient, optimizer, n_parameters) in times.items():
         reference = sum(times[REFERENCE, size][:2])
         print(f"| {FAMILIES[family].label} {size} | {n_parameters:,} | {1000 * gradient:.1f} | {1000 * optimizer:.1f} | "

@@ -1,72 +1,131 @@
-"""When does a model learn to repeat? One size, trained for more and more passes over one text.
+"""When does a model learn to repeat? Sizes of every family, trained for more and more passes over one text.
 
 Reads:  ROOT/data (stage 03)
-Writes: OUT/checkpoints/ (a run that is finished there is not repeated)
-Run:    OMP_NUM_THREADS=1 python -m benchmarks.bench_repeats [--root study_run] [--out ROOT/repeats] [--size small]
-        [--families transformer,lstm] [--epochs 1,2,4,8] [--chars 300000] [--seed 2]
-Prints a table in Markdown: for each family and number of epochs, each a run with a schedule of its own, the validation
-loss, bits per character of the bars that come back at their first and their second occurrence (`study/repeats.py`), and
-the share of bars heard before in 100 unprompted tunes at temperature 1. By size and amount of text: stage 07,
-figures/looking_back.png.
+Writes: OUT/checkpoints/ (a run that is finished there is not repeated), OUT/part4_outputs/ (what was measured of it),
+        OUT/repeats.csv, .png, .svg
+Run:    OMP_NUM_THREADS=1 python -m benchmarks.bench_repeats [--root study_run] [--out ROOT/repeats]
+        [--sizes tiny,small,medium] [--families transformer,lstm] [--epochs 1,2,4,8] [--chars 300000] [--seeds 2]
+Prints a table in Markdown: for each family, size and number of passes, each a run with a schedule of its own, the
+validation loss, bits per character of the bars that come back at their first and their second occurrence
+(`study/repeats.py`), and the share of bars heard before in 100 unprompted tunes at temperature 1; means over seeds. By
+size and amount of text: stage 07, figures/looking_back.png.
 """
 
 import argparse
-import importlib
 from pathlib import Path
 
+import numpy as np
+
+from benchmarks.bench_alphabets import script_of
 from common import load_tokenizer, pick_device
 from music.metrics import as_tune, repetition
 from music.samples import mean_of_known
+from music.tunebook import split_tunebook
 from study.arguments import list_of, whole
 from study.evaluation import judged, load_player
 from study.families import FAMILIES
-from study.figures import label
-from study.measurements import Digested
+from study.figures import label, look, pyplot, save
+from study.measurements import Digested, kept
+from study.records import csv_text
 from study.repeats import repeats
 from study.runs import plan_run, train
 from study.sampling import generate, unprompted
-from study.stage import HERE, write_bytes
+from study.stage import HERE, write_bytes, write_text
 from study.training import digest_tokens, load_data
 
 N_TUNES, MAX_CHARS = 100, 1000
+COLUMNS = ("family", "size", "params_total", "train_chars", "seed", "epochs", "val_nats_per_char", "first", "second", "saved",
+           "saved_se", "heard")
+MARKERS = "os^Dv"
 
 
-def measure(args, family, epochs, data):
-    """One run: {"family", "epochs", "loss", "first", "second", "heard"}."""
-    module = importlib.import_module(FAMILIES[family].stage)
-    run = plan_run(data, family, args.size, module.SIZES[args.size], module.LEARNING_RATES["muon"][args.size],
-                   seed=args.seed, epochs=epochs, max_train_chars=args.chars,
-                   name=f"{family}_{args.size}_{epochs}x{args.chars}")
+def heard_before(tunes):
+    """Mean share of a tune's bars that were heard before in it; tunes: texts or samples."""
+    return mean_of_known([repetition(as_tune(tune))["bar_repetition"] for tune in tunes])
+
+
+def heard_of_model(player, n):
+    """The same of n unprompted tunes at temperature 1."""
+    return heard_before(judged(generate(player.model, player.tokenizer, unprompted(n, 0, MAX_CHARS))))
+
+
+def row_of(args, data, family, size, seed, epochs):
+    """One run, trained and measured: a row of COLUMNS."""
+    module = script_of(family)
+    run = plan_run(data, family, size, module.SIZES[size], module.LEARNING_RATES["muon"][size], seed=seed, epochs=epochs,
+                   max_train_chars=args.chars, name=f"{family}_{size}_seed{seed}_{epochs}x{args.chars}")
     record = train(args.out, run, data, pick_device("cpu"))
     player = load_player(args.out, run["name"], load_tokenizer(args.out / "data/tokenizer.pkl"))
-    samples = judged(generate(player.model, player.tokenizer, unprompted(N_TUNES, 0, MAX_CHARS)))
-    heard = mean_of_known([repetition(as_tune(sample))["bar_repetition"] for sample in samples])
-    return {"family": family, "epochs": epochs, "loss": record["val_nats_per_char"], "heard": heard,
-            **repeats(player, Digested(data.val, digest_tokens(data.val)))}
+    val = Digested(data.val, digest_tokens(data.val))
+    row = {**record, "epochs": epochs, **kept(args.out, f"repeats/{run['name']}", repeats, player, val,
+                                              code=player.classes),
+           "heard": kept(args.out, f"heard/{run['name']}", heard_of_model, player, N_TUNES, code=player.classes)}
+    return {column: row[column] for column in COLUMNS}
+
+
+def over_seeds(rows):
+    """[{"family", "size", "epochs", and the means of the numbers}] in the order of the rows."""
+    groups = {}
+    for row in rows:
+        groups.setdefault((row["family"], row["size"], row["epochs"]), []).append(row)
+    return [{**own[0], **{column: float(np.mean([row[column] for row in own])) for column in COLUMNS[6:]}}
+            for own in groups.values()]
+
+
+def draw(means, real, out):
+    """The figure: what is saved on a bar that comes back, and how often bars come back in the model's own tunes, by
+    passes, size (marker) and family (panel)."""
+    families, sizes = (list(dict.fromkeys(row[key] for row in means)) for key in ("family", "size"))
+    figure, axes = pyplot().subplots(2, len(families), figsize=(4.2 * len(families), 5.6), sharex=True, sharey="row",
+                                     squeeze=False)
+    for family, (upper, lower) in zip(families, axes.T):
+        for size in sizes:
+            own = [row for row in means if (row["family"], row["size"]) == (family, size)]
+            style = {"marker": MARKERS[sizes.index(size)], "color": look(family).color,
+                     "alpha": (1 + sizes.index(size)) / len(sizes), "label": size}
+            for axis, column in ((upper, "saved"), (lower, "heard")):
+                axis.plot([row["epochs"] for row in own], [row[column] for row in own], **style)
+        lower.axhline(real, color="0.4", linestyle="--", linewidth=1)
+        lower.annotate("validation tunes", (1, real), xytext=(0, 3), textcoords="offset points", fontsize=7)
+        upper.set(title=label(family), xscale="log")
+        passes = sorted({row["epochs"] for row in means})
+        lower.set_xticks(passes, passes)
+        lower.minorticks_off()
+        lower.set_xlabel("passes over the text")
+        upper.legend(fontsize=7, title="size", title_fontsize=7)
+    axes[0][0].set_ylabel("saved on a bar heard before\n(bits per character)")
+    axes[1][0].set_ylabel("bars heard before\nin unprompted tunes (share)")
+    save(figure, out, "repeats")
 
 
 def main(argv=None):
-    """Trains what is missing and prints the table."""
+    """Trains what is missing, prints the table and draws it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--root", type=Path, default=HERE / "study_run")
     add("--out", type=Path, help="default: ROOT/repeats")
-    add("--size", default="small")
+    add("--sizes", type=list_of(str), default="tiny,small,medium")
     add("--families", type=list_of(str), default="transformer,lstm")
     add("--epochs", type=list_of(whole(1)), default="1,2,4,8")
     add("--chars", type=whole(1), default=300_000, metavar="N", help="characters of training text at most")
-    add("--seed", type=whole(), default=2)
+    add("--seeds", type=list_of(whole()), default="2")
     args = parser.parse_args(argv)
     data = load_data(args.root)
     args.out = args.out or args.root / "repeats"
     write_bytes(args.out / "data/tokenizer.pkl", (args.root / "data/tokenizer.pkl").read_bytes())
-    print("| model | passes | validation, nats per character | first time, bits per character | second time | bars "
-          "heard before |\n|---|---|---|---|---|---|")
-    for family in args.families:
-        for epochs in args.epochs:
-            row = measure(args, family, epochs, data)
-            print(f"| {label(row['family'])} {args.size} | {row['epochs']} | {row['loss']:.3f} | {row['first']:.2f} | "
-                  f"{row['second']:.2f} | {row['heard']:.2f} |", flush=True)
+    rows = [row_of(args, data, family, size, seed, epochs) for epochs in args.epochs for family in args.families
+            for size in args.sizes if size in script_of(family).SIZES for seed in args.seeds]
+    write_text(args.out / "repeats.csv", csv_text(rows, COLUMNS))
+    means = over_seeds(sorted(rows, key=lambda row: (list(FAMILIES).index(row["family"]), row["params_total"],
+                                                     row["epochs"])))
+    print("| model | passes | validation, nats per character | first time, bits per character | second time | saved (its "
+          "standard error over tunes) | bars heard before |\n" + "|---" * 7 + "|")
+    for row in means:
+        print(f"| {label(row['family'])} {row['size']} | {row['epochs']} | {row['val_nats_per_char']:.3f} | "
+              f"{row['first']:.2f} | {row['second']:.2f} | {row['saved']:.2f} ({row['saved_se']:.2f}) | "
+              f"{row['heard']:.2f} |")
+    real = heard_before(split_tunebook((args.root / "data/val.txt").read_text(encoding="utf-8")))
+    draw(means, real, args.out)
 
 
 if __name__ == "__main__":

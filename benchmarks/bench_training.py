@@ -1,8 +1,10 @@
 """Measures training speed: tokens/s of the nine models and their share of the machine's bf16 matrix rate.
 
 Run:    python -m benchmarks.bench_training [--threads N] [--clock cpu] [--models transformer_xl,lstm_large] [--loop]
+        python -m benchmarks.bench_training --device cuda [--windows 2,64] [--compile]
 Prints a table in Markdown. --clock cpu counts the processor's seconds of this process instead of the wall's: with one
-thread that is what a machine without other work would take, also on one that is shared. --loop trains 300,000 tokens
+thread that is what a machine without other work would take, also on one that is shared. On a GPU the clock waits for
+it. --loop trains 300,000 tokens
 of each model and tells what the loop itself (data, logging, progress, checkpoints) adds to gradient, clipping,
 optimizer and evaluation.
 """
@@ -19,12 +21,13 @@ from unittest import mock
 import numpy as np
 import torch
 
-from common import N_SPECIAL, CharTokenizer, precision
-from study import runs, training
+from common import N_SPECIAL, CharTokenizer, pick_device, precision
+from study.arguments import list_of, whole
+from study import machine, runs, training
 from study.families import FAMILIES, build_model
 
-MATRIX = 2048  # rows and columns of the product that gives the machine's rate
-STEPS = 4  # timed steps of each model, after one that is not
+MATRIX = {"cpu": 2048, "cuda": 8192}  # rows and columns of the product that gives the machine's rate
+STEPS = {"cpu": 4, "cuda": 20}  # timed steps of each model, after one that is not
 VOCABULARY = 75
 LOOP_TOKENS, STEP_TOKENS = 300_000, 1 << 15  # of the made-up text: with --loop, and for single steps
 
@@ -40,11 +43,21 @@ def seconds_of(function, clock, times):
     return min(seconds), float(np.median(seconds))
 
 
-def matrix_rate(clock):
+def clock_of(device, name):
+    """The clock of this name; on a GPU it waits until the work that was given has been done."""
+    count = time.perf_counter if name == "wall" else time.process_time
+
+    def synchronized():
+        torch.cuda.synchronize(device)
+        return count()
+    return synchronized if device.type == "cuda" else count
+
+
+def matrix_rate(device, clock):
     """FLOP/s of a bf16 product (fp32 where bf16 is not used)."""
-    kind = torch.bfloat16 if precision("cpu") == "bf16" else torch.float32
-    a, b = torch.randn(MATRIX, MATRIX).to(kind), torch.randn(MATRIX, MATRIX).to(kind)
-    return 2 * MATRIX ** 3 / seconds_of(lambda: a @ b, clock, 5)[0]
+    kind, n = torch.bfloat16 if precision(device) == "bf16" else torch.float32, MATRIX[device.type]
+    a, b = (torch.randn(n, n, device=device).to(kind) for _ in range(2))
+    return 2 * n ** 3 / seconds_of(lambda: a @ b, clock, 5)[0]
 
 
 def timed(function, clock, spent):
@@ -80,17 +93,19 @@ def loop_share(data, run, clock):
     return 1 - sum(spent) / whole, whole
 
 
-def step_seconds(data, run, clock):
+def step_seconds(data, run, device, clock, compile):
     """(least seconds of forward and backward pass, of the optimizer, FLOPs) of a step."""
-    model, n_windows = build_model(run["config"]), run["batch_windows"]
-    optimizers, token_chars = training.make_optimizers(model, run), torch.from_numpy(data.token_chars)
-    x, y = training.cut_windows(training.to_tensor(data.train, "cpu"), torch.arange(n_windows) * training.BLOCK_SIZE)
+    model, n_windows = build_model(run["config"]).to(device), run["batch_windows"]
+    optimizers, token_chars = training.make_optimizers(model, run), torch.from_numpy(data.token_chars).to(device)
+    x, y = training.cut_windows(training.to_tensor(data.train, device),
+                                torch.arange(n_windows, device=device) * training.BLOCK_SIZE)
+    forward, times = torch.compile(model) if compile else model, STEPS[device.type]
 
     def step():
         for optimizer in optimizers:
             optimizer.step()
-    return (seconds_of(lambda: training.gradient(model, x, y, token_chars, n_windows, run["name"]), clock, STEPS)[0],
-            seconds_of(step, clock, STEPS)[0], model.flops_per_token() * n_windows * training.BLOCK_SIZE)
+    return (seconds_of(lambda: training.gradient(forward, x, y, token_chars, n_windows, run["name"]), clock, times)[0],
+            seconds_of(step, clock, times)[0], model.flops_per_token() * n_windows * training.BLOCK_SIZE)
 
 
 def made_up_data(n_tokens):
@@ -109,32 +124,36 @@ def main():
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--models")
     parser.add_argument("--loop", action="store_true", help="the loop's own share of a run instead")
-    parser.add_argument("--windows", type=int, default=runs.BATCH_WINDOWS, help="windows of 512 tokens a step")
+    parser.add_argument("--windows", type=list_of(whole(1)), default=[runs.BATCH_WINDOWS], metavar="N[,N]",
+                        help="windows of 512 tokens a step")
+    parser.add_argument("--device", default="cpu", help="of single steps")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the models")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    clock = time.perf_counter if args.clock == "wall" else time.process_time
-    data = made_up_data(LOOP_TOKENS if args.loop else STEP_TOKENS)
-    print(f"{args.threads} threads, {args.clock} clock, {args.windows} x 512 tokens a step")
+    device = pick_device(args.device)
+    clock, rate = clock_of(device, args.clock), 0.0
+    print(f"{machine.device_name(device)}, {args.threads} threads, {args.clock} clock")
     if args.loop:
         print("| model | seconds | loop |\n|---|---|---|")
     else:
-        print("| model | tokens/s | s / step | optimizer | matrix rate, GFLOP/s | share of it: model | with optimizer |")
-        print("|---|---|---|---|---|---|---|")
-    rate = 0.0
-    for family in FAMILIES.values():
-        for size, shape in importlib.import_module(family.stage).SIZES.items():
-            if args.models and f"{family.name}_{size}" not in args.models.split(","):
-                continue
-            run = runs.plan_run(data, family.name, size, shape, 1e-3, batch_windows=args.windows)
-            if args.loop:
-                share, seconds = loop_share(data, run, clock)
-                print(f"| {family.label} {size} | {seconds:.1f} | {share:.1%} |", flush=True)
-                continue
-            rate = max(rate, matrix_rate(clock))
-            a, b, flops = step_seconds(data, run, clock)
-            print(f"| {family.label} {size} | {args.windows * training.BLOCK_SIZE / (a + b):,.0f} | {a + b:.3f} | "
-                  f"{b / (a + b):.0%} | {rate / 1e9:.0f} | {flops / a / rate:.0%} | {flops / (a + b) / rate:.0%} |",
-                  flush=True)
+        print("| model | windows | tokens/s | s / step | optimizer | matrix rate, GFLOP/s | share of it: model | with "
+              "optimizer |\n|---|---|---|---|---|---|---|---|")
+    for n_windows in args.windows:
+        data = made_up_data(LOOP_TOKENS if args.loop else max(STEP_TOKENS, 2 * n_windows * training.BLOCK_SIZE))
+        for family in FAMILIES.values():
+            for size, shape in importlib.import_module(family.stage).SIZES.items():
+                if args.models and f"{family.name}_{size}" not in args.models.split(","):
+                    continue
+                run = runs.plan_run(data, family.name, size, shape, 1e-3, batch_windows=n_windows)
+                if args.loop:
+                    share, seconds = loop_share(data, run, clock)
+                    print(f"| {family.label} {size} | {seconds:.1f} | {share:.1%} |", flush=True)
+                    continue
+                rate = max(rate, matrix_rate(device, clock))
+                a, b, flops = step_seconds(data, run, device, clock, args.compile)
+                print(f"| {family.label} {size} | {n_windows} | {n_windows * training.BLOCK_SIZE / (a + b):,.0f} | "
+                      f"{a + b:.4f} | {b / (a + b):.0%} | {rate / 1e9:.0f} | {flops / a / rate:.0%} | "
+                      f"{flops / (a + b) / rate:.0%} |", flush=True)
 
 
 if __name__ == "__main__":
