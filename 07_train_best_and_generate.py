@@ -105,7 +105,8 @@ def parse_arguments(argv):
         parser.error("--continue takes meter, key and voices from the file and draws right bars: it does not go with "
                      "--prompt, --style, --meter, --key, --voices or --bars")
     if args.source and not args.source.is_file():
-        parser.error(f"--continue {args.source}: there is no such file")
+        parser.error(f"--continue {args.source}: " + ("that is a folder; it takes one MIDI or ABC file"
+                                                      if args.source.is_dir() else "there is no such file"))
     return args
 
 
