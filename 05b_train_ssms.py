@@ -22,10 +22,9 @@ SIZES = {  # width, depth and heads of the Transformers, and their parameters in
     "large": {"n_layer": 5, "n_head": 4, "d_model": 256, "d_ff": 944},
     "xl": {"n_layer": 6, "n_head": 4, "d_model": 320, "d_ff": 1160},
 }
-LEARNING_RATES = {  # peak; tiny to medium with Muon from --sweep-lr (docs/lr_sweep.json); with Muon large and xl follow
-    # their trend, with AdamW all are the Transformers'
-    "muon": {"tiny": 0.01, "small": 0.01, "medium": 0.003, "large": 0.002, "xl": 0.0015},
-    "adamw": {"tiny": 0.016, "small": 0.004, "medium": 0.003, "large": 0.004, "xl": 0.002},
+LEARNING_RATES = {  # peak, from --sweep-lr (docs/lr_sweep.json)
+    "muon": {"tiny": 0.01, "small": 0.01, "medium": 0.003, "large": 0.004, "xl": 0.003},
+    "adamw": {"tiny": 0.016, "small": 0.004, "medium": 0.003, "large": 0.002, "xl": 0.002},
 }
 LADDER_RATE = 0.00974, 0.65  # r, b: peak rate of the ladder = r * (width / 64)^-b; --sweep-lr --suite ladder
 
