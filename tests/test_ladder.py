@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image  # of matplotlib
 from test_training import environment, make_root, stage_root
 
 import common
@@ -216,11 +217,15 @@ def test_what_is_shown_of_the_study_is_small_and_replaces_what_was_there(tmp_pat
     for name in ("RESULTS.json", "figures/a.png", "generated/sample_000.abc", "best_model.pt"):
         (outputs / name).parent.mkdir(parents=True, exist_ok=True)
         (outputs / name).write_text(name)
+    pixels = np.random.default_rng(0).integers(256, size=(64, 64, 4), dtype=np.uint8)
+    Image.fromarray(pixels).save(outputs / "figures/a.png")
     (shown / "figures").mkdir(parents=True)
     (shown / "figures/old.png").write_text("old")
     reference.publish(tmp_path / "root", shown)
     assert {str(path.relative_to(shown)) for path in shown.rglob("*") if path.is_file()} == {
         "RESULTS.json", "figures/a.png", "generated/sample_000.abc"}
+    with Image.open(shown / "figures/a.png") as image:
+        assert image.size == (64, 64) and (shown / "figures/a.png").stat().st_size < pixels.size / 2
     monkeypatch.setattr(reference, "PUBLISHED_BYTES", 10)
     with pytest.raises(SystemExit, match="more than 10"):
         reference.publish(tmp_path / "root", shown)
