@@ -131,11 +131,12 @@ def test_one_sentence_says_why_there_is_no_going_on(go_on, name, content, words)
     assert str(ended.value).count("\n") == 1
 
 
-def test_flags_that_make_no_sense_together_are_refused():
+def test_flags_that_make_no_sense_together_are_refused(tmp_path):
     with pytest.raises(SystemExit, match="does not go with"):
         stage07.parse_arguments(["--continue", "a.mid", "--meter", "4/4"])
-    with pytest.raises(SystemExit, match="no such file"):
-        stage07.parse_arguments(["--continue", ""])
+    for path, words in ((tmp_path / "none.mid", "no such file"), (tmp_path, "that is a folder"), ("", "that is a folder")):
+        with pytest.raises(SystemExit, match=words):
+            stage07.parse_arguments(["--continue", str(path)])
 
 
 def test_a_model_that_was_told_of_no_styles_says_so(go_on, tmp_path):
