@@ -74,7 +74,7 @@ def plans(args, data, seed):
     """The runs of one alphabet and seed."""
     for family in args.families:
         module = script_of(family)
-        for size in args.sizes:
+        for size in (name for name in args.sizes if name in module.SIZES):
             for epochs in args.epochs:
                 rate = module.LEARNING_RATES["muon"][size] * args.rate_factor
                 yield plan_run(data, family, size, module.SIZES[size], rate, seed=seed, epochs=epochs,
@@ -83,11 +83,11 @@ def plans(args, data, seed):
 
 
 def seconds_a_step(out, records):
-    """{(alphabet, family, size, windows a step): processor seconds of a step}, of all runs; each is timed once."""
+    """{`step_of` a run: processor seconds of a step}, of all runs; each is timed once."""
     path = out / "step_seconds.json"
     known, configs = read_json(path) or {}, {}
     for alphabet, record in records:
-        configs[" ".join(map(str, step_of(alphabet, record)))] = record["config"], record["batch_windows"]
+        configs[step_of(alphabet, record)] = record["config"], record["batch_windows"]
     new = {name: config for name, config in configs.items() if name not in known}
     if new:
         torch.set_num_threads(1)
@@ -97,8 +97,8 @@ def seconds_a_step(out, records):
 
 
 def step_of(alphabet, record):
-    """What decides how long a step takes."""
-    return alphabet, record["family"], record["size"], record["batch_windows"]
+    """What decides how long a step of a run takes, as text: alphabet, family, size, windows."""
+    return f"{alphabet} {record['family']} {record['size']} {record['batch_windows']}"
 
 
 def row_of(record, alphabet, notes, step_seconds):
@@ -274,7 +274,7 @@ def main(argv=None):
     records = [(alphabet, read_json(path)) for alphabet in STAGE.ALPHABETS
                for path in sorted((out / alphabet / "checkpoints").glob("*.json"))]
     step_seconds = seconds_a_step(out, records)
-    rows = [row_of(record, alphabet, notes, step_seconds[" ".join(map(str, step_of(alphabet, record)))])
+    rows = [row_of(record, alphabet, notes, step_seconds[step_of(alphabet, record)])
             for alphabet, record in records]
     write_text(out / "alphabets.csv", csv_text(rows, COLUMNS))
     compared = compare(rows)
