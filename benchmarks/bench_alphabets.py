@@ -34,7 +34,7 @@ from study.families import FAMILIES
 from study.figures import in_order, label, look, pyplot, save
 from study.measurements import kept
 from study.records import csv_text
-from study.results import per_note
+from study.results import draws_per_bar, per_note
 from study.runs import plan_run, train
 from study.sampling import generate, unprompted
 from study.split_files import count_notes
@@ -47,6 +47,34 @@ COLUMNS = ("family", "size", "seed", "alphabet", "vocab_size", "params_total", "
            "val_nats_per_note", "test_nats_per_note", "device")
 SAMPLE_CHARS = 1500  # budget of a sample for --validity, as stage 07's
 ROUNDS = 4  # in which steps are timed
+
+
+# ---------------------------------------------------------------- arguments
+
+def one_of(names):
+    """A kind of argument: one of these names."""
+    def kind(text):
+        if text not in names:
+            raise argparse.ArgumentTypeError(f"there is no {text!r}; there are {', '.join(names)}")
+        return text
+    return kind
+
+
+def needs_tokens(root, benchmark):
+    """Ends with one sentence where there is nothing to train on."""
+    if not (root / "data/train_tokens.npy").exists():
+        sys.exit(f"benchmarks.{benchmark}: there is no stage 03 output in {root}\n"
+                 "  -> run: python 03_tokenize_split.py --quick")
+
+
+def script_of(family):
+    """The module that trains a family: its sizes and rates."""
+    return importlib.import_module(FAMILIES[family].stage)
+
+
+def all_sizes():
+    """Names of the sizes that any family has."""
+    return list(dict.fromkeys(size for family in FAMILIES for size in script_of(family).SIZES))
 
 
 # ---------------------------------------------------------------- runs
@@ -63,11 +91,6 @@ def data_in(alphabet, root, out):
             [BEGIN], tokenizer.encode(old.decode(tokens[start:stop])), [END])]).astype(tokenizer.dtype)
     return Data(again(base.train), again(base.val), again(base.test), tokenizer.digest, tokenizer.vocab_size,
                 tokenizer.token_chars)
-
-
-def script_of(family):
-    """The module that trains a family: its sizes and rates."""
-    return importlib.import_module(FAMILIES[family].stage)
 
 
 def plans(args, data, seed):
@@ -115,9 +138,7 @@ def rates(player, n):
     """Rates of n free samples at temperature 1, and of n with wrong bars drawn again, which took "draws" a bar."""
     samples = {bars: generate(player.model, player.tokenizer, unprompted(n, 0, SAMPLE_CHARS, bars=bars),
                               right_bars=RightBars) for bars in ("free", "right")}
-    drawn = [(sum(sample["draws"]), sample["n_kept"]) for sample in samples["right"]]
-    n_draws, n_kept = map(sum, zip(*drawn))
-    return {**{bars: rate_samples(own) for bars, own in samples.items()}, "draws": n_draws / max(1, n_kept)}
+    return {**{bars: rate_samples(own) for bars, own in samples.items()}, "draws": draws_per_bar(samples["right"])}
 
 
 # ---------------------------------------------------------------- table
@@ -251,21 +272,19 @@ def main(argv=None):
     add = parser.add_argument
     add("--root", type=Path, default=HERE / "quick")
     add("--out", type=Path, help="default: ROOT/alphabets")
-    add("--vocab", type=list_of(str), default=list(STAGE.ALPHABETS))
-    add("--families", type=list_of(str), default="transformer,lstm")
-    add("--sizes", type=list_of(str), default="tiny,small")
+    add("--vocab", type=list_of(one_of(STAGE.ALPHABETS)), default=list(STAGE.ALPHABETS))
+    add("--families", type=list_of(one_of(FAMILIES)), default="transformer,lstm")
+    add("--sizes", type=list_of(one_of(all_sizes())), default="tiny,small")
     add("--seeds", type=list_of(whole()), default="2,3")
     add("--epochs", type=list_of(whole(1)), default="1")
     add("--chars", type=whole(1), metavar="N", help="characters of training text at most")
     add("--rate-factor", type=number(above=0), default=1.0, metavar="F", help="times the swept rates (with an --out of "
         "its own)")
     add("--validity", type=whole(1), metavar="N", help="samples a model: one of the most epochs, of the first seed")
-    add("--device", default="cpu")
+    add("--device", choices=("auto", "cpu", "cuda", "mps"), default="cpu")
     add("--table", action="store_true", help="train nothing: the tables over what stands in OUT")
     args = parser.parse_args(argv)
-    if not (args.root / "data/train_tokens.npy").exists():
-        sys.exit(f"benchmarks.bench_alphabets: there is no stage 03 output in {args.root}\n"
-                 "  -> run: python 03_tokenize_split.py --quick")
+    needs_tokens(args.root, "bench_alphabets")
     out = args.out or args.root / "alphabets"
     if not args.table:
         train_all(args, out)
@@ -273,6 +292,8 @@ def main(argv=None):
              for split in ("val", "test")}
     records = [(alphabet, read_json(path)) for alphabet in STAGE.ALPHABETS
                for path in sorted((out / alphabet / "checkpoints").glob("*.json"))]
+    if not records:
+        sys.exit(f"benchmarks.bench_alphabets: there is no run in {out}\n  -> leave out --table")
     step_seconds = seconds_a_step(out, records)
     rows = [row_of(record, alphabet, notes, step_seconds[step_of(alphabet, record)])
             for alphabet, record in records]

@@ -19,6 +19,7 @@ import torch
 
 from common import BEGIN
 from study import training
+from study.arguments import whole
 from study.evaluation import losses_by_tune, sequence_rows
 from study.families import FAMILIES, build_model, model_class
 from study.stage import read_json
@@ -36,11 +37,12 @@ def step_times(configs, rounds):
         tokens = torch.randint(config["vocab_size"], (windows, training.BLOCK_SIZE + 1),
                                generator=torch.Generator().manual_seed(0))
         run = {"recipe": "tuned", "optimizer": "muon", "learning_rate": 1e-3, "weight_decay": 0.0}
-        models[name] = model, training.make_optimizers(model, run), tokens
+        token_chars = torch.ones(config["vocab_size"], dtype=torch.long)
+        models[name] = model, training.make_optimizers(model, run), tokens, token_chars
     least = dict.fromkeys(models, (np.inf, np.inf))
     for _ in range(rounds):
-        for name, (model, optimizers, tokens) in models.items():
-            token_chars, started = torch.ones(model.config["vocab_size"], dtype=torch.long), time.process_time()
+        for name, (model, optimizers, tokens, token_chars) in models.items():
+            started = time.process_time()
             training.gradient(model, tokens[:, :-1], tokens[:, 1:], token_chars, len(tokens), str(name))
             between = time.process_time()
             for optimizer in optimizers:
@@ -104,7 +106,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--speed", action="store_true", help="time a step of every family and size")
     parser.add_argument("--sizes", default="tiny,small,medium,large,xl", help="with --speed: which")
-    parser.add_argument("--rounds", type=int, default=9, help="with --speed: turns of each model")
+    parser.add_argument("--rounds", type=whole(1), default=9, help="with --speed: turns of each model")
     parser.add_argument("--root", type=Path, help="where the runs to compare are")
     args = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 1)))

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.bench_alphabets import script_of
+from benchmarks.bench_alphabets import all_sizes, needs_tokens, one_of, plans
 from common import load_tokenizer, pick_device
 from music.metrics import as_tune, repetition
 from music.samples import mean_of_known
@@ -28,7 +28,7 @@ from study.figures import label, look, pyplot, save
 from study.measurements import Digested, kept
 from study.records import csv_text
 from study.repeats import repeats
-from study.runs import plan_run, train
+from study.runs import train
 from study.sampling import generate, unprompted
 from study.stage import HERE, write_bytes, write_text
 from study.training import digest_tokens, load_data
@@ -49,15 +49,12 @@ def heard_of_model(player, n):
     return heard_before(judged(generate(player.model, player.tokenizer, unprompted(n, 0, MAX_CHARS))))
 
 
-def row_of(args, data, family, size, seed, epochs):
-    """One run, trained and measured: a row of COLUMNS."""
-    module = script_of(family)
-    run = plan_run(data, family, size, module.SIZES[size], module.LEARNING_RATES["muon"][size], seed=seed, epochs=epochs,
-                   max_train_chars=args.chars, name=f"{family}_{size}_seed{seed}_{epochs}x{args.chars}")
+def row_of(args, data, run):
+    """A run, trained and measured: a row of COLUMNS."""
     record = train(args.out, run, data, pick_device("cpu"))
     player = load_player(args.out, run["name"], load_tokenizer(args.out / "data/tokenizer.pkl"))
     val = Digested(data.val, digest_tokens(data.val))
-    row = {**record, "epochs": epochs, **kept(args.out, f"repeats/{run['name']}", repeats, player, val,
+    row = {**record, "epochs": run["epochs"], **kept(args.out, f"repeats/{run['name']}", repeats, player, val,
                                               code=player.classes),
            "heard": kept(args.out, f"heard/{run['name']}", heard_of_model, player, N_TUNES, code=player.classes)}
     return {column: row[column] for column in COLUMNS}
@@ -104,17 +101,18 @@ def main(argv=None):
     add = parser.add_argument
     add("--root", type=Path, default=HERE / "study_run")
     add("--out", type=Path, help="default: ROOT/repeats")
-    add("--sizes", type=list_of(str), default="tiny,small,medium")
-    add("--families", type=list_of(str), default="transformer,lstm")
+    add("--sizes", type=list_of(one_of(all_sizes())), default="tiny,small,medium")
+    add("--families", type=list_of(one_of(FAMILIES)), default="transformer,lstm")
     add("--epochs", type=list_of(whole(1)), default="1,2,4,8")
     add("--chars", type=whole(1), default=300_000, metavar="N", help="characters of training text at most")
     add("--seeds", type=list_of(whole()), default="2")
+    parser.set_defaults(rate_factor=1.0)
     args = parser.parse_args(argv)
+    needs_tokens(args.root, "bench_repeats")
     data = load_data(args.root)
     args.out = args.out or args.root / "repeats"
     write_bytes(args.out / "data/tokenizer.pkl", (args.root / "data/tokenizer.pkl").read_bytes())
-    rows = [row_of(args, data, family, size, seed, epochs) for epochs in args.epochs for family in args.families
-            for size in args.sizes if size in script_of(family).SIZES for seed in args.seeds]
+    rows = [row_of(args, data, run) for seed in args.seeds for run in plans(args, data, seed)]
     write_text(args.out / "repeats.csv", csv_text(rows, COLUMNS))
     means = over_seeds(sorted(rows, key=lambda row: (list(FAMILIES).index(row["family"]), row["params_total"],
                                                      row["epochs"])))

@@ -17,6 +17,7 @@ from common import BEGIN, END, UNKNOWN, CharTokenizer, load_tokenizer
 from music.right_bars import RightBars
 from music.validity import rate_samples
 from study.families import build_model
+from study.results import draws_per_bar
 from study.sampling import draw, filtered_weights, generate, unprompted
 
 XL = {"family": "transformer", "block_size": 512, "n_layer": 6, "n_head": 4, "d_model": 320, "d_ff": 1280,
@@ -60,12 +61,11 @@ def rates(root, names, n, max_chars):
             seconds = time.process_time() - started
             rated = rate_samples(samples)
             bits = [bit for sample in samples for bit in sample["surprisal_bits"]]
-            draws, kept = (sum(counts) for counts in zip(*((sum(sample.get("draws", ())), sample.get("n_kept", 0))
-                                                           for sample in samples)))
+            draws = draws_per_bar(samples) if bars == "right" else 1
             levels, ended = rated["level_rates"], sum(sample["stop_reason"] == "end" for sample in samples)
             print(f"{name}, bars {bars}: level 4 {levels['meter']:.3f}, level 5 {levels['aligned']:.3f}, judge "
                   f"{rated['abc2midi_clean_rate']}, bars right {rated['bar_accuracy'] or 0:.3f}, draws a bar "
-                  f"{draws / kept if kept else 1:.2f}, ended {ended}, stuck "
+                  f"{draws or 1:.2f}, ended {ended}, stuck "
                   f"{sum(sample['stop_reason'] == 'stuck' for sample in samples)} of {n}, bits a character "
                   f"{sum(bits) / max(len(bits), 1):.3f}, characters {len(bits)}, {seconds:.1f} CPU s", flush=True)
 

@@ -126,7 +126,7 @@ def main():
     parser.add_argument("--loop", action="store_true", help="the loop's own share of a run instead")
     parser.add_argument("--windows", type=list_of(whole(1)), default=[runs.BATCH_WINDOWS], metavar="N[,N]",
                         help="windows of 512 tokens a step")
-    parser.add_argument("--device", default="cpu", help="of single steps")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of single steps")
     parser.add_argument("--compile", action="store_true", help="torch.compile the models")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

@@ -217,17 +217,22 @@ def describe_right_bars(root):
     """What it took to draw right bars, and what became of the text; beside the bits of free text. None of it says what
     the model can do alone: `unprompted` does."""
     samples, free = read(root, "drawn/right"), read(root, "drawn/unprompted")
-    n_kept, n_draws = sum(sample["n_kept"] for sample in samples), sum(sum(sample["draws"]) for sample in samples)
 
     def bits_per_char(samples):
         known = [(sample["bits_per_char"], sample["new_chars"]) for sample in samples if sample["new_chars"]]
         return sum(bits * n for bits, n in known) / sum(n for _, n in known) if known else None
     return {"definition": "sampler and model together: a bar that its meter does not allow is drawn again from the "
                           "model's state before it; after 64 times more than the bar; temperature 1",
-            "draws_per_bar": n_draws / n_kept if n_kept else None,
+            "draws_per_bar": draws_per_bar(samples),
             "log2_right_per_bar": (read(root, "control/right") or {}).get("log2"),
             "stuck_share": sum(sample["stop_reason"] == "stuck" for sample in samples) / len(samples),
             "bits_per_char": bits_per_char(samples), "bits_per_char_free": bits_per_char(free)}
+
+
+def draws_per_bar(samples):
+    """Draws for each bar in the texts of samples with right bars, header and end counted as bars; None without any."""
+    n_kept = sum(sample["n_kept"] for sample in samples)
+    return sum(sum(sample["draws"]) for sample in samples) / n_kept if n_kept else None
 
 
 def ngrams_of(floors):
