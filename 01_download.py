@@ -15,11 +15,28 @@ import shlex
 import shutil
 from pathlib import Path
 
-from study.arguments import fail, name_list, number, stage_parser, whole
-from study.fetch import MidiFolder, Refused, download, hoist, in_words, listing_digest, sample, unpack
-from study.stage import Stage, cpu_count, file_digest, progress, run, value_digest, worker_pool
+from study.stages.arguments import fail, name_list, number, stage_parser, whole
+from study.stages.stage import (
+    Stage,
+    cpu_count,
+    file_digest,
+    progress,
+    run,
+    value_digest,
+    worker_pool,
+)
 
 from music import corpus
+from study.prepare.fetch import (
+    MidiFolder,
+    Refused,
+    download,
+    hoist,
+    in_words,
+    listing_digest,
+    sample,
+    unpack,
+)
 
 ARCHIVES = {"lakh": "http://hog.ee.columbia.edu/craffel/lmd/clean_midi.tar.gz",
             "lakh-full": "http://hog.ee.columbia.edu/craffel/lmd/lmd_full.tar.gz"}

@@ -18,11 +18,28 @@ import fnmatch
 import time
 from collections import Counter
 
-from study.arguments import fail, number, stage_parser, whole
-from study.conversion import CrewLost, Settings, convert_all, journaled, plan, printable, read_journal, remove_others
-from study.stage import Stage, cpu_count, input_problems, load_manifest, progress, run, write_text
+from study.stages.arguments import fail, number, stage_parser, whole
+from study.stages.stage import (
+    Stage,
+    cpu_count,
+    input_problems,
+    load_manifest,
+    progress,
+    run,
+    write_text,
+)
 
 from music.midi_to_abc import MAX_VOICES
+from study.prepare.conversion import (
+    CrewLost,
+    Settings,
+    convert_all,
+    journaled,
+    plan,
+    printable,
+    read_journal,
+    remove_others,
+)
 
 DEFAULT_VOICES = 6  # see the docstring
 TIMEOUT = 20  # seconds of processor time for one file; the slowest real one seen needs under one

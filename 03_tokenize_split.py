@@ -11,7 +11,7 @@ Run:    python 03_tokenize_split.py [--limit-chars N] [--collections NAME,NAME] 
         --tag collection names the collection in the headers (R:bach), for one model of all styles
 Prints last: tunes, groups, what was left out, characters per split, vocabulary, strongest mark, worst overlap.
 
-Which split a tune lands in depends on its group (see study/groups.py) and the seed alone; the bytes of all files do not
+Which split a tune lands in depends on its group (see study/prepare/groups.py) and the seed alone; the bytes of all files do not
 depend on the number of workers or the order of files on disk.
 """
 
@@ -19,12 +19,31 @@ import tempfile
 from pathlib import Path
 
 # first of all: from here on Ctrl-C shows no traceback, however long the rest takes to load
-from study.arguments import existing, fail, name_list, number, resolve_root, stage_parser, whole
-from study.stage import TEMPORARY, Stage, cpu_count, file_digest, run, tree_files, value_digest, write_bytes, write_json
+from study.stages.arguments import (
+    existing,
+    fail,
+    name_list,
+    number,
+    resolve_root,
+    stage_parser,
+    whole,
+)
+from study.stages.stage import (
+    TEMPORARY,
+    Stage,
+    cpu_count,
+    file_digest,
+    run,
+    tree_files,
+    value_digest,
+    write_bytes,
+    write_json,
+)
 
 from common import TOKENIZERS
-from study import baselines, data_report, figures, reading, selection, split_files
-from study.selection import SPLITS
+from study.prepare import baselines, data_report, reading, selection, split_files
+from study.prepare.figures import draw_data
+from study.prepare.selection import SPLITS
 
 ME = "03_tokenize_split.py"
 TOKENIZER = "char"                # the study's alphabet, of ALPHABETS
@@ -206,7 +225,7 @@ def main(argv=None):
             marks = baselines.summarise(results, n_characters, targets)
             write_json(data / "baselines.json", {**marks, "tokenizer_digest": tokenizer.digest})
             write_json(data / "stats.json", stats)
-            drawn = figures.draw_data(data / "figures", kept, parts, rows, MAX_CHARS)
+            drawn = draw_data(data / "figures", kept, parts, rows, MAX_CHARS)
             stage.finish(
                 ["data/tokenizer.pkl", "data/baselines.json", "data/stats.json"]
                 + [f"data/{split}{end}" for split in SPLITS for end in (".txt", "_tokens.npy", "_sequences.tsv")]

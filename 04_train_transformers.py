@@ -8,10 +8,10 @@ Run:    python 04_train_transformers.py [--quick] [--only tiny,small] [--seeds 0
 Prints the plan with expected minutes, a line for each run, and the best validation loss last.
 """
 
-from study.stage import run
+from study.stages.stage import run
 
 from common import Transformer
-from study.suite import suite_main
+from study.train.suite import suite_main
 
 SIZES = {  # about 0.14M, 0.67M, 1.9M, 4.1M and 7.6M parameters at a vocabulary of 75
     "tiny": {"n_layer": 2, "n_head": 2, "d_model": 64, "d_ff": 256},

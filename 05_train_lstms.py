@@ -8,10 +8,10 @@ Run:    python 05_train_lstms.py [--quick] [--only tiny,small] [--seeds 0,1,2]
 Prints the plan with expected minutes, a line for each run, and the best validation loss last.
 """
 
-from study.stage import run
+from study.stages.stage import run
 
 from common import LSTM
-from study.suite import suite_main
+from study.train.suite import suite_main
 
 SIZES = {  # about 0.24M, 0.95M, 3.3M and 5.8M parameters at a vocabulary of 75
     "tiny": {"n_layer": 2, "d_embedding": 64, "d_hidden": 128},

@@ -10,10 +10,10 @@ Run:    python 05b_train_ssms.py [--quick] [--only tiny,small] [--seeds 0,1,2]
 Prints the plan with expected minutes, a line for each run, and the best validation loss last.
 """
 
-from study.stage import run
+from study.stages.stage import run
 
 from common import SSM
-from study.suite import suite_main
+from study.train.suite import suite_main
 
 SIZES = {  # width, depth and heads of the Transformers, and their parameters in all within 1 % at a vocabulary of 75
     "tiny": {"n_layer": 2, "n_head": 2, "d_model": 64, "d_ff": 352},

@@ -18,15 +18,24 @@ import re
 from pathlib import Path
 
 # first of all: from here on Ctrl-C shows no traceback, however long the rest takes to load
-from study.arguments import fail, number, resolve_root, root_flags, stage_parser, whole
-from study.stage import Stage, read_json, run, write_json, write_text
+from study.stages.arguments import fail, number, resolve_root, root_flags, stage_parser, whole
+from study.stages.stage import Stage, read_json, run, write_json, write_text
 
-from study import figures_scaling, scaling_fits, scaling_plane
-from study import scaling_law as law
-from study.families import FAMILIES
-from study.figures import in_order, label
-from study.records import (COLUMNS, TABLE_COLUMNS, csv_text, mixed_inputs, read_curves, read_records, rows_of_records,
-                           rows_of_table)
+from study.families import FAMILIES, in_order, label
+from study.fit import analysis as scaling_fits
+from study.fit import figures as figures_scaling
+from study.fit import joint_fit as scaling_plane
+from study.fit import power_law as law
+from study.fit.records import (
+    COLUMNS,
+    TABLE_COLUMNS,
+    csv_text,
+    mixed_inputs,
+    read_curves,
+    read_records,
+    rows_of_records,
+    rows_of_table,
+)
 
 NAME = "06_fit_scaling.py"
 PROMISES = "checkpoints/predicted_corner.json"  # {family: loss of the far corner, said before its training}

@@ -27,8 +27,26 @@ import re
 from pathlib import Path
 
 # first of all: from here on Ctrl-C shows no traceback, however long the rest takes to load
-from study.arguments import fail, name_list, number, resolve_root, root_flags, stage_parser, whole
-from study.stage import Stage, file_digest, load_manifest, read_json, run, write_bytes, write_json, write_text
+from study.stages.arguments import (
+    fail,
+    name_list,
+    number,
+    resolve_root,
+    root_flags,
+    stage_parser,
+    whole,
+)
+from study.stages.stage import (
+    BEST,
+    Stage,
+    file_digest,
+    load_manifest,
+    read_json,
+    run,
+    write_bytes,
+    write_json,
+    write_text,
+)
 
 from common import UNKNOWN, load_tokenizer, pick_device
 from music.abc_text import check_abc, read_abc
@@ -36,13 +54,17 @@ from music.continuation import last_bars, read_source
 from music.midi_to_abc import MAX_VOICES
 from music.right_bars import RightBars
 from music.validity import level_in_words
-from study import choice, evaluation, figures, generated, measurements, new_bars, results, runs, training
-from study.checkpoints import finished, tokenizer_path
+from study.evaluate import evaluation, measurements, new_bars
+from study.evaluate import figures as evaluate_figures
+from study.evaluate import samples as generated
+from study.evaluate.sampling import MODEL_ITSELF, Request, describe_sampler, generate
 from study.families import FAMILIES
-from study.page.report import template_digest, write_played_page, write_report
-from study.records import read_curves
-from study.results import BEST
-from study.sampling import MODEL_ITSELF, Request, describe_sampler, generate
+from study.fit.records import read_curves
+from study.report import results
+from study.report.page import template_digest, write_played_page, write_report
+from study.train import choice, runs
+from study.train import loop as training
+from study.train.checkpoints import finished, tokenizer_path
 
 SIZE, EPOCHS = "xl", 10  # of the best model unless minutes are given: those of the study
 MINUTES = {"full": None, "quick": 5}  # of training for the best model
@@ -215,14 +237,14 @@ def copy_best(root):
 def draw_figures(root, content):
     """The figures of this stage; returns their names below the root."""
     folder, sweep = root / "part4_outputs/figures", measurements.read(root, "sweep")
-    names = figures.draw_sampler(folder, sweep, describe_sampler(sweep["chosen"]))
-    names += figures.draw_ladder(folder, content["samples"]["ladder"]) if content["samples"]["ladder"] else []
+    names = evaluate_figures.draw_sampler(folder, sweep, describe_sampler(sweep["chosen"]))
+    names += evaluate_figures.draw_ladder(folder, content["samples"]["ladder"]) if content["samples"]["ladder"] else []
     if content["skills"]:
-        for draw in (figures.draw_skills, figures.draw_cost_of_control, figures.draw_repetition, figures.draw_counting):
+        for draw in (evaluate_figures.draw_skills, evaluate_figures.draw_cost_of_control, evaluate_figures.draw_repetition, evaluate_figures.draw_counting):
             names += draw(folder, content["skills"])
-    names += figures.draw_looking_back(folder, new_bars.rows_of(root))
+    names += evaluate_figures.draw_looking_back(folder, new_bars.rows_of(root))
     losses, record = content["best"]["test_loss_by_position"], read_json(root / f"checkpoints/{BEST}.json")
-    names += figures.draw_best_by_position(folder, losses, record["config"]["block_size"]) if losses else []
+    names += evaluate_figures.draw_best_by_position(folder, losses, record["config"]["block_size"]) if losses else []
     return [f"part4_outputs/figures/{name}" for name in names]
 
 

@@ -19,18 +19,41 @@ import tempfile
 from pathlib import Path
 
 # first of all: from here on Ctrl-C shows no traceback, however long the rest takes to load
-from study.arguments import existing, fail, name_list, number, resolve_root, root_flags, stage_parser, whole
-from study.stage import (Stage, cpu_count, file_digest, load_manifest, marker_path, restate, run, write_json,
-                         write_text)
+from study.stages.arguments import (
+    existing,
+    fail,
+    name_list,
+    number,
+    resolve_root,
+    root_flags,
+    stage_parser,
+    whole,
+)
+from study.stages.stage import (
+    BEST,
+    Stage,
+    cpu_count,
+    file_digest,
+    load_manifest,
+    marker_path,
+    plain,
+    restate,
+    run,
+    write_json,
+    write_text,
+)
 
 from common import load_tokenizer, pick_device
 from music.validity import share
-from study import evaluation, finetune, results, runs, training
-from study.checkpoints import load_checkpoint, tokenizer_path, weights_digest
-from study.fetch import Refused, listing_digest
-from study.measurements import plain
-from study.page.report import write_report
-from study.suite import calibrate
+from study.evaluate import evaluation
+from study.finetune import finetune
+from study.prepare.fetch import Refused, listing_digest
+from study.report import results
+from study.report.page import write_report
+from study.train import loop as training
+from study.train import runs
+from study.train.checkpoints import load_checkpoint, tokenizer_path, weights_digest
+from study.train.suite import calibrate
 
 LIMIT_CHARS = {"full": 3_000_000, "quick": 250_000}  # of new training text; spread evenly over the groups
 REPLAY = 0.5                       # old characters read again, for each new one
@@ -55,8 +78,8 @@ def parse_arguments(argv):
     add("--collections", type=name_list, metavar="NAME[,NAME]",
         help="instead of SOURCE: collections of the corpus at hand, e.g. bach,airds")
     add("--name", metavar="NAME", help="of the model, finetuned_NAME (default: made from the source's)")
-    add("--model", type=name_list, default=results.BEST, metavar="BASE",
-        help=f"checkpoint to start from, e.g. transformer_small (default: {results.BEST})")
+    add("--model", type=name_list, default=BEST, metavar="BASE",
+        help=f"checkpoint to start from, e.g. transformer_small (default: {BEST})")
     add("--replay", type=number(0, 10), default=REPLAY, metavar="SHARE",
         help=f"old characters read again for each new one, lest the rest be forgotten (default: {REPLAY})")
     add("--limit-chars", type=whole(1000), metavar="N",

@@ -20,6 +20,9 @@ import importlib
 import sys
 from pathlib import Path
 
+from study.stages.arguments import list_of, number, whole
+from study.stages.stage import HERE, read_json, write_bytes, write_json, write_text
+
 import numpy as np
 import torch
 from scipy import stats
@@ -28,18 +31,16 @@ from benchmarks.bench_families import step_times
 from common import BEGIN, END, load_tokenizer, pick_device
 from music.right_bars import RightBars
 from music.validity import rate_samples
-from study.arguments import list_of, number, whole
-from study.evaluation import load_player
-from study.families import FAMILIES
-from study.figures import in_order, label, look, pyplot, save
-from study.measurements import kept
-from study.records import csv_text
-from study.results import draws_per_bar, per_note
-from study.runs import plan_run, train
-from study.sampling import generate, unprompted
-from study.split_files import count_notes
-from study.stage import HERE, read_json, write_bytes, write_json, write_text
-from study.training import Data, load_data, sequence_bounds
+from study.evaluate.evaluation import load_player
+from study.evaluate.measurements import kept
+from study.evaluate.sampling import generate, unprompted
+from study.families import FAMILIES, in_order, label
+from study.figures import look, pyplot, save
+from study.fit.records import csv_text
+from study.prepare.split_files import count_notes
+from study.report.results import draws_per_bar, per_note
+from study.train.loop import Data, load_data, sequence_bounds
+from study.train.runs import plan_run, train
 
 STAGE = importlib.import_module("03_tokenize_split")
 COLUMNS = ("family", "size", "seed", "alphabet", "vocab_size", "params_total", "train_chars", "chars_per_token",

@@ -13,10 +13,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+from study.stages.stage import HERE
+
 from study.families import FAMILIES
-from study.runs import BATCH_WINDOWS, plan_run, train
-from study.stage import HERE
-from study.training import BLOCK_SIZE, load_data
+from study.train.loop import BLOCK_SIZE, load_data
+from study.train.runs import BATCH_WINDOWS, plan_run, train
 
 
 def main():

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from study import scaling_law as law
+from study.fit import power_law as law
 
 PUBLISHED = {"E": (1.817, 0.026), "A": (482, 125), "B": (2085, 1293), "alpha": (0.348, 0.015), "beta": (0.366, 0.021)}
 N_DROPPED = 5

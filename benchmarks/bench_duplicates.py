@@ -16,8 +16,8 @@ import symusic
 
 from music.midi_to_abc import ConversionError, convert
 from music.training_text import training_text
-from study import groups
-from study.reading import read_file, read_tune
+from study.prepare import groups
+from study.prepare.reading import read_file, read_tune
 
 
 def change_notes(score, change):

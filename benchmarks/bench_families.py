@@ -14,15 +14,16 @@ import os
 import time
 from pathlib import Path
 
+from study.stages.arguments import whole
+from study.stages.stage import read_json
+
 import numpy as np
 import torch
 
 from common import BEGIN
-from study import training
-from study.arguments import whole
-from study.evaluation import losses_by_tune, sequence_rows
+from study.evaluate.evaluation import losses_by_tune, sequence_rows
 from study.families import FAMILIES, build_model, model_class
-from study.stage import read_json
+from study.train import loop as training
 
 VOCABULARY, WINDOWS = 75, 2
 REFERENCE = "transformer"

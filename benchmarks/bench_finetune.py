@@ -18,9 +18,12 @@ import numpy as np
 from common import load_tokenizer
 from music.training_text import tagged
 from music.validity import share
-from study import evaluation, finetune, runs, training
-from study.checkpoints import load_checkpoint, weights_digest
-from study.reading import style_of
+from study.evaluate import evaluation
+from study.finetune import finetune
+from study.prepare.reading import style_of
+from study.train import loop as training
+from study.train import runs
+from study.train.checkpoints import load_checkpoint, weights_digest
 
 N_SAMPLES, CHARS, N_HELD = 20, 600, 60  # samples a style, characters drawn at most; held-out tunes a style at most
 REPLAY = 0.5  # as in 08_finetune.py

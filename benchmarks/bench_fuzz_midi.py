@@ -17,7 +17,7 @@ from collections import Counter
 from pathlib import Path
 
 from music.abc_text import AbcError, read_abc
-from study.conversion import Settings, convert_all
+from study.prepare.conversion import Settings, convert_all
 
 BATCH = 1000  # files on disk at a time
 TIMEOUT = 20  # seconds a file, as in stage 02

@@ -15,13 +15,14 @@ import statistics
 import sys
 from pathlib import Path
 
+from study.stages.stage import HERE, cpu_count
+
 import torch
 
 from study.families import FAMILIES, model_class
-from study.runs import QUICK_TRAIN_CHARS, plan_run
-from study.stage import HERE, cpu_count
-from study.suite import SUITES, calibrate, suite_sizes
-from study.training import load_data
+from study.train.loop import load_data
+from study.train.runs import QUICK_TRAIN_CHARS, plan_run
+from study.train.suite import SUITES, calibrate, suite_sizes
 
 SECONDS = 1.5  # of a measurement
 

@@ -11,7 +11,7 @@ import random
 from collections import Counter
 from pathlib import Path
 
-from study import groups
+from study.prepare import groups
 
 
 def main():

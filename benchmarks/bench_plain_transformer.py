@@ -17,8 +17,8 @@ from torch.nn import functional as F
 
 from common import N_SPECIAL, CharTokenizer
 from study.families import build_model
-from study.runs import BATCH_WINDOWS, plan_run
-from study.training import BETAS, BLOCK_SIZE, CLIP_NORM, Data, gradient, make_optimizers
+from study.train.loop import BETAS, BLOCK_SIZE, CLIP_NORM, Data, gradient, make_optimizers
+from study.train.runs import BATCH_WINDOWS, plan_run
 
 VOCABULARY = 75
 

@@ -7,12 +7,15 @@ Run:    OMP_NUM_THREADS=1 python -m benchmarks.bench_repeats [--root study_run] 
         [--sizes tiny,small,medium] [--families transformer,lstm] [--epochs 1,2,4,8] [--chars 300000] [--seeds 2]
 Prints a table in Markdown: for each family, size and number of passes, each a run with a schedule of its own, the
 validation loss, bits per character of the bars that come back at their first and their second occurrence
-(`study/repeats.py`), and the share of bars heard before in 100 unprompted tunes at temperature 1; means over seeds. By
+(`study/evaluate/induction.py`), and the share of bars heard before in 100 unprompted tunes at temperature 1; means over seeds. By
 size and amount of text: stage 07, figures/looking_back.png.
 """
 
 import argparse
 from pathlib import Path
+
+from study.stages.arguments import list_of, whole
+from study.stages.stage import HERE, write_bytes, write_text
 
 import numpy as np
 
@@ -21,17 +24,15 @@ from common import load_tokenizer, pick_device
 from music.metrics import as_tune, repetition
 from music.samples import mean_of_known
 from music.tunebook import split_tunebook
-from study.arguments import list_of, whole
-from study.evaluation import judged, load_player
-from study.families import FAMILIES
-from study.figures import label, look, pyplot, save
-from study.measurements import Digested, kept
-from study.records import csv_text
-from study.repeats import repeats
-from study.runs import train
-from study.sampling import generate, unprompted
-from study.stage import HERE, write_bytes, write_text
-from study.training import digest_tokens, load_data
+from study.evaluate.evaluation import judged, load_player
+from study.evaluate.induction import repeats
+from study.evaluate.measurements import Digested, kept
+from study.evaluate.sampling import generate, unprompted
+from study.families import FAMILIES, label
+from study.figures import look, pyplot, save
+from study.fit.records import csv_text
+from study.train.loop import digest_tokens, load_data
+from study.train.runs import train
 
 N_TUNES, MAX_CHARS = 100, 1000
 COLUMNS = ("family", "size", "params_total", "train_chars", "seed", "epochs", "val_nats_per_char", "first", "second", "saved",

@@ -15,7 +15,7 @@ from music import notation
 from music.abc_text import read_abc
 from music.midi_to_abc import ConversionError, convert
 from music.tunebook import split_tunebook
-from study.page.report import data_uri, write_report
+from study.report.page import data_uri, write_report
 from tests.test_notation import events, read_back, sounding
 
 N_TUNES = 100

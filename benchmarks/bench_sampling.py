@@ -16,9 +16,9 @@ import torch
 from common import BEGIN, END, UNKNOWN, CharTokenizer, load_tokenizer
 from music.right_bars import RightBars
 from music.validity import rate_samples
+from study.evaluate.sampling import draw, filtered_weights, generate, unprompted
 from study.families import build_model
-from study.results import draws_per_bar
-from study.sampling import draw, filtered_weights, generate, unprompted
+from study.report.results import draws_per_bar
 
 XL = {"family": "transformer", "block_size": 512, "n_layer": 6, "n_head": 4, "d_model": 320, "d_ff": 1280,
       "dropout": 0.0, "rotary": True, "qk_norm": True}
@@ -51,7 +51,7 @@ def naive(model, n_chars, seed=0):
 
 def rates(root, names, n, max_chars):
     """One line a model and way of drawing: what right bars cost and give, beside free samples at temperature 1."""
-    from study.checkpoints import load_checkpoint
+    from study.train.checkpoints import load_checkpoint
     tokenizer = load_tokenizer(root / "data/tokenizer.pkl")
     for name in names:
         model = load_checkpoint(root / f"checkpoints/{name}.pt")[0]
@@ -94,7 +94,7 @@ def main():
     if args.rates:
         return rates(args.root, args.rates, args.n, args.chars)
     if args.checkpoint:
-        from study.checkpoints import load_checkpoint
+        from study.train.checkpoints import load_checkpoint
         model, tokenizer = load_checkpoint(args.checkpoint)[0], load_tokenizer(args.tokenizer)
     else:
         tokenizer = CharTokenizer(map(chr, range(33, 105)))

@@ -17,10 +17,11 @@ import math
 
 import numpy as np
 
-from study import scaling_fits, scaling_plane
-from study import scaling_law as law
-from study.records import COLUMNS
-from study.scaling_verdict import RIVALS, verdict
+from study.fit import analysis as scaling_fits
+from study.fit import joint_fit as scaling_plane
+from study.fit import power_law as law
+from study.fit.records import COLUMNS
+from study.fit.verdict import RIVALS, verdict
 
 PAIRS = [(1, 0.005, 0.0), (3, 0.005, 0.0), (3, 0.005, 0.5), (5, 0.005, 0.5), (1, 0.02, 0.0), (3, 0.02, 0.5)]
 SIZES = {"original 5": np.array([142_411, 679_627, 1_906_635, 4_118_347, 7_609_675]),
@@ -138,7 +139,7 @@ def simulate_difference(n_seeds, noise, shared, n_studies, rng):
 
 
 def row_of(n, d, seed, loss, suite="ladder"):
-    """A row as `study.records` makes them from a run."""
+    """A row as `study.fit.records` makes them from a run."""
     return {**dict.fromkeys(COLUMNS), "name": f"{suite}_{n:.0f}_{d:.0f}_{seed}", "family": "transformer", "seed": seed,
             "size": f"{n:.0f}", "suite": suite, "recipe": "tuned", "params_total": n, "params_non_embedding": n,
             "n_chars_seen": d, "train_chars": d, "val_nats_per_char": float(loss)}

@@ -18,13 +18,15 @@ import time
 from pathlib import Path
 from unittest import mock
 
+from study.stages.arguments import list_of, whole
+
 import numpy as np
 import torch
 
 from common import N_SPECIAL, CharTokenizer, pick_device, precision
-from study.arguments import list_of, whole
-from study import machine, runs, training
 from study.families import FAMILIES, build_model
+from study.train import loop as training
+from study.train import machine, runs
 
 MATRIX = {"cpu": 2048, "cuda": 8192}  # rows and columns of the product that gives the machine's rate
 STEPS = {"cpu": 4, "cuda": 20}  # timed steps of each model, after one that is not

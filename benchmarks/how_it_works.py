@@ -13,8 +13,8 @@ import textwrap
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from study.arguments import folder, whole
-from study.stage import HERE, read_json, write_bytes, write_text
+from study.stages.arguments import folder, whole
+from study.stages.stage import HERE, read_json, write_bytes, write_text
 
 import matplotlib
 import numpy as np
@@ -31,11 +31,11 @@ from music.notation import pictures, to_png
 from music.novelty import Novelty, run_in_words
 from music.tunebook import body_start, split_tunebook
 from music.validity import LEVELS, judge_texts, level_in_words
-from study import measurements
-from study.conversion import plan
-from study.evaluation import load_player, sequence_rows
-from study.sampling import MODEL_ITSELF, Request, describe_sampler, generate
-from study.training import BLOCK_SIZE, load_data, n_windows
+from study.evaluate import measurements
+from study.evaluate.evaluation import load_player, sequence_rows
+from study.evaluate.sampling import MODEL_ITSELF, Request, describe_sampler, generate
+from study.prepare.conversion import plan
+from study.train.loop import BLOCK_SIZE, load_data, n_windows
 
 TUNE_CHARS = 240, 420   # of a tune that a page can show whole
 PROMPT_BARS = 2         # of the tune, given to the model
@@ -57,10 +57,10 @@ class Station(NamedTuple):
     text: str          # as stage 03 wrote it: the training text's form
     row: dict          # of data/test_sequences.tsv
     stats: dict        # data/stats.json
-    data: Any          # study.training.Data
+    data: Any          # study.train.loop.Data
     tokenizer: Any
     bits: list         # surprisal of every character of `text` under the best model, and of its end
-    sample: dict       # of study.sampling.generate
+    sample: dict       # of study.evaluate.sampling.generate
     sampler: dict
     train_text: str
 

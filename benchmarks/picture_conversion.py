@@ -14,12 +14,13 @@ import matplotlib
 import symusic
 
 matplotlib.use("Agg")
+from study.stages.stage import HERE
+
 import matplotlib.pyplot as plt
 
 from music import notation
 from music.abc_text import read_abc
 from music.midi_to_abc import convert
-from study.stage import HERE
 
 COLOURS = ("#1b6ca8", "#c8553d", "#3a7d44", "#7b4b94", "#b8860b", "#444444")
 

@@ -37,7 +37,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     page, browser = args.root / "part4_outputs/report.html", next(filter(None, map(shutil.which, NAMES)), None)
     if not page.exists():
-        sys.exit(f"there is no {page}; run: python -m study.page.report {args.root}")
+        sys.exit(f"there is no {page}; run: python -m study.report.page {args.root}")
     if not browser:
         sys.exit("no Chromium on this machine; install one (Debian: apt-get install chromium)")
     photograph(browser, page, args.to, args.dark)

@@ -12,11 +12,12 @@ import re
 import sys
 from pathlib import Path
 
-from study import figures
-from study.arguments import number
-from study.results import headline_lines, marks_not_passed, without_ladder
-from study.scaling_plane import BEND_LEVEL
-from study.stage import HERE, load_manifest, read_json, write_json, write_text
+from study.stages.arguments import number
+from study.stages.stage import HERE, load_manifest, read_json, write_json, write_text
+
+from study.families import in_order, label
+from study.fit.joint_fit import BEND_LEVEL
+from study.report.results import headline_lines, marks_not_passed, without_ladder
 
 PIPELINE = (  # reads, writes
     ("01_download", "an archive, a folder, a URL, or music21's corpus", "`data/raw_midi/<artist>/<title>.mid`"),
@@ -103,18 +104,18 @@ def laws(facts):
     yield "| law of | runs | α | β | k | E | scatter, log loss | one law holds |"
     yield "|---" * 8 + "|"
     for family, law in (fits["joint"] or {}).items():
-        yield law_row(f"{figures.label(family)}s, all characters", law)
+        yield law_row(f"{label(family)}s, all characters", law)
         if family in back:
-            yield law_row(f"{figures.label(family)}s, bars not heard before", back[family]["new_bars"])
+            yield law_row(f"{label(family)}s, bars not heard before", back[family]["new_bars"])
     for family, law in (fits["joint"] or {}).items():
         if corner := law.get("promise"):
             yield ""
-            yield (f"{figures.label(family)} of {corner['n'] / 1e6:.2f}M on all the text, promised from {corner['n_runs']} smaller "
+            yield (f"{label(family)} of {corner['n'] / 1e6:.2f}M on all the text, promised from {corner['n_runs']} smaller "
                    f"runs before it was trained: {corner['prediction']:.3f} nats ({ends(corner['interval'], 3)}); measured "
                    f"{corner['measured']:.3f} ({abs(corner['relative_error']):.1%} off).")
     for row in fits["alpha_differences"] or []:
         yield ""
-        yield (f"α of {figures.label(row['first'])}s less that of {figures.label(row['second'])}s: "
+        yield (f"α of {label(row['first'])}s less that of {label(row['second'])}s: "
                f"{row['difference']:+.2f} (95 % {ends(row['interval'])}; over choices {ends(row['over_choices'])}).")
 
 
@@ -137,12 +138,12 @@ def one_epoch(runs):
     """The losses of the study's own sizes: the mean over their seeds."""
     yield "| one epoch, mean over seeds | parameters | validation loss, nats per character | seeds |"
     yield "|---|---|---|---|"
-    for family in figures.in_order({row["family"] for row in runs}):
+    for family in in_order({row["family"] for row in runs}):
         sizes = {}
         for row in runs:
             if row["family"] == family:
                 sizes.setdefault(row["params_total"], []).append(row["val_nats_per_char"])
-        yield (f"| {figures.label(family)}s | {min(sizes) / 1e6:.2f}M to {max(sizes) / 1e6:.2f}M | "
+        yield (f"| {label(family)}s | {min(sizes) / 1e6:.2f}M to {max(sizes) / 1e6:.2f}M | "
                + ", ".join(f"{sum(losses) / len(losses):.3f}" for _, losses in sorted(sizes.items())) + " | "
                + ", ".join(str(len(losses)) for _, losses in sorted(sizes.items())) + " |")
 

@@ -17,7 +17,16 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from music.abc_bar import CACHED_CHARS, HEAD, MAX_ERRORS, read_short_stretch, read_stretch
-from music.abc_fields import TICKS, WHOLE, default_unit, parse_key, parse_meter, parse_tempo, parse_unit, transposes
+from music.abc_fields import (
+    TICKS,
+    WHOLE,
+    default_unit,
+    parse_key,
+    parse_meter,
+    parse_tempo,
+    parse_unit,
+    transposes,
+)
 
 MAX_REST_BARS = 60_000         # bars that Z100 and the like may ask for in one tune: memory must not follow a number
 MAX_VOICES = 99                # a bar line of an orchestra; hostile text asks for thousands

@@ -260,7 +260,8 @@ def sharps_of(key):
 
 def _part(voice, tune, starts, given):
     """One voice as a staff: clef, and bar by bar the signs that change and the notes. starts: of `bar_starts`."""
-    from music21 import bar as bar_line, key, meter, stream
+    from music21 import bar as bar_line
+    from music21 import key, meter, stream
 
     part, sharps, meter_sign = stream.Part(), sharps_of(tune.key), tune.meter
     for i, (start, stop) in enumerate(itertools.pairwise(starts)):

@@ -13,7 +13,6 @@ from music.abc_fields import parse_key
 from music.abc_text import Reader, clean_line
 from music.theory import SIGNS
 
-
 # ---------------------------------------------------------------- books and headers
 
 def split_tunebook(text, any_text=False):

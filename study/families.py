@@ -3,7 +3,7 @@
 The row holds what people see of a family (name, label, colour) and which script trains it; what a model knows of itself
 (parameter groups, dropout, cost, cache) stands in its class. Loads no torch: stages and pages that only need names and
 colours read this table too. Classes are looked up by name at run time, so `code_key` does not follow them: whoever
-takes a digest names the class as well (`run_code` in `study/runs.py`).
+takes a digest names the class as well (`run_code` in `study/train/runs.py`).
 """
 
 from typing import NamedTuple
@@ -40,3 +40,14 @@ def build_model(config):
     """A new model from its configuration, a dict of JSON values: "family", "vocab_size", "block_size", "dropout", and
     what else its class asks for. Weights are drawn from torch's global generator: seed it first."""
     return model_class(config["family"])(config)
+
+
+def label(family):
+    """Gives the name of a family in text; a family without a row is called by its own name."""
+    return FAMILIES[family].label if family in FAMILIES else family
+
+
+def in_order(families):
+    """Names of families in the order of the table, then those without a row, by name."""
+    rows = list(FAMILIES)
+    return sorted(families, key=lambda name: (rows.index(name) if name in rows else len(rows), name))

@@ -11,8 +11,8 @@ import subprocess
 import sys
 import time
 
-from study.arguments import resolve_root, stage_parser
-from study.stage import HERE, OPTIONAL, STAGES, given_words, load_manifest, run
+from study.stages.arguments import resolve_root, stage_parser
+from study.stages.stage import HERE, OPTIONAL, STAGES, given_words, load_manifest, run
 
 QUICK_MINUTES = 18  # of `make run` on two cores; said until a run has left its own times
 

@@ -9,6 +9,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+
 from starts import HERE, start
 
 QUICKLY = ("--retry-wait", "0.01", "--timeout", "5")

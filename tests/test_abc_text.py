@@ -7,12 +7,13 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings, strategies as st
-from tunes import TWO_VOICES, long_tune, music, mutated_tunes, tune
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from music.abc_bar import MAX_ERRORS
 from music.abc_fields import TICKS, parse_key, parse_meter, parse_tempo
 from music.abc_text import KINDS, AbcError, check_abc, read_abc
+from tunes import TWO_VOICES, long_tune, music, mutated_tunes, tune
 
 
 def events(text, voice=0):

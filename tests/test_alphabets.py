@@ -16,16 +16,28 @@ from torch import nn
 
 import common
 from benchmarks import bench_alphabets, bench_families
-from common import BEGIN, END, N_SPECIAL, RARE, UNKNOWN, BpeTokenizer, CharTokenizer, NoteTokenizer, load_tokenizer
+from common import (
+    BEGIN,
+    END,
+    N_SPECIAL,
+    RARE,
+    UNKNOWN,
+    BpeTokenizer,
+    CharTokenizer,
+    NoteTokenizer,
+    load_tokenizer,
+)
 from music.abc_text import check_abc, read_abc
 from music.right_bars import RightBars
 from music.training_text import training_text
 from music.tunebook import split_tunebook
-from study import results, runs, training
+from study.evaluate.sampling import Request, generate
 from study.families import build_model
-from study.page.attention import attention_map
-from study.sampling import Request, generate
-from study.split_files import count_notes
+from study.prepare.split_files import count_notes
+from study.report import results
+from study.report.attention import attention_map
+from study.train import loop as training
+from study.train import runs
 from tunes import C_MAJOR_HEADER, TWO_VOICES, VALID_TUNES, long_tune
 
 HERE = Path(__file__).resolve().parent.parent

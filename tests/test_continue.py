@@ -4,13 +4,13 @@ import importlib
 
 import pytest
 import symusic
+from test_sampling import Chain
 
 from common import CharTokenizer
 from music.abc_text import check_abc, read_abc
 from music.continuation import MARK, last_bars, marked, midi_with_source, read_source
 from music.midi_to_abc import convert
-from study import evaluation
-from test_sampling import Chain
+from study.evaluate import evaluation
 from tunes import long_tune, music
 
 stage07 = importlib.import_module("07_train_best_and_generate")

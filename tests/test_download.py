@@ -11,11 +11,21 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
-from loopback import (FILES, HERE, QUICKLY, break_after, corpus, download, midi, server, status,  # noqa: F401 (a fixture)
-                      tar_bytes)
 
+from loopback import (  # noqa: F401 (a fixture)
+    FILES,
+    HERE,
+    QUICKLY,
+    break_after,
+    corpus,
+    download,
+    midi,
+    server,
+    status,
+    tar_bytes,
+)
 from music.corpus import bar_length, prepared_tune, scores_of, tunes_of
-from study import fetch
+from study.prepare import fetch
 
 EXPECTED = {"ABBA/Fernando.mid": midi(1), "ABBA/Waterloo.mid": midi(2), "Björk/Jóga.mid": midi(3)}
 

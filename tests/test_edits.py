@@ -6,11 +6,12 @@ import shutil
 from fnmatch import fnmatch
 from pathlib import Path
 
-import pytest
-from starts import start
+from study.stages.stage import HERE, TRAINING
 
+import pytest
+
+from starts import start
 from study.pipeline import names_of_stages
-from study.stage import HERE, TRAINING
 
 STAGES = names_of_stages()  # those of `make run`
 LIMIT = ("--source", "music21", "--limit", "60")
@@ -31,14 +32,14 @@ SMALL = {  # knobs of a copy that make the whole study a matter of seconds: {scr
     "05_train_lstms": [(r"^SIZES = \{.*?^\}", 'SIZES = {\n' + "".join(
         f'    "{size}": {{"n_layer": 1, "d_embedding": 8, "d_hidden": {d}}},\n'
         for size, d in (("tiny", 8), ("small", 16), ("medium", 24))) + "}")],
-    "study/ladder": [(r"for d in \(8, 10, [\d, ]+\)", "for d in (8, 12)")],
-    "study/baselines": [(r"^MAX_ORDER = \d+", "MAX_ORDER = 2")],
+    "study/train/ladder": [(r"for d in \(8, 10, [\d, ]+\)", "for d in (8, 12)")],
+    "study/prepare/baselines": [(r"^MAX_ORDER = \d+", "MAX_ORDER = 2")],
     "06_fit_scaling": [(r"^N_RESAMPLES = \d+", "N_RESAMPLES = 50")],
     "07_train_best_and_generate": [
         (r'^SIZE, EPOCHS = "xl", 10', 'SIZE, EPOCHS = "small", 2'), (r'^(MINUTES = .*"quick": )5', r'\1None'),
         (r'"n_(\w+)": \d+', r'"n_\1": 4'), (r'"(\w+)_chars": \d+', r'"\1_chars": 80'),
         (r"^PLAY_CHARS = \d+", "PLAY_CHARS = 100")],
-    "study/sampling": [(r"^MAX_TRIES = \d+", "MAX_TRIES = 4")],
+    "study/evaluate/sampling": [(r"^MAX_TRIES = \d+", "MAX_TRIES = 4")],
 }
 
 
@@ -119,11 +120,11 @@ def remade(project, before):
 
 WORDS = {  # file: (text, another text) for every sort of words that decide nothing
     "common.py": ("it holds no vocabulary", "no vocabulary is in it"),
-    "study/suite.py": ("one model a size for each", "a model of every size for each"),
-    "study/runs.py": ("goes on from step", "continues at step"),
-    "study/training.py": ('CLIP_NORM = 1.0', 'CLIP_NORM = 1.0  # of the whole gradient'),
+    "study/train/suite.py": ("one model a size for each", "a model of every size for each"),
+    "study/train/runs.py": ("goes on from step", "continues at step"),
+    "study/train/loop.py": ('CLIP_NORM = 1.0', 'CLIP_NORM = 1.0  # of the whole gradient'),
     "music/abc_text.py": ('"""', '"""Words. '),
-    "study/sampling.py": ("sampler settings out of range", "these settings make no sense"),
+    "study/evaluate/sampling.py": ("sampler settings out of range", "these settings make no sense"),
 }
 
 
@@ -141,10 +142,10 @@ def test_words_make_nothing_again(project):
 ROWS = {  # edit: (file, text, another text, what is made again, in part or whole)
     "a colour": ("study/families.py", "#0072B2", "#0072B3", {"figures", "fits", "page"}),
     "a caption": ("study/figures.py", "Validity, level by level", "Validity by level", {"figures", "page"}),
-    "the page's template": ("study/page/page.html", "<main", "<main ", {"figures", "page"}),  # style and script: test_report.py
+    "the page's template": ("study/report/page.html", "<main", "<main ", {"figures", "page"}),  # style and script: test_report.py
     "a metric": ("music/metrics.py", "LEAP = 4 ", "LEAP = 5 ", {"measures", "figures", "page"}),
-    "sampling": ("study/sampling.py", "START = (END, BEGIN)", "START = (BEGIN, BEGIN)", {"draws", "measures", "figures", "page"}),
-    "the fits": ("study/scaling_law.py", "HUBER_DELTA = 1e-3", "HUBER_DELTA = 2e-3",
+    "sampling": ("study/evaluate/sampling.py", "START = (END, BEGIN)", "START = (BEGIN, BEGIN)", {"draws", "measures", "figures", "page"}),
+    "the fits": ("study/fit/power_law.py", "HUBER_DELTA = 1e-3", "HUBER_DELTA = 2e-3",
                  {"fits", "measures", "figures", "page"}),  # of the measures the law of new bars alone, a fit too
     "the reader": ("music/abc_text.py", "MAX_VOICES = 99 ", "MAX_VOICES = 98 ",
                    {"data", "draws", "measures", "figures", "page"}),  # its tunes are as before: nothing is trained
@@ -152,7 +153,7 @@ ROWS = {  # edit: (file, text, another text, what is made again, in part or whol
                         {"lstms", "draws", "measures", "fits", "figures", "page"}),
     "a Transformer's class": ("common.py", "ROTARY_BASE = 500.0", "ROTARY_BASE = 400.0",
                               {"transformers", "best", "draws", "measures", "fits", "figures", "page"}),
-    "the loop": ("study/training.py", "CLIP_NORM = 1.0", "CLIP_NORM = 0.9",
+    "the loop": ("study/train/loop.py", "CLIP_NORM = 1.0", "CLIP_NORM = 0.9",
                  {"transformers", "lstms", "best", "draws", "measures", "fits", "figures", "page"}),
     "one size": ("05_train_lstms.py", '"d_hidden": 16', '"d_hidden": 20',
                  {"lstms", "draws", "measures", "fits", "figures", "page"}),
@@ -211,8 +212,8 @@ LAST_ROW = ")}  # in this order"
 GRU_ROW = '    Family("gru", "GRU", "GRU", "05c_train_grus", "#CC79A7", "v", optional=True),\n' + LAST_ROW
 GRU_SCRIPT = '''"""Trains three GRUs."""
 from common import GRU
-from study.stage import run
-from study.suite import suite_main
+from study.stages.stage import run
+from study.train.suite import suite_main
 
 SIZES = {"tiny": {"n_layer": 1, "d_embedding": 8, "d_hidden": 9}, "small": {"n_layer": 1, "d_embedding": 8, "d_hidden": 17},
          "medium": {"n_layer": 1, "d_embedding": 8, "d_hidden": 25}}

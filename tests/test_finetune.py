@@ -5,19 +5,25 @@ import json
 import random
 import tarfile
 
+from study.stages.arguments import stage_parser
+from study.stages.stage import HERE, Stage, input_problems, load_manifest
+
 import numpy as np
 import pytest
 import torch
 
 from common import BEGIN, END, CharTokenizer, load_tokenizer
+from music.abc_text import read_abc
 from music.midi_to_abc import convert
 from music.notation import midi_bytes
-from music.abc_text import read_abc
-from study import checkpoints, finetune, generated, reading, results, runs, training
-from study.arguments import stage_parser
-from study.checkpoints import load_checkpoint
+from study.evaluate import samples as generated
 from study.families import build_model, model_class
-from study.stage import HERE, Stage, input_problems, load_manifest
+from study.finetune import finetune
+from study.prepare import reading
+from study.report import results
+from study.train import checkpoints, runs
+from study.train import loop as training
+from study.train.checkpoints import load_checkpoint
 from tunes import valid_tune
 
 stage08 = importlib.import_module("08_finetune")

@@ -9,12 +9,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+from study.stages import stage
+
 import numpy as np
 import pytest
 
-from study import figures, figures_scaling, records, scaling_design, scaling_fits, scaling_plane, stage
-from study import scaling_law as law
-from study.scaling_verdict import against_rivals, verdict
+from study import figures
+from study.evaluate import figures as evaluate_figures
+from study.fit import analysis as scaling_fits
+from study.fit import design as scaling_design
+from study.fit import figures as figures_scaling
+from study.fit import joint_fit as scaling_plane
+from study.fit import power_law as law
+from study.fit import records
+from study.fit.verdict import against_rivals, verdict
 
 fit_scaling = importlib.import_module("06_fit_scaling")
 PROJECT = Path(__file__).resolve().parent.parent
@@ -286,9 +294,9 @@ def test_the_next_runs_narrow_the_interval_as_promised():
 
 def test_skills_stand_beside_the_n_gram_that_keeps_most_bars(monkeypatch):
     drawn = []
-    monkeypatch.setattr(figures, "save", lambda figure, *_: drawn.append(figure))
+    monkeypatch.setattr(evaluate_figures, "save", lambda figure, *_: drawn.append(figure))
     model = {"family": "lstm", "size": "tiny", "params_total": 10 ** 5, "meter": 0.2, "valid": 0.005, "ended": 0.5}
-    figures.draw_skills(None, {
+    evaluate_figures.draw_skills(None, {
         "n": 100, "real_music": {"meter": 0.99, "ended": 0.6},
         "floors": {"8-gram": {"meter": 0.37, "copied_share": 0.3}, "12-gram": {"meter": 0.41, "copied_share": 0.75}},
         "models": {"lstm_tiny": model, "lstm_small": {**model, "params_total": 10 ** 6}}})
@@ -502,8 +510,8 @@ def test_a_joint_law_on_a_bound_gives_no_values_and_no_recommendation():
 
 RECORDS_OF_STAGES = """
 import glob, os
-from study.arguments import stage_parser
-from study.stage import Stage
+from study.stages.arguments import stage_parser
+from study.stages.stage import Stage
 args = stage_parser("").parse_args(["--quick"])
 for name, reads, pattern in (("03_tokenize_split", (), "data/train.txt"),
                              ("04_train_transformers", ("03_tokenize_split",), "checkpoints/transformer_*"),

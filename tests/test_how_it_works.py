@@ -7,8 +7,8 @@ import pytest
 
 from benchmarks import how_it_works
 from common import Transformer, load_tokenizer
-from study.checkpoints import save_checkpoint
 from study.families import build_model
+from study.train.checkpoints import save_checkpoint
 
 SIZE = {"n_layer": 1, "n_head": 2, "d_model": 16, "d_ff": 32}
 

@@ -9,6 +9,9 @@ import time
 import types
 from pathlib import Path
 
+from study.stages import stage
+from study.stages.stage import read_json
+
 import numpy as np
 import pytest
 import torch
@@ -16,12 +19,12 @@ from PIL import Image  # of matplotlib
 from test_training import environment, make_root, stage_root
 
 import common
-from study import jobs, ladder, reference, stage, suite
-from study.checkpoints import load_checkpoint
+from study import full_study as reference
 from study.families import build_model
-from study.runs import plan_run, train
-from study.stage import read_json
-from study.training import BLOCK_SIZE
+from study.train import jobs, ladder, suite
+from study.train.checkpoints import load_checkpoint
+from study.train.loop import BLOCK_SIZE
+from study.train.runs import plan_run, train
 
 FAMILIES = common.Transformer, common.LSTM
 CLASSICAL = {"tiny": {"n_layer": 2, "n_head": 2, "d_model": 64, "d_ff": 256}}
@@ -195,10 +198,10 @@ def test_what_the_hours_do_not_hold_is_left_out_in_order(tmp_path, monkeypatch):
 
 def test_a_prediction_is_written_once_and_stands_in_the_manifest(tmp_path, monkeypatch):
     asked = []
-    plane = types.ModuleType("study.scaling_plane")
+    plane = types.ModuleType("study.fit.joint_fit")
     plane.predict_corner = lambda rows, n, d, runs: asked.append((len(rows), n, d, runs)) or {
         "n": n, "d": d, "prediction": 1.1, "interval": [1.0, 1.2]}
-    monkeypatch.setitem(sys.modules, "study.scaling_plane", plane)
+    monkeypatch.setitem(sys.modules, "study.fit.joint_fit", plane)
     (tmp_path / "checkpoints").mkdir()
     assert suite.promise_of(tmp_path, "transformer") == {}
     corner = {"name": "transformer_d256", "size": "d256", "params_non_embedding": 100, "train_chars": 1000}
@@ -255,7 +258,8 @@ def test_side_by_side_gives_the_bytes_of_one_by_one(tmp_path):
 
 SCRIPT = """
 import importlib, sys
-from study import stage, suite
+from study.stages import stage
+from study.train import suite
 if __name__ == "__main__":
     suite.CALIBRATION_SECONDS = 0.01
     sys.argv = ["04_train_transformers.py", *{arguments!r}]

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from common import BEGIN, END, CharTokenizer
-from music.metrics import repetition
 from music.abc_text import read_abc
+from music.metrics import repetition
 from music.right_bars import first_draws
-from study import evaluation
-from study.measurements import Digested
-from study.repeats import repeats
+from study.evaluate import evaluation
+from study.evaluate.induction import repeats
+from study.evaluate.measurements import Digested
 from tunes import music
 
 HEADER = "X:1\nM:2/4\nL:1/4\nK:C\n"

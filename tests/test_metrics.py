@@ -6,13 +6,23 @@ import random
 
 import numpy as np
 import pytest
-from tunes import C_MAJOR_HEADER as HEADER, VALID_TUNES, valid_tune
 
 from music.abc_fields import tonic_of
-from music.metrics import (CAP_NOTES, METRICS, compare_sets, entropy, jensen_shannon, music_metrics, note_histograms,
-                           skills, wasserstein)
+from music.metrics import (
+    CAP_NOTES,
+    METRICS,
+    compare_sets,
+    entropy,
+    jensen_shannon,
+    music_metrics,
+    note_histograms,
+    skills,
+    wasserstein,
+)
 from music.novelty import Novelty, diversity
 from music.theory import best_key
+from tunes import C_MAJOR_HEADER as HEADER
+from tunes import VALID_TUNES, valid_tune
 
 SCALE = HEADER + "C2D2E2F2G2A2B2c2|C2D2E2F2G2A2B2c2|\n"
 

@@ -12,16 +12,18 @@ from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 
+from study.stages import stage
+from study.stages.arguments import stage_parser
+
 import pytest
 import symusic
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from starts import start
 
 from music import midi_to_abc, theory
 from music.abc_text import read_abc
-from study.arguments import stage_parser
-from study import conversion, stage
+from starts import start
+from study.prepare import conversion
 
 stage02 = importlib.import_module("02_midi_to_abc")
 PROJECT = Path(__file__).resolve().parent.parent
@@ -375,7 +377,7 @@ def test_every_kind_of_bad_file_is_a_row_and_the_run_goes_on(tmp_path, capsys):
 WORKER_DEATH = """
 import importlib, os, sys
 sys.path.insert(0, {project!r})
-from study import conversion
+from study.prepare import conversion
 stage02 = importlib.import_module("02_midi_to_abc")
 plain = conversion.convert
 def convert(data, name="", max_voices=15):

@@ -8,8 +8,11 @@ import symusic
 
 from music import notation, theory
 from music.abc_text import read_abc
-from study.generated import write_musicxml, write_pictures
-from tests.tunes import VALID_TUNES, long_tune  # the benchmarks import this file as tests.test_notation
+from study.evaluate.samples import write_musicxml, write_pictures
+from tests.tunes import (  # the benchmarks import this file as tests.test_notation
+    VALID_TUNES,
+    long_tune,
+)
 
 TWO_VOICES = """X:1
 M:4/4

@@ -4,11 +4,12 @@ import json
 import random
 
 import pytest
-from tunes import C_MAJOR_HEADER as HEADER, VALID_TUNES
 
 from music.floors import floors, ngram_samples
 from music.novelty import Novelty, diversity, four_bar_sequences, run_in_words
 from music.validity import rate_samples
+from tunes import C_MAJOR_HEADER as HEADER
+from tunes import VALID_TUNES
 
 
 def strict(value):

@@ -2,18 +2,21 @@
 
 import ast
 import os
+import shutil
 import subprocess
 import sys
 
+from study.stages import stage
+
 import pytest
 
-from study import pipeline, stage
+from study import pipeline
 
 HERE = stage.HERE
 FAKE = '''"""A stage."""
 import sys
-from study.arguments import stage_parser
-from study.stage import Stage, run, write_text
+from study.stages.arguments import stage_parser
+from study.stages.stage import Stage, run, write_text
 
 def main():
     stage = Stage(__file__, stage_parser(__doc__).parse_args(), {})
@@ -35,9 +38,9 @@ exec {python} -c 'import sys; sys.version_info = (3, 9, 7); exec(sys.argv[2])' "
 @pytest.fixture
 def project(tmp_path):
     """The Makefile and the pipeline, with seven stages that do nothing."""
-    (tmp_path / "study").mkdir()
-    for name in ("__init__", "stage", "arguments", "code_key", "families", "pipeline"):
-        (tmp_path / f"study/{name}.py").write_text((HERE / f"study/{name}.py").read_text())
+    shutil.copytree(HERE / "study/stages", tmp_path / "study/stages")
+    for name in ("__init__", "families", "pipeline"):
+        shutil.copy(HERE / f"study/{name}.py", tmp_path / "study")
     (tmp_path / "Makefile").write_text((HERE / "Makefile").read_text())
     (tmp_path / "requirements.txt").write_text("")
     for name in pipeline.names_of_stages():
@@ -81,7 +84,7 @@ def test_an_old_python_ends_in_one_sentence(project):
     old = project / "old-python"
     old.write_text(OLD.format(python=sys.executable))
     old.chmod(0o755)
-    for words in ([old, "-c", "import study.stage"], ["make", "run", f"PYTHON={old}"]):
+    for words in ([old, "-c", "import study.stages.stage"], ["make", "run", f"PYTHON={old}"]):
         done = subprocess.run(words, cwd=project, text=True, capture_output=True)
         assert done.returncode and "Python 3.11 or newer is needed, and this is 3.9" in done.stderr
         assert "Traceback" not in done.stderr and not (project / ".venv").exists()

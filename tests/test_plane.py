@@ -7,8 +7,14 @@ import math
 import numpy as np
 import pytest
 
-from study import collapse, figures, figures_scaling, new_bars, records, scaling_fits, scaling_plane
-from study import scaling_law as law
+from study import figures
+from study.evaluate import figures as evaluate_figures
+from study.evaluate import new_bars
+from study.fit import analysis as scaling_fits
+from study.fit import collapse, records
+from study.fit import figures as figures_scaling
+from study.fit import joint_fit as scaling_plane
+from study.fit import power_law as law
 
 fit_scaling = importlib.import_module("06_fit_scaling")
 TRUTH = (0.75, 35.3, 17.3, 0.486, 0.30, 1.0)  # E, A, B, alpha, beta, order
@@ -199,8 +205,8 @@ def test_new_bars_may_follow_the_law_that_a_model_that_looks_back_leaves(tmp_pat
     assert found["new_bars"]["identified"] and abs(found["new_bars"]["alpha"]["value"] - 0.13) < 0.03
     assert not found["all_characters"]["identified"] and "no one law holds" in found["all_characters"]["reason"]
     assert new_bars.laws([row for row in rows if row["n_chars_seen"] > 1e6]) == {}
-    assert set(figures.draw_looking_back(tmp_path, rows)) == {"looking_back.png", "looking_back.svg"}
-    assert figures.draw_looking_back(tmp_path, []) == [] and not list(tmp_path.iterdir())
+    assert set(evaluate_figures.draw_looking_back(tmp_path, rows)) == {"looking_back.png", "looking_back.svg"}
+    assert evaluate_figures.draw_looking_back(tmp_path, []) == [] and not list(tmp_path.iterdir())
 
 
 # ---------------------------------------------------------------- collapse, figures

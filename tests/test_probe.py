@@ -8,10 +8,10 @@ import torch
 
 from common import CharTokenizer
 from music.bar_left import places_left
-from study.evaluation import Player
+from study.evaluate.evaluation import Player
+from study.evaluate.figures import draw_counting
+from study.evaluate.probe import bar_left, hidden_states, r_squared
 from study.families import FAMILIES, build_model
-from study.figures import draw_counting
-from study.probe import bar_left, hidden_states, r_squared
 
 HEADER = "X:1\nM:4/4\nL:1/8\nK:C\n"
 

@@ -3,13 +3,14 @@
 import csv
 import importlib
 import re
-from pathlib import Path
+
+from study.stages import stage
 
 import pytest
 
 from benchmarks import readme_numbers
-from study import reference, stage
-from study.results import check_results, value_at
+from study import full_study as reference
+from study.report.results import check_results, value_at
 
 HERE = stage.HERE
 README = (HERE / "README.md").read_text(encoding="utf-8")

@@ -5,11 +5,12 @@ import re
 import shlex
 import shutil
 
+from study.stages.stage import HERE
+
 import symusic
-from starts import start
 from test_edits import copy_project
 
-from study.stage import HERE
+from starts import start
 
 README = (HERE / "README.md").read_text(encoding="utf-8")
 

@@ -12,11 +12,12 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from test_notation import HOSTILE, JIG, OVERFULL, RANDOM, RESTS, TWO_VOICES
 
 from music.abc_text import check_abc
-from study.generated import write_pictures
-from study.page import attention, report, words
-from test_notation import HOSTILE, JIG, OVERFULL, RANDOM, RESTS, TWO_VOICES
+from study.evaluate.samples import write_pictures
+from study.report import attention, words
+from study.report import page as report
 
 MIDI = bytes.fromhex("4d546864000000060000000100604d54726b0000000c00903c4060803c4000ff2f00")
 FIGURE = ('<?xml version="1.0"?><!DOCTYPE svg><svg xmlns="http://www.w3.org/2000/svg" '

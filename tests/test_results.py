@@ -7,9 +7,11 @@ import math
 import random
 import shutil
 
+from study.stages.arguments import stage_parser
+from study.stages.stage import HERE, Stage, manifest_path, plain
+
 import numpy as np
 import pytest
-import symusic
 import torch
 
 from common import BEGIN, END, CharTokenizer
@@ -17,10 +19,12 @@ from music.abc_text import check_abc, read_abc
 from music.excerpts import first_bars, header_of, repaired
 from music.notation import midi_bytes
 from music.validity import count_midi_notes, rate_samples
-from study import choice, evaluation, generated, measurements, results, runs, sampling, training
-from study.checkpoints import load_checkpoint
-from study.arguments import stage_parser
-from study.stage import HERE, Stage, manifest_path
+from study.evaluate import evaluation, measurements, sampling
+from study.evaluate import samples as generated
+from study.report import results
+from study.train import choice, runs
+from study.train import loop as training
+from study.train.checkpoints import load_checkpoint
 
 stage07 = importlib.import_module("07_train_best_and_generate")
 
@@ -141,7 +145,7 @@ def test_an_end_without_bound_is_a_word_and_null_only_what_was_not_measured():
 
 
 def test_portable_values_are_strict_json():
-    value = measurements.plain({"a": float("nan"), "b": (1, np.float64(2.5)), 3: np.int64(4), "c": float("inf")})
+    value = plain({"a": float("nan"), "b": (1, np.float64(2.5)), 3: np.int64(4), "c": float("inf")})
     assert json.dumps(value, allow_nan=False) == '{"a": null, "b": [1, 2.5], "3": 4, "c": null}'
 
 

@@ -9,6 +9,22 @@ HERE = Path(__file__).resolve().parent.parent
 FILES = {path.relative_to(HERE).with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__"): path
          for folder in ("music", "study") for path in (HERE / folder).rglob("*.py")}
 FILES["common"] = HERE / "common.py"
+# wing -> what of the project it may import, beside common, music and the ground that all share
+GROUND = {"stages", "families", "wording", "figures"}
+WALLS = {
+    "stages": {"families"},
+    "prepare": GROUND,
+    "train": GROUND,
+    "fit": GROUND,
+    "evaluate": GROUND | {"train", "fit"},
+    "finetune": GROUND | {"train", "prepare", "evaluate"},
+    "report": GROUND | {"evaluate", "fit", "train"},
+    "families": set(),
+    "wording": set(),
+    "figures": {"families", "stages"},
+    "pipeline": {"stages"},
+    "full_study": GROUND | {"train", "fit", "pipeline"},
+}
 USE_ABC2MIDI = {"music.validity", "music.corpus"}  # it reads and writes files only, so it gets a temporary folder
 WRITING = {"write_text", "write_bytes", "savefig", "dump", "mkdir", "unlink", "rename", "replace_file"}
 
@@ -37,6 +53,13 @@ def test_imports_run_down(name):
         assert what != "*" and (what or top not in ("music", "study")), f"write `from {module} import ...`"
         assert name != "common" or top not in ("music", "study"), "common stands below everything"
         assert not name.startswith("music") or top not in ("torch", "common", "study"), "music is notes and text"
+
+
+@pytest.mark.parametrize("name", sorted(name for name in FILES if name.startswith("study.")))
+def test_no_import_crosses_a_wall(name):
+    wing = name.split(".")[1]
+    reached = {other.split(".")[1] for other in used(FILES[name]) if other.startswith("study.")}
+    assert reached - {wing} <= WALLS[wing], f"{name} may not import {reached - {wing} - WALLS[wing]}"
 
 
 def test_no_circles():

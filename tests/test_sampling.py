@@ -10,9 +10,9 @@ from torch import nn
 from common import BEGIN, END, UNKNOWN, CharTokenizer
 from music.abc_text import check_abc
 from music.right_bars import RightBars
-from study import sampling
+from study.evaluate import sampling
+from study.evaluate.sampling import MAX_TRIES, Request, draw, filtered_weights, generate, unprompted
 from study.families import FAMILIES, build_model
-from study.sampling import MAX_TRIES, Request, draw, filtered_weights, generate, unprompted
 
 CHARACTERS = "ABCDEFGabcdefg|[]z123468:\n"
 TOKENIZER = CharTokenizer(CHARACTERS)

@@ -11,7 +11,7 @@ import torch
 
 import common
 from study.families import build_model
-from study.ladder import LADDER, parameters
+from study.train.ladder import LADDER, parameters
 
 SIZES = {stage: importlib.import_module(stage).SIZES for stage in ("04_train_transformers", "05b_train_ssms")}
 TINY = {"family": "ssm", "vocab_size": 75, "block_size": 512, "dropout": 0.0, "n_layer": 2, "n_head": 4, "d_model": 32,

@@ -8,16 +8,15 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
+
+from study.stages import stage
 
 import pytest
 
-from study import stage
-
 SCRIPT = '''"""A small stage."""
 import sys, time
-from study.arguments import fail, stage_parser
-from study.stage import Stage, run, write_text
+from study.stages.arguments import fail, stage_parser
+from study.stages.stage import Stage, run, write_text
 TEXT = "one"  # knob
 
 def main(argv=None):
@@ -44,9 +43,8 @@ NAMES = ["01_download", "02_midi_to_abc", "03_tokenize_split"]
 
 @pytest.fixture
 def project(tmp_path):
-    (tmp_path / "study").mkdir()
-    for module in ("stage", "arguments", "code_key", "families"):
-        shutil.copy(stage.HERE / f"study/{module}.py", tmp_path / "study")
+    shutil.copytree(stage.HERE / "study/stages", tmp_path / "study/stages")
+    shutil.copy(stage.HERE / "study/families.py", tmp_path / "study")
     for name in NAMES:
         (tmp_path / f"{name}.py").write_text(SCRIPT)
     return tmp_path
@@ -181,7 +179,7 @@ def test_an_interrupted_stage_is_unfinished_and_continues(project, with_signal, 
 
 def test_ctrl_c_while_a_script_is_loading(project):
     script = project / "01_download.py"
-    script.write_text("import time\nfrom study import stage\nprint('loading', flush=True)\ntime.sleep(300)\nstage.run(None)\n")
+    script.write_text("import time\nfrom study.stages import stage\nprint('loading', flush=True)\ntime.sleep(300)\nstage.run(None)\n")
     process = subprocess.Popen([sys.executable, script.name], cwd=project, stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "loading\n"
@@ -191,7 +189,7 @@ def test_ctrl_c_while_a_script_is_loading(project):
 
 POOL = """
 import os, signal, sys, time
-from study.stage import run, worker_pool
+from study.stages.stage import run, worker_pool
 
 def work(number):
     if number == {killer}:

@@ -23,11 +23,12 @@ import numpy as np
 import pyppmd
 import pytest
 
+from common import BEGIN, END, UNKNOWN, CharTokenizer, load_tokenizer
 from music.training_text import cut, cut_lines, training_text
 from music.windows import build_lookup, look_up, window_hashes
-from study import baselines, data_report, figures, groups, reading, split_files
-from study.selection import SPLITS, limit_sequences
-from common import BEGIN, END, UNKNOWN, CharTokenizer, load_tokenizer
+from study import figures
+from study.prepare import baselines, data_report, groups, reading, split_files
+from study.prepare.selection import SPLITS, limit_sequences
 
 stage03 = importlib.import_module("03_tokenize_split")
 SCALE = [0, 2, 4, 5, 7, 9, 11, 12, 14, 16, 17, 19, 21, 23, 24]

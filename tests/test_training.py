@@ -13,16 +13,19 @@ import sys
 import time
 from pathlib import Path
 
+from study.stages.stage import HERE as REPOSITORY
+from study.stages.stage import Stage, read_json
+
 import numpy as np
 import pytest
 import torch
-from starts import start
 
 import common
 from common import BEGIN, END, IGNORE, CharTokenizer, Transformer
-from study import checkpoints, machine, runs, suite, training
+from starts import start
 from study.families import build_model
-from study.stage import HERE as REPOSITORY, Stage, read_json
+from study.train import checkpoints, machine, runs, suite
+from study.train import loop as training
 
 SHAPES = {"transformer": {"n_layer": 1, "n_head": 2, "d_model": 16, "d_ff": 32},
           "lstm": {"n_layer": 1, "d_embedding": 8, "d_hidden": 16}}
@@ -624,7 +627,8 @@ def test_max_minutes_ends_early_with_the_schedule_done(tmp_path, data):
 SCRIPT = """
 import importlib, sys, torch
 torch.set_num_threads(1)
-from study import runs, stage, suite
+from study.train import runs, suite
+from study.stages import stage
 runs.CHECKPOINT_SECONDS, suite.CALIBRATION_SECONDS = {seconds}, 0.01
 t = importlib.import_module("04_train_transformers")
 t.SIZES = {{"tiny": {shape!r}, "small": {shape!r}, **{more!r}}}

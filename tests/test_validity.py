@@ -6,9 +6,19 @@ import random
 
 import numpy as np
 import pytest
-from tunes import C_MAJOR_HEADER as HEADER, VALID_TUNES, valid_tune
 
-from music.validity import LEVELS, count_midi_notes, is_above, judge_texts, rate_samples, share, standard_error, wilson
+from music.validity import (
+    LEVELS,
+    count_midi_notes,
+    is_above,
+    judge_texts,
+    rate_samples,
+    share,
+    standard_error,
+    wilson,
+)
+from tunes import C_MAJOR_HEADER as HEADER
+from tunes import VALID_TUNES, valid_tune
 
 
 def strict(value):

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from starts import start
 
 HERE = Path(__file__).resolve().parent.parent.parent
@@ -53,7 +54,7 @@ def outputs(root):
 
 def times_apart(root):
     """The digests of `outputs`, for JSON and checkpoints those of what is in them but times, speeds and memory."""
-    torch, checkpoints = importlib.import_module("torch"), importlib.import_module("study.checkpoints")
+    torch, checkpoints = importlib.import_module("torch"), importlib.import_module("study.train.checkpoints")
     found = outputs(root)
     for name in found:
         path = root / name

@@ -5,6 +5,7 @@ import string
 import time
 
 import pytest
+
 from music.abc_text import AbcError, check_abc, read_abc
 from music.tunebook import cut_tune, split_tunebook
 

@@ -7,14 +7,13 @@ import random
 import subprocess
 import sys
 import tarfile
-import tempfile
 import zipfile
 from pathlib import Path
 
 import pytest
-from loopback import HERE, corpus, download, midi, tar_bytes
 
-from study import fetch
+from loopback import HERE, corpus, download, midi, tar_bytes
+from study.prepare import fetch
 
 pytestmark = pytest.mark.faults
 

@@ -11,8 +11,19 @@ import threading
 import time
 
 import pytest
-from loopback import (HERE, break_after, corpus, download, lie, midi, server, stall_after, status,  # noqa: F401
-                      tar_bytes)
+
+from loopback import (  # noqa: F401
+    HERE,
+    break_after,
+    corpus,
+    download,
+    lie,
+    midi,
+    server,
+    stall_after,
+    status,
+    tar_bytes,
+)
 
 pytestmark = pytest.mark.faults
 QUICKLY = ("--retry-wait", "0.01", "--timeout", "1")

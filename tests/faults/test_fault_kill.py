@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from fault_roots import SINGLE_THREAD, STAGES, command, outputs, run_stage, times_apart
 
 pytestmark = pytest.mark.faults
@@ -26,7 +27,7 @@ class Forked:
     model), and saves the state of training every 0.1 instead of 60 seconds. Otherwise like a subprocess.Popen."""
 
     def __init__(self, words):
-        importlib.import_module("study.suite")
+        importlib.import_module("study.train.suite")
         importlib.import_module("torch._dynamo")  # the optimizers load it
         self.log = tempfile.TemporaryFile("w+")
         self.process = FORK.Process(target=self.run, args=([str(word) for word in words[1:]],))
@@ -38,8 +39,8 @@ class Forked:
         os.dup2(self.log.fileno(), 2)
         sys.stdout, sys.stderr, sys.argv = open(os.devnull, "w"), open(2, "w", closefd=False), words
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # as in a script that is loading
-        importlib.import_module("study.runs").CHECKPOINT_SECONDS = 0.1
-        importlib.import_module("study.suite").CALIBRATION_SECONDS = 0.1
+        importlib.import_module("study.train.runs").CHECKPOINT_SECONDS = 0.1
+        importlib.import_module("study.train.suite").CALIBRATION_SECONDS = 0.1
         torch = importlib.import_module("torch")
         torch.set_num_threads(1)
         runpy.run_path(words[0], run_name="__main__")
@@ -88,7 +89,7 @@ def interrupted(name, root_for, how, n_times, same=outputs, longest=1.05):
     """Ends `name` n_times at random moments of its work, each time in a fresh root or in the one that the last signal
     left. `longest`: of the moments, as a share of an undisturbed run. Signals while the script is loading (one in ten)
     or after it has ended do not count. SIGINT goes to all processes of the stage, as from a keyboard."""
-    chance, stage = random.Random(f"{name} {how} {n_times}"), importlib.import_module("study.stage")
+    chance, stage = random.Random(f"{name} {how} {n_times}"), importlib.import_module("study.stages.stage")
 
     def at_work(child, root):
         return (stage.read_json(stage.marker_path(root, name)) or {}).get("pid") == child.pid

@@ -12,6 +12,7 @@ import threading
 import time
 
 import pytest
+
 from fault_roots import HERE, SINGLE_THREAD, STAGES, command, outputs, run_stage, times_apart
 from loopback import server  # noqa: F401 (server is a fixture)
 

@@ -6,6 +6,7 @@ import sys
 import time
 
 import pytest
+
 from fault_roots import HERE, SINGLE_THREAD
 from loopback import midi
 

@@ -9,11 +9,14 @@ import pickle
 import random
 import shutil
 
+from study.stages import stage
+
 import numpy as np
 import pytest
+
 from common import load_tokenizer
 from fault_roots import outputs, run_stage
-from study import checkpoints, stage
+from study.train import checkpoints
 
 pytestmark = pytest.mark.faults
 

@@ -1,0 +1,1 @@
+"""Stage 07: sampling, and what is measured of a trained model and its music."""

@@ -1,0 +1,1 @@
+"""Stages 01 to 03: music in, ABC text, splits, tokens, baselines."""

@@ -1,0 +1,1 @@
+"""Stage 07: RESULTS.json and the page."""
