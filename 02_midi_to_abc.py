@@ -1,17 +1,22 @@
-"""Stage 02: every MIDI file below data/raw_midi becomes one ABC tune that a language model can read.
+"""Stage 02: every MIDI file below data/raw_midi becomes one ABC tune that a language model can
+read.
 
 Reads:  data/raw_midi/**/*.mid (stage 01)
-Writes: data/abc_notation/<same relative path>.abc   one tune each, voices interleaved by short groups of bars
+Writes: data/abc_notation/<same relative path>.abc   one tune each, voices interleaved by short
+    groups of bars
         data/failed_midi.txt   path, reason, detail of every file that gave no ABC (tab-separated)
-        data/conversion.tsv    one row per converted file: characters, bars, voices, tracks, notes written, doubled
+        data/conversion.tsv    one row per converted file: characters, bars, voices, tracks, notes
+            written, doubled
                                (the same note twice in one track, written once) and dropped (in voices left out), drum
                                notes, median distance of the onsets from the grid in quarter notes
-Run:    python 02_midi_to_abc.py [--workers N] [--max-voices N] [--timeout SECONDS] [--only GLOB] [--check-all]
+Run:    python 02_midi_to_abc.py [--workers N] [--max-voices N] [--timeout SECONDS] [--only GLOB]
+    [--check-all]
 Prints last: files, converted, failed, what was counted above, files off the beat, files per second.
 
-Six voices are kept by default. On a sample of real songs that is 95 % of all pitched notes, a 512-character window of
-the model spans 5.4 bars of all voices in the median and 3.0 or more in nine files of ten. Four voices keep 84 % (6.5
-bars), fifteen 99.9 % (5.1 bars, but 2.4 in the densest tenth): benchmarks/conversion.md.
+Six voices are kept by default. On a sample of real songs that is 95 % of all pitched notes, a
+512-character window of the model spans 5.4 bars of all voices in the median and 3.0 or more in nine
+files of ten. Four voices keep 84 % (6.5 bars), fifteen 99.9 % (5.1 bars, but 2.4 in the densest
+tenth): benchmarks/conversion.md.
 """
 
 import fnmatch
@@ -45,42 +50,78 @@ DEFAULT_VOICES = 6  # see the docstring
 TIMEOUT = 20  # seconds of processor time for one file; the slowest real one seen needs under one
 MAX_TIMEOUT = 86_400  # seconds: a day; the system's timer takes no more than a number of its own
 MAX_FAILED_SHARE = 0.75  # of at least 10 files: beyond this the input is not what the user believes
-CHECKED_SHARE = 1 / 32  # of the files are read back in every run; reading one takes longer than writing it
-OFF_BEAT = 0.03  # quarter notes: a file whose onsets lie further off the grid in the median was not played to its beat;
+# of the files are read back in every run; reading one takes longer than writing it
+CHECKED_SHARE = 1 / 32
+# quarter notes: a file whose onsets lie further off the grid in the median was not played to its
+# beat;
+OFF_BEAT = 0.03
 # onsets without any regard to the beat give 0.033, nine real songs of ten less than 0.026
 MAX_LISTED = 100  # files off the beat that the manifest names; conversion.tsv has all
-TABLE = ("chars", "bars", "voices", "tracks", "notes", "doubled", "dropped", "drums", "error")  # of conversion.tsv
+# of conversion.tsv
+TABLE = ("chars", "bars", "voices", "tracks", "notes", "doubled", "dropped", "drums", "error")
 
 
 def parse_arguments(argv):
     parser = stage_parser(__doc__)
-    parser.add_argument("--workers", type=whole(1), metavar="N", default=cpu_count(),
-                        help="processes, at most one a core (default: all cores, here %(default)s); changes nothing "
-                             "but the time")
-    parser.add_argument("--max-voices", type=whole(1, MAX_VOICES), metavar="N", default=DEFAULT_VOICES,
-                        help=f"voices kept a tune, 1-{MAX_VOICES} (default: %(default)s)")
-    parser.add_argument("--timeout", type=number(above=0, most=MAX_TIMEOUT), metavar="SECONDS", default=TIMEOUT,
-                        help="processor time for one file (default: %(default)s)")
-    parser.add_argument("--check-all", action="store_true",
-                        help=f"read every ABC file back, not just one in {1 / CHECKED_SHARE:.0f}")
-    parser.add_argument("--only", metavar="GLOB", help="redo the files whose path below data/raw_midi matches")
+    parser.add_argument(
+        "--workers",
+        type=whole(1),
+        metavar="N",
+        default=cpu_count(),
+        help=(
+            "processes, at most one a core (default: all cores, here %(default)s); changes nothing "
+            "but the time"
+        ),
+    )
+    parser.add_argument(
+        "--max-voices",
+        type=whole(1, MAX_VOICES),
+        metavar="N",
+        default=DEFAULT_VOICES,
+        help=f"voices kept a tune, 1-{MAX_VOICES} (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=number(above=0, most=MAX_TIMEOUT),
+        metavar="SECONDS",
+        default=TIMEOUT,
+        help="processor time for one file (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--check-all",
+        action="store_true",
+        help=f"read every ABC file back, not just one in {1 / CHECKED_SHARE:.0f}",
+    )
+    parser.add_argument(
+        "--only", metavar="GLOB", help="redo the files whose path below data/raw_midi matches"
+    )
     return parser.parse_args(argv)
 
 
 def finished(stage):
     """True if there is a finished conversion with these settings."""
     manifest = load_manifest(stage.root, stage.name)
-    return bool(manifest) and manifest["key"] == stage.key and not input_problems(stage.root, stage.name)
+    return (
+        bool(manifest)
+        and manifest["key"] == stage.key
+        and not input_problems(stage.root, stage.name)
+    )
 
 
 def check_only(args, stage, tasks):
     """Ends the script if --only matches nothing, or has no finished conversion to redo files of."""
     if not finished(stage):
-        fail("02_midi_to_abc.py", "--only redoes files of a finished conversion with these settings; there is none",
-             f"run: python 02_midi_to_abc.py{stage.flags}")
+        fail(
+            "02_midi_to_abc.py",
+            "--only redoes files of a finished conversion with these settings; there is none",
+            f"run: python 02_midi_to_abc.py{stage.flags}",
+        )
     if not any(fnmatch.fnmatchcase(midi, args.only) for midi, _ in tasks):
-        fail("02_midi_to_abc.py", f"--only {args.only} matches none of the {len(tasks):,} files below data/raw_midi",
-             f"give a path or a pattern such as '{tasks[0][0].split('/')[0]}/*'")
+        fail(
+            "02_midi_to_abc.py",
+            f"--only {args.only} matches none of the {len(tasks):,} files below data/raw_midi",
+            f"give a path or a pattern such as '{tasks[0][0].split('/')[0]}/*'",
+        )
 
 
 def write_tables(root, tasks, rows):
@@ -97,19 +138,27 @@ def write_tables(root, tasks, rows):
 
 
 def count(rows):
-    """What the manifest and the last lines of a run say of its rows, and {reason: files} of those that failed. Ends the
-    script if too many failed."""
+    """What the manifest and the last lines of a run say of its rows, and {reason: files} of those
+    that failed. Ends the script if too many failed."""
     good = [row for row in rows.values() if "reason" not in row]
     reasons = dict(Counter(row["reason"] for row in rows.values() if "reason" in row).most_common())
     n_failed = len(rows) - len(good)
     if not good or (len(rows) >= 10 and n_failed > MAX_FAILED_SHARE * len(rows)):
-        fail("02_midi_to_abc.py", f"{n_failed:,} of {len(rows):,} files gave no ABC: "
-             + ", ".join(f"{n:,} {reason}" for reason, n in reasons.items()),
-             "see data/failed_midi.txt; check what is in data/raw_midi")
+        fail(
+            "02_midi_to_abc.py",
+            f"{n_failed:,} of {len(rows):,} files gave no ABC: "
+            + ", ".join(f"{n:,} {reason}" for reason, n in reasons.items()),
+            "see data/failed_midi.txt; check what is in data/raw_midi",
+        )
     total = {key: sum(row[key] for row in good) for key in TABLE if key != "error"}
-    return {"files": len(rows), "converted": len(good), "failed": n_failed, **total,
-            "off_beat": sum(row["error"] > OFF_BEAT for row in good),
-            "median_error": sorted(row["error"] for row in good)[len(good) // 2]}, reasons
+    return {
+        "files": len(rows),
+        "converted": len(good),
+        "failed": n_failed,
+        **total,
+        "off_beat": sum(row["error"] > OFF_BEAT for row in good),
+        "median_error": sorted(row["error"] for row in good)[len(good) // 2],
+    }, reasons
 
 
 def main(argv=None):
@@ -117,42 +166,71 @@ def main(argv=None):
     stage = Stage(__file__, args, {"max_voices": args.max_voices})
     raw, target = stage.root / "data/raw_midi", stage.root / "data/abc_notation"
     journal = stage.root / "data/.02_midi_to_abc.journal.jsonl"
-    # files that killed their worker get another chance in the next run, in case it was the machine; then they are done
+    # files that killed their worker get another chance in the next run, in case it was the machine;
+    # then they are done
     before = load_manifest(stage.root, stage.name) or {}
     second_chance = not args.force and before.get("second_chance", False) and finished(stage)
     if not (args.only or second_chance) and stage.up_to_date():
         return
     tasks = plan(raw)
     if not tasks:
-        fail("02_midi_to_abc.py", "data/raw_midi holds no MIDI file",
-             f"run: python 01_download.py{stage.flags} --force")
+        fail(
+            "02_midi_to_abc.py",
+            "data/raw_midi holds no MIDI file",
+            f"run: python 01_download.py{stage.flags} --force",
+        )
     if args.only:
         check_only(args, stage, tasks)
     with stage.writing():
         rows = read_journal(journal, target) if stage.resuming or args.only or second_chance else {}
-        rows = {midi: row for midi, row in rows.items() if not (args.only and fnmatch.fnmatchcase(midi, args.only))}
+        rows = {
+            midi: row
+            for midi, row in rows.items()
+            if not (args.only and fnmatch.fnmatchcase(midi, args.only))
+        }
         todo = [task for task in tasks if task[0] not in rows]
         target.mkdir(parents=True, exist_ok=True)
-        settings = Settings(str(raw), str(target), args.max_voices, args.seed, 1 if args.check_all else CHECKED_SHARE,
-                            args.timeout)
+        settings = Settings(
+            str(raw),
+            str(target),
+            args.max_voices,
+            args.seed,
+            1 if args.check_all else CHECKED_SHARE,
+            args.timeout,
+        )
         began = time.monotonic()
         results = journaled(convert_all(todo, args.workers, settings), journal, resume=bool(rows))
         try:
-            for (midi, _), row in progress(results, total=len(todo), desc="MIDI to ABC", unit="file"):
+            for (midi, _), row in progress(
+                results, total=len(todo), desc="MIDI to ABC", unit="file"
+            ):
                 rows[midi] = row
         except CrewLost as problem:
-            fail("02_midi_to_abc.py", str(problem), "see whether memory suffices, give fewer --workers, run it again")
+            fail(
+                "02_midi_to_abc.py",
+                str(problem),
+                "see whether memory suffices, give fewer --workers, run it again",
+            )
         seconds = time.monotonic() - began
         rows = {midi: rows[midi] for midi, _ in tasks}
         remove_others(target, {abc for midi, abc in tasks if "reason" not in rows[midi]})
         write_tables(stage.root, tasks, rows)
         counts, reasons = count(rows)
         off_beat = [printable(midi) for midi, row in rows.items() if row.get("error", 0) > OFF_BEAT]
-        stage.finish(["data/abc_notation", "data/failed_midi.txt", "data/conversion.tsv"], counts=counts,
-                     skipped=reasons, extra={"off_beat_files": off_beat[:MAX_LISTED],
-                                             "second_chance": "crash" in reasons and not second_chance},
-                     summary={**counts, "reasons": ", ".join(f"{n} {why}" for why, n in reasons.items()) or "none",
-                              "files per second": f"{len(todo) / max(seconds, 1e-3):.1f}"})
+        stage.finish(
+            ["data/abc_notation", "data/failed_midi.txt", "data/conversion.tsv"],
+            counts=counts,
+            skipped=reasons,
+            extra={
+                "off_beat_files": off_beat[:MAX_LISTED],
+                "second_chance": "crash" in reasons and not second_chance,
+            },
+            summary={
+                **counts,
+                "reasons": ", ".join(f"{n} {why}" for why, n in reasons.items()) or "none",
+                "files per second": f"{len(todo) / max(seconds, 1e-3):.1f}",
+            },
+        )
 
 
 if __name__ == "__main__":

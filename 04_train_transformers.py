@@ -1,7 +1,9 @@
-"""Trains the five Transformers of the study, one epoch each, through the loop that the LSTMs go through too.
+"""Trains the five Transformers of the study, one epoch each, through the loop that the LSTMs go
+through too.
 
 Reads:  data/{train,val,test}_tokens.npy, data/tokenizer.pkl (stage 03)
-Writes: checkpoints/transformer_<size>.pt (weights, configuration), .json (the run's record), .curve.jsonl (losses in
+Writes: checkpoints/transformer_<size>.pt (weights, configuration), .json (the run's record),
+    .curve.jsonl (losses in
         nats per character); names end in _classic, _seedK, _fracF for what differs from the default
 Run:    python 04_train_transformers.py [--quick] [--only tiny,small] [--seeds 0,1,2]
         torchrun --standalone --nproc-per-node=8 04_train_transformers.py
@@ -24,7 +26,8 @@ LEARNING_RATES = {  # peak; from --sweep-lr (docs/lr_sweep.json)
     "muon": {"tiny": 0.02, "small": 0.01, "medium": 0.012, "large": 0.005, "xl": 0.004},
     "adamw": {"tiny": 0.016, "small": 0.004, "medium": 0.003, "large": 0.004, "xl": 0.002},
 }
-LADDER_RATE = 0.0147, 0.45  # r, b: peak rate of the ladder = r * (width / 64)^-b; --sweep-lr --suite ladder
+# r, b: peak rate of the ladder = r * (width / 64)^-b; --sweep-lr --suite ladder
+LADDER_RATE = 0.0147, 0.45
 
 
 def main(argv=None):

@@ -1,7 +1,9 @@
-"""Trains the four LSTMs of the study, one epoch each, through the loop that the Transformers go through too.
+"""Trains the four LSTMs of the study, one epoch each, through the loop that the Transformers go
+through too.
 
 Reads:  data/{train,val,test}_tokens.npy, data/tokenizer.pkl (stage 03)
-Writes: checkpoints/lstm_<size>.pt (weights, configuration), .json (the run's record), .curve.jsonl (losses in nats
+Writes: checkpoints/lstm_<size>.pt (weights, configuration), .json (the run's record), .curve.jsonl
+    (losses in nats
         per character); names end in _classic, _seedK, _fracF for what differs from the default
 Run:    python 05_train_lstms.py [--quick] [--only tiny,small] [--seeds 0,1,2]
         torchrun --standalone --nproc-per-node=8 05_train_lstms.py
@@ -23,7 +25,8 @@ LEARNING_RATES = {  # peak; from --sweep-lr (docs/lr_sweep.json)
     "muon": {"tiny": 0.04, "small": 0.015, "medium": 0.02, "large": 0.016},
     "adamw": {"tiny": 0.016, "small": 0.008, "medium": 0.006, "large": 0.004},
 }
-LADDER_RATE = 0.022, 0.69  # r, b: peak rate of the ladder = r * (width / 64)^-b; --sweep-lr --suite ladder
+# r, b: peak rate of the ladder = r * (width / 64)^-b; --sweep-lr --suite ladder
+LADDER_RATE = 0.022, 0.69
 
 
 def main(argv=None):

@@ -1,9 +1,11 @@
-"""Trains the five SSMs of the study, one epoch each, through the loop that the Transformers and LSTMs go through too.
+"""Trains the five SSMs of the study, one epoch each, through the loop that the Transformers and
+LSTMs go through too.
 
 An optional stage: 06 and 07 take its runs if they are there, and `make run` does without it.
 
 Reads:  data/{train,val,test}_tokens.npy, data/tokenizer.pkl (stage 03)
-Writes: checkpoints/ssm_<size>.pt (weights, configuration), .json (the run's record), .curve.jsonl (losses in nats per
+Writes: checkpoints/ssm_<size>.pt (weights, configuration), .json (the run's record), .curve.jsonl
+    (losses in nats per
         character); names end in _classic, _seedK, _fracF for what differs from the default
 Run:    python 05b_train_ssms.py [--quick] [--only tiny,small] [--seeds 0,1,2]
         torchrun --standalone --nproc-per-node=8 05b_train_ssms.py
@@ -15,7 +17,9 @@ from study.stages.stage import run
 from common import SSM
 from study.train.suite import suite_main
 
-SIZES = {  # width, depth and heads of the Transformers, and their parameters in all within 1 % at a vocabulary of 75
+# width, depth and heads of the Transformers, and their parameters in all within 1 % at a vocabulary
+# of 75
+SIZES = {
     "tiny": {"n_layer": 2, "n_head": 2, "d_model": 64, "d_ff": 352},
     "small": {"n_layer": 3, "n_head": 2, "d_model": 128, "d_ff": 532},
     "medium": {"n_layer": 4, "n_head": 4, "d_model": 192, "d_ff": 736},
@@ -26,7 +30,8 @@ LEARNING_RATES = {  # peak, from --sweep-lr (docs/lr_sweep.json)
     "muon": {"tiny": 0.01, "small": 0.01, "medium": 0.003, "large": 0.004, "xl": 0.003},
     "adamw": {"tiny": 0.016, "small": 0.004, "medium": 0.003, "large": 0.002, "xl": 0.002},
 }
-LADDER_RATE = 0.00974, 0.65  # r, b: peak rate of the ladder = r * (width / 64)^-b; --sweep-lr --suite ladder
+# r, b: peak rate of the ladder = r * (width / 64)^-b; --sweep-lr --suite ladder
+LADDER_RATE = 0.00974, 0.65
 
 
 def main(argv=None):

@@ -1,22 +1,28 @@
 """Trains the best model, draws music from it, measures that music and writes the results.
 
-Reads:  data/ (stage 03), the checkpoints and records of the training stages, part4_outputs/fits.json (stage 06)
-Writes: checkpoints/best_model.{pt,json,curve.jsonl}, best_choice.json (why this size, these epochs, this batch)
-        part4_outputs/checkpoints/best_model.pt, training_history.json (nats per character by epoch and step)
-        part4_outputs/generated/sample_000..009.abc (as drawn), .mid, .musicxml, .svg, .png, _roll.svg, _roll.png,
-        metadata.json, repaired/sample_*.abc (only where a sample had to be cut to be readable)
-        part4_outputs/evaluation/ (samples and measurements, each kept under a key: an interrupted run goes on after the
-        last, and an edit re-makes what it changes)
+Reads:  data/ (stage 03), the checkpoints and records of the training stages,
+    part4_outputs/fits.json (stage 06)
+Writes: checkpoints/best_model.{pt,json,curve.jsonl}, best_choice.json (why this size, these epochs,
+    this batch)
+        part4_outputs/checkpoints/best_model.pt, training_history.json (nats per character by epoch
+        and step) part4_outputs/generated/sample_000..009.abc (as drawn), .mid, .musicxml, .svg,
+        .png, _roll.svg, _roll.png, metadata.json, repaired/sample_*.abc (only where a sample had to
+        be cut to be readable) part4_outputs/evaluation/ (samples and measurements, each kept under
+        a key: an interrupted run goes on after the last, and an edit re-makes what it changes)
         part4_outputs/figures/{sampler,ladder,skills,cost_of_control,repetition,counting,best_by_position}.{png,svg},
         RESULTS.json, report.html, music.csv, differences.csv, loss_by_position.csv
-Run:    python 07_train_best_and_generate.py [--quick] [--minutes 5 | --best xl:10] [--skip-training]
+Run:    python 07_train_best_and_generate.py [--quick] [--minutes 5 | --best xl:10]
+    [--skip-training]
         python 07_train_best_and_generate.py --samples-only
-        python 07_train_best_and_generate.py --model transformer_tiny --num-samples 3 --meter 6/8 --key D
-        python 07_train_best_and_generate.py --continue song.mid [--bars-given 8] [--bars-new 16]
-The best model is the largest Transformer for ten epochs; with --quick, or --minutes, what this machine's speed and a
-law of the loss say is best in those minutes. --samples-only draws the ten samples and measures nothing. The third form
-plays with any finished model: it needs its checkpoint and data/tokenizer.pkl, and writes generated/play_NNN.* and
-played.html. The fourth goes on from the last bars of a MIDI or ABC file and writes generated/continued_NNN.abc, .mid
+        python 07_train_best_and_generate.py --model transformer_tiny --num-samples 3 --meter 6/8
+        --key D python 07_train_best_and_generate.py --continue song.mid [--bars-given 8]
+        [--bars-new 16]
+The best model is the largest Transformer for ten epochs; with --quick, or --minutes, what this
+machine's speed and a law of the loss say is best in those minutes. --samples-only draws the ten
+samples and measures nothing. The third form
+plays with any finished model: it needs its checkpoint and data/tokenizer.pkl, and writes
+generated/play_NNN.* and played.html. The fourth goes on from the last bars of a MIDI or ABC file
+and writes generated/continued_NNN.abc, .mid
 (with the drums and tempos of the bars given) and .musicxml, the given bars and the new ones with a mark between them.
 Prints the headline block of RESULTS.json last.
 """
@@ -69,29 +75,84 @@ from study.train.checkpoints import finished, tokenizer_path
 SIZE, EPOCHS = "xl", 10  # of the best model unless minutes are given: those of the study
 MINUTES = {"full": None, "quick": 5}  # of training for the best model
 BUDGETS = {  # n_*: samples; *_chars: characters drawn at most
-    "full": {"n_rated": 200, "rated_chars": 5000, "n_prompted": 100, "prompted_chars": 2000, "n_sweep": 100,
-             "sweep_chars": 1000, "n_skills": 100, "skills_chars": 1000, "n_real": 200, "sample_chars": 3000},
-    "quick": {"n_rated": 100, "rated_chars": 1500, "n_prompted": 20, "prompted_chars": 500, "n_sweep": 21,
-              "sweep_chars": 500, "n_skills": 100, "skills_chars": 300, "n_real": 100, "sample_chars": 1000},
+    "full": {
+        "n_rated": 200,
+        "rated_chars": 5000,
+        "n_prompted": 100,
+        "prompted_chars": 2000,
+        "n_sweep": 100,
+        "sweep_chars": 1000,
+        "n_skills": 100,
+        "skills_chars": 1000,
+        "n_real": 200,
+        "sample_chars": 3000,
+    },
+    "quick": {
+        "n_rated": 100,
+        "rated_chars": 1500,
+        "n_prompted": 20,
+        "prompted_chars": 500,
+        "n_sweep": 21,
+        "sweep_chars": 500,
+        "n_skills": 100,
+        "skills_chars": 300,
+        "n_real": 100,
+        "sample_chars": 1000,
+    },
 }
-# one path of equal steps, so that a line through all of them can be taken: of fifteen settings with 8 samples each the best
-# was chance. Min-p, because at equal validity a lower temperature repeats more (benchmarks/sampling.md)
+# one path of equal steps, so that a line through all of them can be taken: of fifteen settings with
+# 8 samples each the best was chance. Min-p, because at equal validity a lower temperature repeats
+# more (benchmarks/sampling.md)
 SWEEP = [{**MODEL_ITSELF, "min_p": step / 40} for step in range(6)]
-SWEEP_LIMITS = {"rest_bar_share": 0.10, "bar_repetition": 0.03}  # shares of bars: how far a sampler may lie above the
-# validation tunes; the likeliest tokens are rests and the bar before, so strict samplers look valid by saying nothing
-TEN = [  # the samples to look at: prompt, the sampler's temperature (None: the chosen sampler), bars
-    ("unconditional", None, "free"), ("unconditional", 1.0, "free"), ("header", 0.9, "free"), ("bars", 1.0, "free"),
-    ("unconditional", 1.0, "right"), ("header", None, "right"), ("header", 1.0, "right"),
-    ("bars", None, "right"), ("bars", 0.8, "right"), ("bars", 0.7, "right")]
+# shares of bars: how far a sampler may lie above the
+SWEEP_LIMITS = {"rest_bar_share": 0.10, "bar_repetition": 0.03}
+# validation tunes; the likeliest tokens are rests and the bar before, so strict samplers look valid
+# by saying nothing
+# the samples to look at: prompt, the sampler's temperature (None: the chosen sampler), bars
+TEN = [
+    ("unconditional", None, "free"),
+    ("unconditional", 1.0, "free"),
+    ("header", 0.9, "free"),
+    ("bars", 1.0, "free"),
+    ("unconditional", 1.0, "right"),
+    ("header", None, "right"),
+    ("header", 1.0, "right"),
+    ("bars", None, "right"),
+    ("bars", 0.8, "right"),
+    ("bars", 0.7, "right"),
+]
 SEEDS = {  # first seed of every set, so that no two sets share a random stream
-    "unprompted": 10_000, "chosen": 20_000, "right": 25_000, "header": 30_000, "bars": 40_000, "sweep": 50_000,
-    "skills": 60_000, "ten": 70_000}
+    "unprompted": 10_000,
+    "chosen": 20_000,
+    "right": 25_000,
+    "header": 30_000,
+    "bars": 40_000,
+    "sweep": 50_000,
+    "skills": 60_000,
+    "ten": 70_000,
+}
 PLAY_CHARS = 2000
-VOICE_DRAWS = 4  # texts drawn for each sample that shall have so many voices: how many a tune has, no header says
+# texts drawn for each sample that shall have so many voices: how many a tune has, no header says
+VOICE_DRAWS = 4
 HEADER = {"meter": "4/4", "key": "C"}  # where only one of the two is given
-CHARS_PER_BAR = 100  # of one voice, drawn at most to continue a tune; the longest of the default corpus has 45
-PLAY_FLAGS = ("model", "source", "prompt", "style", "meter", "key", "voices", "num_samples", "temperature", "top_k",
-              "top_p", "min_p", "max_chars", "bars")
+# of one voice, drawn at most to continue a tune; the longest of the default corpus has 45
+CHARS_PER_BAR = 100
+PLAY_FLAGS = (
+    "model",
+    "source",
+    "prompt",
+    "style",
+    "meter",
+    "key",
+    "voices",
+    "num_samples",
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "max_chars",
+    "bars",
+)
 ME = "07_train_best_and_generate.py"
 
 
@@ -102,74 +163,189 @@ def parse_arguments(argv):
         if action.dest == "only":
             action.metavar, action.help = "SIZE", "choose among this size of the Transformer only"
     add = parser.add_argument
-    add("--minutes", type=number(above=0), metavar="M",
-        help=f"train what is expected to be best in so many minutes (default: with --quick {MINUTES['quick']})")
-    add("--best", type=asked_for, metavar="SIZE[:EPOCHS[:WINDOWS]]",
-        help=f"train this, e.g. small:4:8 with 8 windows of 512 tokens a step (default without --quick: "
-             f"{SIZE}:{EPOCHS})")
-    add("--max-train-chars", type=whole(1), metavar="N", help="characters of training text at most (default: all)")
-    add("--max-minutes", type=number(above=0), metavar="MIN",
-        help="minutes of training at most, by the clock: the learning rate decays to zero by then (default: no limit)")
-    add("--skip-training", action="store_true",
-        help="sample and evaluate with the best_model.pt that exists, whatever it was trained on")
-    add("--samples-only", action="store_true", help="train, and draw the ten samples; no rates, no results")
-    add("--check", action="store_true", help="only check that RESULTS.json holds all that it promises")
+    add(
+        "--minutes",
+        type=number(above=0),
+        metavar="M",
+        help=(
+            "train what is expected to be best in so many minutes (default: with --quick"
+            f" {MINUTES['quick']})"
+        ),
+    )
+    add(
+        "--best",
+        type=asked_for,
+        metavar="SIZE[:EPOCHS[:WINDOWS]]",
+        help=(
+            "train this, e.g. small:4:8 with 8 windows of 512 tokens a step (default without"
+            f" --quick: {SIZE}:{EPOCHS})"
+        ),
+    )
+    add(
+        "--max-train-chars",
+        type=whole(1),
+        metavar="N",
+        help="characters of training text at most (default: all)",
+    )
+    add(
+        "--max-minutes",
+        type=number(above=0),
+        metavar="MIN",
+        help=(
+            "minutes of training at most, by the clock: the learning rate decays to zero by then"
+            " (default: no limit)"
+        ),
+    )
+    add(
+        "--skip-training",
+        action="store_true",
+        help="sample and evaluate with the best_model.pt that exists, whatever it was trained on",
+    )
+    add(
+        "--samples-only",
+        action="store_true",
+        help="train, and draw the ten samples; no rates, no results",
+    )
+    add(
+        "--check",
+        action="store_true",
+        help="only check that RESULTS.json holds all that it promises",
+    )
     add("--headline", action="store_true", help="only print the headline block of RESULTS.json")
-    add_play_flags(parser.add_argument_group("play with a finished model (writes generated/play_NNN.*, measures "
-                                             "nothing)"))
+    add_play_flags(
+        parser.add_argument_group(
+            "play with a finished model (writes generated/play_NNN.*, measures nothing)"
+        )
+    )
     args = parser.parse_args(argv)
     if args.best and (args.minutes or args.only):
         parser.error("--best says what to train: it does not go with --minutes or --only")
     if args.prompt is not None and (args.style or args.meter or args.key or args.voices):
-        parser.error("--prompt is the whole beginning: it does not go with --style, --meter, --key or --voices")
-    if args.source and any(value is not None for value in (args.prompt, args.style, args.meter, args.key, args.voices,
-                                                           args.bars)):
-        parser.error("--continue takes meter, key and voices from the file and draws right bars: it does not go with "
-                     "--prompt, --style, --meter, --key, --voices or --bars")
+        parser.error(
+            "--prompt is the whole beginning: it does not go with --style, --meter, --key or"
+            " --voices"
+        )
+    if args.source and any(
+        value is not None
+        for value in (args.prompt, args.style, args.meter, args.key, args.voices, args.bars)
+    ):
+        parser.error(
+            "--continue takes meter, key and voices from the file and draws right bars: it does not"
+            " go with --prompt, --style, --meter, --key, --voices or --bars"
+        )
     if args.source and not args.source.is_file():
-        parser.error(f"--continue {args.source}: " + ("that is a folder; it takes one MIDI or ABC file"
-                                                      if args.source.is_dir() else "there is no such file"))
+        parser.error(
+            f"--continue {args.source}: "
+            + (
+                "that is a folder; it takes one MIDI or ABC file"
+                if args.source.is_dir()
+                else "there is no such file"
+            )
+        )
     return args
 
 
 def add_play_flags(play):
     """The flags of PLAY_FLAGS, to an argument group."""
     add = play.add_argument
-    add("--model", type=name_list, metavar="NAME",
-        help=f"play with checkpoints/NAME.pt, e.g. transformer_tiny (default: {BEST})")
-    add("--continue", dest="source", type=Path, metavar="FILE",
-        help="go on from the last bars of this MIDI or ABC file (writes generated/continued_NNN.*)")
-    add("--bars-given", type=whole(1, 1000), metavar="N", default=8,
-        help="bars of that file at least that the model sees (default: %(default)s)")
-    add("--bars-new", type=whole(1, 1000), metavar="N", default=16,
-        help="bars to write after them (default: %(default)s)")
+    add(
+        "--model",
+        type=name_list,
+        metavar="NAME",
+        help=f"play with checkpoints/NAME.pt, e.g. transformer_tiny (default: {BEST})",
+    )
+    add(
+        "--continue",
+        dest="source",
+        type=Path,
+        metavar="FILE",
+        help="go on from the last bars of this MIDI or ABC file (writes generated/continued_NNN.*)",
+    )
+    add(
+        "--bars-given",
+        type=whole(1, 1000),
+        metavar="N",
+        default=8,
+        help="bars of that file at least that the model sees (default: %(default)s)",
+    )
+    add(
+        "--bars-new",
+        type=whole(1, 1000),
+        metavar="N",
+        default=16,
+        help="bars to write after them (default: %(default)s)",
+    )
     add("--prompt", metavar="TEXT", help=r"what the samples begin with; \n stands for a line end")
-    add("--style", type=name_list, metavar="NAME",
-        help="collection of the samples, e.g. bach; of a model whose text was made by 03 --tag collection")
+    add(
+        "--style",
+        type=name_list,
+        metavar="NAME",
+        help=(
+            "collection of the samples, e.g. bach; of a model whose text was made by 03 --tag"
+            " collection"
+        ),
+    )
     add("--meter", metavar="M", help="meter of the samples, e.g. 6/8")
     add("--key", metavar="K", help="key of the samples, e.g. D, Am, Bb")
-    add("--voices", type=whole(1, 16), metavar="N",
-        help=f"voices of the samples: of {VOICE_DRAWS} texts for each sample one is kept that has as many")
+    add(
+        "--voices",
+        type=whole(1, 16),
+        metavar="N",
+        help=(
+            f"voices of the samples: of {VOICE_DRAWS} texts for each sample one is kept that has as"
+            " many"
+        ),
+    )
     add("--num-samples", type=whole(1, 10_000), metavar="N", help="how many (default: 1)")
-    add("--temperature", type=number(0, 100), help="default of all four: the sampler that the sweep chose")
+    add(
+        "--temperature",
+        type=number(0, 100),
+        help="default of all four: the sampler that the sweep chose",
+    )
     add("--top-k", type=whole(0), metavar="K", help="draw among the K likeliest tokens; 0: all")
-    add("--top-p", type=number(above=0, most=1), metavar="P",
-        help="draw among the likeliest that make up this share; 1: all")
-    add("--min-p", type=number(0, 1), metavar="P",
-        help="leave out what has less than this times the likeliest; 0: nothing")
-    add("--bars", choices=("free", "right"),
-        help="right (default): a bar that its meter does not allow is drawn again; free: as the model draws")
-    add("--max-chars", type=whole(1, 1_000_000), metavar="N", help=f"characters at most (default: {PLAY_CHARS})")
+    add(
+        "--top-p",
+        type=number(above=0, most=1),
+        metavar="P",
+        help="draw among the likeliest that make up this share; 1: all",
+    )
+    add(
+        "--min-p",
+        type=number(0, 1),
+        metavar="P",
+        help="leave out what has less than this times the likeliest; 0: nothing",
+    )
+    add(
+        "--bars",
+        choices=("free", "right"),
+        help=(
+            "right (default): a bar that its meter does not allow is drawn again; free: as the"
+            " model draws"
+        ),
+    )
+    add(
+        "--max-chars",
+        type=whole(1, 1_000_000),
+        metavar="N",
+        help=f"characters at most (default: {PLAY_CHARS})",
+    )
 
 
 def asked_for(text):
-    """A kind of argument: SIZE[:EPOCHS[:WINDOWS]] as {"size", "epochs", "windows" (None: by the amount of text)}."""
+    """A kind of argument: SIZE[:EPOCHS[:WINDOWS]] as {"size", "epochs", "windows" (None: by the
+    amount of text)}."""
     size, *numbers = name_list(text).split(":")
     numbers = [whole(1, 1000)(part) for part in numbers]
-    return {"size": size, "epochs": EPOCHS, "windows": None, **dict(zip(("epochs", "windows"), numbers))}
+    return {
+        "size": size,
+        "epochs": EPOCHS,
+        "windows": None,
+        **dict(zip(("epochs", "windows"), numbers)),
+    }
 
 
 # ---------------------------------------------------------------- the best model
+
 
 def what_to_train(args):
     """(minutes, best) for `choice.choose`: a budget to choose for, or a plan to take."""
@@ -186,29 +362,50 @@ def suite_records(root):
 
 
 def plan_best(args, root, data, device):
-    """The run of the best model, chosen here or as it was chosen before, and the choice; ValueError without a record.
+    """The run of the best model, chosen here or as it was chosen before, and the choice; ValueError
+    without a record.
     """
     minutes, best = what_to_train(args)
-    chosen = choice.choose(root, data, device, suite_records(root), read_json(root / "part4_outputs/fits.json") or {},
-                           minutes, args.max_train_chars, [best["size"]] if best else args.only and [args.only], best,
-                           again=args.force)
+    chosen = choice.choose(
+        root,
+        data,
+        device,
+        suite_records(root),
+        read_json(root / "part4_outputs/fits.json") or {},
+        minutes,
+        args.max_train_chars,
+        [best["size"]] if best else args.only and [args.only],
+        best,
+        again=args.force,
+    )
     return run_of_choice(args, root, data, chosen), chosen
 
 
 def run_of_choice(args, root, data, chosen):
     """The run of a choice."""
     record = read_json(root / f"checkpoints/{choice.FAMILY}_{chosen['chosen']['size']}.json")
-    return choice.plan(data, chosen, record, BEST, runs.HEADLINE_SEED + args.seed, args.max_train_chars,
-                       args.max_minutes)
+    return choice.plan(
+        data,
+        chosen,
+        record,
+        BEST,
+        runs.HEADLINE_SEED + args.seed,
+        args.max_train_chars,
+        args.max_minutes,
+    )
 
 
 def taken_as_it_is(args):
-    """Digest of the best model that --skip-training takes although training would give another one; else None."""
+    """Digest of the best model that --skip-training takes although training would give another one;
+    else None."""
     root = resolve_root(args)
     if not args.skip_training:
         return None
-    with contextlib.suppress(ValueError, OSError, KeyError, TypeError):  # what is wrong with the data says the stage
-        if finished(root, run_of_choice(args, root, training.load_data(root), choice.kept_choice(root))):
+    # what is wrong with the data says the stage
+    with contextlib.suppress(ValueError, OSError, KeyError, TypeError):
+        if finished(
+            root, run_of_choice(args, root, training.load_data(root), choice.kept_choice(root))
+        ):
             return None
     return file_digest(root / f"checkpoints/{BEST}.pt")
 
@@ -219,14 +416,19 @@ def train_best(stage, planned, data, device):
     if finished(stage.root, planned) is None or args.force:
         print("\n".join(choice.in_words(chosen)), flush=True)
     try:
-        runs.train(stage.root, planned, data, device, micro_batch=args.micro_batch, again=args.force)
+        runs.train(
+            stage.root, planned, data, device, micro_batch=args.micro_batch, again=args.force
+        )
     except training.Stopped as error:
         fail(ME, str(error), "the last good state is kept; see --help for smaller budgets")
 
 
 def copy_best(root):
     """The best model and its history, beside the results."""
-    folder, record = root / "part4_outputs/checkpoints", read_json(root / f"checkpoints/{BEST}.json") or {}
+    folder, record = (
+        root / "part4_outputs/checkpoints",
+        read_json(root / f"checkpoints/{BEST}.json") or {},
+    )
     curve = read_curves(root, [{"name": BEST, "curve": f"{BEST}.curve.jsonl"}]).get(BEST, [])
     write_json(folder / "training_history.json", results.training_history(record, curve))
     write_bytes(folder / f"{BEST}.pt", (root / f"checkpoints/{BEST}.pt").read_bytes())
@@ -234,17 +436,33 @@ def copy_best(root):
 
 # ---------------------------------------------------------------- results for people
 
+
 def draw_figures(root, content):
     """The figures of this stage; returns their names below the root."""
     folder, sweep = root / "part4_outputs/figures", measurements.read(root, "sweep")
     names = evaluate_figures.draw_sampler(folder, sweep, describe_sampler(sweep["chosen"]))
-    names += evaluate_figures.draw_ladder(folder, content["samples"]["ladder"]) if content["samples"]["ladder"] else []
+    names += (
+        evaluate_figures.draw_ladder(folder, content["samples"]["ladder"])
+        if content["samples"]["ladder"]
+        else []
+    )
     if content["skills"]:
-        for draw in (evaluate_figures.draw_skills, evaluate_figures.draw_cost_of_control, evaluate_figures.draw_repetition, evaluate_figures.draw_counting):
+        for draw in (
+            evaluate_figures.draw_skills,
+            evaluate_figures.draw_cost_of_control,
+            evaluate_figures.draw_repetition,
+            evaluate_figures.draw_counting,
+        ):
             names += draw(folder, content["skills"])
     names += evaluate_figures.draw_looking_back(folder, new_bars.rows_of(root))
-    losses, record = content["best"]["test_loss_by_position"], read_json(root / f"checkpoints/{BEST}.json")
-    names += evaluate_figures.draw_best_by_position(folder, losses, record["config"]["block_size"]) if losses else []
+    losses, record = content["best"]["test_loss_by_position"], read_json(
+        root / f"checkpoints/{BEST}.json"
+    )
+    names += (
+        evaluate_figures.draw_best_by_position(folder, losses, record["config"]["block_size"])
+        if losses
+        else []
+    )
     return [f"part4_outputs/figures/{name}" for name in names]
 
 
@@ -253,25 +471,42 @@ def output_names(root, kept):
 
     kept: names of the measurements."""
     names = [choice.FILE, *(f"checkpoints/{BEST}{end}" for end in (".pt", ".json", ".curve.jsonl"))]
-    names += [f"part4_outputs/{name}" for name in (
-        f"checkpoints/{BEST}.pt", "checkpoints/training_history.json", "RESULTS.json", "report.html",
-        "generated/metadata.json", *results.TABLES)]
+    names += [
+        f"part4_outputs/{name}"
+        for name in (
+            f"checkpoints/{BEST}.pt",
+            "checkpoints/training_history.json",
+            "RESULTS.json",
+            "report.html",
+            "generated/metadata.json",
+            *results.TABLES,
+        )
+    ]
     names += [f"{measurements.FOLDER}/{name}.json" for name in kept]
-    names += [str(path.relative_to(root)) for pattern in ("sample_*", "repaired/sample_*")
-              for path in sorted((root / generated.FOLDER).glob(pattern))]
+    names += [
+        str(path.relative_to(root))
+        for pattern in ("sample_*", "repaired/sample_*")
+        for path in sorted((root / generated.FOLDER).glob(pattern))
+    ]
     return [name for name in names if (root / name).exists()]
 
 
 def show(root, args):
     """--check and --headline: what RESULTS.json lacks, or its first block."""
-    content, again = read_json(root / "part4_outputs/RESULTS.json"), f"run: python {ME}{root_flags(args)}"
+    content, again = (
+        read_json(root / "part4_outputs/RESULTS.json"),
+        f"run: python {ME}{root_flags(args)}",
+    )
     if content is None:
         fail(ME, "there is no part4_outputs/RESULTS.json", again)
     if args.check:
         missing = results.check_results(content, results.planned_runs(root))
         if missing:
-            fail(ME, "RESULTS.json is incomplete:\n" + "\n".join(missing),
-                 f"{again} --force, after the stages before it")
+            fail(
+                ME,
+                "RESULTS.json is incomplete:\n" + "\n".join(missing),
+                f"{again} --force, after the stages before it",
+            )
         print("RESULTS.json holds all that it promises")
     if args.headline:
         print("\n".join(results.headline_lines(content)))
@@ -279,48 +514,81 @@ def show(root, args):
 
 # ---------------------------------------------------------------- play
 
+
 def play(root, args):
-    """Draws samples as a user wants them from a finished model; leaves results and evaluation alone. It needs the
-    model's checkpoint and the vocabulary, and nothing else."""
+    """Draws samples as a user wants them from a finished model; leaves results and evaluation
+    alone. It needs the model's checkpoint and the vocabulary, and nothing else."""
     name = args.model or BEST
     check_model(root, args, name)
     try:
-        player = evaluation.load_player(root, name, load_tokenizer(tokenizer_path(root, name)),
-                                        pick_device(args.device))
+        player = evaluation.load_player(
+            root, name, load_tokenizer(tokenizer_path(root, name)), pick_device(args.device)
+        )
     except ValueError as error:
         fail(ME, str(error), f"run: python {ME}{root_flags(args)}")
     chosen = (measurements.read(root, "sweep") or {}).get("chosen") or MODEL_ITSELF
-    sampler = {key: chosen[key] if getattr(args, key) is None else getattr(args, key) for key in MODEL_ITSELF}
+    sampler = {
+        key: chosen[key] if getattr(args, key) is None else getattr(args, key)
+        for key in MODEL_ITSELF
+    }
     if args.source:
         return go_on(root, args, player, sampler)
     if args.style and UNKNOWN in player.tokenizer.encode("R:"):
-        fail(ME, f"--style {args.style}: {name} was not told of styles", "run: python 03_tokenize_split.py"
-             f"{root_flags(args)} --tag collection, then train again")
+        fail(
+            ME,
+            f"--style {args.style}: {name} was not told of styles",
+            "run: python 03_tokenize_split.py"
+            f"{root_flags(args)} --tag collection, then train again",
+        )
     prompt, n = prompt_of(args), args.num_samples or 1
-    bars = args.bars or ("right" if sampler["temperature"] else "free")  # the likeliest bar is the same at every draw
-    requests = [Request(prompt=prompt, seed=args.seed + i, max_chars=args.max_chars or PLAY_CHARS,
-                        bars=bars, **sampler)
-                for i in range(n * (VOICE_DRAWS if args.voices else 1))]
+    # the likeliest bar is the same at every draw
+    bars = args.bars or ("right" if sampler["temperature"] else "free")
+    requests = [
+        Request(
+            prompt=prompt,
+            seed=args.seed + i,
+            max_chars=args.max_chars or PLAY_CHARS,
+            bars=bars,
+            **sampler,
+        )
+        for i in range(n * (VOICE_DRAWS if args.voices else 1))
+    ]
     try:
-        samples = generate(player.model, player.tokenizer, requests, player.device, right_bars=RightBars)
+        samples = generate(
+            player.model, player.tokenizer, requests, player.device, right_bars=RightBars
+        )
     except ValueError as error:
-        fail(ME, str(error), "mend the prompt, or draw without the judge: --bars free" if "right bar" in str(error)
-             else "see --help")
+        fail(
+            ME,
+            str(error),
+            (
+                "mend the prompt, or draw without the judge: --bars free"
+                if "right bar" in str(error)
+                else "see --help"
+            ),
+        )
     samples, missed = with_voices(samples, args.voices) if args.voices else (samples, 0)
     show_played(root, generated.write_played(root, samples), sampler)
     n_stuck = sum(sample["stop_reason"] == "stuck" for sample in samples)
     if n_stuck:
         print(f"{n_stuck} of {n} samples are stuck: no right bar leads on; --bars free draws on")
     if missed:
-        print(f"{missed} of {n} samples have another number of voices: no text drawn for them had {args.voices}")
+        print(
+            f"{missed} of {n} samples have another number of voices: no text drawn for them had"
+            f" {args.voices}"
+        )
 
 
 def show_played(root, rows, sampler):
     """Prints what was written, and makes the page of all that was played."""
     for row in rows:
-        print(f"{row['text'].rstrip()}\n--- {row['file']}: {level_in_words(row['validity']['level'])}, seed "
-              f"{row['seed']}, {describe_sampler(sampler)}, ended by {row['stop_reason']}"
-              + (f"; {row['midi']}" if row["midi"] else "; no note to hear, so no MIDI file") + "\n")
+        print(
+            f"{row['text'].rstrip()}\n--- {row['file']}:"
+            f" {level_in_words(row['validity']['level'])}, seed {row['seed']},"
+            f" {describe_sampler(sampler)}, ended by {row['stop_reason']}"
+            + (f"; {row['midi']}" if row["midi"] else "; no note to hear, so no MIDI file")
+            + "\n"
+        )
     page = write_played_page(root, generated.played_rows(root))
     print(f"look at, and listen to: {os.path.relpath(page)}")
 
@@ -328,31 +596,75 @@ def show_played(root, rows, sampler):
 def go_on(root, args, player, sampler):
     """Goes on from the last bars of a user's MIDI or ABC file, with right bars."""
     music = (read_json(root / "data/stats.json") or {}).get("music") or {}
-    most = (load_manifest(root, "02_midi_to_abc") or {}).get("config", {}).get("max_voices") or MAX_VOICES
+    most = (load_manifest(root, "02_midi_to_abc") or {}).get("config", {}).get(
+        "max_voices"
+    ) or MAX_VOICES
     try:
-        source = read_source(args.source.read_bytes(), args.source.name,
-                             int(min(most, (music.get("voices") or {}).get("max") or most)))
+        source = read_source(
+            args.source.read_bytes(),
+            args.source.name,
+            int(min(most, (music.get("voices") or {}).get("max") or most)),
+        )
         given = last_bars(source.text, args.bars_given)
         tune = read_abc(given.text)
-        unseen = [meter for _, meter in tune.meters if music.get("meters") and meter not in music["meters"]]
+        unseen = [
+            meter
+            for _, meter in tune.meters
+            if music.get("meters") and meter not in music["meters"]
+        ]
         if unseen:
-            raise ValueError(f"the model has never seen the meter {unseen[0]}; it knows {', '.join(music['meters'])}")
+            raise ValueError(
+                f"the model has never seen the meter {unseen[0]}; it knows"
+                f" {', '.join(music['meters'])}"
+            )
         n_chars = args.max_chars or args.bars_new * len(tune.voices) * CHARS_PER_BAR
-        samples = generate(player.model, player.tokenizer, [
-            Request(given.text, args.seed + i, max_chars=n_chars, bars="right", n_bars=args.bars_new, **sampler)
-            for i in range(args.num_samples or 1)], player.device, right_bars=RightBars)
+        samples = generate(
+            player.model,
+            player.tokenizer,
+            [
+                Request(
+                    given.text,
+                    args.seed + i,
+                    max_chars=n_chars,
+                    bars="right",
+                    n_bars=args.bars_new,
+                    **sampler,
+                )
+                for i in range(args.num_samples or 1)
+            ],
+            player.device,
+            right_bars=RightBars,
+        )
     except OSError as error:
-        fail(ME, f"--continue {args.source}: {error.strerror or error}", "give the path of a MIDI or ABC file")
+        fail(
+            ME,
+            f"--continue {args.source}: {error.strerror or error}",
+            "give the path of a MIDI or ABC file",
+        )
     except ValueError as error:
-        fail(ME, f"--continue {args.source}: {error}", "give another file, or a model that was trained on such music")
-    show_played(root, generated.write_continued(root, samples, given, source, args.source.name), sampler)
-    print(f"given: {given.n_bars} bars of {args.source.name}"
-          + (f", without its last {given.n_left_out}, which no bar line ends in all voices or which are short"
-             if given.n_left_out else ""))
+        fail(
+            ME,
+            f"--continue {args.source}: {error}",
+            "give another file, or a model that was trained on such music",
+        )
+    show_played(
+        root, generated.write_continued(root, samples, given, source, args.source.name), sampler
+    )
+    print(
+        f"given: {given.n_bars} bars of {args.source.name}"
+        + (
+            f", without its last {given.n_left_out}, which no bar line ends in all voices or which"
+            " are short"
+            if given.n_left_out
+            else ""
+        )
+    )
     n_fewer = sum(sample["stop_reason"] != "bars" for sample in samples)
     if n_fewer:
-        print(f"{n_fewer} of {len(samples)} have fewer than {args.bars_new} new bars: the model found no right one, or "
-              "--max-chars were drawn")
+        print(
+            f"{n_fewer} of {len(samples)} have fewer than {args.bars_new} new bars: the model found"
+            " no right one, or --max-chars were drawn"
+        )
 
 
 def check_model(root, args, name):
@@ -365,9 +677,11 @@ def check_model(root, args, name):
 
 
 def prompt_of(args):
-    """What played samples begin with: --prompt, or the header that --style, --meter, --key and --voices ask for.
+    """What played samples begin with: --prompt, or the header that --style, --meter, --key and
+    --voices ask for.
 
-    The fields before the last one asked for stand in it, too, in the training text's order; the model writes the rest.
+    The fields before the last one asked for stand in it, too, in the training text's order; the
+    model writes the rest.
     """
     if args.prompt is not None:
         return args.prompt.replace("\\n", "\n")
@@ -381,21 +695,27 @@ def prompt_of(args):
         check = check_abc(header if args.key else header + "K:C\n")
         wrong = [message for line, kind, message in check.errors if kind == "header"]
         if wrong or not re.fullmatch(r"\S+", (args.meter or "x") + (args.key or "x")):
-            fail(ME, "; ".join(wrong) or "--meter and --key take one word each", "e.g. --meter 6/8 --key Am")
+            fail(
+                ME,
+                "; ".join(wrong) or "--meter and --key take one word each",
+                "e.g. --meter 6/8 --key Am",
+            )
     return header + ("[V:1]" if (args.voices or 1) > 1 else "")
 
 
 def with_voices(samples, n_voices):
-    """(of every VOICE_DRAWS samples the first with so many voices, or the first of all; how many have not)."""
+    """(of every VOICE_DRAWS samples the first with so many voices, or the first of all; how many
+    have not)."""
     chosen, missed = [], 0
     for first in range(0, len(samples), VOICE_DRAWS):
-        few = samples[first:first + VOICE_DRAWS]
+        few = samples[first : first + VOICE_DRAWS]
         fitting = [sample for sample in few if check_abc(sample["text"]).n_voices == n_voices]
         chosen, missed = chosen + [(fitting or few)[0]], missed + (not fitting)
     return chosen, missed
 
 
 # ---------------------------------------------------------------- the stage
+
 
 def check_flags(root, args):
     """Ends the script if a flag asks for what is not there."""
@@ -404,7 +724,11 @@ def check_flags(root, args):
         if size and sizes and size not in sizes:
             fail(ME, f"{flag} {size}: there is no such size", "choose one of " + ", ".join(sizes))
     if args.skip_training and not (root / f"checkpoints/{BEST}.pt").exists():
-        fail(ME, f"--skip-training: there is no checkpoints/{BEST}.pt", f"run: python {ME}{root_flags(args)}")
+        fail(
+            ME,
+            f"--skip-training: there is no checkpoints/{BEST}.pt",
+            f"run: python {ME}{root_flags(args)}",
+        )
 
 
 def main(argv=None):
@@ -417,11 +741,21 @@ def main(argv=None):
         return play(root, args)
     check_flags(root, args)
     budget, (minutes, best) = BUDGETS["quick" if args.quick else "full"], what_to_train(args)
-    stage = Stage(__file__, args, config={
-        "minutes": minutes, "best": best, "only": args.only, "max_train_chars": args.max_train_chars,
-        "max_minutes": args.max_minutes, "budget": budget, "page": template_digest(),
-        "taken_as_it_is": taken_as_it_is(args)},
-        reads=("03_tokenize_split", FAMILIES[choice.FAMILY].stage) if args.samples_only else None)
+    stage = Stage(
+        __file__,
+        args,
+        config={
+            "minutes": minutes,
+            "best": best,
+            "only": args.only,
+            "max_train_chars": args.max_train_chars,
+            "max_minutes": args.max_minutes,
+            "budget": budget,
+            "page": template_digest(),
+            "taken_as_it_is": taken_as_it_is(args),
+        },
+        reads=("03_tokenize_split", FAMILIES[choice.FAMILY].stage) if args.samples_only else None,
+    )
     if not args.samples_only and stage.up_to_date():
         return
     try:
@@ -444,8 +778,12 @@ def main(argv=None):
         n_samples = len(generated.write_ten(study, TEN, measurements.read(root, "sweep")["chosen"]))
         measurements.remove_others(root, study.used)
         content, drawn = write_results(root)
-        stage.finish(output_names(root, study.used) + drawn, device=str(device), counts={"samples": n_samples},
-                     summary=dict(line.split(": ", 1) for line in results.headline_lines(content)))
+        stage.finish(
+            output_names(root, study.used) + drawn,
+            device=str(device),
+            counts={"samples": n_samples},
+            summary=dict(line.split(": ", 1) for line in results.headline_lines(content)),
+        )
 
 
 def evaluate(study):
@@ -458,7 +796,8 @@ def evaluate(study):
 
 
 def write_results(root):
-    """Writes RESULTS.json, the tables beside it, the figures and the page; returns the content, and the figures."""
+    """Writes RESULTS.json, the tables beside it, the figures and the page; returns the content, and
+    the figures."""
     content = results.results(root)
     write_json(root / "part4_outputs/RESULTS.json", content)
     for name, text in results.tables(root).items():
@@ -469,12 +808,17 @@ def write_results(root):
 
 
 def samples_only(stage, study):
-    """Writes the ten samples, with the sampler of the sweep if there was one, and leaves results as they are."""
+    """Writes the ten samples, with the sampler of the sweep if there was one, and leaves results as
+    they are."""
     chosen = (measurements.read(stage.root, "sweep") or {}).get("chosen") or MODEL_ITSELF
     for row in generated.write_ten(study, TEN, chosen):
-        print(f"{row['file']}: {level_in_words(row['validity']['level'])}, {row['type']}, "
-              f"temperature {row['temperature']:g}" + (f"; {row['midi']}" if row["midi"] else ""))
-    stage.marker.unlink(missing_ok=True)  # nothing is unfinished: what stood in the root still stands
+        print(
+            f"{row['file']}: {level_in_words(row['validity']['level'])}, {row['type']}, "
+            f"temperature {row['temperature']:g}"
+            + (f"; {row['midi']}" if row["midi"] else "")
+        )
+    # nothing is unfinished: what stood in the root still stands
+    stage.marker.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

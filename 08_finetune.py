@@ -1,16 +1,21 @@
-"""Fine-tunes a trained model to your own music: a folder, an archive or a file of MIDI or ABC, or a collection.
+"""Fine-tunes a trained model to your own music: a folder, an archive or a file of MIDI or ABC, or a
+collection.
 
 Reads:  SOURCE, or --collections of the corpus at hand; data/ (stage 03), the checkpoint of --model
-Writes: checkpoints/finetuned_NAME.pt, .json, .curve.jsonl (as any model's), .tokenizer.pkl (its vocabulary)
-        finetuned/NAME/{train,val,test}.txt   your music as training text; val chooses rate and length, test is reported
-        finetuned/NAME/generated/             ten samples with right bars: .abc, .mid, .musicxml, pictures, metadata
-        finetuned/NAME/report.json            what came of it; also in RESULTS.json and report.html, if they are there
+Writes: checkpoints/finetuned_NAME.pt, .json, .curve.jsonl (as any model's), .tokenizer.pkl (its
+    vocabulary)
+        finetuned/NAME/{train,val,test}.txt   your music as training text; val chooses rate and
+            length, test is reported
+        finetuned/NAME/generated/             ten samples with right bars: .abc, .mid, .musicxml,
+            pictures, metadata
+        finetuned/NAME/report.json            what came of it; also in RESULTS.json and report.html,
+            if they are there
 Run:    python 08_finetune.py ~/my_midi [--quick] [--name NAME] [--model best_model]
         python 08_finetune.py --collections bach,airds
         python 07_train_best_and_generate.py --model finetuned_NAME     (plays with it)
-The base model and the run's own data stay as they are. Songs that are versions of one another stay together: a song is
-either trained on or held out. Prints the expected minutes first, and last what was gained, what was forgotten, and how
-much the model recites.
+The base model and the run's own data stay as they are. Songs that are versions of one another stay
+together: a song is either trained on or held out. Prints the expected minutes first, and last what
+was gained, what was forgotten, and how much the model recites.
 """
 
 import re
@@ -55,16 +60,17 @@ from study.train import runs
 from study.train.checkpoints import load_checkpoint, tokenizer_path, weights_digest
 from study.train.suite import calibrate
 
-LIMIT_CHARS = {"full": 3_000_000, "quick": 250_000}  # of new training text; spread evenly over the groups
-REPLAY = 0.5                       # old characters read again, for each new one
-MIN_CHARS, MAX_CHARS = 101, 4999   # of a sequence, as in stage 03
+# of new training text; spread evenly over the groups
+LIMIT_CHARS = {"full": 3_000_000, "quick": 250_000}
+REPLAY = 0.5  # old characters read again, for each new one
+MIN_CHARS, MAX_CHARS = 101, 4999  # of a sequence, as in stage 03
 MIN_NOTES, MAX_REST_SHARE = 16, 0.95
-MAX_VOICES, TIMEOUT = 6, 20        # of a MIDI file, as in stage 02; seconds for one
-N_FREE, FREE_CHARS = 40, 1500      # samples that are rated, and characters drawn at most
+MAX_VOICES, TIMEOUT = 6, 20  # of a MIDI file, as in stage 02; seconds for one
+N_FREE, FREE_CHARS = 40, 1500  # samples that are rated, and characters drawn at most
 N_SAMPLES, SAMPLE_CHARS = 10, 2000  # to look at and hear, with right bars
-N_STYLE = 100                      # tunes of each side on which the likelihood ratio is tried
+N_STYLE = 100  # tunes of each side on which the likelihood ratio is tried
 SEED_FREE, SEED_RIGHT = 80_000, 90_000  # first seeds of the samples: no other set's
-MEASURING_MINUTES = 1.5            # what follows the training
+MEASURING_MINUTES = 1.5  # what follows the training
 ME = "08_finetune.py"
 AGAIN = ("07_train_best_and_generate", ["part4_outputs/RESULTS.json", "part4_outputs/report.html"])
 
@@ -73,25 +79,71 @@ def parse_arguments(argv):
     """The command line."""
     parser = stage_parser(__doc__)
     add = parser.add_argument
-    add("source", nargs="?", type=existing, metavar="SOURCE",
-        help="folder, .tar.gz, .tar, .zip or a single file: MIDI or ABC")
-    add("--collections", type=name_list, metavar="NAME[,NAME]",
-        help="instead of SOURCE: collections of the corpus at hand, e.g. bach,airds")
-    add("--name", metavar="NAME", help="of the model, finetuned_NAME (default: made from the source's)")
-    add("--model", type=name_list, default=BEST, metavar="BASE",
-        help=f"checkpoint to start from, e.g. transformer_small (default: {BEST})")
-    add("--replay", type=number(0, 10), default=REPLAY, metavar="SHARE",
-        help=f"old characters read again for each new one, lest the rest be forgotten (default: {REPLAY})")
-    add("--limit-chars", type=whole(1000), metavar="N",
-        help=f"new characters trained on at most (default: {LIMIT_CHARS['full']:,}; with --quick "
-             f"{LIMIT_CHARS['quick']:,})")
-    add("--workers", type=whole(1), default=cpu_count(), metavar="N", help="processes (default: one a core)")
-    add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto",
-        help="where to compute (default: auto = cuda, else mps, else cpu)")
+    add(
+        "source",
+        nargs="?",
+        type=existing,
+        metavar="SOURCE",
+        help="folder, .tar.gz, .tar, .zip or a single file: MIDI or ABC",
+    )
+    add(
+        "--collections",
+        type=name_list,
+        metavar="NAME[,NAME]",
+        help="instead of SOURCE: collections of the corpus at hand, e.g. bach,airds",
+    )
+    add(
+        "--name",
+        metavar="NAME",
+        help="of the model, finetuned_NAME (default: made from the source's)",
+    )
+    add(
+        "--model",
+        type=name_list,
+        default=BEST,
+        metavar="BASE",
+        help=f"checkpoint to start from, e.g. transformer_small (default: {BEST})",
+    )
+    add(
+        "--replay",
+        type=number(0, 10),
+        default=REPLAY,
+        metavar="SHARE",
+        help=(
+            "old characters read again for each new one, lest the rest be forgotten (default:"
+            f" {REPLAY})"
+        ),
+    )
+    add(
+        "--limit-chars",
+        type=whole(1000),
+        metavar="N",
+        help=(
+            f"new characters trained on at most (default: {LIMIT_CHARS['full']:,}; with --quick "
+            f"{LIMIT_CHARS['quick']:,})"
+        ),
+    )
+    add(
+        "--workers",
+        type=whole(1),
+        default=cpu_count(),
+        metavar="N",
+        help="processes (default: one a core)",
+    )
+    add(
+        "--device",
+        choices=("auto", "cpu", "cuda", "mps"),
+        default="auto",
+        help="where to compute (default: auto = cuda, else mps, else cpu)",
+    )
     args = parser.parse_args(argv)
     if bool(args.source) == bool(args.collections):
         parser.error("give either SOURCE or --collections")
-    made = re.sub(r"\W+", "_", args.collections or args.source.resolve().name.split(".")[0]).strip("_").lower()
+    made = (
+        re.sub(r"\W+", "_", args.collections or args.source.resolve().name.split(".")[0])
+        .strip("_")
+        .lower()
+    )
     args.name = args.name or made[:40] or "mine"
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,40}", args.name):
         parser.error(f"--name {args.name}: letters, digits, - and _ only, at most 40")
@@ -100,26 +152,39 @@ def parse_arguments(argv):
 
 
 def open_base(root, args):
-    """(player, checkpoint) of the base model; ends the script if there is none that can be gone on with."""
+    """(player, checkpoint) of the base model; ends the script if there is none that can be gone on
+    with."""
     again = f"python 07_train_best_and_generate.py{root_flags(args)}"
     if not (root / f"checkpoints/{args.model}.pt").exists():
-        have = ", ".join(sorted(path.stem for path in (root / "checkpoints").glob("*.pt"))) or "none"
-        fail(ME, f"there is no base model checkpoints/{args.model}.pt; there are: {have}",
-             f"run: {again}, or give one of them to --model")
+        have = (
+            ", ".join(sorted(path.stem for path in (root / "checkpoints").glob("*.pt"))) or "none"
+        )
+        fail(
+            ME,
+            f"there is no base model checkpoints/{args.model}.pt; there are: {have}",
+            f"run: {again}, or give one of them to --model",
+        )
     try:
         tokenizer = load_tokenizer(tokenizer_path(root, args.model))
         player = evaluation.load_player(root, args.model, tokenizer, pick_device(args.device))
     except ValueError as error:
         fail(ME, str(error), f"run: {again}, or give another --model")
     if tokenizer.kind != "char":
-        fail(ME, f"{args.model} reads tokens of the kind {tokenizer.kind}, whose vocabulary cannot grow",
-             "give a model of characters to --model")
+        fail(
+            ME,
+            f"{args.model} reads tokens of the kind {tokenizer.kind}, whose vocabulary cannot grow",
+            "give a model of characters to --model",
+        )
     return player, load_checkpoint(root / f"checkpoints/{args.model}.pt")[1]
 
 
 def identity(source):
     """What decides the new text, as a JSON value without paths."""
-    return None if source is None else listing_digest(source) if source.is_dir() else file_digest(source)
+    return (
+        None
+        if source is None
+        else listing_digest(source) if source.is_dir() else file_digest(source)
+    )
 
 
 def read_music(root, args):
@@ -129,9 +194,18 @@ def read_music(root, args):
             return finetune.read_collections(root, args.collections, args.limit_chars, args.seed)
         with tempfile.TemporaryDirectory() as work:
             return finetune.read_source(
-                args.source, Path(work), args.seed, args.workers, max_voices=MAX_VOICES, timeout=TIMEOUT,
-                min_notes=MIN_NOTES, max_rest_share=MAX_REST_SHARE, limit_chars=args.limit_chars, min_chars=MIN_CHARS,
-                max_chars=MAX_CHARS)
+                args.source,
+                Path(work),
+                args.seed,
+                args.workers,
+                max_voices=MAX_VOICES,
+                timeout=TIMEOUT,
+                min_notes=MIN_NOTES,
+                max_rest_share=MAX_REST_SHARE,
+                limit_chars=args.limit_chars,
+                min_chars=MIN_CHARS,
+                max_chars=MAX_CHARS,
+            )
     except Refused as error:
         fail(ME, f"{args.source}: {error}", "give a folder, an archive or a file of MIDI or ABC")
     except ValueError as error:
@@ -141,33 +215,56 @@ def read_music(root, args):
 def describe_music(music, args):
     """Lines on what was found, and what of it is held out."""
     n, trained = music.counts, sum(len(row["text"]) for row in music.train)
-    lines = [f"{n['files']:,} files, {n['tunes']:,} tunes in {n['groups']:,} groups (songs), {n['characters']:,} "
-             f"characters" + "".join(f"; left out: {k:,} {why}" for why, k in music.left_out.items()),
-             f"{trained:,} characters are trained on" + (f" (--limit-chars {args.limit_chars})"
-                                                         if trained > 0.9 * args.limit_chars else "")]
+    lines = [
+        f"{n['files']:,} files, {n['tunes']:,} tunes in {n['groups']:,} groups (songs),"
+        f" {n['characters']:,} characters"
+        + "".join(f"; left out: {k:,} {why}" for why, k in music.left_out.items()),
+        f"{trained:,} characters are trained on"
+        + (f" (--limit-chars {args.limit_chars})" if trained > 0.9 * args.limit_chars else ""),
+    ]
     held = f"{n['held_out_groups']} of {n['groups']} groups are held out"
     if not music.test:
-        return lines + ["only one song: nothing is held out, so the number of epochs is fixed, and what "
-                        "is learned of it cannot be told from what is learned by heart"]
-    return lines + [held + ("; they choose rate and length, too, which flatters the result a little"
-                            if music.val == music.test else "; half of them choose rate and length")]
+        return lines + [
+            "only one song: nothing is held out, so the number of epochs is fixed, and what "
+            "is learned of it cannot be told from what is learned by heart"
+        ]
+    return lines + [
+        held
+        + (
+            "; they choose rate and length, too, which flatters the result a little"
+            if music.val == music.test
+            else "; half of them choose rate and length"
+        )
+    ]
 
 
 def fine_tune(stage, folder, data, checkpoint, weights, base, alone):
-    """Trains the candidates and returns (record of the best, [{"learning_rate", "epochs", "val_nats_per_char"}])."""
+    """Trains the candidates and returns (record of the best, [{"learning_rate", "epochs",
+    "val_nats_per_char"}])."""
     planned = finetune.plan_runs(data, checkpoint, weights_digest(weights), stage.args.seed, alone)
     speed = calibrate(planned[0], data, base.device, 1.0)
-    print(f"about {finetune.tokens_to_train(planned, data) / speed / 60 + MEASURING_MINUTES:.1f} minutes on this "
-          f"machine: {' and '.join(str(run['epochs']) for run in planned)} epochs of {len(data.train):,} tokens",
-          flush=True)
+    print(
+        f"about {finetune.tokens_to_train(planned, data) / speed / 60 + MEASURING_MINUTES:.1f}"
+        f" minutes on this machine: {' and '.join(str(run['epochs']) for run in planned)} epochs of"
+        f" {len(data.train):,} tokens",
+        flush=True,
+    )
     try:
-        records = [runs.train(folder, run, data, base.device, again=stage.args.force, weights=weights)
-                   for run in planned]
+        records = [
+            runs.train(folder, run, data, base.device, again=stage.args.force, weights=weights)
+            for run in planned
+        ]
     except training.Stopped as error:
         fail(ME, str(error), "the last good state is kept; the base model is as it was")
     return min(records, key=lambda record: record["val_nats_per_char"]), [
-        {"learning_rate": record["learning_rate"], "epochs": record["epochs_planned"],
-         "best_epoch": record["best_epoch"], "val_nats_per_char": record["val_nats_per_char"]} for record in records]
+        {
+            "learning_rate": record["learning_rate"],
+            "epochs": record["epochs_planned"],
+            "best_epoch": record["best_epoch"],
+            "val_nats_per_char": record["val_nats_per_char"],
+        }
+        for record in records
+    ]
 
 
 def measure(stage, folder, base, tuned, music, old, rest, places):
@@ -178,55 +275,95 @@ def measure(stage, folder, base, tuned, music, old, rest, places):
     if music.test:
         found["held_out"]["marks"] = marks = finetune.marks(old_text, music, folder)
         held, best = found["held_out"]["bits_per_char"], min(marks.values())
-        found["held_out"]["strongest_mark"] = {"name": min(marks, key=marks.get), "bits_per_char": best}
+        found["held_out"]["strongest_mark"] = {
+            "name": min(marks, key=marks.get),
+            "bits_per_char": best,
+        }
         gap = held["before"] - best
-        found["held_out"]["gap_closed"] = (held["before"] - held["after"]) / gap if gap > 0 else None
+        found["held_out"]["gap_closed"] = (
+            (held["before"] - held["after"]) / gap if gap > 0 else None
+        )
     prompts = finetune.prompts_of(music, tuned.tokenizer)
     free = finetune.draw(tuned, prompts, N_FREE, FREE_CHARS, args.seed + SEED_FREE)
     right = finetune.draw(tuned, prompts, N_SAMPLES, SAMPLE_CHARS, args.seed + SEED_RIGHT, "right")
     rows = finetune.write_samples(folder / "generated", right)
-    write_json(folder / "generated/metadata.json", plain({"model": f"finetuned_{args.name}", "samples": rows}))
+    write_json(
+        folder / "generated/metadata.json",
+        plain({"model": f"finetuned_{args.name}", "samples": rows}),
+    )
     found |= finetune.describe_samples(free, right, music)
     new_text = "\n".join(row["text"] for row in music.train)
-    styles = {"style": new_text, "rest": finetune.rest_text(old, load_tokenizer(root / "data/tokenizer.pkl"), music,
-                                                            len(new_text), args.seed)}
-    judge = {name: finetune.assigned(texts, styles, folder) for name, texts in (
-        ("generated", [sample["text"] for sample in free]),
-        ("held_out", [row["text"] for row in music.test[:N_STYLE]])) if texts}
-    found["style"] = {"judge": {name: share(int((numbers == 0).sum()), len(numbers))
-                                for name, numbers in judge.items()}}
+    styles = {
+        "style": new_text,
+        "rest": finetune.rest_text(
+            old, load_tokenizer(root / "data/tokenizer.pkl"), music, len(new_text), args.seed
+        ),
+    }
+    judge = {
+        name: finetune.assigned(texts, styles, folder)
+        for name, texts in (
+            ("generated", [sample["text"] for sample in free]),
+            ("held_out", [row["text"] for row in music.test[:N_STYLE]]),
+        )
+        if texts
+    }
+    found["style"] = {
+        "judge": {
+            name: share(int((numbers == 0).sum()), len(numbers)) for name, numbers in judge.items()
+        }
+    }
     if music.test:
         others = finetune.sequences_of(rest)[:N_STYLE]
         found["style"]["likelihood_ratio"] = finetune.style_ratio(
-            base, tuned, [row["text"] for row in music.test[:N_STYLE]],
-            [tuned.tokenizer.decode(tokens) for tokens in others])
+            base,
+            tuned,
+            [row["text"] for row in music.test[:N_STYLE]],
+            [tuned.tokenizer.decode(tokens) for tokens in others],
+        )
     return found | {"samples": [row["file"] for row in rows]}
 
 
 def in_words(report):
     """{key: value} that the stage prints last."""
-    held, old, copying, valid = (report[key] for key in ("held_out", "old_text", "copying", "validity"))
+    held, old, copying, valid = (
+        report[key] for key in ("held_out", "old_text", "copying", "validity")
+    )
     shown = {}
     if held:
         char, note, mark = held["bits_per_char"], held["bits_per_note"], held["strongest_mark"]
         shown["held-out music, bits per character"] = (
-            f"{char['before']:.3f} before, {char['after']:.3f} after; {mark['name']} given old and new text "
-            f"{mark['bits_per_char']:.3f}")
+            f"{char['before']:.3f} before, {char['after']:.3f} after; {mark['name']} given old and"
+            f" new text {mark['bits_per_char']:.3f}"
+        )
         if held["notes"]:
             shown["bits per note"] = f"{note['before']:.2f} before, {note['after']:.2f} after"
-    shown["old validation text, bits per character"] = f"{old['before']:.3f} before, {old['after']:.3f} after"
+    shown["old validation text, bits per character"] = (
+        f"{old['before']:.3f} before, {old['after']:.3f} after"
+    )
     shown["copied from your music, runs of 32 characters"] = ", ".join(
-        f"{copying[key]['copied_share']:.0%} {words}" for key, words in (
-            ("generated", "of free samples"), ("held_out", "of held-out music")) if key in copying)
-    shown["valid at the first try"] = ", ".join(f"{valid[key]['rate']:.0%} {words}" for key, words in (
-        ("generated", "free"), ("right_bars", "bars redrawn"), ("held_out", "held-out music")) if key in valid)
+        f"{copying[key]['copied_share']:.0%} {words}"
+        for key, words in (("generated", "of free samples"), ("held_out", "of held-out music"))
+        if key in copying
+    )
+    shown["valid at the first try"] = ", ".join(
+        f"{valid[key]['rate']:.0%} {words}"
+        for key, words in (
+            ("generated", "free"),
+            ("right_bars", "bars redrawn"),
+            ("held_out", "held-out music"),
+        )
+        if key in valid
+    )
     ratio = report["style"].get("likelihood_ratio")
     if ratio:
         shown["told apart by the likelihood ratio"] = (
-            f"{ratio['of_style']['rate']:.0%} of your held-out tunes, {ratio['of_the_rest']['rate']:.0%} of others")
+            f"{ratio['of_style']['rate']:.0%} of your held-out tunes,"
+            f" {ratio['of_the_rest']['rate']:.0%} of others"
+        )
     shown["in your style, by PPMd"] = ", ".join(
         f"{row['rate']:.0%} {'of samples' if name == 'generated' else 'of held-out music'}"
-        for name, row in report["style"]["judge"].items())
+        for name, row in report["style"]["judge"].items()
+    )
     return shown
 
 
@@ -243,9 +380,19 @@ def main(argv=None):
     args = parse_arguments(argv)
     root = resolve_root(args)
     base, checkpoint = open_base(root, args)
-    stage = Stage(__file__, args, part=args.name, config={
-        "source": identity(args.source), "collections": args.collections, "name": args.name, "replay": args.replay,
-        "limit_chars": args.limit_chars, "base": base.digest})
+    stage = Stage(
+        __file__,
+        args,
+        part=args.name,
+        config={
+            "source": identity(args.source),
+            "collections": args.collections,
+            "name": args.name,
+            "replay": args.replay,
+            "limit_chars": args.limit_chars,
+            "base": base.digest,
+        },
+    )
     if stage.up_to_date():
         return
     folder = root / f"finetuned/{args.name}"
@@ -262,26 +409,53 @@ def main(argv=None):
     data, rest = finetune.mixed_data(music, old, of_old, tokenizer, args.replay, args.seed)
     with stage.writing():
         for split in ("train", "val", "test"):
-            write_text(folder / f"{split}.txt", "\n".join(row["text"] for row in getattr(music, split)))
+            write_text(
+                folder / f"{split}.txt", "\n".join(row["text"] for row in getattr(music, split))
+            )
         record, tried = fine_tune(stage, folder, data, checkpoint, weights, base, not music.test)
         record = finetune.adopt(folder, root, record, f"finetuned_{args.name}", tokenizer)
         tuned = evaluation.load_player(root, record["name"], tokenizer, base.device)
-        report = plain({
-            "name": record["name"], "base": args.model, "music": {**music.counts, "left_out": music.left_out},
-            "vocabulary": {"size": tokenizer.vocab_size, "new": tokenizer.vocab_size - base.tokenizer.vocab_size},
-            "train_chars": record["train_chars"], "replay": args.replay, "tried": tried,
-            "learning_rate": record["learning_rate"], "epochs": record["epochs_planned"],
-            "best_epoch": record["best_epoch"], "seconds_of_training": record["seconds"],
-            **measure(stage, folder, base, tuned, music, old, rest, places)}, results.DIGITS)
+        report = plain(
+            {
+                "name": record["name"],
+                "base": args.model,
+                "music": {**music.counts, "left_out": music.left_out},
+                "vocabulary": {
+                    "size": tokenizer.vocab_size,
+                    "new": tokenizer.vocab_size - base.tokenizer.vocab_size,
+                },
+                "train_chars": record["train_chars"],
+                "replay": args.replay,
+                "tried": tried,
+                "learning_rate": record["learning_rate"],
+                "epochs": record["epochs_planned"],
+                "best_epoch": record["best_epoch"],
+                "seconds_of_training": record["seconds"],
+                **measure(stage, folder, base, tuned, music, old, rest, places),
+            },
+            results.DIGITS,
+        )
         write_json(folder / "report.json", report)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # of the rates tried
         refresh(root)
-        stage.finish([f"checkpoints/{record['name']}{end}"
-                      for end in (".pt", ".json", ".curve.jsonl", ".tokenizer.pkl")]
-                     + [f"finetuned/{args.name}/{name}"
-                        for name in ("train.txt", "val.txt", "test.txt", "report.json", "generated")],
-                     counts=music.counts, skipped=music.left_out, device=str(base.device), summary=in_words(report))
-        print(f"play with it: python 07_train_best_and_generate.py{root_flags(args)} --model {record['name']}")
+        stage.finish(
+            [
+                f"checkpoints/{record['name']}{end}"
+                for end in (".pt", ".json", ".curve.jsonl", ".tokenizer.pkl")
+            ]
+            + [
+                f"finetuned/{args.name}/{name}"
+                for name in ("train.txt", "val.txt", "test.txt", "report.json", "generated")
+            ],
+            counts=music.counts,
+            skipped=music.left_out,
+            device=str(base.device),
+            summary=in_words(report),
+        )
+        print(
+            f"play with it: python 07_train_best_and_generate.py{root_flags(args)} --model"
+            f" {record['name']}"
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""What the stages share: tokenizer, model classes and the choice of device. Imports nothing else of the project."""
+"""What the stages share: tokenizer, model classes and the choice of device. Imports nothing else of
+the project."""
 
 import hashlib
 import io
@@ -16,31 +17,39 @@ import torch.nn.functional as F
 from torch import nn
 
 # ---------------------------------------------------------------- tokenizer
-# Text <-> token numbers, with tokens for the two ends of a tune. A tokenizer class has a `kind`; `vocab_size`; `dtype`,
-# the smallest that holds its numbers; `token_chars`, how many characters each token stands for (losses are per
-# character, whatever a token is); `encode`, `decode`; `digest`; `dumps` and `from_saved`. Made from a training text, it
-# learns its vocabulary there.
+# Text <-> token numbers, with tokens for the two ends of a tune. A tokenizer class has a `kind`;
+# `vocab_size`; `dtype`, the smallest that holds its numbers; `token_chars`, how many characters
+# each token stands for (losses are per character, whatever a token is); `encode`, `decode`;
+# `digest`; `dumps` and `from_saved`. Made from a training text, it learns its vocabulary there.
 
 BEGIN, END, UNKNOWN = 0, 1, 2  # first tokens of every vocabulary
 N_SPECIAL = 3
-SPECIAL_CHARS = 0, 1, 1  # characters they stand for: a tune begins for free, but that it ends here is a prediction
+# characters they stand for: a tune begins for free, but that it ends here is a prediction
+SPECIAL_CHARS = 0, 1, 1
 TOKENIZER_LIMIT_BYTES = 4 << 20  # every character of Unicode would fit
-BPE_PACKAGE = "tokenizers==0.23.3"  # alone: of what it asks for (huggingface_hub and more) nothing is used here
-RARE = 5  # occurrences in the training text: what has fewer gets no token of its own, as no model could learn it
+# alone: of what it asks for (huggingface_hub and more) nothing is used here
+BPE_PACKAGE = "tokenizers==0.23.3"
+# occurrences in the training text: what has fewer gets no token of its own, as no model could learn
+# it
+RARE = 5
 _LENGTH = r"\d*(?:/+\d*)?"
-_UNIT = re.compile(  # what has a token in the alphabet of notes; anything else is written in characters
-    r"^[A-Za-z]:[^|\n]*\n"                            # a header field with its line end
-    r"|\[[A-Za-z]:[^][|\n]*\]"                       # a voice tag, or another field inside a line
-    rf"|(?:\^\^?|__?|=)?[A-Ga-g](?:,+|'+)?{_LENGTH}"  # a note or chord member: accidental, octave, length
-    rf"|[zxZX]{_LENGTH}|\]{_LENGTH}|\(\d"             # a rest; a chord's end with its length; a tuplet
-    r"|[\s\S]", re.ASCII | re.MULTILINE)
+# what has a token in the alphabet of notes; anything else is written in characters
+_UNIT = re.compile(
+    r"^[A-Za-z]:[^|\n]*\n"  # a header field with its line end
+    r"|\[[A-Za-z]:[^][|\n]*\]"  # a voice tag, or another field inside a line
+    # a note or chord member: accidental, octave, length
+    rf"|(?:\^\^?|__?|=)?[A-Ga-g](?:,+|'+)?{_LENGTH}"
+    # a rest; a chord's end with its length; a tuplet
+    rf"|[zxZX]{_LENGTH}|\]{_LENGTH}|\(\d" r"|[\s\S]",
+    re.ASCII | re.MULTILINE,
+)
 
 
 class CharTokenizer:
     """Character-level vocabulary.
 
-    Token 0 begins a tune, 1 ends it, 2 stands for a character that the training text does not have; character
-    number i of the sorted `characters` is token 3 + i.
+    Token 0 begins a tune, 1 ends it, 2 stands for a character that the training text does not have;
+    character number i of the sorted `characters` is token 3 + i.
 
     >>> t = CharTokenizer("ABC|")
     >>> t.encode("AB|?").tolist(), t.decode([0, 3, 4, 6, 1]), t.token_chars.tolist()
@@ -57,7 +66,8 @@ class CharTokenizer:
         self._codes = np.array([ord(c) for c in self.characters], dtype=np.uint32)
 
     def encode(self, text):
-        """Token numbers of a text, without begin and end; shape (len(text),), the smallest integer type."""
+        """Token numbers of a text, without begin and end; shape (len(text),), the smallest integer
+        type."""
         points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
         if not len(self._codes):
             return np.full(len(points), UNKNOWN, self.dtype)
@@ -76,9 +86,17 @@ class CharTokenizer:
 
     def dumps(self):
         """The bytes of tokenizer.pkl: one dict of built-in types, which `load_tokenizer` reads."""
-        return pickle.dumps({
-            "format": 1, "kind": self.kind, "special": {"begin": BEGIN, "end": END, "unknown": UNKNOWN},
-            "characters": self.characters, "vocab_size": self.vocab_size, "digest": self.digest}, protocol=4)
+        return pickle.dumps(
+            {
+                "format": 1,
+                "kind": self.kind,
+                "special": {"begin": BEGIN, "end": END, "unknown": UNKNOWN},
+                "characters": self.characters,
+                "vocab_size": self.vocab_size,
+                "digest": self.digest,
+            },
+            protocol=4,
+        )
 
     @classmethod
     def from_saved(cls, saved):
@@ -89,12 +107,15 @@ class CharTokenizer:
 
 
 class PieceTokenizer(CharTokenizer):
-    """Characters, and *pieces*: texts of several characters with a token each, numbered behind the characters.
+    """Characters, and *pieces*: texts of several characters with a token each, numbered behind the
+    characters.
 
-    Lossless: what is no piece is written in characters, and these are CharTokenizer's. A text could be written in
-    several ways and `encode` takes one of them, so a model's loss is an upper bound of what it needs for the text.
+    Lossless: what is no piece is written in characters, and these are CharTokenizer's. A text could
+    be written in several ways and `encode` takes one of them, so a model's loss is an upper bound
+    of what it needs for the text.
 
-    text: what to learn from; or the characters, with the `parts` that were saved: what each piece is put together of.
+    text: what to learn from; or the characters, with the `parts` that were saved: what each piece
+    is put together of.
     """
 
     def __init__(self, text, vocab_size=None, parts=None):
@@ -102,7 +123,9 @@ class PieceTokenizer(CharTokenizer):
         self.parts = self.learn(text, vocab_size) if parts is None else parts
         pieces = dict.fromkeys(map("".join, self.parts))
         self.texts = ["", "", "\ufffd", *self.characters, *pieces]
-        self.numbers = {piece: number for number, piece in enumerate(self.texts) if number >= N_SPECIAL}
+        self.numbers = {
+            piece: number for number, piece in enumerate(self.texts) if number >= N_SPECIAL
+        }
         self.vocab_size = len(self.texts)
         self.dtype = np.min_scalar_type(self.vocab_size - 1)
         self.token_chars = np.array([*SPECIAL_CHARS, *map(len, self.texts[N_SPECIAL:])])
@@ -124,14 +147,21 @@ class PieceTokenizer(CharTokenizer):
     def from_saved(cls, saved):
         """The tokenizer of a dict that `dumps` made; ValueError if it holds no vocabulary."""
         characters, parts = saved.get("characters"), saved.get("parts")
-        if not (isinstance(characters, str) and isinstance(parts, list) and all(
-                isinstance(part, list) and all(isinstance(text, str) and text for text in part) for part in parts)):
+        if not (
+            isinstance(characters, str)
+            and isinstance(parts, list)
+            and all(
+                isinstance(part, list) and all(isinstance(text, str) and text for text in part)
+                for part in parts
+            )
+        ):
             raise ValueError("it holds no vocabulary")
         return cls(characters, parts=parts)
 
 
 class NoteTokenizer(PieceTokenizer):
-    """One token a note or chord member with its octave and length, a rest, a field, a voice tag (`_UNIT`).
+    """One token a note or chord member with its octave and length, a rest, a field, a voice tag
+    (`_UNIT`).
 
     >>> t = NoteTokenizer("K:C\\nG,2[E2c2]3|\\n" * RARE)
     >>> [t.decode([token]) for token in t.encode("K:C\\nG,2[E2c3]3|")]
@@ -142,9 +172,14 @@ class NoteTokenizer(PieceTokenizer):
 
     @staticmethod
     def learn(text, _):
-        """[[piece]] of the units that the training text has often enough, the most frequent first."""
+        """[[piece]] of the units that the training text has often enough, the most frequent
+        first."""
         counts = Counter(unit for unit in _UNIT.findall(text) if len(unit) > 1)
-        return [[unit] for unit in sorted(counts, key=lambda unit: (-counts[unit], unit)) if counts[unit] >= RARE]
+        return [
+            [unit]
+            for unit in sorted(counts, key=lambda unit: (-counts[unit], unit))
+            if counts[unit] >= RARE
+        ]
 
     def encode(self, text):
         """Token numbers of a text, without begin and end; 1-D, the smallest integer type."""
@@ -158,10 +193,12 @@ class NoteTokenizer(PieceTokenizer):
 
 
 class BpeTokenizer(PieceTokenizer):
-    """Byte-pair encoding (Sennrich et al. 2016) of characters inside a bar: no piece goes on after a bar line or a line
-    end. The package `tokenizers` learns the merges and applies them; only this alphabet needs it.
+    """Byte-pair encoding (Sennrich et al. 2016) of characters inside a bar: no piece goes on after
+    a bar line or a line end. The package `tokenizers` learns the merges and applies them; only this
+    alphabet needs it.
 
-    vocab_size: of all tokens; less where the text has not so many frequent pairs, more where it has more characters.
+    vocab_size: of all tokens; less where the text has not so many frequent pairs, more where it has
+    more characters.
     """
 
     kind = "bpe"
@@ -174,15 +211,25 @@ class BpeTokenizer(PieceTokenizer):
                 raise ValueError("its merges do not fit together")
             known.add("".join(pair))
         unknown = "\n\n"  # a name that nothing else has: no piece holds two line ends
-        self._bpe = _bpe(vocab={unknown: UNKNOWN, **self.numbers}, merges=[*map(tuple, self.parts)], unk_token=unknown)
+        self._bpe = _bpe(
+            vocab={unknown: UNKNOWN, **self.numbers},
+            merges=[*map(tuple, self.parts)],
+            unk_token=unknown,
+        )
 
     @staticmethod
     def learn(text, vocab_size):
-        """[[left, right]] of the merges, in their order: always the pair that is now the most frequent one."""
+        """[[left, right]] of the merges, in their order: always the pair that is now the most
+        frequent one."""
         bpe = _bpe()
         from tokenizers import trainers
-        bpe.train_from_iterator(text.splitlines(keepends=True), trainers.BpeTrainer(
-            vocab_size=max(0, vocab_size - N_SPECIAL), min_frequency=RARE, show_progress=False))
+
+        bpe.train_from_iterator(
+            text.splitlines(keepends=True),
+            trainers.BpeTrainer(
+                vocab_size=max(0, vocab_size - N_SPECIAL), min_frequency=RARE, show_progress=False
+            ),
+        )
         return json.loads(bpe.to_str())["model"]["merges"]
 
     def encode(self, text):
@@ -192,12 +239,15 @@ class BpeTokenizer(PieceTokenizer):
 
 def _bpe(**model):
     """A byte-pair model of the package `tokenizers` that sees each bar and each line alone."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # or it warns when a stage forks its workers
+    # or it warns when a stage forks its workers
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         from tokenizers import Regex, Tokenizer, models, pre_tokenizers
     except ImportError:
-        raise ValueError("the alphabet bpe needs a package that is not installed; run: "
-                         f"python -m pip install --no-deps {BPE_PACKAGE}") from None
+        raise ValueError(
+            "the alphabet bpe needs a package that is not installed; run: "
+            f"python -m pip install --no-deps {BPE_PACKAGE}"
+        ) from None
     bpe = Tokenizer(models.BPE(**model))
     bpe.pre_tokenizer = pre_tokenizers.Split(Regex(r"[|\n]"), behavior="merged_with_previous")
     return bpe
@@ -207,7 +257,8 @@ TOKENIZERS = {"char": CharTokenizer, "note": NoteTokenizer, "bpe": BpeTokenizer}
 
 
 def load_tokenizer(path):
-    """The tokenizer saved in a file, of whatever kind, without executing anything; ValueError says what is wrong."""
+    """The tokenizer saved in a file, of whatever kind, without executing anything; ValueError says
+    what is wrong."""
     path = Path(path)
     try:
         if path.stat().st_size > TOKENIZER_LIMIT_BYTES:
@@ -221,60 +272,85 @@ def load_tokenizer(path):
         tokenizer = TOKENIZERS[kind].from_saved(saved)
         if saved.get("digest") != tokenizer.digest:
             raise ValueError("its digest does not fit its vocabulary")
-    except (pickle.UnpicklingError, ValueError, EOFError, AttributeError, IndexError, KeyError,
-            TypeError, MemoryError, OverflowError, OSError) as error:
+    except (
+        pickle.UnpicklingError,
+        ValueError,
+        EOFError,
+        AttributeError,
+        IndexError,
+        KeyError,
+        TypeError,
+        MemoryError,
+        OverflowError,
+        OSError,
+    ) as error:
         raise ValueError(f"{path.name} is not a tokenizer of this project: {error}") from None
     return tokenizer
 
 
 class _BuiltinsOnly(pickle.Unpickler):
-    """Reads pickles of numbers, text, lists and dicts; refuses every name that would have to be imported."""
+    """Reads pickles of numbers, text, lists and dicts; refuses every name that would have to be
+    imported."""
 
     def find_class(self, module, name):
         raise pickle.UnpicklingError(f"it asks for {module}.{name}")
 
 
 # ---------------------------------------------------------------- models
-# Families behind one interface: model(idx, targets) -> (logits, loss), model.step(idx, cache) for generation, and what
-# only the class knows (see `Model`). None has trained biases; all start with an output layer of zeros, so that the
-# first loss is exactly ln V. `study/families.py` lists them.
+# Families behind one interface: model(idx, targets) -> (logits, loss), model.step(idx, cache) for
+# generation, and what only the class knows (see `Model`). None has trained biases; all start with
+# an output layer of zeros, so that the first loss is exactly ln V. `study/families.py` lists them.
 
-IGNORE = -1  # target that counts for nothing: what follows the end of a tune is no prediction of music
+# target that counts for nothing: what follows the end of a tune is no prediction of music
+IGNORE = -1
 EMBEDDING_STD = 0.5  # spread of new token embeddings; see benchmarks/training.md
-KEY_BLOCK = 64  # rows of unequal lengths attend to a multiple of so many keys: masked ones behind a row change no bit
-ROTARY_BASE = 500.0  # longest rotary wavelength over 2 pi, tokens: the context is 512 (10,000 was 0.01-0.03 nats worse)
-SHIFTS = 0, 1, 2, 3  # tokens before: from where a quarter each of the channels comes; benchmarks/training.md
+# rows of unequal lengths attend to a multiple of so many keys: masked ones behind a row change no
+# bit
+KEY_BLOCK = 64
+# longest rotary wavelength over 2 pi, tokens: the context is 512 (10,000 was 0.01-0.03 nats worse)
+ROTARY_BASE = 500.0
+# tokens before: from where a quarter each of the channels comes; benchmarks/training.md
+SHIFTS = 0, 1, 2, 3
 FORGET_BIAS = 1.0  # constant bias of the LSTM's forget gates (Jozefowicz et al. 2015)
 CHUNK = 64  # tokens that a linear memory takes at a time: 32 is as fast; benchmarks/families.md
-MEMORY = 8, 512  # tokens after which a new SSM's heads have forgotten all but 1 / e, the first to the last
-NORM_EPS = 1e-5  # of norms of bf16 values, for which torch's own is 0.008: training and evaluation would differ
+# tokens after which a new SSM's heads have forgotten all but 1 / e, the first to the last
+MEMORY = 8, 512
+# of norms of bf16 values, for which torch's own is 0.008: training and evaluation would differ
+NORM_EPS = 1e-5
 
 
 def nats(logits, targets):
     """Mean cross-entropy over the targets that count, in nats; 0 if there is none."""
-    total = F.cross_entropy(logits.view(-1, logits.size(-1)).float(), targets.reshape(-1).long(),
-                            ignore_index=IGNORE, reduction="sum")
+    total = F.cross_entropy(
+        logits.view(-1, logits.size(-1)).float(),
+        targets.reshape(-1).long(),
+        ignore_index=IGNORE,
+        reduction="sum",
+    )
     return total / (targets != IGNORE).sum().clamp(min=1)
 
 
 class Model(nn.Module):
-    """What the families share: the loss and the accounts. A family is a subclass. It sets `self.config` and `self.head`
-    and has, beside the attributes below,
+    """What the families share: the loss and the accounts. A family is a subclass. It sets
+    `self.config` and `self.head` and has, beside the attributes below,
 
     features(idx): what the head reads, (B, T, width);
-    step(idx, cache=None): (logits (B, V) after new tokens idx (B, T >= 1), cache to pass with the next ones);
-    take_rows(cache, rows): the cache of these rows (1-D tensor of indices) of the batch;
-    step_rows(tokens, n, cache=None): the same as `step` for rows that are each at a place of their own, and that may
-    go back: mark(cache, rows) remembers where these rows are, rewind(cache, rows) puts them there again;
-    read_on(idx): iterator over the logits (B, n, V) of texts idx (B, any T), in order, each position with as much
-    context as the model uses where it reads a text through;
+    step(idx, cache=None): (logits (B, V) after new tokens idx (B, T >= 1), cache to pass with the
+    next ones); take_rows(cache, rows): the cache of these rows (1-D tensor of indices) of the
+    batch; step_rows(tokens, n, cache=None): the same as `step` for rows that are each at a place of
+    their own, and that may
+    go back: mark(cache, rows) remembers where these rows are, rewind(cache, rows) puts them there
+    again; read_on(idx): iterator over the logits (B, n, V) of texts idx (B, any T), in order, each
+    position with as much context as the model uses where it reads a text through;
     flops_per_token(): of forward and backward pass.
     """
 
     family = None  # its name in study/families.py
-    DROPOUT = {"tuned": 0.0, "classic": 0.0}      # by recipe
-    EMBEDDING_RATE = {"muon": 3.0, "adamw": 1.0}  # of all but hidden matrices, over theirs; tuned recipe
-    MATRICES = {}  # hidden matrices: last part of a parameter's name without number -> matrices stacked in it
+    DROPOUT = {"tuned": 0.0, "classic": 0.0}  # by recipe
+    # of all but hidden matrices, over theirs; tuned recipe
+    EMBEDDING_RATE = {"muon": 3.0, "adamw": 1.0}
+    # hidden matrices: last part of a parameter's name without number -> matrices stacked in it
+    MATRICES = {}
 
     def forward(self, idx, targets=None):
         """idx (B, T) token numbers, T <= block_size, targets (B, T) the next ones or IGNORE ->
@@ -289,16 +365,19 @@ class Model(nn.Module):
 
     @classmethod
     def shape_of_size(cls, n_parameters, vocab_size):
-        """The shape (entries of SIZES) whose non-embedding parameters are nearest a number (within 1 %), of the same
-        depth for every number; for the ladder."""
-        raise ValueError(f"the family {cls.family} has no rule for sizes of a given number of parameters")
+        """The shape (entries of SIZES) whose non-embedding parameters are nearest a number (within
+        1 %), of the same depth for every number; for the ladder."""
+        raise ValueError(
+            f"the family {cls.family} has no rule for sizes of a given number of parameters"
+        )
 
     def parameter_groups(self):
-        """(matrices, rest): hidden matrices as [(parameter, how many matrices lie one above the other in it)], all
-        other trained parameters as a list.
+        """(matrices, rest): hidden matrices as [(parameter, how many matrices lie one above the
+        other in it)], all other trained parameters as a list.
 
-        Muon makes the update of a matrix orthogonal, which is right where it maps one layer's values to the next and
-        wrong for tables, states and gains. So only what a class names in MATRICES is taken.
+        Muon makes the update of a matrix orthogonal, which is right where it maps one layer's
+        values to the next and wrong for tables, states and gains. So only what a class names in
+        MATRICES is taken.
         """
         matrices, rest = [], []
         for name, parameter in self.named_parameters():
@@ -308,13 +387,20 @@ class Model(nn.Module):
         return matrices, rest
 
     def count_parameters(self):
-        """Trained parameters by group; the groups sum to "total". "non_embedding" leaves out token and position
-        tables but not the output layer."""
+        """Trained parameters by group; the groups sum to "total". "non_embedding" leaves out token
+        and position tables but not the output layer."""
         groups = {"embedding": 0, "hidden": 0, "norm": 0, "head": 0}
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
-                group = ("embedding" if "embedding" in name else "head" if name.startswith("head")
-                         else "norm" if parameter.ndim < 2 else "hidden")
+                group = (
+                    "embedding"
+                    if "embedding" in name
+                    else (
+                        "head"
+                        if name.startswith("head")
+                        else "norm" if parameter.ndim < 2 else "hidden"
+                    )
+                )
                 groups[group] += parameter.numel()
         total = sum(groups.values())
         return {"total": total, "non_embedding": total - groups["embedding"], **groups}
@@ -340,7 +426,11 @@ class _Block(nn.Module):
     def __init__(self, config):
         super().__init__()
         d, self.n_head = config["d_model"], config["n_head"]
-        self.rotary, self.qk_norm, self.dropout = config["rotary"], config["qk_norm"], config["dropout"]
+        self.rotary, self.qk_norm, self.dropout = (
+            config["rotary"],
+            config["qk_norm"],
+            config["dropout"],
+        )
         self.token_shift = config.get("token_shift", False)
         self.norm_attention = nn.RMSNorm(d)
         self.qkv = nn.Linear(d, 3 * d, bias=False)
@@ -350,15 +440,17 @@ class _Block(nn.Module):
         self.mlp_out = nn.Linear(config["d_ff"], d, bias=False)
 
     def forward(self, x, cos, sin, store=None, last=None, past=0):
-        """x (B, T, d); cos, sin (T, head size): the rotation of these positions. For generation: store (2, B, n_head,
-        block_size, head size): keys and values, of which the first `past` are filled (a tensor (B,) where every row has
-        its own number, then T = 1); last (2, B, max(SHIFTS), d): what is shifted, of the tokens just before; the new
-        ones are written into both."""
+        """x (B, T, d); cos, sin (T, head size): the rotation of these positions. For generation:
+        store (2, B, n_head, block_size, head size): keys and values, of which the first `past` are
+        filled (a tensor (B,) where every row has its own number, then T = 1); last (2, B,
+        max(SHIFTS), d): what is shifted, of the tokens just before; the new ones are written into
+        both."""
         B, T, d = x.shape
         goes_on = isinstance(past, torch.Tensor) or past > 0
         h = self._shift(self.norm_attention(x), last, 0, goes_on)
         q, k, v = self.qkv(h).view(B, T, 3, self.n_head, d // self.n_head).unbind(2)
-        if self.qk_norm:  # keeps attention logits bounded at the high rates Muon likes (Henry et al. 2020)
+        # keeps attention logits bounded at the high rates Muon likes (Henry et al. 2020)
+        if self.qk_norm:
             q, k = F.rms_norm(q, q.shape[-1:]), F.rms_norm(k, k.shape[-1:])
         if self.rotary:
             q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
@@ -366,22 +458,25 @@ class _Block(nn.Module):
         seen = None
         if store is not None:
             k, v, seen = _with_past(store, k, v, past)
-        dtype, dropout = self.qkv.weight.dtype if store is not None else v.dtype, self.dropout * self.training
+        dtype, dropout = (
+            self.qkv.weight.dtype if store is not None else v.dtype
+        ), self.dropout * self.training
         q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)  # CUDA's autocast makes rms_norm fp32
         if store is None and dtype == torch.bfloat16 and x.device.type == "cpu" and T > 1:
             y = causal_attention(q, k, v, dropout)
         else:
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=not goes_on and T > 1,
-                                               dropout_p=dropout)
+            y = F.scaled_dot_product_attention(
+                q, k, v, attn_mask=seen, is_causal=not goes_on and T > 1, dropout_p=dropout
+            )
         y = self.attention_out(y.transpose(1, 2).reshape(B, T, d))
         x = x + F.dropout(y, self.dropout, self.training)
         y = self.mlp_out(F.gelu(self.mlp_in(self._shift(self.norm_mlp(x), last, 1, goes_on))))
         return x + F.dropout(y, self.dropout, self.training)
 
     def _shift(self, h, last, which, goes_on):
-        """A quarter of the channels stays, the others come from one, two and three tokens before (Peng 2021, RWKV, has
-        half from one): attention finds "what came after these characters" in its first layer, where it would need two.
-        No parameters; before the window's start zeros."""
+        """A quarter of the channels stays, the others come from one, two and three tokens before
+        (Peng 2021, RWKV, has half from one): attention finds "what came after these characters" in
+        its first layer, where it would need two. No parameters; before the window's start zeros."""
         if not self.token_shift:
             return h
         far, T = max(SHIFTS), h.size(1)
@@ -389,18 +484,27 @@ class _Block(nn.Module):
         line = torch.cat((before, h), dim=1)
         if last is not None:
             last[which] = line[:, -far:]
-        return torch.cat([part[:, far - shift:far - shift + T]
-                          for shift, part in zip(SHIFTS, line.chunk(len(SHIFTS), dim=-1))], dim=-1)
+        return torch.cat(
+            [
+                part[:, far - shift : far - shift + T]
+                for shift, part in zip(SHIFTS, line.chunk(len(SHIFTS), dim=-1))
+            ],
+            dim=-1,
+        )
 
 
 def _with_past(store, k, v, past):
-    """Writes new keys and values (B, n_head, T, head size) behind the `past` ones of the store; returns all of them, and
-    which may be seen (None: all, or a causal window from its start)."""
+    """Writes new keys and values (B, n_head, T, head size) behind the `past` ones of the store;
+    returns all of them, and which may be seen (None: all, or a causal window from its start)."""
     T = k.size(2)
     if isinstance(past, int):
-        store[0, :, :, past:past + T], store[1, :, :, past:past + T] = k, v
+        store[0, :, :, past : past + T], store[1, :, :, past : past + T] = k, v
         n = past + T
-        seen = None if past == 0 or T == 1 else torch.ones(T, n, dtype=torch.bool, device=k.device).tril(past)
+        seen = (
+            None
+            if past == 0 or T == 1
+            else torch.ones(T, n, dtype=torch.bool, device=k.device).tril(past)
+        )
     else:
         rows = torch.arange(len(past), device=past.device)
         store[0, rows, :, past], store[1, rows, :, past] = k[:, :, 0], v[:, :, 0]
@@ -410,8 +514,9 @@ def _with_past(store, k, v, past):
 
 
 def causal_attention(q, k, v, dropout=0.0):
-    """Attention of (B, n_head, T, head size), the later half of the queries apart from the earlier, which need half of
-    the keys. Forward and backward in bf16 take half the time of the fused kernel on a CPU (benchmarks/training.md)."""
+    """Attention of (B, n_head, T, head size), the later half of the queries apart from the earlier,
+    which need half of the keys. Forward and backward in bf16 take half the time of the fused kernel
+    on a CPU (benchmarks/training.md)."""
     T, parts = q.size(2), []
     q = q * q.size(-1) ** -0.5
     future = torch.full((T, T), -torch.inf, dtype=q.dtype, device=q.device).triu(1)
@@ -422,17 +527,19 @@ def causal_attention(q, k, v, dropout=0.0):
 
 
 def _rotate(x, cos, sin):
-    """Rotary positions (Su et al. 2021): pairs (i, i + half) of x (B, T, n_head, head size) turned by their angle."""
+    """Rotary positions (Su et al. 2021): pairs (i, i + half) of x (B, T, n_head, head size) turned
+    by their angle."""
     a, b = x.chunk(2, dim=-1)
     return x * cos.unsqueeze(-2) + torch.cat((-b, a), dim=-1) * sin.unsqueeze(-2)
 
 
 class Transformer(Model):
-    """Decoder-only Transformer: learned positions, untied output head; beside them, without parameters: rotary
-    positions, QK-norm, token shift.
+    """Decoder-only Transformer: learned positions, untied output head; beside them, without
+    parameters: rotary positions, QK-norm, token shift.
 
-    config: "family", "vocab_size", "block_size", "n_layer", "n_head", "d_model", "d_ff", "dropout" and the flags
-    "rotary", "qk_norm", "token_shift"; "learned_positions" (not there: True) may be False beside rotary ones.
+    config: "family", "vocab_size", "block_size", "n_layer", "n_head", "d_model", "d_ff", "dropout"
+    and the flags "rotary", "qk_norm", "token_shift"; "learned_positions" (not there: True) may be
+    False beside rotary ones.
     """
 
     family = "transformer"
@@ -442,17 +549,21 @@ class Transformer(Model):
 
     @classmethod
     def recipe_flags(cls, recipe):
-        """Rotary positions, QK-norm and token shift: all of them, or none as in the original study."""
+        """Rotary positions, QK-norm and token shift: all of them, or none as in the original
+        study."""
         return dict.fromkeys(("rotary", "qk_norm", "token_shift"), recipe == "tuned")
 
     def __init__(self, config):
         super().__init__()
         self.config = config
-        self.MATRICES = {**self.MATRICES, "qkv": 3 * config["n_head"]}  # a head's map is a matrix of its own
+        # a head's map is a matrix of its own
+        self.MATRICES = {**self.MATRICES, "qkv": 3 * config["n_head"]}
         d, V, T = config["d_model"], config["vocab_size"], config["block_size"]
         self.token_embedding = nn.Embedding(V, d)
         learned = config.get("learned_positions", True)
-        assert learned or config["rotary"], "without learned or rotary positions order could not be seen"
+        assert (
+            learned or config["rotary"]
+        ), "without learned or rotary positions order could not be seen"
         self.position_embedding = nn.Embedding(T, d) if learned else None
         self.blocks = nn.ModuleList(_Block(config) for _ in range(config["n_layer"]))
         self.norm = nn.RMSNorm(d)
@@ -467,83 +578,122 @@ class Transformer(Model):
         nn.init.zeros_(self.head.weight)
         for block in self.blocks:
             for linear in (block.qkv, block.mlp_in):
-                nn.init.normal_(linear.weight, std=d ** -0.5)
+                nn.init.normal_(linear.weight, std=d**-0.5)
             for linear in (block.attention_out, block.mlp_out):  # each block starts as the identity
                 nn.init.zeros_(linear.weight)
 
     def features(self, idx, store=None, last=None, past=0):
-        """What the head reads, (B, T, d), for tokens at the positions past .. past + T, or at `past` (B,), one a row."""
+        """What the head reads, (B, T, d), for tokens at the positions past .. past + T, or at
+        `past` (B,), one a row."""
         here = slice(past, past + idx.size(1)) if isinstance(past, int) else past[:, None]
         x = self.token_embedding(idx)
         if self.position_embedding is not None:
             x = x + self.position_embedding.weight[here]
         x = F.dropout(x, self.config["dropout"], self.training)
-        dtype = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+        dtype = (
+            torch.get_autocast_dtype(x.device.type)
+            if torch.is_autocast_enabled(x.device.type)
+            else x.dtype
+        )
         cos, sin = self.cos[here].to(dtype), self.sin[here].to(dtype)
         for layer, block in enumerate(self.blocks):
-            x = block(x, cos, sin) if store is None else block(x, cos, sin, store[layer], last[layer], past)
+            x = (
+                block(x, cos, sin)
+                if store is None
+                else block(x, cos, sin, store[layer], last[layer], past)
+            )
         return self.norm(x)
 
     def step(self, idx, cache=None):
         """Logits (B, V) after new tokens idx (B, T >= 1), and the cache to pass with the next ones.
 
-        The cache holds keys and values of the window and is changed in place: one cache, one continuation. All rows
-        advance together and do not influence each other. Positions are learned, so a window cannot slide one by one:
-        once the context is full it is re-anchored, the newest half is read again from position 0, and goes on from
-        there. Which tokens are seen depends on how many have come in all, not on how they were handed over: token
-        number n (from 1) sees back to token max(0, block_size / 2 * ceil((n - block_size) / (block_size / 2))).
+        The cache holds keys and values of the window and is changed in place: one cache, one
+        continuation. All rows advance together and do not influence each other. Positions are
+        learned, so a window cannot slide one by one: once the context is full it is re-anchored,
+        the newest half is read again from position 0, and goes on from there. Which tokens are seen
+        depends on how many have come in all, not on how they were handed over: token number n (from
+        1) sees back to token max(0, block_size / 2 * ceil((n - block_size) / (block_size / 2))).
         """
         T, d, B = self.config["block_size"], self.config["d_model"], idx.size(0)
         if cache is None:
-            shape = (self.config["n_layer"], 2, B, self.config["n_head"], T, d // self.config["n_head"])
-            cache = {"n": 0, "start": 0, "tokens": idx[:, :0], "store": torch.zeros(shape, device=idx.device),
-                     "last": torch.zeros(shape[0], 2, B, max(SHIFTS), d, device=idx.device)}
+            shape = (
+                self.config["n_layer"],
+                2,
+                B,
+                self.config["n_head"],
+                T,
+                d // self.config["n_head"],
+            )
+            cache = {
+                "n": 0,
+                "start": 0,
+                "tokens": idx[:, :0],
+                "store": torch.zeros(shape, device=idx.device),
+                "last": torch.zeros(shape[0], 2, B, max(SHIFTS), d, device=idx.device),
+            }
         n = cache["n"] + idx.size(1)
         tokens = torch.cat((cache["tokens"], idx), dim=1)  # from cache["start"] on
         start = max(0, -(-(n - T) // (T // 2)) * (T // 2))
         past = cache["n"] - cache["start"]
         if start != cache["start"]:
-            tokens, past = tokens[:, start - cache["start"]:], 0
+            tokens, past = tokens[:, start - cache["start"] :], 0
         x = self.features(tokens[:, past:], cache["store"], cache["last"], past)
         return self.head(x[:, -1]), {**cache, "n": n, "start": start, "tokens": tokens}
 
     def read_on(self, idx):
-        """Logits of texts longer than a window: windows that overlap by half, so that every token but the first ones
-        is predicted from at least half a window."""
+        """Logits of texts longer than a window: windows that overlap by half, so that every token
+        but the first ones is predicted from at least half a window."""
         size = self.config["block_size"]
         yield self(idx[:, :size])[0]
         for start in range(size // 2, idx.size(1) - size // 2, size // 2):
-            yield self(idx[:, start:start + size])[0][:, size // 2:]
+            yield self(idx[:, start : start + size])[0][:, size // 2 :]
 
     def step_rows(self, tokens, n, cache=None):
-        """Logits (B, V) after the first n (B,) of the tokens (B, any), of which the cache has read all but the newest.
+        """Logits (B, V) after the first n (B,) of the tokens (B, any), of which the cache has read
+        all but the newest.
 
-        n >= 2, and it may have gone back to what it was at `mark`. The window of a row is that of `step`; where it is not
-        the one in the cache (at the start, at an anchor, and back over one) that row's window is read again, alone, so
-        that a row's logits depend on no other row. cache: "anchor" (B,), where in its text a row's window begins.
+        n >= 2, and it may have gone back to what it was at `mark`. The window of a row is that of
+        `step`; where it is not the one in the cache (at the start, at an anchor, and back over one)
+        that row's window is read again, alone, so that a row's logits depend on no other row.
+        cache: "anchor" (B,), where in its text a row's window begins.
         """
         T, d, B = self.config["block_size"], self.config["d_model"], len(n)
         start = (-(-(n - T) // (T // 2)) * (T // 2)).clamp(min=0)
         is_new = cache is None
         if is_new:
-            room, n_layer, n_head = KEY_BLOCK * -(-T // KEY_BLOCK), self.config["n_layer"], self.config["n_head"]
-            cache = {"anchor": torch.full_like(n, -1), "marked_anchor": start.clone(),
-                     "store": torch.zeros(n_layer, 2, B, n_head, room, d // n_head, device=n.device),
-                     "last": torch.zeros(n_layer, 2, B, max(SHIFTS), d, device=n.device)}
+            room, n_layer, n_head = (
+                KEY_BLOCK * -(-T // KEY_BLOCK),
+                self.config["n_layer"],
+                self.config["n_head"],
+            )
+            cache = {
+                "anchor": torch.full_like(n, -1),
+                "marked_anchor": start.clone(),
+                "store": torch.zeros(n_layer, 2, B, n_head, room, d // n_head, device=n.device),
+                "last": torch.zeros(n_layer, 2, B, max(SHIFTS), d, device=n.device),
+            }
         for row in (start != cache["anchor"]).nonzero().flatten().tolist():
-            self.features(tokens[row:row + 1, start[row]:n[row] - 1], cache["store"][:, :, row:row + 1],
-                          cache["last"][:, :, row:row + 1])
+            self.features(
+                tokens[row : row + 1, start[row] : n[row] - 1],
+                cache["store"][:, :, row : row + 1],
+                cache["last"][:, :, row : row + 1],
+            )
         cache["anchor"] = start
         if is_new:
             cache["marked"] = cache["last"].clone()
-        x = self.features(tokens.gather(1, n[:, None] - 1), cache["store"], cache["last"], n - 1 - start)
+        x = self.features(
+            tokens.gather(1, n[:, None] - 1), cache["store"], cache["last"], n - 1 - start
+        )
         return self.head(x[:, -1]), cache
 
     @staticmethod
     def mark(cache, rows):
-        """Remembers where these rows (1-D tensor of indices) are. Keys and values need no copy: what comes after the mark
-        is written over."""
-        cache["marked"][:, :, rows], cache["marked_anchor"][rows] = cache["last"][:, :, rows], cache["anchor"][rows]
+        """Remembers where these rows (1-D tensor of indices) are. Keys and values need no copy:
+        what comes after the mark is written over."""
+        cache["marked"][:, :, rows], cache["marked_anchor"][rows] = (
+            cache["last"][:, :, rows],
+            cache["anchor"][rows],
+        )
 
     @staticmethod
     def rewind(cache, rows):
@@ -554,21 +704,28 @@ class Transformer(Model):
     @staticmethod
     def take_rows(cache, rows):
         """The cache of these rows of the batch, of `step` or of `step_rows`."""
-        place = {"tokens": 0, "anchor": 0, "marked_anchor": 0, "store": 2, "last": 2, "marked": 2}  # dimension of rows
-        return {name: value.index_select(place[name], rows) if name in place else value
-                for name, value in cache.items()}
+        # dimension of rows
+        place = {"tokens": 0, "anchor": 0, "marked_anchor": 0, "store": 2, "last": 2, "marked": 2}
+        return {
+            name: value.index_select(place[name], rows) if name in place else value
+            for name, value in cache.items()
+        }
 
     def flops_per_token(self):
-        """Floating-point operations of forward and backward pass per token of a full window: 2 for each weight that
-        is multiplied and 4 d for each query-key pair, of which a causal window has (T + 1) / 2 per token and layer;
-        the backward pass costs twice the forward pass."""
+        """Floating-point operations of forward and backward pass per token of a full window: 2 for
+        each weight that is multiplied and 4 d for each query-key pair, of which a causal window has
+        (T + 1) / 2 per token and layer; the backward pass costs twice the forward pass."""
         c = self.config
-        weights = c["n_layer"] * (4 * c["d_model"] ** 2 + 2 * c["d_model"] * c["d_ff"]) + c["d_model"] * c["vocab_size"]
+        weights = (
+            c["n_layer"] * (4 * c["d_model"] ** 2 + 2 * c["d_model"] * c["d_ff"])
+            + c["d_model"] * c["vocab_size"]
+        )
         return 3 * (2 * weights + c["n_layer"] * 4 * c["d_model"] * (c["block_size"] + 1) / 2)
 
 
 class LSTM(Model):
-    """Embedding, a stack of LSTM layers, linear head. The gates' biases are constants (0; forget gate 1).
+    """Embedding, a stack of LSTM layers, linear head. The gates' biases are constants (0; forget
+    gate 1).
 
     config: "family", "vocab_size", "block_size", "n_layer", "d_embedding", "d_hidden", "dropout".
     """
@@ -583,8 +740,13 @@ class LSTM(Model):
         self.config = config
         H, V = config["d_hidden"], config["vocab_size"]
         self.embedding = nn.Embedding(V, config["d_embedding"])
-        self.lstm = nn.LSTM(config["d_embedding"], H, config["n_layer"], batch_first=True,
-                            dropout=config["dropout"] if config["n_layer"] > 1 else 0.0)
+        self.lstm = nn.LSTM(
+            config["d_embedding"],
+            H,
+            config["n_layer"],
+            batch_first=True,
+            dropout=config["dropout"] if config["n_layer"] > 1 else 0.0,
+        )
         self.head = nn.Linear(H, V, bias=False)
         nn.init.normal_(self.embedding.weight, std=EMBEDDING_STD)
         nn.init.zeros_(self.head.weight)
@@ -592,24 +754,30 @@ class LSTM(Model):
             if name.startswith("bias"):
                 weight.requires_grad_(False).zero_()
                 if name.startswith("bias_ih"):
-                    weight[H:2 * H] = FORGET_BIAS
+                    weight[H : 2 * H] = FORGET_BIAS
             else:
                 for gate in weight.data.chunk(4):
-                    nn.init.orthogonal_(gate) if name.startswith("weight_hh") else \
-                        nn.init.normal_(gate, std=gate.size(1) ** -0.5)
+                    (
+                        nn.init.orthogonal_(gate)
+                        if name.startswith("weight_hh")
+                        else nn.init.normal_(gate, std=gate.size(1) ** -0.5)
+                    )
 
     def features(self, idx, state=None):
-        """What the head reads, (B, T, H), from the zero state or from the given one; sets nothing."""
+        """What the head reads, (B, T, H), from the zero state or from the given one; sets
+        nothing."""
         return self._run(idx, state)[0]
 
     def _run(self, idx, state=None):
         x = F.dropout(self.embedding(idx), self.config["dropout"], self.training)
-        with torch.autocast(x.device.type, enabled=x.device.type == "cuda"):  # on CPUs fp32 is faster here
+        # on CPUs fp32 is faster here
+        with torch.autocast(x.device.type, enabled=x.device.type == "cuda"):
             y, state = self.lstm(x.float(), state)
         return F.dropout(y, self.config["dropout"], self.training), state
 
     def step(self, idx, cache=None):
-        """Logits (B, V) after new tokens idx (B, T >= 1), and the state to pass with the next ones. The state is the
+        """Logits (B, V) after new tokens idx (B, T >= 1), and the state to pass with the next ones.
+        The state is the
         memory: there is no window to slide."""
         y, cache = self._run(idx, cache)
         return self.head(y[:, -1]), cache
@@ -622,10 +790,13 @@ class LSTM(Model):
             yield self.head(y)
 
     def step_rows(self, tokens, n, cache=None):
-        """Logits (B, V) after the first n (B,) of the tokens (B, any), of which the cache has read all but the newest;
-        n >= 2. cache: the state h and c, and both as they were at `mark`."""
+        """Logits (B, V) after the first n (B,) of the tokens (B, any), of which the cache has read
+        all but the newest; n >= 2. cache: the state h and c, and both as they were at `mark`."""
         if cache is None:  # each row alone, so that none depends on the lengths of the others
-            states = [self._run(tokens[row:row + 1, :n_row - 1])[1] for row, n_row in enumerate(n.tolist())]
+            states = [
+                self._run(tokens[row : row + 1, : n_row - 1])[1]
+                for row, n_row in enumerate(n.tolist())
+            ]
             h, c = (torch.cat(parts, dim=1) for parts in zip(*states))
             cache = h, c, h.clone(), c.clone()
         y, state = self._run(tokens.gather(1, n[:, None] - 1), cache[:2])
@@ -639,7 +810,8 @@ class LSTM(Model):
 
     @staticmethod
     def rewind(cache, rows):
-        """Puts these rows back into the state that was marked; the next step has their n of that time."""
+        """Puts these rows back into the state that was marked; the next step has their n of that
+        time."""
         for state, marked in zip(cache[:2], cache[2:]):
             state[:, rows] = marked[:, rows]
 
@@ -655,25 +827,41 @@ class LSTM(Model):
 
     @classmethod
     def shape_of_size(cls, n_parameters, vocab_size):
-        """Two layers whose widths are searched for: hidden H and embedding E, of those that miss the number by half a
-        percent at most the pair nearest E = H / 2; where none does, that which misses it least."""
+        """Two layers whose widths are searched for: hidden H and embedding E, of those that miss
+        the number by half a percent at most the pair nearest E = H / 2; where none does, that which
+        misses it least."""
+
         def unfit(E, H):
             off = abs(4 * H * (E + H) + 8 * H * H + H * vocab_size - n_parameters) / n_parameters
             return max(off, 0.005), abs(E / H - 0.5)
-        width = (math.sqrt(vocab_size ** 2 + 56 * n_parameters) - vocab_size) / 28  # 14 H^2 + V H weights at E = H / 2
-        E, H = min(((E, H) for H in range(max(2, int(width * 0.95)), int(width * 1.05) + 2)
-                    for E in range(max(1, int(0.35 * H)), int(0.65 * H) + 1)), key=lambda widths: unfit(*widths))
+
+        # 14 H^2 + V H weights at E = H / 2
+        width = (math.sqrt(vocab_size**2 + 56 * n_parameters) - vocab_size) / 28
+        E, H = min(
+            (
+                (E, H)
+                for H in range(max(2, int(width * 0.95)), int(width * 1.05) + 2)
+                for E in range(max(1, int(0.35 * H)), int(0.65 * H) + 1)
+            ),
+            key=lambda widths: unfit(*widths),
+        )
         return {"n_layer": 2, "d_embedding": E, "d_hidden": H}
 
     def flops_per_token(self):
-        """Floating-point operations of forward and backward pass per token: 6 for each weight that is multiplied."""
+        """Floating-point operations of forward and backward pass per token: 6 for each weight that
+        is multiplied."""
         c, H = self.config, self.config["d_hidden"]
-        weights = 4 * H * (c["d_embedding"] + H) + (c["n_layer"] - 1) * 4 * H * 2 * H + H * c["vocab_size"]
+        weights = (
+            4 * H * (c["d_embedding"] + H)
+            + (c["n_layer"] - 1) * 4 * H * 2 * H
+            + H * c["vocab_size"]
+        )
         return 6 * weights
 
 
 class _MemoryBlock(nn.Module):
-    """Pre-norm linear memory and GELU feed-forward: the Transformer's block with another way to look back."""
+    """Pre-norm linear memory and GELU feed-forward: the Transformer's block with another way to
+    look back."""
 
     def __init__(self, config):
         super().__init__()
@@ -690,8 +878,9 @@ class _MemoryBlock(nn.Module):
         self.register_buffer("forget_bias", (tokens - 1).log(), persistent=False)
 
     def forward(self, x, memory=None, last=None):
-        """x (B, T, d), the memory before it (B, n_head, head size, head size) and last (B, 2, max(SHIFTS), d): what is
-        shifted, of the tokens just before (None: zeros) -> (x, memory, last) after it."""
+        """x (B, T, d), the memory before it (B, n_head, head size, head size) and last (B, 2,
+        max(SHIFTS), d): what is shifted, of the tokens just before (None: zeros) -> (x, memory,
+        last) after it."""
         B, T, d = x.shape
         last = x.new_zeros(B, 2, max(SHIFTS), d) if last is None else last
         h, last_memory = _shifted(self.norm_memory(x), last[:, 0])
@@ -703,37 +892,58 @@ class _MemoryBlock(nn.Module):
         x = x + F.dropout(self.memory_out(y), self.dropout, self.training)
         h, last_mlp = _shifted(self.norm_mlp(x), last[:, 1])
         y = self.mlp_out(F.gelu(self.mlp_in(h)))
-        return x + F.dropout(y, self.dropout, self.training), memory, torch.stack((last_memory, last_mlp), dim=1)
+        return (
+            x + F.dropout(y, self.dropout, self.training),
+            memory,
+            torch.stack((last_memory, last_mlp), dim=1),
+        )
 
 
 def _shifted(h, last):
-    """Token shift as in the Transformer (`_Block._shift`): h (B, T, d), and last (B, max(SHIFTS), d) before it ->
-    h with a quarter of its channels from each of SHIFTS tokens before, and what comes before the next tokens."""
+    """Token shift as in the Transformer (`_Block._shift`): h (B, T, d), and last (B, max(SHIFTS),
+    d) before it -> h with a quarter of its channels from each of SHIFTS tokens before, and what
+    comes before the next tokens."""
     far, T = max(SHIFTS), h.size(1)
     line = torch.cat((last.to(h.dtype), h), dim=1)
-    return torch.cat([part[:, far - shift:far - shift + T]
-                      for shift, part in zip(SHIFTS, line.chunk(len(SHIFTS), dim=-1))], dim=-1), line[:, -far:]
+    return (
+        torch.cat(
+            [
+                part[:, far - shift : far - shift + T]
+                for shift, part in zip(SHIFTS, line.chunk(len(SHIFTS), dim=-1))
+            ],
+            dim=-1,
+        ),
+        line[:, -far:],
+    )
 
 
 def linear_memory(q, k, v, log_kept, memory=None):
-    """What a memory that forgets gives back: S_t = a_t S_(t-1) + k_t v_t', y_t = S_t' q_t for every head, computed in
-    chunks by matrix products (Dao & Gu 2024, section 6; Beck et al. 2024 write the same with more gates).
+    """What a memory that forgets gives back: S_t = a_t S_(t-1) + k_t v_t', y_t = S_t' q_t for every
+    head, computed in chunks by matrix products (Dao & Gu 2024, section 6; Beck et al. 2024 write
+    the same with more gates).
 
-    q, k (B, T, H, N), v (B, T, H, P); log_kept (B, T, H): ln a_t <= 0, fp32; memory (B, H, N, P): S before the first
-    token (None: zeros). Returns y (B, T, H, P) and S after the last token. Within a chunk
-    y_t = sum over s <= t of (q_t' k_s) exp(ln a_(s+1) + ... + ln a_t) v_s: attention with decay in place of softmax.
+    q, k (B, T, H, N), v (B, T, H, P); log_kept (B, T, H): ln a_t <= 0, fp32; memory (B, H, N, P): S
+    before the first token (None: zeros). Returns y (B, T, H, P) and S after the last token. Within
+    a chunk y_t = sum over s <= t of (q_t' k_s) exp(ln a_(s+1) + ... + ln a_t) v_s: attention with
+    decay in place of softmax.
     """
     B, T, H, P = v.shape
     size = min(CHUNK, T)
     n, dtype = -(-T // size), v.dtype
-    q, k, v, log_kept = (F.pad(x, (0, 0, 0, 0, 0, n * size - T)).view(B, n, size, H, -1).transpose(2, 3)
-                         for x in (q, k, v, log_kept[..., None]))  # what fills up writes and forgets nothing
+    q, k, v, log_kept = (
+        F.pad(x, (0, 0, 0, 0, 0, n * size - T)).view(B, n, size, H, -1).transpose(2, 3)
+        # what fills up writes and forgets nothing
+        for x in (q, k, v, log_kept[..., None])
+    )
     sums = log_kept.squeeze(-1).cumsum(-1)  # (B, n, H, size): since the chunk's start
     y = (q @ k.mT * _decay(sums, sums).to(dtype)) @ v
-    written = k.mT @ (v * (sums[..., -1:] - sums).exp().to(dtype)[..., None])  # by each chunk, as left at its end
+    # by each chunk, as left at its end
+    written = k.mT @ (v * (sums[..., -1:] - sums).exp().to(dtype)[..., None])
     before = torch.zeros_like(written[:, :1]) if memory is None else memory[:, None].to(dtype)
     ends = F.pad(sums[..., -1], (0, 0, 1, 0)).cumsum(1).mT  # (B, H, n + 1): since the beginning
-    memories = _decay(ends, ends).to(dtype) @ torch.cat((before, written), dim=1).transpose(1, 2).flatten(3)
+    memories = _decay(ends, ends).to(dtype) @ torch.cat((before, written), dim=1).transpose(
+        1, 2
+    ).flatten(3)
     memories = memories.view(B, H, n + 1, -1, P).transpose(1, 2)
     y = y + (q @ memories[:, :-1]) * sums.exp().to(dtype)[..., None]
     return y.transpose(2, 3).reshape(B, n * size, H, P)[:, :T], memories[:, -1]
@@ -746,15 +956,16 @@ def _decay(sums, since):
 
 
 class SSM(LSTM):
-    """A linear recurrent network: the Transformer's block and token shift, but in place of attention each head has a
-    matrix that keeps k v' of every token and forgets at a rate of its own for each token (Mamba-2's state-space model
-    with scalar decay, Dao & Gu 2024; the forget gate is the mLSTM's sigmoid, Beck et al. 2024, without its input gate
-    and normaliser, in whose place each head's output is normalised).
+    """A linear recurrent network: the Transformer's block and token shift, but in place of
+    attention each head has a matrix that keeps k v' of every token and forgets at a rate of its own
+    for each token (Mamba-2's state-space model with scalar decay, Dao & Gu 2024; the forget gate is
+    the mLSTM's sigmoid, Beck et al. 2024, without its input gate and normaliser, in whose place
+    each head's output is normalised).
 
-    It has no position table: order is in what is forgotten. The heads start with memories of MEMORY[0] to MEMORY[1]
-    tokens. How a state is carried from step to step, and its rows marked and taken, is the LSTM's:
-    here it is (memory (n_layer, B, n_head, head size, head size), last (n_layer, B, 2, max(SHIFTS), d_model)), of one
-    size whatever was read.
+    It has no position table: order is in what is forgotten. The heads start with memories of
+    MEMORY[0] to MEMORY[1] tokens. How a state is carried from step to step, and its rows marked and
+    taken, is the LSTM's: here it is (memory (n_layer, B, n_head, head size, head size), last
+    (n_layer, B, 2, max(SHIFTS), d_model)), of one size whatever was read.
     config: "family", "vocab_size", "block_size", "n_layer", "n_head", "d_model", "d_ff", "dropout".
     """
 
@@ -767,7 +978,8 @@ class SSM(LSTM):
     def __init__(self, config):
         Model.__init__(self)
         self.config = config
-        self.MATRICES = {**self.MATRICES, "qkv": 3 * config["n_head"]}  # a head's map is a matrix of its own
+        # a head's map is a matrix of its own
+        self.MATRICES = {**self.MATRICES, "qkv": 3 * config["n_head"]}
         d, V = config["d_model"], config["vocab_size"]
         self.token_embedding = nn.Embedding(V, d)
         self.blocks = nn.ModuleList(_MemoryBlock(config) for _ in range(config["n_layer"]))
@@ -777,8 +989,9 @@ class SSM(LSTM):
         nn.init.zeros_(self.head.weight)
         for block in self.blocks:
             for linear in (block.qkv, block.gate, block.mlp_in):
-                nn.init.normal_(linear.weight, std=d ** -0.5)
-            for linear in (block.forget, block.memory_out, block.mlp_out):  # memories of known length; identity
+                nn.init.normal_(linear.weight, std=d**-0.5)
+            # memories of known length; identity
+            for linear in (block.forget, block.memory_out, block.mlp_out):
                 nn.init.zeros_(linear.weight)
 
     def _run(self, idx, state=None):
@@ -791,16 +1004,28 @@ class SSM(LSTM):
 
     @classmethod
     def shape_of_size(cls, n_parameters, vocab_size):
-        """Four layers of two heads, and the width that makes the feed-forward layer nearest four times as wide."""
+        """Four layers of two heads, and the width that makes the feed-forward layer nearest four
+        times as wide."""
+
         def shape(d, n_layer=4, n_head=2):
             mlp = (n_parameters - d * (vocab_size + 1)) / n_layer - d * (5 * d + n_head + 2)
-            return {"n_layer": n_layer, "n_head": n_head, "d_model": d, "d_ff": max(1, round(mlp / (2 * d)))}
-        return min(map(shape, range(4, 1025, 2)), key=lambda s: abs(math.log(s["d_ff"] / (4 * s["d_model"]))))
+            return {
+                "n_layer": n_layer,
+                "n_head": n_head,
+                "d_model": d,
+                "d_ff": max(1, round(mlp / (2 * d))),
+            }
+
+        return min(
+            map(shape, range(4, 1025, 2)),
+            key=lambda s: abs(math.log(s["d_ff"] / (4 * s["d_model"]))),
+        )
 
     def flops_per_token(self):
-        """Floating-point operations of forward and backward pass per token: 6 for each weight that is multiplied; for
-        each layer and channel, forward, 2 for each channel of its head to write the memory and 2 to read it, and in the
-        chunk 4 for each of (CHUNK + 1) / 2 tokens. From chunk to chunk (1 % of all) is left out."""
+        """Floating-point operations of forward and backward pass per token: 6 for each weight that
+        is multiplied; for each layer and channel, forward, 2 for each channel of its head to write
+        the memory and 2 to read it, and in the chunk 4 for each of (CHUNK + 1) / 2 tokens. From
+        chunk to chunk (1 % of all) is left out."""
         c, d = self.config, self.config["d_model"]
         weights = d * (5 * d + c["n_head"]) + 2 * d * c["d_ff"]
         memory = 4 * d * d / c["n_head"] + 4 * d * (CHUNK + 1) / 2
@@ -810,16 +1035,27 @@ class SSM(LSTM):
 # ---------------------------------------------------------------- device
 # Where to compute, and in which precision.
 
+
 def pick_device(name="auto"):
-    """A torch.device for "auto", "cpu", "cuda" or "mps"; ValueError if this machine does not have it. Under torchrun
-    every process takes the GPU of its local rank."""
-    have = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    """A torch.device for "auto", "cpu", "cuda" or "mps"; ValueError if this machine does not have
+    it. Under torchrun every process takes the GPU of its local rank."""
+    have = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
     if name == "auto":
         name = next(kind for kind in ("cuda", "mps", "cpu") if have[kind])
     if not have[name]:
-        raise ValueError(f"--device {name}: this machine has " + " and ".join(k for k in have if have[k]) + " only")
+        raise ValueError(
+            f"--device {name}: this machine has "
+            + " and ".join(k for k in have if have[k])
+            + " only"
+        )
     if name == "cuda":
-        torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.conv.fp32_precision = "tf32"
+        torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.conv.fp32_precision = (
+            "tf32"
+        )
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
         torch.cuda.set_device(device)
         return device
@@ -827,13 +1063,21 @@ def pick_device(name="auto"):
 
 
 def autocast(device):
-    """A context in which matrix products are bf16 where the hardware has them, and that does nothing elsewhere."""
-    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision(device) == "bf16")
+    """A context in which matrix products are bf16 where the hardware has them, and that does
+    nothing elsewhere."""
+    return torch.autocast(
+        torch.device(device).type, torch.bfloat16, enabled=precision(device) == "bf16"
+    )
 
 
 def precision(device):
-    """"bf16" on CUDA from Ampere on and on CPUs with AVX512-BF16 or AMX (twice as fast there), else "fp32"."""
+    """ "bf16" on CUDA from Ampere on and on CPUs with AVX512-BF16 or AMX (twice as fast there),
+    else "fp32"."""
     kind = torch.device(device).type
-    fast = (torch.cuda.is_bf16_supported(including_emulation=False) if kind == "cuda"
-            else kind == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()))
+    fast = (
+        torch.cuda.is_bf16_supported(including_emulation=False)
+        if kind == "cuda"
+        else kind == "cpu"
+        and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    )
     return "bf16" if fast else "fp32"

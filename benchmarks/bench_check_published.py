@@ -1,9 +1,11 @@
 """Fits the joint law to the points of a published figure whose parameters are known, and compares.
 
-Reads a CSV with the columns `Model Size`, `Training FLOP`, `loss`: the 245 points read off the Chinchilla paper's
-figure that the replication of Besiroglu et al. 2024 (arXiv 2404.10102) published with its code. D = C / (6 N), and the
-five highest losses are dropped, as there. Prints a markdown table: published value and standard error, ours, the
-difference in published standard errors, ratio of the standard errors.
+Reads a CSV with the columns `Model Size`, `Training FLOP`, `loss`: the 245 points read off the
+    Chinchilla paper's
+figure that the replication of Besiroglu et al. 2024 (arXiv 2404.10102) published with its code. D =
+C / (6 N), and the five highest losses are dropped, as there. Prints a markdown table: published
+value and standard error, ours, the difference in published standard errors, ratio of the standard
+errors.
 
 Run: python -m benchmarks.bench_check_published POINTS.csv [--resamples 1000]
 """
@@ -17,35 +19,58 @@ import numpy as np
 
 from study.fit import power_law as law
 
-PUBLISHED = {"E": (1.817, 0.026), "A": (482, 125), "B": (2085, 1293), "alpha": (0.348, 0.015), "beta": (0.366, 0.021)}
+PUBLISHED = {
+    "E": (1.817, 0.026),
+    "A": (482, 125),
+    "B": (2085, 1293),
+    "alpha": (0.348, 0.015),
+    "beta": (0.366, 0.021),
+}
 N_DROPPED = 5
 
 
 def main(argv=None):
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("points", type=Path, metavar="POINTS.csv")
-    options.add_argument("--resamples", type=int, default=1000, help="bootstrap resamples (default: 1000)")
+    options.add_argument(
+        "--resamples", type=int, default=1000, help="bootstrap resamples (default: 1000)"
+    )
     options.add_argument("--seed", type=int, default=0)
     args = options.parse_args(argv)
     with open(args.points, newline="", encoding="utf-8") as file:
-        rows = [[float(row[key]) for key in ("Model Size", "Training FLOP", "loss")] for row in csv.DictReader(file)]
+        rows = [
+            [float(row[key]) for key in ("Model Size", "Training FLOP", "loss")]
+            for row in csv.DictReader(file)
+        ]
     n, flops, loss = np.array(sorted(rows, key=lambda row: row[2])[:-N_DROPPED]).T
     d = flops / (6 * n)
     start = time.perf_counter()
     parameters, objective, optimum = law.fit_joint(n, d, loss)
     fitted = time.perf_counter()
-    draws = law.bootstrap_joint(n, d, loss, optimum, args.resamples, np.random.default_rng(args.seed))
+    draws = law.bootstrap_joint(
+        n, d, loss, optimum, args.resamples, np.random.default_rng(args.seed)
+    )
     done = time.perf_counter()
-    print("| | published | standard error | ours | off by (standard errors) | our standard error | ratio |")
+    print(
+        "| | published | standard error | ours | off by (standard errors) | our standard error |"
+        " ratio |"
+    )
     print("|---|---|---|---|---|---|---|")
     for name, value, error in zip(law.JOINT, parameters, draws.std(0)):
         known, known_error = PUBLISHED[name]
-        print(f"| {name} | {known} | {known_error} | {value:.5g} | {abs(value - known) / known_error:.2f} | "
-              f"{error:.3g} | {error / known_error:.2f} |")
+        print(
+            f"| {name} | {known} | {known_error} | {value:.5g} |"
+            f" {abs(value - known) / known_error:.2f} | {error:.3g} | {error / known_error:.2f} |"
+        )
     exponent = draws[:, 4] / (draws[:, 3] + draws[:, 4])
-    print(f"\n{len(n)} points, objective {objective:.9f}, fit {fitted - start:.2f} s, {args.resamples} resamples "
-          f"{done - fitted:.1f} s; exponent of N_opt(C) {parameters[4] / (parameters[3] + parameters[4]):.3f} "
-          f"(80 % {np.percentile(exponent, 10):.3f} to {np.percentile(exponent, 90):.3f})")
+    print(
+        f"\n{len(n)} points, objective {objective:.9f}, fit {fitted - start:.2f} s,"
+        f" {args.resamples} resamples {done - fitted:.1f} s; exponent of N_opt(C)"
+        f" {parameters[4] / (parameters[3] + parameters[4]):.3f} (80 %"
+        f" {np.percentile(exponent, 10):.3f} to {np.percentile(exponent, 90):.3f})"
+    )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,14 @@
-"""Converts mutated MIDI files by the thousand: no file may end the run, hang it, or leave without ABC or a reason.
+"""Converts mutated MIDI files by the thousand: no file may end the run, hang it, or leave without
+ABC or a reason.
 
 Reads:  a folder of MIDI files as seeds (default: quick/data/raw_midi)
-Writes: nothing; with --keep DIR the files that crashed a worker, ran out of memory or (below 1 MB) of time, raised
+Writes: nothing; with --keep DIR the files that crashed a worker, ran out of memory or (below 1 MB)
+    of time, raised
         what the converter does not foresee ("internal"), or whose ABC does not read
-Run:    nice python -m benchmarks.bench_fuzz_midi [SEEDS] [--files N] [--seed N] [--workers N] [--keep DIR]
-Prints the number of files by outcome, findings and files per second. File i of seed s is always the same.
+Run:    nice python -m benchmarks.bench_fuzz_midi [SEEDS] [--files N] [--seed N] [--workers N]
+    [--keep DIR]
+Prints the number of files by outcome, findings and files per second. File i of seed s is always the
+same.
 """
 
 import argparse
@@ -24,8 +28,10 @@ TIMEOUT = 20  # seconds a file, as in stage 02
 VOICES = 6  # the same
 READ_EVERY = 5  # of the tunes that come out, one in so many is read back
 FINDINGS = ("crash", "timeout", "memory", "internal")  # reasons that need a look
-LARGE = 1 << 20  # bytes; a file of so many (a mutation repeats tracks by the thousand) may run out of time
-META = {b"\xff\x58\x04": 4, b"\xff\x59\x02": 2, b"\xff\x51\x03": 3, b"\xff\x2f\x00": 1}  # meter, key, tempo, end
+# bytes; a file of so many (a mutation repeats tracks by the thousand) may run out of time
+LARGE = 1 << 20
+# meter, key, tempo, end
+META = {b"\xff\x58\x04": 4, b"\xff\x59\x02": 2, b"\xff\x51\x03": 3, b"\xff\x2f\x00": 1}
 BYTES = (0, 1, 2, 4, 9, 10, 64, 127, 128, 144, 192, 240, 247, 255)
 WORDS = (0, 1, 2, 24, 96, 480, 0x7FFF, 0x8000, 0xE728, 0xFFFF)
 
@@ -50,13 +56,15 @@ def find_all(data, pattern):
 def change_header(data, chance, _):
     if len(data) >= 14:
         at = chance.choice((8, 10, 12, 12))  # format, tracks, division
-        data[at:at + 2] = struct.pack(">H", chance.choice(WORDS))
+        data[at : at + 2] = struct.pack(">H", chance.choice(WORDS))
 
 
 def change_track_length(data, chance, _):
     if found := find_all(data, b"MTrk"):
         at = chance.choice(found) + 4
-        data[at:at + 4] = struct.pack(">I", chance.choice((0, 1, 7, 2**31, 2**32 - 1, chance.randrange(5000))))
+        data[at : at + 4] = struct.pack(
+            ">I", chance.choice((0, 1, 7, 2**31, 2**32 - 1, chance.randrange(5000)))
+        )
 
 
 def change_meta(data, chance, _):
@@ -79,12 +87,26 @@ def insert_meta(data, chance, _):
 def insert_delta(data, chance, _):
     """A long wait (up to 2^28 ticks) in front of an event."""
     at = chance.randrange(min(22, len(data)), len(data) + 1)
-    data[at:at] = chance.choice((b"\xff\xff\xff\x7f", b"\x87\x40", b"\xff\xff\xff\xff\xff", b"\xbd\x84\x40"))
+    data[at:at] = chance.choice(
+        (b"\xff\xff\xff\x7f", b"\x87\x40", b"\xff\xff\xff\xff\xff", b"\xbd\x84\x40")
+    )
 
 
 def insert_events(data, chance, _):
-    event = chance.choice((b"\x00\x90\x3c\x50", b"\x00\x80\x3c\x00", b"\x00\x99\x24\x7f", b"\x00\xc0\x7f", b"\x00\xf0\x05abc",
-                           b"\x00\xb0\x40\x7f", b"\x00\xe0\x00\x7f", b"\x00\x90\x00\x01", b"\x00\x90\x7f\x7f", b"\x01\x3c\x00"))
+    event = chance.choice(
+        (
+            b"\x00\x90\x3c\x50",
+            b"\x00\x80\x3c\x00",
+            b"\x00\x99\x24\x7f",
+            b"\x00\xc0\x7f",
+            b"\x00\xf0\x05abc",
+            b"\x00\xb0\x40\x7f",
+            b"\x00\xe0\x00\x7f",
+            b"\x00\x90\x00\x01",
+            b"\x00\x90\x7f\x7f",
+            b"\x01\x3c\x00",
+        )
+    )
     at = chance.randrange(min(22, len(data)), len(data) + 1)
     data[at:at] = event * chance.choice((1, 1, 5, 2000))
 
@@ -100,7 +122,9 @@ def repeat_tracks(data, chance, _):
 def change_bytes(data, chance, _):
     for _ in range(chance.choice((1, 2, 8, 60))):
         if data:
-            data[chance.randrange(len(data))] = chance.choice(BYTES) if chance.random() < 0.5 else chance.randrange(256)
+            data[chance.randrange(len(data))] = (
+                chance.choice(BYTES) if chance.random() < 0.5 else chance.randrange(256)
+            )
 
 
 def flip_bit(data, chance, _):
@@ -110,27 +134,44 @@ def flip_bit(data, chance, _):
 
 def cut(data, chance, _):
     at = chance.randrange(len(data) + 1)
-    del data[at:at + chance.choice((1, 2, 10, 500, len(data)))]
+    del data[at : at + chance.choice((1, 2, 10, 500, len(data)))]
 
 
 def splice(data, chance, seeds):
     other = chance.choice(seeds)
     at = chance.randrange(len(data) + 1)
-    data[at:] = other[chance.randrange(len(other)):]
+    data[at:] = other[chance.randrange(len(other)) :]
 
 
 def repeat_bytes(data, chance, _):
     if data and len(data) < 200_000:
         at = chance.randrange(len(data))
-        data[at:at] = data[at:at + chance.choice((1, 4, 40, 400))] * chance.choice((1, 10, 200))
+        data[at:at] = data[at : at + chance.choice((1, 4, 40, 400))] * chance.choice((1, 10, 200))
 
 
-CHANGES = (change_header, change_track_length, change_meta, change_meta, insert_meta, insert_delta, insert_events,
-           repeat_tracks, change_bytes, change_bytes, flip_bit, flip_bit, cut, splice, repeat_bytes)
+CHANGES = (
+    change_header,
+    change_track_length,
+    change_meta,
+    change_meta,
+    insert_meta,
+    insert_delta,
+    insert_events,
+    repeat_tracks,
+    change_bytes,
+    change_bytes,
+    flip_bit,
+    flip_bit,
+    cut,
+    splice,
+    repeat_bytes,
+)
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("seeds", nargs="?", type=Path, default=Path("quick/data/raw_midi"))
     parser.add_argument("--files", type=int, default=10_000, metavar="N")
     parser.add_argument("--seed", type=int, default=0)
@@ -139,8 +180,10 @@ def main(argv=None):
     args = parser.parse_args(argv)
     seeds = [path.read_bytes() for path in sorted(args.seeds.rglob("*.mid"))]
     if not seeds:
-        sys.exit(f"benchmarks.bench_fuzz_midi: there are no .mid files in {args.seeds}\n"
-                 "  -> run: python 01_download.py --quick")
+        sys.exit(
+            f"benchmarks.bench_fuzz_midi: there are no .mid files in {args.seeds}\n"
+            "  -> run: python 01_download.py --quick"
+        )
     outcomes, findings, began = Counter(), 0, time.monotonic()
     for start in range(0, args.files, BATCH):
         with tempfile.TemporaryDirectory() as folder:
@@ -151,7 +194,9 @@ def main(argv=None):
             for number in numbers:
                 (raw / f"{number}.mid").write_bytes(mutated(seeds, number, args.seed))
             tasks, answered = [(f"{number}.mid", f"{number}.abc") for number in numbers], 0
-            settings = Settings(str(raw), str(target), VOICES, seed=0, checked_share=0.0, timeout_seconds=TIMEOUT)
+            settings = Settings(
+                str(raw), str(target), VOICES, seed=0, checked_share=0.0, timeout_seconds=TIMEOUT
+            )
             for (midi, abc), row in convert_all(tasks, args.workers, settings):
                 answered += 1
                 reason = row.get("reason")
@@ -164,7 +209,11 @@ def main(argv=None):
                 slow = reason == "timeout" and (raw / midi).stat().st_size > LARGE
                 if reason in FINDINGS and not slow or (reason or "").startswith("ABC"):
                     findings += 1
-                    print(f"finding: --seed {args.seed} file {midi}: {reason}: {row.get('detail', '')}", flush=True)
+                    print(
+                        f"finding: --seed {args.seed} file {midi}: {reason}:"
+                        f" {row.get('detail', '')}",
+                        flush=True,
+                    )
                     if args.keep:
                         args.keep.mkdir(parents=True, exist_ok=True)
                         (args.keep / f"{args.seed}-{midi}").write_bytes((raw / midi).read_bytes())
@@ -172,7 +221,10 @@ def main(argv=None):
     seconds = time.monotonic() - began
     for reason, n in outcomes.most_common():
         print(f"{reason}: {n:,}")
-    print(f"files: {args.files:,}\nfindings: {findings:,}\nfiles per second: {args.files / seconds:.0f}")
+    print(
+        f"files: {args.files:,}\nfindings: {findings:,}\nfiles per second:"
+        f" {args.files / seconds:.0f}"
+    )
     return findings
 
 

@@ -1,10 +1,11 @@
-"""Measures what training side by side gains: K processes of one thread each against one process of K threads.
+"""Measures what training side by side gains: K processes of one thread each against one process of
+K threads.
 
 Reads:  ROOT/data (stage 03)
 Writes: nothing
 Run:    python -m benchmarks.bench_jobs [--root quick] [--sizes tiny,medium,d016,d064] [--rounds 5]
-Prints a table in Markdown: tokens/s of either, all processes together, and their ratio; medians of rounds taken by
-turns, so that a busy neighbour is felt by both. K is the number of cores.
+Prints a table in Markdown: tokens/s of either, all processes together, and their ratio; medians of
+rounds taken by turns, so that a busy neighbour is felt by both. K is the number of cores.
 """
 
 import argparse
@@ -43,26 +44,41 @@ def speed(root, family, size, threads):
 
 def main():
     """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--root", type=Path, default=HERE / "quick")
     parser.add_argument("--sizes", default="tiny,medium,d016,d064")
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
     if not (args.root / "data/train_tokens.npy").exists():
-        sys.exit(f"benchmarks.bench_jobs: there is no stage 03 output in {args.root}\n"
-                 "  -> run: python 03_tokenize_split.py --quick")
+        sys.exit(
+            f"benchmarks.bench_jobs: there is no stage 03 output in {args.root}\n"
+            "  -> run: python 03_tokenize_split.py --quick"
+        )
     k = cpu_count()
-    print(f"| model | 1 process, {k} threads | {k} processes, 1 thread | ratio |\n|---|---|---|---|")
+    print(
+        f"| model | 1 process, {k} threads | {k} processes, 1 thread | ratio |\n|---|---|---|---|"
+    )
     with multiprocessing.get_context("spawn").Pool(k) as pool:
         for family in FAMILIES.values():
             for size in args.sizes.split(","):
                 one, many = [], []
                 for _ in range(args.rounds):
                     one.append(pool.apply(speed, (args.root, family.name, size, k)))
-                    many.append(sum(pool.starmap(speed, [(args.root, family.name, size, 1)] * k, chunksize=1)))
+                    many.append(
+                        sum(
+                            pool.starmap(
+                                speed, [(args.root, family.name, size, 1)] * k, chunksize=1
+                            )
+                        )
+                    )
                 ratio = statistics.median(b / a for a, b in zip(one, many))
-                print(f"| {family.label} {size} | {statistics.median(one):,.0f} | {statistics.median(many):,.0f} | "
-                      f"{ratio:.2f} |", flush=True)
+                print(
+                    f"| {family.label} {size} | {statistics.median(one):,.0f} |"
+                    f" {statistics.median(many):,.0f} | {ratio:.2f} |",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

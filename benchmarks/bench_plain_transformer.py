@@ -1,9 +1,11 @@
-"""Compares a training step with plain eager code in nanoGPT's style: same sizes, same batch, in one run.
+"""Compares a training step with plain eager code in nanoGPT's style: same sizes, same batch, in one
+run.
 
-Run:    python -m benchmarks.bench_plain_transformer [--threads N] [--clock cpu] [--sizes tiny,medium,xl] [--rounds N]
-Prints seconds a step (gradient, clipping, optimizer; best of the rounds) in Markdown. The plain model is what a reader
-would write (Karpathy's nanoGPT: learned positions, LayerNorm, biases, fused QKV, fused attention, GELU, AdamW); ours
-has rotary positions, QK-norm and token shift on top.
+Run:    python -m benchmarks.bench_plain_transformer [--threads N] [--clock cpu] [--sizes
+    tiny,medium,xl] [--rounds N]
+Prints seconds a step (gradient, clipping, optimizer; best of the rounds) in Markdown. The plain
+model is what a reader would write (Karpathy's nanoGPT: learned positions, LayerNorm, biases, fused
+QKV, fused attention, GELU, AdamW); ours has rotary positions, QK-norm and token shift on top.
 """
 
 import argparse
@@ -35,8 +37,10 @@ class PlainBlock(nn.Module):
 
     def forward(self, x):
         batch, time_steps, width = x.shape
-        q, k, v = (part.view(batch, time_steps, self.n_head, -1).transpose(1, 2)
-                   for part in self.qkv(self.norms[0](x)).split(width, dim=2))
+        q, k, v = (
+            part.view(batch, time_steps, self.n_head, -1).transpose(1, 2)
+            for part in self.qkv(self.norms[0](x)).split(width, dim=2)
+        )
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + self.out(y.transpose(1, 2).reshape(batch, time_steps, width))
         return x + self.down(F.gelu(self.up(self.norms[1](x))))
@@ -47,13 +51,15 @@ class PlainTransformer(nn.Module):
 
     def __init__(self, n_layer, n_head, d_model, d_ff):
         super().__init__()
-        self.tokens, self.positions = nn.Embedding(VOCABULARY, d_model), nn.Embedding(BLOCK_SIZE, d_model)
+        self.tokens, self.positions = nn.Embedding(VOCABULARY, d_model), nn.Embedding(
+            BLOCK_SIZE, d_model
+        )
         self.blocks = nn.ModuleList([PlainBlock(d_model, n_head, d_ff) for _ in range(n_layer)])
         self.norm, self.head = nn.LayerNorm(d_model), nn.Linear(d_model, VOCABULARY, bias=False)
         self.head.weight = self.tokens.weight
 
     def forward(self, x, y):
-        h = self.tokens(x) + self.positions.weight[:x.shape[1]]
+        h = self.tokens(x) + self.positions.weight[: x.shape[1]]
         for block in self.blocks:
             h = block(h)
         return F.cross_entropy(self.head(self.norm(h)).flatten(0, 1), y.flatten())
@@ -71,12 +77,15 @@ def plain_step(shape, x, y, bf16):
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
         optimizer.step()
+
     return step
 
 
 def our_step(data, shape, x, y, optimizer):
     """A function that does one step of ours."""
-    run = plan_run(data, "transformer", "any", shape, 1e-3, optimizer=optimizer, batch_windows=len(x))
+    run = plan_run(
+        data, "transformer", "any", shape, 1e-3, optimizer=optimizer, batch_windows=len(x)
+    )
     model = build_model(run["config"])
     optimizers, token_chars = make_optimizers(model, run), torch.from_numpy(data.token_chars)
 
@@ -85,12 +94,15 @@ def our_step(data, shape, x, y, optimizer):
         torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
         for each in optimizers:
             each.step()
+
     return step
 
 
 def main():
     """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--sizes", default="tiny,small,medium,large,xl")
@@ -105,12 +117,22 @@ def main():
     flat[0] = 0
     tokenizer = CharTokenizer(map(chr, range(33, 33 + VOCABULARY - N_SPECIAL)))
     data = Data(flat, flat, flat, tokenizer.digest, tokenizer.vocab_size, tokenizer.token_chars)
-    print(f"{args.threads} threads, {args.clock} clock, {len(x)} x {BLOCK_SIZE} tokens a step; seconds")
-    print("| size | plain, bf16 | plain, fp32 | ours, AdamW | ours, Muon | tokens/s against plain bf16 | fp32 |")
+    print(
+        f"{args.threads} threads, {args.clock} clock, {len(x)} x {BLOCK_SIZE} tokens a step;"
+        " seconds"
+    )
+    print(
+        "| size | plain, bf16 | plain, fp32 | ours, AdamW | ours, Muon | tokens/s against plain"
+        " bf16 | fp32 |"
+    )
     print("|---|---|---|---|---|---|---|")
     for size in args.sizes.split(","):
-        steps = [plain_step(sizes[size], x, y, True), plain_step(sizes[size], x, y, False),
-                 our_step(data, sizes[size], x, y, "adamw"), our_step(data, sizes[size], x, y, "muon")]
+        steps = [
+            plain_step(sizes[size], x, y, True),
+            plain_step(sizes[size], x, y, False),
+            our_step(data, sizes[size], x, y, "adamw"),
+            our_step(data, sizes[size], x, y, "muon"),
+        ]
         best = [float("inf")] * len(steps)
         for turn in range(args.rounds + 1):
             for i, step in enumerate(steps):
@@ -118,8 +140,12 @@ def main():
                 step()
                 if turn:  # the first is for warming up
                     best[i] = min(best[i], clock() - started)
-        print(f"| {size} | " + " | ".join(f"{seconds:.3f}" for seconds in best)
-              + f" | {best[0] / best[2]:.2f} | {best[1] / best[2]:.2f} |", flush=True)
+        print(
+            f"| {size} | "
+            + " | ".join(f"{seconds:.3f}" for seconds in best)
+            + f" | {best[0] / best[2]:.2f} | {best[1] / best[2]:.2f} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
-"""Pictures, MusicXML files and page on a finished root: do they hold exactly the tunes' own notes, and at what cost?
+"""Pictures, MusicXML files and page on a finished root: do they hold exactly the tunes' own notes,
+and at what cost?
 
 Run: python -m benchmarks.bench_report ROOT              (pictures and page)
      python -m benchmarks.bench_report ROOT --read-back  (MusicXML of whole tunes, read by music21)
-     python -m benchmarks.bench_report ROOT --read-back --midi FOLDER  (of its first 200 files, converted)
+     python -m benchmarks.bench_report ROOT --read-back --midi FOLDER  (of its first 200 files,
+         converted)
 Reads:  ROOT/data/val.txt, test.txt, ROOT/part4_outputs
-Prints: tunes engraved, seconds and bytes of a picture and of the page; benchmarks/report.md holds the figures.
+Prints: tunes engraved, seconds and bytes of a picture and of the page; benchmarks/report.md holds
+the figures.
 """
 
 import argparse
@@ -24,18 +27,31 @@ TOLERANCE = 0.01  # quarter notes: MusicXML rounds tuplets to its divisions
 
 
 def expected(tune, n_bars):
-    """Notes of the first bars of every voice, cut at the last of them: [(onset, pitch, duration)]."""
+    """Notes of the first bars of every voice, cut at the last of them: [(onset, pitch,
+    duration)]."""
     voices = []
     for voice in tune.voices:
         bar = voice.bars[min(n_bars, len(voice.bars)) - 1]
         end = bar.onset + bar.length
-        voices.append(sorted((n.onset, n.pitch, min(n.duration, end - n.onset)) for n in voice.notes if n.onset < end))
+        voices.append(
+            sorted(
+                (n.onset, n.pitch, min(n.duration, end - n.onset))
+                for n in voice.notes
+                if n.onset < end
+            )
+        )
     return voices
 
 
 def same(heard, wanted):
-    return all(len(a) == len(b) and all(x[1] == y[1] and abs(x[0] - y[0]) < TOLERANCE and abs(x[2] - y[2]) < TOLERANCE
-                                        for x, y in zip(a, b)) for a, b in zip(heard, wanted))
+    return all(
+        len(a) == len(b)
+        and all(
+            x[1] == y[1] and abs(x[0] - y[0]) < TOLERANCE and abs(x[2] - y[2]) < TOLERANCE
+            for x, y in zip(a, b)
+        )
+        for a, b in zip(heard, wanted)
+    )
 
 
 def converted(folder):
@@ -50,7 +66,8 @@ def converted(folder):
 
 
 def check_files(texts):
-    """Reads the MusicXML of whole tunes back and prints how many have the notes that were written."""
+    """Reads the MusicXML of whole tunes back and prints how many have the notes that were
+    written."""
     tunes = [tune for tune in map(read_abc, texts) if notation.has_notes(tune)]
     n_right, n_notes, writing, reading = 0, 0, 0.0, 0.0
     for i, tune in enumerate(tunes):
@@ -62,25 +79,39 @@ def check_files(texts):
         n_right, n_notes = n_right + (found == wanted), n_notes + sum(map(len, wanted))
         if found != wanted:
             print("other notes in tune", i)
-    print(f"MusicXML: tunes {len(tunes)}, notes {n_notes:,}, exact {n_right}; CPU seconds a tune: "
-          f"written {writing / len(tunes):.2f}, read {reading / len(tunes):.2f}")
+    print(
+        f"MusicXML: tunes {len(tunes)}, notes {n_notes:,}, exact {n_right}; CPU seconds a tune: "
+        f"written {writing / len(tunes):.2f}, read {reading / len(tunes):.2f}"
+    )
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("root", type=Path, metavar="ROOT")
-    parser.add_argument("--read-back", action="store_true", help="MusicXML of whole tunes, no pictures and page")
-    parser.add_argument("--midi", type=Path, metavar="FOLDER", help="of these files instead of the held-out tunes")
+    parser.add_argument(
+        "--read-back", action="store_true", help="MusicXML of whole tunes, no pictures and page"
+    )
+    parser.add_argument(
+        "--midi", type=Path, metavar="FOLDER", help="of these files instead of the held-out tunes"
+    )
     args = parser.parse_args(argv)
     if args.read_back:
-        held_out = "".join((args.root / f"data/{split}.txt").read_text(encoding="utf-8") for split in ("val", "test"))
+        held_out = "".join(
+            (args.root / f"data/{split}.txt").read_text(encoding="utf-8")
+            for split in ("val", "test")
+        )
         return check_files(converted(args.midi) if args.midi else split_tunebook(held_out))
     draw_and_time(args.root)
 
 
 def draw_and_time(root):
     """Engraves held-out tunes, compares their notes, makes the page, and prints what that took."""
-    tunes = [read_abc(text) for text in split_tunebook((root / "data/test.txt").read_text(encoding="utf-8"))]
+    tunes = [
+        read_abc(text)
+        for text in split_tunebook((root / "data/test.txt").read_text(encoding="utf-8"))
+    ]
     tunes = [tune for tune in tunes if notation.has_notes(tune)][:N_TUNES]
     n_right, sizes, seconds = 0, [], {"music21": 0.0, "verovio": 0.0, "PNG": 0.0}
     for tune in tunes:
@@ -99,14 +130,23 @@ def draw_and_time(root):
         else:
             print("not engraved:", why)
     n, n_voices = len(tunes), [len(tune.voices) for tune in tunes]
-    print(f"tunes {n}, of several voices {sum(voices > 1 for voices in n_voices)}, exact notes {n_right}, "
-          f"drawn {len(sizes)}")
-    print("seconds a tune:", ", ".join(f"{what} {total / n:.2f}" for what, total in seconds.items()))
-    print("kB a score, as file and in the page:",
-          " ".join(f"{sum(size) / len(size) / 1000:.0f}" for size in zip(*sizes)))
+    print(
+        f"tunes {n}, of several voices {sum(voices > 1 for voices in n_voices)}, exact notes"
+        f" {n_right}, drawn {len(sizes)}"
+    )
+    print(
+        "seconds a tune:", ", ".join(f"{what} {total / n:.2f}" for what, total in seconds.items())
+    )
+    print(
+        "kB a score, as file and in the page:",
+        " ".join(f"{sum(size) / len(size) / 1000:.0f}" for size in zip(*sizes)),
+    )
     start = time.process_time()
     page = write_report(root)
-    print(f"page: {page.stat().st_size / 1000:.0f} kB in {time.process_time() - start:.1f} CPU seconds")
+    print(
+        f"page: {page.stat().st_size / 1000:.0f} kB in {time.process_time() - start:.1f} CPU"
+        " seconds"
+    )
 
 
 if __name__ == "__main__":

@@ -1,13 +1,17 @@
-"""Simulates studies with a known law and counts how often the intervals and the words of stage 06 hold the truth.
+"""Simulates studies with a known law and counts how often the intervals and the words of stage 06
+hold the truth.
 
-Each study draws sizes x seeds from a N^-alpha + c, or from a line in ln N, with normal noise and fits it as 06 does.
-Prints six markdown tables. Words: how often a study is called open, bounded or identified, how often the interval of
-the identified holds the truth, and how often a rival is rejected. Intervals: coverage of the 95 % intervals of alpha
-and c, median interval, root mean square error of log alpha for least squares and for Huber, and how often the largest size
-lies inside the interval predicted from the others. Differences: coverage of the difference of two families at equal N,
-with and without noise that the seeds of both families share. Short: the ladder of `make run` with the original suite,
-fitted together where one law holds. Planes: coverage of the joint law's intervals, and of the corner that was left out.
-Choices: planes as the study's, one seed; coverage of the interval of runs and of the one over the analyst's choices.
+Each study draws sizes x seeds from a N^-alpha + c, or from a line in ln N, with normal noise and
+fits it as 06 does. Prints six markdown tables. Words: how often a study is called open, bounded or
+identified, how often the interval of the identified holds the truth, and how often a rival is
+rejected. Intervals: coverage of the 95 % intervals of alpha and c, median interval, root mean
+square error of log alpha for least squares and for Huber, and how often the largest size lies
+inside the interval predicted from the others. Differences: coverage of the difference of two
+families at equal N, with and without noise that the seeds of both families share. Short: the ladder
+of `make run` with the original suite, fitted together where one law holds. Planes: coverage of the
+joint law's intervals, and of the corner that was left out.
+Choices: planes as the study's, one seed; coverage of the interval of runs and of the one over the
+analyst's choices.
 
 Run: python -m benchmarks.bench_simulate_coverage [--studies 500] [--seed 0] [--table words]
 """
@@ -23,50 +27,115 @@ from study.fit import power_law as law
 from study.fit.records import COLUMNS
 from study.fit.verdict import RIVALS, verdict
 
-PAIRS = [(1, 0.005, 0.0), (3, 0.005, 0.0), (3, 0.005, 0.5), (5, 0.005, 0.5), (1, 0.02, 0.0), (3, 0.02, 0.5)]
-SIZES = {"original 5": np.array([142_411, 679_627, 1_906_635, 4_118_347, 7_609_675]),
-         "4 of the LSTM": np.array([245_899, 950_475, 3_296_523, 5_837_131]),
-         "factor 1.3 wide": np.geomspace(1e6, 1.3e6, 5),
-         **{f"{k} sizes, 10k-1.3M": np.geomspace(1e4, 1.3e6, k).round() for k in (7, 8)}}
-LAWS = {"0.148, c 0.82": (5.34, 0.1483, 0.821), "0.40, c 1.0": (60.0, 0.40, 1.0), "0.07, c 0": (3.86, 0.0676, 0.0),
-        "flat": (1e-9, 0.3, 1.4), "0.30, c 1.0": (12.0, 0.30, 1.0), "0.15, c 0": (8.0, 0.15, 0.0),
-        "0.486, c 0.96": (35.3, 0.486, 0.956), "0.351, c 1.27": (5.9, 0.351, 1.273),
-        "0.70, c 1.11": (97.9, 0.70, 1.111), "line in ln N": None}
-BY_SIZE = "0.012/0.006"  # noise of a run below and above 0.8M parameters, as this project's own runs show it
-WORDS = [*(("original 5", "line in ln N", seeds, noise) for seeds in (1, 3) for noise in (0.003, 0.006, 0.012, 0.02)),
-         ("4 of the LSTM", "line in ln N", 1, 0.02), ("8 sizes, 10k-1.3M", "line in ln N", 3, BY_SIZE),
-         ("original 5", "flat", 3, 0.02), ("factor 1.3 wide", "0.148, c 0.82", 3, 0.02),
-         ("original 5", "0.07, c 0", 3, 0.005), ("8 sizes, 10k-1.3M", "0.15, c 0", 3, BY_SIZE),
-         *(("original 5", "0.30, c 1.0", seeds, noise) for seeds in (1, 3) for noise in (0.003, 0.006, 0.012, 0.02)),
-         ("original 5", "0.148, c 0.82", 3, 0.005), ("4 of the LSTM", "0.30, c 1.0", 1, 0.012),
-         *(("8 sizes, 10k-1.3M", truth, seeds, BY_SIZE)
-           for truth in ("0.486, c 0.96", "0.351, c 1.27", "0.70, c 1.11") for seeds in (1, 2, 3)),
-         ("7 sizes, 10k-1.3M", "0.486, c 0.96", 1, BY_SIZE)]
-CELLS = [("original 5", "0.148, c 0.82", seeds, noise) for noise in (0.005, 0.02) for seeds in (1, 3, 5)]
-MORE = [("original 5", "0.40, c 1.0", 1, 0.005), ("original 5", "0.40, c 1.0", 3, 0.005),
-        ("original 5", "0.40, c 1.0", 3, 0.02),
-        ("4 of the LSTM", "0.148, c 0.82", 3, 0.005), ("4 of the LSTM", "0.148, c 0.82", 1, 0.02),
-        ("original 5", "0.07, c 0", 3, 0.005), ("original 5", "flat", 3, 0.02),
-        ("factor 1.3 wide", "0.148, c 0.82", 3, 0.02), ("8 sizes, 10k-1.3M", "0.486, c 0.96", 3, BY_SIZE)]
-# N of matrices and head: ladder of width 6 to 48 and the original suite, of the LSTM hidden 12 to 96 and more
-LADDERS = {"transformer": [2082, 3544, 7620, 13232, 29064, 51040, 113424],
-           "lstm": [2616, 4384, 9264, 15936, 34656, 60544, 133824]}
+PAIRS = [
+    (1, 0.005, 0.0),
+    (3, 0.005, 0.0),
+    (3, 0.005, 0.5),
+    (5, 0.005, 0.5),
+    (1, 0.02, 0.0),
+    (3, 0.02, 0.5),
+]
+SIZES = {
+    "original 5": np.array([142_411, 679_627, 1_906_635, 4_118_347, 7_609_675]),
+    "4 of the LSTM": np.array([245_899, 950_475, 3_296_523, 5_837_131]),
+    "factor 1.3 wide": np.geomspace(1e6, 1.3e6, 5),
+    **{f"{k} sizes, 10k-1.3M": np.geomspace(1e4, 1.3e6, k).round() for k in (7, 8)},
+}
+LAWS = {
+    "0.148, c 0.82": (5.34, 0.1483, 0.821),
+    "0.40, c 1.0": (60.0, 0.40, 1.0),
+    "0.07, c 0": (3.86, 0.0676, 0.0),
+    "flat": (1e-9, 0.3, 1.4),
+    "0.30, c 1.0": (12.0, 0.30, 1.0),
+    "0.15, c 0": (8.0, 0.15, 0.0),
+    "0.486, c 0.96": (35.3, 0.486, 0.956),
+    "0.351, c 1.27": (5.9, 0.351, 1.273),
+    "0.70, c 1.11": (97.9, 0.70, 1.111),
+    "line in ln N": None,
+}
+# noise of a run below and above 0.8M parameters, as this project's own runs show it
+BY_SIZE = "0.012/0.006"
+WORDS = [
+    *(
+        ("original 5", "line in ln N", seeds, noise)
+        for seeds in (1, 3)
+        for noise in (0.003, 0.006, 0.012, 0.02)
+    ),
+    ("4 of the LSTM", "line in ln N", 1, 0.02),
+    ("8 sizes, 10k-1.3M", "line in ln N", 3, BY_SIZE),
+    ("original 5", "flat", 3, 0.02),
+    ("factor 1.3 wide", "0.148, c 0.82", 3, 0.02),
+    ("original 5", "0.07, c 0", 3, 0.005),
+    ("8 sizes, 10k-1.3M", "0.15, c 0", 3, BY_SIZE),
+    *(
+        ("original 5", "0.30, c 1.0", seeds, noise)
+        for seeds in (1, 3)
+        for noise in (0.003, 0.006, 0.012, 0.02)
+    ),
+    ("original 5", "0.148, c 0.82", 3, 0.005),
+    ("4 of the LSTM", "0.30, c 1.0", 1, 0.012),
+    *(
+        ("8 sizes, 10k-1.3M", truth, seeds, BY_SIZE)
+        for truth in ("0.486, c 0.96", "0.351, c 1.27", "0.70, c 1.11")
+        for seeds in (1, 2, 3)
+    ),
+    ("7 sizes, 10k-1.3M", "0.486, c 0.96", 1, BY_SIZE),
+]
+CELLS = [
+    ("original 5", "0.148, c 0.82", seeds, noise) for noise in (0.005, 0.02) for seeds in (1, 3, 5)
+]
+MORE = [
+    ("original 5", "0.40, c 1.0", 1, 0.005),
+    ("original 5", "0.40, c 1.0", 3, 0.005),
+    ("original 5", "0.40, c 1.0", 3, 0.02),
+    ("4 of the LSTM", "0.148, c 0.82", 3, 0.005),
+    ("4 of the LSTM", "0.148, c 0.82", 1, 0.02),
+    ("original 5", "0.07, c 0", 3, 0.005),
+    ("original 5", "flat", 3, 0.02),
+    ("factor 1.3 wide", "0.148, c 0.82", 3, 0.02),
+    ("8 sizes, 10k-1.3M", "0.486, c 0.96", 3, BY_SIZE),
+]
+# N of matrices and head: ladder of width 6 to 48 and the original suite, of the LSTM hidden 12 to
+# 96 and more
+LADDERS = {
+    "transformer": [2082, 3544, 7620, 13232, 29064, 51040, 113424],
+    "lstm": [2616, 4384, 9264, 15936, 34656, 60544, 133824],
+}
 LARGER = {"transformer": [200384, 448032], "lstm": [295200, 606944]}
-SUITES = {"transformer": [101824, 597120, 1780800, 3947776, 7392960], "lstm": [235776, 930304, 3263232, 5792768]}
+SUITES = {
+    "transformer": [101824, 597120, 1780800, 3947776, 7392960],
+    "lstm": [235776, 930304, 3263232, 5792768],
+}
 # as 300k characters of folk tunes gave them: law, noise of a run of the ladder and of the suite
-FOUND = {"transformer": ((3.23, 0.223, 1.019), 0.0075, 0.0075), "lstm": ((2.99, 0.256, 1.094), 0.0075, 0.025)}
-SHORT = [("transformer", 1, 0, True), ("transformer", 1, 0, False), ("transformer", 1, 2, True), ("lstm", 1, 0, True),
-         ("lstm", 1, 2, True), ("lstm", 2, 0, True), ("lstm", 2, 2, True), ("lstm", 3, 2, True)]
-PLANES = {"alpha 0.49, beta 0.30": (0.75, 35.3, 17.3, 0.486, 0.30, 1.0),
-          "alpha 0.25, beta 0.28": (0.60, 3.5, 14.0, 0.25, 0.28, 1.0),
-          "alpha 0.13, beta 0.19, order 2.9": (0.0, 3.9, 12.0, 0.13, 0.19, 2.9)}
-STUDY_SIZES = np.array([3544, 5390, 7620, 13232, 29064, 51040, 113424, 200384, 448032, 793984, 1780800], float)
+FOUND = {
+    "transformer": ((3.23, 0.223, 1.019), 0.0075, 0.0075),
+    "lstm": ((2.99, 0.256, 1.094), 0.0075, 0.025),
+}
+SHORT = [
+    ("transformer", 1, 0, True),
+    ("transformer", 1, 0, False),
+    ("transformer", 1, 2, True),
+    ("lstm", 1, 0, True),
+    ("lstm", 1, 2, True),
+    ("lstm", 2, 0, True),
+    ("lstm", 2, 2, True),
+    ("lstm", 3, 2, True),
+]
+PLANES = {
+    "alpha 0.49, beta 0.30": (0.75, 35.3, 17.3, 0.486, 0.30, 1.0),
+    "alpha 0.25, beta 0.28": (0.60, 3.5, 14.0, 0.25, 0.28, 1.0),
+    "alpha 0.13, beta 0.19, order 2.9": (0.0, 3.9, 12.0, 0.13, 0.19, 2.9),
+}
+STUDY_SIZES = np.array(
+    [3544, 5390, 7620, 13232, 29064, 51040, 113424, 200384, 448032, 793984, 1780800], float
+)
 PLANE_SIZES, PLANE_CHARS = np.geomspace(1e4, 2e6, 8).round(), 1.35e6 / 2.0 ** np.arange(5)
 RESAMPLES = 400
 
 
 def study(sizes, truth, n_seeds, noise, rng):
-    """One simulated study: N and loss of each run. truth: (a, alpha, c), or None for a line in ln N."""
+    """One simulated study: N and loss of each run. truth: (a, alpha, c), or None for a line in ln
+    N."""
     n = np.repeat(sizes, n_seeds).astype(float)
     curve = truth[0] * n ** -truth[1] + truth[2] if truth else 3 - 0.1 * np.log(n)
     sd = np.where(n < 8e5, 0.012, 0.006) if noise == BY_SIZE else noise
@@ -74,7 +143,9 @@ def study(sizes, truth, n_seeds, noise, rng):
 
 
 def inside(value, interval):
-    return (interval[0] is None or interval[0] <= value) and (interval[1] is None or value <= interval[1])
+    return (interval[0] is None or interval[0] <= value) and (
+        interval[1] is None or value <= interval[1]
+    )
 
 
 def simulate_words(sizes, truth, n_seeds, noise, n_studies, rng):
@@ -85,14 +156,18 @@ def simulate_words(sizes, truth, n_seeds, noise, n_studies, rng):
         found = verdict(fit)
         words.append(found.word)
         right.append(bool(truth) and inside(truth[1], fit.alpha_interval))
-        before += None not in fit.alpha_interval and 0 < fit.c < fit.means.min()  # what the word meant at first
+        # what the word meant at first
+        before += None not in fit.alpha_interval and 0 < fit.c < fit.means.min()
         for form in RIVALS:
             rejected[form] += found.rivals[form]["rejected"]
     known = [held for word, held in zip(words, right) if word == "identified"]
-    return {**{word: words.count(word) / n_studies for word in ("open", "bounded", "identified")},
-            "right": np.mean(known) if truth and len(known) >= 5 else None,
-            "wrong": known.count(False) / n_studies, "before": before / n_studies,
-            **{form: count / n_studies for form, count in rejected.items()}}
+    return {
+        **{word: words.count(word) / n_studies for word in ("open", "bounded", "identified")},
+        "right": np.mean(known) if truth and len(known) >= 5 else None,
+        "wrong": known.count(False) / n_studies,
+        "before": before / n_studies,
+        **{form: count / n_studies for form, count in rejected.items()},
+    }
 
 
 def simulate(sizes, truth, n_seeds, noise, n_studies, rng):
@@ -112,13 +187,22 @@ def simulate(sizes, truth, n_seeds, noise, n_studies, rng):
             huber = law.fit_huber(n, loss)["alpha"]
             huber_errors.append(np.log((huber or law.ALPHA_RANGE[1]) / alpha))
     rms = lambda e: float(np.sqrt(np.mean(np.square(e))))
-    return {"alpha": np.mean(alpha_in), "c": np.mean(c_in), "low": np.median(lows), "high": np.median(highs),
-            "rms": rms(errors[:200]), "rms_huber": rms(huber_errors),
-            "held_out": None if held_out.count(None) > 100 else np.mean([h for h in held_out if h is not None])}
+    return {
+        "alpha": np.mean(alpha_in),
+        "c": np.mean(c_in),
+        "low": np.median(lows),
+        "high": np.median(highs),
+        "rms": rms(errors[:200]),
+        "rms_huber": rms(huber_errors),
+        "held_out": (
+            None if held_out.count(None) > 100 else np.mean([h for h in held_out if h is not None])
+        ),
+    }
 
 
 def simulate_difference(n_seeds, noise, shared, n_studies, rng):
-    """(coverage, mean width) of the intervals of the loss difference of two families at five equal N."""
+    """(coverage, mean width) of the intervals of the loss difference of two families at five equal
+    N."""
     truth, gap = LAWS["0.148, c 0.82"], 0.05
     (a, alpha, c), covered, widths = truth, [], []
     for _ in range(n_studies):
@@ -127,9 +211,14 @@ def simulate_difference(n_seeds, noise, shared, n_studies, rng):
         for sizes, shift in ((SIZES["original 5"], 0.0), (SIZES["4 of the LSTM"], gap)):
             own = noise * math.sqrt(1 - shared) * rng.standard_normal((len(sizes), n_seeds))
             loss = (a * sizes.astype(float) ** -alpha + c + shift)[:, None] + own + common
-            runs.append([(n, s, loss[i, s], n) for i, n in enumerate(sizes) for s in range(n_seeds)])
+            runs.append(
+                [(n, s, loss[i, s], n) for i, n in enumerate(sizes) for s in range(n_seeds)]
+            )
             fits[shift] = law.fit_power_law(np.repeat(sizes, n_seeds), loss.ravel())
-        families = {k: [{"params_total": n, "val_nats_per_char": y} for n, _, y, _ in r] for k, r in zip(fits, runs)}
+        families = {
+            k: [{"params_total": n, "val_nats_per_char": y} for n, _, y, _ in r]
+            for k, r in zip(fits, runs)
+        }
         found = law.compare_families(*runs, scaling_fits.noise_of_runs(families, fits), 0, rng)
         for point in found["points"]:
             low, high = point["interval"]
@@ -140,54 +229,108 @@ def simulate_difference(n_seeds, noise, shared, n_studies, rng):
 
 def row_of(n, d, seed, loss, suite="ladder"):
     """A row as `study.fit.records` makes them from a run."""
-    return {**dict.fromkeys(COLUMNS), "name": f"{suite}_{n:.0f}_{d:.0f}_{seed}", "family": "transformer", "seed": seed,
-            "size": f"{n:.0f}", "suite": suite, "recipe": "tuned", "params_total": n, "params_non_embedding": n,
-            "n_chars_seen": d, "train_chars": d, "val_nats_per_char": float(loss)}
+    return {
+        **dict.fromkeys(COLUMNS),
+        "name": f"{suite}_{n:.0f}_{d:.0f}_{seed}",
+        "family": "transformer",
+        "seed": seed,
+        "size": f"{n:.0f}",
+        "suite": suite,
+        "recipe": "tuned",
+        "params_total": n,
+        "params_non_embedding": n,
+        "n_chars_seen": d,
+        "train_chars": d,
+        "val_nats_per_char": float(loss),
+    }
 
 
 def simulate_short(family, n_seeds, n_larger, with_suite, n_studies, rng):
-    """Shares of studies of the short run's design: joined with the suite, cut, identified, of those right, wrong."""
+    """Shares of studies of the short run's design: joined with the suite, cut, identified, of those
+    right, wrong."""
     (a, alpha, c), noise, suite_noise = FOUND[family]
     joined, cut, words, right = 0, 0, [], []
     for _ in range(n_studies):
-        rows = [row_of(n, 3e5, seed, a * n ** -alpha + c + noise * rng.standard_normal())
-                for n in LADDERS[family] + LARGER[family][:n_larger] for seed in range(n_seeds)]
-        rows += [row_of(n, 3e5, 0, a * n ** -alpha + c + suite_noise * rng.standard_normal(), "classical")
-                 for n in SUITES[family]] if with_suite else []
+        rows = [
+            row_of(n, 3e5, seed, a * n**-alpha + c + noise * rng.standard_normal())
+            for n in LADDERS[family] + LARGER[family][:n_larger]
+            for seed in range(n_seeds)
+        ]
+        rows += (
+            [
+                row_of(
+                    n, 3e5, 0, a * n**-alpha + c + suite_noise * rng.standard_normal(), "classical"
+                )
+                for n in SUITES[family]
+            ]
+            if with_suite
+            else []
+        )
         chosen = scaling_fits.choose_headline(rows)
         entry, fit = scaling_fits.fit_family(chosen._replace(nine=[]))
         joined, cut = joined + ("classical" in chosen.suite), cut + (chosen.bends_below is not None)
         words.append(entry["verdict"])
         right.append(inside(alpha, fit.alpha_interval))
     known = [held for word, held in zip(words, right) if word == "identified"]
-    return {"joined": joined / n_studies, "cut": cut / n_studies, "identified": len(known) / n_studies,
-            "covered": np.mean(right), "right": np.mean(known) if len(known) >= 5 else None,
-            "wrong": known.count(False) / n_studies}
+    return {
+        "joined": joined / n_studies,
+        "cut": cut / n_studies,
+        "identified": len(known) / n_studies,
+        "covered": np.mean(right),
+        "right": np.mean(known) if len(known) >= 5 else None,
+        "wrong": known.count(False) / n_studies,
+    }
 
 
 def simulate_plane(truth, sizes, n_seeds, n_studies, rng, choices=False):
-    """Coverage and mean half-width of the joint law's intervals, and of the corner predicted from the rest; with
-    choices also of those over the analyst's choices, where the law is identified ("alpha_over_choices", ...)."""
+    """Coverage and mean half-width of the joint law's intervals, and of the corner predicted from
+    the rest; with choices also of those over the analyst's choices, where the law is identified
+    ("alpha_over_choices", ...)."""
     settings = scaling_fits.Settings(RESAMPLES, 0, 80, (0, 1), (0, 1))
     exponent = truth[4] / (truth[3] + truth[4])
-    known, covered, halves, errors = dict(zip(law.JOINT, truth)) | {"n_opt_exponent": exponent}, {}, {}, []
+    known, covered, halves, errors = (
+        dict(zip(law.JOINT, truth)) | {"n_opt_exponent": exponent},
+        {},
+        {},
+        [],
+    )
     for _ in range(n_studies):
-        rows = [row_of(n, d, seed, law.joint_loss(truth, n, d) + (0.012 if n < 8e5 else 0.006) * rng.standard_normal())
-                for n in sizes for d in PLANE_CHARS for seed in range(n_seeds)]
+        rows = [
+            row_of(
+                n,
+                d,
+                seed,
+                law.joint_loss(truth, n, d) + (0.012 if n < 8e5 else 0.006) * rng.standard_normal(),
+            )
+            for n in sizes
+            for d in PLANE_CHARS
+            for seed in range(n_seeds)
+        ]
         entry, _ = scaling_plane.fit_plane(rows, settings, rng, choices)
-        intervals = {name: entry[name]["interval"] for name in ("alpha", "beta", "E", "n_opt_exponent")}
-        intervals |= {f"{name}_over_choices": wide["interval"] for name in scaling_plane.EXPONENTS
-                      if choices and (wide := entry[name]["over_choices"])}
+        intervals = {
+            name: entry[name]["interval"] for name in ("alpha", "beta", "E", "n_opt_exponent")
+        }
+        intervals |= {
+            f"{name}_over_choices": wide["interval"]
+            for name in scaling_plane.EXPONENTS
+            if choices and (wide := entry[name]["over_choices"])
+        }
         for name, (low, high) in intervals.items():
-            covered.setdefault(name, []).append(low <= known[name.removesuffix("_over_choices")] <= high)
+            covered.setdefault(name, []).append(
+                low <= known[name.removesuffix("_over_choices")] <= high
+            )
             halves.setdefault(name, []).append((high - low) / 2)
         covered.setdefault("identified", []).append(entry["identified"])
         covered.setdefault("cut", []).append(entry["bends_below"] is not None)
         covered.setdefault("form", []).append(entry["form"] == ("sum" if truth[5] == 1 else "norm"))
-        covered.setdefault("refused", []).append(bool(entry["lack_of_fit"]) and entry["lack_of_fit"]["p"] < 0.01)
+        covered.setdefault("refused", []).append(
+            bool(entry["lack_of_fit"]) and entry["lack_of_fit"]["p"] < 0.01
+        )
         covered.setdefault("corner", []).append(entry["corner"]["inside"])
         errors.append(abs(entry["corner"]["relative_error"]))
-    means = ({name: np.mean(values) for name, values in found.items()} for found in (covered, halves))
+    means = (
+        {name: np.mean(values) for name, values in found.items()} for found in (covered, halves)
+    )
     return *means, np.percentile(errors, 95)
 
 
@@ -196,81 +339,137 @@ def percent(share, digits=0):
 
 
 def print_words(args):
-    print("| sizes | truth (alpha) | seeds | noise | open | bounded | identified | of those, covered "
-          "| identified and wrong | line rejected | c = 0 rejected | a bounded interval alone |\n|" + "---|" * 12)
+    print(
+        "| sizes | truth (alpha) | seeds | noise | open | bounded | identified | of those, covered "
+        "| identified and wrong | line rejected | c = 0 rejected | a bounded interval alone |\n|"
+        + "---|" * 12
+    )
     for number, (sizes, truth, n_seeds, noise) in enumerate(WORDS):
         rng = np.random.default_rng([args.seed, 200 + number])
         r = simulate_words(SIZES[sizes], LAWS[truth], n_seeds, noise, args.studies, rng)
-        print(f"| {sizes} | {truth} | {n_seeds} | {noise} | {percent(r['open'], 1)} | {percent(r['bounded'])} | "
-              f"**{percent(r['identified'])}** | {percent(r['right'])} | {percent(r['wrong'], 1)} | "
-              f"{percent(r['log_linear'], 1)} | {percent(r['power'], 1)} | {percent(r['before'])} |", flush=True)
+        print(
+            f"| {sizes} | {truth} | {n_seeds} | {noise} | {percent(r['open'], 1)} |"
+            f" {percent(r['bounded'])} | **{percent(r['identified'])}** | {percent(r['right'])} |"
+            f" {percent(r['wrong'], 1)} | {percent(r['log_linear'], 1)} | {percent(r['power'], 1)}"
+            f" | {percent(r['before'])} |",
+            flush=True,
+        )
 
 
 def print_intervals(args):
-    print("\n| sizes | truth (alpha) | seeds | noise | alpha covered | c covered | median interval | rms log error: LS "
-          "| Huber | largest size inside |\n|" + "---|" * 10)
+    print(
+        "\n| sizes | truth (alpha) | seeds | noise | alpha covered | c covered | median interval |"
+        " rms log error: LS | Huber | largest size inside |\n|"
+        + "---|" * 10
+    )
     for number, (sizes, truth, n_seeds, noise) in enumerate(CELLS + MORE):
         rng = np.random.default_rng([args.seed, number])
         r = simulate(SIZES[sizes], LAWS[truth], n_seeds, noise, args.studies, rng)
         high = f"{r['high']:.2f}" if np.isfinite(r["high"]) else "unbounded"
-        print(f"| {sizes} | {truth} | {n_seeds} | {noise} | **{percent(r['alpha'], 1)}** | {percent(r['c'], 1)} | "
-              f"{r['low']:.2f} to {high} | {r['rms']:.2f} | {r['rms_huber']:.2f} | {percent(r['held_out'])} |",
-              flush=True)
+        print(
+            f"| {sizes} | {truth} | {n_seeds} | {noise} | **{percent(r['alpha'], 1)}** |"
+            f" {percent(r['c'], 1)} | {r['low']:.2f} to {high} | {r['rms']:.2f} |"
+            f" {r['rms_huber']:.2f} | {percent(r['held_out'])} |",
+            flush=True,
+        )
 
 
 def print_differences(args):
-    print("\n| seeds | noise of a run | of it shared by a seed | difference covered | mean width, nats |\n"
-          "|---|---|---|---|---|")
+    print(
+        "\n| seeds | noise of a run | of it shared by a seed | difference covered | mean width,"
+        " nats |\n|---|---|---|---|---|"
+    )
     for number, (n_seeds, noise, shared) in enumerate(PAIRS):
-        covered, width = simulate_difference(n_seeds, noise, shared, args.studies,
-                                             np.random.default_rng([args.seed, 100 + number]))
-        print(f"| {n_seeds} | {noise} | {percent(shared)} | **{percent(covered, 1)}** | {width:.4f} |", flush=True)
+        covered, width = simulate_difference(
+            n_seeds, noise, shared, args.studies, np.random.default_rng([args.seed, 100 + number])
+        )
+        print(
+            f"| {n_seeds} | {noise} | {percent(shared)} | **{percent(covered, 1)}** |"
+            f" {width:.4f} |",
+            flush=True,
+        )
 
 
 def print_short(args):
-    print("\n| family | seeds of the ladder | sizes above it | original suite | joined | cut | identified | covered "
-          "| of the identified, covered | identified and wrong |\n|" + "---|" * 10)
+    print(
+        "\n| family | seeds of the ladder | sizes above it | original suite | joined | cut |"
+        " identified | covered | of the identified, covered | identified and wrong |\n|"
+        + "---|" * 10
+    )
     for number, (family, n_seeds, n_larger, with_suite) in enumerate(SHORT):
-        r = simulate_short(family, n_seeds, n_larger, with_suite, args.studies,
-                           np.random.default_rng([args.seed, 300 + number]))
-        print(f"| {family} | {n_seeds} | {n_larger} | {'yes' if with_suite else 'no'} | {percent(r['joined'])} | "
-              f"{percent(r['cut'], 1)} | **{percent(r['identified'])}** | {percent(r['covered'], 1)} | "
-              f"{percent(r['right'])} | {percent(r['wrong'], 1)} |", flush=True)
+        r = simulate_short(
+            family,
+            n_seeds,
+            n_larger,
+            with_suite,
+            args.studies,
+            np.random.default_rng([args.seed, 300 + number]),
+        )
+        print(
+            f"| {family} | {n_seeds} | {n_larger} | {'yes' if with_suite else 'no'} |"
+            f" {percent(r['joined'])} | {percent(r['cut'], 1)} | **{percent(r['identified'])}** |"
+            f" {percent(r['covered'], 1)} | {percent(r['right'])} | {percent(r['wrong'], 1)} |",
+            flush=True,
+        )
 
 
 def print_planes(args):
     names = ("alpha", "beta", "E", "n_opt_exponent")
-    print("\n| truth | runs | covered: alpha | beta | E | a | corner inside | half-width: alpha | beta | E | a "
-          "| error of the corner, 95 % below | cut | form found | called none |\n|" + "---|" * 15)
+    print(
+        "\n| truth | runs | covered: alpha | beta | E | a | corner inside | half-width: alpha |"
+        " beta | E | a | error of the corner, 95 % below | cut | form found | called none |\n|"
+        + "---|" * 15
+    )
     for number, (words, truth) in enumerate(PLANES.items()):
         rng = np.random.default_rng([args.seed, 400 + number])
         covered, halves, error = simulate_plane(truth, PLANE_SIZES, 2, args.studies, rng)
-        print(f"| {words} | {2 * len(PLANE_SIZES) * len(PLANE_CHARS)} | "
-              + " | ".join(f"**{percent(covered[name], 1)}**" for name in names)
-              + f" | {percent(covered['corner'], 1)} | "
-              + " | ".join(f"{halves[name]:.3f}" for name in names)
-              + f" | {percent(error, 1)} | {percent(covered['cut'], 1)} | {percent(covered['form'])} | "
-              f"{percent(covered['refused'], 1)} |", flush=True)
+        print(
+            f"| {words} | {2 * len(PLANE_SIZES) * len(PLANE_CHARS)} | "
+            + " | ".join(f"**{percent(covered[name], 1)}**" for name in names)
+            + f" | {percent(covered['corner'], 1)} | "
+            + " | ".join(f"{halves[name]:.3f}" for name in names)
+            + f" | {percent(error, 1)} | {percent(covered['cut'], 1)} |"
+            f" {percent(covered['form'])} | "
+            f"{percent(covered['refused'], 1)} |",
+            flush=True,
+        )
 
 
 def print_choices(args):
-    print("\n| truth | runs | identified | covered: alpha, runs | over choices | beta, runs | over choices "
-          "| half-width: alpha, runs | over choices | beta, runs | over choices |\n|" + "---|" * 11)
+    print(
+        "\n| truth | runs | identified | covered: alpha, runs | over choices | beta, runs | over"
+        " choices | half-width: alpha, runs | over choices | beta, runs | over choices |\n|"
+        + "---|" * 11
+    )
     names = [name + end for name in ("alpha", "beta") for end in ("", "_over_choices")]
     for number, (words, truth) in enumerate(PLANES.items()):
         rng = np.random.default_rng([args.seed, 500 + number])
         covered, halves, _ = simulate_plane(truth, STUDY_SIZES, 1, args.studies, rng, choices=True)
-        print(f"| {words} | {len(STUDY_SIZES) * len(PLANE_CHARS)} | {percent(covered['identified'])} | "
-              + " | ".join(f"**{percent(covered.get(name), 1)}**" for name in names) + " | "
-              + " | ".join(f"{halves.get(name, math.nan):.3f}" for name in names) + " |", flush=True)
+        print(
+            f"| {words} | {len(STUDY_SIZES) * len(PLANE_CHARS)} |"
+            f" {percent(covered['identified'])} | "
+            + " | ".join(f"**{percent(covered.get(name), 1)}**" for name in names)
+            + " | "
+            + " | ".join(f"{halves.get(name, math.nan):.3f}" for name in names)
+            + " |",
+            flush=True,
+        )
 
 
-TABLES = {"words": print_words, "intervals": print_intervals, "differences": print_differences,
-          "short": print_short, "planes": print_planes, "choices": print_choices}
+TABLES = {
+    "words": print_words,
+    "intervals": print_intervals,
+    "differences": print_differences,
+    "short": print_short,
+    "planes": print_planes,
+    "choices": print_choices,
+}
 
 
 def main(argv=None):
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--studies", type=int, default=500, help="studies per cell (default: 500)")
     options.add_argument("--seed", type=int, default=0, help="seed of the noise (default: 0)")
     options.add_argument("--table", choices=TABLES, help="this table only (default: all)")

@@ -1,12 +1,14 @@
-"""Measures training speed: tokens/s of the nine models and their share of the machine's bf16 matrix rate.
+"""Measures training speed: tokens/s of the nine models and their share of the machine's bf16 matrix
+rate.
 
-Run:    python -m benchmarks.bench_training [--threads N] [--clock cpu] [--models transformer_xl,lstm_large] [--loop]
+Run:    python -m benchmarks.bench_training [--threads N] [--clock cpu] [--models
+    transformer_xl,lstm_large] [--loop]
         python -m benchmarks.bench_training --device cuda [--windows 2,64] [--compile]
-Prints a table in Markdown. --clock cpu counts the processor's seconds of this process instead of the wall's: with one
-thread that is what a machine without other work would take, also on one that is shared. On a GPU the clock waits for
-it. --loop trains 300,000 tokens
-of each model and tells what the loop itself (data, logging, progress, checkpoints) adds to gradient, clipping,
-optimizer and evaluation.
+Prints a table in Markdown. --clock cpu counts the processor's seconds of this process instead of
+the wall's: with one thread that is what a machine without other work would take, also on one that
+is shared. On a GPU the clock waits for it. --loop trains 300,000 tokens of each model and tells
+what the loop itself (data, logging, progress, checkpoints) adds to gradient, clipping, optimizer
+and evaluation.
 """
 
 import argparse
@@ -28,10 +30,12 @@ from study.families import FAMILIES, build_model
 from study.train import loop as training
 from study.train import machine, runs
 
-MATRIX = {"cpu": 2048, "cuda": 8192}  # rows and columns of the product that gives the machine's rate
+# rows and columns of the product that gives the machine's rate
+MATRIX = {"cpu": 2048, "cuda": 8192}
 STEPS = {"cpu": 4, "cuda": 20}  # timed steps of each model, after one that is not
 VOCABULARY = 75
-LOOP_TOKENS, STEP_TOKENS = 300_000, 1 << 15  # of the made-up text: with --loop, and for single steps
+# of the made-up text: with --loop, and for single steps
+LOOP_TOKENS, STEP_TOKENS = 300_000, 1 << 15
 
 
 def seconds_of(function, clock, times):
@@ -52,6 +56,7 @@ def clock_of(device, name):
     def synchronized():
         torch.cuda.synchronize(device)
         return count()
+
     return synchronized if device.type == "cuda" else count
 
 
@@ -59,22 +64,25 @@ def matrix_rate(device, clock):
     """FLOP/s of a bf16 product (fp32 where bf16 is not used)."""
     kind, n = torch.bfloat16 if precision(device) == "bf16" else torch.float32, MATRIX[device.type]
     a, b = (torch.randn(n, n, device=device).to(kind) for _ in range(2))
-    return 2 * n ** 3 / seconds_of(lambda: a @ b, clock, 5)[0]
+    return 2 * n**3 / seconds_of(lambda: a @ b, clock, 5)[0]
 
 
 def timed(function, clock, spent):
     """The function, adding the seconds of each call to the list."""
+
     def call(*args, **kwargs):
         started = clock()
         try:
             return function(*args, **kwargs)
         finally:
             spent.append(clock() - started)
+
     return call
 
 
 def loop_share(data, run, clock):
-    """(share of a whole run that is neither gradient, clipping, optimizer nor evaluation, seconds of the run)."""
+    """(share of a whole run that is neither gradient, clipping, optimizer nor evaluation, seconds
+    of the run)."""
     spent = []
 
     def make_optimizers(model, run, make=training.make_optimizers):
@@ -83,11 +91,17 @@ def loop_share(data, run, clock):
             optimizer.step = timed(optimizer.step, clock, spent)
         return optimizers
 
-    parts = {(training, "gradient"), (training, "evaluate"), (training, "evaluate_long_context"),
-             (torch.nn.utils, "clip_grad_norm_")}
+    parts = {
+        (training, "gradient"),
+        (training, "evaluate"),
+        (training, "evaluate_long_context"),
+        (torch.nn.utils, "clip_grad_norm_"),
+    }
     with contextlib.ExitStack() as changed, tempfile.TemporaryDirectory() as folder:
         for place, name in parts:
-            changed.enter_context(mock.patch.object(place, name, timed(getattr(place, name), clock, spent)))
+            changed.enter_context(
+                mock.patch.object(place, name, timed(getattr(place, name), clock, spent))
+            )
         changed.enter_context(mock.patch.object(training, "make_optimizers", make_optimizers))
         started = clock()
         runs.train(Path(folder), run, data, "cpu")
@@ -98,36 +112,61 @@ def loop_share(data, run, clock):
 def step_seconds(data, run, device, clock, compile):
     """(least seconds of forward and backward pass, of the optimizer, FLOPs) of a step."""
     model, n_windows = build_model(run["config"]).to(device), run["batch_windows"]
-    optimizers, token_chars = training.make_optimizers(model, run), torch.from_numpy(data.token_chars).to(device)
-    x, y = training.cut_windows(training.to_tensor(data.train, device),
-                                torch.arange(n_windows, device=device) * training.BLOCK_SIZE)
+    optimizers, token_chars = training.make_optimizers(model, run), torch.from_numpy(
+        data.token_chars
+    ).to(device)
+    x, y = training.cut_windows(
+        training.to_tensor(data.train, device),
+        torch.arange(n_windows, device=device) * training.BLOCK_SIZE,
+    )
     forward, times = torch.compile(model) if compile else model, STEPS[device.type]
 
     def step():
         for optimizer in optimizers:
             optimizer.step()
-    return (seconds_of(lambda: training.gradient(forward, x, y, token_chars, n_windows, run["name"]), clock, times)[0],
-            seconds_of(step, clock, times)[0], model.flops_per_token() * n_windows * training.BLOCK_SIZE)
+
+    return (
+        seconds_of(
+            lambda: training.gradient(forward, x, y, token_chars, n_windows, run["name"]),
+            clock,
+            times,
+        )[0],
+        seconds_of(step, clock, times)[0],
+        model.flops_per_token() * n_windows * training.BLOCK_SIZE,
+    )
 
 
 def made_up_data(n_tokens):
     """Random text of as many tokens with a BEGIN here and there."""
-    rng, tokenizer = np.random.default_rng(0), CharTokenizer(map(chr, range(33, 33 + VOCABULARY - N_SPECIAL)))
-    tokens = np.where(rng.random(n_tokens) < 0.003, 0, rng.integers(3, VOCABULARY, n_tokens)).astype(np.uint8)
+    rng, tokenizer = np.random.default_rng(0), CharTokenizer(
+        map(chr, range(33, 33 + VOCABULARY - N_SPECIAL))
+    )
+    tokens = np.where(
+        rng.random(n_tokens) < 0.003, 0, rng.integers(3, VOCABULARY, n_tokens)
+    ).astype(np.uint8)
     tokens[0] = 0
     held_out = tokens[:STEP_TOKENS]
-    return training.Data(tokens, held_out, held_out, tokenizer.digest, tokenizer.vocab_size, tokenizer.token_chars)
+    return training.Data(
+        tokens, held_out, held_out, tokenizer.digest, tokenizer.vocab_size, tokenizer.token_chars
+    )
 
 
 def main():
     """Measures and prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--models")
     parser.add_argument("--loop", action="store_true", help="the loop's own share of a run instead")
-    parser.add_argument("--windows", type=list_of(whole(1)), default=[runs.BATCH_WINDOWS], metavar="N[,N]",
-                        help="windows of 512 tokens a step")
+    parser.add_argument(
+        "--windows",
+        type=list_of(whole(1)),
+        default=[runs.BATCH_WINDOWS],
+        metavar="N[,N]",
+        help="windows of 512 tokens a step",
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of single steps")
     parser.add_argument("--compile", action="store_true", help="torch.compile the models")
     args = parser.parse_args()
@@ -138,10 +177,14 @@ def main():
     if args.loop:
         print("| model | seconds | loop |\n|---|---|---|")
     else:
-        print("| model | windows | tokens/s | s / step | optimizer | matrix rate, GFLOP/s | share of it: model | with "
-              "optimizer |\n|---|---|---|---|---|---|---|---|")
+        print(
+            "| model | windows | tokens/s | s / step | optimizer | matrix rate, GFLOP/s | share of"
+            " it: model | with optimizer |\n|---|---|---|---|---|---|---|---|"
+        )
     for n_windows in args.windows:
-        data = made_up_data(LOOP_TOKENS if args.loop else max(STEP_TOKENS, 2 * n_windows * training.BLOCK_SIZE))
+        data = made_up_data(
+            LOOP_TOKENS if args.loop else max(STEP_TOKENS, 2 * n_windows * training.BLOCK_SIZE)
+        )
         for family in FAMILIES.values():
             for size, shape in importlib.import_module(family.stage).SIZES.items():
                 if args.models and f"{family.name}_{size}" not in args.models.split(","):
@@ -153,9 +196,13 @@ def main():
                     continue
                 rate = max(rate, matrix_rate(device, clock))
                 a, b, flops = step_seconds(data, run, device, clock, args.compile)
-                print(f"| {family.label} {size} | {n_windows} | {n_windows * training.BLOCK_SIZE / (a + b):,.0f} | "
-                      f"{a + b:.4f} | {b / (a + b):.0%} | {rate / 1e9:.0f} | {flops / a / rate:.0%} | "
-                      f"{flops / (a + b) / rate:.0%} |", flush=True)
+                print(
+                    f"| {family.label} {size} | {n_windows} |"
+                    f" {n_windows * training.BLOCK_SIZE / (a + b):,.0f} | {a + b:.4f} |"
+                    f" {b / (a + b):.0%} | {rate / 1e9:.0f} | {flops / a / rate:.0%} |"
+                    f" {flops / (a + b) / rate:.0%} |",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """Reads one stretch of music: notes, chords, rests and their signs between two bar lines or fields.
 
-What a stretch means depends on what came before only through the key and the accidentals in force, the unit note
-length, the kind of meter and the open ties. So its reading is a function of these and of its text, and is remembered:
-music repeats itself (28 % of the 27,000 stretches of 900 folk and classical tunes), and every tune is read several
-times, by the converter's self-check, the split, the checker and the metrics.
+What a stretch means depends on what came before only through the key and the accidentals in force,
+the unit note length, the kind of meter and the open ties. So its reading is a function of these and
+of its text, and is remembered: music repeats itself (28 % of the 27,000 stretches of 900 folk and
+classical tunes), and every tune is read several times, by the converter's self-check, the split,
+the checker and the metrics.
 
-How pitches are read (abc2midi reads the same): an accidental holds for its letter in all octaves to the end of the
-bar; a tied note keeps its accidental across the bar line, the notes after it do not.
+How pitches are read (abc2midi reads the same): an accidental holds for its letter in all octaves to
+the end of the bar; a tied note keeps its accidental across the bar line, the notes after it do not.
 """
 
 import re
@@ -17,14 +18,16 @@ from typing import NamedTuple
 from music.abc_fields import WHOLE
 from music.theory import LETTERS, SEMITONES, SIGNS
 
-MAX_LENGTH = 256 * WHOLE       # longest note, in ticks: sums over any text that fits in memory stay below 2^63
-MAX_ERRORS = 100               # errors kept per text; the count goes on
-CACHED_CHARS = 256             # longer stretches than this do not repeat
-CACHED_BARS = 1 << 14          # about 30 MB when full
+# longest note, in ticks: sums over any text that fits in memory stay below 2^63
+MAX_LENGTH = 256 * WHOLE
+MAX_ERRORS = 100  # errors kept per text; the count goes on
+CACHED_CHARS = 256  # longer stretches than this do not repeat
+CACHED_BARS = 1 << 14  # about 30 MB when full
 
 NOTE = r"(?:\^\^?|__?|=)?[A-Ga-g](?:'{1,8}|,{1,8})?"
 LENGTH = r"\d{0,6}(?:/{1,8}\d{0,6})?"
-_KINDS = {  # the order decides: `[CE]` is a chord before `[1` is an ending, `(3` a tuplet before `(` is a slur
+# the order decides: `[CE]` is a chord before `[1` is an ending, `(3` a tuplet before `(` is a slur
+_KINDS = {
     "note": rf"{NOTE}{LENGTH}-?",
     "space": r"[ \t`]+",
     "rest": rf"[zx]{LENGTH}",
@@ -38,36 +41,44 @@ _KINDS = {  # the order decides: `[CE]` is a chord before `[1` is an ending, `(3
     "grace": r"\{/?[^{}]*\}",
     "mark": r"[.~HLMOPSTuv]|![^!|\n]{1,40}!|\+[A-Za-z0-9.()<>]{1,40}\+",
     "spacer": r"y\d{0,6}(?:/\d{0,2})?",
-    "unreadable": r"[\s\S]"}
+    "unreadable": r"[\s\S]",
+}
 _TOKEN = re.compile("|".join(f"(?:{pattern})" for pattern in _KINDS.values()), re.ASCII)
 _KIND = re.compile("|".join(f"(?P<{kind}>{pattern})" for kind, pattern in _KINDS.items()), re.ASCII)
 HEAD = re.compile(rf"(\^\^?|__?|=)?([A-Ga-g])([',]*)({LENGTH})(-?)", re.ASCII)
-_GRACE = re.compile(rf"/?(?:{NOTE}{LENGTH}|[ \t()\->.~HLMOPSTuv]|\[(?:{NOTE}{LENGTH})+\]{LENGTH})*", re.ASCII)
-_TUPLET_TIME = {2: 3, 3: 2, 4: 3, 6: 2, 8: 3}  # `(3`: three notes in the time of two; the others depend on the meter
+_GRACE = re.compile(
+    rf"/?(?:{NOTE}{LENGTH}|[ \t()\->.~HLMOPSTuv]|\[(?:{NOTE}{LENGTH})+\]{LENGTH})*", re.ASCII
+)
+# `(3`: three notes in the time of two; the others depend on the meter
+_TUPLET_TIME = {2: 3, 3: 2, 4: 3, 6: 2, 8: 3}
 
 
 class Stretch(NamedTuple):
     """The reading of a stretch of music, in ticks from its start."""
+
     length: int
     onsets: tuple
     durations: tuple
     pitches: tuple
     n_heads: int
-    joined: tuple        # (index of an open tie from before, ticks to add)
-    open: tuple          # ties open at the end: (step, pitch)
-    open_notes: tuple    # for each: index of its note here, or -1 - index of the open tie from before
-    alterations: tuple   # in force at the end
-    slur_low: int        # lowest and last level of nesting, relative to the start
+    joined: tuple  # (index of an open tie from before, ticks to add)
+    open: tuple  # ties open at the end: (step, pitch)
+    # for each: index of its note here, or -1 - index of the open tie from before
+    open_notes: tuple
+    alterations: tuple  # in force at the end
+    slur_low: int  # lowest and last level of nesting, relative to the start
     slur_end: int
-    rest_bars: int       # n of Zn
-    timed: bool          # holds a note or a rest
-    errors: tuple        # (kind, message)
+    rest_bars: int  # n of Zn
+    timed: bool  # holds a note or a rest
+    errors: tuple  # (kind, message)
     broken_ties: int
 
 
 class Head(NamedTuple):
-    """A note head as written. step: letters above the C of MIDI pitch 0; natural: MIDI pitch without accidentals;
+    """A note head as written. step: letters above the C of MIDI pitch 0; natural: MIDI pitch
+    without accidentals;
     alteration: of its own accidental, None without; over/under: its length in unit notes."""
+
     letter: int
     step: int
     natural: int
@@ -79,7 +90,8 @@ class Head(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def read_head(token):
-    """The Head of a note's text: `C` is middle C, `c` an octave above, `,` and `'` go down and up by octaves.
+    """The Head of a note's text: `C` is middle C, `c` an octave above, `,` and `'` go down and up
+    by octaves.
 
     >>> read_head("^f'3/2-")
     Head(letter=3, step=52, natural=89, alteration=1, over=3, under=2, tied=True)
@@ -87,13 +99,20 @@ def read_head(token):
     sign, letter, marks, length, tie = HEAD.fullmatch(token).groups()
     octave = (5 if letter < "a" else 6) + marks.count("'") - marks.count(",")
     place = LETTERS.index(letter.upper())
-    return Head(place, 7 * octave + place, 12 * octave + SEMITONES[place], SIGNS[sign] if sign else None,
-                *_fraction(length), bool(tie))
+    return Head(
+        place,
+        7 * octave + place,
+        12 * octave + SEMITONES[place],
+        SIGNS[sign] if sign else None,
+        *_fraction(length),
+        bool(tie),
+    )
 
 
 @lru_cache(maxsize=4096)
 def _fraction(text):
-    """`3/2` -> (3, 2), `/` -> (1, 2), `//` -> (1, 4), `` -> (1, 1); what is none, such as `//3`, -> (1, 0)."""
+    """`3/2` -> (3, 2), `/` -> (1, 2), `//` -> (1, 4), `` -> (1, 1); what is none, such as `//3`, ->
+    (1, 0)."""
     over, slash, under = text.partition("/")
     if not slash:
         return int(over or 1), 1
@@ -103,9 +122,11 @@ def _fraction(text):
 
 
 def _read_token(token):
-    """(kind, heads, numerator, denominator, all tied) of a token; kind is "sound" for a note, a chord or a rest.
+    """(kind, heads, numerator, denominator, all tied) of a token; kind is "sound" for a note, a
+    chord or a rest.
 
-    A chord is as long as its first note, times the fraction after it: `[C2E2]3` sounds for 6. A rest has no heads."""
+    A chord is as long as its first note, times the fraction after it: `[C2E2]3` sounds for 6. A
+    rest has no heads."""
     kind = _KIND.match(token).lastgroup
     if kind == "note":
         head = read_head(token)
@@ -115,7 +136,9 @@ def _read_token(token):
     if kind != "chord":
         return kind, (), 1, 1, False
     inside, _, after = token[1:].rpartition("]")
-    heads = tuple([read_head(match.group()) for match in HEAD.finditer(re.sub(r"![^!]*!", "", inside))])
+    heads = tuple(
+        [read_head(match.group()) for match in HEAD.finditer(re.sub(r"![^!]*!", "", inside))]
+    )
     if not heads:
         return "empty chord", (), 1, 1, False
     over, under = _fraction(after.rstrip("-"))
@@ -127,17 +150,19 @@ _read_short_token = lru_cache(maxsize=1 << 14)(_read_token)
 
 @lru_cache(maxsize=16)
 def _broken_factor(signs):
-    """(numerator, denominator) for the first note by `>` (1), `>>` (2), `<` (-1), ...; the second gets -signs.
+    """(numerator, denominator) for the first note by `>` (1), `>>` (2), `<` (-1), ...; the second
+    gets -signs.
 
-    `a>b` is a dotted note and one of half the length, `a>>b` a double-dotted one and a quarter: 3/2 and 1/2, 7/4 and
-    1/4; `<` the other way round."""
-    short = Fraction(1, 2**abs(signs))
+    `a>b` is a dotted note and one of half the length, `a>>b` a double-dotted one and a quarter: 3/2
+    and 1/2, 7/4 and 1/4; `<` the other way round."""
+    short = Fraction(1, 2 ** abs(signs))
     return (2 - short if signs > 0 else short).as_integer_ratio()
 
 
 @lru_cache(maxsize=1024)
 def _read_tuplet(text, compound):
-    """(notes, numerator, denominator) of `(p:q:r`: the next r notes, each q/p of its length; (0, 1, 1) if it is none.
+    """(notes, numerator, denominator) of `(p:q:r`: the next r notes, each q/p of its length; (0, 1,
+    1) if it is none.
 
     q defaults to what ABC 2.1, section 4.13, says of p, r to p: `(3` is `(3:2:3`."""
     p, q, r = (text[1:].split(":") + ["", ""])[:3]
@@ -150,21 +175,45 @@ def _read_tuplet(text, compound):
 
 
 class _StretchReader:
-    """Where the reading of a stretch stands: what it has heard, and what still waits for the next note."""
-    __slots__ = ("unit", "compound", "alterations", "ties", "now", "onsets", "durations", "pitches", "n_heads",
-                 "joined", "broken_ties", "slur", "slur_low", "rest_bars", "timed", "errors", "last", "broken",
-                 "tuplet_left", "tuplet_over", "tuplet_under")
+    """Where the reading of a stretch stands: what it has heard, and what still waits for the next
+    note."""
+
+    __slots__ = (
+        "unit",
+        "compound",
+        "alterations",
+        "ties",
+        "now",
+        "onsets",
+        "durations",
+        "pitches",
+        "n_heads",
+        "joined",
+        "broken_ties",
+        "slur",
+        "slur_low",
+        "rest_bars",
+        "timed",
+        "errors",
+        "last",
+        "broken",
+        "tuplet_left",
+        "tuplet_over",
+        "tuplet_under",
+    )
 
     def __init__(self, alterations, unit, compound, ties):
         self.unit, self.compound, self.alterations, self.now = unit, compound, list(alterations), 0
-        # open ties: (step, pitch, where); where: index of the note here, or -1 - index of the tie from before
+        # open ties: (step, pitch, where); where: index of the note here, or -1 - index of the tie
+        # from before
         self.ties = [(step, pitch, -1 - i) for i, (step, pitch) in enumerate(ties)]
         self.onsets, self.durations, self.pitches, self.n_heads, self.errors = [], [], [], 0, []
-        self.joined = {}          # tie from before -> ticks that it goes on here
+        self.joined = {}  # tie from before -> ticks that it goes on here
         self.broken_ties = self.slur = self.slur_low = self.rest_bars = 0
         self.timed = False
-        self.last = None          # what a > or < would lengthen: (index of its first note, ticks, ties from before)
-        self.broken = 0           # signs of a > or < that waits for its second note
+        # what a > or < would lengthen: (index of its first note, ticks, ties from before)
+        self.last = None
+        self.broken = 0  # signs of a > or < that waits for its second note
         self.tuplet_left, self.tuplet_over, self.tuplet_under = 0, 1, 1
 
     def sound(self, token, heads, over, under, all_tied):
@@ -174,7 +223,12 @@ class _StretchReader:
         self.timed = True
         if self.tuplet_left or self.broken:
             over, under = self.in_rhythm(over, under)
-        ticks, first, joined, still_open = self.ticks_of(over, under, token), len(self.durations), [], []
+        ticks, first, joined, still_open = (
+            self.ticks_of(over, under, token),
+            len(self.durations),
+            [],
+            [],
+        )
         for head in heads:
             pitch, tie = self.pitch_of(head)
             length = ticks if head is heads[0] else self.ticks_in_chord(head, heads[0], ticks)
@@ -194,7 +248,8 @@ class _StretchReader:
             if head.tied or all_tied:
                 still_open.append((head.step, pitch, where))
         self.n_heads += len(heads)
-        self.broken_ties += len(self.ties)  # a tie leads to the very next note, chord or rest, or nowhere
+        # a tie leads to the very next note, chord or rest, or nowhere
+        self.broken_ties += len(self.ties)
         self.ties, self.last = still_open, (first, ticks, joined)
         self.now += ticks
 
@@ -222,7 +277,8 @@ class _StretchReader:
         return 0
 
     def ticks_in_chord(self, head, first, ticks):
-        """Ticks of one head of a chord whose first head has `ticks`: `[C4E2]` ends E before C, time goes on after C."""
+        """Ticks of one head of a chord whose first head has `ticks`: `[C4E2]` ends E before C, time
+        goes on after C."""
         if (head.over, head.under) == (first.over, first.under) or not head.under or not first.over:
             return ticks
         if not head.over:
@@ -234,7 +290,8 @@ class _StretchReader:
         letter, step, natural, alteration = head[:4]
         if self.ties and alteration is None:
             for tie in self.ties:
-                if tie[0] == step:  # a tied note keeps its accidental across the bar line without saying it
+                # a tied note keeps its accidental across the bar line without saying it
+                if tie[0] == step:
                     return tie[1], tie
         if alteration is None:
             alteration = self.alterations[letter]
@@ -260,7 +317,8 @@ class _StretchReader:
             self.errors.append(("tuplet", f"no tuplet: {token}"))
 
     def broken_rhythm(self, token):
-        """`>` or `<`: changes the note, chord or rest before it now, and the one after it when that comes."""
+        """`>` or `<`: changes the note, chord or rest before it now, and the one after it when that
+        comes."""
         if self.last is None or self.broken:
             self.errors.append(("broken rhythm", f"{token} without a note before it"))
             return
@@ -277,7 +335,8 @@ class _StretchReader:
         self.now += longer - ticks
 
     def slur_sign(self, token):
-        """Slurs are for players and change no note; counted because a text with open ones is not well-formed."""
+        """Slurs are for players and change no note; counted because a text with open ones is not
+        well-formed."""
         self.slur += 1 if token == "(" else -1
         self.slur_low = min(self.slur_low, self.slur)
 
@@ -290,7 +349,8 @@ class _StretchReader:
             self.errors.append(("length", "a rest without length"))
 
     def grace_notes(self, token):
-        """`{^ga}`: they take no time and are not counted as notes, but their accidentals hold (so in abc2midi)."""
+        """`{^ga}`: they take no time and are not counted as notes, but their accidentals hold (so
+        in abc2midi)."""
         inside = token[1:-1]
         if not _GRACE.fullmatch(inside) or not inside.strip("/ \t"):
             self.errors.append(("grace", f"no grace notes: {token[:40]}"))
@@ -302,38 +362,62 @@ class _StretchReader:
 
     def finish(self):
         if self.tuplet_left:
-            self.errors.append(("tuplet", f"a tuplet lacks {self.tuplet_left} of its notes in its bar"))
+            self.errors.append(
+                ("tuplet", f"a tuplet lacks {self.tuplet_left} of its notes in its bar")
+            )
         if self.broken:
             self.errors.append(("broken rhythm", "no note after > or <"))
-        return Stretch(self.now, tuple(self.onsets), tuple(self.durations), tuple(self.pitches), self.n_heads,
-                       tuple(self.joined.items()), tuple([tie[:2] for tie in self.ties]),
-                       tuple([tie[2] for tie in self.ties]), tuple(self.alterations), self.slur_low, self.slur,
-                       self.rest_bars, self.timed or self.rest_bars > 0, tuple(self.errors[:MAX_ERRORS]),
-                       self.broken_ties)
+        return Stretch(
+            self.now,
+            tuple(self.onsets),
+            tuple(self.durations),
+            tuple(self.pitches),
+            self.n_heads,
+            tuple(self.joined.items()),
+            tuple([tie[:2] for tie in self.ties]),
+            tuple([tie[2] for tie in self.ties]),
+            tuple(self.alterations),
+            self.slur_low,
+            self.slur,
+            self.rest_bars,
+            self.timed or self.rest_bars > 0,
+            tuple(self.errors[:MAX_ERRORS]),
+            self.broken_ties,
+        )
 
 
-# all others change no note: blanks, endings (repeats are read once), chord symbols and words, decorations, spacers
-_SIGN_METHODS = {"tuplet": _StretchReader.tuplet, "broken": _StretchReader.broken_rhythm,
-                 "slur": _StretchReader.slur_sign, "full": _StretchReader.whole_rest,
-                 "grace": _StretchReader.grace_notes, "empty chord": _StretchReader.empty_chord}
+# all others change no note: blanks, endings (repeats are read once), chord symbols and words,
+# decorations, spacers
+_SIGN_METHODS = {
+    "tuplet": _StretchReader.tuplet,
+    "broken": _StretchReader.broken_rhythm,
+    "slur": _StretchReader.slur_sign,
+    "full": _StretchReader.whole_rest,
+    "grace": _StretchReader.grace_notes,
+    "empty chord": _StretchReader.empty_chord,
+}
 
 
 def read_stretch(text, alterations, unit, compound, ties):
-    """The Stretch of a text without bar lines and fields. Never raises: what it cannot read is in `errors`.
+    """The Stretch of a text without bar lines and fields. Never raises: what it cannot read is in
+    `errors`.
 
-    alterations: of the seven letters, in force; unit: ticks of a unit note; compound: see `parse_meter`; ties: the
-    open ones, ((step, pitch), ...).
+    alterations: of the seven letters, in force; unit: ticks of a unit note; compound: see
+    `parse_meter`; ties: the open ones, ((step, pitch), ...).
     """
     reader = _StretchReader(alterations, unit, compound, ties)
-    sound, tokens = reader.sound, _TOKEN.findall(text)  # which together are the text: the last kind takes anything
+    # which together are the text: the last kind takes anything
+    sound, tokens = reader.sound, _TOKEN.findall(text)
     for i, token in enumerate(tokens):
-        kind, heads, over, under, all_tied = (_read_short_token if len(token) <= 64 else _read_token)(token)
+        kind, heads, over, under, all_tied = (
+            _read_short_token if len(token) <= 64 else _read_token
+        )(token)
         if kind == "sound":
             sound(token, heads, over, under, all_tied)
         elif kind in _SIGN_METHODS:
             _SIGN_METHODS[kind](reader, token)
         elif kind == "unreadable" and len(reader.errors) < MAX_ERRORS:
-            reader.errors.append(_unreadable(token, "".join(tokens[i:i + 12])[:12]))
+            reader.errors.append(_unreadable(token, "".join(tokens[i : i + 12])[:12]))
     return reader.finish()
 
 
@@ -342,6 +426,15 @@ read_short_stretch = lru_cache(maxsize=CACHED_BARS)(read_stretch)
 
 def _unreadable(character, excerpt):
     """(kind, message) for a character that begins no token."""
-    kind = {'"': "quote", "!": "quote", "[": "chord", "]": "chord", "{": "grace", "}": "grace", "(": "tuplet",
-            ">": "broken rhythm", "<": "broken rhythm"}.get(character, "token")
+    kind = {
+        '"': "quote",
+        "!": "quote",
+        "[": "chord",
+        "]": "chord",
+        "{": "grace",
+        "}": "grace",
+        "(": "tuplet",
+        ">": "broken rhythm",
+        "<": "broken rhythm",
+    }.get(character, "token")
     return kind, f"cannot read {excerpt!r}"

@@ -1,6 +1,8 @@
-"""What the fields K: M: L: Q: of ABC say: alterations of the key, ticks of a bar and of the unit note, tempo.
+"""What the fields K: M: L: Q: of ABC say: alterations of the key, ticks of a bar and of the unit
+note, tempo.
 
-Time is counted in integer ticks, TICKS to the quarter note. Every function raises ValueError for a value that it
+Time is counted in integer ticks, TICKS to the quarter note. Every function raises ValueError for a
+value that it
 cannot read: a key that is not understood would shift every note after it, so nothing is guessed.
 """
 
@@ -10,20 +12,38 @@ from functools import lru_cache
 
 from music.theory import LETTERS, MODES, SEMITONES, SIGNS, key_alterations, place_of
 
-TICKS = 2**8 * 3**3 * 5 * 7 * 11 * 13  # per quarter note: 1/1024 notes, tuplets of 3 to 9, 11 and 13 are whole numbers
+# per quarter note: 1/1024 notes, tuplets of 3 to 9, 11 and 13 are whole numbers
+TICKS = 2**8 * 3**3 * 5 * 7 * 11 * 13
 WHOLE = 4 * TICKS
 
-# tonic and mode; what may follow them: `exp` and accidentals of its own, then words about the look of the staff
+# tonic and mode; what may follow them: `exp` and accidentals of its own, then words about the look
+# of the staff
 _KEY = re.compile(r"([A-G])([#b]?)[ \t]*([A-Za-z]*)")
-_KEY_REST = re.compile(r"[ \t]*(exp\b)?((?:[ \t]*(?:\^\^?|__?|=)[A-Ga-g])*)"
-                       r"(?:[ \t]*(?:(?:clef|middle|m|stafflines|name|style|octave|transpose|t)[ \t]*=[ \t]*\S+|"
-                       r"(?:treble|bass|alto|tenor|perc|none)\d?(?:[+-]8)?))*[ \t]*")
-_STAFF_WORDS = ("clef", "exp", "middle", "treble", "bass", "alto", "tenor", "perc", "octave", "transpose")
-_SHIFTS = re.compile(r"(?:octave|transpose|\bt)[ \t]*=[ \t]*([^\s]+)|(?:treble|bass|alto|tenor)\d?[+-]8")
+_KEY_REST = re.compile(
+    r"[ \t]*(exp\b)?((?:[ \t]*(?:\^\^?|__?|=)[A-Ga-g])*)"
+    r"(?:[ \t]*(?:(?:clef|middle|m|stafflines|name|style|octave|transpose|t)[ \t]*=[ \t]*\S+|"
+    r"(?:treble|bass|alto|tenor|perc|none)\d?(?:[+-]8)?))*[ \t]*"
+)
+_STAFF_WORDS = (
+    "clef",
+    "exp",
+    "middle",
+    "treble",
+    "bass",
+    "alto",
+    "tenor",
+    "perc",
+    "octave",
+    "transpose",
+)
+_SHIFTS = re.compile(
+    r"(?:octave|transpose|\bt)[ \t]*=[ \t]*([^\s]+)|(?:treble|bass|alto|tenor)\d?[+-]8"
+)
 
 
 def transposes(text):
-    """True if a K: or V: value asks for notes that sound elsewhere than they are written (`octave=-1`, `treble+8`).
+    """True if a K: or V: value asks for notes that sound elsewhere than they are written
+    (`octave=-1`, `treble+8`).
 
     Players disagree about what it does to the sound, so the readers of this project refuse it."""
     shift = _SHIFTS.search(text[:200])
@@ -34,11 +54,13 @@ def transposes(text):
 def parse_key(text):
     """Alterations of C D E F G A B in semitones by a K: value, e.g. `G` -> (0, 0, 0, 1, 0, 0, 0).
 
-    Raises ValueError if it is no key of at most seven sharps or flats, or asks for a transposition."""
+    Raises ValueError if it is no key of at most seven sharps or flats, or asks for a
+    transposition."""
     text = text[:200].strip()
     if transposes(text):
         raise ValueError(f"transposing is not supported: {text[:40]}")
-    if text[:2] in ("HP", "Hp") and _KEY_REST.fullmatch(text, 2):  # Highland pipes: HP writes no signature
+    # Highland pipes: HP writes no signature
+    if text[:2] in ("HP", "Hp") and _KEY_REST.fullmatch(text, 2):
         return (0,) * 7 if text[1] == "P" else (1, 0, 0, 1, 0, 0, 0)
     if text == "none" or re.match(r"clef[ \t]*=|none[ \t]", text) and _KEY_REST.fullmatch(text):
         return (0,) * 7
@@ -60,13 +82,15 @@ def parse_key(text):
         raise ValueError(f"a key of {abs(sharps)} accidentals: {text[:40]!r}")
     explicit, own = rest.group(1), rest.group(2) or ""
     alterations = [0] * 7 if explicit else list(key_alterations(sharps))
-    for sign, letter in re.findall(r"(\^\^?|__?|=)([A-Ga-g])", own):  # `K:D exp _B ^f`, `K:D =c`: klezmer, Balkan music
+    # `K:D exp _B ^f`, `K:D =c`: klezmer, Balkan music
+    for sign, letter in re.findall(r"(\^\^?|__?|=)([A-Ga-g])", own):
         alterations[LETTERS.index(letter.upper())] = SIGNS[sign]
     return tuple(alterations)
 
 
 def tonic_of(key):
-    """(pitch class of the tonic, 1 if the mode is minor-like else 0) of a K: value; None without a tonic.
+    """(pitch class of the tonic, 1 if the mode is minor-like else 0) of a K: value; None without a
+    tonic.
 
     >>> tonic_of("F#m"), tonic_of("Bb"), tonic_of("none")
     ((6, 1), (10, 0), None)
@@ -75,24 +99,32 @@ def tonic_of(key):
     if not match or key.startswith(("HP", "Hp")):
         return None
     letter, sign, mode = match.groups()
-    minor = mode == "m" or mode.lower()[:3] in ("min", "dor", "aeo", "phr", "loc")  # modes with a minor third
+    # modes with a minor third
+    minor = mode == "m" or mode.lower()[:3] in ("min", "dor", "aeo", "phr", "loc")
     return (SEMITONES[LETTERS.index(letter)] + {"#": 1, "b": -1, "": 0}[sign]) % 12, int(minor)
 
 
 @lru_cache(maxsize=512)
 def parse_meter(text):
-    """(length of a bar in ticks or None for a free meter, compound: True for 6/8, 9/8, 12/8) of an M: value.
+    """(length of a bar in ticks or None for a free meter, compound: True for 6/8, 9/8, 12/8) of an
+    M: value.
 
-    Compound meters have beats of three; there `(5`, `(7` and `(9` fill the time of three notes, else of two."""
+    Compound meters have beats of three; there `(5`, `(7` and `(9` fill the time of three notes,
+    else of two."""
     text = text[:60].strip()
     if text in ("C", "C|"):
         return WHOLE, False
     if text in ("none", ""):
         return None, False
-    match = re.fullmatch(r"\(?[ \t]*(\d{1,3}(?:[ \t]*\+[ \t]*\d{1,3})*)[ \t]*\)?[ \t]*/[ \t]*(\d{1,3})", text, re.ASCII)
+    match = re.fullmatch(
+        r"\(?[ \t]*(\d{1,3}(?:[ \t]*\+[ \t]*\d{1,3})*)[ \t]*\)?[ \t]*/[ \t]*(\d{1,3})",
+        text,
+        re.ASCII,
+    )
     if not match:
         raise ValueError(f"no meter: {text[:40]!r}")
-    beats, kind = sum(int(n) for n in match.group(1).split("+")), int(match.group(2))  # `2+3/8` is five eighths
+    # `2+3/8` is five eighths
+    beats, kind = sum(int(n) for n in match.group(1).split("+")), int(match.group(2))
     if not 0 < beats <= 256 or kind not in (1, 2, 4, 8, 16, 32, 64, 128):
         raise ValueError(f"no meter: {text[:40]!r}")
     return beats * WHOLE // kind, beats % 3 == 0 and beats > 3 and kind >= 8
@@ -109,8 +141,8 @@ def parse_unit(text):
 
 
 def default_unit(meter):
-    """Ticks of the unit note length of a tune without L:, by the ticks of its bar (None: free): a sixteenth if the
-    meter is less than 3/4, else an eighth (ABC 2.1, section 3.1.7)."""
+    """Ticks of the unit note length of a tune without L:, by the ticks of its bar (None: free): a
+    sixteenth if the meter is less than 3/4, else an eighth (ABC 2.1, section 3.1.7)."""
     return WHOLE // 16 if meter is not None and meter * 4 < WHOLE * 3 else WHOLE // 8
 
 
@@ -118,20 +150,28 @@ def default_unit(meter):
 def parse_tempo(text, unit=WHOLE // 8):
     """Quarter notes per minute of a Q: value (None if it holds words only).
 
-    `1/4=120`; several beats add up (`1/4 3/8=40`); old tunes say `120`, which counts unit notes (`unit` ticks each),
-    or `C3=120`, which counts three of them."""
+    `1/4=120`; several beats add up (`1/4 3/8=40`); old tunes say `120`, which counts unit notes
+    (`unit` ticks each), or `C3=120`, which counts three of them."""
     bare = re.sub(r'"[^"]*"', " ", text[:200]).strip()
     if not bare:
         if text.strip():
             return None
         raise ValueError("an empty tempo")
-    match = re.fullmatch(r"(?:((?:\d{1,3}/\d{1,3}[ \t]*)+|C(?:\d{1,2}(?:/\d{1,2})?)?)[ \t]*=[ \t]*)?"
-                         r"(\d{1,4}(?:\.\d{1,6})?)", bare, re.ASCII)
+    match = re.fullmatch(
+        r"(?:((?:\d{1,3}/\d{1,3}[ \t]*)+|C(?:\d{1,2}(?:/\d{1,2})?)?)[ \t]*=[ \t]*)?"
+        r"(\d{1,4}(?:\.\d{1,6})?)",
+        bare,
+        re.ASCII,
+    )
     if not match or not float(match.group(2)):
         raise ValueError(f"no tempo: {text[:40]!r}")
     beat, speed = match.groups()
     if beat is None or beat.startswith("C"):
-        factor = Fraction(beat[1:]) if beat and beat[1:] and beat[1:].split("/")[-1].strip("0") else Fraction(1)
+        factor = (
+            Fraction(beat[1:])
+            if beat and beat[1:] and beat[1:].split("/")[-1].strip("0")
+            else Fraction(1)
+        )
         quarters = Fraction(unit, TICKS) * factor
     else:
         parts = [part.split("/") for part in beat.split()]

@@ -1,11 +1,14 @@
-"""A user's tune to go on from: MIDI or ABC in, its last bars as a prompt, and the given and the new bars as one file.
+"""A user's tune to go on from: MIDI or ABC in, its last bars as a prompt, and the given and the new
+bars as one file.
 
-    source = read_source(data, "song.mid", 6)       # ValueError says in a sentence why there is nothing to go on from
+    source = read_source(data, "song.mid", 6)       # ValueError says in a sentence why there is
+        nothing to go on from
     given = last_bars(source.text, 8)               # given.text is what a model continues
-    midi = midi_with_source(text, given, source)    # with a mark where the new bars begin, the drums of the given ones
+    midi = midi_with_source(text, given, source)    # with a mark where the new bars begin, the
+        drums of the given ones
 
-Times of bars are those of the file: the converter takes its bar lines from the MIDI's own meters, so that the bars
-before the given ones say which stretch of the file these are.
+Times of bars are those of the file: the converter takes its bar lines from the MIDI's own meters,
+so that the bars before the given ones say which stretch of the file these are.
 """
 
 import re
@@ -23,15 +26,18 @@ MARK = "new bars begin"  # what stands between the given bars and the new ones, 
 
 
 class Source(NamedTuple):
-    """A tune to go on from. text: in the form of the training text; score: the MIDI file as symusic reads it, None for
-    ABC."""
+    """A tune to go on from. text: in the form of the training text; score: the MIDI file as symusic
+    reads it, None for ABC."""
+
     text: str
     score: Any = None
 
 
 class Given(NamedTuple):
-    """The last bars of a tune. text: a prompt; n_bars: of every voice; onset: of the first of them in the tune, quarter
-    notes; n_left_out: bars behind them, of which the last is shorter than its meter or has no bar line."""
+    """The last bars of a tune. text: a prompt; n_bars: of every voice; onset: of the first of them
+    in the tune, quarter notes; n_left_out: bars behind them, of which the last is shorter than its
+    meter or has no bar line."""
+
     text: str
     n_bars: int
     onset: Fraction
@@ -41,13 +47,16 @@ class Given(NamedTuple):
 def read_source(data, name, max_voices):
     """The Source in the bytes of a MIDI or ABC file; ValueError says what is wrong with it.
 
-    max_voices: of MIDI that are kept, the top line, the bass and the fullest first. Of a tunebook the first tune counts.
+    max_voices: of MIDI that are kept, the top line, the bass and the fullest first. Of a tunebook
+    the first tune counts.
     """
     if not re.search(r"(?i)\.(abc|txt)$", name):
         try:
             text, _ = convert(data, name, max_voices)
         except ConversionError as error:
-            raise ValueError(f"{name} gives no notes to go on from: {error.args[0]}, {error.args[1]}") from None
+            raise ValueError(
+                f"{name} gives no notes to go on from: {error.args[0]}, {error.args[1]}"
+            ) from None
         return Source(training_text(text), read_midi(data))
     tunes = split_tunebook(data.decode("utf-8", "replace"))
     if not tunes:
@@ -61,17 +70,27 @@ def read_source(data, name, max_voices):
 
 
 def last_bars(text, n_bars):
-    """Given: at least the last n_bars bars of a tune, whole groups of bars of all voices; all of them if there are no
-    more. A short last bar stays away: nothing could follow it. ValueError if there is no whole bar."""
+    """Given: at least the last n_bars bars of a tune, whole groups of bars of all voices; all of
+    them if there are no more. A short last bar stays away: nothing could follow it. ValueError if
+    there is no whole bar."""
     reader = Reader(text, strict=True)
     voices = reader.sounding_voices()
-    n_whole = min((len(voice.bars) - (voice.bars[-1].length != voice.bars[-1].meter) for voice in voices), default=0)
+    n_whole = min(
+        (len(voice.bars) - (voice.bars[-1].length != voice.bars[-1].meter) for voice in voices),
+        default=0,
+    )
     _, _, last = piece_of_bars(reader, 0, n_whole)
     piece, first, last = piece_of_bars(reader, last - n_bars, last)
     if last == first:
-        raise ValueError("the tune is too short: it has no whole bar that all its voices end together")
-    return Given(piece.rstrip("\n"), last - first, Fraction(voices[0].bars[first].onset, TICKS),
-                 max(len(voice.bars) for voice in voices) - last)
+        raise ValueError(
+            "the tune is too short: it has no whole bar that all its voices end together"
+        )
+    return Given(
+        piece.rstrip("\n"),
+        last - first,
+        Fraction(voices[0].bars[first].onset, TICKS),
+        max(len(voice.bars) for voice in voices) - last,
+    )
 
 
 def marked(text, n_given):
@@ -80,9 +99,9 @@ def marked(text, n_given):
 
 
 def midi_with_source(text, given, source):
-    """MIDI bytes of given and new bars: a marker where the new ones begin; of a source in MIDI the drums and the exact
-    tempos of the given bars besides. Instruments do not pass through: a track may have become several voices, and
-    several tracks one.
+    """MIDI bytes of given and new bars: a marker where the new ones begin; of a source in MIDI the
+    drums and the exact tempos of the given bars besides. Instruments do not pass through: a track
+    may have become several voices, and several tracks one.
 
     given: Given, of the source's bars."""
     import symusic
@@ -98,15 +117,23 @@ def midi_with_source(text, given, source):
         inside = [(at, qpm) for at, qpm in tempos if start < at < stop]
         before = [qpm for at, qpm in tempos if at <= start][-1:]
         if before or inside:
-            score.tempos = [symusic.Tempo(round(at - start), qpm)
-                            for at, qpm in [(start, qpm) for qpm in before] + inside]
+            score.tempos = [
+                symusic.Tempo(round(at - start), qpm)
+                for at, qpm in [(start, qpm) for qpm in before] + inside
+            ]
         drums = symusic.Track("drums", 0, True)
         for track in source.score.tracks:
             for note in track.notes if track.is_drum else ():
                 at = note.time * scale
                 if start <= at < stop:
-                    drums.notes.append(symusic.Note(round(at - start), max(1, round(note.duration * scale)), note.pitch,
-                                                    note.velocity))
+                    drums.notes.append(
+                        symusic.Note(
+                            round(at - start),
+                            max(1, round(note.duration * scale)),
+                            note.pitch,
+                            note.velocity,
+                        )
+                    )
         if len(drums.notes):
             score.tracks.append(drums)
     return score.dumps_midi()

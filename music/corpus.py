@@ -1,11 +1,12 @@
 """The embedded corpus: real music that ships inside the music21 package, turned into MIDI.
 
-Two kinds: books of old tunes in ABC notation, one voice each, and scores with several voices in MusicXML or Humdrum
-Kern. All of it is set as printed: repeats once, ornaments and chord symbols left out, bars where the score has them,
-so that what stage 02 makes of the MIDI can be told from what is in the music.
+Two kinds: books of old tunes in ABC notation, one voice each, and scores with several voices in
+MusicXML or Humdrum Kern. All of it is set as printed: repeats once, ornaments and chord symbols
+left out, bars where the score has them, so that what stage 02 makes of the MIDI can be told from
+what is in the music.
 
-Nothing is written here but in a work folder that the caller gives to `convert_tunes`: abc2midi, which compiles the
-tunes, reads and writes files only.
+Nothing is written here but in a work folder that the caller gives to `convert_tunes`: abc2midi,
+which compiles the tunes, reads and writes files only.
 """
 
 import contextlib
@@ -24,14 +25,15 @@ from xml.etree import ElementTree
 from music.theory import LETTERS, SEMITONES
 from music.tunebook import split_tunebook
 
-BOOKS = {                        # single-voice collections of the music21 package: old tunes in ABC notation
+# single-voice collections of the music21 package: old tunes in ABC notation
+BOOKS = {
     "oneills": ("O'Neill 1850", "oneills1850"),
     "ryans": ("Ryan's Mammoth", "ryansMammoth"),
     "airds": ("Aird's Airs", "airdsAirs"),
     "miscfolk": ("Folk", "miscFolk"),
     "essen": ("Essen", "essenFolksong"),
 }
-SCORES = {                       # collections with several voices: MusicXML or Humdrum Kern
+SCORES = {  # collections with several voices: MusicXML or Humdrum Kern
     "bach": ("Bach Chorales", "bach", ".mxl"),
     "palestrina": ("Palestrina", "palestrina", ".krn"),
     "trecento": ("Trecento", "trecento", ".xml"),
@@ -39,19 +41,27 @@ SCORES = {                       # collections with several voices: MusicXML or 
 }
 NOTICES = {
     "essen": "Essen folk songs: non-commercial use only (music21/corpus/essenFolksong/license.txt)",
-    "palestrina": "Palestrina masses: the licence conditions stand in the Kern files and in music21/corpus/license.txt",
+    "palestrina": (
+        "Palestrina masses: the licence conditions stand in the Kern files and in"
+        " music21/corpus/license.txt"
+    ),
     "trecento": "Trecento pieces: encodings with their own conditions (music21/corpus/license.txt)",
-    "monteverdi": "Monteverdi madrigals: encodings with their own conditions (music21/corpus/license.txt)",
+    "monteverdi": (
+        "Monteverdi madrigals: encodings with their own conditions (music21/corpus/license.txt)"
+    ),
 }
-TICKS = 480                      # per quarter note, in the MIDI files written here; divisible by 2, 3 and 5
-TUNES_PER_CALL = 250             # of abc2midi: a crash costs no more than these
-ABC2MIDI_SECONDS = 120           # for TUNES_PER_CALL tunes
-DEFAULT_BPM = 100                # of a score that gives none
-VELOCITY = 90                    # of all notes: the ABC made of them has no dynamics
+# per quarter note, in the MIDI files written here; divisible by 2, 3 and 5
+TICKS = 480
+TUNES_PER_CALL = 250  # of abc2midi: a crash costs no more than these
+ABC2MIDI_SECONDS = 120  # for TUNES_PER_CALL tunes
+DEFAULT_BPM = 100  # of a score that gives none
+VELOCITY = 90  # of all notes: the ABC made of them has no dynamics
 
 
 class BookTune(NamedTuple):
-    """A tune of an ABC book. header: {letter: first value}; body: lines of music and of the fields K, M, L, Q, V."""
+    """A tune of an ABC book. header: {letter: first value}; body: lines of music and of the fields
+    K, M, L, Q, V."""
+
     collection: str
     title: str
     header: dict
@@ -60,43 +70,65 @@ class BookTune(NamedTuple):
 
 # ---------------------------------------------------------------- what there is
 
+
 def corpus_folder():
-    """The corpus folder inside the music21 package, which is not imported (1 s); None if there is none."""
+    """The corpus folder inside the music21 package, which is not imported (1 s); None if there is
+    none."""
     spec = find_spec("music21")
     folder = spec and Path(spec.origin).parent / "corpus"
     return folder if folder and folder.is_dir() else None
 
 
 def collection_files(names):
-    """[[path below the corpus folder, bytes]] of everything in these collections: what their MIDI is made from."""
+    """[[path below the corpus folder, bytes]] of everything in these collections: what their MIDI
+    is made from."""
     package = corpus_folder()
     folders = [package / (BOOKS.get(name) or SCORES[name])[1] for name in names]
-    return [[str(path.relative_to(package)), path.stat().st_size]
-            for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
+    return [
+        [str(path.relative_to(package)), path.stat().st_size]
+        for folder in folders
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    ]
 
 
 def tunes_of(names):
     """All BookTunes of those of the collections that are books."""
-    return [tune for name in names if name in BOOKS for book in sorted((corpus_folder() / BOOKS[name][1]).glob("*.abc"))
-            for tune in read_book(name, book.read_text(encoding="utf-8", errors="replace"))]
+    return [
+        tune
+        for name in names
+        if name in BOOKS
+        for book in sorted((corpus_folder() / BOOKS[name][1]).glob("*.abc"))
+        for tune in read_book(name, book.read_text(encoding="utf-8", errors="replace"))
+    ]
 
 
 def scores_of(names):
     """[(collection, path)] of those of the collections that are scores."""
-    return [(name, path) for name in names if name in SCORES
-            for path in sorted((corpus_folder() / SCORES[name][1]).rglob("*" + SCORES[name][2]))]
+    return [
+        (name, path)
+        for name in names
+        if name in SCORES
+        for path in sorted((corpus_folder() / SCORES[name][1]).rglob("*" + SCORES[name][2]))
+    ]
 
 
 # ---------------------------------------------------------------- tunes in ABC
-# The books were typed by many hands: bars that do not add up, endings without repeats, leftovers of e-mail. The strict
-# reader of music/abc_text.py refuses such tunes (261 of the 4,433 in all books but Essen); here they are mended.
+# The books were typed by many hands: bars that do not add up, endings without repeats, leftovers of
+# e-mail. The strict reader of music/abc_text.py refuses such tunes (261 of the 4,433 in all books
+# but Essen); here they are mended.
 
 HEAD = r"[_^=]*[A-Ga-gzx][,']*"
-ORNAMENT = re.compile(  # chord symbols and fingerings, graces, decorations, spacers, line continuations; not fields
-    r"""(?P<field>\[[A-Za-z]:[^\]]*\])|"[^"\n]*"|\{[^}\n]*\}|![a-zA-Z][^!\s]*!|[H-Wh-wy`~.!*]|\\$""", re.MULTILINE)
+# chord symbols and fingerings, graces, decorations, spacers, line continuations; not fields
+ORNAMENT = re.compile(
+    r"""(?P<field>\[[A-Za-z]:[^\]]*\])|"[^"\n]*"|\{[^}\n]*\}|![a-zA-Z][^!\s]*!|[H-Wh-wy`~.!*]|\\$""",
+    re.MULTILINE,
+)
 NOTE = re.compile(r"([_^=]*[A-Ga-gzx][,']*|\[[^\]:]*\])(\d*)(/*)(\d*)")
-TOKEN = re.compile(r"\[(?P<field>[A-Za-z]:[^\]]*)\]|\((?P<tuplet>\d)(?::(?P<q>\d?))?(?::(?P<r>\d?))?"
-                   rf"|(?P<note>{NOTE.pattern})|(?P<broken>>+|<+)")
+TOKEN = re.compile(
+    r"\[(?P<field>[A-Za-z]:[^\]]*)\]|\((?P<tuplet>\d)(?::(?P<q>\d?))?(?::(?P<r>\d?))?"
+    rf"|(?P<note>{NOTE.pattern})|(?P<broken>>+|<+)"
+)
 BAR_LINE = re.compile(r"(:*\|[|\]:]*(?:\[?[1-9][-,\d]*)?|::+|\[\||\[[1-9][-,\d]*)")
 
 
@@ -120,33 +152,45 @@ def read_book(collection, text):
 
 
 def mended(body):
-    """The music of a tune as one line: fields inline, without chord symbols, graces and ornaments, and with what old
-    e-mail and old shorthand left behind set right."""
+    """The music of a tune as one line: fields inline, without chord symbols, graces and ornaments,
+    and with what old e-mail and old shorthand left behind set right."""
     text = re.sub(r"(?m)^([KMLQ]):\s*(.*)$", r"[\1:\2]", "\n".join(body))
-    text = re.sub(r"=20|(?<=\s)=(?=\s|\|?$)", "", text.replace("[|]", "|"), flags=re.MULTILINE)  # quoted-printable
+    # quoted-printable
+    text = re.sub(r"=20|(?<=\s)=(?=\s|\|?$)", "", text.replace("[|]", "|"), flags=re.MULTILINE)
     text = text.replace("=3D", "=")
     text = ORNAMENT.sub(lambda match: match["field"] or "", text)
-    # `["1" c2`: a chord that never ends, after which abc2midi plays the next tune at lengths that differ from run to run
+    # `["1" c2`: a chord that never ends, after which abc2midi plays the next tune at lengths that
+    # differ from run to run
     text = re.sub(r"\[(?=[ \t])", "", text).replace("\n", " ")
-    text = re.sub(rf"({HEAD})>({HEAD})/({HEAD})/(?![\d/])", r"\g<1>3/2\2/4\3/4", text)  # d>c/B/ means d3/2c/4B/4
-    return re.sub(rf"({HEAD}>{HEAD})/(?![\d/])", r"\1", text)                           # d>c/ means d3/2c/
+    # d>c/B/ means d3/2c/4B/4
+    text = re.sub(rf"({HEAD})>({HEAD})/({HEAD})/(?![\d/])", r"\g<1>3/2\2/4\3/4", text)
+    # d>c/ means d3/2c/
+    return re.sub(rf"({HEAD}>{HEAD})/(?![\d/])", r"\1", text)
 
 
 def played_once(body):
-    """Bars of a tune as printed, each section once: repeat signs go, of several endings the last one stays.
+    """Bars of a tune as printed, each section once: repeat signs go, of several endings the last
+    one stays.
 
-    A repeat played out says everything twice: it doubles the text, brings no new music and teaches a model to copy.
-    Returns [(bar line before, text)].
+    A repeat played out says everything twice: it doubles the text, brings no new music and teaches
+    a model to copy. Returns [(bar line before, text)].
     """
-    bars, first_ending, line = [], None, ""  # first_ending: its first bar, while no double bar has closed the section
+    # first_ending: its first bar, while no double bar has closed the section
+    bars, first_ending, line = [], None, ""
     for index, piece in enumerate(BAR_LINE.split(mended(body))):
         if index % 2:  # a bar line
             number = re.search(r"[1-9]", piece)
             if number and number[0] == "1":
                 first_ending = len(bars)
-            elif number and first_ending is not None:  # another ending takes the place of the one before, but its
-                fields = "".join(re.findall(r"\[[KML]:[^\]]*\]", "".join(text for _, text in bars[first_ending:])))
-                del bars[first_ending:]                # changes of key and meter hold on
+            elif (
+                number and first_ending is not None
+            ):  # another ending takes the place of the one before, but its
+                fields = "".join(
+                    re.findall(
+                        r"\[[KML]:[^\]]*\]", "".join(text for _, text in bars[first_ending:])
+                    )
+                )
+                del bars[first_ending:]  # changes of key and meter hold on
                 bars += [("|", fields)] if fields else []
             elif not number and len(piece) > 1 and ":" not in piece:
                 first_ending = None
@@ -159,7 +203,8 @@ def played_once(body):
 
 
 def bar_length(text, unit):
-    """(length of a bar in whole notes, unit note length after it); the unit changes with inline L: fields."""
+    """(length of a bar in whole notes, unit note length after it); the unit changes with inline L:
+    fields."""
     lengths, tuplet_left, tuplet_factor, broken = [], 0, Fraction(1), None
     for token in TOKEN.finditer(text):
         if token["field"]:
@@ -195,14 +240,19 @@ def meter_of(text):
     if text in ("C", "C|"):
         return Fraction(1)
     match = re.fullmatch(r"(\d+)/(\d+)", text)
-    return Fraction(int(match[1]), int(match[2])) if match and int(match[1]) and int(match[2]) else None
+    return (
+        Fraction(int(match[1]), int(match[2]))
+        if match and int(match[1]) and int(match[2])
+        else None
+    )
 
 
 def set_in_bars(bars, meter_text, unit):
-    """ABC text of the bars, with rests where the bars do not add up, so that bar lines in MIDI fall where they are.
+    """ABC text of the bars, with rests where the bars do not add up, so that bar lines in MIDI fall
+    where they are.
 
-    A pickup gets rests before it. A short bar whose rest is the pickup of the next section is left alone; other
-    short bars are filled up. An overlong bar gets a meter of its own.
+    A pickup gets rests before it. A short bar whose rest is the pickup of the next section is left
+    alone; other short bars are filled up. An overlong bar gets a meter of its own.
     """
     if not meter_of(meter_text):
         return " | ".join(text for _, text in bars)
@@ -217,7 +267,11 @@ def set_in_bars(bars, meter_text, unit):
         text, length, meter_text, unit = rows[index]
         gap = meter_of(meter_text) - length
         if gap > 0 and index == 0:
-            text = re.sub(r"^((?:\[[A-Za-z]:[^\]]*\]\s*)*)", lambda fields: fields[0] + rest(gap, unit) + " ", text)
+            text = re.sub(
+                r"^((?:\[[A-Za-z]:[^\]]*\]\s*)*)",
+                lambda fields: fields[0] + rest(gap, unit) + " ",
+                text,
+            )
         elif gap > 0 and index + 1 < len(rows):
             if rows[index + 1][1] == gap:  # the next bar is what is missing here
                 written.append(text)
@@ -239,15 +293,26 @@ def rest(length, unit):
 
 
 def prepared_tune(number, header, body):
-    """ABC text for abc2midi: no chord symbols, graces, ornaments, repeats or swing; bars as printed."""
+    """ABC text for abc2midi: no chord symbols, graces, ornaments, repeats or swing; bars as
+    printed."""
     if "K" not in header:
         raise ValueError("no K: field")
     meter_text = re.sub(r"\s+", "", header.get("M", "4/4"))
     meter = meter_of(meter_text)
-    unit = Fraction(re.sub(r"\s+", "", header["L"])) if re.fullmatch(r"\s*1\s*/\s*\d+\s*", header.get("L", "")) else \
-        Fraction(1, 16) if meter is not None and meter < Fraction(3, 4) else Fraction(1, 8)
+    unit = (
+        Fraction(re.sub(r"\s+", "", header["L"]))
+        if re.fullmatch(r"\s*1\s*/\s*\d+\s*", header.get("L", ""))
+        else Fraction(1, 16) if meter is not None and meter < Fraction(3, 4) else Fraction(1, 8)
+    )
     tempo = [f"Q:{header['Q']}"] if "Q" in header else []
-    fields = [f"X:{number}", f"M:{meter_text}", f"L:{unit}", *tempo, "%%MIDI chordattack 0", f"K:{header['K']}"]
+    fields = [
+        f"X:{number}",
+        f"M:{meter_text}",
+        f"L:{unit}",
+        *tempo,
+        "%%MIDI chordattack 0",
+        f"K:{header['K']}",
+    ]
     if any(line.startswith("V:") for line in body):  # voices line by line: left as they are
         text = re.sub(r'"[^"\n]*"|\{[^}\n]*\}|:(?=\|)|(?<=\|):', "", "\n".join(body))
     else:
@@ -258,10 +323,12 @@ def prepared_tune(number, header, body):
 
 
 def convert_tunes(tunes, work, n_workers):
-    """Compiles {number: BookTune} with abc2midi; yields (file name, MIDI bytes, None) or (None, None, reason).
+    """Compiles {number: BookTune} with abc2midi; yields (file name, MIDI bytes, None) or (None,
+    None, reason).
 
-    The program is the copy inside the symusic package, whatever the PATH has: all machines get the same bytes. It runs
-    in folders below `work`, where it writes one MIDI file a tune, named by its number.
+    The program is the copy inside the symusic package, whatever the PATH has: all machines get the
+    same bytes. It runs in folders below `work`, where it writes one MIDI file a tune, named by its
+    number.
     """
     prepared = []
     for number, tune in tunes.items():
@@ -270,9 +337,14 @@ def convert_tunes(tunes, work, n_workers):
         except (ValueError, ZeroDivisionError) as error:
             yield None, None, f"{tune.collection}: {error}"
     abc2midi = Path(find_spec("symusic").origin).parent / "bin" / "abc2midi"
-    calls = [prepared[start:start + TUNES_PER_CALL] for start in range(0, len(prepared), TUNES_PER_CALL)]
+    calls = [
+        prepared[start : start + TUNES_PER_CALL]
+        for start in range(0, len(prepared), TUNES_PER_CALL)
+    ]
     with ThreadPoolExecutor(n_workers) as pool:
-        for call, midi in zip(calls, pool.map(lambda call: compile_tunes(abc2midi, work, call), calls)):
+        for call, midi in zip(
+            calls, pool.map(lambda call: compile_tunes(abc2midi, work, call), calls)
+        ):
             for number, _ in call:
                 tune = tunes[number]
                 if number in midi:
@@ -282,12 +354,19 @@ def convert_tunes(tunes, work, n_workers):
 
 
 def compile_tunes(abc2midi, work, tunes):
-    """Compiles prepared tunes [(number, text)] in a folder of their own below `work`; {number: MIDI bytes}."""
+    """Compiles prepared tunes [(number, text)] in a folder of their own below `work`; {number: MIDI
+    bytes}."""
     folder = Path(tempfile.mkdtemp(dir=work))
     (folder / "tunes.abc").write_text("".join(text for _, text in tunes), encoding="utf-8")
     with contextlib.suppress(subprocess.TimeoutExpired):
-        subprocess.run([abc2midi, "tunes.abc", "-NGUI", "-NGRA", "-NFER", "-NCOM", "-silent"], cwd=folder,
-                       timeout=ABC2MIDI_SECONDS, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+        subprocess.run(
+            [abc2midi, "tunes.abc", "-NGUI", "-NGRA", "-NFER", "-NCOM", "-silent"],
+            cwd=folder,
+            timeout=ABC2MIDI_SECONDS,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            check=False,
+        )
     written = {number: folder / f"tunes{number}.mid" for number, _ in tunes}
     midi = {number: path.read_bytes() for number, path in written.items() if path.exists()}
     shutil.rmtree(folder, ignore_errors=True)
@@ -301,33 +380,41 @@ def file_name(table, collection, title):
 
 # ---------------------------------------------------------------- scores
 
+
 def convert_score(score):
-    """What `convert_tunes` yields, of a (collection, path); never raises: a score that cannot be read is one counted
-    row."""
+    """What `convert_tunes` yields, of a (collection, path); never raises: a score that cannot be
+    read is one counted row."""
     collection, path = score
     try:
         title, data = (kern_to_midi if path.suffix == ".krn" else score_to_midi)(path)
     except Exception as error:
         return None, None, f"{collection}: score: {type(error).__name__}"
-    title = path.stem if not title or path.stem in title else f"{title} ({path.stem})"  # "bwv66.6.mxl"
+    # "bwv66.6.mxl"
+    title = path.stem if not title or path.stem in title else f"{title} ({path.stem})"
     return file_name(SCORES, collection, title), data, None
 
 
 def kern_to_midi(path):
     """(title, MIDI bytes) of a Humdrum Kern score, by way of music21 (0.5 s a piece)."""
     from music21 import converter, midi
+
     score = converter.parse(path, forceSource=True)
     title = getattr(score.metadata, "title", None) or path.stem
     return f"{title} {path.stem}", midi.translate.music21ObjectToMidiFile(score).writestr()
 
 
 def score_to_midi(path):
-    """(title, MIDI bytes) of a score in MusicXML (plain or .mxl): a track per part and voice, bars as in the score,
-    repeats played once. Graces are left out. Raises ValueError if it has no notes."""
+    """(title, MIDI bytes) of a score in MusicXML (plain or .mxl): a track per part and voice, bars
+    as in the score, repeats played once. Graces are left out. Raises ValueError if it has no
+    notes."""
     from symusic import Note, Score, Tempo, Track
+
     xml = read_musicxml(path)
     parts = xml.findall("part")
-    names = {part.get("id"): (part.findtext("part-name") or "").strip() for part in xml.iter("score-part")}
+    names = {
+        part.get("id"): (part.findtext("part-name") or "").strip()
+        for part in xml.iter("score-part")
+    }
     starts, pickup = measure_starts(parts)
     score, voices = Score(TICKS), {}
     for part in parts:
@@ -335,13 +422,18 @@ def score_to_midi(path):
     for (part, _), notes in voices.items():
         track = Track(names.get(part, ""), 0, False)
         for start, end, pitch in notes:
-            track.notes.append(Note(ticks(start + pickup), ticks(end) - ticks(start), pitch, VELOCITY))
+            track.notes.append(
+                Note(ticks(start + pickup), ticks(end) - ticks(start), pitch, VELOCITY)
+            )
         score.tracks.append(track)
     if not voices:
         raise ValueError("no notes")
     if not score.tempos:
         score.tempos.append(Tempo(0, DEFAULT_BPM))
-    return xml.findtext("movement-title") or xml.findtext("work/work-title") or "", score.dumps_midi()
+    return (
+        xml.findtext("movement-title") or xml.findtext("work/work-title") or "",
+        score.dumps_midi(),
+    )
 
 
 def read_musicxml(path):
@@ -350,21 +442,28 @@ def read_musicxml(path):
         return ElementTree.parse(path).getroot()
     with zipfile.ZipFile(path) as archive:
         container = ElementTree.fromstring(archive.read("META-INF/container.xml"))
-        return ElementTree.fromstring(archive.read(container.find(".//{*}rootfile").get("full-path")))
+        return ElementTree.fromstring(
+            archive.read(container.find(".//{*}rootfile").get("full-path"))
+        )
 
 
 def read_part(part, starts, pickup, score, voices):
-    """Adds a part's signatures and tempo to `score`, and its notes to voices: {(part, voice): [[onset, end, pitch]]} in
-    quarter notes, tied heads joined. starts, pickup: see `measure_starts`."""
+    """Adds a part's signatures and tempo to `score`, and its notes to voices: {(part, voice):
+    [[onset, end, pitch]]} in quarter notes, tied heads joined. starts, pickup: see
+    `measure_starts`."""
     from symusic import Tempo
+
     transpose, ties = 0, {}  # ties: the last note of each pitch
     for element, onset, length in timed_elements(part, starts):
         if element.tag == "attributes":
             if element.find("transpose") is not None:
                 transpose = int(element.findtext("transpose/chromatic") or 0) + 12 * int(
-                    element.findtext("transpose/octave-change") or 0)
+                    element.findtext("transpose/octave-change") or 0
+                )
             # a transposing instrument's written key is not the key of the music
-            add_signatures(element, ticks(onset + pickup) if onset else 0, score, with_key=not transpose)
+            add_signatures(
+                element, ticks(onset + pickup) if onset else 0, score, with_key=not transpose
+            )
         elif element.tag == "direction":
             sound = element.find("sound")
             if sound is not None and sound.get("tempo") and not score.tempos:
@@ -381,10 +480,11 @@ def read_part(part, starts, pickup, score, voices):
 
 
 def timed_elements(part, starts):
-    """Yields (element, onset, length), times in quarter notes, of the notes, directions and attributes of a part.
+    """Yields (element, onset, length), times in quarter notes, of the notes, directions and
+    attributes of a part.
 
-    A measure is a cursor that notes move on and <backup> and <forward> move about; a <chord> note starts where the note
-    before it did. Graces, which have no time, are left out.
+    A measure is a cursor that notes move on and <backup> and <forward> move about; a <chord> note
+    starts where the note before it did. Graces, which have no time, are left out.
     """
     divisions = 1
     for start, measure in zip(starts, part.findall("measure")):
@@ -406,20 +506,28 @@ def timed_elements(part, starts):
 
 
 def add_signatures(attributes, at, score, with_key):
-    """Adds the time and the key signature of an <attributes> element at tick `at`, where no part had one before."""
+    """Adds the time and the key signature of an <attributes> element at tick `at`, where no part
+    had one before."""
     from symusic import KeySignature, TimeSignature
+
     has_time = any(signature.time == at for signature in score.time_signatures)
     has_key = any(signature.time == at for signature in score.key_signatures)
     if attributes.find("time/beats") is not None and not has_time:
-        beats = sum(int(beat) for beat in attributes.findtext("time/beats").split("+"))  # "3+2" is 5
-        score.time_signatures.append(TimeSignature(at, beats, int(attributes.findtext("time/beat-type"))))
+        # "3+2" is 5
+        beats = sum(int(beat) for beat in attributes.findtext("time/beats").split("+"))
+        score.time_signatures.append(
+            TimeSignature(at, beats, int(attributes.findtext("time/beat-type")))
+        )
     if attributes.find("key/fifths") is not None and with_key and not has_key:
         minor = attributes.findtext("key/mode") == "minor"
-        score.key_signatures.append(KeySignature(at, int(attributes.findtext("key/fifths")), int(minor)))
+        score.key_signatures.append(
+            KeySignature(at, int(attributes.findtext("key/fifths")), int(minor))
+        )
 
 
 def measure_starts(parts):
-    """Onsets (quarter notes) of the measures, from the longest part in each, and the rest before a pickup measure."""
+    """Onsets (quarter notes) of the measures, from the longest part in each, and the rest before a
+    pickup measure."""
     lengths, meter = [], Fraction(4)
     for part in parts:
         divisions = 1
@@ -429,8 +537,11 @@ def measure_starts(parts):
                 if element.tag == "attributes":
                     divisions = int(element.findtext("divisions") or divisions)
                     if index == 0 and element.find("time/beats") is not None:
-                        meter = Fraction(sum(int(beat) for beat in element.findtext("time/beats").split("+")) * 4,
-                                         int(element.findtext("time/beat-type")))
+                        meter = Fraction(
+                            sum(int(beat) for beat in element.findtext("time/beats").split("+"))
+                            * 4,
+                            int(element.findtext("time/beat-type")),
+                        )
                 elif element.find("duration") is not None and element.find("chord") is None:
                     step = Fraction(element.findtext("duration")) / divisions
                     cursor += -step if element.tag == "backup" else step
@@ -444,7 +555,9 @@ def measure_starts(parts):
 def midi_pitch(pitch):
     """The MIDI number of a MusicXML <pitch>."""
     step = SEMITONES[LETTERS.index(pitch.findtext("step"))]
-    return 12 * (int(pitch.findtext("octave")) + 1) + step + round(float(pitch.findtext("alter") or 0))
+    return (
+        12 * (int(pitch.findtext("octave")) + 1) + step + round(float(pitch.findtext("alter") or 0))
+    )
 
 
 def ticks(quarters):

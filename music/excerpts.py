@@ -1,4 +1,5 @@
-"""Excerpts of a tune's text: its header, its first bars, and the beginning of a text that is right up to an error."""
+"""Excerpts of a tune's text: its header, its first bars, and the beginning of a text that is right
+up to an error."""
 
 import contextlib
 import re
@@ -7,7 +8,8 @@ from music.abc_text import AbcError, check_abc, read_abc
 from music.tunebook import body_start
 from music.validity import VALID_LEVEL
 
-MIN_REST = 20  # characters of a tune beyond its first bars: otherwise nothing would be left to write
+# characters of a tune beyond its first bars: otherwise nothing would be left to write
+MIN_REST = 20
 
 
 def header_of(text):
@@ -16,11 +18,12 @@ def header_of(text):
     >>> header_of("X:1\\nK:G\\nGABc|")
     'X:1\\nK:G\\n'
     """
-    return text[:body_start(text)] or None
+    return text[: body_start(text)] or None
 
 
 def first_bars(text, n_bars):
-    """Header and the first n bars of all voices; None if the tune is hardly longer than that or cannot be read."""
+    """Header and the first n bars of all voices; None if the tune is hardly longer than that or
+    cannot be read."""
     header = header_of(text)
     n_voices = len(set(re.findall(r"\[V:([^\]]*)\]", text))) or 1
     for bar_line in re.finditer(r"\|+", text) if header else ():
@@ -35,8 +38,8 @@ def first_bars(text, n_bars):
 
 
 def repaired(text):
-    """A text cut after the last bar that can be read and has its meter's length in every voice before it; None if the
-    text needs no cut, "" if nothing of it can be kept.
+    """A text cut after the last bar that can be read and has its meter's length in every voice
+    before it; None if the text needs no cut, "" if nothing of it can be kept.
 
     A repaired text is never rated: it is there to be looked at and heard.
     """
@@ -46,9 +49,10 @@ def repaired(text):
     bar_ends = [match.end() for match in re.finditer(r"\|", text) if match.end() > start]
 
     def check(n_bars):
-        return check_abc(text[:bar_ends[n_bars - 1]] + "\n")
+        return check_abc(text[: bar_ends[n_bars - 1]] + "\n")
 
-    low, high = 0, len(bar_ends)  # how many bars can be kept: what precedes an error is right, what follows is not
+    # how many bars can be kept: what precedes an error is right, what follows is not
+    low, high = 0, len(bar_ends)
     while low < high:
         middle = (low + high + 1) // 2
         beginning = check(middle)
@@ -56,5 +60,5 @@ def repaired(text):
         low, high = (middle, high) if is_right else (low, middle - 1)
     while low and not check(low).aligned:
         low -= 1
-    kept = text[:bar_ends[low - 1]] + "\n" if low else ""
+    kept = text[: bar_ends[low - 1]] + "\n" if low else ""
     return None if kept.rstrip() == text.rstrip() else kept

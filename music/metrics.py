@@ -1,11 +1,13 @@
 """Figures of music: of one tune, of a set of tunes beside another, and the skills that a model has.
 
     figures = music_metrics(tune)                  # of one tune
-    beside = compare_sets(samples, test_tunes)     # samples beside real music and beside real-against-real
+    beside = compare_sets(samples, test_tunes)     # samples beside real music and beside
+        real-against-real
     learned = skills(samples)                      # one number a skill
 
-Tunes are texts, samples (see `as_sample`) or Tunes. Every function is pure, gives JSON values, and says None for what
-is undefined (the groove of a tune of one bar), never NaN and never a made-up zero.
+Tunes are texts, samples (see `as_sample`) or Tunes. Every function is pure, gives JSON values, and
+says None for what is undefined (the groove of a tune of one bar), never NaN and never a made-up
+zero.
 """
 
 import bisect
@@ -20,20 +22,46 @@ from music.samples import as_sample, mean_of_known
 from music.theory import SCALES, SEMITONES, best_key
 from music.validity import VALID_LEVEL
 
-CAP_NOTES = 250          # a piece weighs at most this many notes in pooled histograms: long pieces must not be the set
-POSITIONS = 4            # per quarter note (16 in a 4/4 bar) for groove and onset positions; finer says 0.99 of all
-LEAP = 4                 # semitones: a larger melodic interval is a leap
-LAGS = (1, 2, 4, 8)      # bars: how long phrases are that come back
-EPSILON = 1e-9           # quarter notes: onsets that are equal but for rounding
+# a piece weighs at most this many notes in pooled histograms: long pieces must not be the set
+CAP_NOTES = 250
+# per quarter note (16 in a 4/4 bar) for groove and onset positions; finer says 0.99 of all
+POSITIONS = 4
+LEAP = 4  # semitones: a larger melodic interval is a leap
+LAGS = (1, 2, 4, 8)  # bars: how long phrases are that come back
+EPSILON = 1e-9  # quarter notes: onsets that are equal but for rounding
 
-METRICS = ("n_notes", "n_bars", "n_voices", "pitch_class_entropy", "pitch_class_entropy_4_bars", "scale_consistency",
-           "in_key_share", "groove_consistency", "polyphony", "polyphony_rate", "notes_per_bar", "notes_per_quarter",
-           "pitch_range", "n_pitches", "rest_share", "voice_rest_share", "bar_repetition", "bar_repetition_transposed",
-           "bar_repetition_lag_1", "bar_repetition_lag_2", "bar_repetition_lag_4", "bar_repetition_lag_8", "leap_share",
-           "mean_interval", "mean_duration", "compression_ratio")
+METRICS = (
+    "n_notes",
+    "n_bars",
+    "n_voices",
+    "pitch_class_entropy",
+    "pitch_class_entropy_4_bars",
+    "scale_consistency",
+    "in_key_share",
+    "groove_consistency",
+    "polyphony",
+    "polyphony_rate",
+    "notes_per_bar",
+    "notes_per_quarter",
+    "pitch_range",
+    "n_pitches",
+    "rest_share",
+    "voice_rest_share",
+    "bar_repetition",
+    "bar_repetition_transposed",
+    "bar_repetition_lag_1",
+    "bar_repetition_lag_2",
+    "bar_repetition_lag_4",
+    "bar_repetition_lag_8",
+    "leap_share",
+    "mean_interval",
+    "mean_duration",
+    "compression_ratio",
+)
 
 
 # ---------------------------------------------------------------- one tune
+
 
 def as_tune(tune):
     """The Tune of a text, a sample or a Tune; text that is not ABC gives what can be read of it."""
@@ -42,8 +70,15 @@ def as_tune(tune):
 
 def _note_arrays(tune):
     """(onsets, durations, pitches, voice numbers) of a tune as arrays; times in quarter notes."""
-    columns = [(np.array(onsets, float), np.array(durations, float), np.array(pitches, int), np.full(len(onsets), i))
-               for i, (_, onsets, durations, pitches) in enumerate(tune.ticks)]
+    columns = [
+        (
+            np.array(onsets, float),
+            np.array(durations, float),
+            np.array(pitches, int),
+            np.full(len(onsets), i),
+        )
+        for i, (_, onsets, durations, pitches) in enumerate(tune.ticks)
+    ]
     if not columns:
         return np.zeros(0), np.zeros(0), np.zeros(0, int), np.zeros(0, int)
     onsets, durations, pitches, voices = (np.concatenate(column) for column in zip(*columns))
@@ -61,34 +96,53 @@ def music_metrics(tune):
     """Musical figures of one tune (a text, a sample or a Tune): {name in METRICS: number or None}.
 
     pitch_class_entropy         bits over the 12 pitch classes, one count a note (at most 3.585)
-    pitch_class_entropy_4_bars  the mean of the same over windows of four bars (Wu and Yang 2020): shows a lost key
-    scale_consistency           largest share of notes in any major or natural minor scale (Mogren 2016); ABC's key
+    pitch_class_entropy_4_bars  the mean of the same over windows of four bars (Wu and Yang 2020):
+        shows a lost key
+    scale_consistency           largest share of notes in any major or natural minor scale (Mogren
+        2016); ABC's key
                                 signature makes random letters score 0.9, so no proof of anything
     in_key_share                share of notes in the scale of the key that K: gives
-    groove_consistency          1 - mean share of the positions (16 in a 4/4 bar) in which neighbouring bars of one
+    groove_consistency          1 - mean share of the positions (16 in a 4/4 bar) in which
+        neighbouring bars of one
                                 meter differ in having an onset (MusPy, there with another grid)
-    polyphony, polyphony_rate   mean number of notes while any sounds; share of that time with two or more
-    rest_share                  share of the time in which no voice sounds; voice_rest_share: mean over the voices
-    bar_repetition              1 - distinct/all sounding bars of a voice (by their text); transposed: those of one
-                                shape on another pitch too; lag k: share of sounding bars equal to the one k bars
-                                before in the same voice
-    leap_share                  share of melodic intervals (tops of successive onsets of a voice) above 4 semitones
-    mean_interval               mean size of those intervals, semitones; mean_duration: quarter notes
-    compression_ratio           zlib bytes/characters of the music text: low for loops, high for noise
+    polyphony, polyphony_rate   mean number of notes while any sounds; share of that time with two
+        or more
+    rest_share                  share of the time in which no voice sounds; voice_rest_share: mean
+        over the voices
+    bar_repetition              1 - distinct/all sounding bars of a voice (by their text);
+        transposed: those of one
+                                shape on another pitch too; lag k: share of sounding bars equal to
+                                the one k bars before in the same voice
+    leap_share                  share of melodic intervals (tops of successive onsets of a voice)
+        above 4 semitones
+    mean_interval               mean size of those intervals, semitones; mean_duration: quarter
+        notes
+    compression_ratio           zlib bytes/characters of the music text: low for loops, high for
+        noise
     """
     tune = as_tune(tune)
     onsets, durations, pitches, voices = _note_arrays(tune)
     n_bars = max((len(voice.bars) for voice in tune.voices), default=0)
     figures = dict.fromkeys(METRICS)
-    figures.update(n_notes=len(pitches), n_bars=n_bars, n_voices=len(tune.voices), compression_ratio=_compression(tune))
+    figures.update(
+        n_notes=len(pitches),
+        n_bars=n_bars,
+        n_voices=len(tune.voices),
+        compression_ratio=_compression(tune),
+    )
     if not len(pitches):
         return figures
     figures.update(
         pitch_class_entropy_4_bars=_windowed_entropy(tune, onsets, pitches),
-        in_key_share=in_key_share(tune, onsets, pitches), groove_consistency=_groove(tune, onsets),
-        notes_per_bar=len(pitches) / n_bars if n_bars else None, mean_duration=float(durations.mean()),
-        **_pitch_figures(pitches), **_density_figures(tune, onsets, durations, voices),
-        **_interval_figures(_intervals(tune, onsets, pitches, voices)), **repetition(tune))
+        in_key_share=in_key_share(tune, onsets, pitches),
+        groove_consistency=_groove(tune, onsets),
+        notes_per_bar=len(pitches) / n_bars if n_bars else None,
+        mean_duration=float(durations.mean()),
+        **_pitch_figures(pitches),
+        **_density_figures(tune, onsets, durations, voices),
+        **_interval_figures(_intervals(tune, onsets, pitches, voices)),
+        **repetition(tune),
+    )
     return figures
 
 
@@ -98,7 +152,8 @@ def _bar_text(text):
 
 
 def _compression(tune):
-    """zlib's bytes a character of the music text; None for less than 64 characters, where zlib's header counts most."""
+    """zlib's bytes a character of the music text; None for less than 64 characters, where zlib's
+    header counts most."""
     body = "|".join("|".join(_bar_text(bar.text) for bar in voice.bars) for voice in tune.voices)
     body = body.encode("ascii", "replace")
     return len(zlib.compress(body, 9)) / len(body) if len(body) >= 64 else None
@@ -106,26 +161,44 @@ def _compression(tune):
 
 def _pitch_figures(pitches):
     classes = np.bincount(pitches % 12, minlength=12)
-    return {"pitch_class_entropy": entropy(classes),
-            "scale_consistency": float((SCALES @ classes).max() / len(pitches)),
-            "pitch_range": int(pitches.max() - pitches.min()), "n_pitches": len(np.unique(pitches))}
+    return {
+        "pitch_class_entropy": entropy(classes),
+        "scale_consistency": float((SCALES @ classes).max() / len(pitches)),
+        "pitch_range": int(pitches.max() - pitches.min()),
+        "n_pitches": len(np.unique(pitches)),
+    }
 
 
 def _density_figures(tune, onsets, durations, voices):
-    """How much sounds at a time, and how much of the time nothing does. Time ends with the last bar or note: a note
-    may be tied beyond the last bar line, and the last bar may be a rest."""
-    total = max(float((onsets + durations).max()),
-                max(float(voice.bars[-1].onset + voice.bars[-1].length) for voice in tune.voices if voice.bars))
+    """How much sounds at a time, and how much of the time nothing does. Time ends with the last bar
+    or note: a note may be tied beyond the last bar line, and the last bar may be a rest."""
+    total = max(
+        float((onsets + durations).max()),
+        max(
+            float(voice.bars[-1].onset + voice.bars[-1].length)
+            for voice in tune.voices
+            if voice.bars
+        ),
+    )
     sounding, polyphony, two_or_more = _polyphony(onsets, durations)
     if not total > 0:
         return {"polyphony": polyphony, "polyphony_rate": two_or_more}
-    silent = [1 - _polyphony(onsets[voices == i], durations[voices == i])[0] / total for i in range(len(tune.voices))]
-    return {"polyphony": polyphony, "polyphony_rate": two_or_more, "notes_per_quarter": len(onsets) / total,
-            "rest_share": max(0.0, 1 - sounding / total), "voice_rest_share": mean_of_known(silent)}
+    silent = [
+        1 - _polyphony(onsets[voices == i], durations[voices == i])[0] / total
+        for i in range(len(tune.voices))
+    ]
+    return {
+        "polyphony": polyphony,
+        "polyphony_rate": two_or_more,
+        "notes_per_quarter": len(onsets) / total,
+        "rest_share": max(0.0, 1 - sounding / total),
+        "voice_rest_share": mean_of_known(silent),
+    }
 
 
 def _polyphony(onsets, durations):
-    """(quarter notes in which anything sounds, mean number of notes then, share of it with two or more)."""
+    """(quarter notes in which anything sounds, mean number of notes then, share of it with two or
+    more)."""
     times = np.concatenate([onsets, onsets + durations])
     order = np.argsort(times, kind="stable")
     count = np.cumsum(np.repeat([1, -1], len(onsets))[order])[:-1]
@@ -133,11 +206,16 @@ def _polyphony(onsets, durations):
     sounding = float(length[count > 0].sum())
     if not sounding > 0:
         return 0.0, None, None
-    return sounding, float((length * count).sum() / sounding), float(length[count > 1].sum() / sounding)
+    return (
+        sounding,
+        float((length * count).sum() / sounding),
+        float(length[count > 1].sum() / sounding),
+    )
 
 
 def melodic_intervals(onsets, pitches):
-    """Semitones between the highest notes of successive onsets of one voice: of a chord, the top is heard as melody."""
+    """Semitones between the highest notes of successive onsets of one voice: of a chord, the top is
+    heard as melody."""
     if len(onsets) < 2:
         return np.zeros(0, int)
     order = np.lexsort((-pitches, onsets))
@@ -147,25 +225,40 @@ def melodic_intervals(onsets, pitches):
 
 def _intervals(tune, onsets, pitches, voices):
     """The melodic intervals of all voices, one after the other."""
-    return np.concatenate([melodic_intervals(onsets[voices == i], pitches[voices == i])
-                           for i in range(len(tune.voices))])
+    return np.concatenate(
+        [
+            melodic_intervals(onsets[voices == i], pitches[voices == i])
+            for i in range(len(tune.voices))
+        ]
+    )
 
 
 def _interval_figures(intervals):
     if not len(intervals):
         return {}
-    return {"leap_share": float((np.abs(intervals) > LEAP).mean()), "mean_interval": float(np.abs(intervals).mean())}
+    return {
+        "leap_share": float((np.abs(intervals) > LEAP).mean()),
+        "mean_interval": float(np.abs(intervals).mean()),
+    }
 
 
 def in_key_share(tune, onsets=None, pitches=None):
-    """Share of notes that belong to the scale of the key in force where they begin; None without notes."""
+    """Share of notes that belong to the scale of the key in force where they begin; None without
+    notes."""
     if onsets is None:
         onsets, _, pitches, _ = _note_arrays(tune)
     if not len(pitches):
         return None
     starts = np.array([float(at) for at, _ in tune.keys])
-    scales = np.array([np.isin(np.arange(12), (np.array(SEMITONES) + _alterations(key)) % 12) for _, key in tune.keys])
-    return float(scales[np.searchsorted(starts, onsets + EPSILON, "right") - 1, pitches % 12].mean())
+    scales = np.array(
+        [
+            np.isin(np.arange(12), (np.array(SEMITONES) + _alterations(key)) % 12)
+            for _, key in tune.keys
+        ]
+    )
+    return float(
+        scales[np.searchsorted(starts, onsets + EPSILON, "right") - 1, pitches % 12].mean()
+    )
 
 
 def _alterations(key):
@@ -178,12 +271,16 @@ def _alterations(key):
 def _bar_grid(tune):
     """(onsets, meters) of the bars of the voice that has most, quarter notes; meter 0: free."""
     bars = max((voice.bars for voice in tune.voices), key=len, default=[])
-    return np.array([float(bar.onset) for bar in bars]), np.array([float(bar.meter or 0) for bar in bars])
+    return np.array([float(bar.onset) for bar in bars]), np.array(
+        [float(bar.meter or 0) for bar in bars]
+    )
 
 
 def _bars_of(onsets, starts):
     """Number of the bar in which each onset lies."""
-    return np.clip(np.searchsorted(starts, onsets + EPSILON, "right") - 1, 0, max(0, len(starts) - 1))
+    return np.clip(
+        np.searchsorted(starts, onsets + EPSILON, "right") - 1, 0, max(0, len(starts) - 1)
+    )
 
 
 def _windowed_entropy(tune, onsets, pitches, n_bars=4):
@@ -206,33 +303,51 @@ def _groove(tune, onsets):
     inside = (position >= 0) & (position < width)
     grid = np.zeros((len(starts), width), bool)
     grid[bar[inside], position[inside]] = True
-    same = (meters[1:] == meters[:-1]) & (meters[1:] > 0)  # bars of two meters have no positions to compare
+    # bars of two meters have no positions to compare
+    same = (meters[1:] == meters[:-1]) & (meters[1:] > 0)
     if not same.any():
         return None
-    return float(1 - ((grid[1:] ^ grid[:-1]).sum(1)[same] / np.maximum(1, meters[1:][same] * POSITIONS)).mean())
+    return float(
+        1
+        - ((grid[1:] ^ grid[:-1]).sum(1)[same] / np.maximum(1, meters[1:][same] * POSITIONS)).mean()
+    )
 
 
 def repetition(tune):
-    """{"bar_repetition", "bar_repetition_lag_1", ...}: see `music_metrics`. Bars of rest do not count: everyone can
-    repeat silence."""
-    voices = [[_bar_text(bar.text) if bar.n_notes else None for bar in voice.bars] for voice in tune.voices]
-    shares = {"bar_repetition": _heard_before(voices), "bar_repetition_transposed": _heard_before(_bar_shapes(tune))}
+    """{"bar_repetition", "bar_repetition_lag_1", ...}: see `music_metrics`. Bars of rest do not
+    count: everyone can repeat silence."""
+    voices = [
+        [_bar_text(bar.text) if bar.n_notes else None for bar in voice.bars]
+        for voice in tune.voices
+    ]
+    shares = {
+        "bar_repetition": _heard_before(voices),
+        "bar_repetition_transposed": _heard_before(_bar_shapes(tune)),
+    }
     for lag in LAGS:
-        pairs = [(bars[i - lag], bars[i]) for bars in voices for i in range(lag, len(bars)) if bars[i] is not None]
-        shares[f"bar_repetition_lag_{lag}"] = sum(a == b for a, b in pairs) / len(pairs) if pairs else None
+        pairs = [
+            (bars[i - lag], bars[i])
+            for bars in voices
+            for i in range(lag, len(bars))
+            if bars[i] is not None
+        ]
+        shares[f"bar_repetition_lag_{lag}"] = (
+            sum(a == b for a, b in pairs) / len(pairs) if pairs else None
+        )
     return shares
 
 
 def _heard_before(voices):
-    """Share of the bars of all voices, each a list, that stood in their voice before; None: no bar that counts."""
+    """Share of the bars of all voices, each a list, that stood in their voice before; None: no bar
+    that counts."""
     heard = [[bar for bar in bars if bar is not None] for bars in voices]
     n = sum(map(len, heard))
     return 1 - sum(len(set(bars)) for bars in heard) / n if n else None
 
 
 def _bar_shapes(tune):
-    """Each voice's bars as what stays when they are moved to another pitch: onset, length and interval from the first
-    note for every note that begins there; None without any."""
+    """Each voice's bars as what stays when they are moved to another pitch: onset, length and
+    interval from the first note for every note that begins there; None without any."""
     voices = []
     for voice, (_, *columns) in zip(tune.voices, tune.ticks):
         starts = [int(bar.onset * TICKS) for bar in voice.bars]
@@ -240,37 +355,55 @@ def _bar_shapes(tune):
         for onset, duration, pitch in sorted(zip(*columns)):
             i = max(bisect.bisect_right(starts, onset) - 1, 0)
             bars[i].append((onset - starts[i], duration, pitch))
-        voices.append([tuple((onset, duration, pitch - bar[0][2]) for onset, duration, pitch in bar) or None
-                       for bar in bars])
+        voices.append(
+            [
+                tuple((onset, duration, pitch - bar[0][2]) for onset, duration, pitch in bar)
+                or None
+                for bar in bars
+            ]
+        )
     return voices
 
 
 # ---------------------------------------------------------------- sets of tunes
 
-HISTOGRAMS = {"duration": 193, "interval": 49, "onset": 64, "pitch_class": 12}  # name: number of classes
+# name: number of classes
+HISTOGRAMS = {"duration": 193, "interval": 49, "onset": 64, "pitch_class": 12}
 
 
 def note_histograms(tune):
     """{name in HISTOGRAMS: counts}, a long piece scaled down to CAP_NOTES notes.
 
-    duration: in 1/24 of a quarter note, the last class is 8 quarter notes and more; interval: melodic, -24 to 24
-    semitones and more; onset: position in the bar in quarters of a quarter note; pitch_class: 12."""
+    duration: in 1/24 of a quarter note, the last class is 8 quarter notes and more; interval:
+    melodic, -24 to 24 semitones and more; onset: position in the bar in quarters of a quarter note;
+    pitch_class: 12."""
     tune = as_tune(tune)
     onsets, durations, pitches, voices = _note_arrays(tune)
     if not len(pitches):
         return {name: np.zeros(size) for name, size in HISTOGRAMS.items()}
     starts, _ = _bar_grid(tune)
-    inside = (onsets - starts[_bars_of(onsets, starts)]) * POSITIONS if len(starts) else onsets * POSITIONS
+    inside = (
+        (onsets - starts[_bars_of(onsets, starts)]) * POSITIONS
+        if len(starts)
+        else onsets * POSITIONS
+    )
     intervals = _intervals(tune, onsets, pitches, voices)
-    classes = {"duration": np.round(np.minimum(durations, 8) * 24), "interval": np.clip(intervals, -24, 24) + 24,
-               "onset": np.clip(np.floor(inside + 1e-6), 0, 63), "pitch_class": pitches % 12}
+    classes = {
+        "duration": np.round(np.minimum(durations, 8) * 24),
+        "interval": np.clip(intervals, -24, 24) + 24,
+        "onset": np.clip(np.floor(inside + 1e-6), 0, 63),
+        "pitch_class": pitches % 12,
+    }
     weight = min(1.0, CAP_NOTES / len(pitches))
-    return {name: weight * np.bincount(classes[name].astype(int), minlength=size)
-            for name, size in HISTOGRAMS.items()}
+    return {
+        name: weight * np.bincount(classes[name].astype(int), minlength=size)
+        for name, size in HISTOGRAMS.items()
+    }
 
 
 def jensen_shannon(p, q):
-    """Jensen-Shannon divergence of two histograms, base 2: 0 for equal, 1 for disjoint; None if one is empty."""
+    """Jensen-Shannon divergence of two histograms, base 2: 0 for equal, 1 for disjoint; None if one
+    is empty."""
     p, q = np.asarray(p, float), np.asarray(q, float)
     if not p.sum() or not q.sum():
         return None
@@ -280,47 +413,70 @@ def jensen_shannon(p, q):
 
 
 def wasserstein(a, b):
-    """Wasserstein-1 distance of two samples of numbers (area between their distribution functions)."""
+    """Wasserstein-1 distance of two samples of numbers (area between their distribution
+    functions)."""
     a, b = np.sort(np.asarray(a, float)), np.sort(np.asarray(b, float))
     every = np.sort(np.concatenate([a, b]))
-    gap = np.searchsorted(a, every[:-1], "right") / len(a) - np.searchsorted(b, every[:-1], "right") / len(b)
+    gap = np.searchsorted(a, every[:-1], "right") / len(a) - np.searchsorted(
+        b, every[:-1], "right"
+    ) / len(b)
     return float((np.abs(gap) * np.diff(every)).sum())
 
 
 def compare_sets(generated, real, seed=0, resamples=200):
-    """Generated beside real music, and real beside real, every distance between two sets of the same size.
+    """Generated beside real music, and real beside real, every distance between two sets of the
+    same size.
 
-    generated, real: lists of texts, samples or Tunes. Returns {"n", "n_real", "n_compared", "metrics": {name:
+    generated, real: lists of texts, samples or Tunes. Returns {"n", "n_real", "n_compared",
+    "metrics": {name:
     {generated_mean, generated_sd, real_mean, real_sd, wasserstein_in_sd, real_vs_real_mean, real_vs_real_p95}}, "jsd":
     {name: {generated, real_vs_real_mean, real_vs_real_p95}}}. wasserstein_in_sd: Wasserstein-1 distance over the
     standard deviation of the real set.
 
-    Distances shrink as sets grow, so all are taken between n_compared tunes and n_compared others, drawn at random
-    `resamples` times: generated against real ones (the mean is given), and real against real ones. A distance below the
-    95th percentile of real against real is no difference. n_compared: half of the real set at most.
+    Distances shrink as sets grow, so all are taken between n_compared tunes and n_compared others,
+    drawn at random `resamples` times: generated against real ones (the mean is given), and real
+    against real ones. A distance below the 95th percentile of real against real is no difference.
+    n_compared: half of the real set at most.
     """
     rng = np.random.default_rng(seed)
     generated, real = [as_tune(tune) for tune in generated], [as_tune(tune) for tune in real]
     n, n_real = len(generated), len(real)
     size = min(n, n_real // 2)
-    draws = [(rng.permutation(n)[:size], order[:size], order[size:2 * size])
-             for order in (rng.permutation(n_real) for _ in range(resamples if size else 0))]
+    draws = [
+        (rng.permutation(n)[:size], order[:size], order[size : 2 * size])
+        for order in (rng.permutation(n_real) for _ in range(resamples if size else 0))
+    ]
 
     def columns(name, *tables):
         return [[row[name] for row in table] for table in tables]
 
-    our_rows, their_rows = [music_metrics(tune) for tune in generated], [music_metrics(tune) for tune in real]
-    our_counts, their_counts = [note_histograms(tune) for tune in generated], [note_histograms(tune) for tune in real]
-    return {"n": n, "n_real": n_real, "n_compared": size,
-            "metrics": {name: _compare_metric(*columns(name, our_rows, their_rows), draws) for name in METRICS},
-            "jsd": {name: _compare_histogram(*columns(name, our_counts, their_counts), draws) for name in HISTOGRAMS}}
+    our_rows, their_rows = [music_metrics(tune) for tune in generated], [
+        music_metrics(tune) for tune in real
+    ]
+    our_counts, their_counts = [note_histograms(tune) for tune in generated], [
+        note_histograms(tune) for tune in real
+    ]
+    return {
+        "n": n,
+        "n_real": n_real,
+        "n_compared": size,
+        "metrics": {
+            name: _compare_metric(*columns(name, our_rows, their_rows), draws) for name in METRICS
+        },
+        "jsd": {
+            name: _compare_histogram(*columns(name, our_counts, their_counts), draws)
+            for name in HISTOGRAMS
+        },
+    }
 
 
 def _compare_metric(ours, theirs, draws):
-    """A row of `compare_sets`: values of generated and of real tunes; draws: triples of index arrays, into the
-    generated, the real, and the real again."""
-    ours, theirs = (np.array([np.nan if value is None else value for value in values], float)
-                    for values in (ours, theirs))
+    """A row of `compare_sets`: values of generated and of real tunes; draws: triples of index
+    arrays, into the generated, the real, and the real again."""
+    ours, theirs = (
+        np.array([np.nan if value is None else value for value in values], float)
+        for values in (ours, theirs)
+    )
     known, known_of_ours = theirs[~np.isnan(theirs)], ours[~np.isnan(ours)]
     spread = float(known.std()) if len(known) > 1 else 0.0
 
@@ -328,57 +484,78 @@ def _compare_metric(ours, theirs, draws):
         a, b = a[~np.isnan(a)], b[~np.isnan(b)]
         return wasserstein(a, b) / spread if len(a) and len(b) and spread else None
 
-    return {"generated_mean": mean_of_known(known_of_ours),
-            "generated_sd": float(known_of_ours.std()) if len(known_of_ours) > 1 else None,
-            "real_mean": mean_of_known(known), "real_sd": spread if len(known) > 1 else None,
-            "wasserstein_in_sd": mean_of_known([distance(ours[a], theirs[b]) for a, b, _ in draws]),
-            **_real_vs_real([distance(theirs[b], theirs[c]) for _, b, c in draws])}
+    return {
+        "generated_mean": mean_of_known(known_of_ours),
+        "generated_sd": float(known_of_ours.std()) if len(known_of_ours) > 1 else None,
+        "real_mean": mean_of_known(known),
+        "real_sd": spread if len(known) > 1 else None,
+        "wasserstein_in_sd": mean_of_known([distance(ours[a], theirs[b]) for a, b, _ in draws]),
+        **_real_vs_real([distance(theirs[b], theirs[c]) for _, b, c in draws]),
+    }
 
 
 def _compare_histogram(ours, theirs, draws):
     """The same for histograms, each list summed up: the music of a set as one piece."""
     ours, theirs = np.array(ours), np.array(theirs)
-    return {"generated": mean_of_known([jensen_shannon(ours[a].sum(0), theirs[b].sum(0)) for a, b, _ in draws]),
-            **_real_vs_real([jensen_shannon(theirs[b].sum(0), theirs[c].sum(0)) for _, b, c in draws])}
+    return {
+        "generated": mean_of_known(
+            [jensen_shannon(ours[a].sum(0), theirs[b].sum(0)) for a, b, _ in draws]
+        ),
+        **_real_vs_real([jensen_shannon(theirs[b].sum(0), theirs[c].sum(0)) for _, b, c in draws]),
+    }
 
 
 def _real_vs_real(values):
     values = [value for value in values if value is not None]
-    return {"real_vs_real_mean": mean_of_known(values),
-            "real_vs_real_p95": float(np.quantile(values, 0.95)) if values else None}
+    return {
+        "real_vs_real_mean": mean_of_known(values),
+        "real_vs_real_p95": float(np.quantile(values, 0.95)) if values else None,
+    }
 
 
 # ---------------------------------------------------------------- skills
 
+
 def skills(samples):
-    """One number a skill, for the figure that shows which appears at which model size; None where undefined.
+    """One number a skill, for the figure that shows which appears at which model size; None where
+    undefined.
 
     meter       share of sounding bars that are exactly as long as their meter
-    key         share of tunes whose notes fit the key of their K: better than the other 23 (or its relative)
-    in_key      share of notes in the scale of their key, mean over tunes (near 0.9 even for random letters)
-    cadence     share of the tunes that end by themselves whose last sounding notes have the tonic in the bass
+    key         share of tunes whose notes fit the key of their K: better than the other 23 (or its
+        relative)
+    in_key      share of notes in the scale of their key, mean over tunes (near 0.9 even for random
+        letters)
+    cadence     share of the tunes that end by themselves whose last sounding notes have the tonic
+        in the bass
     repetition  mean share of sounding bars that were heard before in their voice
-    valid       share at level 4; ended: share that ended by themselves; content: share with enough music in them
+    valid       share at level 4; ended: share that ended by themselves; content: share with enough
+        music in them
     """
     samples = [as_sample(sample) for sample in samples]
     checks = [check_abc(sample.text, sample.prompt_chars) for sample in samples]
     tunes = [as_tune(sample.text) for sample in samples]
     n, sounding = len(samples), sum(check.n_sounding_bars for check in checks)
-    return {"n": n, "meter": sum(check.n_right_bars for check in checks) / sounding if sounding else None,
-            "key": mean_of_known([_keeps_key(tune) for tune in tunes]),
-            "in_key": mean_of_known([in_key_share(tune) for tune in tunes]),
-            "cadence": mean_of_known([_ends_at_home(tune) for tune, sample in zip(tunes, samples)
-                                      if not sample.truncated]),
-            "repetition": mean_of_known([repetition(tune)["bar_repetition"] for tune in tunes]),
-            "valid": sum(check.level >= VALID_LEVEL for check in checks) / n if n else None,
-            "content": sum(check.content for check in checks) / n if n else None,
-            "ended": sum(not sample.truncated for sample in samples) / n if n else None}
+    return {
+        "n": n,
+        "meter": sum(check.n_right_bars for check in checks) / sounding if sounding else None,
+        "key": mean_of_known([_keeps_key(tune) for tune in tunes]),
+        "in_key": mean_of_known([in_key_share(tune) for tune in tunes]),
+        "cadence": mean_of_known(
+            [_ends_at_home(tune) for tune, sample in zip(tunes, samples) if not sample.truncated]
+        ),
+        "repetition": mean_of_known([repetition(tune)["bar_repetition"] for tune in tunes]),
+        "valid": sum(check.level >= VALID_LEVEL for check in checks) / n if n else None,
+        "content": sum(check.content for check in checks) / n if n else None,
+        "ended": sum(not sample.truncated for sample in samples) / n if n else None,
+    }
 
 
 def _keeps_key(tune):
-    """True if the notes, weighted by duration, fit the key of K: or its relative best; None if K: has no tonic.
+    """True if the notes, weighted by duration, fit the key of K: or its relative best; None if K:
+    has no tonic.
 
-    The relative counts as right since it has the same notes, and many folk tunes stand between the two."""
+    The relative counts as right since it has the same notes, and many folk tunes stand between the
+    two."""
     key = tonic_of(tune.key)
     if not key:
         return None

@@ -1,12 +1,15 @@
 """MIDI bytes to one ABC tune: events -> bars -> voices -> text.
 
-    text, counts = convert(data, "Title", max_voices=6)    # ConversionError(reason, detail) says why there is none
+    text, counts = convert(data, "Title", max_voices=6)    # ConversionError(reason, detail) says
+        why there is none
 
-What is written is what abc2midi, the reference reader, reads back right. Three of its ways shape the text: it strums
-chords (each note 1/48 quarter after the one below), it joins ties of changing chords to wrong notes once a bar line
-lies between, and it reads an unmarked MIDI pitch 0 in a flat key as -1.
+What is written is what abc2midi, the reference reader, reads back right. Three of its ways shape
+the text: it strums chords (each note 1/48 quarter after the one below), it joins ties of changing
+chords to wrong notes once a bar line lies between, and it reads an unmarked MIDI pitch 0 in a flat
+key as -1.
 
-Steps with a file of their own: `music/quantise.py` (the grid), `music/voices.py` (tracks to voices), `music/theory.py`
+Steps with a file of their own: `music/quantise.py` (the grid), `music/voices.py` (tracks to
+voices), `music/theory.py`
 (keys and spelling). Times are in units of the grid, QUARTER to the quarter note.
 """
 
@@ -24,14 +27,17 @@ from music.theory import LETTERS, best_signature, key_alterations, key_name, spe
 from music.voices import make_voices
 
 MAX_VOICES = 15  # a MIDI file has 16 channels and one is drums
-MAX_BARS = 4000  # of 4/4: over two hours of music; longer files are endless loops or broken time stamps
-SHORTEST_BEAT = 16  # meters in shorter beats come from programs that count in ticks: 64/128 is read as 2/4
+# of 4/4: over two hours of music; longer files are endless loops or broken time stamps
+MAX_BARS = 4000
+# meters in shorter beats come from programs that count in ticks: 64/128 is read as 2/4
+SHORTEST_BEAT = 16
 LONGEST_BAR = 16 * QUARTER  # units; longer "bars" (255/1) are errors in the file
 KEY_BARS = 4  # a key that lasts less is a passing one and gets accidentals
 TEMPOS = (10, 999)  # quarter notes a minute that are believed
 TEMPO_STEP = 0.1  # a smaller change of tempo is a player's rubato and not written
 GROUP_BARS = (4, 3, 2, 1)  # bars of one voice that stand together before the next voice's
-LINE_CHARS = 340  # all voices of a group of bars should be heard in one 512-character window of the model
+# all voices of a group of bars should be heard in one 512-character window of the model
+LINE_CHARS = 340
 
 
 class ConversionError(Exception):
@@ -41,9 +47,9 @@ class ConversionError(Exception):
 def convert(data, name="", max_voices=MAX_VOICES):
     """MIDI bytes to (ABC text, {what was counted}); ConversionError says why there is none.
 
-    name: for T:, any string; max_voices: 1 to MAX_VOICES. Counted are bars, voices, tracks with pitched notes, notes
-    written, doubled and dropped, drum notes, and `error`, the median distance of the onsets from the grid in quarter
-    notes.
+    name: for T:, any string; max_voices: 1 to MAX_VOICES. Counted are bars, voices, tracks with
+    pitched notes, notes written, doubled and dropped, drum notes, and `error`, the median distance
+    of the onsets from the grid in quarter notes.
     """
     score = read_midi(data)
     track, pitch, onset, end, n_drums = read_notes(score)
@@ -52,7 +58,8 @@ def convert(data, name="", max_voices=MAX_VOICES):
     bars, meters = bar_grid(meter_changes(score), float(max(end.max(), onset.max())) + SIXTEENTH)
     beats = beat_grid(bars)
     on, off = quantise(track, pitch, onset, end, beats, n_tracks)
-    bars = bars[:max(2, int(np.searchsorted(bars, off.max(), side="left")) + 1)]  # none after the last sound
+    # none after the last sound
+    bars = bars[: max(2, int(np.searchsorted(bars, off.max(), side="left")) + 1)]
     n_bars = len(bars) - 1
     meters = [meter for meter in meters if meter[0] < n_bars]
     voices, n_doubled, n_dropped = make_voices(track, pitch, on, off, bars, max_voices)
@@ -60,16 +67,30 @@ def convert(data, name="", max_voices=MAX_VOICES):
     end_at_respelling(voices, bars, keys)
     qpm, tempos = tempo_marks(score, bars)
     texts = [voice_text(voice, bars, beats, meters, keys) for voice in voices]
-    head = ["X:1", f"T:{title_of(name)}", "M:%d/%d" % meters[0][1], "L:1/16", f"Q:1/4={qpm}",
-            f"K:{key_name(*keys[0][1:])}"]
+    head = [
+        "X:1",
+        f"T:{title_of(name)}",
+        "M:%d/%d" % meters[0][1],
+        "L:1/16",
+        f"Q:1/4={qpm}",
+        f"K:{key_name(*keys[0][1:])}",
+    ]
     text = "\n".join(head + layout(texts, changes_at_bars(meters, keys, tempos), n_bars)) + "\n"
-    return text, {"bars": n_bars, "voices": len(voices), "tracks": n_tracks, "notes": len(on) - n_doubled - n_dropped,
-                  "doubled": n_doubled, "dropped": n_dropped, "drums": n_drums,
-                  "error": round(float(np.median(np.abs(on - onset))) / QUARTER, 4)}
+    return text, {
+        "bars": n_bars,
+        "voices": len(voices),
+        "tracks": n_tracks,
+        "notes": len(on) - n_doubled - n_dropped,
+        "doubled": n_doubled,
+        "dropped": n_dropped,
+        "drums": n_drums,
+        "error": round(float(np.median(np.abs(on - onset))) / QUARTER, 4),
+    }
 
 
 def self_check(text, counts):
-    """Reads ABC back; ConversionError if it is not what was meant: every bar its meter, every note once."""
+    """Reads ABC back; ConversionError if it is not what was meant: every bar its meter, every note
+    once."""
     try:
         tune = read_abc(text)
     except AbcError as error:
@@ -84,8 +105,10 @@ def self_check(text, counts):
 
 # ---------------------------------------------------------------- reading
 
+
 def read_midi(data):
-    """symusic.Score of MIDI bytes. Values beyond 7 bits, which real files have, are clamped rather than refused."""
+    """symusic.Score of MIDI bytes. Values beyond 7 bits, which real files have, are clamped rather
+    than refused."""
     if not data:
         raise ConversionError("empty", "no bytes")
     data = unwrapped(data)
@@ -105,21 +128,22 @@ def read_midi(data):
 
 
 def unwrapped(data):
-    """The MIDI file inside an RMID file (RIFF chunks, the MIDI in one called `data`); other bytes as they are."""
+    """The MIDI file inside an RMID file (RIFF chunks, the MIDI in one called `data`); other bytes
+    as they are."""
     if data[:4] + data[8:12] != b"RIFFRMID":
         return data
     at = 12
     while at + 8 <= len(data):
-        kind, size = data[at:at + 4], int.from_bytes(data[at + 4:at + 8], "little")
+        kind, size = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
         if kind == b"data":
-            return data[at + 8:at + 8 + size]
+            return data[at + 8 : at + 8 + size]
         at += 8 + size + size % 2
     raise ConversionError("damaged", "RMID without a data chunk")
 
 
 def read_notes(score):
-    """(track, pitch, onset, end) of all pitched notes, onset and end in units (float arrays, sorted by onset within
-    each track), and the number of drum notes."""
+    """(track, pitch, onset, end) of all pitched notes, onset and end in units (float arrays, sorted
+    by onset within each track), and the number of drum notes."""
     columns, n_drums, n_tracks, scale = [], 0, 0, QUARTER / score.tpq
     for track in score.tracks:
         if track.is_drum:
@@ -128,8 +152,14 @@ def read_notes(score):
             notes = track.notes.numpy()
             onset, duration = notes["time"] * scale, np.maximum(notes["duration"], 0) * scale
             order = np.lexsort((notes["pitch"], onset))
-            columns.append((np.full(len(onset), n_tracks), notes["pitch"].astype(np.int64)[order], onset[order],
-                            (onset + duration)[order]))
+            columns.append(
+                (
+                    np.full(len(onset), n_tracks),
+                    notes["pitch"].astype(np.int64)[order],
+                    onset[order],
+                    (onset + duration)[order],
+                )
+            )
             n_tracks += 1
     if not columns:
         raise ConversionError("no_notes", f"{n_drums} drum notes" if n_drums else "no notes at all")
@@ -147,9 +177,10 @@ def check_length(onset, end):
 
 # ---------------------------------------------------------------- bars
 
+
 def meter_changes(score):
-    """[(position, bar length, numerator, denominator)] in units, first at 0; signatures that no bar can have are
-    passed over, and a file without any is in 4/4."""
+    """[(position, bar length, numerator, denominator)] in units, first at 0; signatures that no bar
+    can have are passed over, and a file without any is in 4/4."""
     changes = [(0, 4 * QUARTER, 4, 4)]
     for signature in sorted(score.time_signatures, key=lambda signature: signature.time):
         n, d = signature.numerator, signature.denominator
@@ -167,7 +198,8 @@ def meter_changes(score):
 
 
 def meter_of_length(length):
-    """Meter of a bar that has none of its own, e.g. a bar cut short by a meter change: 60 units -> (5, 8)."""
+    """Meter of a bar that has none of its own, e.g. a bar cut short by a meter change: 60 units ->
+    (5, 8)."""
     n, d = length // SMALLEST, 32
     while d > 4 and n % 2 == 0:
         n, d = n // 2, d // 2
@@ -175,10 +207,11 @@ def meter_of_length(length):
 
 
 def bar_grid(changes, end):
-    """Bar lines in units (one more than bars) that cover everything up to `end`, and [(first bar, (n, d))].
+    """Bar lines in units (one more than bars) that cover everything up to `end`, and [(first bar,
+    (n, d))].
 
-    A meter change inside a bar ends it there. A short first bar before a longer meter is a pickup: it keeps its
-    length and takes the meter of what follows.
+    A meter change inside a bar ends it there. A short first bar before a longer meter is a pickup:
+    it keeps its length and takes the meter of what follows.
     """
     lines, meters, position = [], [], 0
     for i, (_, length, n, d) in enumerate(changes):
@@ -193,14 +226,17 @@ def bar_grid(changes, end):
             meters.append((len(lines), (n, d)))
         lines.extend(range(position, position + n_bars * length, length))
         position += n_bars * length
-        if until is not None and position < until:  # what is left before the change is a bar of its own
+        # what is left before the change is a bar of its own
+        if until is not None and position < until:
             meters.append((len(lines), meter_of_length(until - position)))
             lines.append(position)
             position = until
     lines.append(position)
     if len(meters) > 1 and meters[1][0] == 1 and lines[1] < bar_units(meters[1][1]):
         meters[:2] = [(0, meters[1][1])]
-    return np.array(lines), [meter for i, meter in enumerate(meters) if i == 0 or meter[1] != meters[i - 1][1]]
+    return np.array(lines), [
+        meter for i, meter in enumerate(meters) if i == 0 or meter[1] != meters[i - 1][1]
+    ]
 
 
 def bar_units(meter):
@@ -209,7 +245,8 @@ def bar_units(meter):
 
 
 def tempo_marks(score, bars):
-    """Quarter notes a minute at the start, and {bar: quarter notes a minute} where it changes by more than a tenth."""
+    """Quarter notes a minute at the start, and {bar: quarter notes a minute} where it changes by
+    more than a tenth."""
     marks = sorted((tempo.time * QUARTER / score.tpq, tempo.qpm) for tempo in score.tempos)
     marks = [(at, qpm) for at, qpm in marks if TEMPOS[0] <= qpm <= TEMPOS[1]] or [(0, 120)]
     # a mark less than a sixteenth after a bar line is meant for that bar
@@ -224,15 +261,21 @@ def tempo_marks(score, bars):
 
 # ---------------------------------------------------------------- keys and spelling
 
+
 def choose_keys(score, bars, pitch, on):
-    """[(first bar, sharps, minor)] from the signatures where they fit the notes, else from the notes."""
+    """[(first bar, sharps, minor)] from the signatures where they fit the notes, else from the
+    notes."""
     given = {}
     for signature in sorted(score.key_signatures, key=lambda signature: signature.time):
         if -7 <= signature.key <= 7:
             bar = int(np.argmin(np.abs(bars[:-1] - signature.time * QUARTER / score.tpq)))
             given[bar] = (signature.key, bool(signature.tonality))
     starts = [0] + [bar for bar in sorted(given) if bar >= KEY_BARS and bar + KEY_BARS < len(bars)]
-    starts = [bar for bar, after in zip(starts, starts[1:] + [1 << 30]) if after - bar >= KEY_BARS or bar == 0]
+    starts = [
+        bar
+        for bar, after in zip(starts, starts[1:] + [1 << 30])
+        if after - bar >= KEY_BARS or bar == 0
+    ]
     keys = []
     for first, stop in zip(starts, starts[1:] + [len(bars) - 1]):
         inside = (on >= bars[first]) & (on < bars[stop])
@@ -244,8 +287,9 @@ def choose_keys(score, bars, pitch, on):
 
 
 class PitchText(NamedTuple):
-    """How one MIDI pitch is written in a key: letter as its number in LETTERS, alteration in semitones, text without
-    and with its accidental."""
+    """How one MIDI pitch is written in a key: letter as its number in LETTERS, alteration in
+    semitones, text without and with its accidental."""
+
     letter: int
     alteration: int
     bare: str
@@ -262,22 +306,31 @@ def pitch_texts(sharps):
     table = []
     for pitch in range(128):
         letter, alteration, octave = spell(pitch, sharps)
-        bare = letter.lower() + "'" * (octave - 5) if octave >= 5 else letter + "," * (4 - octave)  # C is middle C
-        table.append(PitchText(LETTERS.index(letter), alteration, bare, "_=^"[alteration + 1] + bare))
+        # C is middle C
+        bare = letter.lower() + "'" * (octave - 5) if octave >= 5 else letter + "," * (4 - octave)
+        table.append(
+            PitchText(LETTERS.index(letter), alteration, bare, "_=^"[alteration + 1] + bare)
+        )
     return table
 
 
 def end_at_respelling(voices, bars, keys):
-    """Ends chords at a key change that spells one of their notes anew: no reader ties C sharp to D flat."""
+    """Ends chords at a key change that spells one of their notes anew: no reader ties C sharp to D
+    flat."""
     for (_, before, _), (bar, after, _) in zip(keys, keys[1:]):
         line, old, new = bars[bar], pitch_texts(before), pitch_texts(after)
         for voice in voices:
             i = int(np.searchsorted(voice.on, line)) - 1
-            if i >= 0 and voice.off[i] > line and any(old[p][:2] != new[p][:2] for p in voice.chords[i]):
+            if (
+                i >= 0
+                and voice.off[i] > line
+                and any(old[p][:2] != new[p][:2] for p in voice.chords[i])
+            ):
                 voice.off[i] = line
 
 
 # ---------------------------------------------------------------- lengths and tuplets
+
 
 def length_text(units):
     """Length as ABC writes it over L:1/16: 6 units -> '', 12 -> '2', 3 -> '/', 9 -> '3/'."""
@@ -287,14 +340,21 @@ def length_text(units):
     return str(n) if n > 1 else ""
 
 
-LENGTHS = [length_text(units) if units % SMALLEST == 0 else None for units in range(LONGEST_BAR + 1)]
-IS_SHOWN = np.array([text is not None and units // SMALLEST in {n << k for n in (1, 3, 7, 15) for k in range(9)}
-                     for units, text in enumerate(LENGTHS)])  # lengths that one head with at most three dots has
+LENGTHS = [
+    length_text(units) if units % SMALLEST == 0 else None for units in range(LONGEST_BAR + 1)
+]
+IS_SHOWN = np.array(
+    [
+        text is not None and units // SMALLEST in {n << k for n in (1, 3, 7, 15) for k in range(9)}
+        # lengths that one head with at most three dots has
+        for units, text in enumerate(LENGTHS)
+    ]
+)
 
 
 def tuplets_of(on, off, beats):
-    """Starts and lengths (units) of the stretches of one voice that need tuplets: beats, or halves of beats, with
-    events that lie off the binary grid."""
+    """Starts and lengths (units) of the stretches of one voice that need tuplets: beats, or halves
+    of beats, with events that lie off the binary grid."""
     if not ((on % SMALLEST).any() or (off % SMALLEST).any()):
         return on[:0], on[:0]
     edges = distinct(on, off)
@@ -312,21 +372,26 @@ def tuplets_of(on, off, beats):
 
 @cache
 def first_head(place, length, pulse):
-    """Length of the first of the two heads that a length no single head has is written with; all in 1/32, place
-    from the bar line. They meet on a pulse of a compound meter, else on the strongest beat there is.
+    """Length of the first of the two heads that a length no single head has is written with; all in
+    1/32, place from the bar line. They meet on a pulse of a compound meter, else on the strongest
+    beat there is.
 
     >>> first_head(0, 10, 1), first_head(6, 10, 1), first_head(0, 20, 12)
     (8, 2, 12)
     """
+
     def merit(cut):
         shown = bool(IS_SHOWN[cut * SMALLEST]) + bool(IS_SHOWN[(length - cut) * SMALLEST])
         meet = place + cut
-        return shown, min(cut, length - cut) > 1, meet % pulse == 0, meet & -meet  # the last: its largest power of two
+        # the last: its largest power of two
+        return shown, min(cut, length - cut) > 1, meet % pulse == 0, meet & -meet
+
     return max(range(1, length), key=merit)
 
 
 def pulses_of(meters, n_bars):
-    """What the heads of a tied length should meet on, in 1/32, for every bar: the dotted beat of a compound meter
+    """What the heads of a tied length should meet on, in 1/32, for every bar: the dotted beat of a
+    compound meter
     (6/8: 12), else 1, as simple meters go by powers of two."""
     pulses = np.ones(n_bars, int)
     for bar, (n, d) in meters:
@@ -336,10 +401,13 @@ def pulses_of(meters, n_bars):
 
 # ---------------------------------------------------------------- one voice's text
 
+
 class Heads(NamedTuple):
-    """What one voice has between two cuts: a note head, a chord or a rest. Arrays; start, stop, length: units; event:
-    of the voice, the last begun; sounds: True if it has not ended; tuplet: its number or -1; length: as it is written
+    """What one voice has between two cuts: a note head, a chord or a rest. Arrays; start, stop,
+    length: units; event: of the voice, the last begun; sounds: True if it has not ended; tuplet:
+    its number or -1; length: as it is written
     (in a tuplet, three are written in the time of two)."""
+
     start: np.ndarray
     stop: np.ndarray
     event: np.ndarray
@@ -359,8 +427,8 @@ def voice_text(voice, bars, beats, meters, keys):
 
 
 def cut_voice(voice, bars, tuplets, pickup):
-    """The Heads of a voice: cut at every bar line, event and edge of a tuplet; silent bars left out, but not a pickup,
-    which Z would make as long as its meter."""
+    """The Heads of a voice: cut at every bar line, event and edge of a tuplet; silent bars left
+    out, but not a pickup, which Z would make as long as its meter."""
     on, off, (first, size) = voice.on, voice.off, tuplets
     cuts = distinct(bars, on, off, first, first + size)
     start, stop = cuts[:-1], cuts[1:]
@@ -381,20 +449,30 @@ def cut_voice(voice, bars, tuplets, pickup):
 def with_lengths(start, stop, event, sounds, bar, tuplet):
     """Heads of these columns, with the lengths as they are written."""
     length = stop - start
-    return Heads(start, stop, event, sounds, bar, tuplet, np.where(tuplet >= 0, length * 3 // 2, length))
+    return Heads(
+        start, stop, event, sounds, bar, tuplet, np.where(tuplet >= 0, length * 3 // 2, length)
+    )
 
 
 def cut_lengths(heads, bars, pulses):
-    """The Heads with every length that no single head has cut in two, again until all are shown. pulses: of each bar,
-    see `pulses_of`."""
+    """The Heads with every length that no single head has cut in two, again until all are shown.
+    pulses: of each bar, see `pulses_of`."""
     while (odd := ~IS_SHOWN[heads.length]).any():
         start, stop, event, sounds, bar, tuplet, length = heads
         place = (start - bars[bar])[odd] // SMALLEST
-        first = map(first_head, place.tolist(), (length[odd] // SMALLEST).tolist(), pulses[bar[odd]].tolist())
+        first = map(
+            first_head,
+            place.tolist(),
+            (length[odd] // SMALLEST).tolist(),
+            pulses[bar[odd]].tolist(),
+        )
         cut = start[odd] + np.fromiter(first, int) * np.where(tuplet[odd] >= 0, 2, SMALLEST)
         times = 1 + odd
-        heads = with_lengths(np.sort(np.append(start, cut)), np.sort(np.append(stop, cut)),
-                             *(np.repeat(column, times) for column in (event, sounds, bar, tuplet)))
+        heads = with_lengths(
+            np.sort(np.append(start, cut)),
+            np.sort(np.append(stop, cut)),
+            *(np.repeat(column, times) for column in (event, sounds, bar, tuplet)),
+        )
     return heads
 
 
@@ -410,9 +488,11 @@ def tuplet_prefixes(heads, first):
 
 
 def bar_texts(voice, heads, prefixes, keys, n_bars):
-    """The text of every bar from its heads; an accidental holds for its letter to the end of the bar.
+    """The text of every bar from its heads; an accidental holds for its letter to the end of the
+    bar.
 
-    Music repeats itself: while a bar has no accidental yet, the text of a chord is remembered until the key changes.
+    Music repeats itself: while a bar has no accidental yet, the text of a chord is remembered until
+    the key changes.
     """
     tied_on = heads.sounds & (voice.off[heads.event] > heads.stop)
     chords, ties = voice.chords, voice.ties
@@ -420,20 +500,27 @@ def bar_texts(voice, heads, prefixes, keys, n_bars):
     current, key, out, plain = -1, 0, [], {}
     table, signature = pitch_texts(keys[0][1]), key_alterations(keys[0][1])
     columns = (heads.bar, heads.event, heads.sounds, tied_on, heads.length)
-    for bar, event, sounds, tied, units, prefix in zip(*(column.tolist() for column in columns), prefixes):
+    for bar, event, sounds, tied, units, prefix in zip(
+        *(column.tolist() for column in columns), prefixes
+    ):
         if bar != current:
             if out:
                 texts[current] = "".join(out)
             current, out = bar, []
             while key + 1 < len(keys) and keys[key + 1][0] <= bar:
                 key += 1
-                table, signature, plain = pitch_texts(keys[key][1]), key_alterations(keys[key][1]), {}
+                table, signature, plain = (
+                    pitch_texts(keys[key][1]),
+                    key_alterations(keys[key][1]),
+                    {},
+                )
             in_force, as_signature = list(signature), True
         if not sounds:
             out.append(prefix + "z" + LENGTHS[units])
             continue
         chord = chords[event]
-        tied_notes = ties.get(event) if ties and not tied else None  # a chord cut by its end is tied as a whole
+        # a chord cut by its end is tied as a whole
+        tied_notes = ties.get(event) if ties and not tied else None
         if tied_notes is not None and all(tied_notes):
             tied, tied_notes = True, None
         text = plain.get(chord) if as_signature and tied_notes is None else None
@@ -452,12 +539,14 @@ def bar_texts(voice, heads, prefixes, keys, n_bars):
 
 
 def chord_text(chord, table, in_force, tied_notes):
-    """(text of a chord without length, True if it needs no accidental). in_force: alterations of the letters at this
-    place of the bar, brought up to date; tied_notes: which of the notes get a tie of their own, or None."""
+    """(text of a chord without length, True if it needs no accidental). in_force: alterations of
+    the letters at this place of the bar, brought up to date; tied_notes: which of the notes get a
+    tie of their own, or None."""
     heads, unmarked = [], True
     for pitch in chord:
         letter, alteration, bare, marked = table[pitch]
-        if in_force[letter] == alteration and pitch:  # abc2midi reads an unmarked MIDI pitch 0 in a flat key as -1
+        # abc2midi reads an unmarked MIDI pitch 0 in a flat key as -1
+        if in_force[letter] == alteration and pitch:
             heads.append(bare)
         else:
             in_force[letter], unmarked = alteration, False
@@ -469,9 +558,10 @@ def chord_text(chord, table, in_force, tied_notes):
 
 # ---------------------------------------------------------------- the whole text
 
+
 def changes_at_bars(meters, keys, tempos):
-    """{bar: (fields for every voice, fields for the first)} of all that changes after the start; a tempo is the whole
-    tune's and stands once."""
+    """{bar: (fields for every voice, fields for the first)} of all that changes after the start; a
+    tempo is the whole tune's and stands once."""
     changes = {bar: (f"[M:{n}/{d}]", "") for bar, (n, d) in meters[1:]}
     for bar, *key in keys[1:]:
         changes[bar] = (changes.get(bar, ("", ""))[0] + f"[K:{key_name(*key)}]", "")
@@ -481,10 +571,12 @@ def changes_at_bars(meters, keys, tempos):
 
 
 def layout(voices, changes, n_bars):
-    """Music lines: the voices one after the other, a group of bars at a time. changes: {bar: (text for every voice,
-    text for the first)}; a line starts wherever something changes."""
+    """Music lines: the voices one after the other, a group of bars at a time. changes: {bar: (text
+    for every voice, text for the first)}; a line starts wherever something changes."""
     per_bar = sum(sum(map(len, voice)) for voice in voices) / n_bars + len(voices)
-    group = next((n for n in GROUP_BARS if per_bar * n + len("[V:1]") * len(voices) <= LINE_CHARS), 1)
+    group = next(
+        (n for n in GROUP_BARS if per_bar * n + len("[V:1]") * len(voices) <= LINE_CHARS), 1
+    )
     tags = [f"[V:{number}]" if len(voices) > 1 else "" for number in range(1, len(voices) + 1)]
     lines, breaks = [], sorted({0, n_bars, *changes})
     for begin, end in zip(breaks, breaks[1:]):

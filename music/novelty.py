@@ -1,9 +1,12 @@
-"""What samples share with the training text and with each other: copied runs, new four-bar sequences, diversity.
+"""What samples share with the training text and with each other: copied runs, new four-bar
+sequences, diversity.
 
-    copied = Novelty(train_text).measure(samples)  # longest copied run, copied share, new four-bar sequences
+    copied = Novelty(train_text).measure(samples)  # longest copied run, copied share, new four-bar
+        sequences
 
-Samples are texts or dicts (see `as_sample`). None of it means anything alone: real music repeats others' phrases too,
-so the same figures of held-out tunes belong beside it (Yin, Reuben, Stepney and Collins 2022).
+Samples are texts or dicts (see `as_sample`). None of it means anything alone: real music repeats
+others' phrases too, so the same figures of held-out tunes belong beside it (Yin, Reuben, Stepney
+and Collins 2022).
 """
 
 import re
@@ -14,15 +17,17 @@ from music.samples import as_sample, mean_of_known
 from music.tunebook import body_start
 from music.windows import window_hashes
 
-COPY_CHARS = 32          # shorter runs are shared by any two tunes
-SEEDS = 32               # places in the training text remembered for one window; the rest are boilerplate such as rests
+COPY_CHARS = 32  # shorter runs are shared by any two tunes
+# places in the training text remembered for one window; the rest are boilerplate such as rests
+SEEDS = 32
 CHUNK_CHARS = 4_000_000  # of training text hashed at a time: 130 MB of work memory
 INDEX_CHARS = 32_000_000  # largest training text with an index of its windows: 16 bytes a character
-MAX_PAIRS = 2000         # pairs of samples compared for diversity, drawn at random from more
+MAX_PAIRS = 2000  # pairs of samples compared for diversity, drawn at random from more
 
 
 def run_in_words(n_chars):
-    """The length of a longest copied run for people: 0 says that none reaches COPY_CHARS, not that there is none.
+    """The length of a longest copied run for people: 0 says that none reaches COPY_CHARS, not that
+    there is none.
 
     >>> run_in_words(0), run_in_words(1234)
     ('under 32', '1,234')
@@ -44,18 +49,24 @@ _VOICE_TAG = re.compile(r"\[V:\s*([^\]\s|]*)[^\]|]*\]|^V:\s*(\S*).*$", re.M)
 def four_bar_sequences(text, n_bars=4):
     """Sequences of n sounding bars of one voice, as strings; blanks, fields and rest bars left out.
 
-    Found by splitting at bar lines and voice tags, without reading the notes: the training text may be large. Tunes
-    are split here and not by `split_tunebook`, since the generated part of a sample begins without an `X:`.
+    Found by splitting at bar lines and voice tags, without reading the notes: the training text may
+    be large. Tunes are split here and not by `split_tunebook`, since the generated part of a sample
+    begins without an `X:`.
     """
     sequences = []
     for tune in re.split(r"\n[ \t\r]*\n|^X:.*$", text, flags=re.M):
         pieces = _VOICE_TAG.split(_NO_MUSIC.sub("", tune))
         voices = {}
-        for name, music in zip(["", *(a or b for a, b in zip(pieces[1::3], pieces[2::3]))], pieces[::3]):
+        for name, music in zip(
+            ["", *(a or b for a, b in zip(pieces[1::3], pieces[2::3]))], pieces[::3]
+        ):
             voices.setdefault(name, []).extend(
-                bar for bar in re.split(r"[|:]+", re.sub(r"\s+", "", music)) if re.search("[A-Ga-g]", bar))
+                bar
+                for bar in re.split(r"[|:]+", re.sub(r"\s+", "", music))
+                if re.search("[A-Ga-g]", bar)
+            )
         for bars in voices.values():
-            sequences += ["|".join(bars[i:i + n_bars]) for i in range(len(bars) - n_bars + 1)]
+            sequences += ["|".join(bars[i : i + n_bars]) for i in range(len(bars) - n_bars + 1)]
     return sequences
 
 
@@ -65,14 +76,16 @@ def _hashes_of(sequences):
 
 # ---------------------------------------------------------------- copied runs
 
+
 class Novelty:
     """Finds in samples what was copied from a training text (str).
 
-    A run of 32 characters that also stands in the training text counts as copied, wherever it stands there. Compare
-    with the same figures of held-out tunes: real music repeats others' phrases too.
+    A run of 32 characters that also stands in the training text counts as copied, wherever it
+    stands there. Compare with the same figures of held-out tunes: real music repeats others'
+    phrases too.
 
-    index_chars: training texts up to this length get an index (faster); longer ones are read in chunks of chunk_chars
-    for every question (less memory). The figures are the same.
+    index_chars: training texts up to this length get an index (faster); longer ones are read in
+    chunks of chunk_chars for every question (less memory). The figures are the same.
     """
 
     def __init__(self, train_text, index_chars=INDEX_CHARS, chunk_chars=CHUNK_CHARS):
@@ -85,37 +98,53 @@ class Novelty:
             self.index = hashes[order], order
 
     def measure(self, samples):
-        """Figures of every sample and of the set, on the generated music text (header and prompt left out).
+        """Figures of every sample and of the set, on the generated music text (header and prompt
+        left out).
 
         {"samples": [{longest_copied_chars, copied_share, new_4_bar_share, n_chars}], longest_copied_chars (largest),
-         longest_copied_chars_median, copied_share (of all characters), new_4_bar_share (of all sequences), n_chars,
-         shortest_run_counted (a longest run of 0 is one below this)}
+         longest_copied_chars_median, copied_share (of all characters), new_4_bar_share (of all
+         sequences), n_chars, shortest_run_counted (a longest run of 0 is one below this)}
         """
         samples = [as_sample(sample) for sample in samples]
-        bodies = [sample.text[max(sample.prompt_chars, body_start(sample.text)):] for sample in samples]
+        bodies = [
+            sample.text[max(sample.prompt_chars, body_start(sample.text)) :] for sample in samples
+        ]
         longest, copied = self._copied([character_codes(body) for body in bodies])
         rows, n_new, n_sequences = [], 0, 0
         for body, run, covered in zip(bodies, longest, copied):
             sequences = _hashes_of(four_bar_sequences(body))
             new = len(sequences) - int(_count_in(self.sequences, sequences)[1].astype(bool).sum())
             n_new, n_sequences = n_new + new, n_sequences + len(sequences)
-            rows.append({"longest_copied_chars": int(run), "copied_share": covered / len(body) if body else None,
-                         "new_4_bar_share": new / len(sequences) if len(sequences) else None, "n_chars": len(body)})
+            rows.append(
+                {
+                    "longest_copied_chars": int(run),
+                    "copied_share": covered / len(body) if body else None,
+                    "new_4_bar_share": new / len(sequences) if len(sequences) else None,
+                    "n_chars": len(body),
+                }
+            )
         total = sum(len(body) for body in bodies)
         runs = [row["longest_copied_chars"] for row in rows]
-        return {"samples": rows, "n": len(rows), "n_chars": total,
-                "shortest_run_counted": COPY_CHARS, "longest_copied_chars": max(runs, default=None),
-                "longest_copied_chars_median": float(np.median(runs)) if runs else None,
-                "copied_share": sum(copied) / total if total else None,
-                "new_4_bar_share": n_new / n_sequences if n_sequences else None, "n_4_bar_sequences": n_sequences}
+        return {
+            "samples": rows,
+            "n": len(rows),
+            "n_chars": total,
+            "shortest_run_counted": COPY_CHARS,
+            "longest_copied_chars": max(runs, default=None),
+            "longest_copied_chars_median": float(np.median(runs)) if runs else None,
+            "copied_share": sum(copied) / total if total else None,
+            "new_4_bar_share": n_new / n_sequences if n_sequences else None,
+            "n_4_bar_sequences": n_sequences,
+        }
 
     def _copied(self, codes):
-        """(longest copied run, number of characters in copied runs of at least COPY_CHARS) of every code array."""
+        """(longest copied run, number of characters in copied runs of at least COPY_CHARS) of every
+        code array."""
         longest, covered = [0] * len(codes), [0] * len(codes)
         starts = np.cumsum([0] + [len(c) + 1 for c in codes])  # a zero keeps the samples apart
         joined = np.zeros(starts[-1], np.uint8)
         for start, c in zip(starts, codes):
-            joined[start:start + len(c)] = c
+            joined[start : start + len(c)] = c
         hashes = window_hashes(joined, COPY_CHARS)
         if not len(hashes):
             return longest, covered
@@ -129,13 +158,16 @@ class Novelty:
         np.add.at(inside, np.flatnonzero(exists) + COPY_CHARS, -1)
         copied = np.concatenate([[0], np.cumsum(np.cumsum(inside[:-1]) > 0)])
         covered = [int(copied[start + len(c)] - copied[start]) for start, c in zip(starts, codes)]
-        for place, length in self._longest_runs(joined, np.flatnonzero(exists), window_of, which, places):
+        for place, length in self._longest_runs(
+            joined, np.flatnonzero(exists), window_of, which, places
+        ):
             sample = int(np.searchsorted(starts, place, "right") - 1)
             longest[sample] = max(longest[sample], length)
         return longest, covered
 
     def _indexed(self, wanted):
-        """(numbers of wanted hashes, places in the training text), up to SEEDS places each, by the index."""
+        """(numbers of wanted hashes, places in the training text), up to SEEDS places each, by the
+        index."""
         hashes, order = self.index
         first, n_places = _count_in(hashes, wanted)
         n_places = np.minimum(n_places, SEEDS)
@@ -143,11 +175,14 @@ class Novelty:
 
     def _scanned(self, wanted):
         """The same by one pass over a training text that is too large for an index."""
-        table = np.zeros(1 << 20, bool)  # turns most windows of the training text away by one look-up
+        # turns most windows of the training text away by one look-up
+        table = np.zeros(1 << 20, bool)
         table[(wanted >> np.uint64(44)).astype(np.int64)] = True
         places, which, seen = [], [], np.zeros(len(wanted), np.int64)
         for at in range(0, len(self.train), self.chunk_chars):
-            hashes = window_hashes(self.train[at:at + self.chunk_chars + COPY_CHARS - 1], COPY_CHARS)
+            hashes = window_hashes(
+                self.train[at : at + self.chunk_chars + COPY_CHARS - 1], COPY_CHARS
+            )
             candidates = np.flatnonzero(table[(hashes >> np.uint64(44)).astype(np.int64)])
             index = np.minimum(np.searchsorted(wanted, hashes[candidates]), len(wanted) - 1)
             hit = wanted[index] == hashes[candidates]
@@ -161,11 +196,13 @@ class Novelty:
         return np.concatenate(which), np.concatenate(places)
 
     def _longest_runs(self, joined, here, window_of, which, there):
-        """[(place in the samples, length)] of the copied runs: pairs of equal windows on one diagonal, joined up."""
+        """[(place in the samples, length)] of the copied runs: pairs of equal windows on one
+        diagonal, joined up."""
         order = np.argsort(which, kind="stable")
         which, there = which[order], there[order]
         first, n_places = _count_in(which, window_of[here])
-        i, p = np.repeat(here, n_places), there[_ranges(first, n_places)]  # equal windows: place in samples, in train
+        # equal windows: place in samples, in train
+        i, p = np.repeat(here, n_places), there[_ranges(first, n_places)]
         order = np.lexsort((i, p - i))
         i, p = i[order], p[order]
         if not len(i):
@@ -191,8 +228,8 @@ def _ranges(first, lengths):
 
 
 def _extend(a, b, i, j, step):
-    """How many characters agree from (i, j) on in direction `step`, for arrays of places. It takes SEEDS places a
-    window only, so a run may go on where its windows were not looked for."""
+    """How many characters agree from (i, j) on in direction `step`, for arrays of places. It takes
+    SEEDS places a window only, so a run may go on where its windows were not looked for."""
     n, active = np.zeros(len(i), np.int64), np.arange(len(i))
     while len(active):
         x, y = i[active] + step * n[active], j[active] + step * n[active]
@@ -205,8 +242,10 @@ def _extend(a, b, i, j, step):
 
 # ---------------------------------------------------------------- among samples
 
+
 def diversity(samples, k=8):
-    """{"n_unique", "mean_jaccard"}: distinct texts, and how alike two samples are (shared k-grams over all k-grams)."""
+    """{"n_unique", "mean_jaccard"}: distinct texts, and how alike two samples are (shared k-grams
+    over all k-grams)."""
     texts = [as_sample(sample).text for sample in samples]
     grams = [np.unique(window_hashes(character_codes(text), k)) for text in texts]
     pairs = [(i, j) for i in range(len(grams)) for j in range(i)]

@@ -1,9 +1,10 @@
 """From played to written time: the grid of every beat, and the onsets and ends of notes on it.
 
-Time is counted in integer *units*, QUARTER to the quarter note: 1/32 notes are 3, triplets 8, sextuplets 4; no
-coarser unit holds both 32nds and sextuplets.
+Time is counted in integer *units*, QUARTER to the quarter note: 1/32 notes are 3, triplets 8,
+sextuplets 4; no coarser unit holds both 32nds and sextuplets.
 
-In names, *onset* and *end* are times as played (floats), *on* and *off* the same on the grid (ints).
+In names, *onset* and *end* are times as played (floats), *on* and *off* the same on the grid
+(ints).
 """
 
 import numpy as np
@@ -13,17 +14,23 @@ SIXTEENTH = QUARTER // 4  # the unit note length, L:1/16
 SMALLEST = 3  # units; what binary onsets, ends and bars are multiples of
 
 BINARY, TERNARY, THIRTY_SECOND, SEXTUPLET = 6, 8, 3, 4  # step of the grid of one beat, in units
-GRID_COST = {THIRTY_SECOND: (1.0, 1.0), SEXTUPLET: (0.8, 1.0)}  # units of error (per onset, per beat) that a finer grid
+# units of error (per onset, per beat) that a finer grid
+GRID_COST = {THIRTY_SECOND: (1.0, 1.0), SEXTUPLET: (0.8, 1.0)}
 # must save before it is used: with less, hand-played sixteenths turn into ragged 32nds
 TERNARY_ONSET_COST = 0.1  # units per onset: a beat that fits both grids equally well is binary
-TERNARY_COST = 3.0  # per beat of triplets, times the share of the triplet grid in the file's total error: where most
-# beats swing, the next one does so too, and a lone "triplet" among straight beats is a late sixteenth
-FAR = 3.0  # units: an onset that a grid moves further than this (an eighth of a beat) speaks against that grid
-APART = 1.5  # units between two onsets of one pitch that are two notes; closer ones are one note doubled
+# per beat of triplets, times the share of the triplet grid in the file's total error: where most
+TERNARY_COST = 3.0
+# beats swing, the next one does so too, and a lone "triplet" among straight beats is a late
+# sixteenth
+# units: an onset that a grid moves further than this (an eighth of a beat) speaks against that grid
+FAR = 3.0
+# units between two onsets of one pitch that are two notes; closer ones are one note doubled
+APART = 1.5
 
 
 def beat_grid(bars):
-    """Starts of all beats (quarter notes from each bar line, the last of a bar may be shorter), one more than beats."""
+    """Starts of all beats (quarter notes from each bar line, the last of a bar may be shorter), one
+    more than beats."""
     lengths = np.diff(bars)
     n_beats = -(-lengths // QUARTER)
     first = np.cumsum(n_beats) - n_beats
@@ -34,9 +41,9 @@ def beat_grid(bars):
 def quantise(track, pitch, onset, end, beats, n_tracks):
     """(on, off): onsets and ends on the grid, in units; every note lasts at least one step.
 
-    The grid is chosen per beat and track, so a swung melody over straight chords keeps both. Two notes of one pitch
-    in one track that fall on one place though the MIDI has them apart (a trill, a repeated note) take their beat to
-    the 32nd grid.
+    The grid is chosen per beat and track, so a swung melody over straight chords keeps both. Two
+    notes of one pitch in one track that fall on one place though the MIDI has them apart (a trill,
+    a repeated note) take their beat to the 32nd grid.
     """
     n_beats = len(beats) - 1
     beat = np.searchsorted(beats, onset + 1e-6, side="right") - 1
@@ -56,15 +63,22 @@ def quantise(track, pitch, onset, end, beats, n_tracks):
 def choose_grids(cell, place, length, n_cells):
     """The step of the grid of every cell (a beat of a track), by the error of the onsets in it.
 
-    cell, place, length: of every onset, the cell, the units from the start of its beat, and the length of the beat.
+    cell, place, length: of every onset, the cell, the units from the start of its beat, and the
+    length of the beat.
     """
+
     def error_on(step):
         error = np.abs(place - step * np.rint(place / step))
-        unfit = (length % (3 * step) != 0) & (step % 3 > 0)  # a short last beat of a bar that three do not divide
+        # a short last beat of a bar that three do not divide
+        unfit = (length % (3 * step) != 0) & (step % 3 > 0)
         return error + 2 * np.maximum(error - FAR, 0) + np.where(unfit, 1e6, 0)
+
     errors = {step: error_on(step) for step in (BINARY, TERNARY, THIRTY_SECOND, SEXTUPLET)}
     binary, ternary = np.abs(errors[BINARY]).sum(), np.minimum(errors[TERNARY], QUARTER).sum()
-    costs = {TERNARY: (TERNARY_ONSET_COST, TERNARY_COST * ternary / (binary + ternary + 1e-9)), **GRID_COST}
+    costs = {
+        TERNARY: (TERNARY_ONSET_COST, TERNARY_COST * ternary / (binary + ternary + 1e-9)),
+        **GRID_COST,
+    }
     least = np.bincount(cell, errors[BINARY], n_cells)
     chosen = np.full(n_cells, BINARY)
     for step, (per_onset, per_beat) in costs.items():
@@ -75,18 +89,21 @@ def choose_grids(cell, place, length, n_cells):
 
 
 def quantised_ends(track, on, end, beats, step):
-    """Ends on the grid of the beat they fall into; a note that would vanish lasts one step. step: of every cell."""
+    """Ends on the grid of the beat they fall into; a note that would vanish lasts one step. step:
+    of every cell."""
     n_beats = len(beats) - 1
     end = unify_ends(track, on, end)
     beat = np.minimum(np.searchsorted(beats, end, side="right") - 1, n_beats - 1)
-    off = beats[beat] + snap(end - beats[beat], step[track * n_beats + beat], beats[beat + 1] - beats[beat])
+    off = beats[beat] + snap(
+        end - beats[beat], step[track * n_beats + beat], beats[beat + 1] - beats[beat]
+    )
     beat = np.minimum(np.searchsorted(beats, on, side="right") - 1, n_beats - 1)
     return np.where(off <= on, np.minimum(on + step[track * n_beats + beat], beats[beat + 1]), off)
 
 
 def unify_ends(track, on, end):
-    """Ends of the notes of one chord that lie within a sixteenth of their mean become one: fingers leave the keys one
-    by one, but a chord of unequal ends would be written as a row of ties."""
+    """Ends of the notes of one chord that lie within a sixteenth of their mean become one: fingers
+    leave the keys one by one, but a chord of unequal ends would be written as a row of ties."""
     new = np.flatnonzero(differs(on, track))
     sizes = np.diff(np.append(new, len(on)))
     mean = np.repeat(np.add.reduceat(end, new) / sizes, sizes)
@@ -95,7 +112,8 @@ def unify_ends(track, on, end):
 
 
 def snap(place, step, length):
-    """Places within a beat moved to the nearest multiple of step, at most to the end of the beat."""
+    """Places within a beat moved to the nearest multiple of step, at most to the end of the
+    beat."""
     return np.minimum(np.rint(place / step).astype(np.int64) * step, length)
 
 

@@ -1,31 +1,72 @@
 """Keys, scales and spelling: the tables that writing, reading and measuring music share.
 
-Keys are places on the line of fifths: 0 is C major or A minor, 1 has one sharp, -1 one flat, up to seven of either.
-Notes are places on it, too (F -1, C 0, G 1 ... B 5, F sharp 6), seven to an accidental; so the notes of a key stand
-side by side, and the spelling of a pitch is the choice of one place out of those twelve apart.
+Keys are places on the line of fifths: 0 is C major or A minor, 1 has one sharp, -1 one flat, up to
+seven of either. Notes are places on it, too (F -1, C 0, G 1 ... B 5, F sharp 6), seven to an
+accidental; so the notes of a key stand side by side, and the spelling of a pitch is the choice of
+one place out of those twelve apart.
 """
 
 import numpy as np
 
 LETTERS = "CDEFGAB"
-SEMITONES = (0, 2, 4, 5, 7, 9, 11)  # of LETTERS above C; also the steps of a major scale above its tonic
-FIFTHS = "FCGDAEB"  # letters along the line of fifths: the order of sharps in a signature (of flats: reversed)
+# of LETTERS above C; also the steps of a major scale above its tonic
+SEMITONES = (0, 2, 4, 5, 7, 9, 11)
+# letters along the line of fifths: the order of sharps in a signature (of flats: reversed)
+FIFTHS = "FCGDAEB"
 SIGNS = {"^^": 2, "^": 1, "=": 0, "_": -1, "__": -2}  # ABC's accidentals, in semitones
-MODES = {"": 0, "maj": 0, "ion": 0, "mix": -1, "lyd": 1, "m": -3, "min": -3, "aeo": -3, "dor": -2, "phr": -4,
-         "loc": -5}  # sharps of a key beyond those of the major key on the same tonic
-MAJOR_KEYS = ("Cb", "Gb", "Db", "Ab", "Eb", "Bb", "F", "C", "G", "D", "A", "E", "B", "F#", "C#")  # 7 flats to 7 sharps
-MINOR_KEYS = ("Abm", "Ebm", "Bbm", "Fm", "Cm", "Gm", "Dm", "Am", "Em", "Bm", "F#m", "C#m", "G#m", "D#m", "A#m")
+MODES = {
+    "": 0,
+    "maj": 0,
+    "ion": 0,
+    "mix": -1,
+    "lyd": 1,
+    "m": -3,
+    "min": -3,
+    "aeo": -3,
+    "dor": -2,
+    "phr": -4,
+    "loc": -5,
+}  # sharps of a key beyond those of the major key on the same tonic
+# 7 flats to 7 sharps
+MAJOR_KEYS = ("Cb", "Gb", "Db", "Ab", "Eb", "Bb", "F", "C", "G", "D", "A", "E", "B", "F#", "C#")
+MINOR_KEYS = (
+    "Abm",
+    "Ebm",
+    "Bbm",
+    "Fm",
+    "Cm",
+    "Gm",
+    "Dm",
+    "Am",
+    "Em",
+    "Bm",
+    "F#m",
+    "C#m",
+    "G#m",
+    "D#m",
+    "A#m",
+)
 
-# How well each of the twelve pitch classes above the tonic fits a key in listeners' ears, major and minor: probe tone
-# ratings of Krumhansl and Kessler (1982), "Tracing the dynamic changes in perceived tonal organization", table 1.
-KEY_PROFILES = np.array([[6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88],
-                         [6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17]])
-# (tonic, pitch class): 1 in the major scale. A natural minor scale has the notes of the major scale three semitones up.
-SCALES = np.array([np.roll(np.isin(np.arange(12), SEMITONES).astype(int), tonic) for tonic in range(12)])
-SIGNATURE_SLACK = 0.05  # a given signature is believed if its scale holds at most this share fewer notes than the best
+# How well each of the twelve pitch classes above the tonic fits a key in listeners' ears, major and
+# minor: probe tone ratings of Krumhansl and Kessler (1982), "Tracing the dynamic changes in
+# perceived tonal organization", table 1.
+KEY_PROFILES = np.array(
+    [
+        [6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88],
+        [6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17],
+    ]
+)
+# (tonic, pitch class): 1 in the major scale. A natural minor scale has the notes of the major scale
+# three semitones up.
+SCALES = np.array(
+    [np.roll(np.isin(np.arange(12), SEMITONES).astype(int), tonic) for tonic in range(12)]
+)
+# a given signature is believed if its scale holds at most this share fewer notes than the best
+SIGNATURE_SLACK = 0.05
 
 
 # ---------------------------------------------------------------- keys
+
 
 def key_name(sharps, minor):
     """A key as K: writes it.
@@ -37,7 +78,8 @@ def key_name(sharps, minor):
 
 
 def place_of(letter, alteration=0):
-    """Place of a note on the line of fifths; for a tonic it is the number of sharps of its major key.
+    """Place of a note on the line of fifths; for a tonic it is the number of sharps of its major
+    key.
 
     >>> place_of("C"), place_of("F"), place_of("F", 1), place_of("B", -1)
     (0, -1, 6, -2)
@@ -61,41 +103,56 @@ def key_alterations(sharps):
 
 
 def best_key(histogram):
-    """(pitch class of the tonic, 0 major or 1 minor): the key whose profile correlates best with the weights of the
-    twelve pitch classes (Krumhansl 1990, chapter 4): the key that a listener would name."""
-    fits = [[np.corrcoef(np.roll(profile, tonic), histogram)[0, 1] for profile in KEY_PROFILES] for tonic in range(12)]
+    """(pitch class of the tonic, 0 major or 1 minor): the key whose profile correlates best with
+    the weights of the twelve pitch classes (Krumhansl 1990, chapter 4): the key that a listener
+    would name."""
+    fits = [
+        [np.corrcoef(np.roll(profile, tonic), histogram)[0, 1] for profile in KEY_PROFILES]
+        for tonic in range(12)
+    ]
     tonic, minor = np.unravel_index(int(np.argmax(fits)), (12, 2))
     return int(tonic), int(minor)
 
 
 def best_signature(histogram, given=None):
-    """(sharps or minus flats, minor) of the key to write a pitch-class histogram in; `given` wins if it fits.
+    """(sharps or minus flats, minor) of the key to write a pitch-class histogram in; `given` wins
+    if it fits.
 
-    The signature is the one whose scale holds most notes, so that fewest accidentals are written. `best_key` would
-    not do: it weighs the tonic triad, not the scale, and prefers e.g. the dominant's key for music that dwells there.
-    The profiles only choose between the major and the minor key of that signature.
+    The signature is the one whose scale holds most notes, so that fewest accidentals are written.
+    `best_key` would
+    not do: it weighs the tonic triad, not the scale, and prefers e.g. the dominant's key for music
+    that dwells there. The profiles only choose between the major and the minor key of that
+    signature.
 
     >>> best_signature(np.array([9, 0, 5, 0, 8, 4, 0, 9, 0, 4, 0, 3]))
     (0, False)
     """
     total = max(histogram.sum(), 1)
-    share = {sharps: sum(histogram[(step + 7 * sharps) % 12] for step in SEMITONES) / total for sharps in range(-7, 8)}
-    best = max(range(-5, 7), key=lambda sharps: (share[sharps], -abs(sharps)))  # five flats to six sharps
+    share = {
+        sharps: sum(histogram[(step + 7 * sharps) % 12] for step in SEMITONES) / total
+        for sharps in range(-7, 8)
+    }
+    # five flats to six sharps
+    best = max(range(-5, 7), key=lambda sharps: (share[sharps], -abs(sharps)))
     if given and share[given[0]] >= share[best] - SIGNATURE_SLACK:
         return given
     tonic = 7 * best % 12
-    major, minor = (float(np.roll(profile, place) @ histogram) / profile.sum()
-                    for profile, place in zip(KEY_PROFILES, (tonic, tonic + 9)))
+    major, minor = (
+        float(np.roll(profile, place) @ histogram) / profile.sum()
+        for profile, place in zip(KEY_PROFILES, (tonic, tonic + 9))
+    )
     return best, bool(minor > major)
 
 
 # ---------------------------------------------------------------- spelling
 
+
 def spell(pitch, sharps):
     """(letter, alteration, octave) of a MIDI pitch in a key; octave 4 begins at middle C.
 
-    The twelve pitch classes are spelled from three fifths below the tonic of the major key to eight above it: flat
-    keys have flats, a minor key's seventh degree is raised, and no note has a double accidental.
+    The twelve pitch classes are spelled from three fifths below the tonic of the major key to eight
+    above it: flat keys have flats, a minor key's seventh degree is raised, and no note has a double
+    accidental.
 
     >>> spell(70, -3), spell(66, 1), spell(68, 0)
     (('B', -1, 4), ('F', 1, 4), ('G', 1, 4))

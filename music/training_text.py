@@ -1,17 +1,20 @@
-"""A tune as training text: one order of header fields, music without titles and words, cut at bars to a fit length."""
+"""A tune as training text: one order of header fields, music without titles and words, cut at bars
+to a fit length."""
 
 from music.abc_text import AbcError
 from music.tunebook import cut_tune
 
-KEPT_FIELDS = "MLQK"                   # of a tune's header, in this order; X: comes first and is always 1
+# of a tune's header, in this order; X: comes first and is always 1
+KEPT_FIELDS = "MLQK"
 TEXT_FIELDS = "ABCDFGHNORSTUWXZmrsw+"  # lines in a tune that hold no music
 
 
 def training_text(raw):
-    """A tune as it enters the training text: `X:1`, M: L: Q: K:, then its music; titles, words and comments are gone.
+    """A tune as it enters the training text: `X:1`, M: L: Q: K:, then its music; titles, words and
+    comments are gone.
 
-    Titles would be most of what a small model learns of a tune, and could be recited; with one order of fields, a
-    prompt is a header and nothing else.
+    Titles would be most of what a small model learns of a tune, and could be recited; with one
+    order of fields, a prompt is a header and nothing else.
 
     >>> training_text("X:7\\nT:Air\\nQ:1/4=90\\nM:3/4\\nL:1/8\\nK:G\\nGAB|c3|\\nw:la la la\\n")
     'X:1\\nM:3/4\\nL:1/8\\nQ:1/4=90\\nK:G\\nGAB|c3|\\n'
@@ -35,7 +38,8 @@ def training_text(raw):
 
 
 def tagged(text, style):
-    """A training text whose header names its style, before all other fields: `R:`, which ABC has for kinds of tunes.
+    """A training text whose header names its style, before all other fields: `R:`, which ABC has
+    for kinds of tunes.
 
     >>> tagged("X:1\\nM:3/4\\nK:G\\nGAB|", "bach")
     'X:1\\nR:bach\\nM:3/4\\nK:G\\nGAB|'
@@ -45,21 +49,28 @@ def tagged(text, style):
 
 # ---------------------------------------------------------------- pieces of fit length
 
+
 def cut(text, max_chars, min_chars):
-    """[(bars before the piece, piece)] of a text, no piece longer than max_chars; the number of bars is None where the
-    text is not read as ABC and is cut at lines. min_chars: kept wherever the bars allow."""
+    """[(bars before the piece, piece)] of a text, no piece longer than max_chars; the number of
+    bars is None where the text is not read as ABC and is cut at lines. min_chars: kept wherever the
+    bars allow."""
     if len(text) <= max_chars:
         return [(0, text)]
     try:
         pieces = cut_tune(text, max_chars, min_chars)
     except AbcError:
         return [(None, piece) for piece in cut_lines(text, max_chars)]
-    return [(bar, part) for bar, piece in pieces  # one group of bars alone may be longer than a piece may
-            for part in (cut_lines(piece, max_chars) if len(piece) > max_chars else [piece])]
+    # one group of bars alone may be longer than a piece may
+    return [
+        (bar, part)
+        for bar, piece in pieces
+        for part in (cut_lines(piece, max_chars) if len(piece) > max_chars else [piece])
+    ]
 
 
 def cut_lines(text, max_chars):
-    """Pieces of a text that is not read as ABC: cut at line ends (too long a line: at a blank), evenly sized."""
+    """Pieces of a text that is not read as ABC: cut at line ends (too long a line: at a blank),
+    evenly sized."""
     lines = []
     for line in text.splitlines(keepends=True):
         while len(line) > max_chars - 1:
@@ -68,7 +79,8 @@ def cut_lines(text, max_chars):
             line = line[at:]
         lines.append(line)
     n_pieces = -(-len(text) // max_chars)
-    while n_pieces <= len(lines):  # as few as keep every piece short enough; of hundreds, one in fifty too many
+    # as few as keep every piece short enough; of hundreds, one in fifty too many
+    while n_pieces <= len(lines):
         pieces = [""]
         for line in lines:
             if pieces[-1] and len(pieces[-1]) + len(line) / 2 > len(text) / n_pieces:

@@ -1,7 +1,9 @@
-"""Tunebooks and tunes as text: splitting books into tunes, regrouping voices, cutting tunes at bar lines.
+"""Tunebooks and tunes as text: splitting books into tunes, regrouping voices, cutting tunes at bar
+lines.
 
     tunes = split_tunebook(text)     # every tune of a book, exactly as it is written
-    pieces = cut_tune(tune, 5000)    # whole bars, each piece a tune that sounds as it did in its place
+    pieces = cut_tune(tune, 5000)    # whole bars, each piece a tune that sounds as it did in its
+        place
 
 Nothing is cut inside a bar: half a bar would teach a model that bars may have any length.
 """
@@ -15,11 +17,14 @@ from music.theory import SIGNS
 
 # ---------------------------------------------------------------- books and headers
 
-def split_tunebook(text, any_text=False):
-    """The tunes of a tunebook: each begins with a line `X:` and ends before an empty line or the next `X:`.
 
-    What stands outside tunes is left out (titles of the book, words between tunes). any_text: a text without any line
-    `X:` is no tunebook, then its parts between empty lines are taken. Line ends of all systems are read, and a byte
+def split_tunebook(text, any_text=False):
+    """The tunes of a tunebook: each begins with a line `X:` and ends before an empty line or the
+    next `X:`.
+
+    What stands outside tunes is left out (titles of the book, words between tunes). any_text: a
+    text without any line `X:` is no tunebook, then its parts between empty lines are taken. Line
+    ends of all systems are read, and a byte
     order mark is skipped: old tunebooks come from everywhere.
 
     >>> split_tunebook("Jigs\\n\\nX:1\\nK:C\\nC|\\n\\nby ear\\nX:2\\nK:G\\nG|")
@@ -29,8 +34,10 @@ def split_tunebook(text, any_text=False):
     starts = [match.start() for match in re.finditer(r"^X:", text, re.MULTILINE)]
     if any_text and not starts:
         return [part.strip("\n") + "\n" for part in re.split(r"\n[ \t]*\n", text) if part.strip()]
-    return [re.split(r"\n[ \t]*\n", text[start:stop], maxsplit=1)[0].rstrip("\n") + "\n"
-            for start, stop in zip(starts, starts[1:] + [len(text)])]
+    return [
+        re.split(r"\n[ \t]*\n", text[start:stop], maxsplit=1)[0].rstrip("\n") + "\n"
+        for start, stop in zip(starts, starts[1:] + [len(text)])
+    ]
 
 
 def body_start(text):
@@ -41,8 +48,10 @@ def body_start(text):
 
 # ---------------------------------------------------------------- voices
 
+
 def regroup_voices(text, interleave=False):
-    """The same tune with all bars of each voice together (for readers like music21), or bar by bar for all voices.
+    """The same tune with all bars of each voice together (for readers like music21), or bar by bar
+    for all voices.
 
     Raises AbcError. Comments and repeat signs that do not close a bar are lost.
 
@@ -59,29 +68,40 @@ def regroup_voices(text, interleave=False):
     """
     reader = Reader(text, strict=True)
     voices = reader.sounding_voices()
-    lines = [text[:reader.body_from].rstrip("\n")]
+    lines = [text[: reader.body_from].rstrip("\n")]
 
     def written(bar):
         return bar.text.replace("\n", " ").strip() + (bar.closing or "|")
 
     if interleave and len(voices) > 1:
         for i in range(max(len(voice.bars) for voice in voices)):
-            lines.append("".join(f"[V:{voice.name}]{written(voice.bars[i])}"
-                                 for voice in voices if i < len(voice.bars)))
+            lines.append(
+                "".join(
+                    f"[V:{voice.name}]{written(voice.bars[i])}"
+                    for voice in voices
+                    if i < len(voice.bars)
+                )
+            )
     else:
         for voice in voices:
             if len(voices) > 1:
                 lines.append(f"V:{voice.name}")
-            lines += ["".join(written(bar) for bar in voice.bars[i:i + 4]) for i in range(0, len(voice.bars), 4)]
+            lines += [
+                "".join(written(bar) for bar in voice.bars[i : i + 4])
+                for i in range(0, len(voice.bars), 4)
+            ]
     return "\n".join(lines) + "\n"
 
 
 # ---------------------------------------------------------------- cutting at bar lines
 
-def trim_to_bars(text, all_voices=False):
-    """A text without the unfinished bar at its end; all_voices: without the bars that not every voice has, either.
 
-    For samples that were stopped by their budget. Never raises; a text without a finished bar is returned unchanged.
+def trim_to_bars(text, all_voices=False):
+    """A text without the unfinished bar at its end; all_voices: without the bars that not every
+    voice has, either.
+
+    For samples that were stopped by their budget. Never raises; a text without a finished bar is
+    returned unchanged.
     """
     reader = Reader(text, strict=False)
     if all_voices:
@@ -89,52 +109,60 @@ def trim_to_bars(text, all_voices=False):
         ends = [place for place, *_ in _cut_points(reader, total)]
     else:
         ends = [bar.closed for bar in reader.order if bar.closing]
-    return text[:max(ends)] + "\n" if ends else text
+    return text[: max(ends)] + "\n" if ends else text
 
 
 def cut_tune(text, max_chars, min_chars=0):
-    """Cuts a long tune into pieces of whole bars: [(number of bars before the piece, its ABC text)].
+    """Cuts a long tune into pieces of whole bars: [(number of bars before the piece, its ABC
+    text)].
 
-    Every piece repeats the header, with the meter, key and tempo that hold where it starts, and has at most
-    max_chars characters unless one group of bars alone is longer. The pieces are about equally long (so none is a
-    scrap; min_chars is kept wherever the bars allow). Ties over a cut are dropped: the note ends at the bar line and
-    is struck again with its accidental written out. A tune that fits is returned as it is. Raises AbcError.
+    Every piece repeats the header, with the meter, key and tempo that hold where it starts, and has
+    at most max_chars characters unless one group of bars alone is longer. The pieces are about
+    equally long (so none is a scrap; min_chars is kept wherever the bars allow). Ties over a cut
+    are dropped: the note ends at the bar line and is struck again with its accidental written out.
+    A tune that fits is returned as it is. Raises AbcError.
     """
     if len(text) <= max_chars:
         return [(0, text)]
     reader = Reader(text, strict=True)
     points = _cut_points(reader)
     n_bars = max((len(voice.bars) for voice in reader.sounding_voices()), default=0)
-    if len(reader.sounding_voices()) > 1 and len(points) * 8 < n_bars:  # voice after voice: no place to cut
+    # voice after voice: no place to cut
+    if len(reader.sounding_voices()) > 1 and len(points) * 8 < n_bars:
         text = regroup_voices(text, interleave=True)
         reader = Reader(text, strict=True)
         points = _cut_points(reader)
-    header = [line for line in text[:reader.body_from].split("\n") if line.strip()]
+    header = [line for line in text[: reader.body_from].split("\n") if line.strip()]
     header_chars = sum(len(line) + 1 for line in header)
     room = max(1, max_chars - header_chars - 24)  # 24: a longer key, tempo or accidental
     points = [(reader.body_from, 0, None), *points, (len(text.rstrip()), n_bars, None)]
     chosen = _even_cuts([place for place, *_ in points], room, min_chars - header_chars)
-    return [(points[start][1], _piece(reader, header, points[start], points[stop]))
-            for start, stop in zip(chosen, chosen[1:])]
+    return [
+        (points[start][1], _piece(reader, header, points[start], points[stop]))
+        for start, stop in zip(chosen, chosen[1:])
+    ]
 
 
 def piece_of_bars(reader, first, stop):
-    """(ABC text of a tune's bars from number `first` to before number `stop`, both from 0; how many bars precede it; how
-    many precede its end). It begins at the last place not behind `first`, and ends at the last not behind `stop`, where
-    all voices are at a bar line. reader: of the tune, strict."""
+    """(ABC text of a tune's bars from number `first` to before number `stop`, both from 0; how many
+    bars precede it; how many precede its end). It begins at the last place not behind `first`, and
+    ends at the last not behind `stop`, where all voices are at a bar line. reader: of the tune,
+    strict."""
     total = max((len(voice.bars) for voice in reader.sounding_voices()), default=0)
     points = [(reader.body_from, 0, None), *_cut_points(reader, total)]
-    begin, end = (max((point for point in points if point[1] <= max(n, 0)), key=lambda point: point[1])
-                  for n in (first, stop))
-    header = [line for line in reader.text[:reader.body_from].split("\n") if line.strip()]
+    begin, end = (
+        max((point for point in points if point[1] <= max(n, 0)), key=lambda point: point[1])
+        for n in (first, stop)
+    )
+    header = [line for line in reader.text[: reader.body_from].split("\n") if line.strip()]
     return _piece(reader, header, begin, end), begin[1], end[1]
 
 
 def _even_cuts(places, room, least):
     """Indices of the places to cut at, the first and the last among them.
 
-    Each piece aims at an equal share of what is left, in as few pieces as `room` allows; the last one keeps `least`
-    characters where it can."""
+    Each piece aims at an equal share of what is left, in as few pieces as `room` allows; the last
+    one keeps `least` characters where it can."""
     chosen = [0]
     while chosen[-1] < len(places) - 1:
         first = chosen[-1]
@@ -143,8 +171,11 @@ def _even_cuts(places, room, least):
         aim, last = places[first] + left / n_pieces, first + 1
         if n_pieces == 1:
             last = len(places) - 1
-        while last < len(places) - 1 and places[last + 1] - places[first] <= room \
-                and abs(places[last + 1] - aim) <= abs(places[last] - aim):
+        while (
+            last < len(places) - 1
+            and places[last + 1] - places[first] <= room
+            and abs(places[last + 1] - aim) <= abs(places[last] - aim)
+        ):
             last += 1
         while first + 1 < last < len(places) - 1 and places[-1] - places[last] < least:
             last -= 1  # leave enough for the last piece
@@ -153,9 +184,11 @@ def _even_cuts(places, room, least):
 
 
 def _cut_points(reader, total=None):
-    """[(place in the text, bars before it, {voice: its bar before the cut})] where every voice is at a bar line.
+    """[(place in the text, bars before it, {voice: its bar before the cut})] where every voice is
+    at a bar line.
 
-    A voice that ends before the others does not hold them up; total: unless it should have that many bars."""
+    A voice that ends before the others does not hold them up; total: unless it should have that
+    many bars."""
     totals = {voice.name: total or len(voice.bars) for voice in reader.sounding_voices()}
     counts, before, points = dict.fromkeys(totals, 0), {}, []
     n_behind, n_now = len(totals), 0
@@ -164,14 +197,20 @@ def _cut_points(reader, total=None):
         before[bar.voice] = bar
         if counts[bar.voice] > n_now:  # a new bar begins: the voices that go on have to reach it
             n_now = counts[bar.voice]
-            n_behind = sum(1 for name, all_bars in totals.items() if all_bars >= n_now and counts[name] < n_now)
+            n_behind = sum(
+                1 for name, all_bars in totals.items() if all_bars >= n_now and counts[name] < n_now
+            )
         elif counts[bar.voice] == n_now:
             n_behind -= 1
         if n_behind or bar.closing == "":
             continue
         level = {name: last for name, last in before.items() if counts[name] == n_now}
-        # not inside a slur, and not where the voices disagree about meter, key or unit: one header has to do for all
-        if not any(last.slurs for last in level.values()) and len({last.after[:3] for last in level.values()}) == 1:
+        # not inside a slur, and not where the voices disagree about meter, key or unit: one header
+        # has to do for all
+        if (
+            not any(last.slurs for last in level.values())
+            and len({last.after[:3] for last in level.values()}) == 1
+        ):
             points.append((bar.closed, n_now, level))
     return points if total else [point for point in points if point[0] < reader.order[-1].end]
 
@@ -186,20 +225,25 @@ def _piece(reader, header, start, stop):
     (begin, first_bar, before), (end, _, last_bars) = start, stop
     values, rewritten = {}, {}  # fields that hold at the start, by letter; {bar: its new text}
     if before:
-        values, rewritten = _opening(text, before, [voice.bars[first_bar] for voice in voices
-                                                    if first_bar < len(voice.bars)])
+        values, rewritten = _opening(
+            text, before, [voice.bars[first_bar] for voice in voices if first_bar < len(voice.bars)]
+        )
     for bar in (last_bars or {}).values():
         if bar.ties:
             rewritten[bar] = _untie(rewritten.get(bar, bar.text))
     parts, at = [], begin
     for bar in sorted(rewritten, key=lambda bar: bar.start):
         if rewritten[bar] != bar.text and _in_one_stretch(text, bar):
-            parts += [text[at:bar.start], rewritten[bar]]
+            parts += [text[at : bar.start], rewritten[bar]]
             at = bar.end
     body = ("".join(parts) + text[at:end]).strip("\n").rstrip()
-    if len(voices) > 1 and not re.match(r"\s*(?:\[V:|V:|%|\[?[A-Za-z]:[^\n]*\n\s*(?:\[V:|V:))", body):
-        following = min((bar for voice in voices for bar in voice.bars if bar.start >= begin),
-                        key=lambda bar: bar.start)
+    if len(voices) > 1 and not re.match(
+        r"\s*(?:\[V:|V:|%|\[?[A-Za-z]:[^\n]*\n\s*(?:\[V:|V:))", body
+    ):
+        following = min(
+            (bar for voice in voices for bar in voice.bars if bar.start >= begin),
+            key=lambda bar: bar.start,
+        )
         body = f"[V:{following.voice}]" + body
     return "\n".join(_header_with(header, values)) + "\n" + body + "\n"
 
@@ -207,14 +251,19 @@ def _piece(reader, header, start, stop):
 def _opening(text, before, opening):
     """How a piece begins after a cut: (its values of M: K: L: Q:, {bar: its new text}).
 
-    before: {voice: its last bar before the cut}; opening: the first bar of every voice after it. Changes right at the
-    cut move into the header; what was tied over the cut is struck again with its accidental."""
+    before: {voice: its last bar before the cut}; opening: the first bar of every voice after it.
+    Changes right at the cut move into the header; what was tied over the cut is struck again with
+    its accidental."""
     values, rewritten = dict(zip("MKLQ", next(iter(before.values())).after)), {}
-    values["Q"] = max(before.values(), key=lambda bar: bar.closed).after[3]  # tempo is of the tune, not of a voice
-    leading = [_LEADING_FIELDS.match(bar.text).group() if _in_one_stretch(text, bar) else "" for bar in opening]
+    # tempo is of the tune, not of a voice
+    values["Q"] = max(before.values(), key=lambda bar: bar.closed).after[3]
+    leading = [
+        _LEADING_FIELDS.match(bar.text).group() if _in_one_stretch(text, bar) else ""
+        for bar in opening
+    ]
     changes = [dict(_INLINE_FIELD.findall(fields)) for fields in leading]
     for bar, fields, own in zip(opening, leading, changes):
-        kept, music = fields, bar.text[len(fields):]
+        kept, music = fields, bar.text[len(fields) :]
         for letter, value in own.items():
             if letter == "Q" or all(other.get(letter) == value for other in changes):
                 values[letter] = value.strip()
@@ -234,7 +283,11 @@ def _header_with(header, values):
         value = values.pop(letter, None) if letter in ("M", "K", "L", "Q") else None
         if letter == "K":  # K: ends the header: what it did not have yet stands before it
             lines += [f"{other}:{values.pop(other)}" for other in "MLQ" if values.get(other)]
-        lines.append(f"{letter}:{value}" if value is not None and clean_line(line)[2:].strip() != value else line)
+        lines.append(
+            f"{letter}:{value}"
+            if value is not None and clean_line(line)[2:].strip() != value
+            else line
+        )
     return lines
 
 
@@ -243,8 +296,10 @@ def _in_one_stretch(text, bar):
     return bar.end - bar.start == len(bar.text) and text.startswith(bar.text, bar.start)
 
 
-_GROUP = re.compile(rf'"[^"]*"|![^!]*!|\{{[^{{}}]*\}}|\[[A-Za-z]:[^\]]*\]|'
-                    rf"(\[[^\[\]]*\]{LENGTH}-?|{NOTE}{LENGTH}-?|[zx])")
+_GROUP = re.compile(
+    rf'"[^"]*"|![^!]*!|\{{[^{{}}]*\}}|\[[A-Za-z]:[^\]]*\]|'
+    rf"(\[[^\[\]]*\]{LENGTH}-?|{NOTE}{LENGTH}-?|[zx])"
+)
 
 
 def _untie(bar_text):
@@ -257,18 +312,21 @@ def _untie(bar_text):
     if not groups:
         return bar_text
     last = groups[-1]
-    return bar_text[:last.start()] + last.group().replace("-", "") + bar_text[last.end():]
+    return bar_text[: last.start()] + last.group().replace("-", "") + bar_text[last.end() :]
 
 
 def _respell(bar_text, key, ties):
-    """A bar whose first notes were tied to `ties`, with the accidentals they had from there written out.
+    """A bar whose first notes were tied to `ties`, with the accidentals they had from there written
+    out.
 
-    The tie kept the accidental of its note only, so the next note on that letter may now need one of its own.
+    The tie kept the accidental of its note only, so the next note on that letter may now need one
+    of its own.
 
     >>> _respell("F4F4G8", (0,) * 7, ((38, 66),))
     '^F4=F4G8'
     """
-    as_read, as_written = list(key), list(key)  # alterations in force, by the old text and by the new one
+    # alterations in force, by the old text and by the new one
+    as_read, as_written = list(key), list(key)
     open_ties, parts, at = dict(ties), [], 0
     signs = {alteration: sign for sign, alteration in SIGNS.items()}
     for group in _GROUP.finditer(bar_text):
@@ -286,7 +344,7 @@ def _respell(bar_text, key, ties):
             else:
                 meant = as_read[letter]
             if not explicit and meant != as_written[letter]:
-                parts += [bar_text[at:match.start()], signs[meant]]
+                parts += [bar_text[at : match.start()], signs[meant]]
                 at = match.start()
             as_written[letter] = meant
             if head.tied or group.group().endswith("-"):

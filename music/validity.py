@@ -1,9 +1,11 @@
 """How many samples are valid music: rates at each level, and the verdict of an independent judge.
 
-    rates = rate_samples(samples)                  # share of samples at each level, bar accuracy, abc2midi's verdict
+    rates = rate_samples(samples)                  # share of samples at each level, bar accuracy,
+        abc2midi's verdict
 
-Samples are texts or dicts (see `as_sample`). Results are JSON values, with None for what is undefined, never NaN and
-never a made-up zero. The judge is abc2midi, which reads and writes files only: it gets a temporary folder of its own.
+Samples are texts or dicts (see `as_sample`). Results are JSON values, with None for what is
+undefined, never NaN and never a made-up zero. The judge is abc2midi, which reads and writes files
+only: it gets a temporary folder of its own.
 """
 
 import math
@@ -21,19 +23,23 @@ from music.abc_text import check_abc
 from music.samples import as_sample, mean_of_known
 from music.tunebook import trim_to_bars
 
-LEVELS = ("header", "tokens", "content", "meter", "aligned")  # cumulative; what each asks: see `check_abc`
-Z = 1.959964             # standard normal deviates of a 95 % interval
-VALID_LEVEL = 4          # a sample is valid if it reaches this level
-JUDGE_SECONDS = 10       # time limit of abc2midi for one text; real tunes take 5 ms
-JUDGE_BLOCKS = 40_000    # its files may have this many blocks of 512 bytes: one text in a million asks for a gigabyte
+# cumulative; what each asks: see `check_abc`
+LEVELS = ("header", "tokens", "content", "meter", "aligned")
+Z = 1.959964  # standard normal deviates of a 95 % interval
+VALID_LEVEL = 4  # a sample is valid if it reaches this level
+JUDGE_SECONDS = 10  # time limit of abc2midi for one text; real tunes take 5 ms
+# its files may have this many blocks of 512 bytes: one text in a million asks for a gigabyte
+JUDGE_BLOCKS = 40_000
 
 
 # ---------------------------------------------------------------- rates
 
+
 def wilson(k, n, z=Z):
     """[low, high]: Wilson's 95 % interval of a share k/n (Wilson 1927); None if n is 0.
 
-    Unlike k/n plus and minus its standard error it is right near 0 and 1, where rates of validity lie.
+    Unlike k/n plus and minus its standard error it is right near 0 and 1, where rates of validity
+    lie.
 
     >>> [round(bound, 3) for bound in wilson(10, 10)]
     [0.722, 1.0]
@@ -47,13 +53,15 @@ def wilson(k, n, z=Z):
 
 
 def share(k, n):
-    """{"count", "n", "rate", "interval"}: a share k/n with Wilson's interval; rate and interval None if n is 0."""
+    """{"count", "n", "rate", "interval"}: a share k/n with Wilson's interval; rate and interval
+    None if n is 0."""
     return {"count": int(k), "n": int(n), "rate": k / n if n else None, "interval": wilson(k, n)}
 
 
 def is_above(ours, theirs):
-    """True if the share `ours` lies above `theirs` by more than chance: the 95 % interval of their difference (Newcombe
-    1998, method 10, from both Wilson intervals) lies above 0. Each is a dict of `share`; False where one has no n.
+    """True if the share `ours` lies above `theirs` by more than chance: the 95 % interval of their
+    difference (Newcombe 1998, method 10, from both Wilson intervals) lies above 0. Each is a dict
+    of `share`; False where one has no n.
 
     >>> is_above(share(3, 100), share(0, 100)), is_above(share(9, 100), share(0, 100))
     (False, True)
@@ -67,11 +75,13 @@ def is_above(ours, theirs):
 def rate_samples(samples, judge=True, workers=2):
     """Validity of a set of samples, every one counted: the JSON block for RESULTS.json.
 
-    rate, interval: level 4 with Wilson's interval; level_rates: the five cumulative rates; criterion_rates: each
-    criterion alone; bar_accuracy: share of all sounding generated bars that are exactly as long as their meter;
-    without_unfinished_bar: the rate after truncated samples lost their unfinished last bar, ..._of_all_voices: and the
-    bars that not every voice has; abc2midi: share of texts that it compiles to notes without an error or a bar-length
-    warning (None where it is not installed); header_regex_rate: what a check for `X:`, `K:` and one `|` calls valid.
+    rate, interval: level 4 with Wilson's interval; level_rates: the five cumulative rates;
+    criterion_rates: each criterion alone; bar_accuracy: share of all sounding generated bars that
+    are exactly as long as their meter;
+    without_unfinished_bar: the rate after truncated samples lost their unfinished last bar,
+    ..._of_all_voices: and the bars that not every voice has; abc2midi: share of texts that it
+    compiles to notes without an error or a bar-length warning (None where it is not installed);
+    header_regex_rate: what a check for `X:`, `K:` and one `|` calls valid.
     """
     samples = [as_sample(sample) for sample in samples]
     checks = [check_abc(sample.text, sample.prompt_chars) for sample in samples]
@@ -80,19 +90,33 @@ def rate_samples(samples, judge=True, workers=2):
     n_truncated = sum(sample.truncated for sample in samples)
     verdicts = judge_texts([sample.text for sample in samples], workers) if judge else None
     return {
-        "definition": "level 4: header, tokens, content and meter, over all first-try samples, generated part only",
+        "definition": (
+            "level 4: header, tokens, content and meter, over all first-try samples, generated part"
+            " only"
+        ),
         **share(int((levels >= VALID_LEVEL).sum()), n),
-        "level_rates": {name: float((levels > i).mean()) if n else None for i, name in enumerate(LEVELS)},
-        "criterion_rates": {name: mean_of_known([getattr(check, name) for check in checks]) for name in LEVELS},
+        "level_rates": {
+            name: float((levels > i).mean()) if n else None for i, name in enumerate(LEVELS)
+        },
+        "criterion_rates": {
+            name: mean_of_known([getattr(check, name) for check in checks]) for name in LEVELS
+        },
         **_bar_rates(checks),
         "truncated_share": n_truncated / n if n else None,
         "without_unfinished_bar": _rate_of_cut(samples, levels, all_voices=False),
         "without_unfinished_bars_of_all_voices": _rate_of_cut(samples, levels, all_voices=True),
-        "abc2midi": _judge_rate(verdicts), "abc2midi_clean_rate": _judge_rate(verdicts)["rate"] if verdicts else None,
-        "header_regex_rate": sum(bool(re.search(r"(?s)^X:.*^K:.*\|", sample.text, re.M)) for sample in samples) / n
-        if n else None,
-        "error_kinds": dict(Counter(kind for check in checks for kind in sorted({error[1] for error in check.errors})
-                                    ).most_common(8)),
+        "abc2midi": _judge_rate(verdicts),
+        "abc2midi_clean_rate": _judge_rate(verdicts)["rate"] if verdicts else None,
+        "header_regex_rate": (
+            sum(bool(re.search(r"(?s)^X:.*^K:.*\|", sample.text, re.M)) for sample in samples) / n
+            if n
+            else None
+        ),
+        "error_kinds": dict(
+            Counter(
+                kind for check in checks for kind in sorted({error[1] for error in check.errors})
+            ).most_common(8)
+        ),
         "n_notes_mean": mean_of_known([check.n_notes for check in checks]),
         "n_bars_mean": mean_of_known([check.n_bars for check in checks]),
         "n_voices_mean": mean_of_known([check.n_voices for check in checks]),
@@ -101,45 +125,79 @@ def rate_samples(samples, judge=True, workers=2):
 
 
 def _bar_rates(checks):
-    counts = np.array([(check.n_right_bars, check.n_sounding_bars) for check in checks], float).reshape(-1, 2)
+    counts = np.array(
+        [(check.n_right_bars, check.n_sounding_bars) for check in checks], float
+    ).reshape(-1, 2)
     right, sounding = map(int, counts.sum(0))
     voice_bars = sum(check.n_voice_bars for check in checks)
     rest_bars = sum(round((check.rest_bar_share or 0) * check.n_voice_bars) for check in checks)
     error = standard_error(*counts.T) if sounding else None
-    return {"bar_accuracy": right / sounding if sounding else None, "bar_accuracy_se": error,
-            "bar_accuracy_interval": None if error is None else [max(0.0, right / sounding - Z * error),
-                                                                 min(1.0, right / sounding + Z * error)],
-            "n_sounding_bars": sounding,
-            "bar_accuracy_per_sample": mean_of_known([check.bar_accuracy for check in checks]),
-            "rest_bar_share": rest_bars / voice_bars if voice_bars else None}
+    return {
+        "bar_accuracy": right / sounding if sounding else None,
+        "bar_accuracy_se": error,
+        "bar_accuracy_interval": (
+            None
+            if error is None
+            else [max(0.0, right / sounding - Z * error), min(1.0, right / sounding + Z * error)]
+        ),
+        "n_sounding_bars": sounding,
+        "bar_accuracy_per_sample": mean_of_known([check.bar_accuracy for check in checks]),
+        "rest_bar_share": rest_bars / voice_bars if voice_bars else None,
+    }
 
 
 def standard_error(parts, wholes):
     """Standard error of sum(parts) / sum(wholes), a pair for each text; None for fewer than two.
 
-    The texts are what was drawn at random, not the bars in them (a text with one wrong length has many), so the ratio
-    is linearised and the texts' deviations from it are summed (Cochran 1977, section 2.11)."""
+    The texts are what was drawn at random, not the bars in them (a text with one wrong length has
+    many), so the ratio is linearised and the texts' deviations from it are summed (Cochran 1977,
+    section 2.11)."""
     if len(parts) < 2 or not wholes.sum():
         return None
     deviations = parts - parts.sum() / wholes.sum() * wholes
-    return float(np.sqrt((deviations ** 2).sum() * len(parts) / (len(parts) - 1)) / wholes.sum())
+    return float(np.sqrt((deviations**2).sum() * len(parts) / (len(parts) - 1)) / wholes.sum())
 
 
 def _rate_of_cut(samples, levels, all_voices):
     """The rate of validity after truncated samples lost their unfinished last bar."""
     if any(sample.truncated for sample in samples):
-        levels = np.array([check_abc(trim_to_bars(sample.text, all_voices) if sample.truncated else sample.text,
-                                     sample.prompt_chars).level for sample in samples], int)
+        levels = np.array(
+            [
+                check_abc(
+                    trim_to_bars(sample.text, all_voices) if sample.truncated else sample.text,
+                    sample.prompt_chars,
+                ).level
+                for sample in samples
+            ],
+            int,
+        )
     return share(int(np.sum(levels >= VALID_LEVEL)), len(samples))
 
 
 def ladder_row(name, kind, rates):
-    """A row of the table that shows a model between floors and ceiling; kind: model, real, ngram, random, ..."""
-    return {"name": name, "kind": kind, **{key: rates[key] for key in (
-        "n", "rate", "interval", "level_rates", "bar_accuracy", "bar_accuracy_interval", "rest_bar_share",
-        "truncated_share", "abc2midi_clean_rate", "header_regex_rate")},
+    """A row of the table that shows a model between floors and ceiling; kind: model, real, ngram,
+    random, ..."""
+    return {
+        "name": name,
+        "kind": kind,
+        **{
+            key: rates[key]
+            for key in (
+                "n",
+                "rate",
+                "interval",
+                "level_rates",
+                "bar_accuracy",
+                "bar_accuracy_interval",
+                "rest_bar_share",
+                "truncated_share",
+                "abc2midi_clean_rate",
+                "header_regex_rate",
+            )
+        },
         "rate_without_unfinished_bar": rates["without_unfinished_bar"]["rate"],
-        "copied_share": rates.get("copied_share")}
+        "copied_share": rates.get("copied_share"),
+    }
 
 
 def level_in_words(level):
@@ -148,20 +206,25 @@ def level_in_words(level):
     >>> level_in_words(3)
     'level 3 of 5 (header, tokens, content; not meter)'
     """
-    reached, missed = ", ".join(LEVELS[:level]) or "nothing readable", LEVELS[level:level + 1]
+    reached, missed = ", ".join(LEVELS[:level]) or "nothing readable", LEVELS[level : level + 1]
     return f"level {level} of {len(LEVELS)} ({reached}{f'; not {missed[0]}' if missed else ''})"
 
 
 def check_record(check):
     """A Check as JSON values, for a sample's row in metadata.json."""
-    return {**check._asdict(), "errors": [list(error) for error in check.errors],
-            "warnings": [list(warning) for warning in check.warnings]}
+    return {
+        **check._asdict(),
+        "errors": [list(error) for error in check.errors],
+        "warnings": [list(warning) for warning in check.warnings],
+    }
 
 
 # ---------------------------------------------------------------- the independent judge
 
+
 def find_abc2midi():
-    """Path of abc2midi: from the PATH, else the copy in the symusic wheel; None if there is none."""
+    """Path of abc2midi: from the PATH, else the copy in the symusic wheel; None if there is
+    none."""
     found = shutil.which("abc2midi")
     if found:
         return found
@@ -174,11 +237,12 @@ def find_abc2midi():
 
 
 def judge_texts(texts, workers=2, seconds=JUDGE_SECONDS):
-    """[{"notes", "errors", "bar_warnings", "timed_out", "clean", "first"}] by abc2midi, one child process a text, which
-    is stopped after `seconds`.
+    """[{"notes", "errors", "bar_warnings", "timed_out", "clean", "first"}] by abc2midi, one child
+    process a text, which is stopped after `seconds`.
 
-    Its exit code says nothing (0 for random characters), so its words are read: clean means notes in the MIDI file, no
-    line `Error` and no bar that is longer or shorter than its meter. None if abc2midi is not installed.
+    Its exit code says nothing (0 for random characters), so its words are read: clean means notes
+    in the MIDI file, no line `Error` and no bar that is longer or shorter than its meter. None if
+    abc2midi is not installed.
     """
     program = find_abc2midi()
     if program is None:
@@ -193,9 +257,17 @@ def _judge(program, text, seconds):
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "t.abc").write_text(text, encoding="utf-8", errors="replace")
         with open(Path(folder, "log"), "wb") as log:
-            try:  # /bin/sh sets the limits: a child forked from a process that holds torch would cost 30 ms
-                subprocess.run(["/bin/sh", "-c", limits, program], cwd=folder, stdout=log, stderr=log,
-                               stdin=subprocess.DEVNULL, timeout=seconds)
+            # /bin/sh sets the limits: a child forked from a process that holds torch would cost 30
+            # ms
+            try:
+                subprocess.run(
+                    ["/bin/sh", "-c", limits, program],
+                    cwd=folder,
+                    stdout=log,
+                    stderr=log,
+                    stdin=subprocess.DEVNULL,
+                    timeout=seconds,
+                )
             except subprocess.TimeoutExpired:
                 timed_out = True
         words = Path(folder, "log").read_bytes()[:1_000_000].decode("utf-8", "replace")
@@ -204,27 +276,34 @@ def _judge(program, text, seconds):
     complaints = re.findall(r"^(?:Error|Warning).*", words, re.M)
     errors = sum(line.startswith("Error") for line in complaints)
     bars = sum("time units while the time signature" in line for line in complaints)
-    return {"notes": notes, "errors": errors, "bar_warnings": bars, "timed_out": timed_out,
-            "clean": notes > 0 and not errors and not bars and not timed_out,
-            "first": complaints[0][:120] if complaints else None}
+    return {
+        "notes": notes,
+        "errors": errors,
+        "bar_warnings": bars,
+        "timed_out": timed_out,
+        "clean": notes > 0 and not errors and not bars and not timed_out,
+        "first": complaints[0][:120] if complaints else None,
+    }
 
 
 def count_midi_notes(data):
     """Number of note-on events (velocity above 0) in the bytes of a MIDI file; 0 if it is none.
 
-    Not symusic's business: it counts the same in music (225 of 225 tunes), but not in what abc2midi makes of hostile
-    texts (36 of 208 differed). It refuses a whole file for one pitch above 127, which `C'''''''` gives, and leaves
-    out notes without length. Here bytes are only counted, so that a broken file cannot end this process.
+    Not symusic's business: it counts the same in music (225 of 225 tunes), but not in what abc2midi
+    makes of hostile texts (36 of 208 differed). It refuses a whole file for one pitch above 127,
+    which `C'''''''` gives, and leaves out notes without length. Here bytes are only counted, so
+    that a broken file cannot end this process.
     """
     n_notes, at = 0, 14  # 14: after the file's header
     if data[:4] != b"MThd":
         return 0
-    while data[at:at + 4] == b"MTrk":
-        end = min(len(data), at + 8 + int.from_bytes(data[at + 4:at + 8], "big"))
+    while data[at : at + 4] == b"MTrk":
+        end = min(len(data), at + 8 + int.from_bytes(data[at + 4 : at + 8], "big"))
         at, status = at + 8, 0
         try:
             while at < end:
-                while data[at] & 0x80:  # delta time: seven bits a byte, the last one without the high bit
+                # delta time: seven bits a byte, the last one without the high bit
+                while data[at] & 0x80:
                     at += 1
                 at += 1
                 if data[at] & 0x80:  # else the event has the status of the one before it
@@ -238,7 +317,8 @@ def count_midi_notes(data):
                     at += 1 + ((length << 7) | data[at])
                 else:
                     n_notes += status & 0xF0 == 0x90 and data[at + 1] > 0
-                    at += 1 if status & 0xE0 == 0xC0 else 2  # program and channel pressure have one byte
+                    # program and channel pressure have one byte
+                    at += 1 if status & 0xE0 == 0xC0 else 2
         except IndexError:  # the file was cut off
             return n_notes
         at = end
@@ -249,6 +329,8 @@ def _judge_rate(verdicts):
     if verdicts is None:
         return None
     n = len(verdicts)
-    return {**share(sum(verdict["clean"] for verdict in verdicts), n),
-            "with_notes_rate": sum(verdict["notes"] > 0 for verdict in verdicts) / n if n else None,
-            "timed_out": sum(verdict["timed_out"] for verdict in verdicts)}
+    return {
+        **share(sum(verdict["clean"] for verdict in verdicts), n),
+        "with_notes_rate": sum(verdict["notes"] > 0 for verdict in verdicts) / n if n else None,
+        "timed_out": sum(verdict["timed_out"] for verdict in verdicts),
+    }

@@ -1,8 +1,9 @@
-"""From tracks to voices: a MIDI track is any heap of notes, a written voice has no two events at once.
+"""From tracks to voices: a MIDI track is any heap of notes, a written voice has no two events at
+once.
 
-A track whose notes overlap is written with ties or dealt out to several voices, whichever takes fewer characters; parts
-that never sound together share a voice; of too many voices the top line, the bass and the fullest stay. Times are in
-units of the grid (`music/quantise.py`).
+A track whose notes overlap is written with ties or dealt out to several voices, whichever takes
+fewer characters; parts that never sound together share a voice; of too many voices the top line,
+the bass and the fullest stay. Times are in units of the grid (`music/quantise.py`).
 """
 
 from typing import NamedTuple
@@ -11,21 +12,26 @@ import numpy as np
 
 from music.quantise import QUARTER, SIXTEENTH, differs, distinct
 
-HEADS_PER_UNIT = 2  # abc2midi strums: each note of a chord 1/48 quarter after the one below it. A chord with more
+# abc2midi strums: each note of a chord 1/48 quarter after the one below it. A chord with more
+HEADS_PER_UNIT = 2
 # notes than fit before its end throws its voice off the beat to the end of the tune
-TIED_CHARS = 4.0  # what a tied head costs: letter, octave mark, tie, its share of brackets and length
+# what a tied head costs: letter, octave mark, tie, its share of brackets and length
+TIED_CHARS = 4.0
 CUT_CHARS = 6.0  # what cutting a note short at a bar line may cost to be avoided
 VOICE_CHARS = 4.0  # what one more voice costs a bar: its share of the tag, rests around what sounds
 MAX_PARTS = 4  # voices that one track may become; a keyboard fugue has four
 MERGE_REACH = 16  # semitones between the mean pitches of two parts that may share a voice
 ANY_REACH = 128  # the same when there are too many voices: all of MIDI
-EFFECT_SHARE = 10  # a part of fewer notes than one in so many of the fullest part's is an effect, not a line
+# a part of fewer notes than one in so many of the fullest part's is an effect, not a line
+EFFECT_SHARE = 10
 LATEST = 1 << 20  # later than any time in units: pitch, onset and end fit one int64 to sort by
 
 
 class Voice(NamedTuple):
-    """Events of one voice, without overlap. on, off: int arrays, units; chords: tuples of pitches, low to high; ties:
+    """Events of one voice, without overlap. on, off: int arrays, units; chords: tuples of pitches,
+    low to high; ties:
     {event: (bool, ...)} for the events of which only some notes are tied to the next."""
+
     on: np.ndarray
     off: np.ndarray
     chords: list
@@ -37,17 +43,23 @@ class Voice(NamedTuple):
 
 
 def make_voices(track, pitch, on, off, bars, max_voices):
-    """(at most `max_voices` voices, high to low; how many notes were doubled, how many left out with their voice).
+    """(at most `max_voices` voices, high to low; how many notes were doubled, how many left out
+    with their voice).
 
-    track, pitch, on, off: int arrays, sorted by track and onset; bars: the bar lines, one more than bars.
+    track, pitch, on, off: int arrays, sorted by track and onset; bars: the bar lines, one more than
+    bars.
     """
     first = np.flatnonzero(differs(track))
-    tracks = [tidy(pitch[a:b], on[a:b], off[a:b]) for a, b in zip(first, np.append(first[1:], len(on)))]
+    tracks = [
+        tidy(pitch[a:b], on[a:b], off[a:b]) for a, b in zip(first, np.append(first[1:], len(on)))
+    ]
     n_kept = sum(len(pitches) for pitches, _, _ in tracks)
     parts = merge_parts(voices_of_tracks(tracks, bars, max_voices), bars, max_voices)
     n_dropped = 0
     if len(parts) > max_voices:
-        keep = choose_parts([part.pitch for part in parts], [part.n_heads for part in parts], max_voices)
+        keep = choose_parts(
+            [part.pitch for part in parts], [part.n_heads for part in parts], max_voices
+        )
         n_dropped = sum(part.voice.n_notes() for i, part in enumerate(parts) if i not in keep)
         parts = [parts[i] for i in keep]
     parts.sort(key=lambda part: -part.pitch)
@@ -56,9 +68,11 @@ def make_voices(track, pitch, on, off, bars, max_voices):
 
 # ---------------------------------------------------------------- one track
 
+
 def tidy(pitch, on, off):
-    """Notes of one track, sorted by onset and pitch, freed of what no player meant: doubled notes stand once, a note
-    ends where its pitch starts again, and overlaps of up to a sixteenth that only come from legato playing go."""
+    """Notes of one track, sorted by onset and pitch, freed of what no player meant: doubled notes
+    stand once, a note ends where its pitch starts again, and overlaps of up to a sixteenth that
+    only come from legato playing go."""
     order = np.argsort((pitch * LATEST + on) * LATEST - off)  # by pitch, onset, the longest first
     pitch, on, off = pitch[order], on[order], off[order]
     keep = differs(pitch, on)
@@ -68,14 +82,16 @@ def tidy(pitch, on, off):
     order = np.argsort(on * 128 + pitch)
     pitch, on, off = pitch[order], on[order], off[order]
     onsets = distinct(on)
-    before = onsets[np.searchsorted(onsets, off, side="right") - 1]  # the last onset before each end
+    # the last onset before each end
+    before = onsets[np.searchsorted(onsets, off, side="right") - 1]
     off = np.where((off - before <= SIXTEENTH) & (before > on), before, off)
     return thin_chords(pitch, on, off, onsets)
 
 
 def thin_chords(pitch, on, off, onsets):
-    """The same notes without chords that abc2midi cannot strum before they end (HEADS_PER_UNIT). Such a chord is held
-    to the next onset if that is near; if this is not enough, its inner notes go: top and bass are what is heard."""
+    """The same notes without chords that abc2midi cannot strum before they end (HEADS_PER_UNIT).
+    Such a chord is held to the next onset if that is near; if this is not enough, its inner notes
+    go: top and bass are what is heard."""
     first = np.searchsorted(on, onsets)
     sizes = np.diff(np.append(first, len(on)))
     crowded = np.flatnonzero(sizes > HEADS_PER_UNIT * (np.minimum.reduceat(off, first) - onsets))
@@ -87,7 +103,7 @@ def thin_chords(pitch, on, off, onsets):
         if i + 1 < len(onsets) and onsets[i + 1] - onsets[i] <= QUARTER:
             off[chord] = np.maximum(off[chord], onsets[i + 1])
         room = HEADS_PER_UNIT * int(off[chord].min() - onsets[i])
-        keep[first[i] + 1 + room // 2:first[i] + sizes[i] - (room - 1) // 2] &= sizes[i] <= room
+        keep[first[i] + 1 + room // 2 : first[i] + sizes[i] - (room - 1) // 2] &= sizes[i] <= room
     return pitch[keep], on[keep], off[keep]
 
 
@@ -101,11 +117,14 @@ def plain_voice(pitch, on, off):
     """The voice of notes without overlap."""
     first = np.flatnonzero(differs(on))
     pitches, bounds = pitch.tolist(), np.append(first, len(on)).tolist()
-    return Voice(on[first], off[first], [tuple(pitches[a:b]) for a, b in zip(bounds, bounds[1:])], {})
+    return Voice(
+        on[first], off[first], [tuple(pitches[a:b]) for a, b in zip(bounds, bounds[1:])], {}
+    )
 
 
 def tied_voice(pitch, on, off):
-    """The voice of overlapping notes: cut wherever a note starts or ends, and tied over the cuts."""
+    """The voice of overlapping notes: cut wherever a note starts or ends, and tied over the
+    cuts."""
     cuts = distinct(on, off)
     first, last = np.searchsorted(cuts, on), np.searchsorted(cuts, off)
     n_heads = last - first
@@ -116,15 +135,23 @@ def tied_voice(pitch, on, off):
     tied = last[note] > stretch + 1
     start = np.flatnonzero(differs(stretch))
     bounds = np.append(start, len(note)).tolist()
-    pitches, flags, any_tied = pitch[note].tolist(), tied.tolist(), np.logical_or.reduceat(tied, start).tolist()
+    pitches, flags, any_tied = (
+        pitch[note].tolist(),
+        tied.tolist(),
+        np.logical_or.reduceat(tied, start).tolist(),
+    )
     chords = [tuple(pitches[a:b]) for a, b in zip(bounds, bounds[1:])]
-    ties = {i: tuple(flags[bounds[i]:bounds[i + 1]]) for i, has_ties in enumerate(any_tied) if has_ties}
+    ties = {
+        i: tuple(flags[bounds[i] : bounds[i + 1]])
+        for i, has_ties in enumerate(any_tied)
+        if has_ties
+    }
     return Voice(cuts[stretch[start]], cuts[stretch[start] + 1], chords, ties)
 
 
 def end_at_bars(on, off, bars):
-    """Ends of the notes of one voice where those that overlap others end at the next bar line: abc2midi joins ties of
-    changing chords to wrong notes once a bar line lies between."""
+    """Ends of the notes of one voice where those that overlap others end at the next bar line:
+    abc2midi joins ties of changing chords to wrong notes once a bar line lies between."""
     bar = bars[np.searchsorted(bars, on, side="right")]
     if not (off > bar).any():
         return off
@@ -139,13 +166,19 @@ def end_at_bars(on, off, bars):
 
 # ---------------------------------------------------------------- one track, several voices
 
+
 def voices_of_tracks(tracks, bars, max_voices):
-    """The voices of all tracks [(pitch, on, off)], each in the cheapest of its ways; where this gives more voices than
-    `max_voices` and tracks, the tracks that gain least by being split are written with ties."""
+    """The voices of all tracks [(pitch, on, off)], each in the cheapest of its ways; where this
+    gives more voices than `max_voices` and tracks, the tracks that gain least by being split are
+    written with ties."""
     ways = [ways_to_write(*notes, bars) if has_overlap(*notes[1:]) else None for notes in tracks]
     chosen = [min(range(len(way)), key=lambda i: way[i][0]) if way else 0 for way in ways]
     while len(tracks) + sum(chosen) > max(max_voices, len(tracks)):
-        gains = [(ways[i][0][0] - ways[i][n_splits][0], i) for i, n_splits in enumerate(chosen) if n_splits]
+        gains = [
+            (ways[i][0][0] - ways[i][n_splits][0], i)
+            for i, n_splits in enumerate(chosen)
+            if n_splits
+        ]
         chosen[min(gains)[1]] = 0
     voices = []
     for (pitch, on, off), way, n_splits in zip(tracks, ways, chosen):
@@ -162,20 +195,25 @@ def voices_of_tracks(tracks, bars, max_voices):
 
 
 def ways_to_write(pitch, on, off, bars):
-    """[(characters it costs, part of each note)] of a track: as one voice with ties, as two, three ... voices."""
+    """[(characters it costs, part of each note)] of a track: as one voice with ties, as two, three
+    ... voices."""
     n_bars = len(bars) - 1
     ways = [(tying_chars(on, off, bars), np.zeros(len(on), np.int64))]
     for n_parts in range(2, MAX_PARTS + 1):
-        if ways[-1][0] <= VOICE_CHARS * n_bars * (n_parts - 1):  # more voices alone cost more than this
+        # more voices alone cost more than this
+        if ways[-1][0] <= VOICE_CHARS * n_bars * (n_parts - 1):
             break
         part = deal_notes(pitch, on, off, n_parts)
-        cost = sum(tying_chars(on[part == number], off[part == number], bars) for number in range(n_parts))
+        cost = sum(
+            tying_chars(on[part == number], off[part == number], bars) for number in range(n_parts)
+        )
         ways.append((cost + (n_parts - 1) * VOICE_CHARS * n_bars, part))
     return ways
 
 
 def tying_chars(on, off, bars):
-    """What overlaps cost in one voice: characters of the tied heads beyond one a note, and of the notes cut short."""
+    """What overlaps cost in one voice: characters of the tied heads beyond one a note, and of the
+    notes cut short."""
     whole, off = off, end_at_bars(on, off, bars)
     cuts = distinct(on, off)
     n_heads = int((np.searchsorted(cuts, off) - np.searchsorted(cuts, on)).sum())
@@ -183,14 +221,17 @@ def tying_chars(on, off, bars):
 
 
 def deal_notes(pitch, on, off, n_parts):
-    """Deals the notes of a track into n_parts voices, each chord to the first voice that is free, the highest chord
+    """Deals the notes of a track into n_parts voices, each chord to the first voice that is free,
+    the highest chord
     first, so that a melody stays in the first voice: part of each note."""
     order = np.lexsort((-pitch, off, on))
     new = differs(on[order], off[order])
     top = order[new]  # the highest note of each chord
     by_turn = np.lexsort((-pitch[top], on[top]))
     chord_part, busy_until = np.zeros(len(top), np.int64), [0] * n_parts
-    for chord, start, stop in zip(by_turn.tolist(), on[top][by_turn].tolist(), off[top][by_turn].tolist()):
+    for chord, start, stop in zip(
+        by_turn.tolist(), on[top][by_turn].tolist(), off[top][by_turn].tolist()
+    ):
         for part, until in enumerate(busy_until):
             if until <= start:
                 break
@@ -206,8 +247,11 @@ def deal_notes(pitch, on, off, n_parts):
 
 # ---------------------------------------------------------------- all tracks
 
+
 class Part(NamedTuple):
-    """A voice, and what decides whether another may join it: the bars it sounds in, mean pitch, number of heads."""
+    """A voice, and what decides whether another may join it: the bars it sounds in, mean pitch,
+    number of heads."""
+
     voice: Voice
     sounds: np.ndarray
     pitch: float
@@ -224,8 +268,10 @@ def part_of(voice, bars):
 
 
 def merge_parts(voices, bars, max_voices):
-    """The Parts that are left when voices which never sound in the same bar (one part changing its instrument) are
-    joined: always if their mean pitches lie within MERGE_REACH, at any distance while there are too many."""
+    """The Parts that are left when voices which never sound in the same bar (one part changing its
+    instrument) are
+    joined: always if their mean pitches lie within MERGE_REACH, at any distance while there are too
+    many."""
     parts = [part_of(voice, bars) for voice in voices]
     for reach in (MERGE_REACH, ANY_REACH):
         if reach == ANY_REACH and len(parts) <= max_voices:
@@ -233,8 +279,11 @@ def merge_parts(voices, bars, max_voices):
         i = 0
         while i < len(parts):
             part = parts[i]
-            fits = [(abs(other.pitch - part.pitch), j) for j, other in enumerate(parts[:i])
-                    if abs(other.pitch - part.pitch) <= reach and not (part.sounds & other.sounds).any()]
+            fits = [
+                (abs(other.pitch - part.pitch), j)
+                for j, other in enumerate(parts[:i])
+                if abs(other.pitch - part.pitch) <= reach and not (part.sounds & other.sounds).any()
+            ]
             if fits:
                 nearest = min(fits)[1]
                 parts[nearest] = join_parts(parts[nearest], part)
@@ -247,8 +296,12 @@ def merge_parts(voices, bars, max_voices):
 def join_parts(a, b):
     """One Part of two that never sound in the same bar."""
     n_heads = a.n_heads + b.n_heads
-    return Part(join_voices(a.voice, b.voice), a.sounds | b.sounds,
-                (a.pitch * a.n_heads + b.pitch * b.n_heads) / n_heads, n_heads)
+    return Part(
+        join_voices(a.voice, b.voice),
+        a.sounds | b.sounds,
+        (a.pitch * a.n_heads + b.pitch * b.n_heads) / n_heads,
+        n_heads,
+    )
 
 
 def join_voices(a, b):
@@ -257,13 +310,17 @@ def join_voices(a, b):
     chords, order = a.chords + b.chords, np.argsort(on, kind="stable")
     ties = {**a.ties, **{len(a.chords) + i: tied for i, tied in b.ties.items()}}
     place = {int(old): new for new, old in enumerate(order)} if ties else {}
-    return Voice(on[order], off[order], [chords[i] for i in order.tolist()],
-                 {place[i]: tied for i, tied in ties.items()})
+    return Voice(
+        on[order],
+        off[order],
+        [chords[i] for i in order.tolist()],
+        {place[i]: tied for i, tied in ties.items()},
+    )
 
 
 def choose_parts(pitches, sizes, max_voices):
-    """Which of the parts stay when there are more than `max_voices`: the top line, the bass, then those with most
-    notes (EFFECT_SHARE says what cannot be the top line or the bass).
+    """Which of the parts stay when there are more than `max_voices`: the top line, the bass, then
+    those with most notes (EFFECT_SHARE says what cannot be the top line or the bass).
 
     >>> choose_parts([60, 70, 80, 40], [50, 90, 5, 80], 3)
     [0, 1, 3]

@@ -1,19 +1,24 @@
 """Windows of a text: hashes of all runs of k symbols, and a table that finds them in another text.
 
-Two texts have a run of k symbols in common where a window of one has the hash of a window of the other. Hashes have 64
-bits: of a hundred million different windows two share one in one text of some 4,000. What is counted with them
+Two texts have a run of k symbols in common where a window of one has the hash of a window of the
+other. Hashes have 64
+bits: of a hundred million different windows two share one in one text of some 4,000. What is
+counted with them
 (n-grams, overlap, copying) depends on which are equal alone, not on their values.
 """
 
 import numpy as np
 
 # one odd factor a symbol (tokens and characters below 65,536), drawn once and for all
-_VALUES = np.random.default_rng(7).integers(0, 2**63, 1 << 16, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+_VALUES = np.random.default_rng(7).integers(0, 2**63, 1 << 16, dtype=np.uint64) * np.uint64(
+    2
+) + np.uint64(1)
 _STEP = 0x9E3779B97F4A7C15  # base of the polynomial: odd, bits of the golden ratio
 
 
 def mix(x):
-    """Scrambles uint64 values so that every bit depends on every other (the finaliser of splitmix64)."""
+    """Scrambles uint64 values so that every bit depends on every other (the finaliser of
+    splitmix64)."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
@@ -22,15 +27,16 @@ def mix(x):
 def window_hashes(symbols, k):
     """Hashes (uint64) of all windows of k > 0 symbols along the last axis.
 
-    symbols: whole numbers below 65,536, shape (..., T); returns shape (..., T - k + 1), empty if T < k. A window's
-    hash is a polynomial in its symbols, made by doubling: windows of 2m are joined from two windows of m, so the cost
-    is log2(k) passes instead of k.
+    symbols: whole numbers below 65,536, shape (..., T); returns shape (..., T - k + 1), empty if T
+    < k. A window's
+    hash is a polynomial in its symbols, made by doubling: windows of 2m are joined from two windows
+    of m, so the cost is log2(k) passes instead of k.
     """
     n_windows = max(0, symbols.shape[-1] - k + 1)
     if not n_windows:
         return np.zeros((*symbols.shape[:-1], 0), np.uint64)
     block, size = _VALUES[symbols], 1  # windows of `size` symbols: 1, 2, 4 ...
-    whole, width = None, 0             # windows of `width`: the blocks that add up to k so far
+    whole, width = None, 0  # windows of `width`: the blocks that add up to k so far
     while True:
         if k & size:
             whole = block if whole is None else _joined(whole, block[..., width:], size)
@@ -49,11 +55,13 @@ def _joined(first, second, size):
 
 # ---------------------------------------------------------------- finding them
 
+
 def build_lookup(hashes):
     """(sorted unique hashes, start of every bucket, bits to shift): what `look_up` needs.
 
-    Buckets go by the first bits and are 8 to 16 times as many as hashes: most windows that are not known meet an empty
-    one and cost a single look instead of a binary search. 2^26 buckets at most: 256 MB."""
+    Buckets go by the first bits and are 8 to 16 times as many as hashes: most windows that are not
+    known meet an empty one and cost a single look instead of a binary search. 2^26 buckets at most:
+    256 MB."""
     unique = np.unique(hashes)
     bits = min(26, max(8, len(unique).bit_length() + 3))
     buckets = np.bincount((unique >> np.uint64(64 - bits)).astype(np.int64), minlength=1 << bits)
@@ -61,7 +69,8 @@ def build_lookup(hashes):
 
 
 def look_up(lookup, hashes):
-    """(positions, numbers): where `hashes` has a known hash, and its number in the sorted unique ones."""
+    """(positions, numbers): where `hashes` has a known hash, and its number in the sorted unique
+    ones."""
     unique, starts, shift = lookup
     bucket = (hashes >> shift).astype(np.int64)
     place = starts[bucket]

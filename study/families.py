@@ -1,9 +1,11 @@
-"""The model families of the study, one row each. A family more is a class in common.py, a row here and a script.
+"""The model families of the study, one row each. A family more is a class in common.py, a row here
+and a script.
 
-The row holds what people see of a family (name, label, colour) and which script trains it; what a model knows of itself
+The row holds what people see of a family (name, label, colour) and which script trains it; what a
+model knows of itself
 (parameter groups, dropout, cost, cache) stands in its class. Loads no torch: stages and pages that only need names and
-colours read this table too. Classes are looked up by name at run time, so `code_key` does not follow them: whoever
-takes a digest names the class as well (`run_code` in `study/train/runs.py`).
+colours read this table too. Classes are looked up by name at run time, so `code_key` does not
+follow them: whoever takes a digest names the class as well (`run_code` in `study/train/runs.py`).
 """
 
 from typing import NamedTuple
@@ -12,33 +14,37 @@ from typing import NamedTuple
 class Family(NamedTuple):
     """What the study's tables, plots and files say of a family."""
 
-    name: str    # in file names, run records, RESULTS.json
-    label: str   # in text; the plural is label + "s"
-    model: str   # its class in common.py
-    stage: str   # the script that trains it
-    color: str   # Okabe-Ito: distinct for all common kinds of colour blindness, and in grey
+    name: str  # in file names, run records, RESULTS.json
+    label: str  # in text; the plural is label + "s"
+    model: str  # its class in common.py
+    stage: str  # the script that trains it
+    color: str  # Okabe-Ito: distinct for all common kinds of colour blindness, and in grey
     marker: str  # of matplotlib
-    optional: bool = False  # True: 06 and 07 take its runs if they are there, and do not ask for them
+    # True: 06 and 07 take its runs if they are there, and do not ask for them
+    optional: bool = False
 
 
-FAMILIES = {family.name: family for family in (
+ROWS = (  # in this order wherever families are listed
     Family("transformer", "Transformer", "Transformer", "04_train_transformers", "#0072B2", "o"),
     Family("lstm", "LSTM", "LSTM", "05_train_lstms", "#D55E00", "s"),
     Family("ssm", "SSM", "SSM", "05b_train_ssms", "#009E73", "^", optional=True),
-)}  # in this order wherever families are listed
+)
+FAMILIES = {family.name: family for family in ROWS}
 
 
 def model_class(name):
     """The class of a family; ValueError if there is no such family."""
     import common  # with torch: only where a model is needed
+
     if name not in FAMILIES:
         raise ValueError(f"there is no family {name!r}; there are {', '.join(FAMILIES)}")
     return getattr(common, FAMILIES[name].model)
 
 
 def build_model(config):
-    """A new model from its configuration, a dict of JSON values: "family", "vocab_size", "block_size", "dropout", and
-    what else its class asks for. Weights are drawn from torch's global generator: seed it first."""
+    """A new model from its configuration, a dict of JSON values: "family", "vocab_size",
+    "block_size", "dropout", and what else its class asks for. Weights are drawn from torch's global
+    generator: seed it first."""
     return model_class(config["family"])(config)
 
 
@@ -50,4 +56,6 @@ def label(family):
 def in_order(families):
     """Names of families in the order of the table, then those without a row, by name."""
     rows = list(FAMILIES)
-    return sorted(families, key=lambda name: (rows.index(name) if name in rows else len(rows), name))
+    return sorted(
+        families, key=lambda name: (rows.index(name) if name in rows else len(rows), name)
+    )

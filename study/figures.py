@@ -1,9 +1,10 @@
-"""One style for every figure of the study, the families' looks, and the list of figures with their captions.
+"""One style for every figure of the study, the families' looks, and the list of figures with their
+captions.
 
-A figure is drawn by a function here (or, for the fits, in `study/fit/figures.py`: those need the fits' mathematics,
-which a stage that draws its data or its samples should not load), and written by `save` as PNG and SVG whose bytes
-depend on nothing but what is shown. matplotlib is loaded by the first figure, not by the import of this file: a stage
-that is up to date should not wait for it.
+A figure is drawn by a function here (or, for the fits, in `study/fit/figures.py`: those need the
+fits' mathematics, which a stage that draws its data or its samples should not load), and written by
+`save` as PNG and SVG whose bytes depend on nothing but what is shown. matplotlib is loaded by the
+first figure, not by the import of this file: a stage that is up to date should not wait for it.
 """
 
 import io
@@ -15,9 +16,17 @@ from study.stages.stage import write_bytes
 from study.families import FAMILIES
 
 STYLE = {
-    "font.size": 9, "axes.titlesize": 10, "lines.linewidth": 1.6, "legend.frameon": False, "savefig.dpi": 150,
-    "axes.grid": True, "grid.color": "0.9", "axes.axisbelow": True,
-    "axes.spines.top": False, "axes.spines.right": False, "figure.constrained_layout.use": True,
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "lines.linewidth": 1.6,
+    "legend.frameon": False,
+    "savefig.dpi": 150,
+    "axes.grid": True,
+    "grid.color": "0.9",
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "figure.constrained_layout.use": True,
 }
 KINDS = ("png", "svg")
 LINES = ("-", "--", "-.", ":")  # by place in the table of families: told apart without colour too
@@ -25,66 +34,109 @@ LINES = ("-", "--", "-.", ":")  # by place in the table of families: told apart 
 OTHER_COLORS = ("#CC79A7", "#E69F00", "#56B4E9")
 OTHER_MARKERS = "DvP"
 
-# Every figure of part4_outputs/figures in the order of the page. What stands in {braces} is known only when a figure
-# is drawn; the function that draws it fills it in, and fits.json keeps the caption as it was filled.
+# Every figure of part4_outputs/figures in the order of the page. What stands in {braces} is known
+# only when a figure is drawn; the function that draws it fills it in, and fits.json keeps the
+# caption as it was filled.
 FIGURES = {
-    "scaling": "Validation loss against parameters. {runs}.{text} Open marks: runs; filled: means with the standard "
-               "deviation over seeds where there are several; crosses: runs that are not on the law. Lines: a N^-alpha "
-               "+ c, dotted beyond the largest size (none where the best exponent lies on the bound of the search); "
-               "bands: {level:.0f} % profile interval of the curve (cut off at the frame where it is wider).",
+    "scaling": (
+        "Validation loss against parameters. {runs}.{text} Open marks: runs; filled: means with the"
+        " standard deviation over seeds where there are several; crosses: runs that are not on the"
+        " law. Lines: a N^-alpha + c, dotted beyond the largest size (none where the best exponent"
+        " lies on the bound of the search); bands: {level:.0f} % profile interval of the curve (cut"
+        " off at the frame where it is wider)."
+    ),
     "curves": "Loss curves of {n_runs} runs (lowest seed of each size; darker = larger model).",
-    "efficiency": "Loss at the end of training against what it cost. {runs}. Device: {devices}. Bars: standard "
-                  "deviation over seeds where there are several.",
-    "loss_by_position": "Loss by position in the context, mean over the validation split. Thick: largest size, thin: "
-                        "smaller sizes. Right: what the far context is worth to each size.",
-    "residuals": "Residuals of the three forms, bars: standard deviation over seeds where there are several. Grey: "
-                 "standard deviation of one run as used for the intervals.",
-    "alpha_choices": "How alpha moves with each choice. Bars: {level:.0f} % intervals (none for the Huber estimate); "
-                     "open marks: alpha not identified under that choice (not judged for c = 0 and Huber); no mark: "
-                     "best fit on the bound of the search.",
+    "efficiency": (
+        "Loss at the end of training against what it cost. {runs}. Device: {devices}. Bars:"
+        " standard deviation over seeds where there are several."
+    ),
+    "loss_by_position": (
+        "Loss by position in the context, mean over the validation split. Thick: largest size,"
+        " thin: smaller sizes. Right: what the far context is worth to each size."
+    ),
+    "residuals": (
+        "Residuals of the three forms, bars: standard deviation over seeds where there are several."
+        " Grey: standard deviation of one run as used for the intervals."
+    ),
+    "alpha_choices": (
+        "How alpha moves with each choice. Bars: {level:.0f} % intervals (none for the Huber"
+        " estimate); open marks: alpha not identified under that choice (not judged for c = 0 and"
+        " Huber); no mark: best fit on the bound of the search."
+    ),
     "alpha_cut": "How alpha moves with the smallest size that is fitted, {level:.0f} % intervals.",
     "plane": "Loss against parameters for each amount of text, with the joint law of both.",
-    "plane_choices": "What moves the exponents of the joint law: {level:.0f} % intervals under each choice. Open "
-                     "marks: the choice does not count, the runs left do not hold the exponents or reject it. Shaded: what is "
-                     "quoted, the interval over all choices that count.",
-    "collapse": "Loss curves over the loss at their end. Larger models (lighter) have more left to learn; dashed: a "
-                "size that is more than {most:.0f} % apart from the drift of the others, a sign of a badly tuned rate.",
-    "joint_region": "Joint region of alpha and c: 50 % (dark) and 95 % (light), cross: best fit. Alpha and c move "
-                    "together: neither has a meaning without the other.",
-    "frontier": "Compute-optimal model and data from the joint law, {band} % bootstrap bands; points: the runs it was "
-                "fitted to. Where no points are near, it is an extrapolation.",
-    "sampler": "The sweep that chose the sampler, prompted with headers of validation tunes. Grey: the validation "
-               "tunes themselves.",
-    "cost_of_control": "What a right bar costs: log2 of the probability that the next bar is right after nothing but "
-                       "right ones, from the free samples of every model; bars: 95 % intervals. At -1 every second bar "
-                       "has to be drawn again, at 0 none, as in real music. Where every tune fails the rate of valid "
-                       "tunes is 0; this still tells the models apart.",
-    "ladder": "Share of texts that reach each level of validity: real music, the model, n-grams (with the share of "
-              "their text that is copied), random text.",
-    "skills": "Which skill appears at which size: unprompted samples of every model. Grey: held-out music under the "
-              "same length limit. Dashed: the n-gram with the most bars of the right length, and the share of its text "
-              "that is copied from the training text. A skill below 1 % in every model has no panel.",
-    "counting": "Who counts bars. Left: bars of the right length in unprompted samples, against validation loss. "
-                "Middle: how well a linear probe reads the quarter notes that are left in the bar off each layer, on "
-                "held-out tunes, from the embedding to the last layer (thick: largest size). Right: the best layer of "
-                "each model. Dashed: what the newest eight characters say.",
-    "repetition": "When does a model learn to repeat? Bits per character of validation bars that come back exactly in "
-                  "their voice: dashed at their first occurrence, solid at the second. Star: the best model, whose "
-                  "training was longer. A model that only knows what bars are like pays twice the same.",
-    "looking_back": "Who learns to look back, and when: what a model of the ladder saves on a bar that it has heard before, "
-                    "by its size and the amount of text (bits per character, validation split).",
-    "best_by_position": "Surprisal by position in the context: what the best model gains from having read more of the "
-                        "tune.",
+    "plane_choices": (
+        "What moves the exponents of the joint law: {level:.0f} % intervals under each choice. Open"
+        " marks: the choice does not count, the runs left do not hold the exponents or reject it."
+        " Shaded: what is quoted, the interval over all choices that count."
+    ),
+    "collapse": (
+        "Loss curves over the loss at their end. Larger models (lighter) have more left to learn;"
+        " dashed: a size that is more than {most:.0f} % apart from the drift of the others, a sign"
+        " of a badly tuned rate."
+    ),
+    "joint_region": (
+        "Joint region of alpha and c: 50 % (dark) and 95 % (light), cross: best fit. Alpha and c"
+        " move together: neither has a meaning without the other."
+    ),
+    "frontier": (
+        "Compute-optimal model and data from the joint law, {band} % bootstrap bands; points: the"
+        " runs it was fitted to. Where no points are near, it is an extrapolation."
+    ),
+    "sampler": (
+        "The sweep that chose the sampler, prompted with headers of validation tunes. Grey: the"
+        " validation tunes themselves."
+    ),
+    "cost_of_control": (
+        "What a right bar costs: log2 of the probability that the next bar is right after nothing"
+        " but right ones, from the free samples of every model; bars: 95 % intervals. At -1 every"
+        " second bar has to be drawn again, at 0 none, as in real music. Where every tune fails the"
+        " rate of valid tunes is 0; this still tells the models apart."
+    ),
+    "ladder": (
+        "Share of texts that reach each level of validity: real music, the model, n-grams (with the"
+        " share of their text that is copied), random text."
+    ),
+    "skills": (
+        "Which skill appears at which size: unprompted samples of every model. Grey: held-out music"
+        " under the same length limit. Dashed: the n-gram with the most bars of the right length,"
+        " and the share of its text that is copied from the training text. A skill below 1 % in"
+        " every model has no panel."
+    ),
+    "counting": (
+        "Who counts bars. Left: bars of the right length in unprompted samples, against validation"
+        " loss. Middle: how well a linear probe reads the quarter notes that are left in the bar"
+        " off each layer, on held-out tunes, from the embedding to the last layer (thick: largest"
+        " size). Right: the best layer of each model. Dashed: what the newest eight characters say."
+    ),
+    "repetition": (
+        "When does a model learn to repeat? Bits per character of validation bars that come back"
+        " exactly in their voice: dashed at their first occurrence, solid at the second. Star: the"
+        " best model, whose training was longer. A model that only knows what bars are like pays"
+        " twice the same."
+    ),
+    "looking_back": (
+        "Who learns to look back, and when: what a model of the ladder saves on a bar that it has"
+        " heard before, by its size and the amount of text (bits per character, validation split)."
+    ),
+    "best_by_position": (
+        "Surprisal by position in the context: what the best model gains from having read more of"
+        " the tune."
+    ),
 }
 
 
 # ---------------------------------------------------------------- drawing and writing
 
+
 def pyplot():
-    """matplotlib.pyplot in the study's style, drawing to files only (Agg: no window, no display needed)."""
+    """matplotlib.pyplot in the study's style, drawing to files only (Agg: no window, no display
+    needed)."""
     import matplotlib
+
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
+
     plt.rcParams.update(STYLE)
     return plt
 
@@ -92,14 +144,17 @@ def pyplot():
 def save(figure, folder, name):
     """Writes folder/<name>.png and .svg and closes the figure; returns the file names.
 
-    The same figure gives the same bytes: no date, no version of matplotlib, and the ids inside the SVG are hashed with
-    the figure's name (without it they are random; with one for all, two figures on one page would share ids).
+    The same figure gives the same bytes: no date, no version of matplotlib, and the ids inside the
+    SVG are hashed with the figure's name (without it they are random; with one for all, two figures
+    on one page would share ids).
     """
     plt = pyplot()
     with plt.rc_context({"svg.hashsalt": name}):
         for kind in KINDS:
             data = io.BytesIO()
-            figure.savefig(data, format=kind, metadata={"Software": None} if kind == "png" else {"Date": None})
+            figure.savefig(
+                data, format=kind, metadata={"Software": None} if kind == "png" else {"Date": None}
+            )
             figure.set_layout_engine("none")  # the layout stays as the first drawing made it
             write_bytes(folder / f"{name}.{kind}", data.getvalue())
     plt.close(figure)
@@ -107,12 +162,14 @@ def save(figure, folder, name):
 
 
 def remove(folder, name):
-    """Deletes a figure that an earlier run drew and these data do not allow: it may not stay beside newer numbers."""
+    """Deletes a figure that an earlier run drew and these data do not allow: it may not stay beside
+    newer numbers."""
     for kind in KINDS:
         (folder / f"{name}.{kind}").unlink(missing_ok=True)
 
 
 # ---------------------------------------------------------------- looks
+
 
 class Look(NamedTuple):
     """How a family is drawn."""
@@ -124,25 +181,35 @@ class Look(NamedTuple):
 
 
 def look(family, among=()):
-    """The look of a family; one without a row in the table gets what is left, by its place in `among` (those drawn)."""
+    """The look of a family; one without a row in the table gets what is left, by its place in
+    `among` (those drawn)."""
     if family in FAMILIES:
         row = FAMILIES[family]
-        return Look(row.color, row.marker, row.label, LINES[list(FAMILIES).index(family) % len(LINES)])
+        return Look(
+            row.color, row.marker, row.label, LINES[list(FAMILIES).index(family) % len(LINES)]
+        )
     strangers = [name for name in among if name not in FAMILIES]
     place = strangers.index(family) if family in strangers else 0
-    return Look(OTHER_COLORS[place % len(OTHER_COLORS)], OTHER_MARKERS[place % len(OTHER_MARKERS)], family,
-                LINES[(len(FAMILIES) + place) % len(LINES)])
+    return Look(
+        OTHER_COLORS[place % len(OTHER_COLORS)],
+        OTHER_MARKERS[place % len(OTHER_MARKERS)],
+        family,
+        LINES[(len(FAMILIES) + place) % len(LINES)],
+    )
 
 
 # ---------------------------------------------------------------- axes and numbers on them
 
+
 def log_axes(axes, x=None, y=None):
     """Makes an axis logarithmic where a function value -> label is given (`si`, `number`).
 
-    matplotlib's own labels of such an axis are powers of ten, none at all on an axis that spans less than a decade (as
-    losses do), or so many that they overlap. Here: 1-2-5 or 1-3 or 1 by the number of decades, round values below 0.8.
+    matplotlib's own labels of such an axis are powers of ten, none at all on an axis that spans
+    less than a decade (as losses do), or so many that they overlap. Here: 1-2-5 or 1-3 or 1 by the
+    number of decades, round values below 0.8.
     """
     from matplotlib import ticker
+
     for name, axis, form in (("x", axes.xaxis, x), ("y", axes.yaxis, y)):
         if form is None:
             continue
@@ -151,15 +218,22 @@ def log_axes(axes, x=None, y=None):
         decades = math.log10(high / low)
         subs = (1,) if decades > 2.5 else (1, 3) if decades > 1.5 else (1, 2, 5)
         wide = decades > 0.8
-        axis.set_major_locator(ticker.LogLocator(subs=subs) if wide else
-                               ticker.MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]))
+        axis.set_major_locator(
+            ticker.LogLocator(subs=subs)
+            if wide
+            else ticker.MaxNLocator(7, steps=[1, 2, 2.5, 5, 10])
+        )
         axis.set_major_formatter(ticker.FuncFormatter(lambda value, _, form=form: form(value)))
-        axis.set_minor_locator(ticker.LogLocator(subs=tuple(range(1, 10))) if wide else ticker.NullLocator())
+        axis.set_minor_locator(
+            ticker.LogLocator(subs=tuple(range(1, 10))) if wide else ticker.NullLocator()
+        )
         axis.set_minor_formatter(ticker.NullFormatter())
 
 
 # ---------------------------------------------------------------- stage 03: the training data
 
-# ---------------------------------------------------------------- stages 04 and 05: the learning-rate sweep
+# ---------------------------------------------------------------- stages 04 and 05: the
+# learning-rate sweep
 
-# ---------------------------------------------------------------- stage 07: the sampler, validity, skills
+# ---------------------------------------------------------------- stage 07: the sampler, validity,
+# skills

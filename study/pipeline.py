@@ -1,9 +1,10 @@
-"""`make run` and `make full`: all stages one after the other, with the minutes to expect and the minutes it took.
+"""`make run` and `make full`: all stages one after the other, with the minutes to expect and the
+minutes it took.
 
     python -m study.pipeline --quick
 
-What the stages print is passed on, but not their hints at the next command. Where every stage is up to date, one line
-says so; the first stage that fails ends the run with its exit code.
+What the stages print is passed on, but not their hints at the next command. Where every stage is up
+to date, one line says so; the first stage that fails ends the run with its exit code.
 """
 
 import os
@@ -18,12 +19,17 @@ QUICK_MINUTES = 18  # of `make run` on two cores; said until a run has left its 
 
 
 def expected_minutes(root, quick):
-    """What a run of all stages will take, in words: as the last one here did, as measured elsewhere, or not known."""
+    """What a run of all stages will take, in words: as the last one here did, as measured
+    elsewhere, or not known."""
     manifests = [load_manifest(root, name) for name in names_of_stages()]
     if all(manifests):
         minutes = sum(manifest["seconds"] for manifest in manifests) / 60
         return f"all of them took {minutes:.0f} minutes here the last time"
-    return f"about {QUICK_MINUTES} minutes on two cores" if quick else "04, 05 and 07 say how long they will train"
+    return (
+        f"about {QUICK_MINUTES} minutes on two cores"
+        if quick
+        else "04, 05 and 07 say how long they will train"
+    )
 
 
 def names_of_stages():
@@ -32,10 +38,13 @@ def names_of_stages():
 
 
 def run_stage(name, words, held):
-    """Runs a stage and passes its lines on. Returns True if it was up to date: its line then goes to `held`, the lines
-    that wait until a stage has work to do. Ends this script with the stage's exit code if that is not 0."""
+    """Runs a stage and passes its lines on. Returns True if it was up to date: its line then goes
+    to `held`, the lines that wait until a stage has work to do. Ends this script with the stage's
+    exit code if that is not 0."""
     command, up_to_date = [sys.executable, str(HERE / f"{name}.py"), *words], False
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONUNBUFFERED": "1"}) as stage:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+    ) as stage:
         try:
             for line in stage.stdout:
                 text = line.decode(errors="replace").rstrip("\n")

@@ -21,7 +21,8 @@ def number(value):
 
 
 def rounded(value, low, high):
-    """A number with the decimals that its interval allows: those of the first digit of its half-width, at most three.
+    """A number with the decimals that its interval allows: those of the first digit of its
+    half-width, at most three.
 
     >>> rounded(0.48612, 0.441, 0.539), rounded(0.9183, 0.28, 3.0), rounded(0.48612, 0.48, 0.49)
     ('0.49', '0.9', '0.486')

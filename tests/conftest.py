@@ -1,4 +1,5 @@
-"""Puts the project's folder on the import path, so that tests can load the numbered scripts by name."""
+"""Puts the project's folder on the import path, so that tests can load the numbered scripts by
+name."""
 
 import signal
 import sys
@@ -13,8 +14,10 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @pytest.fixture(scope="module")
 def one_thread():
-    """Models as small as the tests' gain nothing from two threads, and wait for each other on a busy machine."""
+    """Models as small as the tests' gain nothing from two threads, and wait for each other on a
+    busy machine."""
     import torch  # here: most files of tests do without
+
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

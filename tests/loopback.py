@@ -17,11 +17,21 @@ QUICKLY = ("--retry-wait", "0.01", "--timeout", "5")
 
 def midi(number):
     """A small MIDI file that differs with `number`."""
-    return b"MThd\0\0\0\6\0\0\0\1\1\xe0MTrk\0\0\0\x0c\0\x90" + bytes([number % 128]) + b"P\x60\x80" + \
-        bytes([number % 128]) + b"\0\0\xff\x2f\0"
+    return (
+        b"MThd\0\0\0\6\0\0\0\1\1\xe0MTrk\0\0\0\x0c\0\x90"
+        + bytes([number % 128])
+        + b"P\x60\x80"
+        + bytes([number % 128])
+        + b"\0\0\xff\x2f\0"
+    )
 
 
-FILES = {"ABBA/Fernando.mid": midi(1), "ABBA/Waterloo.MID": midi(2), "Björk/Jóga.mid": midi(3), "ABBA/cover.jpg": b"x"}
+FILES = {
+    "ABBA/Fernando.mid": midi(1),
+    "ABBA/Waterloo.MID": midi(2),
+    "Björk/Jóga.mid": midi(3),
+    "ABBA/cover.jpg": b"x",
+}
 
 
 def tar_bytes(files, top=""):
@@ -44,12 +54,17 @@ def download(root, *flags, code=0):
 
 def corpus(root):
     folder = root / "data/raw_midi"
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Serves `server.body` with ranges; `server.faults` is a list of functions, one used up per request. A fault that
-    returns True has answered the request; otherwise the usual answer follows."""
+    """Serves `server.body` with ranges; `server.faults` is a list of functions, one used up per
+    request. A fault that returns True has answered the request; otherwise the usual answer
+    follows."""
 
     def do_GET(self):
         self.server.requests.append(self.headers.get("Range"))
@@ -59,10 +74,15 @@ class Handler(BaseHTTPRequestHandler):
     def start(self):
         """The first byte that the client asks for, if it asks for this version."""
         asked = self.headers.get("Range")
-        return int(asked[6:].rstrip("-")) if asked and self.headers.get("If-Range") in (self.server.etag, None) else 0
+        return (
+            int(asked[6:].rstrip("-"))
+            if asked and self.headers.get("If-Range") in (self.server.etag, None)
+            else 0
+        )
 
     def answer(self, head=None, pause=None, **wrong):
-        """Sends the file; of its bytes only `head`, or each after a `pause` in seconds. wrong: headers that lie."""
+        """Sends the file; of its bytes only `head`, or each after a `pause` in seconds. wrong:
+        headers that lie."""
         body, start = self.server.body, self.start()
         if start >= len(body):
             return status(416)(self)
@@ -74,10 +94,10 @@ class Handler(BaseHTTPRequestHandler):
             if value is not None:
                 self.send_header(name.replace("_", "-"), str(value))
         self.end_headers()
-        data = body[start:] if head is None else body[start:start + head]
+        data = body[start:] if head is None else body[start : start + head]
         try:
             for index in range(len(data) if pause else 0):
-                self.wfile.write(data[index:index + 1])
+                self.wfile.write(data[index : index + 1])
                 time.sleep(pause)
             self.wfile.write(b"" if pause else data)
             self.wfile.flush()
@@ -102,37 +122,46 @@ def server():
 
 def break_after(n_bytes, reset=False):
     """The connection ends, or is reset, after so many bytes of the answer."""
+
     def fault(handler):
         handler.answer(head=n_bytes)
         if reset:
-            handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            handler.connection.setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+            )
         else:
             handler.connection.shutdown(socket.SHUT_RDWR)
         handler.connection.close()
         return True
+
     return fault
 
 
 def stall_after(n_bytes, seconds):
     """The connection stays open and silent after so many bytes."""
+
     def fault(handler):
         handler.answer(head=n_bytes)
         time.sleep(seconds)
         return True
+
     return fault
 
 
 def lie(**headers):
     """A full answer with wrong headers (Content_Length=10 ...)."""
+
     def fault(handler):
         handler.answer(**headers)
         handler.close_connection = True
         return True
+
     return fault
 
 
 def status(code, headers=()):
     """An empty answer with this status."""
+
     def fault(handler):
         handler.send_response(code)
         for name, value in headers:
@@ -140,4 +169,5 @@ def status(code, headers=()):
         handler.send_header("Content-Length", "0")
         handler.end_headers()
         return True
+
     return fault

@@ -1,5 +1,6 @@
-"""Scripts in processes of their own, as a user starts them, but forked from a process in which torch is loaded already:
-to load it, and what its optimizers load, takes longer than the work of a tiny model. Nothing of the project is in it."""
+"""Scripts in processes of their own, as a user starts them, but forked from a process in which
+torch is loaded already: to load it, and what its optimizers load, takes longer than the work of a
+tiny model. Nothing of the project is in it."""
 
 import gc
 import importlib
@@ -23,12 +24,18 @@ LOADED = ("torch._dynamo", "matplotlib.pyplot", "scipy.optimize", "symusic", "ji
 @lru_cache(maxsize=1)
 def nursery():
     """The process that forks; it ends with this one."""
-    return subprocess.Popen([sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                            env={**os.environ, "OMP_NUM_THREADS": "1"})
+    return subprocess.Popen(
+        [sys.executable, __file__],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
 
 
 def start(words, cwd=HERE, path=()):
-    """Like subprocess.run([sys.executable, *words], cwd=cwd, capture_output=True, text=True), of a script (not -c or
+    """Like subprocess.run([sys.executable, *words], cwd=cwd, capture_output=True, text=True), of a
+    script (not -c or
     -m); path: folders of more modules."""
     with tempfile.TemporaryDirectory() as folder:
         said = [Path(folder) / name for name in ("stdout", "stderr")]

@@ -1,4 +1,5 @@
-"""Alphabets beside characters: nothing is lost, losses are per character and per note, and samples keep their bars."""
+"""Alphabets beside characters: nothing is lost, losses are per character and per note, and samples
+keep their bars."""
 
 import importlib
 import importlib.util
@@ -51,37 +52,65 @@ def tunes():
     """2,000 tunes that people wrote down, as training text."""
     folder = Path(importlib.util.find_spec("music21").submodule_search_locations[0]) / "corpus"
     books = sorted(folder.glob("oneills1850/*.abc")) + sorted(folder.glob("ryansMammoth/*.abc"))
-    raw = [tune for path in books for tune in split_tunebook(path.read_bytes().decode("utf-8", "replace"))]
+    raw = [
+        tune
+        for path in books
+        for tune in split_tunebook(path.read_bytes().decode("utf-8", "replace"))
+    ]
     return [training_text(tune) for tune in raw[:2000]]
 
 
 @pytest.fixture(scope="module")
 def tokenizers(tunes):
     """Of every alphabet, learnt from the first half of them."""
-    return {alphabet: STAGE.learn_tokenizer(alphabet, "\n".join(tunes[:1000])) for alphabet in STAGE.ALPHABETS}
+    return {
+        alphabet: STAGE.learn_tokenizer(alphabet, "\n".join(tunes[:1000]))
+        for alphabet in STAGE.ALPHABETS
+    }
 
 
 def stream_of(texts, tokenizer):
-    return np.concatenate([part for text in texts for part in ([BEGIN], tokenizer.encode(text), [END])]).astype(
-        tokenizer.dtype)
+    return np.concatenate(
+        [part for text in texts for part in ([BEGIN], tokenizer.encode(text), [END])]
+    ).astype(tokenizer.dtype)
 
 
 def data_of(texts, tokenizer):
     third = len(texts) // 3
-    return training.Data(*(stream_of(texts[i:i + third], tokenizer) for i in (0, third, 2 * third)), tokenizer.digest,
-                         tokenizer.vocab_size, tokenizer.token_chars)
+    return training.Data(
+        *(stream_of(texts[i : i + third], tokenizer) for i in (0, third, 2 * third)),
+        tokenizer.digest,
+        tokenizer.vocab_size,
+        tokenizer.token_chars,
+    )
 
 
 def model_of(tokenizer, **shape):
     torch.manual_seed(0)
-    return build_model({"family": "transformer", "vocab_size": tokenizer.vocab_size, "block_size": 512, "n_layer": 2,
-                        "n_head": 2, "d_model": 16, "d_ff": 32, "dropout": 0.0, "rotary": True, "qk_norm": True, **shape})
+    return build_model(
+        {
+            "family": "transformer",
+            "vocab_size": tokenizer.vocab_size,
+            "block_size": 512,
+            "n_layer": 2,
+            "n_head": 2,
+            "d_model": 16,
+            "d_ff": 32,
+            "dropout": 0.0,
+            "rotary": True,
+            "qk_norm": True,
+            **shape,
+        }
+    )
 
 
 # ---------------------------------------------------------------- nothing is lost
 
+
 @pytest.mark.parametrize("alphabet", COARSE)
-def test_2000_tunes_come_back_and_what_is_unknown_is_as_with_characters(tunes, tokenizers, alphabet):
+def test_2000_tunes_come_back_and_what_is_unknown_is_as_with_characters(
+    tunes, tokenizers, alphabet
+):
     tokenizer, by_character = tokenizers[alphabet], tokenizers["char"]
     n_tokens = 0
     for tune in tunes:
@@ -91,7 +120,9 @@ def test_2000_tunes_come_back_and_what_is_unknown_is_as_with_characters(tunes, t
         n_tokens += len(tokens)
     assert all(tokenizer.decode(tokenizer.encode(tune)) == tune for tune in tunes[:1000])
     assert 1.1 < sum(map(len, tunes)) / n_tokens < 4
-    assert tokenizer.texts[N_SPECIAL:][:len(by_character.characters)] == list(by_character.characters)
+    assert tokenizer.texts[N_SPECIAL:][: len(by_character.characters)] == list(
+        by_character.characters
+    )
     assert len(set(tokenizer.texts[N_SPECIAL:])) == len(tokenizer.texts) - N_SPECIAL
     if alphabet != "note":
         assert tokenizer.vocab_size == int(alphabet.removeprefix("bpe:"))
@@ -101,9 +132,28 @@ def test_2000_tunes_come_back_and_what_is_unknown_is_as_with_characters(tunes, t
 def test_any_text_comes_back(tokenizers, alphabet):
     draw, learnt = random.Random(0), STAGE.learn_tokenizer(alphabet, LETTERS * RARE)
     assert learnt.decode(learnt.encode(LETTERS * 3)) == LETTERS * 3
-    strange = ["", "\n\n", "\n", "|", "||\n|", "\x00\r\n", LETTERS, "K:", "[V:", "A:|\n", "🎵|🎵", "=" * 9, "(3(3"]
-    for tokenizer, characters in ((learnt, CharTokenizer(LETTERS)), (tokenizers[alphabet], tokenizers["char"])):
-        for text in strange + ["".join(draw.choices("ABcz24|[]:V1\n/',^=(3é\u2028", k=60)) for _ in range(50)]:
+    strange = [
+        "",
+        "\n\n",
+        "\n",
+        "|",
+        "||\n|",
+        "\x00\r\n",
+        LETTERS,
+        "K:",
+        "[V:",
+        "A:|\n",
+        "🎵|🎵",
+        "=" * 9,
+        "(3(3",
+    ]
+    for tokenizer, characters in (
+        (learnt, CharTokenizer(LETTERS)),
+        (tokenizers[alphabet], tokenizers["char"]),
+    ):
+        for text in strange + [
+            "".join(draw.choices("ABcz24|[]:V1\n/',^=(3é\u2028", k=60)) for _ in range(50)
+        ]:
             tokens = tokenizer.encode(text)
             assert tokenizer.decode(tokens) == characters.decode(characters.encode(text))
             assert tokenizer.token_chars[tokens].sum() == len(text)
@@ -114,37 +164,84 @@ def test_any_text_comes_back(tokenizers, alphabet):
 def test_no_piece_goes_on_after_a_bar_line(tokenizers, alphabet):
     pieces = tokenizers[alphabet].texts[N_SPECIAL:]
     assert not [piece for piece in pieces if set("|\n") & set(piece[:-1])]
-    assert alphabet == "note" or [piece for piece in pieces if len(piece) > 2 and piece.endswith("|")]
+    assert alphabet == "note" or [
+        piece for piece in pieces if len(piece) > 2 and piece.endswith("|")
+    ]
 
 
 def test_notes_are_tokens_and_rare_ones_are_characters(tunes):
     text = "M:3/4\nK:Am\n[V:1]^c,2[Ec2]3z/2|(3abc A-A2|\n" * RARE + "G7|" * (RARE - 1)
     tokenizer = NoteTokenizer(text)
-    assert [tokenizer.decode([token]) for token in tokenizer.encode("M:3/4\nK:Am\n[V:1]^c,2[Ec2]3z/2|(3abcA-A2|G7|")] \
-        == ["M:3/4\n", "K:Am\n", "[V:1]", "^c,2", "[", "E", "c2", "]3", "z/2", "|", "(3", "a", "b", "c", "A", "-", "A2",
-            "|", "G", "7", "|"]
+    assert [
+        tokenizer.decode([token])
+        for token in tokenizer.encode("M:3/4\nK:Am\n[V:1]^c,2[Ec2]3z/2|(3abcA-A2|G7|")
+    ] == [
+        "M:3/4\n",
+        "K:Am\n",
+        "[V:1]",
+        "^c,2",
+        "[",
+        "E",
+        "c2",
+        "]3",
+        "z/2",
+        "|",
+        "(3",
+        "a",
+        "b",
+        "c",
+        "A",
+        "-",
+        "A2",
+        "|",
+        "G",
+        "7",
+        "|",
+    ]
     learnt = BpeTokenizer("ab" * RARE + "|" + "cd" * (RARE - 1), 100)
     assert {"ab", "cd"} & set(learnt.texts) == {"ab"}
-    assert NoteTokenizer("\n".join(tunes[:100])).digest == NoteTokenizer("\n".join(tunes[:100])).digest
-    assert BpeTokenizer("\n".join(tunes[:100]), 300).parts == BpeTokenizer("\n".join(tunes[:100]), 300).parts
+    assert (
+        NoteTokenizer("\n".join(tunes[:100])).digest == NoteTokenizer("\n".join(tunes[:100])).digest
+    )
+    assert (
+        BpeTokenizer("\n".join(tunes[:100]), 300).parts
+        == BpeTokenizer("\n".join(tunes[:100]), 300).parts
+    )
 
 
 # ---------------------------------------------------------------- files
+
 
 @pytest.mark.parametrize("alphabet", COARSE)
 def test_a_saved_vocabulary_is_the_same(tmp_path, tokenizers, alphabet):
     path, tokenizer = tmp_path / "tokenizer.pkl", tokenizers[alphabet]
     path.write_bytes(tokenizer.dumps())
     loaded = load_tokenizer(path)
-    assert type(loaded) is type(tokenizer) and loaded.digest == tokenizer.digest and loaded.texts == tokenizer.texts
+    assert (
+        type(loaded) is type(tokenizer)
+        and loaded.digest == tokenizer.digest
+        and loaded.texts == tokenizer.texts
+    )
     assert np.array_equal(loaded.encode(TWO_VOICES), tokenizer.encode(TWO_VOICES))
     assert len({other.digest for other in tokenizers.values()}) == len(STAGE.ALPHABETS)
 
 
-@pytest.mark.parametrize("alphabet, parts", [
-    ("note", Path("x")), ("note", [["C2"], ("D2",)]), ("note", [[np.str_("C2")]]), ("note", [[1]]), ("note", [[""]]),
-    ("note", "C2"), ("note", None), ("bpe:256", [["a"]]), ("bpe:256", [["a", "b"], ["abc", "a"]]),
-    ("bpe:256", [["a", "b", "c"]]), ("bpe:256", [["a", "C2"]])])
+@pytest.mark.parametrize(
+    "alphabet, parts",
+    [
+        ("note", Path("x")),
+        ("note", [["C2"], ("D2",)]),
+        ("note", [[np.str_("C2")]]),
+        ("note", [[1]]),
+        ("note", [[""]]),
+        ("note", "C2"),
+        ("note", None),
+        ("bpe:256", [["a"]]),
+        ("bpe:256", [["a", "b"], ["abc", "a"]]),
+        ("bpe:256", [["a", "b", "c"]]),
+        ("bpe:256", [["a", "C2"]]),
+    ],
+)
 def test_a_foreign_vocabulary_is_refused(tmp_path, alphabet, parts):
     saved = pickle.loads(STAGE.learn_tokenizer(alphabet, "abc|").dumps())
     (tmp_path / "tokenizer.pkl").write_bytes(pickle.dumps({**saved, "parts": parts}))
@@ -165,20 +262,40 @@ def test_a_missing_package_is_named_with_its_mend(tmp_path, monkeypatch, tokeniz
 
 def test_stage_03_in_another_alphabet(tmp_path, capfd):
     (tmp_path / "text").mkdir()
-    for split, part in (("train", VALID_TUNES[:20]), ("val", VALID_TUNES[20:25]), ("test", VALID_TUNES[25:30])):
+    for split, part in (
+        ("train", VALID_TUNES[:20]),
+        ("val", VALID_TUNES[20:25]),
+        ("test", VALID_TUNES[25:30]),
+    ):
         (tmp_path / f"text/{split}.txt").write_text("\n".join(part))
-    STAGE.main(["--root", str(tmp_path), "--from-splits", str(tmp_path / "text"), "--vocab", "bpe:256", "--workers", "1"])
+    STAGE.main(
+        [
+            "--root",
+            str(tmp_path),
+            "--from-splits",
+            str(tmp_path / "text"),
+            "--vocab",
+            "bpe:256",
+            "--workers",
+            "1",
+        ]
+    )
     assert not capfd.readouterr().err
-    stats, data = json.loads((tmp_path / "data/stats.json").read_text()), training.load_data(tmp_path)
+    stats, data = json.loads((tmp_path / "data/stats.json").read_text()), training.load_data(
+        tmp_path
+    )
     tokenizer = load_tokenizer(tmp_path / "data/tokenizer.pkl")
     assert tokenizer.kind == "bpe" and tokenizer.decode(data.val) == "".join(VALID_TUNES[20:25])
     notes = sum(len(pitches) for tune in VALID_TUNES[20:25] for *_, pitches in read_abc(tune).ticks)
-    assert stats["splits"]["val"]["notes"] == notes and stats["splits"]["val"]["tokens"] == len(data.val)
+    assert stats["splits"]["val"]["notes"] == notes and stats["splits"]["val"]["tokens"] == len(
+        data.val
+    )
     assert results.notes_of_splits(tmp_path)["val"] == notes
     assert results.describe_tokenizer(tmp_path)["remark"] == results.UPPER_BOUND
 
 
 # ---------------------------------------------------------------- losses
+
 
 @pytest.mark.parametrize("alphabet", ["bpe:256", "note"])
 def test_nats_per_character_by_hand(tunes, tokenizers, alphabet):
@@ -189,7 +306,7 @@ def test_nats_per_character_by_hand(tunes, tokenizers, alphabet):
     nats, chars = 0.0, 0
     with torch.no_grad():
         for start in range(0, len(data.val) - 1, 512):
-            window = torch.from_numpy(data.val[start:start + 513].astype(int))
+            window = torch.from_numpy(data.val[start : start + 513].astype(int))
             logits = model(window[None, :-1])[0][0].log_softmax(-1)
             for i, target in enumerate(window[1:].tolist()):
                 if target != BEGIN:
@@ -199,7 +316,9 @@ def test_nats_per_character_by_hand(tunes, tokenizers, alphabet):
     assert measured["nats_per_char"] == pytest.approx(nats / chars, rel=1e-5)
     record = {"val_nats_per_char": nats / chars, "val_chars": chars}
     notes = sum(map(count_notes, tunes[3:6]))
-    assert results.per_note(record, {"val": notes}) == {"val_nats_per_note": pytest.approx(nats / notes)}
+    assert results.per_note(record, {"val": notes}) == {
+        "val_nats_per_note": pytest.approx(nats / notes)
+    }
 
 
 def test_notes_are_counted_as_written():
@@ -208,22 +327,33 @@ def test_notes_are_counted_as_written():
 
 
 @pytest.mark.parametrize("alphabet", STAGE.ALPHABETS)
-def test_a_step_holds_the_text_of_two_windows_of_characters_or_the_nearest(tunes, tokenizers, alphabet):
+def test_a_step_holds_the_text_of_two_windows_of_characters_or_the_nearest(
+    tunes, tokenizers, alphabet
+):
     data = data_of(tunes[:300], tokenizers[alphabet])
     per_token = runs.mean_chars(data.train, data.token_chars)
     shape = {"n_layer": 1, "n_head": 1, "d_model": 8, "d_ff": 8}
     run = runs.plan_run(data, "transformer", "nano", shape, 0.01)
     assert run["batch_windows"] == max(1, round(2 / per_token))
-    assert per_token == (1.0 if alphabet == "char" else pytest.approx(len("".join(tunes[:100])) / sum(
-        len(tokenizers[alphabet].encode(tune)) for tune in tunes[:100]), rel=0.02))
+    assert per_token == (
+        1.0
+        if alphabet == "char"
+        else pytest.approx(
+            len("".join(tunes[:100]))
+            / sum(len(tokenizers[alphabet].encode(tune)) for tune in tunes[:100]),
+            rel=0.02,
+        )
+    )
     large = runs.windows_per_step(40_000_000 / per_token, per_token)  # 16 windows of characters
     assert large == round(16 / per_token) and 0.9 < large * per_token / 16 < 1.1
 
 
 # ---------------------------------------------------------------- samples and page
 
+
 def test_right_bars_in_notes_are_right(tokenizers):
-    """A model that knows nothing but how often a bar ends: what it finishes is valid, what it cannot finish is stuck."""
+    """A model that knows nothing but how often a bar ends: what it finishes is valid, what it
+    cannot finish is stuck."""
     tokenizer = NoteTokenizer("\n".join(VALID_TUNES))
     model = model_of(tokenizer).eval()
     model.head = nn.Linear(model.head.in_features, tokenizer.vocab_size)
@@ -234,10 +364,16 @@ def test_right_bars_in_notes_are_right(tokenizers):
         model.head.bias[tokenizer.encode("|").astype(int)], model.head.bias[END] = 3.4, 2
     header = C_MAJOR_HEADER.replace("4/4", "2/4")  # two notes a bar
     prompts = [header, header + "C4D4|E4F4|"]
-    samples = generate(model, tokenizer, [Request(prompts[i % 2], seed=i, max_chars=120, bars="right")
-                                          for i in range(8)], right_bars=RightBars)
+    samples = generate(
+        model,
+        tokenizer,
+        [Request(prompts[i % 2], seed=i, max_chars=120, bars="right") for i in range(8)],
+        right_bars=RightBars,
+    )
     ended = [sample for sample in samples if sample["stop_reason"] == "end"]
-    assert len(ended) > 3 and all(check_abc(sample["text"], len(sample["prompt"])).level >= 4 for sample in ended)
+    assert len(ended) > 3 and all(
+        check_abc(sample["text"], len(sample["prompt"])).level >= 4 for sample in ended
+    )
     assert {sample["stop_reason"] for sample in samples} <= {"end", "budget", "stuck"}
     for sample in samples:
         assert len(sample["surprisal_bits"]) == len(sample["text"]) and sample["new_chars"] <= 150
@@ -253,43 +389,101 @@ def test_the_attention_map_has_a_row_a_token(tokenizers):
 
 # ---------------------------------------------------------------- the benchmark
 
+
 def test_differences_are_paired_by_seed_and_read_at_equal_seconds():
     def row(alphabet, seed, epochs, seconds, loss):
-        return {"family": "lstm", "size": "tiny", "train_chars": 1000, "alphabet": alphabet, "seed": seed,
-                "epochs": epochs, "seconds": seconds, "val_nats_per_char": loss, "params_total": 1}
-    rows = [row("char", 1, 1, 20, 1.0), row("char", 2, 1, 20, 1.2), row("note", 1, 1, 10, 1.1), row("note", 2, 1, 10, 1.3),
-            row("note", 1, 2, 40, 0.9), row("note", 3, 1, 10, 9.0)]
+        return {
+            "family": "lstm",
+            "size": "tiny",
+            "train_chars": 1000,
+            "alphabet": alphabet,
+            "seed": seed,
+            "epochs": epochs,
+            "seconds": seconds,
+            "val_nats_per_char": loss,
+            "params_total": 1,
+        }
+
+    rows = [
+        row("char", 1, 1, 20, 1.0),
+        row("char", 2, 1, 20, 1.2),
+        row("note", 1, 1, 10, 1.1),
+        row("note", 2, 1, 10, 1.3),
+        row("note", 1, 2, 40, 0.9),
+        row("note", 3, 1, 10, 9.0),
+    ]
     by_char, note, twice = bench_alphabets.compare(rows)
     assert (by_char["alphabet"], by_char["equal_text"]) == ("char", [])
-    assert note["equal_text"] == pytest.approx([0.1, 0.1]) and note["equal_seconds"] == pytest.approx([0.0])
+    assert note["equal_text"] == pytest.approx([0.1, 0.1]) and note[
+        "equal_seconds"
+    ] == pytest.approx([0.0])
     assert (twice["epochs"], twice["equal_text"], twice["equal_seconds"]) == (2, [], [])
     mean, half = bench_alphabets.mean_interval([0.1, 0.3])
-    assert mean == pytest.approx(0.2) and half == pytest.approx(12.706 * math.sqrt(0.02) / math.sqrt(2), rel=1e-3)
+    assert mean == pytest.approx(0.2) and half == pytest.approx(
+        12.706 * math.sqrt(0.02) / math.sqrt(2), rel=1e-3
+    )
     assert bench_alphabets.mean_interval([0.1])[1] is None
 
 
 def test_a_step_is_timed_once_and_tables_say_what_was_compared(tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(bench_alphabets, "step_times", lambda configs, rounds: asked.append(list(configs)) or {
-        name: (1.0, 0.5, 7) for name in configs})
+    monkeypatch.setattr(
+        bench_alphabets,
+        "step_times",
+        lambda configs, rounds: asked.append(list(configs))
+        or {name: (1.0, 0.5, 7) for name in configs},
+    )
     record = {"family": "lstm", "size": "tiny", "batch_windows": 2, "config": {}}
     for alphabets in (["char"], ["char", "note"]):
         times = bench_alphabets.seconds_a_step(tmp_path, [(name, record) for name in alphabets])
-    assert asked == [["char lstm tiny 2"], ["note lstm tiny 2"]] and times["note lstm tiny 2"] == 1.5
+    assert (
+        asked == [["char lstm tiny 2"], ["note lstm tiny 2"]] and times["note lstm tiny 2"] == 1.5
+    )
 
-    rows = [{"family": "lstm", "size": "tiny", "train_chars": 1000, "alphabet": name, "seed": seed, "epochs": 1,
-             "seconds": 9.0, "val_nats_per_char": loss + seed / 10, "test_nats_per_char": 2.0, "params_total": 1}
-            for name, loss in (("char", 1.0), ("note", 1.25)) for seed in (1, 2)]
+    rows = [
+        {
+            "family": "lstm",
+            "size": "tiny",
+            "train_chars": 1000,
+            "alphabet": name,
+            "seed": seed,
+            "epochs": 1,
+            "seconds": 9.0,
+            "val_nats_per_char": loss + seed / 10,
+            "test_nats_per_char": 2.0,
+            "params_total": 1,
+        }
+        for name, loss in (("char", 1.0), ("note", 1.25))
+        for seed in (1, 2)
+    ]
     rated = {"free": {"rate": 0.25}, "right": {"rate": 1.0}, "draws": 2.0}
-    text, _, validity = "\n".join(bench_alphabets.tables(bench_alphabets.compare(rows), {
-        ("note", "lstm", "tiny", 1): rated})).strip().split("\n\n")
+    text, _, validity = (
+        "\n".join(
+            bench_alphabets.tables(
+                bench_alphabets.compare(rows), {("note", "lstm", "tiny", 1): rated}
+            )
+        )
+        .strip()
+        .split("\n\n")
+    )
     assert "| LSTM tiny | 1,000 x 1 | 1.150, 2.000 | 9 | +0.250 ± 0.000 |" in text
     assert "| LSTM tiny | 1 | – | 25 %, 100 % (2.0) |" in validity
 
 
 def test_steps_of_several_models_are_timed_by_turns():
-    config = {"family": "lstm", "vocab_size": 20, "block_size": 512, "n_layer": 1, "d_embedding": 8, "d_hidden": 8,
-              "dropout": 0.0}
+    config = {
+        "family": "lstm",
+        "vocab_size": 20,
+        "block_size": 512,
+        "n_layer": 1,
+        "d_embedding": 8,
+        "d_hidden": 8,
+        "dropout": 0.0,
+    }
     (times,) = bench_families.step_times({"a": (config, 1)}, rounds=1).values()
     gradient, optimizer, n_parameters = times
-    assert gradient > 0 and optimizer > 0 and n_parameters == build_model(config).count_parameters()["total"]
+    assert (
+        gradient > 0
+        and optimizer > 0
+        and n_parameters == build_model(config).count_parameters()["total"]
+    )

@@ -1,4 +1,5 @@
-"""`--continue`: a user's MIDI or ABC file, its last bars as a prompt, and the file with given and new bars."""
+"""`--continue`: a user's MIDI or ABC file, its last bars as a prompt, and the file with given and
+new bars."""
 
 import importlib
 
@@ -26,7 +27,9 @@ def song(n_bars=12, tempos=((0, 90.0), (9, 101.5))):
     for low in (0, 12):
         track = symusic.Track("part", 0, False)
         for beat in range(3 * n_bars):
-            track.notes.append(symusic.Note(beat * 120, 120, SCALE[(beat * (low + 5)) % 8] - low, 80))
+            track.notes.append(
+                symusic.Note(beat * 120, 120, SCALE[(beat * (low + 5)) % 8] - low, 80)
+            )
         score.tracks.append(track)
     drums = symusic.Track("kit", 0, True)
     for bar in range(n_bars):
@@ -36,8 +39,12 @@ def song(n_bars=12, tempos=((0, 90.0), (9, 101.5))):
 
 
 def notes(tune, start=0):
-    return sorted((note.onset - start, note.duration, note.pitch) for voice in tune.voices for note in voice.notes
-                  if note.onset >= start)
+    return sorted(
+        (note.onset - start, note.duration, note.pitch)
+        for voice in tune.voices
+        for note in voice.notes
+        if note.onset >= start
+    )
 
 
 @pytest.mark.parametrize("n_bars", [1, 3, 8, 40])
@@ -47,7 +54,8 @@ def test_the_last_bars_sound_as_they_did(text, n_bars):
     n_all = len(tune.voices[0].bars)
     assert min(n_bars, n_all) <= given.n_bars < n_bars + 4 and given.n_left_out == 0
     wanted, found = set(notes(tune, given.onset)), set(notes(read_abc(given.text)))
-    assert wanted <= found and {onset for onset, *_ in found - wanted} <= {0}  # what was tied is struck again
+    # what was tied is struck again
+    assert wanted <= found and {onset for onset, *_ in found - wanted} <= {0}
     assert read_abc(given.text).tempo and check_abc(given.text).meter
 
 
@@ -65,8 +73,16 @@ def test_drums_and_tempos_pass_through_and_a_marker_stands_where_new_bars_begin(
     score = symusic.Score.from_midi(midi_with_source(text, given, source))
     quarter = score.tpq
     assert [(mark.time, mark.text) for mark in score.markers] == [(4 * 3 * quarter, MARK)]
-    assert [(tempo.time, round(tempo.qpm, 1)) for tempo in score.tempos] == [(0, 90.0), (3 * quarter, 101.5)]
-    drums = [(note.time, note.pitch, note.velocity) for track in score.tracks if track.is_drum for note in track.notes]
+    assert [(tempo.time, round(tempo.qpm, 1)) for tempo in score.tempos] == [
+        (0, 90.0),
+        (3 * quarter, 101.5),
+    ]
+    drums = [
+        (note.time, note.pitch, note.velocity)
+        for track in score.tracks
+        if track.is_drum
+        for note in track.notes
+    ]
     assert drums == [(3 * quarter * i, 36 + 8 + i, 70 + 8 + i) for i in range(4)]
     pitched = [note.pitch for track in score.tracks if not track.is_drum for note in track.notes]
     assert len(pitched) == 2 * (4 * 3 + 1)
@@ -75,12 +91,22 @@ def test_drums_and_tempos_pass_through_and_a_marker_stands_where_new_bars_begin(
 def test_the_mark_in_the_text_is_a_comment():
     given = last_bars(music(8), 4).text
     text = marked(given + "C16|D16|", len(given))
-    assert f"|\n% {MARK}\nC16|" in text and notes(read_abc(text)) == notes(read_abc(given + "C16|D16|"))
+    assert f"|\n% {MARK}\nC16|" in text and notes(read_abc(text)) == notes(
+        read_abc(given + "C16|D16|")
+    )
 
 
-@pytest.mark.parametrize("data, name, words", [
-    (b"", "a.mid", "no bytes"), (b"noise", "a.mid", "not_midi"), (song()[:300], "a.mid", "damaged"),
-    (b"words", "a.abc", "no tune"), (b"X:1\nK:C\nC[D|\n", "a.abc", "cannot be read"), (b"\xff", "a.abc", "no tune")])
+@pytest.mark.parametrize(
+    "data, name, words",
+    [
+        (b"", "a.mid", "no bytes"),
+        (b"noise", "a.mid", "not_midi"),
+        (song()[:300], "a.mid", "damaged"),
+        (b"words", "a.abc", "no tune"),
+        (b"X:1\nK:C\nC[D|\n", "a.abc", "cannot be read"),
+        (b"\xff", "a.abc", "no tune"),
+    ],
+)
 def test_what_cannot_be_read_is_said_in_a_sentence(data, name, words):
     with pytest.raises(ValueError, match=words):
         read_source(data, name, 6)
@@ -88,43 +114,63 @@ def test_what_cannot_be_read_is_said_in_a_sentence(data, name, words):
 
 # ---------------------------------------------------------------- the script
 
+
 @pytest.fixture
 def go_on(tmp_path, monkeypatch, capsys):
-    """Runs `--continue` on a file of this name and content, with a model that plays whole bars of C in 4/4; returns the
-    folder with the samples and what was printed."""
+    """Runs `--continue` on a file of this name and content, with a model that plays whole bars of C
+    in 4/4; returns the folder with the samples and what was printed."""
     tokenizer = CharTokenizer(music(8) + "16")
-    model = Chain(tokenizer, {"|": {"C": 1}, "\n": {"C": 1}, "C": {"1": 1}, "1": {"6": 1}, "6": {"|": 1}})
-    monkeypatch.setattr(evaluation, "load_player", lambda *_: evaluation.Player(model, tokenizer, "cpu", ""))
+    model = Chain(
+        tokenizer, {"|": {"C": 1}, "\n": {"C": 1}, "C": {"1": 1}, "1": {"6": 1}, "6": {"|": 1}}
+    )
+    monkeypatch.setattr(
+        evaluation, "load_player", lambda *_: evaluation.Player(model, tokenizer, "cpu", "")
+    )
     monkeypatch.setattr(stage07, "load_tokenizer", lambda *_: tokenizer)
     monkeypatch.setattr(stage07, "check_model", lambda *_: None)
     (tmp_path / "data").mkdir()
-    (tmp_path / "data/stats.json").write_text('{"music": {"meters": {"4/4": 7, "13/8": 1}, "voices": {"max": 2}}}')
+    (tmp_path / "data/stats.json").write_text(
+        '{"music": {"meters": {"4/4": 7, "13/8": 1}, "voices": {"max": 2}}}'
+    )
 
     def run(name, content, *flags):
         (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
         stage07.main(["--root", str(tmp_path), "--continue", str(tmp_path / name), *flags])
         return tmp_path / "part4_outputs/generated", capsys.readouterr().out
+
     return run
 
 
 def test_given_and_new_bars_stand_in_one_file_of_each_kind(go_on):
-    folder, said = go_on("tune.abc", music(9), "--bars-given", "4", "--bars-new", "3", "--num-samples", "2")
+    folder, said = go_on(
+        "tune.abc", music(9), "--bars-given", "4", "--bars-new", "3", "--num-samples", "2"
+    )
     assert "given: 4 bars of tune.abc" in said
     assert {path.name for path in folder.iterdir()} == {
-        *(f"continued_00{i}.{end}" for i in (0, 1) for end in ("abc", "mid", "musicxml", "json")), "played.html"}
+        *(f"continued_00{i}.{end}" for i in (0, 1) for end in ("abc", "mid", "musicxml", "json")),
+        "played.html",
+    }
     text = (folder / "continued_001.abc").read_text()
     assert text == last_bars(music(9), 4).text + f"\n% {MARK}\n" + "C16|" * 3 + "\n"
-    assert symusic.Score.from_midi((folder / "continued_001.mid").read_bytes()).markers[0].text == MARK
-    assert b'<bar-style>light-light' in (folder / "continued_001.musicxml").read_bytes()
+    assert (
+        symusic.Score.from_midi((folder / "continued_001.mid").read_bytes()).markers[0].text == MARK
+    )
+    assert b"<bar-style>light-light" in (folder / "continued_001.musicxml").read_bytes()
     go_on("tune.abc", music(9), "--bars-new", "1")
     assert (folder / "continued_002.abc").exists()
 
 
-@pytest.mark.parametrize("name, content, words", [
-    ("a.abc", music(4).replace("4/4", "7/8"), "never seen the meter 7/8"),
-    ("a.abc", music(4).replace("K:C", "K:F#m"), "characters that the training text lacks: '#'"),
-    ("a.abc", music(4).replace("C4", "C6", 1), "no right bar can follow"),
-    ("a.abc", music(1)[:-2], "too short"), ("a.mid", b"MThd", "damaged"), ("a.mid", b"", "no bytes")])
+@pytest.mark.parametrize(
+    "name, content, words",
+    [
+        ("a.abc", music(4).replace("4/4", "7/8"), "never seen the meter 7/8"),
+        ("a.abc", music(4).replace("K:C", "K:F#m"), "characters that the training text lacks: '#'"),
+        ("a.abc", music(4).replace("C4", "C6", 1), "no right bar can follow"),
+        ("a.abc", music(1)[:-2], "too short"),
+        ("a.mid", b"MThd", "damaged"),
+        ("a.mid", b"", "no bytes"),
+    ],
+)
 def test_one_sentence_says_why_there_is_no_going_on(go_on, name, content, words):
     with pytest.raises(SystemExit, match=words) as ended:
         go_on(name, content)
@@ -134,11 +180,17 @@ def test_one_sentence_says_why_there_is_no_going_on(go_on, name, content, words)
 def test_flags_that_make_no_sense_together_are_refused(tmp_path):
     with pytest.raises(SystemExit, match="does not go with"):
         stage07.parse_arguments(["--continue", "a.mid", "--meter", "4/4"])
-    for path, words in ((tmp_path / "none.mid", "no such file"), (tmp_path, "that is a folder"), ("", "that is a folder")):
+    for path, words in (
+        (tmp_path / "none.mid", "no such file"),
+        (tmp_path, "that is a folder"),
+        ("", "that is a folder"),
+    ):
         with pytest.raises(SystemExit, match=words):
             stage07.parse_arguments(["--continue", str(path)])
 
 
 def test_a_model_that_was_told_of_no_styles_says_so(go_on, tmp_path):
-    with pytest.raises(SystemExit, match="was not told of styles\n  -> run: python 03_tokenize_split.py .*--tag"):
+    with pytest.raises(
+        SystemExit, match="was not told of styles\n  -> run: python 03_tokenize_split.py .*--tag"
+    ):
         stage07.main(["--root", str(tmp_path), "--style", "bach"])

@@ -1,4 +1,5 @@
-"""Stage 01: the same corpus from every kind of source, nothing outside its folder, and clear refusals."""
+"""Stage 01: the same corpus from every kind of source, nothing outside its folder, and clear
+refusals."""
 
 import hashlib
 import importlib
@@ -52,8 +53,9 @@ def test_folder_tar_and_zip_give_the_same_corpus(tmp_path):
 
 def test_limit_is_a_seeded_sample_not_the_first(tmp_path):
     names = [f"a/{number:03}.mid" for number in range(200)]
-    first, again, other = (fetch.sample(order, 20, seed) for order, seed in
-                           ((names, 0), (names[::-1], 0), (names, 1)))
+    first, again, other = (
+        fetch.sample(order, 20, seed) for order, seed in ((names, 0), (names[::-1], 0), (names, 1))
+    )
     assert first == again != other and len(first) == 20
     assert first != set(names[:20])
     assert fetch.sample(names, 10, 0) < first
@@ -62,8 +64,18 @@ def test_limit_is_a_seeded_sample_not_the_first(tmp_path):
 def test_nothing_hostile_leaves_the_folder(tmp_path):
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz", format=tarfile.PAX_FORMAT) as tar:
-        for name in ("../evil.mid", "/tmp/evil-abs.mid", "a/../../evil.mid", "..\\evil.mid", "C:\\evil.mid",
-                     "ok/song.mid", "ok/song.mid", "ok/SONG.MID", "ok/" + "n" * 300 + ".mid", "ok/new\nline\x07.mid"):
+        for name in (
+            "../evil.mid",
+            "/tmp/evil-abs.mid",
+            "a/../../evil.mid",
+            "..\\evil.mid",
+            "C:\\evil.mid",
+            "ok/song.mid",
+            "ok/song.mid",
+            "ok/SONG.MID",
+            "ok/" + "n" * 300 + ".mid",
+            "ok/new\nline\x07.mid",
+        ):
             member = tarfile.TarInfo(name)
             member.size = len(midi(5))
             tar.addfile(member, io.BytesIO(midi(5)))
@@ -78,15 +90,28 @@ def test_nothing_hostile_leaves_the_folder(tmp_path):
     (tmp_path / "in/bad.tar.gz").write_bytes(buffer.getvalue())
     output = download(tmp_path / "out/root", "--source", tmp_path / "in/bad.tar.gz")
     found = corpus(tmp_path / "out/root")
-    assert {"ok/song.mid", "ok/song.1.mid", "ok/SONG.2.mid", "ok/newline.mid", "ok/deeper/x.mid"} <= set(found)
+    assert {
+        "ok/song.mid",
+        "ok/song.1.mid",
+        "ok/SONG.2.mid",
+        "ok/newline.mid",
+        "ok/deeper/x.mid",
+    } <= set(found)
     assert len(found) == 6 and all(len(Path(name).name.encode()) <= 210 for name in found)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
     assert not Path("/tmp/evil-abs.mid").exists() and "2 link" in output and "2 device" in output
 
 
-@pytest.mark.parametrize("name, wanted", [
-    ("AC/DC", "AC/DC"), ("a\udce9.mid", "aé.mid"), ("..hidden", "hidden"), ("\u0007", "untitled"), ("x" * 400, 200),
-])
+@pytest.mark.parametrize(
+    "name, wanted",
+    [
+        ("AC/DC", "AC/DC"),
+        ("a\udce9.mid", "aé.mid"),
+        ("..hidden", "hidden"),
+        ("\u0007", "untitled"),
+        ("x" * 400, 200),
+    ],
+)
 def test_safe_name(name, wanted):
     found = fetch.safe_name(name)
     assert len(found) == wanted if isinstance(wanted, int) else found == wanted
@@ -104,15 +129,23 @@ def test_download_resumes_where_it_broke(tmp_path, server):
 def test_two_versions_are_never_mixed(tmp_path, server):
     def changed(handler):
         server.etag, server.body = '"v2"', tar_bytes({"new/version.mid": midi(7)})
+
     server.faults = [break_after(100), changed]
     download(tmp_path, "--source", server.url, *QUICKLY)
     assert corpus(tmp_path) == {"new/version.mid": midi(7)}
 
 
-@pytest.mark.parametrize("fault, words", [
-    (status(404), "404"), (status(403), "403"), ("html", "web page"), ("sha", "SHA-256"), ("truncated", "damaged"),
-    ("closed", "given up"),
-])
+@pytest.mark.parametrize(
+    "fault, words",
+    [
+        (status(404), "404"),
+        (status(403), "403"),
+        ("html", "web page"),
+        ("sha", "SHA-256"),
+        ("truncated", "damaged"),
+        ("closed", "given up"),
+    ],
+)
 def test_refusals_keep_the_old_corpus_valid(tmp_path, server, fault, words):
     (tmp_path / "music/a").mkdir(parents=True)
     (tmp_path / "music/a/b.mid").write_bytes(midi(1))
@@ -134,13 +167,22 @@ def test_refusals_keep_the_old_corpus_valid(tmp_path, server, fault, words):
     assert "up to date" in download(root, "--source", tmp_path / "music")
 
 
-@pytest.mark.parametrize("flags, words", [
-    (["--source", "/no/such/folder"], "no such file"), (["--source", "music21", "--collections", "abba"], "abba"),
-    (["--source", "music21", "--limit", "0"], "--limit"), (["--source", "x", "--sha256", "12"], "--sha256"),
-    (["--source", ""], "--source ''"), (["--retry-wait", "inf"], "not finite"), (["--timeout", "nan"], "not finite"),
-    (["--seed", "-1"], "below 0"), (["--seed", "9" * 20], "--seed"), (["--root", __file__], "is a file"),
-    (["--source", HERE, "--collections", "bach"], "--collections is of --source music21 alone"),
-])
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--source", "/no/such/folder"], "no such file"),
+        (["--source", "music21", "--collections", "abba"], "abba"),
+        (["--source", "music21", "--limit", "0"], "--limit"),
+        (["--source", "x", "--sha256", "12"], "--sha256"),
+        (["--source", ""], "--source ''"),
+        (["--retry-wait", "inf"], "not finite"),
+        (["--timeout", "nan"], "not finite"),
+        (["--seed", "-1"], "below 0"),
+        (["--seed", "9" * 20], "--seed"),
+        (["--root", __file__], "is a file"),
+        (["--source", HERE, "--collections", "bach"], "--collections is of --source music21 alone"),
+    ],
+)
 def test_bad_flags_write_nothing(tmp_path, flags, words):
     output = download(tmp_path / "root", *flags, code=1)
     assert words in output and len(output.splitlines()) == 2
@@ -157,7 +199,8 @@ def test_a_folder_without_midi_is_refused_and_what_it_holds_is_said(tmp_path):
 
 
 def test_names_that_are_not_utf8_are_taken(tmp_path):
-    """As Latin-1, the code of old archives; in the folder's own path they are written with escapes."""
+    """As Latin-1, the code of old archives; in the folder's own path they are written with
+    escapes."""
     source = os.fsencode(tmp_path) + b"/caf\xe9"
     os.makedirs(source + b"/Bj\xf6rk")
     Path(os.fsdecode(source + b"/Bj\xf6rk/J\xf3ga.rmi")).write_bytes(midi(3))
@@ -167,6 +210,7 @@ def test_names_that_are_not_utf8_are_taken(tmp_path):
 
 
 # ---------------------------------------------------------------- the embedded corpus
+
 
 def prepared(body, meter="4/4"):
     return prepared_tune(1, {"K": "G", "M": meter, "L": "1/8"}, body.split("\n"))
@@ -178,13 +222,17 @@ def test_repeats_are_played_once_and_the_last_ending_stays():
     assert "Gm" not in text and "[K:D]" in text
 
 
-@pytest.mark.parametrize("body, notes", [
-    ("G2|A8|B6|]", "z6/1 G2|\nA8|\nB6|"),                   # a pickup; the last bar may be short
-    ("G2|A6:|G2|B6|]", "z6/1 G2|\nA6|\nG2|\nB6|"),          # the rest of a short bar is the next pickup
-    ("A8|A6|B8|", "A8|\nA6 z2/1|\nB8|"),                    # a short bar in the middle
-    ("A8|A9|B8|", "A8|\n[M:9/8]A9|[M:4/4]|\nB8|"),          # an overlong bar
-    ("(3GAB c2 d>e f|(3:2:2G2A c/d/e/f/ B3|", "z1/1 (3GAB c2 d>e f|\n(3:2:2G2A c/d/e/f/ B3|"),
-])
+@pytest.mark.parametrize(
+    "body, notes",
+    [
+        ("G2|A8|B6|]", "z6/1 G2|\nA8|\nB6|"),  # a pickup; the last bar may be short
+        # the rest of a short bar is the next pickup
+        ("G2|A6:|G2|B6|]", "z6/1 G2|\nA6|\nG2|\nB6|"),
+        ("A8|A6|B8|", "A8|\nA6 z2/1|\nB8|"),  # a short bar in the middle
+        ("A8|A9|B8|", "A8|\n[M:9/8]A9|[M:4/4]|\nB8|"),  # an overlong bar
+        ("(3GAB c2 d>e f|(3:2:2G2A c/d/e/f/ B3|", "z1/1 (3GAB c2 d>e f|\n(3:2:2G2A c/d/e/f/ B3|"),
+    ],
+)
 def test_bars_add_up(body, notes):
     assert prepared(body).split("K:G\n")[1].strip() == notes
 
@@ -205,7 +253,11 @@ def test_bar_length():
 def test_quick_takes_the_default_collections_whole():
     stage01 = importlib.import_module("01_download")
     args = stage01.parse_arguments(["--quick"])
-    assert (args.source, args.names, args.limit) == ("music21", list(stage01.DEFAULT_COLLECTIONS), None)
+    assert (args.source, args.names, args.limit) == (
+        "music21",
+        list(stage01.DEFAULT_COLLECTIONS),
+        None,
+    )
     assert len(tunes_of(args.names)) > 4000 and len(scores_of(args.names)) > 400
 
 
@@ -215,7 +267,9 @@ def test_quick_corpus_is_real_music_with_one_and_with_several_voices(tmp_path):
     files = corpus(tmp_path)
     assert len(files) == 60
     scores = [symusic.Score.from_midi(data) for data in files.values()]
-    assert all(score.note_num() >= 8 and score.time_signatures and score.key_signatures for score in scores)
+    assert all(
+        score.note_num() >= 8 and score.time_signatures and score.key_signatures for score in scores
+    )
     assert sum(len(score.tracks) > 1 for score in scores) >= 2
 
 

@@ -1,4 +1,5 @@
-"""An edit re-makes what it changes and nothing else: edits to a copy of the project in which a tiny study is done."""
+"""An edit re-makes what it changes and nothing else: edits to a copy of the project in which a tiny
+study is done."""
 
 import json
 import re
@@ -25,20 +26,40 @@ if __name__ == "__main__":  # workers load this file, too
             importlib.import_module(name).main(words)
         print("AGAIN")
 """
-SMALL = {  # knobs of a copy that make the whole study a matter of seconds: {script: [(pattern, replacement)]}
-    "04_train_transformers": [(r"^SIZES = \{.*?^\}", 'SIZES = {\n' + "".join(
-        f'    "{size}": {{"n_layer": 1, "n_head": 2, "d_model": {d}, "d_ff": {2 * d}}},\n'
-        for size, d in (("tiny", 8), ("small", 16), ("medium", 24))) + "}")],
-    "05_train_lstms": [(r"^SIZES = \{.*?^\}", 'SIZES = {\n' + "".join(
-        f'    "{size}": {{"n_layer": 1, "d_embedding": 8, "d_hidden": {d}}},\n'
-        for size, d in (("tiny", 8), ("small", 16), ("medium", 24))) + "}")],
+# knobs of a copy that make the whole study a matter of seconds: {script: [(pattern, replacement)]}
+SMALL = {
+    "04_train_transformers": [
+        (
+            r"^SIZES = \{.*?^\}",
+            "SIZES = {\n"
+            + "".join(
+                f'    "{size}": {{"n_layer": 1, "n_head": 2, "d_model": {d}, "d_ff": {2 * d}}},\n'
+                for size, d in (("tiny", 8), ("small", 16), ("medium", 24))
+            )
+            + "}",
+        )
+    ],
+    "05_train_lstms": [
+        (
+            r"^SIZES = \{.*?^\}",
+            "SIZES = {\n"
+            + "".join(
+                f'    "{size}": {{"n_layer": 1, "d_embedding": 8, "d_hidden": {d}}},\n'
+                for size, d in (("tiny", 8), ("small", 16), ("medium", 24))
+            )
+            + "}",
+        )
+    ],
     "study/train/ladder": [(r"for d in \(8, 10, [\d, ]+\)", "for d in (8, 12)")],
     "study/prepare/baselines": [(r"^MAX_ORDER = \d+", "MAX_ORDER = 2")],
     "06_fit_scaling": [(r"^N_RESAMPLES = \d+", "N_RESAMPLES = 50")],
     "07_train_best_and_generate": [
-        (r'^SIZE, EPOCHS = "xl", 10', 'SIZE, EPOCHS = "small", 2'), (r'^(MINUTES = .*"quick": )5', r'\1None'),
-        (r'"n_(\w+)": \d+', r'"n_\1": 4'), (r'"(\w+)_chars": \d+', r'"\1_chars": 80'),
-        (r"^PLAY_CHARS = \d+", "PLAY_CHARS = 100")],
+        (r'^SIZE, EPOCHS = "xl", 10', 'SIZE, EPOCHS = "small", 2'),
+        (r'^(MINUTES = .*"quick": )5', r"\1None"),
+        (r'"n_(\w+)": \d+', r'"n_\1": 4'),
+        (r'"(\w+)_chars": \d+', r'"\1_chars": 80'),
+        (r"^PLAY_CHARS = \d+", "PLAY_CHARS = 100"),
+    ],
     "study/evaluate/sampling": [(r"^MAX_TRIES = \d+", "MAX_TRIES = 4")],
 }
 
@@ -54,14 +75,17 @@ def copy_project(folder):
     for script, changes in SMALL.items():
         path = folder / f"{script}.py"
         for pattern, replacement in changes:
-            text, n = re.subn(pattern, replacement, path.read_text(), flags=re.MULTILINE | re.DOTALL)
+            text, n = re.subn(
+                pattern, replacement, path.read_text(), flags=re.MULTILINE | re.DOTALL
+            )
             assert n, f"{script}: no {pattern}"
             path.write_text(text)
     return folder
 
 
 def make(project, stages=tuple(STAGES)):
-    """Runs stages as `make run` does, but in one process; returns what they print. Once more they do nothing."""
+    """Runs stages as `make run` does, but in one process; returns what they print. Once more they
+    do nothing."""
     more = {"01_download": LIMIT, **dict.fromkeys(TRAINING, ("--jobs", "1"))}
     calls = [" ".join([name, "--quick", *more.get(name, ())]) for name in stages]
     script = project.parent / "run_stages.py"
@@ -76,15 +100,23 @@ def make(project, stages=tuple(STAGES)):
 def edit(path, old, new):
     """Replaces text that must be there."""
     text = path.read_text()
-    assert old in text, f"{path.name} has no {old!r} any more: this test needs another place to edit"
+    assert (
+        old in text
+    ), f"{path.name} has no {old!r} any more: this test needs another place to edit"
     path.write_text(text.replace(old, new))
 
 
 def stamps(project):
-    """{path below quick/: time of its last writing} of what stages make, but not of their records of having run."""
+    """{path below quick/: time of its last writing} of what stages make, but not of their records
+    of having run."""
     root = project / "quick"
-    return {str(path.relative_to(root)): path.stat().st_mtime_ns for path in root.rglob("*") if path.is_file()
-            and not path.name.startswith(".") and not path.name.endswith((".manifest.json", ".running.json"))}
+    return {
+        str(path.relative_to(root)): path.stat().st_mtime_ns
+        for path in root.rglob("*")
+        if path.is_file()
+        and not path.name.startswith(".")
+        and not path.name.endswith((".manifest.json", ".running.json"))
+    }
 
 
 @pytest.fixture(scope="module")
@@ -102,17 +134,25 @@ def project(finished, tmp_path):
 
 KINDS = {  # the first kind whose pattern fits is that of a file below quick/
     "data": ("data/*.txt", "data/*.npy", "data/*.pkl", "data/stats.json", "data/baselines.json"),
-    "transformers": ("checkpoints/transformer_*.pt",), "lstms": ("checkpoints/lstm_*.pt",),
-    "best": ("checkpoints/best_model.pt",), "fits": ("part4_outputs/fits.json",),
-    "draws": ("part4_outputs/evaluation/drawn/*",), "measures": ("part4_outputs/evaluation/*",),
-    "figures": ("part4_outputs/figures/*",), "page": ("part4_outputs/report.html",)}
+    "transformers": ("checkpoints/transformer_*.pt",),
+    "lstms": ("checkpoints/lstm_*.pt",),
+    "best": ("checkpoints/best_model.pt",),
+    "fits": ("part4_outputs/fits.json",),
+    "draws": ("part4_outputs/evaluation/drawn/*",),
+    "measures": ("part4_outputs/evaluation/*",),
+    "figures": ("part4_outputs/figures/*",),
+    "page": ("part4_outputs/report.html",),
+}
 
 
 def remade(project, before):
     """{kind: names of files} of what was written anew."""
     kinds = {}
     for name, stamp in sorted(stamps(project).items()):
-        kind = next((kind for kind, patterns in KINDS.items() if any(fnmatch(name, p) for p in patterns)), None)
+        kind = next(
+            (kind for kind, patterns in KINDS.items() if any(fnmatch(name, p) for p in patterns)),
+            None,
+        )
         if kind and before.get(name) != stamp:
             kinds.setdefault(kind, set()).add(Path(name).stem)
     return kinds
@@ -122,7 +162,7 @@ WORDS = {  # file: (text, another text) for every sort of words that decide noth
     "common.py": ("it holds no vocabulary", "no vocabulary is in it"),
     "study/train/suite.py": ("one model a size for each", "a model of every size for each"),
     "study/train/runs.py": ("goes on from step", "continues at step"),
-    "study/train/loop.py": ('CLIP_NORM = 1.0', 'CLIP_NORM = 1.0  # of the whole gradient'),
+    "study/train/loop.py": ("CLIP_NORM = 1.0", "CLIP_NORM = 1.0  # of the whole gradient"),
     "music/abc_text.py": ('"""', '"""Words. '),
     "study/evaluate/sampling.py": ("sampler settings out of range", "these settings make no sense"),
 }
@@ -141,22 +181,59 @@ def test_words_make_nothing_again(project):
 
 ROWS = {  # edit: (file, text, another text, what is made again, in part or whole)
     "a colour": ("study/families.py", "#0072B2", "#0072B3", {"figures", "fits", "page"}),
-    "a caption": ("study/figures.py", "Validity, level by level", "Validity by level", {"figures", "page"}),
-    "the page's template": ("study/report/page.html", "<main", "<main ", {"figures", "page"}),  # style and script: test_report.py
+    "a caption": (
+        "study/evaluate/figures.py",
+        "Validity, level by level",
+        "Validity by level",
+        {"figures", "page"},
+    ),
+    # style and script: test_report.py
+    "the page's template": ("study/report/page.html", "<main", "<main ", {"figures", "page"}),
     "a metric": ("music/metrics.py", "LEAP = 4 ", "LEAP = 5 ", {"measures", "figures", "page"}),
-    "sampling": ("study/evaluate/sampling.py", "START = (END, BEGIN)", "START = (BEGIN, BEGIN)", {"draws", "measures", "figures", "page"}),
-    "the fits": ("study/fit/power_law.py", "HUBER_DELTA = 1e-3", "HUBER_DELTA = 2e-3",
-                 {"fits", "measures", "figures", "page"}),  # of the measures the law of new bars alone, a fit too
-    "the reader": ("music/abc_text.py", "MAX_VOICES = 99 ", "MAX_VOICES = 98 ",
-                   {"data", "draws", "measures", "figures", "page"}),  # its tunes are as before: nothing is trained
-    "an LSTM's class": ("common.py", "FORGET_BIAS = 1.0", "FORGET_BIAS = 2.0",
-                        {"lstms", "draws", "measures", "fits", "figures", "page"}),
-    "a Transformer's class": ("common.py", "ROTARY_BASE = 500.0", "ROTARY_BASE = 400.0",
-                              {"transformers", "best", "draws", "measures", "fits", "figures", "page"}),
-    "the loop": ("study/train/loop.py", "CLIP_NORM = 1.0", "CLIP_NORM = 0.9",
-                 {"transformers", "lstms", "best", "draws", "measures", "fits", "figures", "page"}),
-    "one size": ("05_train_lstms.py", '"d_hidden": 16', '"d_hidden": 20',
-                 {"lstms", "draws", "measures", "fits", "figures", "page"}),
+    "sampling": (
+        "study/evaluate/sampling.py",
+        "START = (END, BEGIN)",
+        "START = (BEGIN, BEGIN)",
+        {"draws", "measures", "figures", "page"},
+    ),
+    "the fits": (
+        "study/fit/power_law.py",
+        "HUBER_DELTA = 1e-3",
+        "HUBER_DELTA = 2e-3",
+        # of the measures the law of new bars alone, a fit too
+        {"fits", "measures", "figures", "page"},
+    ),
+    "the reader": (
+        "music/abc_text.py",
+        "MAX_VOICES = 99 ",
+        "MAX_VOICES = 98 ",
+        # its tunes are as before: nothing is trained
+        {"data", "draws", "measures", "figures", "page"},
+    ),
+    "an LSTM's class": (
+        "common.py",
+        "FORGET_BIAS = 1.0",
+        "FORGET_BIAS = 2.0",
+        {"lstms", "draws", "measures", "fits", "figures", "page"},
+    ),
+    "a Transformer's class": (
+        "common.py",
+        "ROTARY_BASE = 500.0",
+        "ROTARY_BASE = 400.0",
+        {"transformers", "best", "draws", "measures", "fits", "figures", "page"},
+    ),
+    "the loop": (
+        "study/train/loop.py",
+        "CLIP_NORM = 1.0",
+        "CLIP_NORM = 0.9",
+        {"transformers", "lstms", "best", "draws", "measures", "fits", "figures", "page"},
+    ),
+    "one size": (
+        "05_train_lstms.py",
+        '"d_hidden": 16',
+        '"d_hidden": 20',
+        {"lstms", "draws", "measures", "fits", "figures", "page"},
+    ),
 }
 
 
@@ -169,7 +246,9 @@ def test_an_edit_makes_again_what_it_changes(project, what):
     kinds = remade(project, before)
     assert set(kinds) == expected, kinds
     if what == "a metric":  # from the samples kept, and no other measurement
-        assert not any("rates" in path or "copying" in path for path in changed_paths(project, before))
+        assert not any(
+            "rates" in path or "copying" in path for path in changed_paths(project, before)
+        )
     if what == "the reader":  # it judges right bars; free samples stay
         assert kinds["draws"] <= {"right", "ten"}
     if what == "one size":
@@ -208,8 +287,10 @@ class GRU(LSTM):
     def take_rows(cache, rows):
         return cache.index_select(1, rows)
 '''
-LAST_ROW = ")}  # in this order"
-GRU_ROW = '    Family("gru", "GRU", "GRU", "05c_train_grus", "#CC79A7", "v", optional=True),\n' + LAST_ROW
+LAST_ROW = ")\nFAMILIES = {"
+GRU_ROW = (
+    '    Family("gru", "GRU", "GRU", "05c_train_grus", "#CC79A7", "v", optional=True),\n' + LAST_ROW
+)
 GRU_SCRIPT = '''"""Trains three GRUs."""
 from common import GRU
 from study.stages.stage import run
@@ -248,6 +329,7 @@ def test_a_third_family_is_a_class_a_row_and_a_script(project):
 
 # ---------------------------------------------------------------- commands that need a finished run
 
+
 def test_more_can_be_heard_as_the_readme_says(project):
     readme = (HERE / "README.md").read_text(encoding="utf-8")
     block = re.search(r"## Hearing more.*?```\n(.*?)```", readme, re.DOTALL)[1]
@@ -256,8 +338,12 @@ def test_more_can_be_heard_as_the_readme_says(project):
         words = line.split()
         assert words[0] == "python"
         if "--continue" in words:  # a copy has other tunes
-            words[words.index("--continue") + 1] = min(map(str, (project / "quick/data/raw_midi").rglob("*.mid")))
+            words[words.index("--continue") + 1] = min(
+                map(str, (project / "quick/data/raw_midi").rglob("*.mid"))
+            )
         done = start(words[1:], project)
         assert done.returncode == 0, done.stderr
     made = changed_paths(project, before)
-    assert made and all("generated/play" in name or "generated/continued" in name for name in made), made
+    assert made and all(
+        "generated/play" in name or "generated/continued" in name for name in made
+    ), made

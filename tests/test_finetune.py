@@ -1,4 +1,5 @@
-"""Stage 08: a vocabulary that grows, songs that stay together, what is forgotten, resuming, and every bad source."""
+"""Stage 08: a vocabulary that grows, songs that stay together, what is forgotten, resuming, and
+every bad source."""
 
 import importlib
 import json
@@ -28,8 +29,10 @@ from tunes import valid_tune
 
 stage08 = importlib.import_module("08_finetune")
 stage07 = importlib.import_module("07_train_best_and_generate")
-SHAPES = {"transformer": {"n_layer": 1, "n_head": 2, "d_model": 16, "d_ff": 32},
-          "lstm": {"n_layer": 1, "d_embedding": 8, "d_hidden": 16}}
+SHAPES = {
+    "transformer": {"n_layer": 1, "n_head": 2, "d_model": 16, "d_ff": 32},
+    "lstm": {"n_layer": 1, "d_embedding": 8, "d_hidden": 16},
+}
 FOLDERS = ("Bach Chorales", "Aird's Airs")
 
 
@@ -38,39 +41,62 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def base_root(tmp_path_factory):
-    """A root with the text of two collections and a model hardly trained, of which 03 has a manifest."""
+    """A root with the text of two collections and a model hardly trained, of which 03 has a
+    manifest."""
     root = tmp_path_factory.mktemp("root")
     data = root / "data"
     data.mkdir()
-    texts = {split: [valid_tune(seed, 6, voices=1 + seed % 2) for seed in seeds]
-             for split, seeds in (("train", range(20)), ("val", range(20, 26)), ("test", range(26, 30)))}
+    texts = {
+        split: [valid_tune(seed, 6, voices=1 + seed % 2) for seed in seeds]
+        for split, seeds in (("train", range(20)), ("val", range(20, 26)), ("test", range(26, 30)))
+    }
     tokenizer = CharTokenizer("".join(texts["train"]))
     (data / "tokenizer.pkl").write_bytes(tokenizer.dumps())
     for split, tunes in texts.items():
         (data / f"{split}.txt").write_text("\n".join(tunes))
         rows = ["index\torigin\tgroup\tpiece\tn_pieces\tfirst_bar\ttoken_offset\tcharacters"]
-        rows += [f"{i}\t{FOLDERS[i % 2]}/tune {split} {i}.abc\t{split}{i}\t1\t1\t0\t0\t{len(tune)}"
-                 for i, tune in enumerate(tunes)]
+        rows += [
+            f"{i}\t{FOLDERS[i % 2]}/tune {split} {i}.abc\t{split}{i}\t1\t1\t0\t0\t{len(tune)}"
+            for i, tune in enumerate(tunes)
+        ]
         (data / f"{split}_sequences.tsv").write_text("\n".join(rows) + "\n")
-        np.save(data / f"{split}_tokens.npy", finetune.stream([{"text": tune} for tune in tunes], tokenizer))
-    stage = Stage(HERE / "03_tokenize_split.py", stage_parser("").parse_args(["--root", str(root)]), {}, reads=())
+        np.save(
+            data / f"{split}_tokens.npy",
+            finetune.stream([{"text": tune} for tune in tunes], tokenizer),
+        )
+    stage = Stage(
+        HERE / "03_tokenize_split.py",
+        stage_parser("").parse_args(["--root", str(root)]),
+        {},
+        reads=(),
+    )
     names = [f"data/{path.name}" for path in data.iterdir()]
     with stage.writing():
         stage.finish(names)
     streams = training.load_data(root)
-    runs.train(root, runs.plan_run(streams, "transformer", "tiny", SHAPES["transformer"], 0.01, epochs=2,
-                                   name="best_model"), streams, "cpu")
+    runs.train(
+        root,
+        runs.plan_run(
+            streams, "transformer", "tiny", SHAPES["transformer"], 0.01, epochs=2, name="best_model"
+        ),
+        streams,
+        "cpu",
+    )
     return root
 
 
 @pytest.fixture(scope="module")
 def songs(tmp_path_factory):
-    """Four songs, two of them in two versions: a MIDI file of that name, and the notes twice as long; and no music."""
+    """Four songs, two of them in two versions: a MIDI file of that name, and the notes twice as
+    long; and no music."""
     folder = tmp_path_factory.mktemp("songs")
     for seed in range(4):
         (folder / f"Song {'abcd'[seed]}.abc").write_text(valid_tune(100 + seed, 8))
-    (folder / "Song a.mid").write_bytes(midi_bytes(read_abc(valid_tune(200, 8))))  # the name makes them one
-    (folder / "Other b.abc").write_text(valid_tune(101, 8, header="X:1\nM:8/4\nL:1/8\nQ:1/4=97\nK:C\n"))
+    # the name makes them one
+    (folder / "Song a.mid").write_bytes(midi_bytes(read_abc(valid_tune(200, 8))))
+    (folder / "Other b.abc").write_text(
+        valid_tune(101, 8, header="X:1\nM:8/4\nL:1/8\nQ:1/4=97\nK:C\n")
+    )
     (folder / "readme.txt").write_text("no music")
     (folder / "prose.abc").write_text("This is no tune.\n" * 20)
     return folder
@@ -99,11 +125,18 @@ def refusal(root, *flags):
 
 # ---------------------------------------------------------------- vocabulary
 
+
 @pytest.mark.parametrize("family", SHAPES)
 def test_a_grown_vocabulary_keeps_old_rows_and_the_loss_of_old_text(family):
     old = CharTokenizer("|CDEF")
-    config = {"family": family, "vocab_size": old.vocab_size, "block_size": training.BLOCK_SIZE, "dropout": 0.0,
-              **SHAPES[family], **model_class(family).recipe_flags("tuned")}
+    config = {
+        "family": family,
+        "vocab_size": old.vocab_size,
+        "block_size": training.BLOCK_SIZE,
+        "dropout": 0.0,
+        **SHAPES[family],
+        **model_class(family).recipe_flags("tuned"),
+    }
     torch.manual_seed(0)
     model = build_model(config)
     torch.nn.init.normal_(model.head.weight)
@@ -112,7 +145,11 @@ def test_a_grown_vocabulary_keeps_old_rows_and_the_loss_of_old_text(family):
     assert grown.characters == "ACDEFZ|~" and grown.vocab_size == old.vocab_size + 3
     larger = build_model({**config, "vocab_size": grown.vocab_size})
     larger.load_state_dict(finetune.grown_weights(model, config, places, grown.vocab_size))
-    tables = [name for name, tensor in model.state_dict().items() if tensor.shape != larger.state_dict()[name].shape]
+    tables = [
+        name
+        for name, tensor in model.state_dict().items()
+        if tensor.shape != larger.state_dict()[name].shape
+    ]
     assert len(tables) == 2 and "head.weight" in tables
     for name in tables:
         before, after = model.state_dict()[name], larger.state_dict()[name]
@@ -120,21 +157,32 @@ def test_a_grown_vocabulary_keeps_old_rows_and_the_loss_of_old_text(family):
         new = [i for i in range(grown.vocab_size) if i not in places.tolist()]
         assert torch.allclose(after[new], before.mean(0).expand(3, -1), atol=1e-6)
     text = [{"text": "CDE|FED|"}] * 3
-    tokens = {name: torch.from_numpy(finetune.stream(text, t).astype(np.int64))[None]
-              for name, t in (("old", old), ("new", grown))}
+    tokens = {
+        name: torch.from_numpy(finetune.stream(text, t).astype(np.int64))[None]
+        for name, t in (("old", old), ("new", grown))
+    }
     with torch.no_grad():
-        logits = {"old": model(tokens["old"])[0], "new": larger(tokens["new"])[0][:, :, places.tolist()]}
-    losses = [torch.nn.functional.cross_entropy(logits[name][0, :-1], tokens["old"][0, 1:]) for name in logits]
+        logits = {
+            "old": model(tokens["old"])[0],
+            "new": larger(tokens["new"])[0][:, :, places.tolist()],
+        }
+    losses = [
+        torch.nn.functional.cross_entropy(logits[name][0, :-1], tokens["old"][0, 1:])
+        for name in logits
+    ]
     assert abs(losses[0] - losses[1]) < 1e-6  # among the characters that old text is written in
 
 
 def test_too_many_new_characters_are_no_music():
-    music = finetune.Music([{"text": "".join(map(chr, range(0x4E00, 0x4E00 + 300)))}], [], [], {}, {})
+    music = finetune.Music(
+        [{"text": "".join(map(chr, range(0x4E00, 0x4E00 + 300)))}], [], [], {}, {}
+    )
     with pytest.raises(ValueError, match="300 characters"):
         finetune.grow(CharTokenizer("abc"), music)
 
 
 # ---------------------------------------------------------------- held out, replayed
+
 
 def test_groups_are_held_out_whole_and_the_largest_trains():
     for n in (2, 3, 12, 40):
@@ -142,7 +190,9 @@ def test_groups_are_held_out_whole_and_the_largest_trains():
         held = [group for group, of in splits.items() if of != {"train"}]
         assert f"g{n - 1}" not in held and len(held) == max(1, round(n / 5))
         assert all("train" not in splits[group] for group in held)
-        assert all(splits[group] == {"val", "test"} for group in held) == (len(held) < finetune.TWO_PARTS)
+        assert all(splits[group] == {"val", "test"} for group in held) == (
+            len(held) < finetune.TWO_PARTS
+        )
     assert finetune.hold_out({"one": 5}, seed=0) == {"one": {"train"}}
 
 
@@ -150,18 +200,25 @@ def test_replay_is_seeded_and_as_long_as_asked():
     sequences = [np.full(10, i) for i in range(100)]
     some = finetune.replayed(sequences, 200, seed=0)
     assert 200 <= sum(map(len, some)) <= 210 and len({part[0] for part in some}) == len(some)
-    assert [part[0] for part in some] == [part[0] for part in finetune.replayed(sequences, 200, seed=0)]
-    assert [part[0] for part in some] != [part[0] for part in finetune.replayed(sequences, 200, seed=1)]
+    assert [part[0] for part in some] == [
+        part[0] for part in finetune.replayed(sequences, 200, seed=0)
+    ]
+    assert [part[0] for part in some] != [
+        part[0] for part in finetune.replayed(sequences, 200, seed=1)
+    ]
     assert finetune.replayed(sequences, 0, seed=0) == []
 
 
 # ---------------------------------------------------------------- the stage
 
+
 @pytest.fixture(scope="module")
 def tuned(base_root, songs):
-    """The root after one run on the songs, and what it printed; the base model's bytes from before."""
+    """The root after one run on the songs, and what it printed; the base model's bytes from
+    before."""
     import contextlib
     import io
+
     patch, out = pytest.MonkeyPatch(), io.StringIO()
     patch.setattr(finetune, "LEAST_STEPS", 1)
     for name, value in (("N_FREE", 3), ("FREE_CHARS", 60), ("N_SAMPLES", 2), ("SAMPLE_CHARS", 60)):
@@ -177,7 +234,11 @@ def test_the_report_says_what_was_gained_and_what_forgotten(tuned):
     root, printed, before = tuned
     report = json.loads((root / "finetuned/mine/report.json").read_text())
     assert (root / "checkpoints/best_model.pt").read_bytes() == before
-    assert report["music"]["files"] == 7 and report["music"]["groups"] == 4 and report["music"]["held_out_groups"] == 1
+    assert (
+        report["music"]["files"] == 7
+        and report["music"]["groups"] == 4
+        and report["music"]["held_out_groups"] == 1
+    )
     assert report["music"]["left_out"] == {"no ABC": 1}
     held = report["held_out"]
     assert held["chosen_on_it"] and held["bits_per_char"]["after"] < held["bits_per_char"]["before"]
@@ -185,18 +246,33 @@ def test_the_report_says_what_was_gained_and_what_forgotten(tuned):
     assert report["old_text"]["before"] > 0 and report["old_text"]["after"] > 0
     assert set(report["copying"]) == {"generated", "right_bars", "held_out"}
     assert {"judge", "likelihood_ratio"} == set(report["style"])
-    assert min(report["tried"], key=lambda row: row["val_nats_per_char"])["learning_rate"] == report["learning_rate"]
-    for words in ("about ", "old validation text", "copied from your music", "--model finetuned_mine"):
+    assert (
+        min(report["tried"], key=lambda row: row["val_nats_per_char"])["learning_rate"]
+        == report["learning_rate"]
+    )
+    for words in (
+        "about ",
+        "old validation text",
+        "copied from your music",
+        "--model finetuned_mine",
+    ):
         assert words in printed
     assert results.describe_finetuned(root)["mine"] == report
-    assert sorted(path.suffix for path in (root / "finetuned/mine/generated").glob("sample_000.*"))[0] == ".abc"
+    assert (
+        sorted(path.suffix for path in (root / "finetuned/mine/generated").glob("sample_000.*"))[0]
+        == ".abc"
+    )
 
 
 def test_no_song_stands_on_two_sides(tuned, songs):
     root = tuned[0]
-    train, held = ((root / f"finetuned/mine/{split}.txt").read_text() for split in ("train", "test"))
-    twins = [("Song a.abc", convert((songs / "Song a.mid").read_bytes(), "x", 6)[0]),
-             ("Song b.abc", (songs / "Other b.abc").read_text())]
+    train, held = (
+        (root / f"finetuned/mine/{split}.txt").read_text() for split in ("train", "test")
+    )
+    twins = [
+        ("Song a.abc", convert((songs / "Song a.mid").read_bytes(), "x", 6)[0]),
+        ("Song b.abc", (songs / "Other b.abc").read_text()),
+    ]
     for name, other in twins:
         music = [text.split("K:C\n")[1].strip() for text in ((songs / name).read_text(), other)]
         assert all(part in train for part in music) or all(part in held for part in music)
@@ -207,8 +283,22 @@ def test_unchanged_it_does_nothing_and_the_model_plays(tuned, songs, capsys):
     run08(root, songs, "--name", "mine", "--replay", 0.5)
     assert capsys.readouterr().out.startswith("08_finetune: up to date")
     assert load_manifest(root, "08_finetune/mine")["counts"]["groups"] == 4
-    stage07.main(["--root", str(root), "--device", "cpu", "--model", "finetuned_mine", "--max-chars", "20",
-                  "--bars", "free", "--temperature", "1"])
+    stage07.main(
+        [
+            "--root",
+            str(root),
+            "--device",
+            "cpu",
+            "--model",
+            "finetuned_mine",
+            "--max-chars",
+            "20",
+            "--bars",
+            "free",
+            "--temperature",
+            "1",
+        ]
+    )
     assert "play_000.abc" in capsys.readouterr().out
 
 
@@ -218,11 +308,16 @@ def test_results_and_page_of_a_run_name_it_and_stay_intact(tuned):
     for name in stage08.AGAIN[1]:
         (root / name).write_text("{}")
     name = stage08.AGAIN[0]
-    stage = Stage(HERE / f"{name}.py", stage_parser("").parse_args(["--root", str(root)]), {}, reads=())
+    stage = Stage(
+        HERE / f"{name}.py", stage_parser("").parse_args(["--root", str(root)]), {}, reads=()
+    )
     with stage.writing():
         stage.finish(stage08.AGAIN[1])
     stage08.refresh(root)
-    assert json.loads((root / stage08.AGAIN[1][0]).read_text())["finetuned"]["mine"]["name"] == "finetuned_mine"
+    assert (
+        json.loads((root / stage08.AGAIN[1][0]).read_text())["finetuned"]["mine"]["name"]
+        == "finetuned_mine"
+    )
     assert "Fine-tuned models" in (root / stage08.AGAIN[1][1]).read_text()
     assert not input_problems(root, name)
 
@@ -238,6 +333,7 @@ def test_killed_it_goes_on_and_ends_with_the_same_bytes(tuned, songs, monkeypatc
         if len(steps) == 3:
             raise KeyboardInterrupt
         return advance(loop)
+
     monkeypatch.setattr(training.Loop, "advance", killed)
     with pytest.raises(KeyboardInterrupt):
         run08(root, songs, "--name", "again", "--replay", 0.5)
@@ -249,7 +345,10 @@ def test_killed_it_goes_on_and_ends_with_the_same_bytes(tuned, songs, monkeypatc
 
 def test_a_start_is_part_of_a_runs_key_only_if_there_is_one(base_root):
     streams = training.load_data(base_root)
-    plans = [runs.plan_run(streams, "lstm", "tiny", SHAPES["lstm"], 0.01, start=start) for start in (None, "a", "b")]
+    plans = [
+        runs.plan_run(streams, "lstm", "tiny", SHAPES["lstm"], 0.01, start=start)
+        for start in (None, "a", "b")
+    ]
     assert len({plan["key"] for plan in plans}) == 3 and "start" not in plans[0]
 
 
@@ -269,15 +368,21 @@ def test_one_tune_is_trained_on_without_a_held_out_part(base_root, tmp_path, cap
         (tmp_path / f"copy {i}.abc").write_text(text)
     run08(base_root, tmp_path, "--name", "one")
     printed = capsys.readouterr().out
-    assert "12 files, 12 tunes in 1 groups" in printed and "only one song: nothing is held out" in printed
+    assert (
+        "12 files, 12 tunes in 1 groups" in printed
+        and "only one song: nothing is held out" in printed
+    )
     assert "held-out music, bits" not in printed and "old validation text" in printed
     own = load_tokenizer(base_root / "checkpoints/finetuned_one.tokenizer.pkl")
-    assert set(own.characters) - set(load_tokenizer(base_root / "data/tokenizer.pkl").characters) == {"~"}
+    assert set(own.characters) - set(
+        load_tokenizer(base_root / "data/tokenizer.pkl").characters
+    ) == {"~"}
     assert checkpoints.tokenizer_path(base_root, "best_model") == base_root / "data/tokenizer.pkl"
     assert json.loads((base_root / "finetuned/one/report.json").read_text())["held_out"] is None
 
 
 # ---------------------------------------------------------------- bad sources
+
 
 def bad_source(kind, folder):
     if kind == "empty folder":
@@ -299,12 +404,24 @@ def bad_source(kind, folder):
             tar.add(__file__, "x.py")
         return folder / "a.tar.gz", "it holds no MIDI or ABC file"
     chars = random.Random(0).sample(range(0x4E00, 0x9000), 400)
-    (folder / "a.abc").write_text(valid_tune(1, 8).rstrip("\n") + '"' + "".join(map(chr, chars)) + '"|\n')
+    (folder / "a.abc").write_text(
+        valid_tune(1, 8).rstrip("\n") + '"' + "".join(map(chr, chars)) + '"|\n'
+    )
     return folder / "a.abc", "401 characters that the base model does not know"
 
 
-@pytest.mark.parametrize("kind", ["empty folder", "no music", "no archive", "broken MIDI", "prose",
-                                  "an archive without music", "hieroglyphs"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "empty folder",
+        "no music",
+        "no archive",
+        "broken MIDI",
+        "prose",
+        "an archive without music",
+        "hieroglyphs",
+    ],
+)
 def test_a_bad_source_is_one_sentence_and_changes_nothing(kind, base_root, tmp_path):
     source, words = bad_source(kind, tmp_path)
     before = sorted(path for path in base_root.rglob("*"))
@@ -314,21 +431,27 @@ def test_a_bad_source_is_one_sentence_and_changes_nothing(kind, base_root, tmp_p
 
 def test_what_is_asked_for_must_be_there(base_root, tmp_path, songs):
     assert "give either SOURCE or --collections" in refusal(base_root)
-    assert "no base model checkpoints/xl.pt; there are: best_model" in refusal(base_root, songs, "--model", "xl")
+    assert "no base model checkpoints/xl.pt; there are: best_model" in refusal(
+        base_root, songs, "--model", "xl"
+    )
     assert "letters, digits" in refusal(base_root, songs, "--name", "../x")
     assert "there is no base model" in refusal(tmp_path, songs)
     other = CharTokenizer("another alphabet")
     checkpoint = torch.load(base_root / "checkpoints/best_model.pt", weights_only=True)
-    torch.save({**checkpoint, "tokenizer_digest": other.digest}, base_root / "checkpoints/foreign.pt")
+    torch.save(
+        {**checkpoint, "tokenizer_digest": other.digest}, base_root / "checkpoints/foreign.pt"
+    )
     assert "trained with another vocabulary" in refusal(base_root, songs, "--model", "foreign")
     (base_root / "checkpoints/foreign.pt").unlink()
 
 
 # ---------------------------------------------------------------- collections in the header
 
+
 def test_tags_name_the_collection_but_for_a_share_of_the_groups(tmp_path):
     rows = [{"origin": f"Bach Chorales/{i}.abc", "group": f"g{i}"} for i in range(200)] + [
-        {"origin": "loose.abc", "group": "h"}]
+        {"origin": "loose.abc", "group": "h"}
+    ]
     with open(tmp_path / "spool", "w+b") as spool:
         for row in rows:
             text = valid_tune(1, 4).encode()
@@ -338,9 +461,11 @@ def test_tags_name_the_collection_but_for_a_share_of_the_groups(tmp_path):
         n_tagged = reading.tag_sequences({"train": rows}, spool, 0)
         spool.seek(0)
         content = spool.read()
-    texts = [content[row["at"]:row["at"] + row["bytes"]].decode() for row in rows]
+    texts = [content[row["at"] : row["at"] + row["bytes"]].decode() for row in rows]
     assert 150 < n_tagged == sum(text.startswith("X:1\nR:bach\nM:4/4\n") for text in texts) < 190
-    assert all(len(text) == row["chars"] for text, row in zip(texts, rows)) and "R:" not in texts[-1]
+    assert (
+        all(len(text) == row["chars"] for text, row in zip(texts, rows)) and "R:" not in texts[-1]
+    )
 
 
 def test_play_begins_with_the_style():

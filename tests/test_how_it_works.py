@@ -1,4 +1,5 @@
-"""docs/how_it_works.md: its script walks one tune of a small root from MIDI to sample, and the page fits its bounds."""
+"""docs/how_it_works.md: its script walks one tune of a small root from MIDI to sample, and the page
+fits its bounds."""
 
 import importlib
 import re
@@ -17,14 +18,27 @@ SIZE = {"n_layer": 1, "n_head": 2, "d_model": 16, "d_ff": 32}
 def root(tmp_path_factory):
     """A root with real text and an untrained best model."""
     root = tmp_path_factory.mktemp("root")
-    for name, *flags in (("01_download", "--source", "music21", "--collections", "airds", "--limit", "80"),
-                         ("02_midi_to_abc",), ("03_tokenize_split",)):
+    for name, *flags in (
+        ("01_download", "--source", "music21", "--collections", "airds", "--limit", "80"),
+        ("02_midi_to_abc",),
+        ("03_tokenize_split",),
+    ):
         importlib.import_module(name).main(["--root", str(root), *flags])
     tokenizer = load_tokenizer(root / "data/tokenizer.pkl")
-    config = {"family": "transformer", "vocab_size": tokenizer.vocab_size, "block_size": 512, "dropout": 0.0, **SIZE,
-              **Transformer.recipe_flags("tuned")}
-    save_checkpoint(root / "checkpoints/best_model.pt", build_model(config).state_dict(),
-                    {"config": config, "tokenizer_digest": tokenizer.digest}, {})
+    config = {
+        "family": "transformer",
+        "vocab_size": tokenizer.vocab_size,
+        "block_size": 512,
+        "dropout": 0.0,
+        **SIZE,
+        **Transformer.recipe_flags("tuned"),
+    }
+    save_checkpoint(
+        root / "checkpoints/best_model.pt",
+        build_model(config).state_dict(),
+        {"config": config, "tokenizer_digest": tokenizer.digest},
+        {},
+    )
     return root
 
 

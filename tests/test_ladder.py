@@ -1,4 +1,5 @@
-"""The ladder: sizes alike in every family, the rule of their rates, the order of a plane, runs side by side."""
+"""The ladder: sizes alike in every family, the rule of their rates, the order of a plane, runs side
+by side."""
 
 import importlib
 import os
@@ -33,11 +34,18 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def config(shape, family="transformer", vocab_size=50, block_size=BLOCK_SIZE):
-    return {"family": family, "vocab_size": vocab_size, "block_size": block_size, "dropout": 0.0,
-            **(common.Transformer.recipe_flags("tuned") if family == "transformer" else {}), **shape}
+    return {
+        "family": family,
+        "vocab_size": vocab_size,
+        "block_size": block_size,
+        "dropout": 0.0,
+        **(common.Transformer.recipe_flags("tuned") if family == "transformer" else {}),
+        **shape,
+    }
 
 
 # ---------------------------------------------------------------- sizes
+
 
 @pytest.mark.parametrize("vocab_size", [50, 75, 1000])
 def test_sizes_are_the_same_in_every_family(vocab_size):
@@ -46,12 +54,21 @@ def test_sizes_are_the_same_in_every_family(vocab_size):
         for model in FAMILIES:
             sizes = ladder.ladder_sizes(model, vocab_size)
             assert list(sizes) == list(ladder.LADDER)
-            counts.append([build_model(config(shape, model.family, vocab_size)).count_parameters()["non_embedding"]
-                           for shape in sizes.values()])
+            counts.append(
+                [
+                    build_model(config(shape, model.family, vocab_size)).count_parameters()[
+                        "non_embedding"
+                    ]
+                    for shape in sizes.values()
+                ]
+            )
     for shape, *pair in zip(ladder.LADDER.values(), *counts):
         assert pair[0] == ladder.parameters(shape, vocab_size)
-        # with many tokens nearly all of the smallest LSTMs is their head, which grows in large steps
-        assert abs(pair[1] / pair[0] - 1) < (0.01 if vocab_size < 100 or shape["d_model"] >= 16 else 0.025)
+        # with many tokens nearly all of the smallest LSTMs is their head, which grows in large
+        # steps
+        assert abs(pair[1] / pair[0] - 1) < (
+            0.01 if vocab_size < 100 or shape["d_model"] >= 16 else 0.025
+        )
     assert counts[0][-1] > 100 * counts[0][0]
 
 
@@ -74,13 +91,13 @@ def test_without_a_position_table_steps_are_those_of_the_whole_window():
     with torch.no_grad():
         whole, cache = model(idx[:, :16])[0], None
         for n in range(16):
-            logits, cache = model.step(idx[:, n:n + 1], cache)
+            logits, cache = model.step(idx[:, n : n + 1], cache)
             assert torch.allclose(logits, whole[:, n], atol=1e-5)
         rows = None
         for n in range(16, 31):  # past the window's end too
             by_rows, rows = model.step_rows(idx, torch.tensor([n, n]), rows)
             if n > 16:
-                logits, cache = model.step(idx[:, n - 1:n], cache)
+                logits, cache = model.step(idx[:, n - 1 : n], cache)
             assert torch.allclose(by_rows, logits, atol=1e-5)
         read = torch.cat(list(model.read_on(idx)), dim=1)
         assert read.shape == (2, 30, 50) and torch.allclose(read[:, :16], whole, atol=1e-5)
@@ -92,15 +109,22 @@ def test_without_a_position_table_steps_are_those_of_the_whole_window():
 
 # ---------------------------------------------------------------- rates
 
+
 def sweep(size, rule, noise=(), curvature=0.03):
     """The outcome of a sweep whose parabola has its minimum where the rule says."""
     best = np.log(ladder.rule_rate(rule, size))
     rates = np.exp(best + np.log(2) * (np.arange(-2, 3) + 0.4))
     losses = 1 + curvature * (np.log(rates) - best) ** 2 + np.resize([*noise, 0], 5)
-    return {"runs": [*({"learning_rate": float(rate), "val_nats_per_char": float(loss)}
-                       for rate, loss in zip(rates, losses)),
-                     {"learning_rate": 1.0, "val_nats_per_char": None},  # had no number
-                     {"learning_rate": 0.5, "val_nats_per_char": 2.0}]}  # lies on no parabola
+    return {
+        "runs": [
+            *(
+                {"learning_rate": float(rate), "val_nats_per_char": float(loss)}
+                for rate, loss in zip(rates, losses)
+            ),
+            {"learning_rate": 1.0, "val_nats_per_char": None},  # had no number
+            {"learning_rate": 0.5, "val_nats_per_char": 2.0},
+        ]
+    }  # lies on no parabola
 
 
 def test_the_rule_is_found_again_and_checked_where_it_was_not_fitted():
@@ -108,16 +132,29 @@ def test_the_rule_is_found_again_and_checked_where_it_was_not_fitted():
     outcomes["d064"] = sweep("d064", (0.03, 0.4))
     rule = ladder.fit_rule(outcomes)
     assert (rule["rate"], rule["exponent"], rule["sizes"]) == (0.02, 0.4, ["d016", "d048", "d128"])
-    assert rule["checked"]["best"] == pytest.approx(0.03, rel=1e-3) and rule["checked"]["rule"] == 0.02
+    assert (
+        rule["checked"]["best"] == pytest.approx(0.03, rel=1e-3) and rule["checked"]["rule"] == 0.02
+    )
     assert rule["checked"]["nats_above_best"] == pytest.approx(0.03 * np.log(1.5) ** 2, rel=1e-2)
-    assert ladder.fit_rule({size: outcomes[size] for size in ("d016", "d048")}) is None  # two widths fit any rule
-    assert ladder.fit_rule({size: sweep(size, (0.02, 0.4), curvature=-0.01) for size in ("d016", "d048", "d128")}) is None
+    # two widths fit any rule
+    assert ladder.fit_rule({size: outcomes[size] for size in ("d016", "d048")}) is None
+    assert (
+        ladder.fit_rule(
+            {size: sweep(size, (0.02, 0.4), curvature=-0.01) for size in ("d016", "d048", "d128")}
+        )
+        is None
+    )
 
 
 def test_rates_go_by_the_rule_and_without_one_by_width():
     args = suite.suite_parser("").parse_args([])
-    tuned = suite.Suite(common.Transformer, {**CLASSICAL, **ladder.LADDER}, {"muon": {"tiny": 0.03}}, CLASSICAL,
-                        (0.02, 0.5))
+    tuned = suite.Suite(
+        common.Transformer,
+        {**CLASSICAL, **ladder.LADDER},
+        {"muon": {"tiny": 0.03}},
+        CLASSICAL,
+        (0.02, 0.5),
+    )
     assert suite.choose_rate(args, "d016", tuned) == pytest.approx(0.04)
     assert suite.choose_rate(args, "tiny", tuned) == 0.03
     assert suite.choose_rate(args, "d016", tuned._replace(rule=None)) == 0.03
@@ -125,21 +162,48 @@ def test_rates_go_by_the_rule_and_without_one_by_width():
 
 # ---------------------------------------------------------------- plan
 
-@pytest.mark.parametrize("flags, suites, names", [
-    ([], ["classical", "ladder"], ["tiny", *ladder.LADDER]),
-    (["--quick"], ["classical", "ladder"], ["tiny", "d008", "d010", "d012", "d016", "d024", "d032", "d048", "d064", "d096", "d128"]),
-    (["--quick", "--only", "d256"], ["classical", "ladder"], ["d256"]),
-    (["--suite", "ladder"], ["ladder"], list(ladder.LADDER)), (["--recipe", "classic"], ["classical"], ["tiny"]),
-    (["--sweep-lr"], ["classical"], ["tiny"])])
+
+@pytest.mark.parametrize(
+    "flags, suites, names",
+    [
+        ([], ["classical", "ladder"], ["tiny", *ladder.LADDER]),
+        (
+            ["--quick"],
+            ["classical", "ladder"],
+            [
+                "tiny",
+                "d008",
+                "d010",
+                "d012",
+                "d016",
+                "d024",
+                "d032",
+                "d048",
+                "d064",
+                "d096",
+                "d128",
+            ],
+        ),
+        (["--quick", "--only", "d256"], ["classical", "ladder"], ["d256"]),
+        (["--suite", "ladder"], ["ladder"], list(ladder.LADDER)),
+        (["--recipe", "classic"], ["classical"], ["tiny"]),
+        (["--sweep-lr"], ["classical"], ["tiny"]),
+    ],
+)
 def test_what_is_trained_by_default(flags, suites, names):
     args = suite.suite_parser("").parse_args(flags)
     assert suite.check_suite(args, common.Transformer, CLASSICAL) == names and args.suite == suites
     assert args.jobs == (stage.cpu_count() if "--quick" in flags else 1)
 
 
-@pytest.mark.parametrize("flags, said", [(["--suite", "wide"], "no suite 'wide'; there are classical, ladder"),
-                                         (["--suite", "ladder", "--recipe", "classic"], "no learned positions"),
-                                         (["--jobs", "0"], "--jobs: 0 is below 1")])
+@pytest.mark.parametrize(
+    "flags, said",
+    [
+        (["--suite", "wide"], "no suite 'wide'; there are classical, ladder"),
+        (["--suite", "ladder", "--recipe", "classic"], "no learned positions"),
+        (["--jobs", "0"], "--jobs: 0 is below 1"),
+    ],
+)
 def test_what_is_refused(flags, said, capsys):
     with pytest.raises(SystemExit) as ended:
         importlib.import_module("04_train_transformers").main(["--device", "cpu", *flags])
@@ -148,14 +212,25 @@ def test_what_is_refused(flags, said, capsys):
 
 def test_an_interrupted_plane_can_be_fitted():
     """Seed by seed, the coarse grid first; side by side the longest first."""
-    plane = [{"size": n, "seed": seed, "data_fraction": share, "suite": "ladder", "params_total": n,
-              "train_flops": n * share}
-             for seed in (2, 3) for share in (0.125, 0.25, 0.5, 0.75, 1) for n in range(1, 8)]
+    plane = [
+        {
+            "size": n,
+            "seed": seed,
+            "data_fraction": share,
+            "suite": "ladder",
+            "params_total": n,
+            "train_flops": n * share,
+        }
+        for seed in (2, 3)
+        for share in (0.125, 0.25, 0.5, 0.75, 1)
+        for n in range(1, 8)
+    ]
     for longest_first in (False, True):
         order = suite.in_order_of_use(plane, [2, 3], longest_first)
         assert len(order) == len(plane) and [run["seed"] for run in order] == [2] * 35 + [3] * 35
         assert {(run["size"], run["data_fraction"]) for run in order[:9]} == {
-            (n, share) for n in (1, 4, 7) for share in (0.125, 0.5, 1)}
+            (n, share) for n in (1, 4, 7) for share in (0.125, 0.5, 1)
+        }
         costs = [run["train_flops"] for run in order[9:35]]
         assert costs == sorted(costs, reverse=longest_first)
     one_amount = [run for run in plane if run["data_fraction"] == 1]
@@ -164,31 +239,44 @@ def test_an_interrupted_plane_can_be_fitted():
 
 # ---------------------------------------------------------------- the study
 
+
 def test_the_study_meets_its_largest_size_and_all_its_text_last(tmp_path):
     data = make_root(tmp_path, n_tunes=100)
     plan = {**reference.FULL, "amounts": "0.25,0.5,1", "widest": "d048"}
 
     def plane_of(commands):
-        return {name: run for name, run in reference.planned_runs(commands, data).items() if run["suite"] == "ladder"}
+        return {
+            name: run
+            for name, run in reference.planned_runs(commands, data).items()
+            if run["suite"] == "ladder"
+        }
+
     first, second = map(plane_of, reference.training(plan, ["lstm"], []))
     assert len(first) == 6 * 2 * 2 and len(second) == 7 * 3 * 2 and first.keys() < second.keys()
     largest = max(run["params_total"] for run in second.values())
     assert all(run["params_total"] < largest and run["data_fraction"] < 1 for run in first.values())
     shrunk = {**plan, "plane_seeds": "2", "amounts": "0.25,1", "widest": "d032"}
     assert {name for name, run in second.items() if reference.belongs(run, shrunk)} == plane_of(
-        sum(reference.training(shrunk, ["lstm"], []), [])).keys()
+        sum(reference.training(shrunk, ["lstm"], []), [])
+    ).keys()
 
 
 def test_what_the_hours_do_not_hold_is_left_out_in_order(tmp_path, monkeypatch):
-    """Every run takes a minute; 131 runs on two cores and ten epochs of XL: 101 minutes with all the rest."""
+    """Every run takes a minute; 131 runs on two cores and ten epochs of XL: 101 minutes with all
+    the rest."""
     monkeypatch.setattr(suite, "expected_minutes", lambda runs, *_: [1.0] * len(runs))
     monkeypatch.setattr(reference, "cpu_count", lambda: 2)
     data = make_root(tmp_path, n_tunes=400)
-    runs = reference.planned_runs(sum(reference.training(reference.FULL, ["transformer"], []), []), data)
+    runs = reference.planned_runs(
+        sum(reference.training(reference.FULL, ["transformer"], []), []), data
+    )
     for run in runs.values():
         run["train_tokens"] = 1e12  # evaluation takes no time
     monkeypatch.setattr(reference, "planned_runs", lambda *_: runs)
-    plans = {hours: reference.choose(tmp_path, data, hours, ["transformer"], []) for hours in (6, 1.8, 0.1)}
+    plans = {
+        hours: reference.choose(tmp_path, data, hours, ["transformer"], [])
+        for hours in (6, 1.8, 0.1)
+    }
     assert plans[6]["left_out"] == [] and plans[6]["plan"] == reference.FULL
     assert plans[6]["runs"] == 5 + 3 * 2 + 120 + 1 and plans[6]["minutes"] == 101
     assert plans[6]["corners"]["transformer"]["name"] == "transformer_d256"
@@ -200,11 +288,20 @@ def test_a_prediction_is_written_once_and_stands_in_the_manifest(tmp_path, monke
     asked = []
     plane = types.ModuleType("study.fit.joint_fit")
     plane.predict_corner = lambda rows, n, d, runs: asked.append((len(rows), n, d, runs)) or {
-        "n": n, "d": d, "prediction": 1.1, "interval": [1.0, 1.2]}
+        "n": n,
+        "d": d,
+        "prediction": 1.1,
+        "interval": [1.0, 1.2],
+    }
     monkeypatch.setitem(sys.modules, "study.fit.joint_fit", plane)
     (tmp_path / "checkpoints").mkdir()
     assert suite.promise_of(tmp_path, "transformer") == {}
-    corner = {"name": "transformer_d256", "size": "d256", "params_non_embedding": 100, "train_chars": 1000}
+    corner = {
+        "name": "transformer_d256",
+        "size": "d256",
+        "params_non_embedding": 100,
+        "train_chars": 1000,
+    }
     for _ in range(2):
         reference.predict(tmp_path, reference.FULL, {"transformer": corner})
     assert asked == [(0, 100, 1000, 2)]
@@ -226,7 +323,10 @@ def test_what_is_shown_of_the_study_is_small_and_replaces_what_was_there(tmp_pat
     (shown / "figures/old.png").write_text("old")
     reference.publish(tmp_path / "root", shown)
     assert {str(path.relative_to(shown)) for path in shown.rglob("*") if path.is_file()} == {
-        "RESULTS.json", "figures/a.png", "generated/sample_000.abc"}
+        "RESULTS.json",
+        "figures/a.png",
+        "generated/sample_000.abc",
+    }
     with Image.open(shown / "figures/a.png") as image:
         assert image.size == (64, 64) and (shown / "figures/a.png").stat().st_size < pixels.size / 2
     monkeypatch.setattr(reference, "PUBLISHED_BYTES", 10)
@@ -236,6 +336,7 @@ def test_what_is_shown_of_the_study_is_small_and_replaces_what_was_there(tmp_pat
 
 # ---------------------------------------------------------------- side by side
 
+
 def digests(root, names):
     return [load_checkpoint(root / f"checkpoints/{name}.pt")[1]["weights_digest"] for name in names]
 
@@ -243,16 +344,22 @@ def digests(root, names):
 def test_side_by_side_gives_the_bytes_of_one_by_one(tmp_path):
     data = make_root(tmp_path / "one")
     make_root(tmp_path / "two")
-    plans = [plan_run(data, "transformer", f"n{i}", NANO, 0.01, data_fraction=share, seed=seed)
-             for i, (share, seed) in enumerate([(0.5, 2), (1, 2), (1, 3)])]
+    plans = [
+        plan_run(data, "transformer", f"n{i}", NANO, 0.01, data_fraction=share, seed=seed)
+        for i, (share, seed) in enumerate([(0.5, 2), (1, 2), (1, 3)])
+    ]
     names = [plan["name"] for plan in plans]
     for plan in plans:
         train(tmp_path / "one", plan, data, "cpu")
     records = list(jobs.train_side_by_side(tmp_path / "two", plans, "cpu", jobs=stage.cpu_count()))
-    assert {record["name"] for record in records} == set(names) and {record["threads"] for record in records} == {1}
+    assert {record["name"] for record in records} == set(names) and {
+        record["threads"] for record in records
+    } == {1}
     assert digests(tmp_path / "one", names) == digests(tmp_path / "two", names)
     for name in names:
-        one, two = (read_json(tmp_path / f"{root}/checkpoints/{name}.json") for root in ("one", "two"))
+        one, two = (
+            read_json(tmp_path / f"{root}/checkpoints/{name}.json") for root in ("one", "two")
+        )
         assert one["test_nats_by_sequence"] == two["test_nats_by_sequence"]
 
 
@@ -269,17 +376,45 @@ if __name__ == "__main__":
 
 def started(root):
     """Stage 04 at two long runs side by side, and its two workers once both have begun to train."""
-    (root / "script.py").write_text(SCRIPT.format(arguments=[
-        "--root", str(root), "--device", "cpu", "--suite", "ladder", "--only", "d016", "--seeds", "2,3", "--epochs",
-        "3000", "--jobs", "2"]))
-    process = subprocess.Popen([sys.executable, str(root / "script.py")], env=environment(), text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    (root / "script.py").write_text(
+        SCRIPT.format(
+            arguments=[
+                "--root",
+                str(root),
+                "--device",
+                "cpu",
+                "--suite",
+                "ladder",
+                "--only",
+                "d016",
+                "--seeds",
+                "2,3",
+                "--epochs",
+                "3000",
+                "--jobs",
+                "2",
+            ]
+        )
+    )
+    process = subprocess.Popen(
+        [sys.executable, str(root / "script.py")],
+        env=environment(),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     curves = [root / f"checkpoints/transformer_d016{end}.curve.jsonl" for end in ("", "_seed3")]
     deadline = time.monotonic() + 120
-    while not all(curve.exists() for curve in curves) and time.monotonic() < deadline and process.poll() is None:
+    while (
+        not all(curve.exists() for curve in curves)
+        and time.monotonic() < deadline
+        and process.poll() is None
+    ):
         time.sleep(0.05)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    return process, [int(pid) for pid in children if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()]
+    return process, [
+        int(pid) for pid in children if "spawn_main" in Path(f"/proc/{pid}/cmdline").read_text()
+    ]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks /proc")
@@ -287,7 +422,9 @@ def test_a_process_that_dies_ends_the_others_with_their_states_saved(tmp_path):
     process, workers = started(stage_root(tmp_path))
     os.kill(workers[0], signal.SIGKILL)
     _, said = process.communicate(timeout=120)
-    assert process.returncode == 1 and "give fewer --jobs" in said and "goes on from there" in said, said
+    assert (
+        process.returncode == 1 and "give fewer --jobs" in said and "goes on from there" in said
+    ), said
     assert said.count("state saved after step") == 1 and "Traceback" not in said
     assert len(list((tmp_path / "checkpoints").glob(".*.state"))) == 1
     assert len(workers) == 2 and not any(stage.is_alive(pid) for pid in workers)

@@ -33,11 +33,16 @@ def strict(value):
 
 def test_metrics_of_a_scale_by_hand():
     found = strict(music_metrics(SCALE))
-    seven = -(6 * (2 / 16) * math.log2(2 / 16) + (4 / 16) * math.log2(4 / 16))  # C twice as often as the others
+    # C twice as often as the others
+    seven = -(6 * (2 / 16) * math.log2(2 / 16) + (4 / 16) * math.log2(4 / 16))
     assert found["pitch_class_entropy"] == pytest.approx(seven)
     assert entropy([1] * 7 + [0] * 5) == pytest.approx(math.log2(7))
     assert found["scale_consistency"] == 1 and found["in_key_share"] == 1
-    assert found["groove_consistency"] == 1 and found["bar_repetition"] == 0.5 and found["bar_repetition_lag_1"] == 1
+    assert (
+        found["groove_consistency"] == 1
+        and found["bar_repetition"] == 0.5
+        and found["bar_repetition_lag_1"] == 1
+    )
     assert found["bar_repetition_lag_2"] is None
     assert found["polyphony"] == 1 and found["polyphony_rate"] == 0 and found["rest_share"] == 0
     assert found["notes_per_bar"] == 8 and found["notes_per_quarter"] == 2
@@ -61,7 +66,9 @@ def test_groove_by_hand():
 
 
 def test_in_key_share_follows_key_changes():
-    assert music_metrics(HEADER + "F4F4F4F4|[K:G]F4F4=F4F4|")["in_key_share"] == pytest.approx(6 / 8)
+    assert music_metrics(HEADER + "F4F4F4F4|[K:G]F4F4=F4F4|")["in_key_share"] == pytest.approx(
+        6 / 8
+    )
 
 
 def test_undefined_is_none():
@@ -74,7 +81,10 @@ def test_undefined_is_none():
 
 def test_metrics_never_raise_on_bad_text():
     draw = random.Random(5)
-    bad = ["".join(draw.choice("ABCabc|[]()z23/>-^_=,'{}:\" \n") for _ in range(300)) for _ in range(60)]
+    bad = [
+        "".join(draw.choice("ABCabc|[]()z23/>-^_=,'{}:\" \n") for _ in range(300))
+        for _ in range(60)
+    ]
     for text in bad:
         strict(music_metrics(HEADER + text))
     strict(skills([{"text": HEADER + text, "truncated": True} for text in bad]))
@@ -108,9 +118,12 @@ def test_sets_tell_other_music_from_the_same_music():
 
 
 def test_distances_do_not_depend_on_how_many_were_drawn():
-    """The same music in larger sets lay nearer than real music to real music; at equal n it lies as near."""
+    """The same music in larger sets lay nearer than real music to real music; at equal n it lies as
+    near."""
     real = VALID_TUNES[:30]
-    few, many = (compare_sets(VALID_TUNES[30:] * times, real, seed=0, resamples=60) for times in (1, 6))
+    few, many = (
+        compare_sets(VALID_TUNES[30:] * times, real, seed=0, resamples=60) for times in (1, 6)
+    )
     assert few["n_compared"] == many["n_compared"] == 15 and many["n"] == 180
     for name, row in few["jsd"].items():
         assert row["generated"] == pytest.approx(many["jsd"][name]["generated"], rel=0.25), name
@@ -123,7 +136,12 @@ def test_a_long_piece_is_not_the_set():
 
 
 def test_keys():
-    assert [tonic_of(key) for key in ("Bb", "F#m", "Ador", "none")] == [(10, 0), (6, 1), (9, 1), None]
+    assert [tonic_of(key) for key in ("Bb", "F#m", "Ador", "none")] == [
+        (10, 0),
+        (6, 1),
+        (9, 1),
+        None,
+    ]
     scale = np.array([60, 62, 64, 65, 67, 69, 71, 72])
     assert best_key(np.bincount(scale % 12, minlength=12)) == (0, 0)
     assert best_key(np.bincount((scale + 5) % 12, minlength=12)) == (5, 0)
@@ -132,7 +150,12 @@ def test_keys():
 def test_skills():
     music = HEADER + "C4E4G4c4|G4E4D4C4|F4E4D4G,4|C4G4E4C4|" * 2
     found = skills([music, {"text": music[:-3] + "_D4|", "truncated": False}])
-    assert found["meter"] == 1 and found["key"] == 1 and found["cadence"] == 0.5 and found["ended"] == 1
+    assert (
+        found["meter"] == 1
+        and found["key"] == 1
+        and found["cadence"] == 0.5
+        and found["ended"] == 1
+    )
     assert found["repetition"] == 0.4375 and found["valid"] == 1  # (4 of 8 + 3 of 8) / 2
     cut = skills([{"text": music[:-9], "truncated": True}])
     assert cut["cadence"] is None and cut["ended"] == 0

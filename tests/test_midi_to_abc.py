@@ -33,13 +33,19 @@ ABC2MIDI = Path(symusic.__file__).parent / "bin" / "abc2midi"
 def midi(*tracks, tpq=480, meters=((0, 4, 4),), keys=(), tempos=((0, 120),), drums=()):
     """MIDI bytes; tracks: lists of (onset, duration, pitch) in quarter notes."""
     score = symusic.Score(tpq)
-    score.time_signatures.extend([symusic.TimeSignature(round(at * tpq), n, d) for at, n, d in meters])
+    score.time_signatures.extend(
+        [symusic.TimeSignature(round(at * tpq), n, d) for at, n, d in meters]
+    )
     score.key_signatures.extend([symusic.KeySignature(round(at * tpq), *key) for at, *key in keys])
     score.tempos.extend([symusic.Tempo(round(at * tpq), qpm=qpm) for at, qpm in tempos])
     for number, notes in enumerate([*tracks, *([drums] if drums else [])]):
         track = symusic.Track(program=number, is_drum=number == len(tracks))
-        track.notes.extend([symusic.Note(round(on * tpq), round(length * tpq), pitch, 80)
-                            for on, length, pitch in notes])
+        track.notes.extend(
+            [
+                symusic.Note(round(on * tpq), round(length * tpq), pitch, 80)
+                for on, length, pitch in notes
+            ]
+        )
         score.tracks.append(track)
     return score.dumps_midi()
 
@@ -57,32 +63,47 @@ def scale(n, step=1, first=60):
     return [(i * step, step, first + p) for i, p in enumerate(([0, 2, 4, 5, 7, 9, 11, 12] * 9)[:n])]
 
 
-VALUES = {Fraction(n) * 2 ** k for n in (1, 3, 7, 15) for k in range(-1, 8)}  # up to three dots, in 1/16
+# up to three dots, in 1/16
+VALUES = {Fraction(n) * 2**k for n in (1, 3, 7, 15) for k in range(-1, 8)}
 
 
 def odd_lengths(text):
     """Written lengths in the music that no single note head or rest has."""
-    lengths = re.findall(r"(?<=[A-Ga-g,'\]z])(\d+)?(/)?", re.sub(r"\[[A-Z]:[^]]*\]|\(3[:\d]*", "", text.split("\nK:")[1]))
-    return [n + half for n, half in lengths if Fraction(int(n or 1), 2 if half else 1) not in VALUES]
+    lengths = re.findall(
+        r"(?<=[A-Ga-g,'\]z])(\d+)?(/)?",
+        re.sub(r"\[[A-Z]:[^]]*\]|\(3[:\d]*", "", text.split("\nK:")[1]),
+    )
+    return [
+        n + half for n, half in lengths if Fraction(int(n or 1), 2 if half else 1) not in VALUES
+    ]
 
 
 def sounding(text):
     """Counter of (onset, pitch) over all voices, as read back."""
-    return Counter((note.onset, note.pitch) for voice in read_abc(text).voices for note in voice.notes)
+    return Counter(
+        (note.onset, note.pitch) for voice in read_abc(text).voices for note in voice.notes
+    )
 
 
 def durations(text):
-    return {(note.onset, note.pitch): note.duration for voice in read_abc(text).voices for note in voice.notes}
+    return {
+        (note.onset, note.pitch): note.duration
+        for voice in read_abc(text).voices
+        for note in voice.notes
+    }
 
 
 # ---------------------------------------------------------------- music
+
 
 def test_one_voice_is_written_without_tags():
     assert music(midi(scale(5))) == ["C4D4E4F4|G4z12|"]
 
 
 def test_voices_stand_side_by_side_high_before_low():
-    assert music(midi(scale(4, first=48), scale(4, first=72))) == ["[V:1]c4d4e4f4|[V:2]C,4D,4E,4F,4|"]
+    assert music(midi(scale(4, first=48), scale(4, first=72))) == [
+        "[V:1]c4d4e4f4|[V:2]C,4D,4E,4F,4|"
+    ]
 
 
 def test_a_silent_bar_of_one_voice_keeps_the_voices_aligned():
@@ -103,16 +124,26 @@ def test_notes_a_few_ticks_apart_are_one_chord():
 
 def test_triplets_sextuplets_and_thirty_seconds_get_their_own_grid():
     third, sixth = 1 / 3, 1 / 6
-    assert music(midi([(i * third, third, 60 + i) for i in range(3)] + [(1, 3, 67)], keys=[(0, 0, 0)])) == [
-        "(3C2^C2D2G12|"]
-    assert music(midi([(i * sixth, sixth, p) for i, p in enumerate((60, 62, 64, 65, 67, 69))] + [(1, 3, 67)])) == [
-        "(3CDE(3FGAG12|"]
-    assert music(midi([(i / 8, 1 / 8, p) for i, p in enumerate((60, 62, 64, 65, 67, 69, 71, 72))] + [(1, 3, 67)])) == [
-        "C/D/E/F/G/A/B/c/G12|"]
+    assert music(
+        midi([(i * third, third, 60 + i) for i in range(3)] + [(1, 3, 67)], keys=[(0, 0, 0)])
+    ) == ["(3C2^C2D2G12|"]
+    assert music(
+        midi([(i * sixth, sixth, p) for i, p in enumerate((60, 62, 64, 65, 67, 69))] + [(1, 3, 67)])
+    ) == ["(3CDE(3FGAG12|"]
+    assert music(
+        midi(
+            [(i / 8, 1 / 8, p) for i, p in enumerate((60, 62, 64, 65, 67, 69, 71, 72))]
+            + [(1, 3, 67)]
+        )
+    ) == ["C/D/E/F/G/A/B/c/G12|"]
 
 
 def test_swing_is_written_in_triplets():
-    notes = [(beat + place, length, 60) for beat in range(4) for place, length in ((0, 2 / 3), (2 / 3, 1 / 3))]
+    notes = [
+        (beat + place, length, 60)
+        for beat in range(4)
+        for place, length in ((0, 2 / 3), (2 / 3, 1 / 3))
+    ]
     assert music(midi(notes)) == ["(3::2C4C2(3::2C4C2(3::2C4C2(3::2C4C2|"]
 
 
@@ -122,8 +153,16 @@ def test_a_grace_note_and_a_note_without_length_are_kept():
 
 
 def test_overlapping_notes_keep_their_durations():
-    text = abc(midi([(0, 4, 48), (0, 1, 60), (1, 1, 62), (2, 2, 64)] + [(4, 4, 50), (4, 2, 65), (6, 2, 60)]))
-    assert durations(text)[(0, 48)] == 4 and durations(text)[(4, 50)] == 4 and durations(text)[(1, 62)] == 1
+    text = abc(
+        midi(
+            [(0, 4, 48), (0, 1, 60), (1, 1, 62), (2, 2, 64)] + [(4, 4, 50), (4, 2, 65), (6, 2, 60)]
+        )
+    )
+    assert (
+        durations(text)[(0, 48)] == 4
+        and durations(text)[(4, 50)] == 4
+        and durations(text)[(1, 62)] == 1
+    )
 
 
 def test_long_notes_under_a_melody_get_a_voice_of_their_own():
@@ -136,7 +175,9 @@ def test_lengths_that_no_note_value_has_are_tied_on_the_strongest_beat():
     assert music(midi([(0, 1.25, 60), (1.25, 0.75, 62), (2, 2, 64)])) == ["C4-CD3E8|"]
     accidental = [(0, 1.5, 60), (1.5, 2.5, 66)] + [(4 + on, 1, pitch) for on, _, pitch in scale(16)]
     assert music(midi(accidental))[0].startswith("C6^F2-F8|")
-    assert music(midi([(0, 1, 60), (3.25, 0.75, 64), (0, 1, 67), (3.25, 0.75, 72)])) == ["[CG]4z8z[Ec]3|"]
+    assert music(midi([(0, 1, 60), (3.25, 0.75, 64), (0, 1, 67), (3.25, 0.75, 72)])) == [
+        "[CG]4z8z[Ec]3|"
+    ]
     assert music(midi([(0, 2.5, 60), (2.5, 0.5, 62)], meters=[(0, 6, 8)])) == ["C6-C4D2|"]
     assert music(midi(scale(5) + [(10, 5, 60)], meters=[(0, 5, 4)])) == ["C4D4E4F4G4|Z|C16-C4|"]
 
@@ -186,13 +227,20 @@ def test_flat_keys_are_spelled_with_flats():
 
 def test_an_accidental_holds_in_all_octaves_to_the_end_of_the_bar():
     notes = [(0, 1, 61), (1, 1, 73), (2, 1, 72), (3, 1, 60), (4, 4, 73)]
-    lines = music(midi(notes + [(8 + on, length, pitch) for on, length, pitch in scale(64)], keys=[(0, 0, 0)]))
+    lines = music(
+        midi(notes + [(8 + on, length, pitch) for on, length, pitch in scale(64)], keys=[(0, 0, 0)])
+    )
     assert lines[0].startswith("^C4c4=c4C4|^c16|")
 
 
 def test_key_and_tempo_changes_stand_where_they_happen():
-    text = abc(midi(scale(16) + [(16 + on, length, pitch + 2) for on, length, pitch in scale(16)],
-                    keys=[(0, 0, 0), (16, 2, 0)], tempos=[(0, 100), (16, 60)]))
+    text = abc(
+        midi(
+            scale(16) + [(16 + on, length, pitch + 2) for on, length, pitch in scale(16)],
+            keys=[(0, 0, 0), (16, 2, 0)],
+            tempos=[(0, 100), (16, 60)],
+        )
+    )
     assert "Q:1/4=100\nK:C\n" in text and "\n[K:D][Q:1/4=60]D4E4F4G4|" in text
 
 
@@ -206,15 +254,21 @@ def test_every_pitch_survives_in_every_key(sharps):
 
 
 def test_abc2midi_reads_the_lowest_pitch_in_a_flat_key(tmp_path):
-    text = abc(midi([(0, 4, 0), *((i, 1, p) for i, p in enumerate((60, 63, 67, 68), 4)), (8, 4, 127)],
-                    keys=[(0, -3, 1)]))
+    text = abc(
+        midi(
+            [(0, 4, 0), *((i, 1, p) for i, p in enumerate((60, 63, 67, 68), 4)), (8, 4, 127)],
+            keys=[(0, -3, 1)],
+        )
+    )
     assert compiled(text, tmp_path) == {0, 60, 63, 67, 68, 127}
 
 
 def compiled(text, folder):
     """Pitches that abc2midi hears; its complaints are failures."""
     (folder / "t.abc").write_text(text)
-    log = subprocess.run([ABC2MIDI, folder / "t.abc", "-o", folder / "t.mid"], capture_output=True, text=True).stdout
+    log = subprocess.run(
+        [ABC2MIDI, folder / "t.abc", "-o", folder / "t.mid"], capture_output=True, text=True
+    ).stdout
     assert "Error" not in log and "time units" not in log, log
     return {note.pitch for track in symusic.Score(folder / "t.mid").tracks for note in track.notes}
 
@@ -232,7 +286,9 @@ def test_voices_beyond_the_limit_leave_but_top_and_bass_stay():
     assert max(pitches) == 96 and min(pitches) == 36
 
 
-@pytest.mark.parametrize("name", ["a\nK:C\nX:9", "%%abc-include /etc/passwd", "", "\udcff.mid", "x" * 255, "T:[V:1]"])
+@pytest.mark.parametrize(
+    "name", ["a\nK:C\nX:9", "%%abc-include /etc/passwd", "", "\udcff.mid", "x" * 255, "T:[V:1]"]
+)
 def test_titles_cannot_break_the_tune(name):
     text, _ = midi_to_abc.convert(midi(scale(4)), name)
     assert len(text.split("\n")) == 8 and text.encode() and read_abc(text).voices
@@ -246,11 +302,13 @@ def test_a_performance_off_the_beat_is_told_from_one_on_it():
 
 # ---------------------------------------------------------------- properties
 
+
 @st.composite
 def scores(draw):
     """Tracks of notes on 1/16 or triplet places, without doubled or touching equal pitches."""
     tracks, meter = [], draw(st.sampled_from([(4, 4), (3, 4), (6, 8), (5, 8), (7, 8), (2, 2)]))
-    threes = ["triplet"] if 4 * meter[0] % meter[1] == 0 else []  # only where beats stay on quarters
+    # only where beats stay on quarters
+    threes = ["triplet"] if 4 * meter[0] % meter[1] == 0 else []
     for _ in range(draw(st.integers(1, 4))):
         notes, position = [], Fraction(draw(st.integers(0, 8)))
         for _ in range(draw(st.integers(1, 24))):
@@ -287,15 +345,22 @@ def test_random_scores_come_back_note_by_note(case):
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(st.tuples(st.floats(0, 40), st.floats(0, 9), st.integers(0, 127)), min_size=1, max_size=80),
-       st.integers(1, 15))
+@given(
+    st.lists(
+        st.tuples(st.floats(0, 40), st.floats(0, 9), st.integers(0, 127)), min_size=1, max_size=80
+    ),
+    st.integers(1, 15),
+)
 def test_any_heap_of_notes_gives_exact_bars(notes, max_voices):
     text, row = midi_to_abc.convert(midi(notes), max_voices=max_voices)
     midi_to_abc.self_check(text, row)
     assert not odd_lengths(text)
     places = sounding(text)
     assert sum(places.values()) == row["notes"]
-    assert all(any(p == pitch and abs(float(on) - start) < 0.26 for start, _, p in notes) for on, pitch in places)
+    assert all(
+        any(p == pitch and abs(float(on) - start) < 0.26 for start, _, p in notes)
+        for on, pitch in places
+    )
 
 
 @settings(max_examples=150, deadline=None)
@@ -303,7 +368,7 @@ def test_any_heap_of_notes_gives_exact_bars(notes, max_voices):
 def test_any_bytes_give_abc_or_a_reason(junk, damaged_tune):
     data = midi(scale(20))
     if damaged_tune:
-        data = data[:20] + junk[:8] + data[20 + len(junk[:8]):]
+        data = data[:20] + junk[:8] + data[20 + len(junk[:8]) :]
     try:
         text, row = midi_to_abc.convert(data if damaged_tune else b"MThd" + junk)
         midi_to_abc.self_check(text, row)
@@ -312,6 +377,7 @@ def test_any_bytes_give_abc_or_a_reason(junk, damaged_tune):
 
 
 # ---------------------------------------------------------------- the run
+
 
 def make_root(root, files):
     """A root whose stage 01 is done, with these files: {name: bytes}."""
@@ -335,32 +401,66 @@ def convert_root(root, *flags):
 def outputs(root):
     data = root / "data"
     names = [f"abc_notation/{name}" for name in stage.tree_files(data / "abc_notation")]
-    return {name: (data / name).read_bytes() for name in [*names, "failed_midi.txt", "conversion.tsv"]}
+    return {
+        name: (data / name).read_bytes() for name in [*names, "failed_midi.txt", "conversion.tsv"]
+    }
 
 
 def test_every_kind_of_bad_file_is_a_row_and_the_run_goes_on(tmp_path, capsys):
     good = midi(scale(20))
     smpte = good[:12] + b"\xe7\x28" + good[14:]
-    events = b"\0\x90\x3c\x50\x60\x80\x3c\0" + b"\xff\xff\xff\x7f\xff\1\0" * 9 + b"\0\x90\x3c\x50\x60\x80\x3c\0\0\xff\x2f\0"
-    waits = good[:10] + b"\0\1" + good[12:14] + b"MTrk" + len(events).to_bytes(4, "big") + events  # 9 times 2^28 ticks
+    events = (
+        b"\0\x90\x3c\x50\x60\x80\x3c\0"
+        + b"\xff\xff\xff\x7f\xff\1\0" * 9
+        + b"\0\x90\x3c\x50\x60\x80\x3c\0\0\xff\x2f\0"
+    )
+    # 9 times 2^28 ticks
+    waits = good[:10] + b"\0\1" + good[12:14] + b"MTrk" + len(events).to_bytes(4, "big") + events
     files = {
-        "Artist/Good one.mid": good, ".38 Special/It's \"on\".mid": good, "Ünïcode/日本.MID": good, "a/new\nline.mid": good,
-        "a/" + "x" * 251 + ".mid": good, b"a/\xff\xfe.mid": good, "a/karaoke.kar": good, "a/same.mid": good,
-        "a/same.midi": midi(scale(8)), "a/loud.mid": good.replace(b"\x3c\x50", b"\x3c\xd0", 1),
-        "bad/empty.mid": b"", "bad/page.mid": b"<html>", "bad/cut.mid": good[:60], "bad/smpte.mid": smpte,
-        "bad/tpq0.mid": good[:12] + b"\0\0" + good[14:], "bad/drums.mid": midi(drums=scale(8)),
-        "bad/long.mid": midi([(0, 1, 60), (200_000, 1, 60)]), "bad/waits.mid": waits, "notes.txt": b"not asked",
+        "Artist/Good one.mid": good,
+        '.38 Special/It\'s "on".mid': good,
+        "Ünïcode/日本.MID": good,
+        "a/new\nline.mid": good,
+        "a/" + "x" * 251 + ".mid": good,
+        b"a/\xff\xfe.mid": good,
+        "a/karaoke.kar": good,
+        "a/same.mid": good,
+        "a/same.midi": midi(scale(8)),
+        "a/loud.mid": good.replace(b"\x3c\x50", b"\x3c\xd0", 1),
+        "bad/empty.mid": b"",
+        "bad/page.mid": b"<html>",
+        "bad/cut.mid": good[:60],
+        "bad/smpte.mid": smpte,
+        "bad/tpq0.mid": good[:12] + b"\0\0" + good[14:],
+        "bad/drums.mid": midi(drums=scale(8)),
+        "bad/long.mid": midi([(0, 1, 60), (200_000, 1, 60)]),
+        "bad/waits.mid": waits,
+        "notes.txt": b"not asked",
     }
     make_root(tmp_path, files)
     capsys.readouterr()
     first = convert_root(tmp_path, "--workers", "2", "--check-all")
     assert first.returncode == 0, first.stderr
-    failed = dict(line.split("\t")[:2] for line in (tmp_path / "data/failed_midi.txt").read_text().splitlines())
-    assert failed == {"bad/empty.mid": "empty", "bad/page.mid": "not_midi", "bad/cut.mid": "damaged",
-                      "bad/smpte.mid": "time_division", "bad/tpq0.mid": "time_division", "bad/drums.mid": "no_notes",
-                      "bad/long.mid": "too_long", "bad/waits.mid": "too_long"}
+    failed = dict(
+        line.split("\t")[:2]
+        for line in (tmp_path / "data/failed_midi.txt").read_text().splitlines()
+    )
+    assert failed == {
+        "bad/empty.mid": "empty",
+        "bad/page.mid": "not_midi",
+        "bad/cut.mid": "damaged",
+        "bad/smpte.mid": "time_division",
+        "bad/tpq0.mid": "time_division",
+        "bad/drums.mid": "no_notes",
+        "bad/long.mid": "too_long",
+        "bad/waits.mid": "too_long",
+    }
     made = outputs(tmp_path)
-    assert {"abc_notation/a/same.abc", "abc_notation/a/same.midi.abc", "abc_notation/Ünïcode/日本.abc"} <= set(made)
+    assert {
+        "abc_notation/a/same.abc",
+        "abc_notation/a/same.midi.abc",
+        "abc_notation/Ünïcode/日本.abc",
+    } <= set(made)
     assert len([name for name in made if name.endswith(".abc")]) == 10
     assert "files: 18\n" in first.stdout and "next: python 03_tokenize_split.py" in first.stdout
 
@@ -398,7 +498,11 @@ def hostile(tmp_path, names, killers=("killer",), timeout=0.5):
     root, script = tmp_path / "root", tmp_path / "02_midi_to_abc_hostile.py"
     if not root.exists():
         make_root(root, {f"{name}.mid": midi(scale(20)) for name in names})
-    script.write_text(WORKER_DEATH.format(project=str(PROJECT), root=str(root), killers=list(killers), timeout=timeout))
+    script.write_text(
+        WORKER_DEATH.format(
+            project=str(PROJECT), root=str(root), killers=list(killers), timeout=timeout
+        )
+    )
     return script, root
 
 
@@ -408,12 +512,17 @@ def hostile_run(*args, code=0, **flags):
     run = start([script])
     assert run.returncode == code and "Traceback" not in run.stderr, run.stderr
     failed = root / "data/failed_midi.txt"
-    rows = [line.split("\t")[:2] for line in failed.read_text().splitlines()] if failed.exists() else []
+    rows = (
+        [line.split("\t")[:2] for line in failed.read_text().splitlines()]
+        if failed.exists()
+        else []
+    )
     return run.stdout + run.stderr, dict(rows)
 
 
 def test_a_worker_that_dies_or_hangs_costs_one_file(tmp_path):
-    """And one that died gets another chance in the next run, in case it was the machine; then there is none."""
+    """And one that died gets another chance in the next run, in case it was the machine; then there
+    is none."""
     names = [f"song{i}" for i in range(20)] + ["killer", "sleeper"]
     killed = {"killer.mid": "crash", "sleeper.mid": "timeout"}
     assert hostile_run(tmp_path, names)[1] == killed
@@ -440,7 +549,9 @@ def test_workers_that_die_at_once_end_in_a_message(tmp_path):
     assert "6 workers died one after another (the worker ended with code -9)" in said and not failed
     few = tmp_path / "few"
     few.mkdir()
-    assert "4 of 4 files gave no ABC: 4 crash" in hostile_run(few, names[:4], killers=names, code=1)[0]
+    assert (
+        "4 of 4 files gave no ABC: 4 crash" in hostile_run(few, names[:4], killers=names, code=1)[0]
+    )
     assert hostile_run(few, names[:4], killers=())[1] == {}
 
 
@@ -461,9 +572,15 @@ def workers(pid, n):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc")
 def test_workers_killed_among_the_files_cost_none(tmp_path):
-    make_root(tmp_path, {f"{folder}/{i}.mid": midi(scale(200)) for folder in "abcd" for i in range(150)})
-    run = subprocess.Popen([sys.executable, PROJECT / "02_midi_to_abc.py", "--root", tmp_path], stdout=subprocess.PIPE,
-                           stderr=subprocess.PIPE, text=True)
+    make_root(
+        tmp_path, {f"{folder}/{i}.mid": midi(scale(200)) for folder in "abcd" for i in range(150)}
+    )
+    run = subprocess.Popen(
+        [sys.executable, PROJECT / "02_midi_to_abc.py", "--root", tmp_path],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     journal, kills = tmp_path / "data/.02_midi_to_abc.journal.jsonl", 0
     while run.poll() is None and kills < 3:
         if journal.exists() and len(journal.read_bytes().splitlines()) > 100 * kills:
@@ -485,17 +602,26 @@ def test_no_worker_outlives_a_run_that_is_killed(tmp_path):
     time.sleep(1)
     run.kill()
     assert run.communicate(timeout=60)[1] == ""  # the pipe ends with its last writer
-    assert not any(stage.is_alive(pid) and "State:\tZ" not in Path(f"/proc/{pid}/status").read_text() for pid in found)
+    assert not any(
+        stage.is_alive(pid) and "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+        for pid in found
+    )
 
 
 def test_bad_flags_end_in_one_sentence(tmp_path):
     make_root(tmp_path, {"a/one.mid": midi(scale(20))})
     assert convert_root(tmp_path).returncode == 0
-    for flags, words in ((["--timeout", "nan", "--force"], "not finite"), (["--timeout", "inf"], "not finite"),
-                         (["--workers", "0"], "below 1"), (["--max-voices", "99"], "above 15"),
-                         (["--only", "b/*"], "matches none of the 1 files")):
+    for flags, words in (
+        (["--timeout", "nan", "--force"], "not finite"),
+        (["--timeout", "inf"], "not finite"),
+        (["--workers", "0"], "below 1"),
+        (["--max-voices", "99"], "above 15"),
+        (["--only", "b/*"], "matches none of the 1 files"),
+    ):
         run = convert_root(tmp_path, *flags)
-        assert run.returncode == 1 and words in run.stderr and len(run.stderr.splitlines()) == 2, run.stderr
+        assert (
+            run.returncode == 1 and words in run.stderr and len(run.stderr.splitlines()) == 2
+        ), run.stderr
     assert "up to date" in convert_root(tmp_path, "--workers", "1000000").stdout
 
 
@@ -529,7 +655,10 @@ def test_only_redoes_some_files_of_a_finished_conversion(tmp_path):
 
 
 def test_workers_do_not_load_torch():
-    code = "import importlib, sys; importlib.import_module('02_midi_to_abc'); assert 'torch' not in sys.modules"
+    code = (
+        "import importlib, sys; importlib.import_module('02_midi_to_abc'); assert 'torch' not in"
+        " sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=PROJECT)
 
 
@@ -552,8 +681,19 @@ def test_stage_02_runs_without_what_only_linux_has(tmp_path, flags):
     script = tmp_path / "other_system.py"
     script.write_text(OTHER_SYSTEM.format(project=str(PROJECT)))
     make_root(tmp_path / "root", {f"{i}.mid": midi(scale(8 + i)) for i in range(20)})
-    run = subprocess.run([sys.executable, script, PROJECT / "02_midi_to_abc.py", "--root", tmp_path / "root", *flags],
-                         capture_output=True, text=True, timeout=120)
+    run = subprocess.run(
+        [
+            sys.executable,
+            script,
+            PROJECT / "02_midi_to_abc.py",
+            "--root",
+            tmp_path / "root",
+            *flags,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert run.returncode == 0, run.stderr
     assert "--workers N" in run.stdout if flags == ["--help"] else "converted: 20\n" in run.stdout
 
@@ -562,11 +702,14 @@ def test_the_cores_are_counted_where_there_is_no_affinity(monkeypatch, capsys):
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     with pytest.raises(SystemExit) as end:
         stage02.main(["--help"])
-    assert end.value.code == 0 and f"here {os.cpu_count()}" in " ".join(capsys.readouterr().out.split())
+    assert end.value.code == 0 and f"here {os.cpu_count()}" in " ".join(
+        capsys.readouterr().out.split()
+    )
 
 
 def test_memory_is_left_alone_where_it_cannot_be_limited(monkeypatch):
     import resource
+
     before = resource.getrlimit(resource.RLIMIT_DATA)
     monkeypatch.delattr(resource, "RLIMIT_DATA")
     conversion.limit_memory()

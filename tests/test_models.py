@@ -1,4 +1,5 @@
-"""The model families: sizes counted by hand, causality, generation step by step, determinism of what they cost."""
+"""The model families: sizes counted by hand, causality, generation step by step, determinism of
+what they cost."""
 
 import importlib
 import math
@@ -11,15 +12,26 @@ import common
 from study.families import FAMILIES, build_model, model_class
 
 SIZES = {name: importlib.import_module(family.stage).SIZES for name, family in FAMILIES.items()}
-TABLE = {"transformer": {"tiny": 0.14e6, "small": 0.67e6, "medium": 1.9e6, "large": 4.1e6, "xl": 7.6e6},
-         "lstm": {"tiny": 0.24e6, "small": 0.95e6, "medium": 3.2e6, "large": 5.8e6}}
+TABLE = {
+    "transformer": {"tiny": 0.14e6, "small": 0.67e6, "medium": 1.9e6, "large": 4.1e6, "xl": 7.6e6},
+    "lstm": {"tiny": 0.24e6, "small": 0.95e6, "medium": 3.2e6, "large": 5.8e6},
+}
 TABLE["ssm"] = TABLE["transformer"]
 MODELS = [(family, size) for family in SIZES for size in SIZES[family]]
 
 
 def config_of(family, size="tiny", **change):
-    return {"family": family, "vocab_size": 75, "block_size": 512, "dropout": 0.0, "rotary": True, "qk_norm": True,
-            "token_shift": True, **SIZES[family][size], **change}
+    return {
+        "family": family,
+        "vocab_size": 75,
+        "block_size": 512,
+        "dropout": 0.0,
+        "rotary": True,
+        "qk_norm": True,
+        "token_shift": True,
+        **SIZES[family][size],
+        **change,
+    }
 
 
 def scrambled(config, seed=0):
@@ -39,7 +51,8 @@ def parameters_by_hand(family, shape, V=75, T=512):
         return V * d + T * d + shape["n_layer"] * layer + d + d * V
     if family == "ssm":
         d, d_ff = shape["d_model"], shape["d_ff"]
-        layer = 3 * d * d + 2 * d * d + shape["n_head"] * d + 2 * d * d_ff + 2 * d  # q k v, gate and output, forget, ...
+        # q k v, gate and output, forget, ...
+        layer = 3 * d * d + 2 * d * d + shape["n_head"] * d + 2 * d * d_ff + 2 * d
         return V * d + shape["n_layer"] * layer + d + d * V
     E, H = shape["d_embedding"], shape["d_hidden"]
     return V * E + 4 * H * (E + H) + (shape["n_layer"] - 1) * 4 * H * (H + H) + H * V
@@ -49,13 +62,16 @@ def matrix_flops_by_hand(family, shape, V=75, T=512):
     """Forward and backward, per token of a full window, from the shapes of the products."""
     if family == "transformer":
         d, d_ff = shape["d_model"], shape["d_ff"]
-        attention = sum(2 * 2 * d * (position + 1) for position in range(T)) / T  # q k and weights v, causal
+        # q k and weights v, causal
+        attention = sum(2 * 2 * d * (position + 1) for position in range(T)) / T
         layer = 2 * d * 3 * d + attention + 2 * d * d + 2 * 2 * d * d_ff
         return 3 * (shape["n_layer"] * layer + 2 * d * V)
     if family == "ssm":
         d, d_ff, head = shape["d_model"], shape["d_ff"], shape["d_model"] // shape["n_head"]
-        within = sum(2 * 2 * d * (position % 64 + 1) for position in range(T)) / T  # q k and weights v, causal
-        layer = 2 * d * (5 * d + shape["n_head"] + 2 * d_ff) + within + 2 * 2 * head * d  # written and read
+        # q k and weights v, causal
+        within = sum(2 * 2 * d * (position % 64 + 1) for position in range(T)) / T
+        # written and read
+        layer = 2 * d * (5 * d + shape["n_head"] + 2 * d_ff) + within + 2 * 2 * head * d
         return 3 * (shape["n_layer"] * layer + 2 * d * V)
     E, H = shape["d_embedding"], shape["d_hidden"]
     return 3 * (2 * 4 * H * (E + H) + (shape["n_layer"] - 1) * 2 * 4 * H * 2 * H + 2 * H * V)
@@ -67,9 +83,13 @@ def test_parameters_and_flops_by_hand(family, size):
         model = build_model(config_of(family, size))
     counts = model.count_parameters()
     assert counts["total"] == parameters_by_hand(family, SIZES[family][size])
-    assert counts["total"] == sum(counts[group] for group in ("embedding", "hidden", "norm", "head"))
+    assert counts["total"] == sum(
+        counts[group] for group in ("embedding", "hidden", "norm", "head")
+    )
     assert counts["non_embedding"] == counts["total"] - counts["embedding"]
-    assert model.flops_per_token() == pytest.approx(matrix_flops_by_hand(family, SIZES[family][size]))
+    assert model.flops_per_token() == pytest.approx(
+        matrix_flops_by_hand(family, SIZES[family][size])
+    )
     # three layers of 384 are 3.29M: the table's own columns do not give its 3.2M
     tolerance = 0.028 if (family, size) == ("lstm", "medium") else 0.02
     assert abs(counts["total"] / TABLE[family][size] - 1) < tolerance
@@ -86,7 +106,9 @@ def test_first_loss_is_ln_v(family):
 @pytest.mark.parametrize("family", SIZES)
 @pytest.mark.parametrize("classic", [False, True])
 def test_causality(family, classic):
-    model = scrambled(config_of(family, rotary=not classic, qk_norm=not classic, token_shift=not classic))
+    model = scrambled(
+        config_of(family, rotary=not classic, qk_norm=not classic, token_shift=not classic)
+    )
     idx = torch.randint(75, (1, 48))
     changed = idx.clone()
     changed[:, 30:] = (changed[:, 30:] + 1) % 75
@@ -102,7 +124,10 @@ def test_a_quarter_of_the_channels_from_each_of_four_tokens():
     shifted = block._shift(h, None, 0, 0)
     for quarter, distance in zip(shifted.chunk(4, dim=-1), (0, 1, 2, 3)):
         assert torch.equal(quarter, (h[:, :, :16] - distance).clamp(min=0))
-    assert block.token_shift and not scrambled(config_of("transformer", token_shift=False)).blocks[0].token_shift
+    assert (
+        block.token_shift
+        and not scrambled(config_of("transformer", token_shift=False)).blocks[0].token_shift
+    )
 
 
 @pytest.mark.parametrize("length", [20, 32, 33, 96, 100])
@@ -113,14 +138,18 @@ def test_a_transformer_reads_on_with_half_a_window_before_each_token(length):
         assert logits.shape == (2, length, 75)
         for at in range(length):
             start = 0 if at < 32 else (at // 16 - 1) * 16
-            torch.testing.assert_close(logits[:, at], model(idx[:, start:at + 1])[0][:, -1], atol=2e-4, rtol=1e-3)
+            torch.testing.assert_close(
+                logits[:, at], model(idx[:, start : at + 1])[0][:, -1], atol=2e-4, rtol=1e-3
+            )
 
 
 @pytest.mark.parametrize("family", ["lstm", "ssm"])
 def test_a_recurrent_model_reads_on_with_its_state(family):
     model, idx = scrambled(config_of(family, block_size=32)), torch.randint(75, (2, 100))
     with torch.no_grad():
-        torch.testing.assert_close(torch.cat(list(model.read_on(idx)), dim=1), model(idx)[0], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(
+            torch.cat(list(model.read_on(idx)), dim=1), model(idx)[0], atol=1e-5, rtol=1e-4
+        )
 
 
 @pytest.mark.parametrize("family", SIZES)
@@ -139,7 +168,9 @@ def test_targets_that_do_not_count(family):
     targets = idx.clone()
     targets[0, 5:] = common.IGNORE
     logits, loss = model(idx, targets)
-    wanted = torch.nn.functional.cross_entropy(logits[targets != common.IGNORE], targets[targets != common.IGNORE])
+    wanted = torch.nn.functional.cross_entropy(
+        logits[targets != common.IGNORE], targets[targets != common.IGNORE]
+    )
     assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
     assert model(idx, torch.full_like(idx, common.IGNORE))[1].item() == 0
 
@@ -152,21 +183,24 @@ def test_step_is_forward(family, chunks):
     with torch.no_grad():
         full, cache, at = model(idx)[0], None, 0
         for n in chunks:
-            logits, cache = model.step(idx[:, at:at + n], cache)
+            logits, cache = model.step(idx[:, at : at + n], cache)
             at += n
             torch.testing.assert_close(logits, full[:, at - 1], atol=2e-4, rtol=1e-3)
 
 
 def test_window_is_re_anchored():
-    """Beyond the context a Transformer reads the newest half again; how tokens were handed over does not matter."""
+    """Beyond the context a Transformer reads the newest half again; how tokens were handed over
+    does not matter."""
     model = scrambled(config_of("transformer", block_size=32))
     idx = torch.randint(75, (2, 90))
     with torch.no_grad():
         cache = None
         for n in range(1, 91):
-            logits, cache = model.step(idx[:, n - 1:n], cache)
+            logits, cache = model.step(idx[:, n - 1 : n], cache)
             start = 0 if n <= 32 else 16 * math.ceil((n - 32) / 16)
-            torch.testing.assert_close(logits, model(idx[:, start:n])[0][:, -1], atol=2e-4, rtol=1e-3)
+            torch.testing.assert_close(
+                logits, model(idx[:, start:n])[0][:, -1], atol=2e-4, rtol=1e-3
+            )
         torch.testing.assert_close(model.step(idx)[0], logits, atol=2e-4, rtol=1e-3)
 
 
@@ -205,7 +239,9 @@ def test_lstm_biases_are_constants():
     model = build_model(config_of("lstm"))
     assert all(not p.requires_grad for name, p in model.named_parameters() if "bias" in name)
     H = SIZES["lstm"]["tiny"]["d_hidden"]
-    assert (model.lstm.bias_ih_l0[H:2 * H] == common.FORGET_BIAS).all() and model.lstm.bias_ih_l0.sum() == H
+    assert (
+        model.lstm.bias_ih_l0[H : 2 * H] == common.FORGET_BIAS
+    ).all() and model.lstm.bias_ih_l0.sum() == H
 
 
 @pytest.mark.parametrize("family", SIZES)
@@ -217,13 +253,17 @@ def test_rows_of_a_cache(family):
         taken = model.take_rows(model.step(idx[:, :12])[1], rows)
         every = model.step(idx[:, :12])[1]
         for i in range(12, 20):
-            wanted, every = model.step(idx[:, i:i + 1], every)
-            logits, taken = model.step(idx[rows, i:i + 1], taken)
+            wanted, every = model.step(idx[:, i : i + 1], every)
+            logits, taken = model.step(idx[rows, i : i + 1], taken)
             torch.testing.assert_close(logits, wanted[rows], atol=1e-4, rtol=1e-3)
 
 
 def test_the_table_of_families_fits_the_classes():
-    assert [model_class(name).family for name in FAMILIES] == list(FAMILIES) == ["transformer", "lstm", "ssm"]
+    assert (
+        [model_class(name).family for name in FAMILIES]
+        == list(FAMILIES)
+        == ["transformer", "lstm", "ssm"]
+    )
     with pytest.raises(ValueError, match="transformer, lstm"):
         model_class("rnn")
     for name in FAMILIES:
@@ -253,14 +293,15 @@ def one_by_one(model, tokens, n):
     """Logits after n tokens of one row, by the plain step."""
     cache = None
     for i in range(n):
-        logits, cache = model.step(tokens[None, i:i + 1], cache)
+        logits, cache = model.step(tokens[None, i : i + 1], cache)
     return logits[0]
 
 
 @pytest.mark.parametrize("family", SIZES)
 def test_rows_at_places_of_their_own(family):
-    """step_rows is step for rows of unequal lengths: beyond a context of 32, after going back (over an anchor too), for
-    a part of the rows; and whatever stands beside a row changes no bit of it."""
+    """step_rows is step for rows of unequal lengths: beyond a context of 32, after going back (over
+    an anchor too), for a part of the rows; and whatever stands beside a row changes no bit of
+    it."""
     model = scrambled(config_of(family, block_size=32))
     tokens = torch.randint(75, (8, 70))
     n = torch.tensor([2, 31, 32, 33, 40, 48, 49, 60])
@@ -273,18 +314,30 @@ def test_rows_at_places_of_their_own(family):
             n = n + 1
             logits, cache = model.step_rows(tokens, n, cache)
         for row in range(8):
-            torch.testing.assert_close(logits[row], one_by_one(model, tokens[row], int(n[row])), atol=2e-4, rtol=1e-3)
+            torch.testing.assert_close(
+                logits[row], one_by_one(model, tokens[row], int(n[row])), atol=2e-4, rtol=1e-3
+            )
         model.rewind(cache, back)
         n[back] = marked[back] + 1
         logits, cache = model.step_rows(tokens, n + (n != marked + 1), cache)
         cache = model.take_rows(cache, back)
         for row in back.tolist():
-            torch.testing.assert_close(logits[row], one_by_one(model, tokens[row], int(marked[row]) + 1),
-                                       atol=2e-4, rtol=1e-3)
+            torch.testing.assert_close(
+                logits[row],
+                one_by_one(model, tokens[row], int(marked[row]) + 1),
+                atol=2e-4,
+                rtol=1e-3,
+            )
         logits, _ = model.step_rows(tokens[back], marked[back] + 2, cache)
         for place, row in enumerate(back.tolist()):
-            torch.testing.assert_close(logits[place], one_by_one(model, tokens[row], int(marked[row]) + 2),
-                                       atol=2e-4, rtol=1e-3)
+            torch.testing.assert_close(
+                logits[place],
+                one_by_one(model, tokens[row], int(marked[row]) + 2),
+                atol=2e-4,
+                rtol=1e-3,
+            )
         others = tokens.clone()
         others[1:] = torch.randint(75, (7, 70))
-        assert torch.equal(model.step_rows(others, torch.tensor([2, 60, 5, 9, 60, 33, 32, 31]))[0][0], first[0])
+        assert torch.equal(
+            model.step_rows(others, torch.tensor([2, 60, 5, 9, 60, 33, 32, 31]))[0][0], first[0]
+        )

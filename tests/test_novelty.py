@@ -1,4 +1,5 @@
-"""What is copied from a training text is found, planted copies to the character; and the floors made from it."""
+"""What is copied from a training text is found, planted copies to the character; and the floors
+made from it."""
 
 import json
 import random
@@ -18,6 +19,7 @@ def strict(value):
 
 # ---------------------------------------------------------------- novelty
 
+
 def letters(seed, n):
     draw = random.Random(seed)
     return "".join(draw.choice("ABCDEFGabcdefg234/|z") for _ in range(n))
@@ -28,14 +30,20 @@ def test_a_planted_copy_is_found_exactly(indexed):
     train = letters(0, 20_000)
     copied = Novelty(train) if indexed else Novelty(train, index_chars=0, chunk_chars=1000)
     for length, at in ((77, 5000), (32, 0), (500, 19_500), (900, 960)):
-        text = "K:C\n" + "~" + letters(1, 300) + "~" + train[at:at + length] + "~" + letters(2, 200)
+        text = (
+            "K:C\n" + "~" + letters(1, 300) + "~" + train[at : at + length] + "~" + letters(2, 200)
+        )
         row = copied.measure([letters(3, 50), text])["samples"][1]
         assert row["longest_copied_chars"] == length
         assert row["copied_share"] == pytest.approx(length / row["n_chars"])
     found = copied.measure(["~" + train[10:41] + "~"])
     row = found["samples"][0]
-    assert row["longest_copied_chars"] == 0 and row["copied_share"] == 0  # 31 characters are no copy
-    assert found["shortest_run_counted"] == 32 and run_in_words(row["longest_copied_chars"]) == "under 32"
+    # 31 characters are no copy
+    assert row["longest_copied_chars"] == 0 and row["copied_share"] == 0
+    assert (
+        found["shortest_run_counted"] == 32
+        and run_in_words(row["longest_copied_chars"]) == "under 32"
+    )
 
 
 def test_training_tunes_are_copies_and_others_are_not():
@@ -74,10 +82,20 @@ def test_diversity():
 
 # ---------------------------------------------------------------- floors
 
+
 def test_floors_stay_on_the_floor():
     bottom = floors(VALID_TUNES, n=30, seed=1, max_chars=500)
-    assert set(bottom) == {"random", "printable", "shuffled", "rests", "3-gram", "5-gram", "8-gram", "10-gram",
-                           "12-gram"}
+    assert set(bottom) == {
+        "random",
+        "printable",
+        "shuffled",
+        "rests",
+        "3-gram",
+        "5-gram",
+        "8-gram",
+        "10-gram",
+        "12-gram",
+    }
     for name in ("random", "printable", "shuffled", "rests"):
         rates = strict(rate_samples(bottom[name], judge=False))
         assert rates["n"] == 30 and rates["count"] == 0, name
@@ -89,11 +107,22 @@ def test_floors_stay_on_the_floor():
 
 
 def test_long_ngrams_keep_more_bars_right_and_copy_more():
-    bottom, copied = floors(VALID_TUNES, n=30, seed=1, max_chars=400), Novelty("\n".join(VALID_TUNES))
-    right, share = ([figures(bottom[f"{order}-gram"]) for order in (3, 8, 12)] for figures in (
-        lambda samples: rate_samples(samples, judge=False)["bar_accuracy"] or 0,
-        lambda samples: copied.measure(samples)["copied_share"]))
-    assert right == sorted(right) and right[0] < right[2] and share == sorted(share) and share[0] < 0.1 < share[2]
+    bottom, copied = floors(VALID_TUNES, n=30, seed=1, max_chars=400), Novelty(
+        "\n".join(VALID_TUNES)
+    )
+    right, share = (
+        [figures(bottom[f"{order}-gram"]) for order in (3, 8, 12)]
+        for figures in (
+            lambda samples: rate_samples(samples, judge=False)["bar_accuracy"] or 0,
+            lambda samples: copied.measure(samples)["copied_share"],
+        )
+    )
+    assert (
+        right == sorted(right)
+        and right[0] < right[2]
+        and share == sorted(share)
+        and share[0] < 0.1 < share[2]
+    )
 
 
 def test_ngram_samples_follow_the_text():
@@ -101,6 +130,6 @@ def test_ngram_samples_follow_the_text():
     assert all(sample["text"][:60] == VALID_TUNES[0][:60] for sample in only)
     for sample in ngram_samples(VALID_TUNES, 4, 10, 300, seed=2):
         book = "\n".join(VALID_TUNES)
-        assert all(sample["text"][i:i + 4] in book for i in range(len(sample["text"]) - 4))
+        assert all(sample["text"][i : i + 4] in book for i in range(len(sample["text"]) - 4))
         assert len(sample["text"]) <= 300 and sample["truncated"] == (len(sample["text"]) == 300)
     assert len(ngram_samples(VALID_TUNES, 1, 3, 50)) == 3

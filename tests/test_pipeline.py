@@ -49,8 +49,13 @@ def project(tmp_path):
 
 
 def run_all(project, *flags, code=0):
-    done = subprocess.run([sys.executable, "-m", "study.pipeline", "--quick", *flags], cwd=project, text=True,
-                          capture_output=True, env={**os.environ, "PYTHONPATH": str(project)})
+    done = subprocess.run(
+        [sys.executable, "-m", "study.pipeline", "--quick", *flags],
+        cwd=project,
+        text=True,
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": str(project)},
+    )
     assert done.returncode == code, done.stderr
     return done.stdout + done.stderr
 
@@ -58,12 +63,19 @@ def run_all(project, *flags, code=0):
 def test_minutes_before_and_after_and_one_line_the_second_time(project):
     first = run_all(project).splitlines()
     assert first[0].startswith(f"seven stages: about {pipeline.QUICK_MINUTES} minutes")
-    assert first[-1].startswith("all stages: 0.") and not any(line.startswith("next:") for line in first)
-    assert run_all(project) == "everything is up to date: 7 stages; look at: quick/part4_outputs/report.html\n"
+    assert first[-1].startswith("all stages: 0.") and not any(
+        line.startswith("next:") for line in first
+    )
+    assert (
+        run_all(project)
+        == "everything is up to date: 7 stages; look at: quick/part4_outputs/report.html\n"
+    )
     (project / "quick/part4_outputs/06_fit_scaling.txt").unlink()
     mended = run_all(project).splitlines()
     assert "took 0 minutes here the last time" in mended[0]
-    assert mended[1:7] == [f"{name}: up to date" for name in pipeline.names_of_stages()[:5]] + ["--- 06_fit_scaling"]
+    assert mended[1:7] == [f"{name}: up to date" for name in pipeline.names_of_stages()[:5]] + [
+        "--- 06_fit_scaling"
+    ]
 
 
 def test_the_first_failure_ends_the_run(project):
@@ -76,9 +88,13 @@ def test_an_old_python_ends_in_one_sentence(project):
     """From every script and from make, before anything is installed."""
     for script in sorted(HERE.glob("0[1-7]_*.py")):
         tree = ast.parse(script.read_text(), feature_version=(3, 8))
-        theirs = next(node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))
-                      and (getattr(node, "module", None) or node.names[0].name).split(".")[0]
-                      not in sys.stdlib_module_names)
+        theirs = next(
+            node
+            for node in tree.body
+            if isinstance(node, (ast.Import, ast.ImportFrom))
+            and (getattr(node, "module", None) or node.names[0].name).split(".")[0]
+            not in sys.stdlib_module_names
+        )
         assert theirs.module.startswith("study."), f"{script.name} loads {theirs.module} first"
     ast.parse((HERE / "study/__init__.py").read_text(), feature_version=(3, 4))
     old = project / "old-python"

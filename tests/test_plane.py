@@ -1,4 +1,5 @@
-"""Stage 06 with a ladder: one law for ladder and original suite or not, the bend, the plane, its corner, collapse."""
+"""Stage 06 with a ladder: one law for ladder and original suite or not, the bend, the plane, its
+corner, collapse."""
 
 import importlib
 import json
@@ -23,26 +24,51 @@ NINE = np.array([1e5, 6e5, 1.8e6, 4e6, 7.4e6])
 
 
 def row_of(n, d=3e5, loss=None, suite="ladder", family="transformer", seed=0, **more):
-    return {**dict.fromkeys(records.COLUMNS), "name": f"{family}_{suite}_{n:.0f}_{d:.0f}_{seed}", "family": family,
-            "size": f"{suite}{n:.0f}", "seed": seed, "suite": suite, "recipe": "tuned", "params_non_embedding": n,
-            "params_total": n + 150 * (n / 48) ** 0.5, "params_blocks": n - 75 * (n / 48) ** 0.5, "n_chars_seen": d,
-            "train_chars": d, "val_nats_per_char": loss, "test_nats_per_char": loss + 0.01, **more}
+    return {
+        **dict.fromkeys(records.COLUMNS),
+        "name": f"{family}_{suite}_{n:.0f}_{d:.0f}_{seed}",
+        "family": family,
+        "size": f"{suite}{n:.0f}",
+        "seed": seed,
+        "suite": suite,
+        "recipe": "tuned",
+        "params_non_embedding": n,
+        "params_total": n + 150 * (n / 48) ** 0.5,
+        "params_blocks": n - 75 * (n / 48) ** 0.5,
+        "n_chars_seen": d,
+        "train_chars": d,
+        "val_nats_per_char": loss,
+        "test_nats_per_char": loss + 0.01,
+        **more,
+    }
 
 
 def ladder_and_nine(shift=0.0, bend=0.0, family="transformer", alpha=0.3, noise=0.004, seed=0):
-    """A ladder and the original suite on 12 N^-alpha + 1; the suite `shift` off it, the smallest size `bend` off it."""
+    """A ladder and the original suite on 12 N^-alpha + 1; the suite `shift` off it, the smallest
+    size `bend` off it."""
     rng = np.random.default_rng(seed)
-    curve = lambda n: 12 * n ** -alpha + 1 + noise * rng.standard_normal()
+    curve = lambda n: 12 * n**-alpha + 1 + noise * rng.standard_normal()
     rows = [row_of(n, loss=curve(n) + bend * (n == LADDER[0]), family=family) for n in LADDER]
-    return rows + [row_of(n, loss=curve(n) + shift * (-1) ** i, suite="classical", family=family)
-                   for i, n in enumerate(NINE)]
+    return rows + [
+        row_of(n, loss=curve(n) + shift * (-1) ** i, suite="classical", family=family)
+        for i, n in enumerate(NINE)
+    ]
 
 
 def plane(truth=TRUTH, n_seeds=2, noise=0.008, family="transformer", bend=0.0, seed=0):
     rng, sizes = np.random.default_rng(seed), np.geomspace(1e4, 2e6, 8).round()
-    return [row_of(n, d, law.joint_loss(truth, n, d) + noise * rng.standard_normal() + bend * (n == sizes[0]),
-                   family=family, seed=s)
-            for n in sizes for d in 8e4 * 2.0 ** np.arange(5) for s in range(n_seeds)]
+    return [
+        row_of(
+            n,
+            d,
+            law.joint_loss(truth, n, d) + noise * rng.standard_normal() + bend * (n == sizes[0]),
+            family=family,
+            seed=s,
+        )
+        for n in sizes
+        for d in 8e4 * 2.0 ** np.arange(5)
+        for s in range(n_seeds)
+    ]
 
 
 def analyse(rows, n_resamples=100, **more):
@@ -51,18 +77,32 @@ def analyse(rows, n_resamples=100, **more):
 
 # ---------------------------------------------------------------- ladder and original suite
 
+
 def test_ladder_and_suite_share_a_law_and_the_suite_keeps_its_own():
     result = analyse(ladder_and_nine()).result
     entry = result["families"]["transformer"]
     assert entry["suite"] == "ladder + classical" and entry["count"] == "params_non_embedding"
     assert entry["n_sizes"] == 12 and entry["common_law"]["holds"] and entry["bends_below"] is None
-    assert entry["verdict"] == "identified" and entry["alpha_interval"][0] < 0.3 < entry["alpha_interval"][1]
+    assert (
+        entry["verdict"] == "identified"
+        and entry["alpha_interval"][0] < 0.3 < entry["alpha_interval"][1]
+    )
     assert entry["classical"]["n_sizes"] == 5 and entry["classical"]["verdict"] == "bounded"
-    assert entry["classical"]["count"] == "params_total" and "alpha is identified" in result["headline"]
+    assert (
+        entry["classical"]["count"] == "params_total"
+        and "alpha is identified" in result["headline"]
+    )
     quoted = result["exponents"]["transformer"]
-    assert quoted["alpha"] == entry["alpha"] and quoted["half_width"] > np.ptp(entry["alpha_interval"]) / 2 - 1e-9
+    assert (
+        quoted["alpha"] == entry["alpha"]
+        and quoted["half_width"] > np.ptp(entry["alpha_interval"]) / 2 - 1e-9
+    )
     groups = {(choice["group"], choice["choice"]) for choice in result["counting"]["transformer"]}
-    assert {("counting", "total N"), ("counting", "N without head"), ("estimator", "Huber on log loss")} <= groups
+    assert {
+        ("counting", "total N"),
+        ("counting", "N without head"),
+        ("estimator", "Huber on log loss"),
+    } <= groups
     assert "study's own sizes" in " ".join(scaling_fits.summary(result))
 
 
@@ -71,9 +111,12 @@ def test_a_suite_on_another_law_is_left_out_and_named():
     entry = result["families"]["transformer"]
     assert entry["suite"] == "ladder" and entry["n_sizes"] == 7 and not entry["common_law"]["holds"]
     assert any("do not lie on one law" in text for text in result["warnings"])
-    other = [dict(row, train_chars=4e5, n_chars_seen=4e5) if row["suite"] == "classical" else row
-             for row in ladder_and_nine()]
-    assert analyse(other).result["families"]["transformer"]["common_law"] is None  # another text: not even compared
+    other = [
+        dict(row, train_chars=4e5, n_chars_seen=4e5) if row["suite"] == "classical" else row
+        for row in ladder_and_nine()
+    ]
+    # another text: not even compared
+    assert analyse(other).result["families"]["transformer"]["common_law"] is None
 
 
 def test_a_ladder_that_bends_is_fitted_above_the_bend():
@@ -81,43 +124,70 @@ def test_a_ladder_that_bends_is_fitted_above_the_bend():
     entry = result["families"]["transformer"]
     assert entry["bends_below"] == LADDER[1] and entry["runs_below"] == 1 and entry["n_sizes"] == 11
     assert any("bends below" in text for text in result["warnings"])
-    below = [choice for choice in result["counting"]["transformer"] if choice.get("at_n") == LADDER[0]]
+    below = [
+        choice for choice in result["counting"]["transformer"] if choice.get("at_n") == LADDER[0]
+    ]
     assert not below[0]["counts"]
 
 
 def test_records_say_how_many_parameters_the_blocks_have():
-    record = {"family": "lstm", "params_non_embedding": 1000, "config": {"d_hidden": 4, "vocab_size": 50}}
+    record = {
+        "family": "lstm",
+        "params_non_embedding": 1000,
+        "config": {"d_hidden": 4, "vocab_size": 50},
+    }
     assert records.rows_of_records([record, {"family": "lstm"}])[0]["params_blocks"] == 800
     assert records.rows_of_records([{"family": "lstm"}])[0]["params_blocks"] is None
 
 
 def test_three_families_have_three_differences():
-    rows = [row for k, family in enumerate(("transformer", "lstm", "ssm"))
-            for row in ladder_and_nine(family=family, alpha=0.25 + 0.1 * k, seed=k)]
+    rows = [
+        row
+        for k, family in enumerate(("transformer", "lstm", "ssm"))
+        for row in ladder_and_nine(family=family, alpha=0.25 + 0.1 * k, seed=k)
+    ]
     found = analyse(rows).result
     assert [(pair["first"], pair["second"]) for pair in found["alpha_differences"]] == [
-        ("transformer", "lstm"), ("transformer", "ssm"), ("lstm", "ssm")]
+        ("transformer", "lstm"),
+        ("transformer", "ssm"),
+        ("lstm", "ssm"),
+    ]
     for pair, difference in zip(found["alpha_differences"], (-0.1, -0.2, -0.1)):
         low, high = pair["over_choices"]
-        assert low < difference < high and low <= pair["interval"][0] and pair["interval"][1] <= high
+        assert (
+            low < difference < high and low <= pair["interval"][0] and pair["interval"][1] <= high
+        )
     assert "Alpha of Transformer less that of LSTM" in found["headline"]
 
 
 # ---------------------------------------------------------------- the plane
 
+
 def test_the_plane_gives_both_exponents_with_what_the_analyst_chose():
     result = analyse(plane()).result
     entry = result["joint"]["transformer"]
-    assert entry["identified"] and entry["bends_below"] is None and entry["count"] == "params_non_embedding"
+    assert (
+        entry["identified"]
+        and entry["bends_below"] is None
+        and entry["count"] == "params_non_embedding"
+    )
     for name, true in zip(("alpha", "beta", "n_opt_exponent"), (0.486, 0.30, 0.30 / 0.786)):
         low, high = entry[name]["over_choices"]["interval"]
-        assert low < true < high and low <= entry[name]["interval"][0] and entry[name]["interval"][1] <= high
+        assert (
+            low < true < high
+            and low <= entry[name]["interval"][0]
+            and entry[name]["interval"][1] <= high
+        )
         assert entry[name]["over_choices"]["half_width"] == pytest.approx((high - low) / 2)
     groups = {choice["group"] for choice in entry["choices"]}
     assert groups == {"headline", "counting", "form", "estimator", "loss", "cut"}
     counts = {choice["choice"]: choice["counts"] for choice in entry["choices"]}
     assert not counts["order k free, no floor (E = 0)"] and counts["Huber"] and counts["total N"]
-    assert entry["form"] == "sum" and counts["order k and floor free"] and entry["lack_of_fit"]["p"] > 0.01
+    assert (
+        entry["form"] == "sum"
+        and counts["order k and floor free"]
+        and entry["lack_of_fit"]["p"] > 0.01
+    )
     assert result["exponents"]["transformer"]["source"] == "plane: sum"
     assert "alpha is identified" not in result["headline"]  # one exponent a family
     assert all(len(sentence.split()) <= 26 for sentence in result["headline"].split(". "))
@@ -125,7 +195,9 @@ def test_the_plane_gives_both_exponents_with_what_the_analyst_chose():
 
 
 def test_a_plane_that_bends_is_fitted_above_the_bend():
-    entry, _ = scaling_plane.fit_plane(plane(bend=0.1), fit_scaling.settings(50), np.random.default_rng(0))
+    entry, _ = scaling_plane.fit_plane(
+        plane(bend=0.1), fit_scaling.settings(50), np.random.default_rng(0)
+    )
     assert entry["bends_below"] == pytest.approx(21316, abs=2) and entry["runs_below"] == 10
 
 
@@ -143,93 +215,154 @@ NORM = (0.0, 3.9, 12.0, 0.13, 0.19, 2.9)
 
 def test_wants_that_do_not_add_up_are_found_with_their_order():
     """A plane of the law of Kaplan et al. 2020: no sum with a floor fits it, and none is needed."""
-    entry, draws = scaling_plane.fit_plane(plane(NORM), fit_scaling.settings(200), np.random.default_rng(0))
+    entry, draws = scaling_plane.fit_plane(
+        plane(NORM), fit_scaling.settings(200), np.random.default_rng(0)
+    )
     assert entry["form"] == "norm" and entry["identified"] and entry["form_p"]["sum"] < 1e-6
     for name, true in zip(law.JOINT[3:], NORM[3:]):
         low, high = entry[name]["interval"]
         assert low < true < high and high < 1.5 * low
-    assert {choice["choice"]: choice["counts"] for choice in entry["choices"]}["sum of both wants (k = 1)"] is False
+    assert {choice["choice"]: choice["counts"] for choice in entry["choices"]}[
+        "sum of both wants (k = 1)"
+    ] is False
     n, d, loss = law.optimal_split(np.array(NORM), 1e13)
     for factor in (0.9, 1.1):
         assert law.joint_loss(NORM, n * factor, d / factor) > loss
     assert law.optimal_split(draws, 1e13)[2].shape == (200,)
     with_floor = plane((0.5, 3.9, 12.0, 0.25, 0.35, 2.5), noise=0.002)
-    assert scaling_plane.fit_plane(with_floor, fit_scaling.settings(20), np.random.default_rng(0))[0]["form"] == (
-        "norm and floor")
+    assert (
+        scaling_plane.fit_plane(with_floor, fit_scaling.settings(20), np.random.default_rng(0))[0][
+            "form"
+        ]
+        == "norm and floor"
+    )
 
 
 def test_a_free_order_and_a_held_one_are_told_by_numbers():
     rng, n, d = np.random.default_rng(1), np.geomspace(1e4, 1e6, 6), np.geomspace(1e5, 1e6, 6)
     for form in (law.SUM, law.NORM, law.NORM_AND_FLOOR):
         model, bounds, back, _, _ = law._joint_model(n, d, form)
-        p = np.array([[-0.5 if form.floor else bounds[0, 0], 0.1, 0.2, 0.2, 0.3, 0.4 if form.order else 1.0]])
+        p = np.array(
+            [[-0.5 if form.floor else bounds[0, 0], 0.1, 0.2, 0.2, 0.3, 0.4 if form.order else 1.0]]
+        )
         assert np.exp(model(p)[0]) == pytest.approx(law.joint_loss(back(p), n, d))
         for i in range(6):
             moved = p + 1e-6 * (np.arange(6) == i)
-            assert (model(moved)[0] - model(p)[0]) / 1e-6 == pytest.approx(model(p)[1][..., i], abs=1e-4)
+            assert (model(moved)[0] - model(p)[0]) / 1e-6 == pytest.approx(
+                model(p)[1][..., i], abs=1e-4
+            )
 
 
 def test_a_plane_that_leaves_every_law_is_not_identified():
-    """Large models on much text lie 10 % below: what seeds scatter says that no law is missed by chance."""
-    rows = [dict(row, val_nats_per_char=row["val_nats_per_char"] * (
-        0.9 if row["params_non_embedding"] > 2e5 and row["n_chars_seen"] > 5e5 else 1)) for row in plane()]
+    """Large models on much text lie 10 % below: what seeds scatter says that no law is missed by
+    chance."""
+    rows = [
+        dict(
+            row,
+            val_nats_per_char=row["val_nats_per_char"]
+            * (0.9 if row["params_non_embedding"] > 2e5 and row["n_chars_seen"] > 5e5 else 1),
+        )
+        for row in plane()
+    ]
     entry, _ = scaling_plane.fit_plane(rows, fit_scaling.settings(50), np.random.default_rng(0))
-    assert not entry["identified"] and "no one law holds" in entry["reason"] and entry["lack_of_fit"]["ratio"] > 1.5
+    assert (
+        not entry["identified"]
+        and "no one law holds" in entry["reason"]
+        and entry["lack_of_fit"]["ratio"] > 1.5
+    )
 
 
 def test_the_corner_is_predicted_from_smaller_runs_alone():
     rows = plane()
     n, d = (max(row[key] for row in rows) for key in ("params_non_embedding", "n_chars_seen"))
     promise = scaling_plane.predict_corner(rows, n, d)
-    assert promise["n_runs"] == 7 * 4 * 2 and promise["interval"][0] < promise["prediction"] < promise["interval"][1]
+    assert (
+        promise["n_runs"] == 7 * 4 * 2
+        and promise["interval"][0] < promise["prediction"] < promise["interval"][1]
+    )
     seen = [row for row in rows if row["params_non_embedding"] < n and row["n_chars_seen"] < d]
-    assert scaling_plane.predict_corner(seen, n, d) == promise  # what was trained since changes nothing
-    assert scaling_plane.predict_corner([dict(row, val_nats_per_char=row["val_nats_per_char"] + 1e-9) for row in seen],
-                                        n, d)["digest"] != promise["digest"]
+    # what was trained since changes nothing
+    assert scaling_plane.predict_corner(seen, n, d) == promise
+    assert (
+        scaling_plane.predict_corner(
+            [dict(row, val_nats_per_char=row["val_nats_per_char"] + 1e-9) for row in seen], n, d
+        )["digest"]
+        != promise["digest"]
+    )
     held_out = scaling_plane.held_out_corner(rows)
-    assert held_out["inside"] and abs(held_out["relative_error"]) < 0.02 and held_out["measured_runs"] == 2
+    assert (
+        held_out["inside"]
+        and abs(held_out["relative_error"]) < 0.02
+        and held_out["measured_runs"] == 2
+    )
     with pytest.raises(ValueError, match="four sizes"):
-        scaling_plane.predict_corner(rows, sorted({row["params_non_embedding"] for row in rows})[3], d)
+        scaling_plane.predict_corner(
+            rows, sorted({row["params_non_embedding"] for row in rows})[3], d
+        )
     entry = analyse(rows, 2, promises={"transformer": promise}).result["joint"]["transformer"]
-    assert entry["promise"]["digest"] == promise["digest"] and abs(entry["promise"]["relative_error"]) < 0.02
+    assert (
+        entry["promise"]["digest"] == promise["digest"]
+        and abs(entry["promise"]["relative_error"]) < 0.02
+    )
     assert scaling_plane.compare_promise(promise, seen) is None
 
 
 def test_new_bars_may_follow_the_law_that_a_model_that_looks_back_leaves(tmp_path):
-    """Large models on much text save on bars that come back: their loss leaves the law, that of new bars does not."""
+    """Large models on much text save on bars that come back: their loss leaves the law, that of new
+    bars does not."""
     rows = [dict(row, new=row["val_nats_per_char"] / math.log(2), saved=0.1) for row in plane(NORM)]
     for row in rows:
         if row["params_non_embedding"] > 2e5 and row["n_chars_seen"] > 5e5:
             row.update(val_nats_per_char=0.88 * row["val_nats_per_char"], saved=1.0)
     found = new_bars.laws(rows)["transformer"]
-    assert found["new_bars"]["identified"] and abs(found["new_bars"]["alpha"]["value"] - 0.13) < 0.03
-    assert not found["all_characters"]["identified"] and "no one law holds" in found["all_characters"]["reason"]
+    assert (
+        found["new_bars"]["identified"] and abs(found["new_bars"]["alpha"]["value"] - 0.13) < 0.03
+    )
+    assert (
+        not found["all_characters"]["identified"]
+        and "no one law holds" in found["all_characters"]["reason"]
+    )
     assert new_bars.laws([row for row in rows if row["n_chars_seen"] > 1e6]) == {}
-    assert set(evaluate_figures.draw_looking_back(tmp_path, rows)) == {"looking_back.png", "looking_back.svg"}
+    assert set(evaluate_figures.draw_looking_back(tmp_path, rows)) == {
+        "looking_back.png",
+        "looking_back.svg",
+    }
     assert evaluate_figures.draw_looking_back(tmp_path, []) == [] and not list(tmp_path.iterdir())
 
 
 # ---------------------------------------------------------------- collapse, figures
 
+
 def curve_of(end, steepness):
-    return [{"flops": 10.0 * x, "val_nats_per_char": end * (1 + steepness * (1 - x))}
-            for x in (0.1, 0.25, 0.5, 0.75, 1)]
+    return [
+        {"flops": 10.0 * x, "val_nats_per_char": end * (1 + steepness * (1 - x))}
+        for x in (0.1, 0.25, 0.5, 0.75, 1)
+    ]
 
 
 def drawn(rows, n_resamples=10, curves=None):
     """Names of the figures that the data allow, drawn and not written."""
     result, laws, _ = analyse(rows, n_resamples, curves=curves)
-    chosen = {family: scaling_fits.choose_headline([row for row in rows if row["family"] == family])
-              for family in {row["family"] for row in rows}}
-    study = figures_scaling.Study(rows, chosen, result, laws, curves or {}, fit_scaling.settings(0), None)
-    return {name for name in ("scaling", "alpha_cut", "plane", "plane_choices", "collapse")
-            if figures_scaling.DRAWINGS[name](figures.pyplot(), study)}
+    chosen = {
+        family: scaling_fits.choose_headline([row for row in rows if row["family"] == family])
+        for family in {row["family"] for row in rows}
+    }
+    study = figures_scaling.Study(
+        rows, chosen, result, laws, curves or {}, fit_scaling.settings(0), None
+    )
+    return {
+        name
+        for name in ("scaling", "alpha_cut", "plane", "plane_choices", "collapse")
+        if figures_scaling.DRAWINGS[name](figures.pyplot(), study)
+    }
 
 
 def test_a_size_whose_curve_leaves_the_others_is_named():
     rows = [row for row in ladder_and_nine() if row["suite"] == "ladder"]
-    curves = {row["name"]: curve_of(row["val_nats_per_char"], 0.2 + 0.02 * i + 0.2 * (i == 3))
-              for i, row in enumerate(rows)}
+    curves = {
+        row["name"]: curve_of(row["val_nats_per_char"], 0.2 + 0.02 * i + 0.2 * (i == 3))
+        for i, row in enumerate(rows)
+    }
     found = collapse.collapse_of_families({"transformer": rows}, curves)["transformer"]
     assert found["apart"] == [rows[3]["size"]]
     assert collapse.collapse_of_families({"transformer": rows}, {}) == {}

@@ -20,8 +20,18 @@ def player(family):
     tokenizer = CharTokenizer(HEADER + "ABCDEFG248|[]z(3V:\n")
     shape = importlib.import_module(FAMILIES[family].stage).SIZES["tiny"]
     torch.manual_seed(0)
-    model = build_model({"family": family, "vocab_size": tokenizer.vocab_size, "block_size": 512, "dropout": 0.0,
-                         "rotary": True, "qk_norm": True, "token_shift": True, **shape}).eval()
+    model = build_model(
+        {
+            "family": family,
+            "vocab_size": tokenizer.vocab_size,
+            "block_size": 512,
+            "dropout": 0.0,
+            "rotary": True,
+            "qk_norm": True,
+            "token_shift": True,
+            **shape,
+        }
+    ).eval()
     return Player(model, tokenizer, "cpu", "digest")
 
 
@@ -31,13 +41,21 @@ def left_at(body):
     return {text[place:][:2]: quarters for place, quarters in places_left(text)}
 
 
-@pytest.mark.parametrize("body,wanted", [
-    ("C4D2E2|", {"D2": 2, "E2": 1}),
-    ("(3CDE^F2[GB]4|", {"DE": pytest.approx(4 - 1 / 3), "E^": pytest.approx(4 - 2 / 3), "^F": 3, "[G": 2}),
-    ("z2C6|", {"C6": 3}),
-    ("C4D2|E8|", {}),                # too short: the first bar teaches nothing, the second has one note
-    ("C>DE6|", {}),                  # lengths that stand at another note
-    ("[V:1]C4D4|[V:2]E6F2|", {"D4": 2, "F2": 1})])
+@pytest.mark.parametrize(
+    "body,wanted",
+    [
+        ("C4D2E2|", {"D2": 2, "E2": 1}),
+        (
+            "(3CDE^F2[GB]4|",
+            {"DE": pytest.approx(4 - 1 / 3), "E^": pytest.approx(4 - 2 / 3), "^F": 3, "[G": 2},
+        ),
+        ("z2C6|", {"C6": 3}),
+        # too short: the first bar teaches nothing, the second has one note
+        ("C4D2|E8|", {}),
+        ("C>DE6|", {}),  # lengths that stand at another note
+        ("[V:1]C4D4|[V:2]E6F2|", {"D4": 2, "F2": 1}),
+    ],
+)
 def test_what_is_left_of_the_bar(body, wanted):
     assert left_at(body) == wanted
 
@@ -57,7 +75,8 @@ def test_layers_end_in_what_the_head_reads(family):
 
 
 def test_the_probe_finds_more_than_the_embedding_says():
-    """Even layers of random weights mix in the newest characters, which say something; one character says nothing."""
+    """Even layers of random weights mix in the newest characters, which say something; one
+    character says nothing."""
     random = np.random.default_rng(0)
     bars = ["C4D2E2|", "C2D2E4|", "F2G2A2B2|", "G8|", "A2B6|", "C6D2|"]
     tunes = [HEADER + "".join(random.choice(bars, 30)) for _ in range(8)]
@@ -65,7 +84,11 @@ def test_the_probe_finds_more_than_the_embedding_says():
     assert found["n"] > 100 and len(found["layers"]) == 3
     assert found["layers"][0] < found["newest"] and found["newest"] > 0.5
     assert bar_left(player("ssm"), ["no music"], tunes[4:]) == {
-        "n": found["n"], "n_fitted": 0, "layers": None, "newest": None}
+        "n": found["n"],
+        "n_fitted": 0,
+        "layers": None,
+        "newest": None,
+    }
 
 
 def test_noise_explains_nothing():
@@ -76,9 +99,21 @@ def test_noise_explains_nothing():
 
 def test_the_figure_of_who_counts(tmp_path):
     row = {"size": "tiny", "meter": 0.5, "bar_left": {"layers": [0.0, 0.5, 0.7], "newest": 0.4}}
-    models = {f"{family}_{i}": {**row, "family": family, "params_total": 10 ** i, "val_nats_per_char": 2 - 0.1 * i}
-              for family in FAMILIES for i in (4, 5)}
-    models["lstm_4"].update(meter=None, bar_left=None)  # samples without a sounding bar; a text without notes
+    models = {
+        f"{family}_{i}": {
+            **row,
+            "family": family,
+            "params_total": 10**i,
+            "val_nats_per_char": 2 - 0.1 * i,
+        }
+        for family in FAMILIES
+        for i in (4, 5)
+    }
+    # samples without a sounding bar; a text without notes
+    models["lstm_4"].update(meter=None, bar_left=None)
     assert draw_counting(tmp_path, {"models": models}) == ["counting.png", "counting.svg"]
-    bare = {"lstm_4": models["lstm_4"], "ssm_4": {**models["ssm_4"], "bar_left": {"layers": None, "newest": None}}}
+    bare = {
+        "lstm_4": models["lstm_4"],
+        "ssm_4": {**models["ssm_4"], "bar_left": {"layers": None, "newest": None}},
+    }
     assert draw_counting(tmp_path, {"models": bare}) == ["counting.png", "counting.svg"]

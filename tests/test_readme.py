@@ -1,4 +1,5 @@
-"""The README names only scripts, files and flags that exist, and its numbers are those of the run it cites."""
+"""The README names only scripts, files and flags that exist, and its numbers are those of the run
+it cites."""
 
 import csv
 import importlib
@@ -29,7 +30,9 @@ def test_links_and_scripts_exist():
     for script, _ in commands():
         assert (HERE / f"{script}.py").exists(), script
     for module in re.findall(r"`(\w+)\.py`", README):
-        assert any((HERE / folder / f"{module}.py").exists() for folder in (".", "music", "study")), module
+        assert any(
+            (HERE / folder / f"{module}.py").exists() for folder in (".", "music", "study")
+        ), module
 
 
 def test_every_module_at_the_top_is_explained():
@@ -70,22 +73,32 @@ def test_the_study_that_ships_has_all_that_this_code_promises():
     assert "<audio" in (page := (STUDY / "report.html").read_text()) or "<button" in page
     for sample in stage.read_json(STUDY / "generated/metadata.json")["samples"]:
         assert (STUDY / "generated" / sample["file"]).read_text() and (
-            STUDY / "generated" / sample["file"]).with_suffix(".mid").exists()
+            STUDY / "generated" / sample["file"]
+        ).with_suffix(".mid").exists()
     shown = [path for path in STUDY.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in shown) < reference.PUBLISHED_BYTES
-    assert not any(str(HERE) in path.read_text() for path in shown if path.suffix in (".json", ".csv", ".html"))
+    assert not any(
+        str(HERE) in path.read_text() for path in shown if path.suffix in (".json", ".csv", ".html")
+    )
 
 
 def test_the_largest_runs_were_predicted_before_they_were_trained():
-    promises, results = (stage.read_json(STUDY / name) for name in ("predicted_corner.json", "RESULTS.json"))
+    promises, results = (
+        stage.read_json(STUDY / name) for name in ("predicted_corner.json", "RESULTS.json")
+    )
     for family, promise in promises.items():
         said = results["fits"]["joint"][family]["promise"]
-        assert said["prediction"] == pytest.approx(promise["prediction"], rel=1e-5) and said["measured"] > 0
+        assert (
+            said["prediction"] == pytest.approx(promise["prediction"], rel=1e-5)
+            and said["measured"] > 0
+        )
 
 
 def test_the_dictionary_names_keys_that_are_there():
     results = stage.read_json(STUDY / "RESULTS.json")
-    section = README[README.index("## Reading RESULTS.json"):README.index("## How it is measured")]
+    section = README[
+        README.index("## Reading RESULTS.json") : README.index("## How it is measured")
+    ]
     rows = [line for line in section.splitlines() if line.startswith("| `")]
     assert len(rows) > 10
     for key in (key for row in rows for key in re.findall(r"`([^`]+)`", row.split("|")[1])):
@@ -98,4 +111,6 @@ def test_the_dictionary_names_keys_that_are_there():
 
 def test_runs_are_a_flat_table():
     runs = stage.read_json(STUDY / "RESULTS.json")["runs"]
-    assert runs and not any(isinstance(value, (dict, list)) for row in runs for value in row.values())
+    assert runs and not any(
+        isinstance(value, (dict, list)) for row in runs for value in row.values()
+    )

@@ -1,4 +1,5 @@
-"""The README's recipes for one's own music, run as they are printed, with small models and little training."""
+"""The README's recipes for one's own music, run as they are printed, with small models and little
+training."""
 
 import random
 import re
@@ -33,23 +34,33 @@ def write_songs(folder, n=12):
 
 
 def blocks_after(heading):
-    """The commands of each code block between a heading of the README and the next, as lists of words."""
-    section = README[README.index(heading):].split("\n## ")[0]
-    return [[shlex.split(command, comments=True) for line in block.splitlines() for command in line.split("&&")]
-            for block in re.findall(r"^```\n(.*?)^```", section, re.DOTALL | re.MULTILINE)]
+    """The commands of each code block between a heading of the README and the next, as lists of
+    words."""
+    section = README[README.index(heading) :].split("\n## ")[0]
+    return [
+        [
+            shlex.split(command, comments=True)
+            for line in block.splitlines()
+            for command in line.split("&&")
+        ]
+        for block in re.findall(r"^```\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
+    ]
 
 
 def call(project, words, home, **shorter):
     """Runs a command as it is printed, ~ being `home`, with other values for some flags."""
     assert words[0] == "python"
-    words = [shorter.get(before.strip("-").replace("-", "_"), word.replace("~", str(home)))
-             for before, word in zip(words, words[1:])]
+    words = [
+        shorter.get(before.strip("-").replace("-", "_"), word.replace("~", str(home)))
+        for before, word in zip(words, words[1:])
+    ]
     done = start(words, project)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
 
 
 def test_your_own_music_as_the_readme_says(tmp_path):
-    trained, songs, abc, text = blocks_after("## Your own music")  # the first needs a finished run: test_finetune.py
+    # the first needs a finished run: test_finetune.py
+    trained, songs, abc, text = blocks_after("## Your own music")
     assert [len(block) for block in (trained, songs, abc, text)] == [3, 5, 3, 3]
     project, made = copy_project(tmp_path / "project"), "part4_outputs/generated"
     write_songs(tmp_path / "my_midi")

@@ -1,4 +1,5 @@
-"""Stage 07: prompts, repair, MIDI, the chosen sampler, the results file and what happens when it is run again."""
+"""Stage 07: prompts, repair, MIDI, the chosen sampler, the results file and what happens when it is
+run again."""
 
 import csv
 import importlib
@@ -29,18 +30,22 @@ from study.train.checkpoints import load_checkpoint
 stage07 = importlib.import_module("07_train_best_and_generate")
 
 JIG = "X:1\nM:6/8\nL:1/16\nQ:1/4=120\nK:G\nG4B2d4B2|c4A2F4D2|G4B2d4g2|f4d2G6|\nB4d2g4d2|e4c2A4c2|B4G2F4A2|G6G6|\n"
-DUO = ("X:1\nM:2/4\nL:1/16\nK:C\n[V:1]c4e4|d4f4|[V:2]C8|D8|\n[V:1]e4g4|c8|[V:2]E8|C8|\n"
-       "[V:1]d4f4|e4g4|[V:2]D8|E8|\n")
+DUO = (
+    "X:1\nM:2/4\nL:1/16\nK:C\n[V:1]c4e4|d4f4|[V:2]C8|D8|\n[V:1]e4g4|c8|[V:2]E8|C8|\n"
+    "[V:1]d4f4|e4g4|[V:2]D8|E8|\n"
+)
 
 
 # ---------------------------------------------------------------- prompts, repair, MIDI
 
+
 def test_prompts_are_the_header_and_four_bars_of_every_voice():
-    assert header_of(JIG) == JIG[:JIG.index("G4B2")]
-    assert first_bars(JIG, 4) == JIG[:JIG.index("\nB4d2")]
-    assert first_bars(DUO, 4) == DUO[:DUO.index("\n[V:1]d4f4|e4")]
+    assert header_of(JIG) == JIG[: JIG.index("G4B2")]
+    assert first_bars(JIG, 4) == JIG[: JIG.index("\nB4d2")]
+    assert first_bars(DUO, 4) == DUO[: DUO.index("\n[V:1]d4f4|e4")]
     assert first_bars("no music at all | | | |", 4) is None and header_of("no music") is None
-    assert first_bars(JIG[:JIG.index("\nB4d2")] + "\n", 4) is None  # nothing would be left to generate
+    # nothing would be left to generate
+    assert first_bars(JIG[: JIG.index("\nB4d2")] + "\n", 4) is None
 
 
 def test_repair_keeps_the_bars_before_the_error():
@@ -57,17 +62,32 @@ def test_midi_has_the_notes_of_the_text():
 
 
 def test_a_text_without_notes_gives_no_midi(tmp_path):
-    assert generated.write_midi(tmp_path / "x.mid", "X:1\nK:C\nz8|z8|\n") is None and not (tmp_path / "x.mid").exists()
+    assert (
+        generated.write_midi(tmp_path / "x.mid", "X:1\nK:C\nz8|z8|\n") is None
+        and not (tmp_path / "x.mid").exists()
+    )
 
 
 @pytest.mark.parametrize("drifting", [{"rest_bar_share": 0.5}, {"bar_repetition": 0.9}])
 def test_a_sampler_that_drifts_into_rests_or_repeats_is_not_chosen(drifting):
     plain = {"rate": 0.5, "bar_accuracy": 0.8, "rest_bar_share": 0.1, "bar_repetition": 0.3}
-    rows = [{**sampling.MODEL_ITSELF, "temperature": 0.7, **plain, "rate": 1.0, "bar_accuracy": 1.0, **drifting},
-            {**sampling.MODEL_ITSELF, "temperature": 0.9, **plain, "rate": 0.6},
-            {**sampling.MODEL_ITSELF, "temperature": 1.0, **plain}]
+    rows = [
+        {
+            **sampling.MODEL_ITSELF,
+            "temperature": 0.7,
+            **plain,
+            "rate": 1.0,
+            "bar_accuracy": 1.0,
+            **drifting,
+        },
+        {**sampling.MODEL_ITSELF, "temperature": 0.9, **plain, "rate": 0.6},
+        {**sampling.MODEL_ITSELF, "temperature": 1.0, **plain},
+    ]
     limits = stage07.SWEEP_LIMITS
-    assert evaluation.choose_sampler(rows, plain, limits) == {**sampling.MODEL_ITSELF, "temperature": 0.9}
+    assert evaluation.choose_sampler(rows, plain, limits) == {
+        **sampling.MODEL_ITSELF,
+        "temperature": 0.9,
+    }
     assert evaluation.choose_sampler(rows[:1], plain, limits) == sampling.MODEL_ITSELF
 
 
@@ -76,14 +96,27 @@ def test_prompts_that_the_vocabulary_cannot_write_are_left_out_and_counted():
     vocabulary = CharTokenizer(JIG)
     assert [origin for _, origin in evaluation.prompts_from(tunes, "header", vocabulary)] == ["a"]
     assert evaluation.prompts_left_out(tunes, vocabulary) == {"header": 1, "bars": 1}
-    requests = generated.ten_requests(tunes[1:], stage07.TEN, sampling.MODEL_ITSELF, 50, 70, vocabulary)
-    assert {kind for kind, *_ in requests} == {"unconditional"} and {request.prompt for *_, request in requests} == {""}
+    requests = generated.ten_requests(
+        tunes[1:], stage07.TEN, sampling.MODEL_ITSELF, 50, 70, vocabulary
+    )
+    assert {kind for kind, *_ in requests} == {"unconditional"} and {
+        request.prompt for *_, request in requests
+    } == {""}
 
 
 def test_the_ten_samples_have_different_prompts_and_temperatures():
-    tunes = [{"origin": f"{i}.abc", "text": JIG.replace("K:G", f"K:{key}")} for i, key in enumerate("GDACFEB")]
-    requests = generated.ten_requests(tunes, stage07.TEN, {**sampling.MODEL_ITSELF, "top_p": 0.95}, 50, 70,
-                                      CharTokenizer("".join(tune["text"] for tune in tunes)))
+    tunes = [
+        {"origin": f"{i}.abc", "text": JIG.replace("K:G", f"K:{key}")}
+        for i, key in enumerate("GDACFEB")
+    ]
+    requests = generated.ten_requests(
+        tunes,
+        stage07.TEN,
+        {**sampling.MODEL_ITSELF, "top_p": 0.95},
+        50,
+        70,
+        CharTokenizer("".join(tune["text"] for tune in tunes)),
+    )
     assert len(requests) == 10 and len({request.seed for *_, request in requests}) == 10
     assert len({request.temperature for *_, request in requests}) >= 4
     assert {kind for kind, *_ in requests} == {"unconditional", "header", "bars"}
@@ -92,20 +125,45 @@ def test_the_ten_samples_have_different_prompts_and_temperatures():
 
 # ---------------------------------------------------------------- words
 
+
 def parts(best=1.0, run=1.2, ngram=1.5, ppmd=2.0, rate=0.5, floor=0.0):
     def row(name, bits):
-        return {"name": name, "val_nats_per_char": bits * math.log(2), "test_nats_per_char": bits * math.log(2)}
+        return {
+            "name": name,
+            "val_nats_per_char": bits * math.log(2),
+            "test_nats_per_char": bits * math.log(2),
+        }
 
     def rates(rate, **more):
-        return {"n": 100, "rate": rate, "bar_accuracy": rate, "bar_accuracy_interval": [rate - 0.05, rate + 0.05],
-                **more}
-    return {"baselines": {split: {
-        "unigram": {"label": "unigram", "bits_per_char": 4.0}, "ngram": {"label": "5-gram", "bits_per_char": ngram},
-        "ppmd": {"label": "PPMd", "bits_per_char": ppmd}, "ppmd_per_tune": {"label": "apart", "bits_per_char": 0.1},
-        "missing": None} for split in ("val", "test")},
-        "best": row("best_model", best), "runs": [row("lstm_tiny", run)],
-        "samples": {"unprompted": rates(rate), "ladder": [rates(floor, name="12-gram", kind="ngram"),
-                                                          rates(0.0, name="3-gram", kind="ngram")]}}
+        return {
+            "n": 100,
+            "rate": rate,
+            "bar_accuracy": rate,
+            "bar_accuracy_interval": [rate - 0.05, rate + 0.05],
+            **more,
+        }
+
+    return {
+        "baselines": {
+            split: {
+                "unigram": {"label": "unigram", "bits_per_char": 4.0},
+                "ngram": {"label": "5-gram", "bits_per_char": ngram},
+                "ppmd": {"label": "PPMd", "bits_per_char": ppmd},
+                "ppmd_per_tune": {"label": "apart", "bits_per_char": 0.1},
+                "missing": None,
+            }
+            for split in ("val", "test")
+        },
+        "best": row("best_model", best),
+        "runs": [row("lstm_tiny", run)],
+        "samples": {
+            "unprompted": rates(rate),
+            "ladder": [
+                rates(floor, name="12-gram", kind="ngram"),
+                rates(0.0, name="3-gram", kind="ngram"),
+            ],
+        },
+    }
 
 
 def test_the_strongest_mark_is_the_one_to_pass():
@@ -115,10 +173,15 @@ def test_the_strongest_mark_is_the_one_to_pass():
     assert results.marks_not_passed(parts()) == []
     rows = results.marks_not_passed(parts(ppmd=1.1))
     assert [(row["model"], row["split"], row["mark"]) for row in rows] == [
-        ("lstm_tiny", "test", "PPMd"), ("lstm_tiny", "val", "PPMd")]
+        ("lstm_tiny", "test", "PPMd"),
+        ("lstm_tiny", "val", "PPMd"),
+    ]
     assert rows[0]["mark_value"] == 1.1 and rows[0]["model_value"] == pytest.approx(1.2)
-    assert results.warnings_sentence(rows) == ("no better than PPMd on the test split: lstm_tiny; "
-                                               "no better than PPMd on the val split: lstm_tiny")
+    assert (
+        results.warnings_sentence(rows)
+        == "no better than PPMd on the test split: lstm_tiny; "
+        "no better than PPMd on the val split: lstm_tiny"
+    )
     assert results.warnings_sentence([]) == ""
     unlike = parts()
     unlike["best"]["test_nats_per_char"] *= 1.4
@@ -132,16 +195,37 @@ def test_above_the_floor_is_a_test_and_not_a_larger_number():
 
 
 def test_a_fit_that_was_refused_is_null_with_its_reason():
-    fits = results.describe_fits({"families": {"transformer": {"alpha": 0.3}}, "refused": {"lstm": "losses rise"}})
+    fits = results.describe_fits(
+        {"families": {"transformer": {"alpha": 0.3}}, "refused": {"lstm": "losses rise"}}
+    )
     assert fits["transformer"]["alpha"] == 0.3 and fits["lstm"]["alpha_interval"] is None
-    assert fits["lstm"]["alpha"] is None and fits["lstm"]["identified"] is False and fits["lstm"]["reason"]
+    assert (
+        fits["lstm"]["alpha"] is None
+        and fits["lstm"]["identified"] is False
+        and fits["lstm"]["reason"]
+    )
 
 
 def test_an_end_without_bound_is_a_word_and_null_only_what_was_not_measured():
-    fits = results.describe_fits({"families": {"lstm": {"alpha": None, "alpha_interval": [0.1, None], "sizes": [
-        {"curve_interval": [None, 2.0], "loss": None}]}}, "loss_by_position": {"lstm": {}}})
-    assert fits == {"lstm": {"alpha": None, "alpha_interval": [0.1, "unbounded"],
-                             "sizes": [{"curve_interval": ["unbounded", 2.0], "loss": None}]}}
+    fits = results.describe_fits(
+        {
+            "families": {
+                "lstm": {
+                    "alpha": None,
+                    "alpha_interval": [0.1, None],
+                    "sizes": [{"curve_interval": [None, 2.0], "loss": None}],
+                }
+            },
+            "loss_by_position": {"lstm": {}},
+        }
+    )
+    assert fits == {
+        "lstm": {
+            "alpha": None,
+            "alpha_interval": [0.1, "unbounded"],
+            "sizes": [{"curve_interval": ["unbounded", 2.0], "loss": None}],
+        }
+    }
 
 
 def test_portable_values_are_strict_json():
@@ -151,19 +235,24 @@ def test_portable_values_are_strict_json():
 
 # ---------------------------------------------------------------- losses by tune
 
+
 def test_models_on_the_same_tunes_differ_by_less_than_chance_moves_them():
     chance = np.random.default_rng(0)
     chars, hard = chance.integers(50, 500, 120), chance.normal(1.0, 0.4, 120)
-    nats = {name: (chars * (hard + shift + chance.normal(0, 0.01, 120))).tolist()
-            for name, shift in (("best", 0.0), ("other", 0.02))}
+    nats = {
+        name: (chars * (hard + shift + chance.normal(0, 0.01, 120))).tolist()
+        for name, shift in (("best", 0.0), ("other", 0.02))
+    }
     tunes = [f"tune {i // 2}" for i in range(120)]  # two sequences each
     found = evaluation.losses_by_tune(nats, chars.tolist(), tunes, seed=0)
     assert found["n_tunes"] == 60
     loss, (pair,) = found["losses"]["best"], found["differences"]
     assert loss["nats_per_char"] == pytest.approx(sum(nats["best"]) / chars.sum())
-    ratio = np.array([[sum(nats["best"][i:i + 2]), sum(chars[i:i + 2])] for i in range(0, 120, 2)])
+    ratio = np.array(
+        [[sum(nats["best"][i : i + 2]), sum(chars[i : i + 2])] for i in range(0, 120, 2)]
+    )
     deviations = ratio[:, 0] - loss["nats_per_char"] * ratio[:, 1]
-    assert loss["se"] == pytest.approx(np.sqrt((deviations ** 2).sum()) / chars.sum(), rel=0.1)
+    assert loss["se"] == pytest.approx(np.sqrt((deviations**2).sum()) / chars.sum(), rel=0.1)
     assert (pair["model"], pair["less"]) == ("other", "best")
     assert pair["nats_per_char"] == pytest.approx(0.02, abs=0.005)
     assert pair["se"] < loss["se"] / 10 and pair["interval"][0] > 0
@@ -172,32 +261,63 @@ def test_models_on_the_same_tunes_differ_by_less_than_chance_moves_them():
 # ---------------------------------------------------------------- the choice of the best model
 
 TEXT = {"chars": 1_350_000, "tokens": 1_357_000, "val_tokens": 150_000, "test_tokens": 180_000}
-RECORDS = {  # size: validation nats after one epoch of 294,000 characters, and tokens a second on two cores
-    "tiny": (1.20, 48_000), "small": (1.11, 24_800), "medium": (1.09, 10_400), "xl": (1.07, 2_990)}
+# size: validation nats after one epoch of 294,000 characters, and tokens a second on two cores
+RECORDS = {
+    "tiny": (1.20, 48_000),
+    "small": (1.11, 24_800),
+    "medium": (1.09, 10_400),
+    "xl": (1.07, 2_990),
+}
 
 
 def plans(size, minutes):
     nats, speed = RECORDS[size]
-    record = {"family": "transformer", "size": size, "val_nats_per_char": nats, "train_chars": 294_000, "epochs": 1,
-              "steps": 288}
-    return choice.candidates(record, {n: n * 512 / speed for n in choice.WINDOWS}, TEXT, minutes,
-                             choice.law_of("transformer", {}))
+    record = {
+        "family": "transformer",
+        "size": size,
+        "val_nats_per_char": nats,
+        "train_chars": 294_000,
+        "epochs": 1,
+        "steps": 288,
+    }
+    return choice.candidates(
+        record,
+        {n: n * 512 / speed for n in choice.WINDOWS},
+        TEXT,
+        minutes,
+        choice.law_of("transformer", {}),
+    )
 
 
 def test_more_minutes_choose_larger_models_that_fit():
-    chosen = [choice.best_of([row for size in RECORDS for row in plans(size, minutes)]) for minutes in (1, 5, 20, 200)]
+    chosen = [
+        choice.best_of([row for size in RECORDS for row in plans(size, minutes)])
+        for minutes in (1, 5, 20, 200)
+    ]
     assert [row["size"] for row in chosen] == ["tiny", "small", "medium", "xl"]
-    assert all(row["fits"] and row["minutes"] <= choice.MARGIN * minutes
-               for row, minutes in zip(chosen, (1, 5, 20, 200)))
+    assert all(
+        row["fits"] and row["minutes"] <= choice.MARGIN * minutes
+        for row, minutes in zip(chosen, (1, 5, 20, 200))
+    )
     losses = [row["val_nats_per_char"] for row in chosen]
     assert losses == sorted(losses, reverse=True)
     clock = choice.best_of(plans("xl", 5))  # not one epoch fits: it ends by the clock
-    assert clock["by_clock"] and clock["epochs"] == 1 and clock["minutes"] == pytest.approx(choice.MARGIN * 5)
+    assert (
+        clock["by_clock"]
+        and clock["epochs"] == 1
+        and clock["minutes"] == pytest.approx(choice.MARGIN * 5)
+    )
 
 
-@pytest.mark.parametrize("family, nats, chars, epochs, windows, reached", [
-    ("transformer", 1.0905, 294_000, 2, 2, 0.970), ("transformer", 1.122, 294_000, 6, 4, 0.907),
-    ("transformer", 1.171, 1_348_000, 5, 8, 0.744), ("lstm", 1.053, 1_350_000, 4, 8, 0.895)])
+@pytest.mark.parametrize(
+    "family, nats, chars, epochs, windows, reached",
+    [
+        ("transformer", 1.0905, 294_000, 2, 2, 0.970),
+        ("transformer", 1.122, 294_000, 6, 4, 0.907),
+        ("transformer", 1.171, 1_348_000, 5, 8, 0.744),
+        ("lstm", 1.053, 1_350_000, 4, 8, 0.895),
+    ],
+)
 def test_the_law_says_what_longer_runs_reached(family, nats, chars, epochs, windows, reached):
     record = {"val_nats_per_char": nats, "train_chars": 294_000, "epochs": 1, "steps": 288}
     steps = epochs * chars / (windows * 512)
@@ -206,8 +326,15 @@ def test_the_law_says_what_longer_runs_reached(family, nats, chars, epochs, wind
 
 
 def test_a_joint_law_of_stage_06_takes_the_table_s_place():
-    joint = {"transformer": {"identified": True, "form": "sum", "B": {"value": 20.0}, "beta": {"value": 0.4}},
-             "lstm": {"identified": False, "B": {"value": None}, "beta": {"value": None}}}
+    joint = {
+        "transformer": {
+            "identified": True,
+            "form": "sum",
+            "B": {"value": 20.0},
+            "beta": {"value": 0.4},
+        },
+        "lstm": {"identified": False, "B": {"value": None}, "beta": {"value": None}},
+    }
     assert choice.law_of("transformer", {"joint": joint})["exponent"] == 0.4
     no_sum = {"transformer": {**joint["transformer"], "form": "norm"}}
     assert choice.law_of("transformer", {"joint": no_sum}) == choice.law_of("transformer", {})
@@ -215,6 +342,7 @@ def test_a_joint_law_of_stage_06_takes_the_table_s_place():
 
 
 # ---------------------------------------------------------------- what is kept
+
 
 def count_bars(texts, letter):
     return {"n": sum(text.count("|") for text in texts), "letter": letter}
@@ -231,9 +359,14 @@ def test_a_measurement_is_made_once_and_again_when_what_decides_it_changes(tmp_p
         return len(calls), float("nan")
 
     assert measurements.kept(tmp_path, "a/b", measure, ["x"], Model()) == [1, None]
-    assert measurements.kept(tmp_path, "a/b", measure, ["x"], Model()) == [1, None] == measurements.read(tmp_path, "a/b")
+    assert (
+        measurements.kept(tmp_path, "a/b", measure, ["x"], Model())
+        == [1, None]
+        == measurements.read(tmp_path, "a/b")
+    )
     assert measurements.kept(tmp_path, "a/b", measure, ["y"], Model()) == [2, None]
-    assert measurements.kept(tmp_path, "a/b", count_bars, ["|x|"], "y") == {"n": 2, "letter": "y"}  # other code
+    # other code
+    assert measurements.kept(tmp_path, "a/b", count_bars, ["|x|"], "y") == {"n": 2, "letter": "y"}
     assert measurements.kept(tmp_path, "a/b", measure, ["y"], Model(), again=True) == [3, None]
     assert measurements.read(tmp_path, "c") is None
     measurements.remove_others(tmp_path, {"c"})
@@ -242,26 +375,40 @@ def test_a_measurement_is_made_once_and_again_when_what_decides_it_changes(tmp_p
 
 # ---------------------------------------------------------------- the stage on a small root
 
+
 def tunes_of(n, seed):
     """Little jigs that add up, each another."""
     chance, found = random.Random(seed), []
     for _ in range(n):
         rhythms = [chance.choice([(4, 2, 4, 2), (6, 6), (2,) * 6]) for _ in range(8)]
-        bars = ["".join(f"{chance.choice('GABcdefg')}{length}" for length in rhythm) for rhythm in rhythms]
-        found.append("X:1\nM:6/8\nL:1/16\nQ:1/4=120\nK:G\n" + "|".join(bars[:4]) + "|\n" + "|".join(bars[4:]) + "|\n")
+        bars = [
+            "".join(f"{chance.choice('GABcdefg')}{length}" for length in rhythm)
+            for rhythm in rhythms
+        ]
+        found.append(
+            "X:1\nM:6/8\nL:1/16\nQ:1/4=120\nK:G\n"
+            + "|".join(bars[:4])
+            + "|\n"
+            + "|".join(bars[4:])
+            + "|\n"
+        )
     return found
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A root in which the stages before 07 are done: real files, models hardly trained, made-up fits."""
+    """A root in which the stages before 07 are done: real files, models hardly trained, made-up
+    fits."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield make_root(tmp_path_factory.mktemp("root"))
     torch.set_num_threads(threads)
 
 
-SIZES = {"transformer": ("tiny", "small", "medium", "large", "xl"), "lstm": ("tiny", "small", "medium", "large")}
+SIZES = {
+    "transformer": ("tiny", "small", "medium", "large", "xl"),
+    "lstm": ("tiny", "small", "medium", "large"),
+}
 
 
 def make_root(root):
@@ -274,38 +421,83 @@ def make_root(root):
     for split, tunes in texts.items():
         (data / f"{split}.txt").write_text("\n".join(tunes))
         rows = ["index\torigin\tgroup\tpiece\tn_pieces\tfirst_bar\ttoken_offset\tcharacters"]
-        rows += [f"{i}\tbook/tune {split} {i}.abc\tg{i}\t1\t1\t0\t0\t{len(tune)}" for i, tune in enumerate(tunes)]
+        rows += [
+            f"{i}\tbook/tune {split} {i}.abc\tg{i}\t1\t1\t0\t0\t{len(tune)}"
+            for i, tune in enumerate(tunes)
+        ]
         (data / f"{split}_sequences.tsv").write_text("\n".join(rows) + "\n")
-        np.save(data / f"{split}_tokens.npy", np.concatenate(
-            [np.concatenate([[BEGIN], tokenizer.encode(tune), [END]]) for tune in tunes]).astype(tokenizer.dtype))
+        np.save(
+            data / f"{split}_tokens.npy",
+            np.concatenate(
+                [np.concatenate([[BEGIN], tokenizer.encode(tune), [END]]) for tune in tunes]
+            ).astype(tokenizer.dtype),
+        )
     names = {"uniform": 5.0, "unigram": 4.0, "xz": 2.5, "bz2": 2.5, "ngram": 2.2}
-    (data / "baselines.json").write_text(json.dumps(
-        {split: {name: {"bits_per_char": bits} for name, bits in names.items()} for split in ("val", "test")}))
-    (data / "stats.json").write_text(json.dumps(
-        {"splits": {split: {"characters": sum(map(len, tunes))} for split, tunes in texts.items()}}))
-    finish(root, "03_tokenize_split", [f"data/{path.name}" for path in data.iterdir() if not path.name.startswith(".")])
+    (data / "baselines.json").write_text(
+        json.dumps(
+            {
+                split: {name: {"bits_per_char": bits} for name, bits in names.items()}
+                for split in ("val", "test")
+            }
+        )
+    )
+    (data / "stats.json").write_text(
+        json.dumps(
+            {
+                "splits": {
+                    split: {"characters": sum(map(len, tunes))} for split, tunes in texts.items()
+                }
+            }
+        )
+    )
+    finish(
+        root,
+        "03_tokenize_split",
+        [f"data/{path.name}" for path in data.iterdir() if not path.name.startswith(".")],
+    )
     streams = training.load_data(root)
-    shapes = {"transformer": {"n_layer": 1, "n_head": 2, "d_model": 16, "d_ff": 32},
-              "lstm": {"n_layer": 1, "d_embedding": 8, "d_hidden": 16}}
-    for stage_name, family in (("04_train_transformers", "transformer"), ("05_train_lstms", "lstm")):
+    shapes = {
+        "transformer": {"n_layer": 1, "n_head": 2, "d_model": 16, "d_ff": 32},
+        "lstm": {"n_layer": 1, "d_embedding": 8, "d_hidden": 16},
+    }
+    for stage_name, family in (
+        ("04_train_transformers", "transformer"),
+        ("05_train_lstms", "lstm"),
+    ):
         outputs_of = []
         for size in SIZES[family]:
             run = runs.plan_run(streams, family, size, shapes[family], 0.01)
             if size == "tiny":
                 record = runs.train(root, run, streams, "cpu")
             else:  # the others are copies under their own names
-                record = {**json.loads((checkpoints / f"{family}_tiny.json").read_text()),
-                          "name": f"{family}_{size}", "size": size}
+                record = {
+                    **json.loads((checkpoints / f"{family}_tiny.json").read_text()),
+                    "name": f"{family}_{size}",
+                    "size": size,
+                }
                 record["params_total"] *= 1 + SIZES[family].index(size)
                 shutil.copy(checkpoints / f"{family}_tiny.pt", checkpoints / f"{family}_{size}.pt")
                 (checkpoints / f"{family}_{size}.json").write_text(json.dumps(record))
             outputs_of += [f"checkpoints/{family}_{size}.pt", f"checkpoints/{family}_{size}.json"]
         finish(root, stage_name, outputs_of)
-    fit = {"alpha": 0.3, "alpha_interval": [0.1, None], "r_squared": 0.99, "identified": True, "verdict": "identified",
-           "reason": None}
-    (outputs / "fits.json").write_text(json.dumps(
-        {"headline": "It scales.", "families": {"transformer": fit, "lstm": fit}, "refused": {},
-         "comparison": {"n": 1}}))
+    fit = {
+        "alpha": 0.3,
+        "alpha_interval": [0.1, None],
+        "r_squared": 0.99,
+        "identified": True,
+        "verdict": "identified",
+        "reason": None,
+    }
+    (outputs / "fits.json").write_text(
+        json.dumps(
+            {
+                "headline": "It scales.",
+                "families": {"transformer": fit, "lstm": fit},
+                "refused": {},
+                "comparison": {"n": 1},
+            }
+        )
+    )
     finish(root, "06_fit_scaling", ["part4_outputs/fits.json"])
     return root
 
@@ -321,9 +513,22 @@ def finish(root, name, outputs):
 def done(made):
     """The same root after stage 07 with the smallest budgets."""
     patch = pytest.MonkeyPatch()
-    patch.setitem(stage07.BUDGETS, "full", {
-        "n_rated": 10, "rated_chars": 120, "n_prompted": 4, "prompted_chars": 60, "n_sweep": 1, "sweep_chars": 60,
-        "n_skills": 4, "skills_chars": 60, "n_real": 8, "sample_chars": 80})
+    patch.setitem(
+        stage07.BUDGETS,
+        "full",
+        {
+            "n_rated": 10,
+            "rated_chars": 120,
+            "n_prompted": 4,
+            "prompted_chars": 60,
+            "n_sweep": 1,
+            "sweep_chars": 60,
+            "n_skills": 4,
+            "skills_chars": 60,
+            "n_real": 8,
+            "sample_chars": 80,
+        },
+    )
     patch.setattr(stage07, "EPOCHS", 1)
     patch.setattr(sampling, "MAX_TRIES", 8)  # hardly trained models have no right bars
     run07(made)
@@ -352,8 +557,11 @@ def test_a_missing_key_is_named(done):
     content["runs"] = [row for row in content["runs"] if row["name"] != "transformer_tiny"]
     content["runs"][0]["val_nats_per_char"] = None
     missing = results.check_results(content)
-    assert {"best.test_perplexity is missing", "runs lacks transformer_tiny",
-            "runs has losses that are no numbers"} <= set(missing)
+    assert {
+        "best.test_perplexity is missing",
+        "runs lacks transformer_tiny",
+        "runs has losses that are no numbers",
+    } <= set(missing)
     assert len(results.check_results(None)) > 30
 
 
@@ -365,7 +573,11 @@ def test_no_subtree_of_the_results_stands_there_twice(done):
     content, seen = results_of(done), {}
 
     def walk(value, path):
-        inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+        inner = (
+            value.items()
+            if isinstance(value, dict)
+            else enumerate(value) if isinstance(value, list) else ()
+        )
         if len(text := json.dumps(value)) > 400 and isinstance(value, (dict, list)):
             assert text not in seen, f"{path} says the same as {seen[text]}"
             seen[text] = path
@@ -373,7 +585,8 @@ def test_no_subtree_of_the_results_stands_there_twice(done):
             walk(item, f"{path}.{key}")
         assert not isinstance(value, float) or value == float(f"{value:.6g}"), path
 
-    made_up = "runs", "baselines", "fits"  # here copies of each other, which they are not in a study
+    # here copies of each other, which they are not in a study
+    made_up = "runs", "baselines", "fits"
     walk({key: value for key, value in content.items() if key not in made_up}, "")
 
 
@@ -384,20 +597,26 @@ def test_long_tables_stand_beside_the_results(done):
             continue
         rows = list(csv.DictReader((done / f"part4_outputs/{name}").read_text().splitlines()))
         assert rows and tuple(rows[0]) == columns
-    assert {row["set"] for row in csv.DictReader((done / "part4_outputs/music.csv").read_text().splitlines())} == {
-        "unprompted", "chosen", *results_of(done)["skills"]["models"]}
+    assert {
+        row["set"]
+        for row in csv.DictReader((done / "part4_outputs/music.csv").read_text().splitlines())
+    } == {"unprompted", "chosen", *results_of(done)["skills"]["models"]}
 
 
 def test_the_choice_stands_beside_what_came_of_it(done):
     best = results_of(done)["best"]
     assert best["choice"]["chosen"]["size"] == best["size"] == "xl" and best["epochs"] == 1
-    assert best["choice"]["expected"]["val_nats_per_char"] == best["choice"]["chosen"]["val_nats_per_char"]
+    assert (
+        best["choice"]["expected"]["val_nats_per_char"]
+        == best["choice"]["chosen"]["val_nats_per_char"]
+    )
     assert best["choice"]["outcome"]["val_nats_per_char"] == best["val_nats_per_char"]
     assert best["seed"] == runs.HEADLINE_SEED and best["test_nats_per_char_long_context"] > 0
     low, high = best["test_bits_per_char_interval"]
     assert low < best["test_bits_per_char"] < high and best["test_tunes"] == 8
     assert {row["model"] for row in best["differences"]} == {
-        row["name"] for row in results_of(done)["runs"]}
+        row["name"] for row in results_of(done)["runs"]
+    }
 
 
 def test_minutes_choose_once_and_then_keep_the_choice(made, tmp_path, monkeypatch):
@@ -414,9 +633,13 @@ def test_minutes_choose_once_and_then_keep_the_choice(made, tmp_path, monkeypatc
     args.minutes = 3
     slow, _ = stage07.plan_best(args, root, data, "cpu")
     assert slow["max_minutes"] == 3 and slow["key"] != planned["key"]
-    args = stage07.parse_arguments(["--root", str(root), "--best", "small:3:4", "--max-train-chars", "1500"])
+    args = stage07.parse_arguments(
+        ["--root", str(root), "--best", "small:3:4", "--max-train-chars", "1500"]
+    )
     asked, _ = stage07.plan_best(args, root, data, "cpu")
-    assert (asked["size"], asked["epochs"], asked["batch_windows"]) == ("small", 3, 4) and asked["train_chars"] <= 1500
+    assert (asked["size"], asked["epochs"], asked["batch_windows"]) == ("small", 3, 4) and asked[
+        "train_chars"
+    ] <= 1500
 
 
 def test_test_loss_is_that_of_the_one_evaluation_function(done):
@@ -434,10 +657,17 @@ def test_samples_stand_as_drawn_with_their_metadata(done):
     assert len(rows) == 10 == len(list(folder.glob("sample_*.abc")))
     for row in rows:
         text = (folder / row["file"]).read_text()
-        assert text == row["text"] and text.startswith(row["prompt"]) and len(row["surprisal_bits"]) == len(text)
+        assert (
+            text == row["text"]
+            and text.startswith(row["prompt"])
+            and len(row["surprisal_bits"]) == len(text)
+        )
         assert row["validity"]["level"] == check_abc(text, len(row["prompt"])).level
         assert (row["repaired"] is None) == (not (folder / f"repaired/{row['file']}").exists())
-        assert row["stop_reason"] in ("end", "budget", "stuck") and row["novelty"]["longest_copied_chars"] >= 0
+        assert (
+            row["stop_reason"] in ("end", "budget", "stuck")
+            and row["novelty"]["longest_copied_chars"] >= 0
+        )
         assert row["midi"] is None or (folder / row["midi"]).read_bytes()[:4] == b"MThd"
     assert {row["type"] for row in rows} == {"unconditional", "header", "bars"}
 
@@ -464,13 +694,17 @@ def test_history_and_figures(done):
 def test_run_again_does_nothing(done, capsys):
     run07(done)
     assert "up to date" in capsys.readouterr().out
-    run07(done, "--skip-training")  # the model that stands there is the one that training would give
+    # the model that stands there is the one that training would give
+    run07(done, "--skip-training")
     assert "up to date" in capsys.readouterr().out
 
 
 def evaluation_files(root):
     folder = root / measurements.FOLDER
-    return {path.relative_to(folder).as_posix(): path.stat().st_mtime_ns for path in folder.rglob("*.json")}
+    return {
+        path.relative_to(folder).as_posix(): path.stat().st_mtime_ns
+        for path in folder.rglob("*.json")
+    }
 
 
 @pytest.fixture
@@ -501,22 +735,41 @@ def test_samples_that_say_something_else_are_measured_again_and_nothing_else_is(
     run07(copy)
     after = evaluation_files(copy)
     assert {name for name in after if after[name] != before[name]} == {
-        f"{measure}/chosen.json" for measure in ("rates", "music", "copying")}
+        f"{measure}/chosen.json" for measure in ("rates", "music", "copying")
+    }
 
 
 def test_results_follow_the_runs_that_the_manifests_list(copy):
     """A size that is new in a script's table, and one that is no longer there."""
     folder = copy / "checkpoints"
     record = json.loads((folder / "transformer_tiny.json").read_text())
-    (folder / "transformer_mini.json").write_text(json.dumps({**record, "name": "transformer_mini", "size": "mini"}))
+    (folder / "transformer_mini.json").write_text(
+        json.dumps({**record, "name": "transformer_mini", "size": "mini"})
+    )
     shutil.copy(folder / "transformer_tiny.pt", folder / "transformer_mini.pt")
-    for stage, family, sizes in (("04_train_transformers", "transformer", ("mini", "tiny", "xl")),
-                                 ("05_train_lstms", "lstm", ("tiny", "small", "medium"))):
-        finish(copy, stage, [f"checkpoints/{family}_{size}{end}" for size in sizes for end in (".pt", ".json")])
+    for stage, family, sizes in (
+        ("04_train_transformers", "transformer", ("mini", "tiny", "xl")),
+        ("05_train_lstms", "lstm", ("tiny", "small", "medium")),
+    ):
+        finish(
+            copy,
+            stage,
+            [f"checkpoints/{family}_{size}{end}" for size in sizes for end in (".pt", ".json")],
+        )
     run07(copy)
     content = results_of(copy)
-    assert set(content["skills"]["models"]) == {row["name"] for row in content["runs"]} == {
-        "transformer_mini", "transformer_tiny", "transformer_xl", "lstm_tiny", "lstm_small", "lstm_medium"}
+    assert (
+        set(content["skills"]["models"])
+        == {row["name"] for row in content["runs"]}
+        == {
+            "transformer_mini",
+            "transformer_tiny",
+            "transformer_xl",
+            "lstm_tiny",
+            "lstm_small",
+            "lstm_medium",
+        }
+    )
     assert not (copy / "part4_outputs/evaluation/skills/lstm_large.json").exists()
     with pytest.raises(SystemExit, match="mini, tiny, xl"):
         run07(copy, "--only", "medium")
@@ -527,6 +780,7 @@ def test_a_forced_run_that_fails_keeps_the_old_measurements(copy, monkeypatch):
 
     def failing(*_, **__):
         raise RuntimeError("no more memory")
+
     monkeypatch.setattr(evaluation, "generate", failing)
     with pytest.raises(RuntimeError):
         run07(copy, "--force")
@@ -540,21 +794,38 @@ def test_playing_leaves_the_results_alone(done, capsys):
     assert (folder / "play_000.abc").read_text().startswith("X:1\nM:6/8\nL:1/16\n")
     assert json.loads((folder / "play_001.json").read_text())["new_chars"] <= 30
     run07(done, "--num-samples", "1", "--max-chars", "10", "--temperature", "0")
-    assert (folder / "play_002.abc").exists() and (done / "part4_outputs/RESULTS.json").read_bytes() == before
+    assert (folder / "play_002.abc").exists() and (
+        done / "part4_outputs/RESULTS.json"
+    ).read_bytes() == before
     capsys.readouterr()
     run07(done)
     assert "up to date" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("flags, words", [
-    (["--prompt", "§§"], "characters that the training text lacks"), (["--num-samples", "0"], "--num-samples"),
-    (["--top-p", "2"], "above 1"), (["--only", "nosuch"], "tiny, small"), (["--only", "tiny,small"], "tiny, small"),
-    (["--best", "nosuch:2"], "tiny, small"), (["--best", "tiny:0"], "below 1"),
-    (["--temperature", "inf"], "not finite"),
-    (["--seed", "99999999999999999999", "--num-samples", "1"], "above"), (["--minutes", "nan"], "not finite"),
-    (["--best", "tiny", "--minutes", "2"], "does not go with"), (["--meter", "6/8", "--prompt", "X:1"], "does not go"),
-    (["--model", "nosuch"], "transformer_tiny"), (["--meter", "six"], "meter"), (["--key", "H"], "key"),
-    (["--prompt", "X:1\nM:2/4\nL:1/4\nK:G\nGGG|"], "no right bar can follow this prompt: voice 1, bar 1: 3 quarter")])
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--prompt", "§§"], "characters that the training text lacks"),
+        (["--num-samples", "0"], "--num-samples"),
+        (["--top-p", "2"], "above 1"),
+        (["--only", "nosuch"], "tiny, small"),
+        (["--only", "tiny,small"], "tiny, small"),
+        (["--best", "nosuch:2"], "tiny, small"),
+        (["--best", "tiny:0"], "below 1"),
+        (["--temperature", "inf"], "not finite"),
+        (["--seed", "99999999999999999999", "--num-samples", "1"], "above"),
+        (["--minutes", "nan"], "not finite"),
+        (["--best", "tiny", "--minutes", "2"], "does not go with"),
+        (["--meter", "6/8", "--prompt", "X:1"], "does not go"),
+        (["--model", "nosuch"], "transformer_tiny"),
+        (["--meter", "six"], "meter"),
+        (["--key", "H"], "key"),
+        (
+            ["--prompt", "X:1\nM:2/4\nL:1/4\nK:G\nGGG|"],
+            "no right bar can follow this prompt: voice 1, bar 1: 3 quarter",
+        ),
+    ],
+)
 def test_bad_flags_end_in_one_message(done, flags, words):
     with pytest.raises(SystemExit) as stop:
         run07(done, *flags)
@@ -565,8 +836,21 @@ def test_any_model_plays_from_its_checkpoint_and_the_vocabulary_alone(made, tmp_
     for name in ("checkpoints/transformer_tiny.pt", "data/tokenizer.pkl"):
         (tmp_path / name).parent.mkdir()
         shutil.copy(made / name, tmp_path / name)
-    run07(tmp_path, "--model", "transformer_tiny", "--num-samples", "3", "--max-chars", "20", "--meter", "6/8", "--key",
-          "G", "--voices", "1")
+    run07(
+        tmp_path,
+        "--model",
+        "transformer_tiny",
+        "--num-samples",
+        "3",
+        "--max-chars",
+        "20",
+        "--meter",
+        "6/8",
+        "--key",
+        "G",
+        "--voices",
+        "1",
+    )
     folder, printed = tmp_path / "part4_outputs/generated", capsys.readouterr().out
     assert "no right bar leads on; --bars free" in printed
     run07(tmp_path, "--model", "transformer_tiny", "--max-chars", "20", "--bars", "free")
@@ -577,8 +861,13 @@ def test_any_model_plays_from_its_checkpoint_and_the_vocabulary_alone(made, tmp_
     written = {path.name for path in folder.iterdir()}
     announced = {word.strip(":,;.") for word in printed.split() if word.startswith("play_")}
     assert announced <= written and "played.html" in printed and "played.html" in written
-    assert all(f"level {level} of 5 (" in printed for level in {
-        json.loads((folder / f"play_00{i}.json").read_text())["validity"]["level"] for i in range(3)})
+    assert all(
+        f"level {level} of 5 (" in printed
+        for level in {
+            json.loads((folder / f"play_00{i}.json").read_text())["validity"]["level"]
+            for i in range(3)
+        }
+    )
 
 
 def test_samples_only_needs_no_fits_and_writes_no_results(made, tmp_path, monkeypatch, capsys):
@@ -589,7 +878,9 @@ def test_samples_only_needs_no_fits_and_writes_no_results(made, tmp_path, monkey
     run07(root, "--samples-only", "--best", "tiny:1")
     assert len(list((root / "part4_outputs/generated").glob("sample_*.abc"))) == 10
     assert "sample_009.abc: level" in capsys.readouterr().out
-    assert not (root / "part4_outputs/RESULTS.json").exists() and not list(root.glob("**/*.running.json"))
+    assert not (root / "part4_outputs/RESULTS.json").exists() and not list(
+        root.glob("**/*.running.json")
+    )
 
 
 def test_a_model_of_another_vocabulary_is_refused(done, tmp_path):
@@ -613,5 +904,8 @@ def test_the_check_and_the_headline_are_printed(done, capsys):
         run07(done, "--check")
     run07(done, "--headline")
     printed = capsys.readouterr().out
-    assert "scaling: It scales." in printed and "transformer alpha: 0.3 (95 %: 0.1 to unbounded)" in printed
+    assert (
+        "scaling: It scales." in printed
+        and "transformer alpha: 0.3 (95 %: 0.1 to unbounded)" in printed
+    )
     assert "strongest baseline, ngram: 2.2" in printed and len(printed.splitlines()) <= 8

@@ -6,8 +6,13 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).resolve().parent.parent
-FILES = {path.relative_to(HERE).with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__"): path
-         for folder in ("music", "study") for path in (HERE / folder).rglob("*.py")}
+FILES = {
+    path.relative_to(HERE).with_suffix("").as_posix().replace("/", ".").removesuffix(
+        ".__init__"
+    ): path
+    for folder in ("music", "study")
+    for path in (HERE / folder).rglob("*.py")
+}
 FILES["common"] = HERE / "common.py"
 # wing -> what of the project it may import, beside common, music and the ground that all share
 GROUND = {"stages", "families", "wording", "figures"}
@@ -25,12 +30,23 @@ WALLS = {
     "pipeline": {"stages"},
     "full_study": GROUND | {"train", "fit", "pipeline"},
 }
-USE_ABC2MIDI = {"music.validity", "music.corpus"}  # it reads and writes files only, so it gets a temporary folder
-WRITING = {"write_text", "write_bytes", "savefig", "dump", "mkdir", "unlink", "rename", "replace_file"}
+# it reads and writes files only, so it gets a temporary folder
+USE_ABC2MIDI = {"music.validity", "music.corpus"}
+WRITING = {
+    "write_text",
+    "write_bytes",
+    "savefig",
+    "dump",
+    "mkdir",
+    "unlink",
+    "rename",
+    "replace_file",
+}
 
 
 def imports(path):
-    """[(module, name or None)] of all imports of a file, those inside functions too: they make circles as well."""
+    """[(module, name or None)] of all imports of a file, those inside functions too: they make
+    circles as well."""
     for node in ast.walk(ast.parse(path.read_bytes())):
         if isinstance(node, ast.Import):
             yield from ((alias.name, None) for alias in node.names)
@@ -41,8 +57,10 @@ def imports(path):
 
 def used(path):
     """Names in FILES that a file imports."""
-    return {f"{module}.{name}" if f"{module}.{name}" in FILES else module
-            for module, name in imports(path)} & set(FILES)
+    return {
+        f"{module}.{name}" if f"{module}.{name}" in FILES else module
+        for module, name in imports(path)
+    } & set(FILES)
 
 
 @pytest.mark.parametrize("name", sorted(FILES))
@@ -50,16 +68,24 @@ def test_imports_run_down(name):
     for module, what in imports(FILES[name]):
         top = module.split(".")[0]
         assert not top[0].isdigit(), "a numbered script is at the top"
-        assert what != "*" and (what or top not in ("music", "study")), f"write `from {module} import ...`"
+        assert what != "*" and (
+            what or top not in ("music", "study")
+        ), f"write `from {module} import ...`"
         assert name != "common" or top not in ("music", "study"), "common stands below everything"
-        assert not name.startswith("music") or top not in ("torch", "common", "study"), "music is notes and text"
+        assert not name.startswith("music") or top not in (
+            "torch",
+            "common",
+            "study",
+        ), "music is notes and text"
 
 
 @pytest.mark.parametrize("name", sorted(name for name in FILES if name.startswith("study.")))
 def test_no_import_crosses_a_wall(name):
     wing = name.split(".")[1]
     reached = {other.split(".")[1] for other in used(FILES[name]) if other.startswith("study.")}
-    assert reached - {wing} <= WALLS[wing], f"{name} may not import {reached - {wing} - WALLS[wing]}"
+    assert (
+        reached - {wing} <= WALLS[wing]
+    ), f"{name} may not import {reached - {wing} - WALLS[wing]}"
 
 
 def test_no_circles():
@@ -74,7 +100,14 @@ def test_no_circles():
 def test_music_writes_no_file(name):
     for node in ast.walk(ast.parse(FILES[name].read_bytes())):
         if isinstance(node, ast.Call) and name not in USE_ABC2MIDI:
-            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            called = (
+                node.func.attr
+                if isinstance(node.func, ast.Attribute)
+                else getattr(node.func, "id", "")
+            )
             assert called not in WRITING, f"line {node.lineno}: {called}"
-            assert called != "open" or not {part.value for part in [*node.args, *(word.value for word in node.keywords)]
-                                            if isinstance(part, ast.Constant)} & {"w", "wb", "a", "ab", "x", "xb"}
+            assert called != "open" or not {
+                part.value
+                for part in [*node.args, *(word.value for word in node.keywords)]
+                if isinstance(part, ast.Constant)
+            } & {"w", "wb", "a", "ab", "x", "xb"}

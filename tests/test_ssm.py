@@ -1,6 +1,8 @@
-"""The linear recurrent family: a memory in chunks is the recurrence token by token; its sizes are the Transformers'.
+"""The linear recurrent family: a memory in chunks is the recurrence token by token; its sizes are
+the Transformers'.
 
-What every family has to do (causality, rows of a cache, going back, overfitting a batch) stands in test_models.py.
+What every family has to do (causality, rows of a cache, going back, overfitting a batch) stands in
+test_models.py.
 """
 
 import importlib
@@ -13,15 +15,36 @@ import common
 from study.families import build_model
 from study.train.ladder import LADDER, parameters
 
-SIZES = {stage: importlib.import_module(stage).SIZES for stage in ("04_train_transformers", "05b_train_ssms")}
-TINY = {"family": "ssm", "vocab_size": 75, "block_size": 512, "dropout": 0.0, "n_layer": 2, "n_head": 4, "d_model": 32,
-        "d_ff": 64}
+SIZES = {
+    stage: importlib.import_module(stage).SIZES
+    for stage in ("04_train_transformers", "05b_train_ssms")
+}
+TINY = {
+    "family": "ssm",
+    "vocab_size": 75,
+    "block_size": 512,
+    "dropout": 0.0,
+    "n_layer": 2,
+    "n_head": 4,
+    "d_model": 32,
+    "d_ff": 64,
+}
 
 
 def built(shape, family="ssm"):
     with torch.device("meta"):
-        return build_model({"family": family, "vocab_size": 75, "block_size": 512, "dropout": 0.0, "rotary": True,
-                            "qk_norm": True, "token_shift": True, **shape}).count_parameters()
+        return build_model(
+            {
+                "family": family,
+                "vocab_size": 75,
+                "block_size": 512,
+                "dropout": 0.0,
+                "rotary": True,
+                "qk_norm": True,
+                "token_shift": True,
+                **shape,
+            }
+        ).count_parameters()
 
 
 def scrambled(seed=0):
@@ -34,11 +57,14 @@ def scrambled(seed=0):
 
 @pytest.mark.parametrize("T", [1, 5, 64, 65, 200])
 def test_chunks_are_the_recurrence(T):
-    """Token by token as the docstring says it, from a memory that is not empty, with gates from shut to open; fp64."""
+    """Token by token as the docstring says it, from a memory that is not empty, with gates from
+    shut to open; fp64."""
     random = torch.Generator().manual_seed(T)
     B, H, N, P = 2, 3, 8, 4
-    q, k, v, gates, memory = (torch.randn(shape, generator=random, dtype=torch.float64) for shape in (
-        (B, T, H, N), (B, T, H, N), (B, T, H, P), (B, T, H), (B, H, N, P)))
+    q, k, v, gates, memory = (
+        torch.randn(shape, generator=random, dtype=torch.float64)
+        for shape in ((B, T, H, N), (B, T, H, N), (B, T, H, P), (B, T, H), (B, H, N, P))
+    )
     log_kept, S = torch.nn.functional.logsigmoid(5 * gates), memory
     wanted = []
     for t in range(T):
@@ -49,13 +75,15 @@ def test_chunks_are_the_recurrence(T):
     torch.testing.assert_close(after, S, atol=1e-10, rtol=1e-10)
 
 
-@pytest.mark.parametrize("parts", [[1] * 150, [64, 64, 22], [63, 2, 85], [149, 1], [7, 1, 100, 1, 41]])
+@pytest.mark.parametrize(
+    "parts", [[1] * 150, [64, 64, 22], [63, 2, 85], [149, 1], [7, 1, 100, 1, 41]]
+)
 def test_any_split_gives_what_one_pass_gives(parts):
     model, idx = scrambled(), torch.randint(75, (2, 150))
     with torch.no_grad():
         full, state, at = model(idx)[0], None, 0
         for n in parts:
-            logits, state = model.step(idx[:, at:at + n], state)
+            logits, state = model.step(idx[:, at : at + n], state)
             at += n
             torch.testing.assert_close(logits, full[:, at - 1], atol=1e-5, rtol=1e-5)
 
@@ -63,20 +91,28 @@ def test_any_split_gives_what_one_pass_gives(parts):
 def test_the_state_has_one_size_whatever_was_read():
     model = scrambled()
     with torch.no_grad():
-        shapes = {tuple(part.shape for part in model.step(torch.randint(75, (3, n)))[1]) for n in (1, 2, 64, 300)}
+        shapes = {
+            tuple(part.shape for part in model.step(torch.randint(75, (3, n)))[1])
+            for n in (1, 2, 64, 300)
+        }
     assert shapes == {((2, 3, 4, 8, 8), (2, 3, 2, 3, 32))}
 
 
 def test_new_heads_remember_from_eight_to_512_tokens():
     block = build_model(TINY).blocks[0]
-    kept = torch.sigmoid(block.forget(torch.randn(10, 32)) + block.forget_bias)  # the same for every token
-    torch.testing.assert_close(1 / (1 - kept[0]), torch.tensor([8.0, 32.0, 128.0, 512.0]), rtol=1e-3, atol=0)
+    # the same for every token
+    kept = torch.sigmoid(block.forget(torch.randn(10, 32)) + block.forget_bias)
+    torch.testing.assert_close(
+        1 / (1 - kept[0]), torch.tensor([8.0, 32.0, 128.0, 512.0]), rtol=1e-3, atol=0
+    )
     assert (kept == kept[0]).all()
 
 
 @pytest.mark.parametrize("size", SIZES["04_train_transformers"])
 def test_sizes_are_the_transformers_within_one_percent(size):
-    ours, theirs = built(SIZES["05b_train_ssms"][size]), built(SIZES["04_train_transformers"][size], "transformer")
+    ours, theirs = built(SIZES["05b_train_ssms"][size]), built(
+        SIZES["04_train_transformers"][size], "transformer"
+    )
     assert abs(ours["total"] / theirs["total"] - 1) < 0.01
 
 
@@ -84,7 +120,10 @@ def test_sizes_are_the_transformers_within_one_percent(size):
 def test_the_ladder_is_the_transformers_within_one_percent(size):
     n = parameters(LADDER[size], 75)
     shape = common.SSM.shape_of_size(n, 75)
-    assert abs(built(shape)["non_embedding"] / n - 1) < 0.01 and 1 < shape["d_ff"] / shape["d_model"] < 8
+    assert (
+        abs(built(shape)["non_embedding"] / n - 1) < 0.01
+        and 1 < shape["d_ff"] / shape["d_model"] < 8
+    )
 
 
 def test_bf16_is_near_fp32():

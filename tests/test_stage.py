@@ -51,7 +51,9 @@ def project(tmp_path):
 
 
 def call(project, name, *flags, code=0):
-    done = subprocess.run([sys.executable, f"{name}.py", *flags], cwd=project, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, f"{name}.py", *flags], cwd=project, capture_output=True, text=True
+    )
     assert done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done.stdout if code == 0 else done.stderr
@@ -88,7 +90,11 @@ def test_missing_input_names_the_command(project):
 
 def test_missing_inputs_name_all_the_stages_to_run_in_order(project):
     error = call(project, "03_tokenize_split", "--root", "my root", "--seed", "3", code=1)
-    assert "-> run: python 01_download.py --root 'my root' --seed 3 && python 02_midi_to_abc.py --root 'my " in error
+    assert (
+        "-> run: python 01_download.py --root 'my root' --seed 3 && python 02_midi_to_abc.py --root"
+        " 'my "
+        in error
+    )
     call(project, "01_download", "--root", "my root", "--seed", "3")
     error = call(project, "03_tokenize_split", "--root", "my root", "--seed", "3", code=1)
     assert "-> run: python 02_midi_to_abc.py --root 'my root' --seed 3\n" in error
@@ -98,26 +104,57 @@ def test_the_next_command_can_be_pasted(project):
     """Flags that the next stage has too come with it, quoted."""
     said = call(project, "01_download", "--root", "it's mine", "--seed", "7", "--quick", "--shout")
     line = next(line for line in said.splitlines() if line.startswith("next: "))
-    assert shlex.split(line)[2:] == ["02_midi_to_abc.py", "--quick", "--root", "it's mine", "--seed", "7"]
-    assert subprocess.run(line.removeprefix("next: ").replace("python", sys.executable, 1), shell=True, cwd=project,
-                          capture_output=True).returncode == 0
-    words = ["--only=tiny, small", "--max-train-chars", "1000", "--force", "--max-minutes", "2", "--device", "cpu"]
-    assert stage.repeated(words, stage.SUITE_FLAGS) == \
-        " --only 'tiny, small' --max-train-chars 1000 --max-minutes 2 --device cpu"
+    assert shlex.split(line)[2:] == [
+        "02_midi_to_abc.py",
+        "--quick",
+        "--root",
+        "it's mine",
+        "--seed",
+        "7",
+    ]
+    assert (
+        subprocess.run(
+            line.removeprefix("next: ").replace("python", sys.executable, 1),
+            shell=True,
+            cwd=project,
+            capture_output=True,
+        ).returncode
+        == 0
+    )
+    words = [
+        "--only=tiny, small",
+        "--max-train-chars",
+        "1000",
+        "--force",
+        "--max-minutes",
+        "2",
+        "--device",
+        "cpu",
+    ]
+    assert (
+        stage.repeated(words, stage.SUITE_FLAGS)
+        == " --only 'tiny, small' --max-train-chars 1000 --max-minutes 2 --device cpu"
+    )
 
 
 def test_names_that_are_not_utf8(project):
     """They are written and printed with escapes, and read back as they are."""
     assert "next: python 02_midi_to_abc.py" in call(project, "01_download", "--root", b"caf\xe9")
     assert "up to date" in call(project, "01_download", "--root", b"caf\xe9")
-    assert "caf\\udce9" in (project / os.fsdecode(b"caf\xe9") / "data/01_download.manifest.json").read_text()
+    assert (
+        "caf\\udce9" in (
+            project / os.fsdecode(b"caf\xe9") / "data/01_download.manifest.json"
+        ).read_text()
+    )
 
 
 def test_damaged_and_stale_inputs_are_refused_and_the_mend_mends(project):
     call_all(project)
     (project / "data/01_download.txt").write_text("two")
     error = call(project, "02_midi_to_abc", code=1)
-    assert "damaged" in error and "data/01_download.txt" in error and "python 01_download.py" in error
+    assert (
+        "damaged" in error and "data/01_download.txt" in error and "python 01_download.py" in error
+    )
     call(project, "01_download")
     assert "up to date" in call(project, "02_midi_to_abc")  # the same bytes again: nothing is stale
     call(project, "01_download", "--shout")
@@ -148,7 +185,9 @@ def test_an_edited_manifest_is_refused(project):
 def test_code_edits_take_effect_but_comments_do_not(project):
     call_all(project)
     script = project / "02_midi_to_abc.py"
-    script.write_text(script.read_text().replace("# knob", "# another comment").replace("A small", "Some"))
+    script.write_text(
+        script.read_text().replace("# knob", "# another comment").replace("A small", "Some")
+    )
     assert "up to date" in call(project, "02_midi_to_abc")
     script.write_text(script.read_text().replace('"one"', '"two"'))
     assert "stale" in call(project, "03_tokenize_split", code=1)
@@ -157,11 +196,18 @@ def test_code_edits_take_effect_but_comments_do_not(project):
     assert (project / "data/03_tokenize_split.txt").read_text() == "onetwoone"
 
 
-@pytest.mark.parametrize("with_signal, code", [(signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    "with_signal, code", [(signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130)]
+)
 def test_an_interrupted_stage_is_unfinished_and_continues(project, with_signal, code):
     call_all(project)
-    process = subprocess.Popen([sys.executable, "01_download.py", "--shout", "--sleep", "300"], cwd=project,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "01_download.py", "--shout", "--sleep", "300"],
+        cwd=project,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert "from the start" in process.stdout.readline()
     refused = call(project, "01_download", "--shout", code=1)
     assert f"in use in this root by process {process.pid}" in refused
@@ -169,7 +215,11 @@ def test_an_interrupted_stage_is_unfinished_and_continues(project, with_signal, 
     process.send_signal(with_signal)
     _, error = process.communicate(timeout=120)
     assert process.returncode == code and "Traceback" not in error
-    said = {signal.SIGKILL: "", signal.SIGTERM: "terminated: what", signal.SIGINT: "interrupted: what"}
+    said = {
+        signal.SIGKILL: "",
+        signal.SIGTERM: "terminated: what",
+        signal.SIGINT: "interrupted: what",
+    }
     assert said[with_signal] in error
     unfinished = call(project, "02_midi_to_abc", code=1)
     assert "unfinished" in unfinished and "python 01_download.py" in unfinished
@@ -179,9 +229,17 @@ def test_an_interrupted_stage_is_unfinished_and_continues(project, with_signal, 
 
 def test_ctrl_c_while_a_script_is_loading(project):
     script = project / "01_download.py"
-    script.write_text("import time\nfrom study.stages import stage\nprint('loading', flush=True)\ntime.sleep(300)\nstage.run(None)\n")
-    process = subprocess.Popen([sys.executable, script.name], cwd=project, stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, text=True)
+    script.write_text(
+        "import time\nfrom study.stages import stage\nprint('loading',"
+        " flush=True)\ntime.sleep(300)\nstage.run(None)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, script.name],
+        cwd=project,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert process.stdout.readline() == "loading\n"
     process.send_signal(signal.SIGINT)
     assert process.communicate(timeout=120)[1] == "" and process.returncode == -signal.SIGINT
@@ -210,18 +268,25 @@ def test_a_pool_has_one_worker_a_core_and_ends_when_one_is_killed(project):
     script.write_text(POOL.format(killer=None, sleep=0))
     assert call(project, "pool") == f"780 {stage.cpu_count()}\n"
     script.write_text(POOL.format(killer=7, sleep=0))
-    assert "pool: a worker process was killed, most often for want of memory\n  -> " in call(project, "pool", code=1)
+    assert "pool: a worker process was killed, most often for want of memory\n  -> " in call(
+        project, "pool", code=1
+    )
 
 
 @pytest.mark.parametrize("with_signal", [signal.SIGKILL, signal.SIGTERM])
 def test_no_worker_of_a_pool_outlives_its_parent(project, with_signal):
     (project / "pool.py").write_text(POOL.format(killer=None, sleep=300))
-    process = subprocess.Popen([sys.executable, "pool.py"], cwd=project, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "pool.py"], cwd=project, stderr=subprocess.PIPE, text=True
+    )
     time.sleep(2)
     process.send_signal(with_signal)
     error = process.communicate(timeout=60)[1]  # the pipe ends with its last writer
-    assert error.strip() == ("" if with_signal == signal.SIGKILL else
-                             "pool: terminated: what is finished is kept; the same command goes on from there")
+    assert error.strip() == (
+        ""
+        if with_signal == signal.SIGKILL
+        else "pool: terminated: what is finished is kept; the same command goes on from there"
+    )
 
 
 def test_atomic_write_leaves_the_old_file_when_it_fails(tmp_path):
@@ -243,8 +308,12 @@ def test_json_is_strict(tmp_path):
 
 def test_full_disk_is_one_line(project):
     script = project / "01_download.py"
-    script.write_text(script.read_text().replace(
-        "time.sleep(args.sleep)", "import errno; raise OSError(errno.ENOSPC, 'No space left', 'data/x')"))
+    script.write_text(
+        script.read_text().replace(
+            "time.sleep(args.sleep)",
+            "import errno; raise OSError(errno.ENOSPC, 'No space left', 'data/x')",
+        )
+    )
     error = call(project, "01_download", code=1)
     assert "the disk is full: data/x" in error
     assert "unfinished" in call(project, "02_midi_to_abc", code=1)

@@ -1,4 +1,5 @@
-"""Stage 03: what belongs together stays together, splits stay put, and every file says what it should."""
+"""Stage 03: what belongs together stays together, splits stay put, and every file says what it
+should."""
 
 import contextlib
 import importlib
@@ -26,7 +27,6 @@ import pytest
 from common import BEGIN, END, UNKNOWN, CharTokenizer, load_tokenizer
 from music.training_text import cut, cut_lines, training_text
 from music.windows import build_lookup, look_up, window_hashes
-from study import figures
 from study.prepare import baselines, data_report, groups, reading, split_files
 from study.prepare.selection import SPLITS, limit_sequences
 
@@ -36,6 +36,7 @@ NAMES = "C ^C D ^D E F ^F G ^G A ^A B".split()
 
 
 # ---------------------------------------------------------------- made-up music
+
 
 def make_melody(seed, n=96):
     """A random walk on a scale: [(sixteenths, MIDI pitch)] of n notes."""
@@ -55,10 +56,21 @@ def note(pitch, length):
 
 def make_abc(voices, title="x", tempo=120):
     """ABC text of voices [(sixteenths, pitch)], one bar a line and voice, bars of free length."""
-    bars = [["".join(note(pitch, length) for length, pitch in voice[i:i + 8]) for i in range(0, len(voice), 8)]
-            for voice in voices]
-    lines = ["".join(f"[V:{n}]{bar}|" for n, bar in enumerate(row, 1)) if len(voices) > 1 else row[0] + "|"
-             for row in zip(*bars)]
+    bars = [
+        [
+            "".join(note(pitch, length) for length, pitch in voice[i : i + 8])
+            for i in range(0, len(voice), 8)
+        ]
+        for voice in voices
+    ]
+    lines = [
+        (
+            "".join(f"[V:{n}]{bar}|" for n, bar in enumerate(row, 1))
+            if len(voices) > 1
+            else row[0] + "|"
+        )
+        for row in zip(*bars)
+    ]
     return f"X:1\nT:{title}\nM:none\nL:1/16\nQ:1/4={tempo}\nK:C\n" + "\n".join(lines) + "\n"
 
 
@@ -68,8 +80,13 @@ def piece(seed, n_voices=2, n=96):
 
 def altered(voices, seed):
     draw = random.Random(seed)
-    return [[(length, pitch + draw.choice((-2, -1, 1, 2)) if draw.random() < 0.05 else pitch)
-             for length, pitch in voice] for voice in voices]
+    return [
+        [
+            (length, pitch + draw.choice((-2, -1, 1, 2)) if draw.random() < 0.05 else pitch)
+            for length, pitch in voice
+        ]
+        for voice in voices
+    ]
 
 
 COPIES = {
@@ -97,13 +114,13 @@ def draw_nothing(folder, *_):
 
 
 def run_stage(root, *flags, quickly=True):
-    """Runs the stage in this process (a process of its own spends seconds on importing torch); quickly: without the
-    figure, and with short contexts in the n-gram."""
+    """Runs the stage in this process (a process of its own spends seconds on importing torch);
+    quickly: without the figure, and with short contexts in the n-gram."""
     out, error, code = io.StringIO(), "", 0
     with contextlib.ExitStack() as changes:
         changes.enter_context(contextlib.redirect_stdout(out))
         if quickly:
-            changes.enter_context(mock.patch.object(figures, "draw_data", draw_nothing))
+            changes.enter_context(mock.patch.object(stage03, "draw_data", draw_nothing))
             changes.enter_context(mock.patch.object(baselines, "MAX_ORDER", 2))
         try:
             stage03.main(["--root", str(root), *map(str, flags)])
@@ -124,7 +141,8 @@ def split_of(root):
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    """(root, folder) of a run on 130 pieces and five planted copies of twelve of them under other names."""
+    """(root, folder) of a run on 130 pieces and five planted copies of twelve of them under other
+    names."""
     folder = tmp_path_factory.mktemp("abc")
     write_corpus(folder, range(130))
     for seed, (kind, copy) in itertools.product(range(0, 24, 2), COPIES.items()):
@@ -139,20 +157,34 @@ def corpus(tmp_path_factory):
 
 # ---------------------------------------------------------------- groups
 
-@pytest.mark.parametrize("one, other", [
-    ("Rod Stewart/Sailing.abc", "Stewart,Rod/Sailing.1.abc"), ("ABBA/Fernando.abc", "abba/FERNANDO!.3.abc"),
-    ("The Beatles/Yesterday.abc", "Beatles/Yesterday (live).abc"), ("Eagles/Hotel California.abc",
-     "Eagles/Hotel California (unplugged).2.abc"), ("Céline Dion/Où.abc", "Dion Celine/Ou.abc"),
-    ("ABBA/Dancing Queen.abc", "Various/ABBA - Dancing Queen.abc"), ("Guns N' Roses/Civil War.abc",
-     "Guns N Roses/Civil War (2).abc")])
+
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        ("Rod Stewart/Sailing.abc", "Stewart,Rod/Sailing.1.abc"),
+        ("ABBA/Fernando.abc", "abba/FERNANDO!.3.abc"),
+        ("The Beatles/Yesterday.abc", "Beatles/Yesterday (live).abc"),
+        ("Eagles/Hotel California.abc", "Eagles/Hotel California (unplugged).2.abc"),
+        ("Céline Dion/Où.abc", "Dion Celine/Ou.abc"),
+        ("ABBA/Dancing Queen.abc", "Various/ABBA - Dancing Queen.abc"),
+        ("Guns N' Roses/Civil War.abc", "Guns N Roses/Civil War (2).abc"),
+    ],
+)
 def test_versions_of_a_song_have_one_name(one, other):
     assert groups.path_key(one) == groups.path_key(other) is not None
 
 
-@pytest.mark.parametrize("one, other", [
-    ("Blur/Song 2.abc", "Blur/Song 3.abc"), ("A/Another Brick in the Wall (Part 1).abc",
-     "A/Another Brick in the Wall (Part 2).abc"), ("Sinatra/Live and Let Die.abc", "Sinatra/Let.abc"),
-    ("book/Reel.abc", "book/Reel.abc"), ("book/Untitled.abc", "book/Untitled.1.abc"), ("A/One.abc", "B/One.abc")])
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        ("Blur/Song 2.abc", "Blur/Song 3.abc"),
+        ("A/Another Brick in the Wall (Part 1).abc", "A/Another Brick in the Wall (Part 2).abc"),
+        ("Sinatra/Live and Let Die.abc", "Sinatra/Let.abc"),
+        ("book/Reel.abc", "book/Reel.abc"),
+        ("book/Untitled.abc", "book/Untitled.1.abc"),
+        ("A/One.abc", "B/One.abc"),
+    ],
+)
 def test_other_names_do_not_join(one, other):
     first, second = groups.path_key(one), groups.path_key(other)
     assert first is None or first != second
@@ -162,7 +194,8 @@ def test_planted_copies_never_straddle(corpus):
     root, _ = corpus
     found = {row["origin"]: row["group"] for split in SPLITS for row in rows(root, split)}
     stats = json.loads((root / "data/stats.json").read_text())
-    assert stats["exact_duplicates"] == 12 * 2  # the exact ones and those that differ in the tempo alone
+    # the exact ones and those that differ in the tempo alone
+    assert stats["exact_duplicates"] == 12 * 2
     for seed in range(0, 24, 2):
         original = f"Artist {seed % 7}/Piece {'abcdefghij'[seed % 10]} {seed}.abc"
         for kind in ("transposed", "twice as slow", "one voice removed", "notes changed"):
@@ -171,21 +204,30 @@ def test_planted_copies_never_straddle(corpus):
 
 
 def test_exact_copies_leave_the_path_that_comes_first(corpus):
-    assert not any(row["origin"].startswith("Elsewhere/exact") for split in SPLITS
-                   for row in rows(corpus[0], split))
+    assert not any(
+        row["origin"].startswith("Elsewhere/exact")
+        for split in SPLITS
+        for row in rows(corpus[0], split)
+    )
 
 
 def test_fingerprint_ignores_key_speed_and_repeated_notes():
-    melody = [np.array(part) for part in zip(*[(i, 1, pitch) for i, (_, pitch) in enumerate(make_melody(1))])]
+    melody = [
+        np.array(part)
+        for part in zip(*[(i, 1, pitch) for i, (_, pitch) in enumerate(make_melody(1))])
+    ]
     plain = groups.shingles([tuple(melody)])
     other = groups.shingles([(melody[0] * 7, melody[1], melody[2] + 5)])
-    doubled = groups.shingles([(np.arange(2 * len(melody[0])), np.ones(2 * len(melody[0])), np.repeat(melody[2], 2))])
+    doubled = groups.shingles(
+        [(np.arange(2 * len(melody[0])), np.ones(2 * len(melody[0])), np.repeat(melody[2], 2))]
+    )
     assert len(plain) > 60 and np.array_equal(plain, other) and np.array_equal(plain, doubled)
 
 
 def test_two_harmonisations_of_one_melody_are_one_group(tmp_path):
-    """The top voice is the same, in another key and with passing notes; the three below are different: the likeness of
-    all voices does not find it."""
+    """The top voice is the same, in another key and with passing notes; the three below are
+    different: the likeness of all voices does not find it."""
+
     def harmonised(hymn, seed):
         below = [[(length, pitch - 24) for length, pitch in voice] for voice in piece(seed, 3)]
         return make_abc([hymn, *below])
@@ -197,19 +239,32 @@ def test_two_harmonisations_of_one_melody_are_one_group(tmp_path):
         path.write_text(harmonised(hymn, 100 + seed))
         if seed < 10:
             other = [(length, pitch + 2 + (i % 31 == 30)) for i, (length, pitch) in enumerate(hymn)]
-            (path.parent / f"again {'klmnopqrst'[seed]}{seed}.abc").write_text(harmonised(other, 200 + seed))
+            (path.parent / f"again {'klmnopqrst'[seed]}{seed}.abc").write_text(
+                harmonised(other, 200 + seed)
+            )
     done = run_stage(tmp_path / "root", "--abc", tmp_path / "abc")
     assert done.returncode == 0, done.stderr
     stats = json.loads((tmp_path / "root/data/stats.json").read_text())
-    assert stats["groups"] == 30 and stats["tunes_per_group"] == {"1": 20, "2": 10} and stats["similar_melodies"] >= 9
-    assert all(stats["overlap_with_train"][split]["melody"]["over_a_quarter"] == 0 for split in ("val", "test"))
+    assert (
+        stats["groups"] == 30
+        and stats["tunes_per_group"] == {"1": 20, "2": 10}
+        and stats["similar_melodies"] >= 9
+    )
+    assert all(
+        stats["overlap_with_train"][split]["melody"]["over_a_quarter"] == 0
+        for split in ("val", "test")
+    )
 
 
 def test_shared_melody_is_reported_with_its_source(corpus):
     root, _ = corpus
     melody = np.arange(40, dtype=np.uint64)
     tunes, spool = [], io.BytesIO()
-    for origin, runs in (("train a", melody[:12]), ("train b", melody[5:30]), ("held out", melody[:30])):
+    for origin, runs in (
+        ("train a", melody[:12]),
+        ("train b", melody[5:30]),
+        ("held out", melody[:30]),
+    ):
         runs = np.concatenate([runs, 100 * len(tunes) + 50 + np.arange(20, dtype=np.uint64)])
         tunes.append({"origin": origin, "n_melody": len(runs), "melody": (spool.tell(), len(runs))})
         spool.write(runs.tobytes())
@@ -218,8 +273,14 @@ def test_shared_melody_is_reported_with_its_source(corpus):
     parts = {"train": tunes[:2], "val": tunes[2:], "test": []}
     with open(path, "rb") as file:
         found = data_report.melody_overlap(file, parts, tunes)
-    assert found["val"] == {"tunes": 1, "over_a_quarter": 1, "worst": [
-        {"tune": "held out", "share": 0.5, "nearest_in_train": "train b"}]} and found["test"]["tunes"] == 0
+    assert (
+        found["val"] == {
+            "tunes": 1,
+            "over_a_quarter": 1,
+            "worst": [{"tune": "held out", "share": 0.5, "nearest_in_train": "train b"}],
+        }
+        and found["test"]["tunes"] == 0
+    )
 
 
 def test_numbers_of_a_catalogue_are_no_copy_numbers():
@@ -230,11 +291,19 @@ def test_numbers_of_a_catalogue_are_no_copy_numbers():
 def test_similar_pairs_agrees_with_comparing_all():
     draw = np.random.default_rng(0)
     base = draw.integers(0, 2**63, (40, 200), dtype=np.uint64)
-    sets = [np.unique(np.concatenate([base[i // 2][:120 + 80 * (i % 2)], base[(7 * i) % 40][:20]])) for i in range(80)]
+    sets = [
+        np.unique(np.concatenate([base[i // 2][: 120 + 80 * (i % 2)], base[(7 * i) % 40][:20]]))
+        for i in range(80)
+    ]
     signatures = np.stack([groups.signature(part) for part in sets])
     pairs, likeness = groups.similar_pairs(signatures, np.full(80, 200))
-    alike = {(i, j): (signatures[i] == signatures[j]).mean() for i, j in itertools.combinations(range(80), 2)}
-    assert {tuple(pair) for pair in pairs.tolist()} == {pair for pair, value in alike.items() if value >= groups.MATCH}
+    alike = {
+        (i, j): (signatures[i] == signatures[j]).mean()
+        for i, j in itertools.combinations(range(80), 2)
+    }
+    assert {tuple(pair) for pair in pairs.tolist()} == {
+        pair for pair, value in alike.items() if value >= groups.MATCH
+    }
     for i, j in pairs.tolist():
         true = len(np.intersect1d(sets[i], sets[j])) / len(np.union1d(sets[i], sets[j]))
         assert abs(alike[i, j] - true) < 0.15
@@ -247,6 +316,7 @@ def test_groups_are_joined_by_names_notes_and_likeness():
 
 
 # ---------------------------------------------------------------- splits
+
 
 def test_splits_take_one_percent_each_by_hash():
     chars = {f"group {i}": 300 for i in range(20_000)}
@@ -294,22 +364,35 @@ def test_adding_files_moves_no_old_tune(corpus, tmp_path):
     done = run_stage(tmp_path / "root", "--abc", grown)
     assert done.returncode == 0, done.stderr
     before, after = split_of(root), split_of(tmp_path / "root")
-    old, new = [json.loads((r / "data/stats.json").read_text())["floor"]["share_of_groups"]
-                for r in (root, tmp_path / "root")]
+    old, new = [
+        json.loads((r / "data/stats.json").read_text())["floor"]["share_of_groups"]
+        for r in (root, tmp_path / "root")
+    ]
     held_out = ("val", "test")
-    for origin, split in before.items():  # a tune moves only where a share changed, between train and that split
+    # a tune moves only where a share changed, between train and that split
+    for origin, split in before.items():
         if origin in after:
-            assert after[origin] in {split, *("train" for name in held_out if name == split and new[name] < old[name]),
-                                     *(name for name in held_out if split == "train" and new[name] > old[name])}
+            assert after[origin] in {
+                split,
+                *("train" for name in held_out if name == split and new[name] < old[name]),
+                *(name for name in held_out if split == "train" and new[name] > old[name]),
+            }
 
 
 def test_a_copy_under_another_name_leaves_the_group_where_it_is():
     """The name of a group does not change with what usually joins."""
     original = ("artist/song", b"1", 200, 150)
-    for joined in [("artist/song", b"2", 500, 300), ("other/thing", b"3", 150, 120), ("other/thing", b"4", 200, 190),
-                   ("copies/copy 17", b"1", 200, 150)]:
-        assert groups.name_group([original, joined]) == groups.name_group([joined, original]) \
+    for joined in [
+        ("artist/song", b"2", 500, 300),
+        ("other/thing", b"3", 150, 120),
+        ("other/thing", b"4", 200, 190),
+        ("copies/copy 17", b"1", 200, 150),
+    ]:
+        assert (
+            groups.name_group([original, joined])
+            == groups.name_group([joined, original])
             == groups.name_group([original])
+        )
 
 
 def test_bytes_do_not_depend_on_workers_or_file_order(corpus, tmp_path):
@@ -322,15 +405,20 @@ def test_bytes_do_not_depend_on_workers_or_file_order(corpus, tmp_path):
         shutil.copyfile(path, target)
     done = run_stage(tmp_path / "root", "--abc", shuffled, "--workers", 5, quickly=False)
     assert done.returncode == 0, done.stderr
-    files = [path.relative_to(root) for path in sorted((root / "data").rglob("*"))
-             if path.is_file() and path.suffix in (".txt", ".npy", ".tsv", ".pkl", ".json", ".png", ".svg")
-             and "manifest" not in path.name]
+    files = [
+        path.relative_to(root)
+        for path in sorted((root / "data").rglob("*"))
+        if path.is_file()
+        and path.suffix in (".txt", ".npy", ".tsv", ".pkl", ".json", ".png", ".svg")
+        and "manifest" not in path.name
+    ]
     assert len(files) >= 14
     for name in files:
         assert (root / name).read_bytes() == (tmp_path / "root" / name).read_bytes(), name
 
 
 # ---------------------------------------------------------------- sequences and tokens
+
 
 def test_tokens_tables_and_text_agree(corpus):
     root, _ = corpus
@@ -345,7 +433,7 @@ def test_tokens_tables_and_text_agree(corpus):
         for sequence, row in zip(sequences, table):
             at, n = int(row["token_offset"]), int(row["characters"])
             assert tokens[at] == BEGIN and tokens[at + n + 1] == END
-            assert tokenizer.decode(tokens[at:at + n + 2]) == sequence and len(sequence) == n
+            assert tokenizer.decode(tokens[at : at + n + 2]) == sequence and len(sequence) == n
             assert 100 < n < 5000 and "T:" not in sequence and sequence.startswith("X:1\nM:")
     assert tokenizer.characters == "".join(sorted(set((root / "data/train.txt").read_text())))
 
@@ -369,7 +457,10 @@ def test_text_that_is_no_abc_is_cut_at_lines():
 
 
 def test_training_text_has_one_order_of_fields():
-    raw = "X:12\nT:Air\nC:Trad\nQ:1/4=90\nL:1/8\nM:3/4\nR:waltz\nK:G % home\nGAB|c3|\nw:la la\n%%text\n|:c3:|\nK:D\nd3|\n"
+    raw = (
+        "X:12\nT:Air\nC:Trad\nQ:1/4=90\nL:1/8\nM:3/4\nR:waltz\nK:G % home\nGAB|c3|\nw:la"
+        " la\n%%text\n|:c3:|\nK:D\nd3|\n"
+    )
     assert training_text(raw) == "X:1\nM:3/4\nL:1/8\nQ:1/4=90\nK:G\nGAB|c3|\n|:c3:|\nK:D\nd3|\n"
 
 
@@ -380,56 +471,75 @@ def test_splits_compile_as_tunebooks(corpus, tmp_path):
         pytest.skip("this platform's symusic has no abc2midi")
     for split in SPLITS:
         shutil.copyfile(corpus[0] / f"data/{split}.txt", tmp_path / f"{split}.abc")
-        done = subprocess.run([abc2midi, f"{split}.abc"], cwd=tmp_path, capture_output=True, text=True)
+        done = subprocess.run(
+            [abc2midi, f"{split}.abc"], cwd=tmp_path, capture_output=True, text=True
+        )
         assert "rror" not in done.stdout, done.stdout[:2000]
         # abc2midi names files by X:, and all sequences are X:1; it reports every tune that it reads
         assert done.stdout.count("writing MIDI file") == len(rows(corpus[0], split))
 
 
 class PairTokenizer(CharTokenizer):
-    """Two characters a token where the pair is frequent in the training text: tokens are not characters."""
+    """Two characters a token where the pair is frequent in the training text: tokens are not
+    characters."""
 
     kind = "pairs"
 
     def __init__(self, text):
         super().__init__(text)
-        self.pairs = [pair for pair, _ in Counter(a + b for a, b in zip(text, text[1:])).most_common(20)]
+        self.pairs = [
+            pair for pair, _ in Counter(a + b for a, b in zip(text, text[1:])).most_common(20)
+        ]
         self.token_chars = np.append(self.token_chars, [2] * len(self.pairs))
         self.vocab_size += len(self.pairs)
 
     def encode(self, text):
         tokens, singles, at = [], super().encode(text).tolist(), 0
         while at < len(text):
-            pair = text[at:at + 2]
+            pair = text[at : at + 2]
             known = pair in self.pairs
-            tokens.append(self.vocab_size - len(self.pairs) + self.pairs.index(pair) if known else singles[at])
+            tokens.append(
+                self.vocab_size - len(self.pairs) + self.pairs.index(pair) if known else singles[at]
+            )
             at += 2 if known else 1
         return np.array(tokens, self.dtype)
 
 
 def test_tokens_that_are_no_characters(corpus, tmp_path, monkeypatch):
-    """Counts carry both, offsets are of tokens, and what is measured on characters stays what it was."""
+    """Counts carry both, offsets are of tokens, and what is measured on characters stays what it
+    was."""
     root, folder = corpus
     monkeypatch.setattr(stage03, "TOKENIZER", "pairs")
     monkeypatch.setitem(stage03.TOKENIZERS, "pairs", PairTokenizer)
     done = run_stage(tmp_path, "--abc", folder)
     assert done.returncode == 0, done.stderr
-    by_character, by_pair = (json.loads((r / "data/stats.json").read_text()) for r in (root, tmp_path))
-    marks, marks_of_pairs = (json.loads((r / "data/baselines.json").read_text())["val"] for r in (root, tmp_path))
+    by_character, by_pair = (
+        json.loads((r / "data/stats.json").read_text()) for r in (root, tmp_path)
+    )
+    marks, marks_of_pairs = (
+        json.loads((r / "data/baselines.json").read_text())["val"] for r in (root, tmp_path)
+    )
     assert by_pair["overlap_with_train"] == by_character["overlap_with_train"]
     assert all(marks_of_pairs[name] == marks[name] for name in ("uniform", "unigram", "xz", "bz2"))
-    orders, orders_of_pairs = (part["ngram"]["bits_per_char_by_order"] for part in (marks, marks_of_pairs))
-    assert len(orders_of_pairs) == 3 and all(orders[order] == bits for order, bits in orders_of_pairs.items())
+    orders, orders_of_pairs = (
+        part["ngram"]["bits_per_char_by_order"] for part in (marks, marks_of_pairs)
+    )
+    assert len(orders_of_pairs) == 3 and all(
+        orders[order] == bits for order, bits in orders_of_pairs.items()
+    )
     tokenizer = PairTokenizer((tmp_path / "data/train.txt").read_text())
     for split in SPLITS:
         counts, tokens = by_pair["splits"][split], np.load(tmp_path / f"data/{split}_tokens.npy")
         assert counts["characters"] == by_character["splits"][split]["characters"]
         assert counts["tokens"] == len(tokens) < by_character["splits"][split]["tokens"]
         assert tokenizer.token_chars[tokens].sum() == counts["characters"] + counts["sequences"]
-        assert [int(row["token_offset"]) for row in rows(tmp_path, split)] == np.flatnonzero(tokens == BEGIN).tolist()
+        assert [int(row["token_offset"]) for row in rows(tmp_path, split)] == np.flatnonzero(
+            tokens == BEGIN
+        ).tolist()
 
 
 # ---------------------------------------------------------------- choice of data
+
 
 def test_rests_and_scraps_are_left_out_and_counted(tmp_path):
     write_corpus(tmp_path / "abc", range(30))
@@ -441,13 +551,24 @@ def test_rests_and_scraps_are_left_out_and_counted(tmp_path):
     dropped = json.loads((tmp_path / "root/data/stats.json").read_text())["dropped_tunes"]
     assert dropped == {"rests for more than 0.95 of the time": 1, "fewer than 16 notes": 1}
     assert not {"Artist 1/rests.abc", "Artist 1/scrap.abc"} & set(split_of(tmp_path / "root"))
-    done = run_stage(tmp_path / "root", "--abc", tmp_path / "abc", "--max-rest-share", 1, "--min-notes", 0)
+    done = run_stage(
+        tmp_path / "root", "--abc", tmp_path / "abc", "--max-rest-share", 1, "--min-notes", 0
+    )
     assert {"Artist 1/rests.abc"} <= set(split_of(tmp_path / "root"))
 
 
 def test_budget_is_spread_over_groups_and_nested():
-    sequences = [{"group": f"g{g}", "turn": groups.hash_number(g, i), "origin": f"{g}", "piece": i, "chars": 1000}
-                 for g in range(10) for i in range(1 + 3 * (g % 2))]
+    sequences = [
+        {
+            "group": f"g{g}",
+            "turn": groups.hash_number(g, i),
+            "origin": f"{g}",
+            "piece": i,
+            "chars": 1000,
+        }
+        for g in range(10)
+        for i in range(1 + 3 * (g % 2))
+    ]
     small, large = (limit_sequences(sequences, limit, 0) for limit in (10_000, 14_500))
     assert Counter(s["group"] for s in small) == {f"g{g}": 1 for g in range(10)}
     assert len(large) == 14 and [s for s in small if s not in large] == []
@@ -455,26 +576,48 @@ def test_budget_is_spread_over_groups_and_nested():
 
 def test_collections_and_holdout(corpus, tmp_path):
     _, folder = corpus
-    wanted = {"Artist 1/Piece b 1": "val", "Artist 2/Piece c 2": "train", "Artist 3/Piece d 3": "test"}
-    (tmp_path / "fixed.tsv").write_text("".join(f"{split}\t{path}\n" for path, split in wanted.items())
-                                        + "no such tune\n")
-    done = run_stage(tmp_path / "root", "--abc", folder, "--collections=-Elsewhere,-Artist 5", "--holdout",
-                     tmp_path / "fixed.tsv")
+    wanted = {
+        "Artist 1/Piece b 1": "val",
+        "Artist 2/Piece c 2": "train",
+        "Artist 3/Piece d 3": "test",
+    }
+    (tmp_path / "fixed.tsv").write_text(
+        "".join(f"{split}\t{path}\n" for path, split in wanted.items()) + "no such tune\n"
+    )
+    done = run_stage(
+        tmp_path / "root",
+        "--abc",
+        folder,
+        "--collections=-Elsewhere,-Artist 5",
+        "--holdout",
+        tmp_path / "fixed.tsv",
+    )
     assert done.returncode == 0, done.stderr
     found = split_of(tmp_path / "root")
     assert {path.split("/")[0] for path in found} == {f"Artist {i}" for i in (0, 1, 2, 3, 4, 6)}
     assert {path: found[path + ".abc"] for path in wanted} == wanted
-    assert json.loads((tmp_path / "root/data/stats.json").read_text())["holdout"]["lines_without_a_tune"] == [
-        "no such tune"]
+    assert json.loads((tmp_path / "root/data/stats.json").read_text())["holdout"][
+        "lines_without_a_tune"
+    ] == ["no such tune"]
 
 
-@pytest.mark.parametrize("flags, words", [
-    (["--abc", "nowhere"], "there is no such file or folder"), (["--from-splits", "."], "no train.txt"),
-    (["--abc", ""], "an empty name"), (["--abc", "one", "--max-rest-share", "nan"], "not finite"),
-    (["--abc", "one", "--workers", "0"], "below 1"), (["--abc", "one", "--limit-chars", "many"], "no whole number"),
-    (["--abc", "one", "--holdout", "wrong.tsv"], "none of its 2 lines names a tune"),
-    (["--abc", "empty"], "no .abc file"), (["--abc", "one"], "too few"), ([], "02_midi_to_abc"),
-    (["--abc", "one", "--collections", "nosuch"], "nosuch"), (["--abc", "one", "--holdout", "none.tsv"], "no such file")])
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--abc", "nowhere"], "there is no such file or folder"),
+        (["--from-splits", "."], "no train.txt"),
+        (["--abc", ""], "an empty name"),
+        (["--abc", "one", "--max-rest-share", "nan"], "not finite"),
+        (["--abc", "one", "--workers", "0"], "below 1"),
+        (["--abc", "one", "--limit-chars", "many"], "no whole number"),
+        (["--abc", "one", "--holdout", "wrong.tsv"], "none of its 2 lines names a tune"),
+        (["--abc", "empty"], "no .abc file"),
+        (["--abc", "one"], "too few"),
+        ([], "02_midi_to_abc"),
+        (["--abc", "one", "--collections", "nosuch"], "nosuch"),
+        (["--abc", "one", "--holdout", "none.tsv"], "no such file"),
+    ],
+)
 def test_bad_input_ends_in_one_line(tmp_path, monkeypatch, flags, words):
     (tmp_path / "empty").mkdir()
     write_corpus(tmp_path / "one", [1])
@@ -487,11 +630,19 @@ def test_bad_input_ends_in_one_line(tmp_path, monkeypatch, flags, words):
 
 
 def test_too_few_groups_say_why(tmp_path):
-    """`2 group(s) are left` of a book with four tunes told neither which are one song nor what was left out."""
-    book = [make_abc(voices) for voices in (piece(1, 1), altered(piece(1, 1), 3), piece(2, 1), [make_melody(3, 9)])]
+    """`2 group(s) are left` of a book with four tunes told neither which are one song nor what was
+    left out."""
+    book = [
+        make_abc(voices)
+        for voices in (piece(1, 1), altered(piece(1, 1), 3), piece(2, 1), [make_melody(3, 9)])
+    ]
     path = tmp_path / "book.abc"
-    path.write_text("\n".join(tune.replace("X:1\nT:x", f"X:{i}\nT:{name}") for i, (tune, name) in enumerate(
-        zip(book, ("Ay", "Bee", "Cee", "Dee")), 1)))
+    path.write_text(
+        "\n".join(
+            tune.replace("X:1\nT:x", f"X:{i}\nT:{name}")
+            for i, (tune, name) in enumerate(zip(book, ("Ay", "Bee", "Cee", "Dee")), 1)
+        )
+    )
     done = run_stage(tmp_path / "root", "--abc", path)
     assert done.returncode == 1 and "2 groups of different tunes are left of 4 tunes" in done.stderr
     assert "one song in several versions: book.abc#1, book.abc#2" in done.stderr
@@ -513,7 +664,9 @@ def test_the_last_lines_say_what_was_held_out_and_left_out(tmp_path):
 
 def test_a_book_alone_is_a_corpus(tmp_path):
     path = tmp_path / "book.abc"
-    path.write_text("\n".join(make_abc(piece(i, 1), title=f"Tune {'abcdefgh'[i]}") for i in range(8)))
+    path.write_text(
+        "\n".join(make_abc(piece(i, 1), title=f"Tune {'abcdefgh'[i]}") for i in range(8))
+    )
     done = run_stage(tmp_path / "root", "--abc", path, "--workers", 10_000)
     assert done.returncode == 0, done.stderr
     assert set(split_of(tmp_path / "root")) == {f"book.abc#{i}" for i in range(1, 9)}
@@ -531,44 +684,57 @@ def test_killed_workers_end_the_reading(tmp_path):
 
 # ---------------------------------------------------------------- ready-made text, tunebooks
 
+
 def test_text_that_is_no_music(tmp_path):
     draw = random.Random(0)
     for split, n in (("train", 300), ("val", 30), ("test", 30)):
-        tunes = ["".join(draw.choice("thecatsatonamat") for _ in range(150))
-                 for _ in range(n)]
-        (tmp_path / f"{split}.txt").write_text("\n\n".join(tunes) + ("\n\u00e9t\u00e9\n" if split == "val" else "\n"))
+        tunes = ["".join(draw.choice("thecatsatonamat") for _ in range(150)) for _ in range(n)]
+        (tmp_path / f"{split}.txt").write_text(
+            "\n\n".join(tunes) + ("\n\u00e9t\u00e9\n" if split == "val" else "\n")
+        )
     root = tmp_path / "root"
     done = run_stage(root, "--from-splits", tmp_path, quickly=False)
     assert done.returncode == 0, done.stderr
     stats = json.loads((root / "data/stats.json").read_text())
     assert {split: stats["splits"][split]["sequences"] for split in SPLITS} == {
-        "train": 300, "val": 30, "test": 30}
+        "train": 300,
+        "val": 30,
+        "test": 30,
+    }
     assert set(stats["music"].values()) == {None}
     assert stats["vocabulary"]["unknown_in"] == {"val": {"\u00e9": 2}, "test": {}}
     assert (np.load(root / "data/val_tokens.npy") == UNKNOWN).sum() == 2
-    assert run_stage(root, "--from-splits", tmp_path).stdout.startswith("03_tokenize_split: up to date")
+    assert run_stage(root, "--from-splits", tmp_path).stdout.startswith(
+        "03_tokenize_split: up to date"
+    )
     (tmp_path / "val.txt").write_text("other text\n")
     assert "up to date" not in run_stage(root, "--from-splits", tmp_path).stdout
 
 
 def test_ready_text_keeps_what_stands_outside_tunes(tmp_path):
-    """Once a line began with X:, everything outside such tunes was gone: 24,698 characters became 321."""
+    """Once a line began with X:, everything outside such tunes was gone: 24,698 characters became
+    321."""
     prose = "\n\n".join(f"Paragraph {i} of a preface,\nin two lines." for i in range(20))
     tune = make_abc([make_melody(1, 20)])
     text = prose + "\n\n" + tune + tune.replace("X:1", "X:2") + "\n \nafterword\n"
     for split in SPLITS:
-        (tmp_path / f"{split}.txt").write_bytes(text.replace("\n", "\r\n" if split == "val" else "\n").encode())
+        (tmp_path / f"{split}.txt").write_bytes(
+            text.replace("\n", "\r\n" if split == "val" else "\n").encode()
+        )
     done = run_stage(tmp_path / "root", "--from-splits", tmp_path)
     assert done.returncode == 0, done.stderr
     for split in SPLITS:
         written = (tmp_path / f"root/data/{split}.txt").read_text()
-        assert [line for line in written.splitlines() if line] == [line for line in text.splitlines() if line.strip()]
+        assert [line for line in written.splitlines() if line] == [
+            line for line in text.splitlines() if line.strip()
+        ]
     table = rows(tmp_path / "root", "test")
     assert [row["origin"] for row in table] == [f"test.txt#{i}" for i in range(1, 24)]
 
 
 def test_ready_text_is_cut_into_jobs_between_its_parts(tmp_path, monkeypatch):
-    """Jobs are stretches of the file, so no process holds the text; parts are the same however it is cut."""
+    """Jobs are stretches of the file, so no process holds the text; parts are the same however it
+    is cut."""
     tunes = [make_abc([make_melody(i, 12)]) for i in range(40)]
     for newline, name in (("\n", "utf-8"), ("\r\n", "latin-1")):
         text = "caf\u00e9\n\n" + "\n".join(tunes[:20]) + "".join(tunes[20:])
@@ -576,7 +742,11 @@ def test_ready_text_is_cut_into_jobs_between_its_parts(tmp_path, monkeypatch):
         path.write_bytes(text.replace("\n", newline).encode(name))
         monkeypatch.setattr(reading, "JOB_BYTES", 700)
         jobs = reading.ready_jobs(path)
-        found = [row["pieces"][0][1] for job in jobs for row in reading.read_ready(job, max_chars=4999, min_chars=1)]
+        found = [
+            row["pieces"][0][1]
+            for job in jobs
+            for row in reading.read_ready(job, max_chars=4999, min_chars=1)
+        ]
         assert len(jobs) >= 5 and found == ["caf\u00e9\n", *tunes]
 
 
@@ -585,43 +755,59 @@ def test_a_large_text_is_announced_with_its_time(tmp_path, monkeypatch):
         (tmp_path / f"{split}.txt").write_text("one line\n\n" * (300 if split == "train" else 10))
     monkeypatch.setattr(stage03, "LARGE_TEXT", 0.001)
     done = run_stage(tmp_path / "root", "--from-splits", tmp_path)
-    assert re.match(r"\d+ MB of text: some \d+ minutes, and [\d.]+ GB of memory\n---", done.stdout), done.stdout
+    assert re.match(
+        r"\d+ MB of text: some \d+ minutes, and [\d.]+ GB of memory\n---", done.stdout
+    ), done.stdout
 
 
 def test_a_text_without_empty_lines_is_cut_in_time():
-    """Ten thousand lines of uneven length: every number of pieces from the least on was tried, each with all lines."""
+    """Ten thousand lines of uneven length: every number of pieces from the least on was tried, each
+    with all lines."""
     draw = random.Random(1)
     text = "".join("w" * draw.choice((5, 4000)) + "\n" for _ in range(10_000))
     started = time.monotonic()
     pieces = cut_lines(text, 4999)
-    assert time.monotonic() - started < 5 and max(map(len, pieces)) <= 4999 and "".join(pieces) == text
+    assert (
+        time.monotonic() - started < 5 and max(map(len, pieces)) <= 4999 and "".join(pieces) == text
+    )
 
 
 def test_tunebooks_are_read_tune_by_tune(tmp_path):
     (tmp_path / "abc").mkdir()
     for book in range(2):
         text = "%abc-2.1\nprose\n\n" + "\n".join(
-            make_abc(piece(40 * book + i, 1), title=f"Tune {'abcdefgh'[i % 8]}{i}").replace("X:1", f"X:{i + 1}")
-            for i in range(40))
+            make_abc(piece(40 * book + i, 1), title=f"Tune {'abcdefgh'[i % 8]}{i}").replace(
+                "X:1", f"X:{i + 1}"
+            )
+            for i in range(40)
+        )
         (tmp_path / f"abc/book{book}.abc").write_text(text)
     done = run_stage(tmp_path / "root", "--abc", tmp_path / "abc")
     assert done.returncode == 0, done.stderr
-    assert set(split_of(tmp_path / "root")) == {f"book{b}.abc#{i}" for b in range(2) for i in range(1, 41)}
+    assert set(split_of(tmp_path / "root")) == {
+        f"book{b}.abc#{i}" for b in range(2) for i in range(1, 41)
+    }
 
 
 # ---------------------------------------------------------------- baselines and overlap
+
 
 @pytest.mark.parametrize("k", [1, 2, 3, 7, 16, 32])
 def test_window_hashes_tell_windows_apart(k):
     symbols = np.random.default_rng(0).integers(0, 3, (2, 200)).astype(np.uint8)
     hashes = window_hashes(symbols, k)
-    assert hashes.shape == (2, 201 - k) and window_hashes(symbols[:, :k - 1], k).shape == (2, 0)
-    windows = [bytes(row[i:i + k]) for row in symbols for i in range(201 - k)]
-    assert len(set(zip(windows, hashes.ravel().tolist()))) == len(set(windows)) == len(set(hashes.ravel().tolist()))
+    assert hashes.shape == (2, 201 - k) and window_hashes(symbols[:, : k - 1], k).shape == (2, 0)
+    windows = [bytes(row[i : i + k]) for row in symbols for i in range(201 - k)]
+    assert (
+        len(set(zip(windows, hashes.ravel().tolist())))
+        == len(set(windows))
+        == len(set(hashes.ravel().tolist()))
+    )
     positions, numbers = look_up(build_lookup(hashes[0]), hashes[1])
     known = sorted(set(hashes[0].tolist()))
     assert {(i, known[n]) for i, n in zip(positions.tolist(), numbers.tolist())} == {
-        (i, value) for i, value in enumerate(hashes[1].tolist()) if value in set(known)}
+        (i, value) for i, value in enumerate(hashes[1].tolist()) if value in set(known)
+    }
 
 
 @pytest.fixture
@@ -633,7 +819,9 @@ def token_files(tmp_path):
         for _ in range(n):
             letters = [3]
             for _ in range(60):
-                letters.append(3 + (letters[-1] - 3 + int(draw.choice([1, 2, 3], p=[0.7, 0.2, 0.1]))) % 5)
+                letters.append(
+                    3 + (letters[-1] - 3 + int(draw.choice([1, 2, 3], p=[0.7, 0.2, 0.1]))) % 5
+                )
             parts.append(np.array([BEGIN, *letters, END], np.uint8))
         texts[split] = np.concatenate(parts)
         np.save(tmp_path / f"{split}_tokens.npy", texts[split])
@@ -644,22 +832,30 @@ def token_files(tmp_path):
 def test_ngram_finds_the_source_of_a_markov_chain(token_files):
     data, texts = token_files
     for split in ("val", "test"):
-        (data / f"{split}_sequences.tsv").write_text("\n".join(["\t".join(split_files.COLUMNS)] + [
-            "\t".join(map(str, (i, i, i, 1, 1, 0, 63 * i, 62))) for i in range(12)]) + "\n")
+        (data / f"{split}_sequences.tsv").write_text(
+            "\n".join(
+                ["\t".join(split_files.COLUMNS)]
+                + ["\t".join(map(str, (i, i, i, 1, 1, 0, 63 * i, 62))) for i in range(12)]
+            )
+            + "\n"
+        )
     results = data_report.measure_all(data, data, 9, 2)
     n = {split: int((texts[split] != BEGIN).sum()) for split in ("val", "test")}
     found = baselines.summarise(results, 9, n)
     entropy = -(0.7 * math.log2(0.7) + 0.2 * math.log2(0.2) + 0.1 * math.log2(0.1))
     for split in ("val", "test"):
-        bits = {name: found[split][name]["bits_per_char"] for name in ("uniform", "unigram", "ngram", "xz", "bz2")}
+        bits = {
+            name: found[split][name]["bits_per_char"]
+            for name in ("uniform", "unigram", "ngram", "xz", "bz2")
+        }
         assert bits["uniform"] == 3 and entropy * 0.9 < bits["ngram"] < entropy * 1.1 + 0.1
         assert bits["ngram"] < bits["unigram"] < bits["uniform"] and bits["ngram"] < bits["xz"]
     assert found["val"]["ngram"]["order"] in (2, 3)
 
 
 def count_by_hand(train, asked, order, n_outcomes):
-    """Bits of every asked character under interpolated modified Kneser-Ney of `order`, with dictionaries and the
-    formulas as Chen and Goodman print them."""
+    """Bits of every asked character under interpolated modified Kneser-Ney of `order`, with
+    dictionaries and the formulas as Chen and Goodman print them."""
     longest = order - 1
     seen = [Counter() for _ in range(order)]
     before = [defaultdict(set) for _ in range(order)]
@@ -667,16 +863,23 @@ def count_by_hand(train, asked, order, n_outcomes):
     for q in range(order, len(padded)):
         if padded[q] != BEGIN:
             for k in range(order):
-                seen[k][tuple(padded[q - k:q + 1])] += 1
-                before[k][tuple(padded[q - k:q + 1])].add(padded[q - k - 1])
-    counts = [seen[k] if k == longest else {gram: len(found) for gram, found in before[k].items()}
-              for k in range(order)]
+                seen[k][tuple(padded[q - k : q + 1])] += 1
+                before[k][tuple(padded[q - k : q + 1])].add(padded[q - k - 1])
+    counts = [
+        seen[k] if k == longest else {gram: len(found) for gram, found in before[k].items()}
+        for k in range(order)
+    ]
 
     def discount(k, count):
         n = [sum(value == i for value in counts[k].values()) for i in range(5)]
         y = n[1] / (n[1] + 2 * n[2])
-        return 0 if count == 0 else [1 - 2 * y * n[2] / n[1], 2 - 3 * y * n[3] / n[2],
-                                     3 - 4 * y * n[4] / n[3]][min(count, 3) - 1]
+        return (
+            0
+            if count == 0
+            else [1 - 2 * y * n[2] / n[1], 2 - 3 * y * n[3] / n[2], 3 - 4 * y * n[4] / n[3]][
+                min(count, 3) - 1
+            ]
+        )
 
     def probability(context, target):
         k = len(context)
@@ -689,17 +892,32 @@ def count_by_hand(train, asked, order, n_outcomes):
         return (count - discount(k, count)) / total + left / total * lower
 
     padded = [END] * order + list(asked)
-    return [-math.log2(probability(tuple(padded[q - longest:q]), padded[q]))
-            for q in range(order, len(padded)) if padded[q] != BEGIN]
+    return [
+        -math.log2(probability(tuple(padded[q - longest : q]), padded[q]))
+        for q in range(order, len(padded))
+        if padded[q] != BEGIN
+    ]
 
 
 def test_ngram_equals_a_count_by_hand(tmp_path):
-    """Discounts come from all n-grams of the training text: from those alone that val and test contain, they came out
-    too small."""
+    """Discounts come from all n-grams of the training text: from those alone that val and test
+    contain, they came out too small."""
     draw = random.Random(11)
-    texts = {split: np.array([token for _ in range(n) for token in (
-        BEGIN, *(3 + min(int(draw.paretovariate(0.7)), 56) for _ in range(25)), END)], np.uint8)
-        for split, n in (("train", 40), ("val", 2), ("test", 1))}
+    texts = {
+        split: np.array(
+            [
+                token
+                for _ in range(n)
+                for token in (
+                    BEGIN,
+                    *(3 + min(int(draw.paretovariate(0.7)), 56) for _ in range(25)),
+                    END,
+                )
+            ],
+            np.uint8,
+        )
+        for split, n in (("train", 40), ("val", 2), ("test", 1))
+    }
     for split, tokens in texts.items():
         np.save(tmp_path / f"{split}_tokens.npy", tokens)
     asked = [tmp_path / f"{split}_tokens.npy" for split in ("val", "test")]
@@ -718,15 +936,22 @@ def test_discounts_of_a_long_text_come_from_a_share_of_its_ngrams(token_files, m
     some = baselines.counts_of_counts(data / "train_tokens.npy", 5)
     for whole, part in zip(every, some):
         assert part[0] == pytest.approx(whole[0] / 4, rel=0.15)
-        assert baselines.discounts(*part)[1] == pytest.approx(baselines.discounts(*whole)[1], abs=0.05)
+        assert baselines.discounts(*part)[1] == pytest.approx(
+            baselines.discounts(*whole)[1], abs=0.05
+        )
 
 
 def test_ngram_probabilities_sum_to_one(token_files):
     data, texts = token_files
     vocabulary, context = 9, texts["train"][10:12]
-    asked = np.concatenate([np.append(context, token) for token in range(1, vocabulary)]).astype(np.uint8)
+    asked = np.concatenate([np.append(context, token) for token in range(1, vocabulary)]).astype(
+        np.uint8
+    )
     np.save(data / "asked.npy", asked)
-    terms = [baselines.order_terms(data / "train_tokens.npy", [data / "asked.npy"], vocabulary, k) for k in range(3)]
+    terms = [
+        baselines.order_terms(data / "train_tokens.npy", [data / "asked.npy"], vocabulary, k)
+        for k in range(3)
+    ]
     place = np.cumsum(asked != BEGIN)[2::3] - 1
     lower = np.full(terms[0].shape[1], 1 / (vocabulary - 1))
     for kept, weight, kept_lower, weight_lower in terms:
@@ -737,10 +962,14 @@ def test_ngram_probabilities_sum_to_one(token_files):
 
 def test_compressors_know_the_training_text(token_files):
     data, _ = token_files
-    (data / "train.txt").write_text("".join(random.Random(0).choice("abcdefgh") for _ in range(30_000)))
+    (data / "train.txt").write_text(
+        "".join(random.Random(0).choice("abcdefgh") for _ in range(30_000))
+    )
     (data / "copy.txt").write_text((data / "train.txt").read_text()[-20_000:])
     for name in ("xz", "bz2", "ppmd"):
-        bits, = baselines.conditional_bits(name, data / "train.txt", [(data / "copy.txt").read_bytes()])
+        (bits,) = baselines.conditional_bits(
+            name, data / "train.txt", [(data / "copy.txt").read_bytes()]
+        )
         assert bits < 0.5 * 3 * 20_000
 
 
@@ -761,32 +990,40 @@ def test_ppmd_is_the_growth_of_the_librarys_own_stream(corpus):
         assert len(tunes) == ends and marks["n_chars"][split] == sum(map(len, tunes)) + ends
         found, apart = marks[split]["ppmd"], marks[split]["ppmd_per_tune"]
         assert found["bits_per_char"] * marks["n_chars"][split] == pytest.approx(
-            8 * (stream(train + b"\n" + text.encode()) - alone))
+            8 * (stream(train + b"\n" + text.encode()) - alone)
+        )
         assert apart["bits_per_char"] * marks["n_chars"][split] == pytest.approx(
-            8 * sum(stream(train + b"\n" + tune.encode()) - alone for tune in tunes))
+            8 * sum(stream(train + b"\n" + tune.encode()) - alone for tune in tunes)
+        )
         assert found["order"] == 16 and apart["tunes"] == apart["tunes_in_split"] == len(tunes)
         assert marks[split]["ngram"]["label"] == f"{marks[split]['ngram']['order']}-gram"
 
 
 def test_overlap_counts_windows_and_names_the_source(token_files):
     data, texts = token_files
-    sequence = texts["train"][63 * 7:63 * 8]
+    sequence = texts["train"][63 * 7 : 63 * 8]
     np.save(data / "val_tokens.npy", np.concatenate([sequence, texts["val"][:63]]))
-    (starts, found), _ = data_report.shared_windows(data / "train_tokens.npy", [data / "val_tokens.npy",
-                                                                              data / "test_tokens.npy"])
-    windows = [bytes(texts["train"][i:i + 32]) for i in range(len(texts["train"]) - 31)]
+    (starts, found), _ = data_report.shared_windows(
+        data / "train_tokens.npy", [data / "val_tokens.npy", data / "test_tokens.npy"]
+    )
+    windows = [bytes(texts["train"][i : i + 32]) for i in range(len(texts["train"]) - 31)]
     val = np.load(data / "val_tokens.npy")
-    assert found.tolist() == [bytes(val[i:i + 32]) in set(windows) for i in starts]
+    assert found.tolist() == [bytes(val[i : i + 32]) in set(windows) for i in starts]
     assert found[:30].all() and len(starts) == 2 * 30
-    rows = data_report.overlap_by_tune((starts, found), [{"origin": name, "chars": 61} for name in ("copied", "new")])
+    rows = data_report.overlap_by_tune(
+        (starts, found), [{"origin": name, "chars": 61} for name in ("copied", "new")]
+    )
     assert rows[0] == (1.0, 30, "copied")
-    nearest = data_report.nearest_sequences(data / "train_tokens.npy", np.arange(400) * 63,
-                                          [data_report.windows_of(sequence)[1]])
+    nearest = data_report.nearest_sequences(
+        data / "train_tokens.npy", np.arange(400) * 63, [data_report.windows_of(sequence)[1]]
+    )
     assert nearest == [(7, 30)]
 
 
 def test_baselines_file_has_every_mark(corpus):
     found = json.loads((corpus[0] / "data/baselines.json").read_text())
     for split in ("val", "test"):
-        assert {"uniform", "unigram", "ngram", "ppmd", "ppmd_per_tune", "xz", "bz2"} == set(found[split])
+        assert {"uniform", "unigram", "ngram", "ppmd", "ppmd_per_tune", "xz", "bz2"} == set(
+            found[split]
+        )
         assert all(0 < found[split][name]["bits_per_char"] < 10 for name in found[split])

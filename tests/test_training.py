@@ -1,4 +1,5 @@
-"""The training loop: data order, recipe, resume after any death, honest numbers, several processes."""
+"""The training loop: data order, recipe, resume after any death, honest numbers, several
+processes."""
 
 import argparse
 import fcntl
@@ -27,8 +28,10 @@ from study.families import build_model
 from study.train import checkpoints, machine, runs, suite
 from study.train import loop as training
 
-SHAPES = {"transformer": {"n_layer": 1, "n_head": 2, "d_model": 16, "d_ff": 32},
-          "lstm": {"n_layer": 1, "d_embedding": 8, "d_hidden": 16}}
+SHAPES = {
+    "transformer": {"n_layer": 1, "n_head": 2, "d_model": 16, "d_ff": 32},
+    "lstm": {"n_layer": 1, "d_embedding": 8, "d_hidden": 16},
+}
 TUNE = "X:1\nM:4/4\nL:1/16\nK:G\nD4G4B4d4|"
 
 
@@ -44,12 +47,20 @@ def make_root(root, n_tunes=60, seed=0, make_tokenizer=CharTokenizer):
     """A root with the files of stage 03: tunes of one pattern with random notes."""
     rng, folder = random.Random(seed), root / "data"
     folder.mkdir(parents=True, exist_ok=True)
-    texts = [TUNE + "".join(rng.choice("ABcdefg") + rng.choice("24") for _ in range(rng.randint(40, 120))) + "|\n"
-             for _ in range(n_tunes)]
+    texts = [
+        TUNE
+        + "".join(rng.choice("ABcdefg") + rng.choice("24") for _ in range(rng.randint(40, 120)))
+        + "|\n"
+        for _ in range(n_tunes)
+    ]
     tokenizer = make_tokenizer("".join(texts))
     (folder / "tokenizer.pkl").write_bytes(tokenizer.dumps())
     cut = n_tunes // 10
-    for name, part in (("val", texts[:cut]), ("test", texts[cut:2 * cut]), ("train", texts[2 * cut:])):
+    for name, part in (
+        ("val", texts[:cut]),
+        ("test", texts[cut : 2 * cut]),
+        ("train", texts[2 * cut :]),
+    ):
         np.save(folder / f"{name}_tokens.npy", stream_of(part, tokenizer))
     return training.load_data(root)
 
@@ -65,6 +76,7 @@ def tiny_run(data, family="transformer", **options):
 
 
 # ---------------------------------------------------------------- data
+
 
 def test_an_epoch_is_every_token_exactly_once(data):
     for epoch in (0, 1):
@@ -87,23 +99,32 @@ def test_subsets_are_nested_whole_sequences(data):
     def sequences(tokens):
         bounds = training.sequence_bounds(tokens)
         return {tokens[a:b].tobytes() for a, b in zip(bounds, bounds[1:])}
+
     before = set()
     for fraction in (0.1, 0.25, 0.5, 1.0):
         tokens = training.subset(data.train, data.token_chars, fraction)
         assert before <= sequences(tokens) <= sequences(np.asarray(data.train))
         assert len(tokens) <= fraction * len(data.train)
         before = sequences(tokens)
-    assert training.count_chars(training.subset(data.train, data.token_chars, 1.0, 2000), data.token_chars) <= 2000
+    assert (
+        training.count_chars(
+            training.subset(data.train, data.token_chars, 1.0, 2000), data.token_chars
+        )
+        <= 2000
+    )
 
 
 def test_seeds_pair_the_families(data):
     a, b = tiny_run(data, "transformer", seed=5), tiny_run(data, "lstm", seed=5)
     assert all(a[count] == b[count] for count in ("steps", "tokens_per_step", "train_tokens"))
-    first, second = training.epoch_windows(data.train, 5, 0), training.epoch_windows(data.train, 6, 0)
+    first, second = training.epoch_windows(data.train, 5, 0), training.epoch_windows(
+        data.train, 6, 0
+    )
     assert not np.array_equal(first[0], second[0])
 
 
 # ---------------------------------------------------------------- tokens are not characters
+
 
 class PairTokenizer(CharTokenizer):
     """Tokens of two characters each, and of one for what is left over at the end of a text."""
@@ -119,7 +140,7 @@ class PairTokenizer(CharTokenizer):
         self.token_chars = np.array([0, 1, 1, *map(len, self.texts)])
 
     def encode(self, text):
-        return np.array([self.numbers[text[i:i + 2]] for i in range(0, len(text), 2)], self.dtype)
+        return np.array([self.numbers[text[i : i + 2]] for i in range(0, len(text), 2)], self.dtype)
 
 
 @pytest.fixture
@@ -130,11 +151,14 @@ def pairs(tmp_path, monkeypatch):
 
 def chars_by_hand(tokens, tokenizer):
     """Characters of the targets of a stream: of text, and one for each END."""
-    return sum(1 if token == END else len(tokenizer.texts[token - 3]) for token in tokens if token != BEGIN)
+    return sum(
+        1 if token == END else len(tokenizer.texts[token - 3]) for token in tokens if token != BEGIN
+    )
 
 
 def test_losses_are_per_character_whatever_a_token_is(tmp_path, pairs, monkeypatch):
-    """A model that stays as new says 1 / V for every token: ln V nats a token, by hand over the characters."""
+    """A model that stays as new says 1 / V for every token: ln V nats a token, by hand over the
+    characters."""
     tokenizer = common.load_tokenizer(tmp_path / "data/tokenizer.pkl")
     assert tokenizer.kind == "pairs" and pairs.vocab_size == tokenizer.vocab_size > 100
     monkeypatch.setattr(training, "EVALUATIONS", 1)
@@ -145,10 +169,14 @@ def test_losses_are_per_character_whatever_a_token_is(tmp_path, pairs, monkeypat
         n_targets, n_chars = int((tokens != BEGIN).sum()), chars_by_hand(tokens, tokenizer)
         assert 1.8 < n_chars / n_targets < 2
         expected[split] = math.log(tokenizer.vocab_size) * n_targets / n_chars
-        assert record[f"{split}_chars"] == n_chars - (int((tokens == END).sum()) if split == "train" else 0)
+        assert record[f"{split}_chars"] == n_chars - (
+            int((tokens == END).sum()) if split == "train" else 0
+        )
     for split in ("val", "test"):
         assert record[f"{split}_nats_per_char"] == pytest.approx(expected[split], rel=1e-5)
-        assert record[f"{split}_bits_per_char"] == pytest.approx(expected[split] / math.log(2), rel=1e-5)
+        assert record[f"{split}_bits_per_char"] == pytest.approx(
+            expected[split] / math.log(2), rel=1e-5
+        )
         assert record[f"{split}_tokens"] == int((getattr(pairs, split) != BEGIN).sum())
     line = json.loads((tmp_path / "checkpoints" / record["curve"]).read_text())
     assert line["val_nats_per_char"] == pytest.approx(expected["val"], rel=1e-5)
@@ -164,10 +192,13 @@ def test_the_limit_of_text_counts_characters(tmp_path, monkeypatch, make_tokeniz
     data = make_root(tmp_path, make_tokenizer=make_tokenizer)
     tokens = training.subset(data.train, data.token_chars, 1.0, 2000)
     assert 1800 < training.count_chars(tokens, data.token_chars) <= 2000
-    assert tiny_run(data, max_train_chars=2000)["train_chars"] == training.count_chars(tokens, data.token_chars)
+    assert tiny_run(data, max_train_chars=2000)["train_chars"] == training.count_chars(
+        tokens, data.token_chars
+    )
 
 
 # ---------------------------------------------------------------- recipe
+
 
 def test_schedule_warms_up_and_ends_at_zero():
     assert training.schedule(0) == 0 and training.schedule(1) == 0
@@ -180,28 +211,41 @@ def test_muon_is_torch_muon(shape):
     torch.manual_seed(0)
     ours, theirs = (torch.nn.Parameter(torch.ones(shape)) for _ in range(2))
     a = training.Muon([{"params": [ours]}], lr=0.1)
-    b = torch.optim.Muon([theirs], lr=0.1, momentum=training.MOMENTUM, weight_decay=0.0,
-                         ns_steps=training.MUON_STEPS, adjust_lr_fn="match_rms_adamw")
+    b = torch.optim.Muon(
+        [theirs],
+        lr=0.1,
+        momentum=training.MOMENTUM,
+        weight_decay=0.0,
+        ns_steps=training.MUON_STEPS,
+        adjust_lr_fn="match_rms_adamw",
+    )
     for _ in range(3):
         ours.grad = torch.randn(shape)
         theirs.grad = ours.grad.clone()
         a.step(), b.step()
-    assert (ours - theirs).abs().max() < 0.02 * (theirs - 1).abs().max()  # bf16 products in another order
+    # bf16 products in another order
+    assert (ours - theirs).abs().max() < 0.02 * (theirs - 1).abs().max()
 
 
 @pytest.mark.parametrize("shape", [(3, 48, 48), (3, 48, 72), (3, 48, 192), (2, 80, 320)])
 def test_steps_on_the_small_side_are_the_plain_iteration(shape):
-    """Against Newton-Schulz written down plainly in double precision: within 3 % of the update's norm (the plain
-    iteration in bf16 is off by 1 %); also where singular values span four decades."""
+    """Against Newton-Schulz written down plainly in double precision: within 3 % of the update's
+    norm (the plain iteration in bf16 is off by 1 %); also where singular values span four
+    decades."""
     torch.manual_seed(0)
     a, b, c = training.MUON_COEFFICIENTS
     for decades in (0, 4):
-        x = torch.randn(shape, dtype=torch.float64) * torch.logspace(0, -decades, shape[1], dtype=torch.float64)[:, None]
+        x = (
+            torch.randn(shape, dtype=torch.float64)
+            * torch.logspace(0, -decades, shape[1], dtype=torch.float64)[:, None]
+        )
         wanted = x / x.norm(dim=(1, 2), keepdim=True)
         for _ in range(training.MUON_STEPS):
             gram = wanted @ wanted.mT
             wanted = a * wanted + (b * gram + c * gram @ gram) @ wanted
-        off = (training.orthogonalize(x.float()).double() - wanted).norm(dim=(1, 2)) / wanted.norm(dim=(1, 2))
+        off = (training.orthogonalize(x.float()).double() - wanted).norm(dim=(1, 2)) / wanted.norm(
+            dim=(1, 2)
+        )
         assert off.max() < 0.03
 
 
@@ -231,26 +275,44 @@ def test_hidden_matrices_go_to_muon(data):
         adamw, muon = training.make_optimizers(model, run)
         muon_numbers = sum(p.numel() for group in muon.param_groups for p in group["params"])
         assert muon_numbers == model.count_parameters()["hidden"]
-        everything = muon_numbers + sum(p.numel() for group in adamw.param_groups for p in group["params"])
+        everything = muon_numbers + sum(
+            p.numel() for group in adamw.param_groups for p in group["params"]
+        )
         assert everything == model.count_parameters()["total"]
 
 
 def test_hidden_matrices_decay_where_text_is_read_more_than_once(data):
     """By the rate times the decay a step, beside their update; nothing else does."""
-    decays = [[tiny_run(data, **{"epochs": epochs, "optimizer": optimizer})["weight_decay"] for epochs in (1, 2)]
-              for optimizer in ("muon", "adamw")]
+    decays = [
+        [
+            tiny_run(data, **{"epochs": epochs, "optimizer": optimizer})["weight_decay"]
+            for epochs in (1, 2)
+        ]
+        for optimizer in ("muon", "adamw")
+    ]
     assert decays == [[0, runs.WEIGHT_DECAY]] * 2
     assert tiny_run(data, epochs=2, recipe="classic")["weight_decay"] == 0
     for optimizer in ("muon", "adamw"):
         model = build_model(tiny_run(data)["config"])
-        optimizers = training.make_optimizers(model, tiny_run(data, epochs=2, optimizer=optimizer, weight_decay=0.5))
-        decay = {id(p): group["weight_decay"] for o in optimizers for group in o.param_groups for p in group["params"]}
+        optimizers = training.make_optimizers(
+            model, tiny_run(data, epochs=2, optimizer=optimizer, weight_decay=0.5)
+        )
+        decay = {
+            id(p): group["weight_decay"]
+            for o in optimizers
+            for group in o.param_groups
+            for p in group["params"]
+        }
         assert {name for name, p in model.named_parameters() if decay[id(p)]} == {
-            name for name, p in model.named_parameters() if p.ndim == 2 and name.startswith("blocks.")}
+            name
+            for name, p in model.named_parameters()
+            if p.ndim == 2 and name.startswith("blocks.")
+        }
 
 
 def test_only_what_a_class_names_goes_to_muon(data):
     """A matrix of numbers that is no map from one layer to the next is left to AdamW."""
+
     class WithState(Transformer):
         def __init__(self, config):
             super().__init__(config)
@@ -259,22 +321,36 @@ def test_only_what_a_class_names_goes_to_muon(data):
     run = tiny_run(data)
     model = WithState(run["config"])
     adamw, muon = training.make_optimizers(model, run)
+
     def ids(optimizer):
         return {id(p) for group in optimizer.param_groups for p in group["params"]}
+
     assert id(model.decay) in ids(adamw) and id(model.decay) not in ids(muon)
-    assert ids(muon) == {id(p) for block in model.blocks
-                         for p in (block.qkv.weight, block.attention_out.weight, block.mlp_in.weight,
-                                   block.mlp_out.weight)}
+    assert ids(muon) == {
+        id(p)
+        for block in model.blocks
+        for p in (
+            block.qkv.weight,
+            block.attention_out.weight,
+            block.mlp_in.weight,
+            block.mlp_out.weight,
+        )
+    }
 
 
-@pytest.mark.parametrize("family, recipe, scale",
-                         [("transformer", "tuned", 1), ("lstm", "tuned", 8), ("lstm", "classic", 1)])
+@pytest.mark.parametrize(
+    "family, recipe, scale",
+    [("transformer", "tuned", 1), ("lstm", "tuned", 8), ("lstm", "classic", 1)],
+)
 def test_adamw_holds_every_weight_once(data, family, recipe, scale):
     run = tiny_run(data, family, optimizer="adamw", recipe=recipe)
     model = build_model(run["config"])
     (adamw,) = training.make_optimizers(model, run)
     numbers = [sum(p.numel() for p in group["params"]) for group in adamw.param_groups]
-    assert sum(numbers) == model.count_parameters()["total"] and numbers[1] == model.count_parameters()["hidden"]
+    assert (
+        sum(numbers) == model.count_parameters()["total"]
+        and numbers[1] == model.count_parameters()["hidden"]
+    )
     assert [group["scale"] for group in adamw.param_groups] == [scale, 1]
 
 
@@ -293,8 +369,14 @@ def test_names():
 
 def test_headline_runs_take_a_seed_that_no_sweep_used():
     swept = read_json(REPOSITORY / "docs/lr_sweep.json")
-    used = {run["seed"] for sizes in swept.values() for outcomes in sizes.values() for outcome in outcomes.values()
-            for run in [*outcome["runs"], outcome["fresh_seed"]] if run}
+    used = {
+        run["seed"]
+        for sizes in swept.values()
+        for outcomes in sizes.values()
+        for outcome in outcomes.values()
+        for run in [*outcome["runs"], outcome["fresh_seed"]]
+        if run
+    }
     assert runs.HEADLINE_SEED not in used
     for flags, seeds in (([], [2]), (["--seed", "5"], [7]), (["--seeds", "0,1"], [0, 1])):
         args = suite.suite_parser("").parse_args(flags)
@@ -302,8 +384,10 @@ def test_headline_runs_take_a_seed_that_no_sweep_used():
         assert args.seeds == seeds
 
 
-@pytest.mark.parametrize("flags, limit", [([], None), (["--quick"], 300_000),
-                                          (["--quick", "--max-train-chars", "5000"], 5000)])
+@pytest.mark.parametrize(
+    "flags, limit",
+    [([], None), (["--quick"], 300_000), (["--quick", "--max-train-chars", "5000"], 5000)],
+)
 def test_the_short_run_trains_the_suite_on_part_of_the_text(flags, limit):
     args = suite.suite_parser("").parse_args(flags)
     suite.check_suite(args, Transformer, SHAPES)
@@ -322,7 +406,13 @@ def test_too_little_text_is_refused(data):
 def test_a_key_follows_what_decides_the_result(data):
     base = tiny_run(data)
     assert tiny_run(data)["key"] == base["key"]
-    for change in ({"learning_rate": 0.02}, {"seed": 1}, {"epochs": 2}, {"recipe": "classic"}, {"data_fraction": 0.5}):
+    for change in (
+        {"learning_rate": 0.02},
+        {"seed": 1},
+        {"epochs": 2},
+        {"recipe": "classic"},
+        {"data_fraction": 0.5},
+    ):
         assert tiny_run(data, **change)["key"] != base["key"]
 
 
@@ -332,7 +422,9 @@ def test_sizes_that_were_not_swept_take_the_rate_of_the_nearest_width():
     sizes = {"mini": {"n_layer": 9, "d_hidden": 190}, "maxi": {"n_layer": 1, "d_hidden": 210}}
     chosen = suite.Suite(common.LSTM, sizes, {"muon": {"narrow": 0.04, "broad": 0.01}}, swept)
     assert [suite.choose_rate(args, size, chosen) for size in sizes] == [0.04, 0.01]
-    assert suite.choose_rate(args, "mini", chosen._replace(shapes={"broad": swept["broad"]})) == 0.01
+    assert (
+        suite.choose_rate(args, "mini", chosen._replace(shapes={"broad": swept["broad"]})) == 0.01
+    )
     assert suite.choose_rate(args, "mini", chosen._replace(shapes=sizes)) in (0.04, 0.01)
 
 
@@ -349,6 +441,7 @@ def test_shapes_are_read_back(data):
 def test_peak_memory_is_null_where_the_system_does_not_say(monkeypatch):
     def no_such_file(path, *_, **__):
         raise FileNotFoundError(path)
+
     monkeypatch.setattr(Path, "read_text", no_such_file)  # no /proc on macOS
     monkeypatch.setattr(Path, "write_text", no_such_file)
     machine.reset_peak_memory("cpu")
@@ -357,6 +450,7 @@ def test_peak_memory_is_null_where_the_system_does_not_say(monkeypatch):
 
 # ---------------------------------------------------------------- runs
 
+
 @pytest.mark.parametrize("family", SHAPES)
 def test_a_run_learns_and_its_record_is_reproduced(tmp_path, data, family):
     run = tiny_run(data, family, epochs=2)
@@ -364,19 +458,43 @@ def test_a_run_learns_and_its_record_is_reproduced(tmp_path, data, family):
     assert record["val_nats_per_char"] < 0.8 * math.log(data.vocab_size)
     model, checkpoint = checkpoints.load_checkpoint(tmp_path / f"checkpoints/{run['name']}.pt")
     for split in ("val", "test"):
-        again = training.evaluate(model, getattr(data, split), data.token_chars, "cpu", precise=False)
+        again = training.evaluate(
+            model, getattr(data, split), data.token_chars, "cpu", precise=False
+        )
         assert again["nats_per_char"] == pytest.approx(record[f"{split}_nats_per_char"], abs=1e-4)
     assert checkpoint["tokenizer_digest"] == data.tokenizer_digest
     assert record["steps"] == run["steps"] and record["tokens_seen"] == 2 * len(data.train)
-    curve = [json.loads(line) for line in (tmp_path / "checkpoints" / record["curve"]).read_text().splitlines()]
+    curve = [
+        json.loads(line)
+        for line in (tmp_path / "checkpoints" / record["curve"]).read_text().splitlines()
+    ]
     assert curve[-1]["step"] == run["steps"]
     assert curve[-1]["val_nats_per_char"] == pytest.approx(record["val_nats_per_char"], abs=1e-6)
     assert not list((tmp_path / "checkpoints").glob(".*state*"))
     assert record["test_nats_per_char_long_context"] == pytest.approx(
-        training.evaluate_long_context(model, data.test, data.token_chars, "cpu", precise=False), abs=1e-4)
-    for field in ("params_total", "params_non_embedding", "train_chars", "epochs", "train_flops", "seconds", "device",
-                  "tokens_per_second", "peak_memory_bytes", "learning_rate", "optimizer", "train_nats_per_char",
-                  "val_bits_per_char", "val_loss_by_position", "evaluation_seconds", "key", "data_digest", "config"):
+        training.evaluate_long_context(model, data.test, data.token_chars, "cpu", precise=False),
+        abs=1e-4,
+    )
+    for field in (
+        "params_total",
+        "params_non_embedding",
+        "train_chars",
+        "epochs",
+        "train_flops",
+        "seconds",
+        "device",
+        "tokens_per_second",
+        "peak_memory_bytes",
+        "learning_rate",
+        "optimizer",
+        "train_nats_per_char",
+        "val_bits_per_char",
+        "val_loss_by_position",
+        "evaluation_seconds",
+        "key",
+        "data_digest",
+        "config",
+    ):
         assert field in record
     changed = os.stat(tmp_path / f"checkpoints/{run['name']}.pt").st_mtime_ns
     assert runs.train(tmp_path, run, data, "cpu") == record
@@ -393,8 +511,11 @@ def test_evaluation_is_the_whole_split(data):
     tokens = torch.from_numpy(np.array(data.val)).long()
     with torch.no_grad():
         for at in range(0, len(tokens) - 1, training.BLOCK_SIZE):
-            x, y = tokens[at:at + training.BLOCK_SIZE][None], tokens[at + 1:at + 1 + training.BLOCK_SIZE]
-            loss = torch.nn.functional.cross_entropy(model(x)[0][0, :len(y)], y, reduction="none")
+            x, y = (
+                tokens[at : at + training.BLOCK_SIZE][None],
+                tokens[at + 1 : at + 1 + training.BLOCK_SIZE],
+            )
+            loss = torch.nn.functional.cross_entropy(model(x)[0][0, : len(y)], y, reduction="none")
             n, total = n + int((y != BEGIN).sum()), total + float(loss[y != BEGIN].sum())
     assert result["n_chars"] == n == int((data.val != BEGIN).sum())
     assert result["nats_per_char"] == pytest.approx(total / n, rel=1e-4)
@@ -406,8 +527,8 @@ def test_evaluation_is_the_whole_split(data):
 
 @pytest.mark.parametrize("family", SHAPES)
 def test_long_context_by_hand(data, family):
-    """Every character once, with at least half a window before it (Transformers) or all that came before (LSTMs, but for
-    the beginnings of the parts that are read side by side)."""
+    """Every character once, with at least half a window before it (Transformers) or all that came
+    before (LSTMs, but for the beginnings of the parts that are read side by side)."""
     torch.manual_seed(0)
     model = build_model(tiny_run(data, family)["config"]).eval()
     torch.nn.init.normal_(model.head.weight, std=0.5)
@@ -415,21 +536,28 @@ def test_long_context_by_hand(data, family):
     n, total = 0, 0.0
     with torch.no_grad():
         if family == "lstm":
-            losses = torch.nn.functional.cross_entropy(model(tokens[None, :-1])[0][0], tokens[1:], reduction="none")
+            losses = torch.nn.functional.cross_entropy(
+                model(tokens[None, :-1])[0][0], tokens[1:], reduction="none"
+            )
             counted = tokens[1:] != BEGIN
             n, total = int(counted.sum()), float(losses[counted].sum())
         for at in range(0, len(tokens) - 1, half) if family == "transformer" else ():
             start = max(0, at - half)
-            x, y = tokens[start:min(at + half, len(tokens) - 1)], tokens[at + 1:at + 1 + half]
-            losses = torch.nn.functional.cross_entropy(model(x[None])[0][0, at - start:], y, reduction="none")
+            x, y = tokens[start : min(at + half, len(tokens) - 1)], tokens[at + 1 : at + 1 + half]
+            losses = torch.nn.functional.cross_entropy(
+                model(x[None])[0][0, at - start :], y, reduction="none"
+            )
             n, total = n + int((y != BEGIN).sum()), total + float(losses[y != BEGIN].sum())
     long = training.evaluate_long_context(model, data.train, data.token_chars, "cpu")
-    assert n == training.evaluate(model, data.train, data.token_chars, "cpu")["n_chars"] + (data.train[0] != BEGIN)
+    assert n == training.evaluate(model, data.train, data.token_chars, "cpu")["n_chars"] + (
+        data.train[0] != BEGIN
+    )
     assert long == pytest.approx(total / n, rel=1e-5 if family == "transformer" else 1e-3)
 
 
 def test_seconds_are_those_of_training(tmp_path, data, monkeypatch):
-    """Evaluation that takes long changes neither seconds, nor tokens per second, nor what fits into --max-minutes."""
+    """Evaluation that takes long changes neither seconds, nor tokens per second, nor what fits into
+    --max-minutes."""
     evaluate = training.evaluate
 
     def slow(*args, **kwargs):
@@ -440,22 +568,38 @@ def test_seconds_are_those_of_training(tmp_path, data, monkeypatch):
     run = tiny_run(data, max_minutes=0.05)
     record = runs.train(tmp_path, run, data, "cpu")
     assert record["evaluation_seconds"] > 4 > record["seconds"] and record["steps"] == run["steps"]
-    assert record["tokens_per_second"] == pytest.approx(record["tokens_seen"] / record["seconds"], rel=0.01)
-    curve = [json.loads(line) for line in (tmp_path / "checkpoints" / record["curve"]).read_text().splitlines()]
+    assert record["tokens_per_second"] == pytest.approx(
+        record["tokens_seen"] / record["seconds"], rel=0.01
+    )
+    curve = [
+        json.loads(line)
+        for line in (tmp_path / "checkpoints" / record["curve"]).read_text().splitlines()
+    ]
     assert curve[-1]["seconds"] <= record["seconds"] + 0.01
 
 
 def test_minutes_bound_a_run_that_keeps_its_best(tmp_path, data):
-    run = tiny_run(data, epochs=400, max_minutes=0.02, keep_best=True, max_train_chars=3000, name="best_model")
+    run = tiny_run(
+        data, epochs=400, max_minutes=0.02, keep_best=True, max_train_chars=3000, name="best_model"
+    )
     record = runs.train(tmp_path, run, data, "cpu")
-    assert record["steps"] < run["steps"] and record["train_chars"] <= 3000 and record["best_epoch"] <= record["epochs"]
+    assert (
+        record["steps"] < run["steps"]
+        and record["train_chars"] <= 3000
+        and record["best_epoch"] <= record["epochs"]
+    )
 
 
 def test_keep_best_keeps_the_lowest(tmp_path, data):
     run = tiny_run(data, epochs=3, keep_best=True, name="best_model")
     record = runs.train(tmp_path, run, data, "cpu")
-    curve = [json.loads(line) for line in (tmp_path / "checkpoints/best_model.curve.jsonl").read_text().splitlines()]
-    assert record["val_nats_per_char"] == pytest.approx(min(x["val_nats_per_char"] for x in curve), abs=5e-3)
+    curve = [
+        json.loads(line)
+        for line in (tmp_path / "checkpoints/best_model.curve.jsonl").read_text().splitlines()
+    ]
+    assert record["val_nats_per_char"] == pytest.approx(
+        min(x["val_nats_per_char"] for x in curve), abs=5e-3
+    )
     assert [x["epoch"] for x in curve if x["epoch"] == int(x["epoch"])] == [1, 2, 3]
 
 
@@ -464,8 +608,12 @@ def test_micro_batches_do_not_change_the_update(tmp_path, data):
     for micro in (4, 1):
         run = tiny_run(data, batch_windows=4, name=f"micro{micro}", optimizer="adamw")
         runs.train(tmp_path, run, data, "cpu", micro_batch=micro)
-        weights.append(checkpoints.load_checkpoint(tmp_path / f"checkpoints/micro{micro}.pt")[1]["record"])
-    assert weights[0]["val_nats_per_char"] == pytest.approx(weights[1]["val_nats_per_char"], abs=2e-3)
+        weights.append(
+            checkpoints.load_checkpoint(tmp_path / f"checkpoints/micro{micro}.pt")[1]["record"]
+        )
+    assert weights[0]["val_nats_per_char"] == pytest.approx(
+        weights[1]["val_nats_per_char"], abs=2e-3
+    )
 
 
 def test_out_of_memory_halves_the_micro_batch(tmp_path, data, monkeypatch, capsys):
@@ -481,12 +629,15 @@ def test_out_of_memory_halves_the_micro_batch(tmp_path, data, monkeypatch, capsy
     record = runs.train(tmp_path, run, data, "cpu")
     messages = capsys.readouterr().err
     assert "2 windows" in messages and "1 windows" in messages
-    assert record["tokens_per_step"] == 4 * training.BLOCK_SIZE and math.isfinite(record["val_nats_per_char"])
+    assert record["tokens_per_step"] == 4 * training.BLOCK_SIZE and math.isfinite(
+        record["val_nats_per_char"]
+    )
 
 
 def test_no_memory_at_all_is_said(tmp_path, data, monkeypatch):
     def none(model, idx, targets=None):
         raise torch.OutOfMemoryError("simulated")
+
     monkeypatch.setattr(Transformer, "forward", none)
     with pytest.raises(training.Stopped, match="memory"):
         runs.train(tmp_path, tiny_run(data), data, "cpu")
@@ -539,13 +690,22 @@ def test_resume_is_bit_identical(tmp_path, data, monkeypatch, family, torn, caps
         now.write_bytes(now.read_bytes()[:-100])
     runs.train(tmp_path, run, data, "cpu")
     printed = capsys.readouterr()
-    assert f"goes on from step {8 if torn else 9}" in printed.out and ("damaged" in printed.err) == torn
-    a, b = (checkpoints.load_checkpoint(root / f"checkpoints/{run['name']}.pt")[1]["weights_digest"]
-            for root in (tmp_path, tmp_path / "other"))
+    assert (
+        f"goes on from step {8 if torn else 9}" in printed.out
+        and ("damaged" in printed.err) == torn
+    )
+    a, b = (
+        checkpoints.load_checkpoint(root / f"checkpoints/{run['name']}.pt")[1]["weights_digest"]
+        for root in (tmp_path, tmp_path / "other")
+    )
     assert a == b
-    curves = [[{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in
-               (root / f"checkpoints/{run['name']}.curve.jsonl").read_text().splitlines()]
-              for root in (tmp_path, tmp_path / "other")]
+    curves = [
+        [
+            {k: v for k, v in json.loads(line).items() if k != "seconds"}
+            for line in (root / f"checkpoints/{run['name']}.curve.jsonl").read_text().splitlines()
+        ]
+        for root in (tmp_path, tmp_path / "other")
+    ]
     assert curves[0] == curves[1]
 
 
@@ -563,8 +723,10 @@ def test_full_disk_keeps_the_last_state(tmp_path, data, monkeypatch):
     folder = tmp_path / "checkpoints"
     folder.mkdir()
     checkpoints.save_state(folder, run["name"], {"key": run["key"], "step": 1})
+
     def full(descriptor):
         raise OSError(28, "No space left on device")
+
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError):
         checkpoints.save_state(folder, run["name"], {"key": run["key"], "step": 2})
@@ -586,7 +748,7 @@ def test_damaged_checkpoints(tmp_path, data, damage):
     checkpoints.save_checkpoint(path, build_model(run["config"]).state_dict(), run, {})
     content = bytearray(path.read_bytes())
     if damage == "cut":
-        path.write_bytes(content[:len(content) // 2])
+        path.write_bytes(content[: len(content) // 2])
     elif damage == "bit":
         weights = torch.load(path, weights_only=True)
         weights["model"]["norm.weight"][3] += 1
@@ -639,8 +801,12 @@ stage.run(t.main)
 
 def script(root, *arguments, seconds=60, more=()):
     """Stage 04 with models of a size for tests, as a command line for subprocess."""
-    text = SCRIPT.format(shape=SHAPES["transformer"], seconds=seconds, more=dict(more),
-                         arguments=["--root", str(root), "--device", "cpu", "--suite", "classical", *arguments])
+    text = SCRIPT.format(
+        shape=SHAPES["transformer"],
+        seconds=seconds,
+        more=dict(more),
+        arguments=["--root", str(root), "--device", "cpu", "--suite", "classical", *arguments],
+    )
     path = root / "script.py"
     path.write_text(text)
     return [str(path)]
@@ -651,8 +817,17 @@ def stage_root(root, **options):
     args = argparse.Namespace(root=root, quick=False, force=False, seed=0)
     stage = Stage(REPOSITORY / "03_tokenize_split.py", args, {}, reads=())
     with stage.writing():
-        stage.finish([f"data/{name}" for name in ("train_tokens.npy", "val_tokens.npy", "test_tokens.npy",
-                                                  "tokenizer.pkl")])
+        stage.finish(
+            [
+                f"data/{name}"
+                for name in (
+                    "train_tokens.npy",
+                    "val_tokens.npy",
+                    "test_tokens.npy",
+                    "tokenizer.pkl",
+                )
+            ]
+        )
     return root
 
 
@@ -664,8 +839,13 @@ def run_script(root, *arguments, launcher=(), **options):
     words = script(root, *arguments, **options)
     if not launcher:
         return start(words, root, path=[REPOSITORY])
-    return subprocess.run([sys.executable, *launcher, *words], capture_output=True, text=True, env=environment(),
-                          timeout=300)
+    return subprocess.run(
+        [sys.executable, *launcher, *words],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=300,
+    )
 
 
 def test_suite_makes_records_and_manifest_and_then_nothing(tmp_path):
@@ -674,28 +854,44 @@ def test_suite_makes_records_and_manifest_and_then_nothing(tmp_path):
     assert first.returncode == 0, first.stderr
     assert "parameters" in first.stdout and "next: python 05_train_lstms.py" in first.stdout
     manifest = read_json(root / "checkpoints/04_train_transformers.manifest.json")
-    assert "checkpoints/transformer_tiny.pt" in manifest["outputs"] and len(manifest["outputs"]) == 6
+    assert (
+        "checkpoints/transformer_tiny.pt" in manifest["outputs"] and len(manifest["outputs"]) == 6
+    )
     assert "up to date" in run_script(root).stdout
     mini = {"mini": SHAPES["transformer"]}  # a row more in the script's table
     added = run_script(root, "--seeds", "1,2", "--only", "tiny,mini", more=mini)
     assert added.returncode == 0 and "transformer_tiny_seed1" in added.stdout
     assert "transformer_tiny: val" not in added.stdout
     manifest = read_json(root / "checkpoints/04_train_transformers.manifest.json")
-    assert len(manifest["outputs"]) == 15 and manifest["config"]["sizes"].keys() == {"tiny", "small", "mini"}
+    assert len(manifest["outputs"]) == 15 and manifest["config"]["sizes"].keys() == {
+        "tiny",
+        "small",
+        "mini",
+    }
     record = read_json(root / "checkpoints/transformer_mini.json")
     assert (record["size"], record["seed"]) == ("mini", runs.HEADLINE_SEED)
-    assert record["learning_rate"] == importlib.import_module("04_train_transformers").LEARNING_RATES["muon"]["tiny"]
+    assert (
+        record["learning_rate"]
+        == importlib.import_module("04_train_transformers").LEARNING_RATES["muon"]["tiny"]
+    )
 
 
-@pytest.mark.parametrize("arguments,said", [(["--only", "nosuch"], "there are tiny, small"),
-                                            (["--data-fractions", "0,2"], "--data-fractions: 0 is not"),
-                                            (["--data-fractions", "1,nan"], "not finite"),
-                                            (["--seeds", "a"], "whole number"), (["--epochs", "0"], "--epochs"),
-                                            (["--seeds", "0,-1"], "--seeds: -1 is below 0"),
-                                            (["--seeds", "1," + "9" * 20], "is above"), (["--seed", "9" * 20], "is above"),
-                                            (["--max-train-chars", "0"], "--max-train-chars: 0 is below 1"),
-                                            (["--max-minutes", "inf"], "--max-minutes: inf is not finite"),
-                                            (["--learning-rate", "0"], "--learning-rate: 0 is not above 0")])
+@pytest.mark.parametrize(
+    "arguments,said",
+    [
+        (["--only", "nosuch"], "there are tiny, small"),
+        (["--data-fractions", "0,2"], "--data-fractions: 0 is not"),
+        (["--data-fractions", "1,nan"], "not finite"),
+        (["--seeds", "a"], "whole number"),
+        (["--epochs", "0"], "--epochs"),
+        (["--seeds", "0,-1"], "--seeds: -1 is below 0"),
+        (["--seeds", "1," + "9" * 20], "is above"),
+        (["--seed", "9" * 20], "is above"),
+        (["--max-train-chars", "0"], "--max-train-chars: 0 is below 1"),
+        (["--max-minutes", "inf"], "--max-minutes: inf is not finite"),
+        (["--learning-rate", "0"], "--learning-rate: 0 is not above 0"),
+    ],
+)
 def test_senseless_arguments(arguments, said, capsys):
     module = importlib.import_module("04_train_transformers")
     with pytest.raises(SystemExit) as ended:
@@ -703,23 +899,40 @@ def test_senseless_arguments(arguments, said, capsys):
     assert said in str(ended.value.code) and "->" in str(ended.value.code)
 
 
-@pytest.mark.parametrize("number,code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize(
+    "number,code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"]
+)
 def test_a_signal_saves_and_says_so(tmp_path, number, code):
     root = stage_root(tmp_path)
-    process = subprocess.Popen([sys.executable, *script(root, "--epochs", "2000", "--only", "tiny")], text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment())
+    process = subprocess.Popen(
+        [sys.executable, *script(root, "--epochs", "2000", "--only", "tiny")],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+    )
     deadline = time.monotonic() + 120
-    while not (root / "checkpoints/transformer_tiny.curve.jsonl").exists() and time.monotonic() < deadline:
+    while (
+        not (root / "checkpoints/transformer_tiny.curve.jsonl").exists()
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.05)
     process.send_signal(number)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == code, errors
-    assert "state saved after step" in errors and "goes on from there" in errors and "Traceback" not in errors
+    assert (
+        "state saved after step" in errors
+        and "goes on from there" in errors
+        and "Traceback" not in errors
+    )
     assert (root / "checkpoints/.transformer_tiny.state").exists()
 
 
 def digests(root, *names):
-    return [checkpoints.load_checkpoint(root / f"checkpoints/{name}.pt")[1]["weights_digest"] for name in names]
+    return [
+        checkpoints.load_checkpoint(root / f"checkpoints/{name}.pt")[1]["weights_digest"]
+        for name in names
+    ]
 
 
 def kill_and_resume(tmp_path, n_kills):
@@ -729,15 +942,20 @@ def kill_and_resume(tmp_path, n_kills):
     assert run_script(whole, *arguments).returncode == 0
     seconds, rng = time.monotonic() - started, random.Random(1)
     for _ in range(n_kills):
-        process = subprocess.Popen([sys.executable, *script(killed, *arguments, seconds=0.05)], env=environment(),
-                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            [sys.executable, *script(killed, *arguments, seconds=0.05)],
+            env=environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         time.sleep(seconds * rng.uniform(0.3, 1.0))
         process.kill()
         process.wait()
     last = run_script(killed, *arguments, seconds=0.05)
     assert last.returncode == 0, last.stderr
     assert digests(killed, "transformer_tiny", "transformer_small") == digests(
-        whole, "transformer_tiny", "transformer_small")
+        whole, "transformer_tiny", "transformer_small"
+    )
 
 
 @pytest.mark.slow
@@ -758,14 +976,18 @@ def test_two_processes_give_the_same_loss(tmp_path):
     assert ended.returncode == 0, ended.stderr
     records = [read_json(root / "checkpoints/transformer_tiny.json") for root in (one, two)]
     assert records[1]["n_processes"] == 2 and records[0]["n_processes"] == 1
-    assert records[0]["val_nats_per_char"] == pytest.approx(records[1]["val_nats_per_char"], abs=1e-3)
+    assert records[0]["val_nats_per_char"] == pytest.approx(
+        records[1]["val_nats_per_char"], abs=1e-3
+    )
     assert (two / "checkpoints/04_train_transformers.manifest.json").exists()
 
 
 def test_two_processes_stop_at_one_step_by_the_clock(tmp_path):
     root = stage_root(tmp_path)
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    ended = run_script(root, "--only", "tiny", "--epochs", "400", "--max-minutes", "0.02", launcher=launcher)
+    ended = run_script(
+        root, "--only", "tiny", "--epochs", "400", "--max-minutes", "0.02", launcher=launcher
+    )
     assert ended.returncode == 0, ended.stderr
     record = read_json(root / "checkpoints/transformer_tiny.json")
     assert record["n_processes"] == 2 and record["epochs"] < 400

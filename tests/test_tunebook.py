@@ -10,11 +10,13 @@ from tunes import TWO_VOICES, long_tune, music, mutated_tunes, tune
 
 # ---------------------------------------------------------------- books
 
+
 def test_split_tunebook():
     book = "A collection\n\n" + music(4, 1) + "\n" + music(4, 2) + "X:3\nK:C\nCDEF|\n\nsome words\n"
     assert split_tunebook(book) == [music(4, 1), music(4, 2), "X:3\nK:C\nCDEF|\n"]
     assert split_tunebook("") == []
-    assert split_tunebook("\ufeff" + book.replace("\n", "\r\n")) == split_tunebook(book)  # line ends of all systems
+    # line ends of all systems
+    assert split_tunebook("\ufeff" + book.replace("\n", "\r\n")) == split_tunebook(book)
     assert split_tunebook(book.replace("\n", "\r")) == split_tunebook(book)
 
 
@@ -27,6 +29,7 @@ def test_text_without_tunes():
 
 # ---------------------------------------------------------------- voices
 
+
 def test_voices_interleaved_and_in_blocks_are_the_same_music():
     first = read_abc(TWO_VOICES)
     again = read_abc(regroup_voices(TWO_VOICES))
@@ -37,6 +40,7 @@ def test_voices_interleaved_and_in_blocks_are_the_same_music():
 
 
 # ---------------------------------------------------------------- cutting
+
 
 def test_trim_to_bars():
     two = HEADER + "[V:1]C16|D16|[V:2]E16|F16|\n[V:1]G16|A16|[V:2]c1"
@@ -62,11 +66,21 @@ def test_cut_pieces_are_the_same_music(seed, n_voices):
         assert part.warnings == whole.warnings == []
         assert [v.name for v in part.voices] == [v.name for v in whole.voices]
         for voice, original in zip(part.voices, whole.voices):
-            start, end = original.bars[first].onset, original.bars[stop - 1].onset + original.bars[stop - 1].length
+            start, end = (
+                original.bars[first].onset,
+                original.bars[stop - 1].onset + original.bars[stop - 1].length,
+            )
             assert [b.length for b in voice.bars] == [b.length for b in original.bars[first:stop]]
             assert [b.meter for b in voice.bars] == [b.meter for b in original.bars[first:stop]]
-            cut_notes = {(max(n.onset, start) - start, min(n.onset + n.duration, end) - max(n.onset, start), n.pitch)
-                         for n in original.notes if n.onset < end and n.onset + n.duration > start}
+            cut_notes = {
+                (
+                    max(n.onset, start) - start,
+                    min(n.onset + n.duration, end) - max(n.onset, start),
+                    n.pitch,
+                )
+                for n in original.notes
+                if n.onset < end and n.onset + n.duration > start
+            }
             assert {(n.onset, n.duration, n.pitch) for n in voice.notes} == cut_notes
     sizes = [len(piece) for _, piece in pieces]
     assert min(sizes) > max(sizes) / 3
@@ -84,7 +98,9 @@ def test_cut_does_not_divide_rests_of_whole_bars():
     text = tune("C16|Z4|D16|Z3|\n" * 20)
     pieces = cut_tune(text, 120)
     counts = [len(read_abc(piece).voices[0].bars) for _, piece in pieces]
-    assert sum(counts) == 180 and [first for first, _ in pieces] == [sum(counts[:i]) for i in range(len(counts))]
+    assert sum(counts) == 180 and [first for first, _ in pieces] == [
+        sum(counts[:i]) for i in range(len(counts))
+    ]
 
 
 def test_cut_repeats_the_key_and_meter_in_force():

@@ -1,4 +1,5 @@
-"""Rates of validity and their intervals, the frauds that must not raise them, and the independent judge."""
+"""Rates of validity and their intervals, the frauds that must not raise them, and the independent
+judge."""
 
 import json
 import os
@@ -27,6 +28,7 @@ def strict(value):
 
 # ---------------------------------------------------------------- rates
 
+
 def test_wilson_known_values():
     assert [round(x, 3) for x in wilson(9, 10)] == [0.596, 0.982]
     assert [round(x, 3) for x in wilson(100, 100)] == [0.963, 1.0]
@@ -46,7 +48,8 @@ def test_real_music_reaches_the_ceiling():
 def test_frauds_do_not_raise_the_rate():
     header_only = {"text": HEADER, "prompt": HEADER}
     rests = {"text": HEADER + "z16|" * 115, "prompt": ""}
-    prompted = {"text": valid_tune(), "prompt": valid_tune(), "truncated": False}  # all of it was given
+    # all of it was given
+    prompted = {"text": valid_tune(), "prompt": valid_tune(), "truncated": False}
     rates = rate_samples([header_only, rests, prompted], judge=True)
     assert rates["count"] == 0 and rates["level_rates"]["tokens"] == 1
     if rates["abc2midi"]:
@@ -61,13 +64,17 @@ def test_above_means_by_more_than_chance():
 
 
 def test_bars_of_one_sample_are_not_as_many_draws():
-    right, whole = np.array([10.0, 0.0, 10.0, 0.0]), np.full(4, 10.0)  # each sample is right or wrong throughout
-    assert standard_error(right, whole) == pytest.approx(np.sqrt(0.25 / 3))  # as of four draws, not of forty
+    # each sample is right or wrong throughout
+    right, whole = np.array([10.0, 0.0, 10.0, 0.0]), np.full(4, 10.0)
+    # as of four draws, not of forty
+    assert standard_error(right, whole) == pytest.approx(np.sqrt(0.25 / 3))
     draws = np.random.default_rng(0)
     sizes = draws.integers(1, 20, (500, 60))
     right = draws.binomial(sizes, 0.7)
     spread = (right.sum(1) / sizes.sum(1)).std()
-    assert np.mean([standard_error(*pair) for pair in zip(right, sizes)]) == pytest.approx(spread, rel=0.1)
+    assert np.mean([standard_error(*pair) for pair in zip(right, sizes)]) == pytest.approx(
+        spread, rel=0.1
+    )
     assert standard_error(right[0, :1], sizes[0, :1]) is None
 
 
@@ -75,7 +82,9 @@ def test_every_sample_counts_and_cuts_are_apart():
     whole = valid_tune(3)
     broken = {"text": whole[:-7] + "[C", "prompt": "", "truncated": True}
     rates = rate_samples([whole, broken, ""], judge=False)
-    assert rates["n"] == 3 and rates["count"] == 1 and rates["truncated_share"] == pytest.approx(1 / 3)
+    assert (
+        rates["n"] == 3 and rates["count"] == 1 and rates["truncated_share"] == pytest.approx(1 / 3)
+    )
     assert rates["without_unfinished_bar"]["count"] == 2
     assert rate_samples([], judge=True)["rate"] is None
     strict(rate_samples([]))
@@ -83,8 +92,11 @@ def test_every_sample_counts_and_cuts_are_apart():
 
 # ---------------------------------------------------------------- the independent judge
 
+
 def test_judge_reads_words_not_exit_codes():
-    verdicts = judge_texts([valid_tune(1), HEADER + "C4D4|E16F4|" * 4, HEADER + "z16|" * 8, "no music", "", "\0\xff"])
+    verdicts = judge_texts(
+        [valid_tune(1), HEADER + "C4D4|E16F4|" * 4, HEADER + "z16|" * 8, "no music", "", "\0\xff"]
+    )
     if verdicts is None:
         pytest.skip("abc2midi is not installed")
     assert [v["clean"] for v in verdicts] == [True, False, False, False, False, False]
@@ -96,7 +108,7 @@ def test_judge_is_stopped_when_it_does_not_end(monkeypatch, tmp_path):
     slow.write_text("#!/bin/sh\nexec sleep 20\n")
     slow.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    verdict, = judge_texts([valid_tune()], seconds=1)
+    (verdict,) = judge_texts([valid_tune()], seconds=1)
     assert verdict["timed_out"] and not verdict["clean"]
 
 
@@ -114,4 +126,4 @@ def test_counts_notes_of_midi_files(tmp_path):
     for _ in range(200):  # damaged files count what is there and never raise
         damaged = bytearray(data)
         damaged[draw.randrange(len(data))] = draw.randrange(256)
-        count_midi_notes(bytes(damaged)[:draw.randrange(len(data) + 1)])
+        count_midi_notes(bytes(damaged)[: draw.randrange(len(data) + 1)])

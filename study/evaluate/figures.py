@@ -7,40 +7,66 @@ from study.families import in_order, label
 from study.figures import log_axes, look, pyplot, remove, save
 from study.wording import si
 
-SWEEP_FIGURES = {"rate": "valid (level 4)", "bar_accuracy": "bar accuracy", "rest_bar_share": "rest bars",
-                 "bar_repetition": "bars repeated", "copied_share": "copied characters"}
+SWEEP_FIGURES = {
+    "rate": "valid (level 4)",
+    "bar_accuracy": "bar accuracy",
+    "rest_bar_share": "rest bars",
+    "bar_repetition": "bars repeated",
+    "copied_share": "copied characters",
+}
 SKILLS = {  # of `metrics.skills`, in the order of the figure
-    "meter": "bars of the right length", "in_key": "notes in the scale of K:", "key": "tunes in the key of K:",
-    "cadence": "tunes that end on the tonic", "repetition": "bars heard before", "content": "enough music (level 3)",
-    "valid": "valid (level 4)", "ended": "ended by the model"}
-NO_SKILL = 0.01  # a skill that no model shows in more than this share has no panel: a line of zeros says nothing
-LADDER_COLORS = {"real": "0.2", "model": "#0072B2", "sampler": "#56B4E9"}  # by kind of row; n-grams have their own ...
-NGRAM_COLORS = ("#CC79A7", "#D55E00", "#E69F00", "#009E73", "#F0E442")  # ... the longest first, other floors are grey
+    "meter": "bars of the right length",
+    "in_key": "notes in the scale of K:",
+    "key": "tunes in the key of K:",
+    "cadence": "tunes that end on the tonic",
+    "repetition": "bars heard before",
+    "content": "enough music (level 3)",
+    "valid": "valid (level 4)",
+    "ended": "ended by the model",
+}
+# a skill that no model shows in more than this share has no panel: a line of zeros says nothing
+NO_SKILL = 0.01
+# by kind of row; n-grams have their own ...
+LADDER_COLORS = {"real": "0.2", "model": "#0072B2", "sampler": "#56B4E9"}
+# ... the longest first, other floors are grey
+NGRAM_COLORS = ("#CC79A7", "#D55E00", "#E69F00", "#009E73", "#F0E442")
 SHARES = (-0.03, 1.03)  # an axis of shares: 0 and 1 do not lie on the frame
 
 
 def draw_sampler(folder, sweep, chosen):
-    """sampler.png and .svg: what every sampler of the sweep gives, over the setting that the sweep changes; returns the
-    file names. sweep: as from `evaluation.sweep_table`; chosen: the sampler taken, in words."""
+    """sampler.png and .svg: what every sampler of the sweep gives, over the setting that the sweep
+    changes; returns the file names. sweep: as from `evaluation.sweep_table`; chosen: the sampler
+    taken, in words."""
     plt, rows = pyplot(), sweep["rows"]
     figure, axes = plt.subplots(1, len(SWEEP_FIGURES), figsize=(13, 3.2), sharex=True)
-    changed = max(("temperature", "top_k", "top_p", "min_p"), key=lambda key: len({row[key] for row in rows}))
+    changed = max(
+        ("temperature", "top_k", "top_p", "min_p"), key=lambda key: len({row[key] for row in rows})
+    )
     for axis, (key, title) in zip(axes, SWEEP_FIGURES.items()):
-        points = [(row[changed], row[key], row.get(f"{key}_se") or 0) for row in rows if row[key] is not None]
+        points = [
+            (row[changed], row[key], row.get(f"{key}_se") or 0)
+            for row in rows
+            if row[key] is not None
+        ]
         if points:
             axis.errorbar(*zip(*points), marker="o", label="samples", capsize=2, color="#0072B2")
         if sweep["real"].get(key) is not None:
             axis.axhline(sweep["real"][key], color="0.4", linewidth=1, label="validation tunes")
         axis.set(title=title, xlabel=changed.replace("_", "-"), ylim=SHARES)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncol=2)
-    figure.suptitle(f"Sweep of the sampler, n = {sweep['n']} a point, bars: one standard error; chosen: {chosen}")
+    figure.suptitle(
+        f"Sweep of the sampler, n = {sweep['n']} a point, bars: one standard error; chosen:"
+        f" {chosen}"
+    )
     return save(figure, folder, "sampler")
 
 
 def draw_ladder(folder, rows):
-    """ladder.png and .svg: share of texts that reach each level of validity; returns the file names.
+    """ladder.png and .svg: share of texts that reach each level of validity; returns the file
+    names.
 
-    rows: `samples.ladder` of RESULTS.json: real music, the model, n-grams with what they copied, and random text."""
+    rows: `samples.ladder` of RESULTS.json: real music, the model, n-grams with what they copied,
+    and random text."""
     plt = pyplot()
     figure, axis = plt.subplots(figsize=(8.5, 3.6))
     levels = list(rows[0]["level_rates"])
@@ -48,34 +74,57 @@ def draw_ladder(folder, rows):
     for i, row in enumerate(rows):
         stands_out = row["kind"] in ("model", "real")
         copied = row.get("copied_share") if row["kind"] == "ngram" else None
-        text = f"{row['name']} (n = {row['n']}" + (f", {copied:.0%} copied)" if copied is not None else ")")
-        axis.plot(steps, [row["level_rates"][level] for level in levels], marker="osD^vPX*"[i % 8], label=text,
-                  linewidth=2 if stands_out else 1, linestyle="-" if stands_out else "--",
-                  color=LADDER_COLORS.get(row["kind"]) or (next(colors) if row["kind"] == "ngram" else "0.65"))
-    axis.set(xticks=steps, xticklabels=[f"{i} {name}" for i, name in zip(steps, levels)], ylim=SHARES,
-             ylabel="share of texts", title="Validity, level by level")
+        text = f"{row['name']} (n = {row['n']}" + (
+            f", {copied:.0%} copied)" if copied is not None else ")"
+        )
+        axis.plot(
+            steps,
+            [row["level_rates"][level] for level in levels],
+            marker="osD^vPX*"[i % 8],
+            label=text,
+            linewidth=2 if stands_out else 1,
+            linestyle="-" if stands_out else "--",
+            color=LADDER_COLORS.get(row["kind"])
+            or (next(colors) if row["kind"] == "ngram" else "0.65"),
+        )
+    axis.set(
+        xticks=steps,
+        xticklabels=[f"{i} {name}" for i, name in zip(steps, levels)],
+        ylim=SHARES,
+        ylabel="share of texts",
+        title="Validity, level by level",
+    )
     figure.legend(fontsize=8, loc="outside right center")
     return save(figure, folder, "ladder")
 
 
 def draw_skills(folder, skills):
-    """skills.png and .svg: musical skills over model size, a line for each family, the levels of held-out music and of
-    the best n-gram as horizontal ones; returns the file names. skills: as in RESULTS.json."""
+    """skills.png and .svg: musical skills over model size, a line for each family, the levels of
+    held-out music and of the best n-gram as horizontal ones; returns the file names. skills: as in
+    RESULTS.json."""
     plt, models = pyplot(), list(skills["models"].values())
     known = [key for key in SKILLS if any(model.get(key) is not None for model in models)]
     absent = [key for key in known if all((model.get(key) or 0) < NO_SKILL for model in models)]
     measures = [key for key in known if key not in absent]
     n_columns = min(4, max(1, len(measures)))
     n_rows = max(1, -(-len(measures) // n_columns))
-    figure, axes = plt.subplots(n_rows, n_columns, figsize=(3.1 * n_columns, 2.6 * n_rows + 0.5), squeeze=False,
-                                sharex=True)
+    figure, axes = plt.subplots(
+        n_rows, n_columns, figsize=(3.1 * n_columns, 2.6 * n_rows + 0.5), squeeze=False, sharex=True
+    )
     families, levels = in_order({model["family"] for model in models}), _levels_beside(skills)
     for axis, key in zip(axes.flat, measures):
         for family in families:
-            points = sorted((model["params_total"], model[key]) for model in models
-                            if model["family"] == family and model.get(key) is not None)
+            points = sorted(
+                (model["params_total"], model[key])
+                for model in models
+                if model["family"] == family and model.get(key) is not None
+            )
             shown = look(family, families)
-            axis.plot(*zip(*points), color=shown.color, marker=shown.marker, label=shown.label) if points else None
+            (
+                axis.plot(*zip(*points), color=shown.color, marker=shown.marker, label=shown.label)
+                if points
+                else None
+            )
         for text, level, how in levels:
             if level.get(key) is not None:
                 axis.axhline(level[key], label=text, **how)
@@ -83,70 +132,143 @@ def draw_skills(folder, skills):
         log_axes(axis, x=si)
     for axis in axes[-1]:
         axis.set_xlabel("parameters")
-    for axis in list(axes.flat)[len(measures):]:
+    for axis in list(axes.flat)[len(measures) :]:
         axis.axis("off")
-    shown = {text: handle for axis in axes.flat for handle, text in zip(*axis.get_legend_handles_labels())}
+    shown = {
+        text: handle
+        for axis in axes.flat
+        for handle, text in zip(*axis.get_legend_handles_labels())
+    }
     figure.legend(shown.values(), shown, loc="outside lower center", ncol=max(1, len(shown)))
-    title = f"Which musical skill appears at which size (n = {skills['n']} samples a model, temperature 1)"
-    figure.suptitle(title + (f"\nin no model (below {NO_SKILL:.0%}): {', '.join(SKILLS[key] for key in absent)}"
-                             if absent else ""))
+    title = (
+        f"Which musical skill appears at which size (n = {skills['n']} samples a model,"
+        " temperature 1)"
+    )
+    figure.suptitle(
+        title
+        + (
+            f"\nin no model (below {NO_SKILL:.0%}): {', '.join(SKILLS[key] for key in absent)}"
+            if absent
+            else ""
+        )
+    )
     return save(figure, folder, "skills")
 
 
 def _levels_beside(skills):
-    """[(name, skills, looks)] of what the models stand beside: held-out music, and the n-gram with the most bars of the
-    right length. One n-gram in all panels: which share is the better one is plain for bars only."""
+    """[(name, skills, looks)] of what the models stand beside: held-out music, and the n-gram with
+    the most bars of the right length. One n-gram in all panels: which share is the better one is
+    plain for bars only."""
     levels = [("real music", skills.get("real_music") or {}, {"color": "0.4", "linewidth": 1})]
-    floors = {name: row for name, row in (skills.get("floors") or {}).items() if row.get("meter") is not None}
+    floors = {
+        name: row
+        for name, row in (skills.get("floors") or {}).items()
+        if row.get("meter") is not None
+    }
     if floors:
         name = max(floors, key=lambda name: floors[name]["meter"])
         copied = floors[name].get("copied_share")
-        levels.append((f"{name}{'' if copied is None else f', {copied:.0%} copied'}", floors[name],
-                       {"color": NGRAM_COLORS[0], "linewidth": 1.5, "linestyle": "--"}))
+        levels.append(
+            (
+                f"{name}{'' if copied is None else f', {copied:.0%} copied'}",
+                floors[name],
+                {"color": NGRAM_COLORS[0], "linewidth": 1.5, "linestyle": "--"},
+            )
+        )
     return levels
 
 
 def draw_counting(folder, skills):
-    """counting.png and .svg: bars of the right length against loss, and what a probe finds of the rest of the bar in
-    the layers of each model, by depth and size; returns the file names. skills: as in RESULTS.json."""
-    plt, models = pyplot(), sorted(skills["models"].values(), key=lambda model: model["params_total"])
+    """counting.png and .svg: bars of the right length against loss, and what a probe finds of the
+    rest of the bar in the layers of each model, by depth and size; returns the file names. skills:
+    as in RESULTS.json."""
+    plt, models = pyplot(), sorted(
+        skills["models"].values(), key=lambda model: model["params_total"]
+    )
     figure, (bars, depth, size) = plt.subplots(1, 3, figsize=(11, 3.4))
     families = in_order({model["family"] for model in models})
     for family in families:
-        shown, own = look(family, families), [model for model in models if model["family"] == family]
+        shown, own = look(family, families), [
+            model for model in models if model["family"] == family
+        ]
         how = {"color": shown.color, "marker": shown.marker}
-        points = sorted((model["val_nats_per_char"], model["meter"]) for model in own if model["meter"] is not None)
+        points = sorted(
+            (model["val_nats_per_char"], model["meter"])
+            for model in own
+            if model["meter"] is not None
+        )
         bars.plot(*zip(*points), label=shown.label, **how) if points else None
-        probed = [(model["params_total"], model["bar_left"]["layers"]) for model in own
-                  if (model["bar_left"] or {}).get("layers")]
+        probed = [
+            (model["params_total"], model["bar_left"]["layers"])
+            for model in own
+            if (model["bar_left"] or {}).get("layers")
+        ]
         for n_parameters, layers in probed:
-            depth.plot([i / (len(layers) - 1) for i in range(len(layers))], layers, ms=3,
-                       lw=1.8 if n_parameters == probed[-1][0] else 0.7, **how)
-        size.plot([n for n, _ in probed], [max(layers) for _, layers in probed], **how) if probed else None
-    newest = next((model["bar_left"]["newest"] for model in models if (model["bar_left"] or {}).get("layers")), None)
+            depth.plot(
+                [i / (len(layers) - 1) for i in range(len(layers))],
+                layers,
+                ms=3,
+                lw=1.8 if n_parameters == probed[-1][0] else 0.7,
+                **how,
+            )
+        (
+            size.plot([n for n, _ in probed], [max(layers) for _, layers in probed], **how)
+            if probed
+            else None
+        )
+    newest = next(
+        (
+            model["bar_left"]["newest"]
+            for model in models
+            if (model["bar_left"] or {}).get("layers")
+        ),
+        None,
+    )
     for axis in (depth, size) if newest is not None else ():
         axis.axhline(newest, color="0.4", ls="--", lw=1)
-    bars.set(xlabel="validation loss, nats per character", ylabel="bars of the right length", ylim=SHARES)
-    depth.set(xlabel="depth (0: embedding, 1: last layer)", ylabel="R² of what is left of the bar", ylim=(-0.05, 1.03))
+    bars.set(
+        xlabel="validation loss, nats per character", ylabel="bars of the right length", ylim=SHARES
+    )
+    depth.set(
+        xlabel="depth (0: embedding, 1: last layer)",
+        ylabel="R² of what is left of the bar",
+        ylim=(-0.05, 1.03),
+    )
     size.set(xlabel="parameters", ylabel="R², best layer", ylim=(-0.05, 1.03))
     log_axes(size, x=si)
-    figure.legend(*bars.get_legend_handles_labels(), loc="outside lower center", ncol=max(1, len(families)))
+    figure.legend(
+        *bars.get_legend_handles_labels(), loc="outside lower center", ncol=max(1, len(families))
+    )
     return save(figure, folder, "counting")
 
 
 def _by_size(skills, measure, *keys):
-    """[(look, parameters, values of each key)] of every family, over its models by size: those of which a measure found
-    something (the first key is not None)."""
-    models = [model for model in skills["models"].values() if (model.get(measure) or {}).get(keys[0]) is not None]
+    """[(look, parameters, values of each key)] of every family, over its models by size: those of
+    which a measure found something (the first key is not None)."""
+    models = [
+        model
+        for model in skills["models"].values()
+        if (model.get(measure) or {}).get(keys[0]) is not None
+    ]
     families = in_order({model["family"] for model in models})
-    return [(look(family, families), *zip(*sorted((model["params_total"], *(model[measure][key] for key in keys))
-                                                  for model in models if model["family"] == family)))
-            for family in families]
+    return [
+        (
+            look(family, families),
+            *zip(
+                *sorted(
+                    (model["params_total"], *(model[measure][key] for key in keys))
+                    for model in models
+                    if model["family"] == family
+                )
+            ),
+        )
+        for family in families
+    ]
 
 
 def draw_cost_of_control(folder, skills):
-    """cost_of_control.png and .svg: log2 P(next bar is right) over model size; returns the file names, none where no
-    model has a right bar."""
+    """cost_of_control.png and .svg: log2 P(next bar is right) over model size; returns the file
+    names, none where no model has a right bar."""
     curves = _by_size(skills, "control", "log2", "log2_interval")
     if not curves:
         return remove(folder, "cost_of_control") or []
@@ -154,8 +276,16 @@ def draw_cost_of_control(folder, skills):
     figure, axis = plt.subplots(figsize=(6.2, 3.4))
     for shown, sizes, middle, intervals in curves:
         low, high = zip(*intervals)
-        axis.errorbar(sizes, middle, yerr=[[m - a for m, a in zip(middle, low)], [b - m for m, b in zip(middle, high)]],
-                      color=shown.color, marker=shown.marker, linestyle=shown.line, capsize=2, label=shown.label)
+        axis.errorbar(
+            sizes,
+            middle,
+            yerr=[[m - a for m, a in zip(middle, low)], [b - m for m, b in zip(middle, high)]],
+            color=shown.color,
+            marker=shown.marker,
+            linestyle=shown.line,
+            capsize=2,
+            label=shown.label,
+        )
     axis.axhline(0, color="0.4", linewidth=1, label="real music")
     axis.set(xlabel="parameters", ylabel="log2 P(next bar is right)", title="The cost of control")
     log_axes(axis, x=si)
@@ -164,23 +294,43 @@ def draw_cost_of_control(folder, skills):
 
 
 def draw_repetition(folder, skills):
-    """repetition.png and .svg: bits of bars at their first and second occurrence over model size; returns the file
-    names, none where nothing comes back."""
+    """repetition.png and .svg: bits of bars at their first and second occurrence over model size;
+    returns the file names, none where nothing comes back."""
     curves = _by_size(skills, "repeats", "first", "second")
     if not curves:
         return remove(folder, "repetition") or []
     plt = pyplot()
     figure, axis = plt.subplots(figsize=(6.2, 3.4))
     for shown, sizes, first, second in curves:
-        axis.plot(sizes, first, color=shown.color, marker=shown.marker, linestyle="--", fillstyle="none",
-                  label=f"{shown.label}, first time")
-        axis.plot(sizes, second, color=shown.color, marker=shown.marker, label=f"{shown.label}, second time")
+        axis.plot(
+            sizes,
+            first,
+            color=shown.color,
+            marker=shown.marker,
+            linestyle="--",
+            fillstyle="none",
+            label=f"{shown.label}, first time",
+        )
+        axis.plot(
+            sizes,
+            second,
+            color=shown.color,
+            marker=shown.marker,
+            label=f"{shown.label}, second time",
+        )
     best = skills.get("best_model") or {}
     if (best.get("repeats") or {}).get("first") is not None:
         color = look(best["family"]).color
         for key, fill in (("first", "none"), ("second", "full")):
-            axis.plot(best["params_total"], best["repeats"][key], "*", color=color, markersize=11, fillstyle=fill,
-                      label=f"best model, {key} time")
+            axis.plot(
+                best["params_total"],
+                best["repeats"][key],
+                "*",
+                color=color,
+                markersize=11,
+                fillstyle=fill,
+                label=f"best model, {key} time",
+            )
     axis.set(xlabel="parameters", ylabel="bits per character", title="Bars that come back")
     log_axes(axis, x=si)
     figure.legend(*axis.get_legend_handles_labels(), loc="outside right center", fontsize=8)
@@ -188,12 +338,19 @@ def draw_repetition(folder, skills):
 
 
 def draw_looking_back(folder, rows):
-    """looking_back.png and .svg: what is saved on a bar heard before against size, a panel for each family and a line for
-    each amount of text; returns the file names, none without rows. rows: of `new_bars.rows_of`."""
+    """looking_back.png and .svg: what is saved on a bar heard before against size, a panel for each
+    family and a line for each amount of text; returns the file names, none without rows. rows: of
+    `new_bars.rows_of`."""
     if not rows:
         return remove(folder, "looking_back") or []
-    families, amounts, plt = in_order({row["family"] for row in rows}), sorted({row["n_chars_seen"] for row in rows}), pyplot()
-    figure, axes = plt.subplots(1, len(families), figsize=(3.9 * len(families), 3.3), sharey=True, squeeze=False)
+    families, amounts, plt = (
+        in_order({row["family"] for row in rows}),
+        sorted({row["n_chars_seen"] for row in rows}),
+        pyplot(),
+    )
+    figure, axes = plt.subplots(
+        1, len(families), figsize=(3.9 * len(families), 3.3), sharey=True, squeeze=False
+    )
     for family, axis in zip(families, axes[0]):
         own = [row for row in rows if row["family"] == family]
         for i, amount in enumerate(amounts):
@@ -201,8 +358,14 @@ def draw_looking_back(folder, rows):
             for row in own:
                 if row["n_chars_seen"] == amount:
                     saved.setdefault(row["params_non_embedding"], []).append(row["saved"])
-            axis.plot(sorted(saved), [sum(saved[n]) / len(saved[n]) for n in sorted(saved)], marker="o", markersize=4,
-                      label=si(amount), color=plt.get_cmap("viridis")(0.9 * i / max(len(amounts) - 1, 1)))
+            axis.plot(
+                sorted(saved),
+                [sum(saved[n]) / len(saved[n]) for n in sorted(saved)],
+                marker="o",
+                markersize=4,
+                label=si(amount),
+                color=plt.get_cmap("viridis")(0.9 * i / max(len(amounts) - 1, 1)),
+            )
         axis.set(xlabel="parameters but embeddings", title=f"{label(family)} (n = {len(own)} runs)")
         log_axes(axis, x=si)
     axes[0][0].set_ylabel("saved on a bar heard before\n(bits per character)")
@@ -211,13 +374,17 @@ def draw_looking_back(folder, rows):
 
 
 def draw_best_by_position(folder, losses, context):
-    """best_by_position.png and .svg: surprisal of the best model over its context; returns the file names.
+    """best_by_position.png and .svg: surprisal of the best model over its context; returns the file
+    names.
 
     losses: nats per character in bins of equal width; context: tokens that the model can see."""
     plt = pyplot()
     figure, axis = plt.subplots(figsize=(6.2, 3))
     width = context / len(losses)
-    axis.plot([(i + 0.5) * width for i in range(len(losses))],
-              [math.nan if loss is None else loss / math.log(2) for loss in losses], color="#0072B2")
+    axis.plot(
+        [(i + 0.5) * width for i in range(len(losses))],
+        [math.nan if loss is None else loss / math.log(2) for loss in losses],
+        color="#0072B2",
+    )
     axis.set(xlabel="position in the context, tokens", ylabel="bits per character")
     return save(figure, folder, "best_by_position")

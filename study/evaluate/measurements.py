@@ -1,10 +1,13 @@
-"""Measurements kept on disk: each is made again only when what it was made from, or the code that makes it, changed.
+"""Measurements kept on disk: each is made again only when what it was made from, or the code that
+makes it, changed.
 
-A measurement is a named function of arguments. It stands in part4_outputs/evaluation/<name>.json as {"key", "value"};
-the key is the digest of the arguments and of the definitions that the function reaches. A drawn set of samples is kept
-in the same way, so that a changed metric finds its samples, and a changed colour finds its metric.
+A measurement is a named function of arguments. It stands in part4_outputs/evaluation/<name>.json as
+{"key", "value"}; the key is the digest of the arguments and of the definitions that the function
+reaches. A drawn set of samples is kept in the same way, so that a changed metric finds its samples,
+and a changed colour finds its metric.
 
-    value = kept(root, "rates/unprompted", rate, samples)    # runs rate(samples), or reads what it gave
+    value = kept(root, "rates/unprompted", rate, samples)    # runs rate(samples), or reads what it
+        gave
     value = read(root, "rates/unprompted")                   # None if it was not measured
 """
 
@@ -19,25 +22,35 @@ FOLDER = "part4_outputs/evaluation"
 
 
 class Digested(NamedTuple):
-    """An argument that is no JSON value, or a large one, with the digest that stands for it in keys."""
+    """An argument that is no JSON value, or a large one, with the digest that stands for it in
+    keys."""
 
     content: Any
     digest: str
 
 
 def kept(root, name, function, *arguments, code=(), again=False):
-    """function(*arguments), a JSON value, from the file of this name if equal arguments and the same code made it.
+    """function(*arguments), a JSON value, from the file of this name if equal arguments and the
+    same code made it.
 
-    arguments: JSON values, or objects with a `digest`; code: classes that the function uses without naming them (those
-    of a model and of a tokenizer); again: make it in any case. The old value stays on disk until the new one is there.
+    arguments: JSON values, or objects with a `digest`; code: classes that the function uses without
+    naming them (those of a model and of a tokenizer); again: make it in any case. The old value
+    stays on disk until the new one is there.
     """
     path = root / FOLDER / f"{name}.json"
-    key = value_digest({"arguments": [getattr(argument, "digest", argument) for argument in arguments],
-                        "code": _code(function, *code)})
+    key = value_digest(
+        {
+            "arguments": [getattr(argument, "digest", argument) for argument in arguments],
+            "code": _code(function, *code),
+        }
+    )
     entry = read_json(path)
     if again or not isinstance(entry, dict) or entry.get("key") != key:
-        # through JSON: a value just made and one read from disk must not differ, e.g. in keys that are numbers
-        entry = json.loads(json.dumps({"key": key, "value": plain(function(*arguments))}, allow_nan=False))
+        # through JSON: a value just made and one read from disk must not differ, e.g. in keys that
+        # are numbers
+        entry = json.loads(
+            json.dumps({"key": key, "value": plain(function(*arguments))}, allow_nan=False)
+        )
         write_json(path, entry)
     return entry["value"]
 
@@ -54,7 +67,8 @@ def read(root, name):
 
 
 def remove_others(root, names):
-    """Deletes what is kept under other names: measurements of runs that are gone, files of an older layout."""
+    """Deletes what is kept under other names: measurements of runs that are gone, files of an older
+    layout."""
     folder = root / FOLDER
     for path in folder.rglob("*.json"):
         if path.relative_to(folder).with_suffix("").as_posix() not in names:

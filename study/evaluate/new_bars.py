@@ -1,11 +1,13 @@
-"""Does a law of size and text hold where nothing can be copied? The ladder's loss on bars that were not heard before.
+"""Does a law of size and text hold where nothing can be copied? The ladder's loss on bars that were
+not heard before.
 
-    rows = rows_of(root)      # the ladder's runs with what `study/evaluate/induction.py` measured of each
+    rows = rows_of(root)      # the ladder's runs with what `study/evaluate/induction.py` measured
+        of each
     found = laws(rows)        # {family: {"new_bars": law, "all_characters": law}}
 
-A model that learns to look back pays little for a bar that it has read. Where it does so at once, from one size or amount
-of text to the next, its loss leaves the law that smaller models follow. The loss on all other bars says whether the law
-itself has changed. Loads no torch.
+A model that learns to look back pays little for a bar that it has read. Where it does so at once,
+from one size or amount of text to the next, its loss leaves the law that smaller models follow. The
+loss on all other bars says whether the law itself has changed. Loads no torch.
 """
 
 import math
@@ -17,10 +19,39 @@ from study.fit.analysis import Settings
 from study.fit.joint_fit import fit_plane
 from study.fit.records import is_ladder, read_records, rows_of_records
 
-COLUMNS = ("name", "family", "size", "seed", "suite", "recipe", "params_total", "params_non_embedding", "params_blocks",
-           "n_chars_seen", "val_nats_per_char", "first", "second", "once", "new", "saved", "saved_se")
-KEPT = ("form", "order", "alpha", "beta", "E", "n_runs", "noise_sd_log_loss", "lack_of_fit", "bends_below", "corner",
-        "identified", "reason")  # of a law
+COLUMNS = (
+    "name",
+    "family",
+    "size",
+    "seed",
+    "suite",
+    "recipe",
+    "params_total",
+    "params_non_embedding",
+    "params_blocks",
+    "n_chars_seen",
+    "val_nats_per_char",
+    "first",
+    "second",
+    "once",
+    "new",
+    "saved",
+    "saved_se",
+)
+KEPT = (
+    "form",
+    "order",
+    "alpha",
+    "beta",
+    "E",
+    "n_runs",
+    "noise_sd_log_loss",
+    "lack_of_fit",
+    "bends_below",
+    "corner",
+    "identified",
+    "reason",
+)  # of a law
 SETTINGS = Settings(500, 0, 80, (0, 1), (0, 1))
 
 
@@ -30,20 +61,28 @@ def ladder_rows(root):
 
 
 def rows_of(root):
-    """The ladder's runs that were measured, as rows with the keys of COLUMNS; bits per character but for the loss."""
+    """The ladder's runs that were measured, as rows with the keys of COLUMNS; bits per character
+    but for the loss."""
     rows = [{**row, **(read(root, f"repeats/{row['name']}") or {})} for row in ladder_rows(root)]
     return [{key: row.get(key) for key in COLUMNS} for row in rows if row.get("saved") is not None]
 
 
 def laws(rows):
-    """The joint law of every family that has a plane, of the loss on new bars and on all characters: KEPT of each."""
+    """The joint law of every family that has a plane, of the loss on new bars and on all
+    characters: KEPT of each."""
     found = {}
     for family in dict.fromkeys(row["family"] for row in rows):
         own = [{**row, "test_nats_per_char": None} for row in rows if row["family"] == family]
-        losses = {"new_bars": [{**row, "val_nats_per_char": row["new"] * math.log(2)} for row in own],
-                  "all_characters": own}
-        fitted = {what: fit_plane(rows, SETTINGS, np.random.default_rng(0), choices=False)
-                  for what, rows in losses.items()}
+        losses = {
+            "new_bars": [{**row, "val_nats_per_char": row["new"] * math.log(2)} for row in own],
+            "all_characters": own,
+        }
+        fitted = {
+            what: fit_plane(rows, SETTINGS, np.random.default_rng(0), choices=False)
+            for what, rows in losses.items()
+        }
         if all(draws is not None for _, draws in fitted.values()):
-            found[family] = {what: {key: entry[key] for key in KEPT} for what, (entry, _) in fitted.items()}
+            found[family] = {
+                what: {key: entry[key] for key in KEPT} for what, (entry, _) in fitted.items()
+            }
     return found

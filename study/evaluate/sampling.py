@@ -1,32 +1,38 @@
-"""Drawing music from a trained model: filters of the next-token distribution and batched generation.
+"""Drawing music from a trained model: filters of the next-token distribution and batched
+generation.
 
-Every sample is a *request* (prompt, sampler settings, seed, budget). All requests of a call run in one batch with the
-model's key/value cache or LSTM state, whatever their settings, and each draws from its own random stream, so that a
-sample is a function of the model and its own request, not of its neighbours, its place or the batch size.
+Every sample is a *request* (prompt, sampler settings, seed, budget). All requests of a call run in
+one batch with the model's key/value cache or LSTM state, whatever their settings, and each draws
+from its own random stream, so that a sample is a function of the model and its own request, not of
+its neighbours, its place or the batch size.
 
     samples = generate(model, tokenizer, unprompted(100, base_seed=0, max_chars=2000))
     samples[0]["text"], samples[0]["stop_reason"]
 
-Promised: on CPU the same request gives the same characters in any batch, tested on 1 to 100 neighbours. Batched matrix
-products add up in an order that depends on the number of rows when there are fewer than four of them (measured), so
-batches are padded to a multiple of eight rows. Across devices, torch versions or CPU types the last bits of the
-logits differ, and now and then a draw falls on the other side of a boundary.
+Promised: on CPU the same request gives the same characters in any batch, tested on 1 to 100
+neighbours. Batched matrix products add up in an order that depends on the number of rows when there
+are fewer than four of them (measured), so batches are padded to a multiple of eight rows. Across
+devices, torch versions or CPU types the last bits of the logits differ, and now and then a draw
+falls on the other side of a boundary.
 
-With `bars="right"` a bar that is not exactly as long as its meter is drawn again, from the model's state before it: that
-samples P(bar | what came before, the bar is right) exactly, where a mask on characters would sample something else
+With `bars="right"` a bar that is not exactly as long as its meter is drawn again, from the model's
+state before it: that samples P(bar | what came before, the bar is right) exactly, where a mask on
+characters would sample something else
 (Park et al. 2024). What is right is judged by `music/right_bars.py`; how many draws it took is part of the sample.
 
-A bar that was wrong MAX_TRIES times is given up, and a larger unit is drawn again: all voices' bars since the last place
-but one where they were level, the next time twice as many such turns, and so on back to the header. So turns are drawn
-from P(turns | what came before, each bar right, no bar given up). A bar that is right with probability p is given up
-with probability (1 - p)^64, one in 850 at p = 0.1: where bars come easily this is the law without giving up, and what
-is left out are places from which hardly any right bar leads on (a header whose meter the model does not keep, a meter
-changed in one voice that the others do not follow).
+A bar that was wrong MAX_TRIES times is given up, and a larger unit is drawn again: all voices' bars
+since the last place but one where they were level, the next time twice as many such turns, and so
+on back to the header. So turns are drawn from P(turns | what came before, each bar right, no bar
+given up). A bar that is right with probability p is given up with probability (1 - p)^64, one in
+850 at p = 0.1: where bars come easily this is the law without giving up, and what is left out are
+places from which hardly any right bar leads on (a header whose meter the model does not keep, a
+meter changed in one voice that the others do not follow).
 
-Budgets and surprisal count characters whatever a token is (`tokenizer.token_chars`), so that models of different
-vocabularies can be compared.
+Budgets and surprisal count characters whatever a token is (`tokenizer.token_chars`), so that models
+of different vocabularies can be compared.
 
-There is no repetition penalty on purpose: ABC needs `|`, digits and `z` again and again, and music repeats.
+There is no repetition penalty on purpose: ABC needs `|`, digits and `z` again and again, and music
+repeats.
 """
 
 import copy
@@ -40,18 +46,23 @@ import torch
 
 from common import BEGIN, END, UNKNOWN
 
-START = (END, BEGIN)  # how a tune starts in the training text: after the end of another; see benchmarks/sampling.md
-LANES = 8            # rows; batches are padded to a multiple of it, which makes a row's logits independent of the batch
-BATCH_ROWS = 128     # rows at once; the key/value cache of XL takes 8 MB a row
-SHRINK = 0.75        # finished rows leave when the batch can shrink to this share of its rows
-MAX_TRIES = 64       # draws of one bar; then more than the bar is drawn again
-BARS_PER_GIVEN_UP = 8  # a tune may give up one bar, and one more for so many bars of all voices; then it is stuck
-DRAWS = 256          # uniform numbers taken from a row's generator at a time
-MODEL_ITSELF = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}  # the sampler that changes nothing
+# how a tune starts in the training text: after the end of another; see benchmarks/sampling.md
+START = (END, BEGIN)
+# rows; batches are padded to a multiple of it, which makes a row's logits independent of the batch
+LANES = 8
+BATCH_ROWS = 128  # rows at once; the key/value cache of XL takes 8 MB a row
+SHRINK = 0.75  # finished rows leave when the batch can shrink to this share of its rows
+MAX_TRIES = 64  # draws of one bar; then more than the bar is drawn again
+# a tune may give up one bar, and one more for so many bars of all voices; then it is stuck
+BARS_PER_GIVEN_UP = 8
+DRAWS = 256  # uniform numbers taken from a row's generator at a time
+# the sampler that changes nothing
+MODEL_ITSELF = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
 
 
 class Request(NamedTuple):
-    """One sample to draw. Filters are off at top_k 0, top_p 1 and min_p 0; temperature 0 takes the likeliest."""
+    """One sample to draw. Filters are off at top_k 0, top_p 1 and min_p 0; temperature 0 takes the
+    likeliest."""
 
     prompt: str = ""
     seed: int = 0
@@ -60,8 +71,9 @@ class Request(NamedTuple):
     top_p: float = 1.0
     min_p: float = 0.0
     max_chars: int = 2000  # budget: characters drawn after the prompt
-    bars: str = "free"     # "right": a bar that its meter does not allow is drawn again
-    n_bars: int = 0        # with right bars: so many more of every voice, and no end of the tune before; 0: any number
+    bars: str = "free"  # "right": a bar that its meter does not allow is drawn again
+    # with right bars: so many more of every voice, and no end of the tune before; 0: any number
+    n_bars: int = 0
 
 
 def unprompted(n, base_seed, max_chars, **sampler):
@@ -71,8 +83,11 @@ def unprompted(n, base_seed, max_chars, **sampler):
 
 def truncation(sampler):
     """What a sampler leaves out, in words, e.g. "top-p 0.95"; "no truncation" if nothing."""
-    parts = [f"{word} {sampler[key]:g}" for key, word in (("top_k", "top-k"), ("top_p", "top-p"), ("min_p", "min-p"))
-             if sampler[key] != MODEL_ITSELF[key]]
+    parts = [
+        f"{word} {sampler[key]:g}"
+        for key, word in (("top_k", "top-k"), ("top_p", "top-p"), ("min_p", "min-p"))
+        if sampler[key] != MODEL_ITSELF[key]
+    ]
     return ", ".join(parts) or "no truncation"
 
 
@@ -81,15 +96,18 @@ def describe_sampler(sampler):
     return f"temperature {sampler['temperature']:g}, {truncation(sampler)}"
 
 
-# ---------------------------------------------------------------- the distribution of the next token
+# ---------------------------------------------------------------- the distribution of the next
+# token
+
 
 def filtered_weights(logits, temperature, top_k, top_p, min_p):
     """Unnormalised probabilities after temperature, top-k, top-p and min-p, in that order.
 
-    logits: (B, V) tensor; the settings: one number each, or (B,) tensors. Returns (B, V) float64, zero where a filter
-    cuts. top-p keeps the likeliest tokens until their sum reaches top_p, always at least the first; min-p keeps
-    what has at least min_p times the probability of the likeliest. Each filter sees what the one before it left,
-    renormalised. Of equally likely tokens the one of lower number goes first.
+    logits: (B, V) tensor; the settings: one number each, or (B,) tensors. Returns (B, V) float64,
+    zero where a filter cuts. top-p keeps the likeliest tokens until their sum reaches top_p, always
+    at least the first; min-p keeps what has at least min_p times the probability of the likeliest.
+    Each filter sees what the one before it left, renormalised. Of equally likely tokens the one of
+    lower number goes first.
 
     >>> filtered_weights(torch.tensor([[0.5, 0.3, 0.2]]).log(), 1.0, 2, 1.0, 0.0)[0].round(decimals=3).tolist()
     [1.0, 0.6, 0.0]
@@ -98,7 +116,8 @@ def filtered_weights(logits, temperature, top_k, top_p, min_p):
     n_rows, n_tokens = logits.shape
     temperature, top_k, top_p, min_p = (
         torch.as_tensor(value, dtype=torch.float64).expand(n_rows).unsqueeze(1)
-        for value in (temperature, top_k, top_p, min_p))
+        for value in (temperature, top_k, top_p, min_p)
+    )
     logits = logits - logits.max(dim=1, keepdim=True).values
     weights = (logits / temperature.clamp_min(1e-8)).exp()
     top_k = torch.where(temperature <= 1e-6, 1.0, torch.where(top_k > 0, top_k, float(n_tokens)))
@@ -115,34 +134,43 @@ def filtered_weights(logits, temperature, top_k, top_p, min_p):
 
 
 def draw(weights, uniform):
-    """Indices (B,) drawn from unnormalised weights (B, V) by the inverse of their running sum; uniform (B,), in [0, 1).
+    """Indices (B,) drawn from unnormalised weights (B, V) by the inverse of their running sum;
+    uniform (B,), in [0, 1).
     """
     running = weights.cumsum(dim=1)
-    place = torch.searchsorted(running, (uniform.unsqueeze(1) * running[:, -1:]), right=True).squeeze(1)
-    last = weights.shape[1] - 1 - (weights.flip(1) > 0).int().argmax(dim=1)  # rounding must not reach a zero weight
+    place = torch.searchsorted(
+        running, (uniform.unsqueeze(1) * running[:, -1:]), right=True
+    ).squeeze(1)
+    # rounding must not reach a zero weight
+    last = weights.shape[1] - 1 - (weights.flip(1) > 0).int().argmax(dim=1)
     return torch.minimum(place, last)
 
 
 # ---------------------------------------------------------------- generation
 
+
 def generate(model, tokenizer, requests, device="cpu", batch_rows=BATCH_ROWS, right_bars=None):
     """Draws every request; returns a list of dicts in the order of the requests.
 
-    Keys: the request's own, `text` (prompt and what was drawn, without end token), `new_chars`, `stop_reason`
+    Keys: the request's own, `text` (prompt and what was drawn, without end token), `new_chars`,
+    `stop_reason`
     ("end" = the model ended the tune, "budget" = max_chars were drawn, "bars" = n_bars are there, "stuck" = more
     bars were given up than a tune may, or there was nothing before one to take back),
-    `surprisal_bits` (-log2 of the probability that the model itself, at temperature 1 and unfiltered, gave each
-    character of `text`; a token of several characters spreads its bits evenly over them), `end_bits` (the same of the
-    end token, None if there is none), `seconds` (from the start of its batch to its last character); with right bars
-    also `n_kept`, bars (header and end counted as such) in the text, and `draws`, how often each bar was drawn, those
-    that were given up or went with a larger unit among them. Right bars that do not reach the end of the tune stop
+    `surprisal_bits` (-log2 of the probability that the model itself, at temperature 1 and
+    unfiltered, gave each character of `text`; a token of several characters spreads its bits evenly
+    over them), `end_bits` (the same of the end token, None if there is none), `seconds` (from the
+    start of its batch to its last character); with right bars also `n_kept`, bars (header and end
+    counted as such) in the text, and `draws`, how often each bar was drawn, those that were given
+    up or went with a larger unit among them. Right bars that do not reach the end of the tune stop
     after the last bar that all voices have.
 
-    right_bars: the class RightBars of `music/right_bars.py`, for requests with right bars. It is handed over, not named
-    here, so that a change of the judge leaves free samples as they are.
-    model: has `step`, `step_rows`, `take_rows`, `mark` and `rewind`, as the classes in common.py. The begin and unknown
-    tokens are never drawn: neither is ever a target of the training loss. Raises ValueError if a prompt has a character
-    that the vocabulary lacks, if no right bar can follow it, or if a setting makes no sense.
+    right_bars: the class RightBars of `music/right_bars.py`, for requests with right bars. It is
+    handed over, not named here, so that a change of the judge leaves free samples as they are.
+    model: has `step`, `step_rows`, `take_rows`, `mark` and `rewind`, as the classes in common.py.
+    The begin and unknown
+    tokens are never drawn: neither is ever a target of the training loss. Raises ValueError if a
+    prompt has a character that the vocabulary lacks, if no right bar can follow it, or if a setting
+    makes no sense.
     """
     requests = list(requests)
     for request in requests:
@@ -151,34 +179,51 @@ def generate(model, tokenizer, requests, device="cpu", batch_rows=BATCH_ROWS, ri
     for together in (True, False):
         chosen = [i for i, request in enumerate(requests) if _starts_like_all(request) == together]
         for first in range(0, len(chosen), batch_rows):
-            part = chosen[first:first + batch_rows]
-            drawn = _generate_batch(model, tokenizer, [requests[i] for i in part], device, together, right_bars)
+            part = chosen[first : first + batch_rows]
+            drawn = _generate_batch(
+                model, tokenizer, [requests[i] for i in part], device, together, right_bars
+            )
             for i, sample in zip(part, drawn):
                 samples[i] = sample
     return samples
 
 
 def _starts_like_all(request):
-    """True if the rows of such requests are always at the same place: no prompt, and never a step back."""
+    """True if the rows of such requests are always at the same place: no prompt, and never a step
+    back."""
     return not request.prompt and request.bars == "free"
 
 
 def _check(request, tokenizer, right_bars):
     if UNKNOWN in tokenizer.encode(request.prompt):
         foreign = [c for c in sorted(set(request.prompt)) if UNKNOWN in tokenizer.encode(c)]
-        raise ValueError(f"the prompt has characters that the training text lacks: {' '.join(map(repr, foreign))}")
-    if not (request.temperature >= 0 and request.top_k >= 0 and 0 < request.top_p <= 1 and 0 <= request.min_p <= 1
-            and request.max_chars >= 1 and request.bars in ("free", "right")
-            and (request.n_bars == 0 or request.n_bars > 0 and request.bars == "right")):
-        raise ValueError("sampler settings out of range: temperature >= 0, top-k >= 0, 0 < top-p <= 1, "
-                         "0 <= min-p <= 1, at least 1 character, bars free or right, a number of bars with right only")
+        raise ValueError(
+            "the prompt has characters that the training text lacks:"
+            f" {' '.join(map(repr, foreign))}"
+        )
+    if not (
+        request.temperature >= 0
+        and request.top_k >= 0
+        and 0 < request.top_p <= 1
+        and 0 <= request.min_p <= 1
+        and request.max_chars >= 1
+        and request.bars in ("free", "right")
+        and (request.n_bars == 0 or request.n_bars > 0 and request.bars == "right")
+    ):
+        raise ValueError(
+            "sampler settings out of range: temperature >= 0, top-k >= 0, 0 < top-p <= 1, 0 <="
+            " min-p <= 1, at least 1 character, bars free or right, a number of bars with right"
+            " only"
+        )
     wrong = right_bars.what_is_wrong(request.prompt) if request.bars == "right" else None
     if wrong:
         raise ValueError(f"no right bar can follow this prompt: {wrong}")
 
 
 class _Place(NamedTuple):
-    """Where a row with right bars can go back to: tokens, and characters drawn, up to there; what its judge knew."""
+    """Where a row with right bars can go back to: tokens, and characters drawn, up to there; what
+    its judge knew."""
+
     n_tokens: int
     n_chars: int
     bars: Any
@@ -187,9 +232,10 @@ class _Place(NamedTuple):
 class _Batch:
     """Requests that are drawn side by side: what has been drawn of each, and which are still at it.
 
-    Rows that pad the batch are requests that are finished from the start; they stand behind the real ones. A text has
-    at most as many tokens as characters, so the room for them is the prompt and max_chars; a bar that shall be right may
-    run over that before it is judged, or one drawn wrongly would end the tune.
+    Rows that pad the batch are requests that are finished from the start; they stand behind the
+    real ones. A text has at most as many tokens as characters, so the room for them is the prompt
+    and max_chars; a bar that shall be right may run over that before it is judged, or one drawn
+    wrongly would end the tune.
     """
 
     def __init__(self, requests, tokenizer, together, right_bars):
@@ -198,32 +244,46 @@ class _Batch:
         self.decode, self.token_chars = tokenizer.decode, torch.as_tensor(tokenizer.token_chars)
         self.n_prompt = torch.tensor([len(prompt) for prompt in prompts])
         self.max_chars = torch.tensor([request.max_chars for request in padded])
-        self.right = {row: right_bars(request.prompt, request.n_bars)
-                      for row, request in enumerate(requests) if request.bars == "right"}
-        room = int((self.n_prompt + self.max_chars).max()) + (right_bars.MAX_CHARS + 2 if self.right else 0)
+        self.right = {
+            row: right_bars(request.prompt, request.n_bars)
+            for row, request in enumerate(requests)
+            if request.bars == "right"
+        }
+        room = int((self.n_prompt + self.max_chars).max()) + (
+            right_bars.MAX_CHARS + 2 if self.right else 0
+        )
         self.tokens = torch.zeros(len(padded), room, dtype=torch.long)
         for row, prompt in enumerate(prompts):
-            self.tokens[row, :len(prompt)] = torch.as_tensor(prompt, dtype=torch.long)
+            self.tokens[row, : len(prompt)] = torch.as_tensor(prompt, dtype=torch.long)
         self.bits = torch.zeros(self.tokens.shape, dtype=torch.float32)
-        self.settings = [torch.tensor([float(getattr(request, name)) for request in padded], dtype=torch.float64)
-                         for name in MODEL_ITSELF]
+        self.settings = [
+            torch.tensor([float(getattr(request, name)) for request in padded], dtype=torch.float64)
+            for name in MODEL_ITSELF
+        ]
         self.endless = torch.tensor([request.n_bars > 0 for request in padded])
         self.streams = [torch.Generator().manual_seed(request.seed) for request in padded]
         self.uniform = torch.zeros(len(padded), DRAWS, dtype=torch.float64)
         self.n_uniform = torch.zeros(len(padded), dtype=torch.long)  # uniform numbers used
-        self.n_tokens = torch.ones_like(self.n_prompt) if together else self.n_prompt.clone()  # given and drawn
-        self.n_chars = torch.zeros(len(padded), dtype=torch.long)    # drawn after the prompt
+        # given and drawn
+        self.n_tokens = torch.ones_like(self.n_prompt) if together else self.n_prompt.clone()
+        self.n_chars = torch.zeros(len(padded), dtype=torch.long)  # drawn after the prompt
         self.alive = torch.arange(len(padded)) < len(requests)
         self.stop_reasons = [None] * len(padded)
-        self.kept = {row: _Place(int(self.n_prompt[row]), 0, bars)  # the last right bar
-                     for row, bars in self.right.items()}
-        self.level = {row: [place._replace(bars=copy.copy(place.bars))]  # where all voices have equally many bars
-                      for row, place in self.kept.items()}
-        self.given_up = {row: (0, 0, 0) for row in self.right}  # bars given up: in all, since the most bars stood; how many
+        self.kept = {
+            row: _Place(int(self.n_prompt[row]), 0, bars)  # the last right bar
+            for row, bars in self.right.items()
+        }
+        # where all voices have equally many bars
+        self.level = {
+            row: [place._replace(bars=copy.copy(place.bars))] for row, place in self.kept.items()
+        }
+        # bars given up: in all, since the most bars stood; how many
+        self.given_up = {row: (0, 0, 0) for row in self.right}
         self.to_draw_again = set()  # rows that went back farther than the model's cache can
 
     def extend(self, rows, logits):
-        """Gives each of these rows its next token: the prompt's, or one drawn from logits (n_rows, V)."""
+        """Gives each of these rows its next token: the prompt's, or one drawn from logits (n_rows,
+        V)."""
         alive, at = self.alive[rows], self.n_tokens[rows].clamp(max=self.tokens.shape[1] - 1)
         writing, place = alive & (at >= self.n_prompt[rows]), self.n_uniform[rows] % DRAWS
         for row in rows[writing & (place == 0)].tolist():
@@ -246,7 +306,8 @@ class _Batch:
         self.alive[row], self.stop_reasons[row] = False, reason
 
     def finish_free(self, rows, tokens):
-        """Ends the rows whose tune, or whose budget, is over with these tokens (BEGIN where none was drawn)."""
+        """Ends the rows whose tune, or whose budget, is over with these tokens (BEGIN where none
+        was drawn)."""
         over = (tokens == END) | (tokens != BEGIN) & (self.n_chars[rows] >= self.max_chars[rows])
         for row, token in zip(rows[over].tolist(), tokens[over].tolist()):
             if row not in self.right:
@@ -254,11 +315,12 @@ class _Batch:
 
     def text(self, row):
         """What stands in a row so far: the one place where its tokens become text."""
-        return self.decode(self.tokens[row, len(START):self.n_tokens[row]].tolist())
+        return self.decode(self.tokens[row, len(START) : self.n_tokens[row]].tolist())
 
     def judge_bars(self, rows, tokens):
-        """Keeps the bars that are right with these tokens and takes back those that are wrong; ends rows that are over.
-        Returns the places in `rows` of those whose bar is kept, and of those that draw it again."""
+        """Keeps the bars that are right with these tokens and takes back those that are wrong; ends
+        rows that are over. Returns the places in `rows` of those whose bar is kept, and of those
+        that draw it again."""
         kept, back = [], []
         for place, (row, token) in enumerate(zip(rows.tolist(), tokens.tolist())):
             if row not in self.right or token == BEGIN:
@@ -293,17 +355,22 @@ class _Batch:
         self.stop(row, reason)
 
     def give_up(self, row):
-        """A row goes back before the bar that it cannot draw: to the last place but one where its voices were level (from
-        the first bars to the header), then twice as far each time until it has got beyond that bar. It goes on from there
+        """A row goes back before the bar that it cannot draw: to the last place but one where its
+        voices were level (from the first bars to the header), then twice as far each time until it
+        has got beyond that bar. It goes on from there
         when the other rows are finished: its cache has to be read anew."""
-        bars, kept, (n_in_all, n_since, most_bars) = self.right[row], self.kept[row], self.given_up[row]
+        bars, kept, (n_in_all, n_since, most_bars) = (
+            self.right[row],
+            self.kept[row],
+            self.given_up[row],
+        )
         bars.give_up()
         if bars.n_bars > most_bars:
             n_since, most_bars = 0, bars.n_bars
         earlier = [place for place in self.level[row] if place.n_tokens < kept.n_tokens]
         if not earlier or n_in_all > most_bars // BARS_PER_GIVEN_UP:
             return self.cut(row, "stuck")
-        del earlier[len(earlier) + 1 - min(2 ** (n_since + 1), len(earlier)):]
+        del earlier[len(earlier) + 1 - min(2 ** (n_since + 1), len(earlier)) :]
         self.given_up[row] = n_in_all + 1, n_since + 1, most_bars
         self.level[row], self.right[row] = earlier, copy.copy(earlier[-1].bars)
         self.kept[row] = earlier[-1]._replace(bars=self.right[row])
@@ -312,17 +379,18 @@ class _Batch:
         self.to_draw_again.add(row)
 
     def rows_to_draw_again(self):
-        """Rows of the batch to go on with, those that went back and finished ones up to a multiple of LANES; none if no
-        row went back."""
+        """Rows of the batch to go on with, those that went back and finished ones up to a multiple
+        of LANES; none if no row went back."""
         again, self.to_draw_again = sorted(self.to_draw_again), set()
         self.alive[again] = True
         others = [row for row in range(len(self.alive)) if not self.alive[row]]
-        return torch.tensor(sorted(again + others[:-len(again) % LANES]), dtype=torch.long)
+        return torch.tensor(sorted(again + others[: -len(again) % LANES]), dtype=torch.long)
 
 
 @torch.inference_mode()
 def _generate_batch(model, tokenizer, requests, device, together, right_bars):
-    """Samples of one batch; together: all rows are at the same place, so that the model's plain step will do."""
+    """Samples of one batch; together: all rows are at the same place, so that the model's plain
+    step will do."""
     batch, started = _Batch(requests, tokenizer, together, right_bars), time.perf_counter()
     if not together:
         _read_prompts(model, batch, device)
@@ -330,16 +398,22 @@ def _generate_batch(model, tokenizer, requests, device, together, right_bars):
     while len(rows):
         _draw_rows(model, batch, rows, device, together, seconds, started)
         rows = batch.rows_to_draw_again()
-    return [_sample(request, tokenizer, batch, row, seconds[row]) for row, request in enumerate(requests)]
+    return [
+        _sample(request, tokenizer, batch, row, seconds[row])
+        for row, request in enumerate(requests)
+    ]
 
 
 def _draw_rows(model, batch, rows, device, together, seconds, started):
-    """Draws these rows of a batch until none is alive; notes the seconds that each took since `started`."""
+    """Draws these rows of a batch until none is alive; notes the seconds that each took since
+    `started`."""
     cache, desc = None, f"{int(batch.alive.sum())} samples"
     for _ in progress(iter(batch.alive.any, torch.tensor(False)), desc=desc, unit="token"):
         n = batch.n_tokens[rows]
         if together:  # the model's own step slides the window once its context is full
-            logits, cache = model.step(batch.tokens[rows].gather(1, n[:, None] - 1).to(device), cache)
+            logits, cache = model.step(
+                batch.tokens[rows].gather(1, n[:, None] - 1).to(device), cache
+            )
         else:
             logits, cache = model.step_rows(batch.tokens[rows].to(device), n.to(device), cache)
         logits = logits.float().cpu()
@@ -363,20 +437,22 @@ def _draw_rows(model, batch, rows, device, together, seconds, started):
 
 
 def _read_prompts(model, batch, device):
-    """The surprisal of every prompt. Each is read alone and at one stroke, so that it depends on no other; so is what
-    `step_rows` makes of it."""
+    """The surprisal of every prompt. Each is read alone and at one stroke, so that it depends on no
+    other; so is what `step_rows` makes of it."""
     for row in (batch.n_prompt > len(START)).nonzero().flatten().tolist():
         n = int(batch.n_prompt[row])
-        tokens = batch.tokens[row:row + 1, :n].to(device)
+        tokens = batch.tokens[row : row + 1, :n].to(device)
         logits = torch.cat(list(model.read_on(tokens)), dim=1)[0, :-1].float().cpu()
         logits[:, [BEGIN, UNKNOWN]] = -torch.inf
-        surprisal = -logits.double().log_softmax(dim=1).gather(1, batch.tokens[row, 1:n, None]).squeeze(1)
+        surprisal = (
+            -logits.double().log_softmax(dim=1).gather(1, batch.tokens[row, 1:n, None]).squeeze(1)
+        )
         batch.bits[row, 1:n] = (surprisal / np.log(2)).float()
 
 
 def _rows_to_keep(alive):
-    """Places of the rows to go on with: all that are alive and finished ones up to a multiple of LANES; None where
-    leaving the others saves too little."""
+    """Places of the rows to go on with: all that are alive and finished ones up to a multiple of
+    LANES; None where leaving the others saves too little."""
     n_kept = LANES * -(-int(alive.sum()) // LANES)
     if n_kept > SHRINK * len(alive):
         return None
@@ -384,16 +460,24 @@ def _rows_to_keep(alive):
 
 
 def _sample(request, tokenizer, batch, row, seconds):
-    """A finished row as `generate` returns it; what the last token has beyond the budget is cut off."""
+    """A finished row as `generate` returns it; what the last token has beyond the budget is cut
+    off."""
     written = slice(len(START), batch.n_tokens[row])
     tokens, bits = batch.tokens[row, written].tolist(), batch.bits[row, written].tolist()
     end_bits = round(bits.pop(), 3) if batch.stop_reasons[row] == "end" else None
-    text = tokenizer.decode(tokens)[:len(request.prompt) + request.max_chars]
+    text = tokenizer.decode(tokens)[: len(request.prompt) + request.max_chars]
     per_char = []
     for token, n_bits in zip(tokens, bits):
         n_chars = int(tokenizer.token_chars[token])
         per_char += [round(n_bits / n_chars, 3)] * n_chars
     bars = batch.right.get(row)
-    return {**request._asdict(), "text": text, "new_chars": len(text) - len(request.prompt),
-            "stop_reason": batch.stop_reasons[row], "surprisal_bits": per_char[:len(text)], "end_bits": end_bits,
-            **({"n_kept": bars.n_kept, "draws": bars.draws} if bars else {}), "seconds": round(seconds, 3)}
+    return {
+        **request._asdict(),
+        "text": text,
+        "new_chars": len(text) - len(request.prompt),
+        "stop_reason": batch.stop_reasons[row],
+        "surprisal_bits": per_char[: len(text)],
+        "end_bits": end_bits,
+        **({"n_kept": bars.n_kept, "draws": bars.draws} if bars else {}),
+        "seconds": round(seconds, 3),
+    }

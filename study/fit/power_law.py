@@ -1,16 +1,20 @@
-"""Mathematics of scaling laws: fits of loss against size, their intervals, and comparisons of two families.
+"""Mathematics of scaling laws: fits of loss against size, their intervals, and comparisons of two
+families.
 
-Few sizes and three parameters: R2 says nothing, so every estimate here comes with an interval that was calibrated by
-simulation (benchmarks/scaling.md). Arrays go in and out; `study/fit/analysis.py` knows about runs.
+Few sizes and three parameters: R2 says nothing, so every estimate here comes with an interval that
+was calibrated by simulation (benchmarks/scaling.md). Arrays go in and out; `study/fit/analysis.py`
+knows about runs.
 
-L(N) = a N^-alpha + c is fitted by variable projection (Golub & Pereyra 1973): for a given alpha it is linear in a and
-c, so a and c >= 0 have a closed form and the search is over alpha alone: no start values, no local optimum in a and c.
-The sum of squares as a function of alpha is then also the profile from which the intervals come. N is scaled by its
-geometric mean inside (N^-alpha of millions and a alone span ten decades); losses are nats per character.
+L(N) = a N^-alpha + c is fitted by variable projection (Golub & Pereyra 1973): for a given alpha it
+is linear in a and c, so a and c >= 0 have a closed form and the search is over alpha alone: no
+start values, no local optimum in a and c. The sum of squares as a function of alpha is then also
+the profile from which the intervals come. N is scaled by its geometric mean inside (N^-alpha of
+millions and a alone span ten decades); losses are nats per character.
 
-Which estimator. Least squares, on the loss with profile intervals for L(N), on log loss with a bootstrap for the joint
-law: runs of one recipe are clean, and on clean points Huber's exponents scatter more. Huber on log loss beside either,
-as a check, and as the published joint laws are fitted.
+Which estimator. Least squares, on the loss with profile intervals for L(N), on log loss with a
+bootstrap for the joint
+law: runs of one recipe are clean, and on clean points Huber's exponents scatter more. Huber on log
+loss beside either, as a check, and as the published joint laws are fitted.
 """
 
 import math
@@ -19,19 +23,26 @@ from typing import NamedTuple
 import numpy as np
 from scipy import optimize, special  # not scipy.stats: it takes a second to load
 
-LEVEL = 0.95               # of every interval
+LEVEL = 0.95  # of every interval
 TAILS = [100 * (1 - LEVEL) / 2, 100 * (1 + LEVEL) / 2]  # percentiles that bound it
-ALPHA_RANGE = (0.002, 3.0)  # exponents searched; an interval that reaches an edge counts as unbounded
-N_ALPHA = 400              # grid points, evenly spaced in log alpha (1.9 % apart; ends are refined by bisection)
-MIN_SIZES = 4              # three parameters need at least one size more
-MIN_NOISE_DOF = 3          # fewer repeated runs than this do not measure a seed noise: the residuals do
-MIN_PAIRED = 3             # common seeds for a paired comparison: with two, Student's t is 12.7 standard errors wide
-HUBER_DELTA = 1e-3         # in log loss, as Hoffmann et al. 2022; summed, not averaged: an average is so small that an
-                           # optimizer stops early and calls it converged (Besiroglu et al. 2024)
-SQUARES = 10.0             # as delta: no residual of a log loss is beyond it, which makes it least squares
-USEFUL_ERROR = 0.04        # relative; the accuracy that Choshen et al. 2024 call useful
-LOG_ZERO = -15.0           # log of a coefficient that counts as zero
-FLOPS_PER_ND = 6.0         # C = 6 N D, the convention of the published joint laws: 2 forward and 4 backward per weight
+# exponents searched; an interval that reaches an edge counts as unbounded
+ALPHA_RANGE = (0.002, 3.0)
+# grid points, evenly spaced in log alpha (1.9 % apart; ends are refined by bisection)
+N_ALPHA = 400
+MIN_SIZES = 4  # three parameters need at least one size more
+# fewer repeated runs than this do not measure a seed noise: the residuals do
+MIN_NOISE_DOF = 3
+# common seeds for a paired comparison: with two, Student's t is 12.7 standard errors wide
+MIN_PAIRED = 3
+# in log loss, as Hoffmann et al. 2022; summed, not averaged: an average is so small that an
+HUBER_DELTA = 1e-3
+# optimizer stops early and calls it converged (Besiroglu et al. 2024)
+# as delta: no residual of a log loss is beyond it, which makes it least squares
+SQUARES = 10.0
+USEFUL_ERROR = 0.04  # relative; the accuracy that Choshen et al. 2024 call useful
+LOG_ZERO = -15.0  # log of a coefficient that counts as zero
+# C = 6 N D, the convention of the published joint laws: 2 forward and 4 backward per weight
+FLOPS_PER_ND = 6.0
 ALPHAS = np.geomspace(*ALPHA_RANGE, N_ALPHA)
 
 
@@ -46,36 +57,41 @@ def t_quantile(level, dof):
 
 
 def is_on_bound(alpha):
-    """True for an exponent on an end of the range searched: it is the search's number, and no finding."""
+    """True for an exponent on an end of the range searched: it is the search's number, and no
+    finding."""
     return not ALPHA_RANGE[0] * 1.001 < alpha < ALPHA_RANGE[1] / 1.001
 
 
 # ---------------------------------------------------------------- L(N) = a N^-alpha + c
 
+
 class PowerLaw(NamedTuple):
-    """A fitted law with all that its intervals need. `sizes` are distinct N, `means` the mean loss of each,
-    `weights` the number of runs of each; `noise_sd` is that of one run, None if nothing measures it."""
+    """A fitted law with all that its intervals need. `sizes` are distinct N, `means` the mean loss
+    of each, `weights` the number of runs of each; `noise_sd` is that of one run, None if nothing
+    measures it."""
+
     alpha: float
     a: float
     c: float
-    alpha_interval: tuple   # (low, high); None for an end that lies beyond ALPHA_RANGE
+    alpha_interval: tuple  # (low, high); None for an end that lies beyond ALPHA_RANGE
     c_interval: tuple
     r_squared: float
     noise_sd: float | None
     noise_dof: int
-    noise_source: str       # "seeds", "residuals", "lack of fit", "given" or "none"
+    noise_source: str  # "seeds", "residuals", "lack of fit", "given" or "none"
     lack_of_fit_p: float | None
     sizes: np.ndarray
     weights: np.ndarray
     means: np.ndarray
-    ss: float               # between sizes: sum of weight * (mean - fit)^2
-    critical: float         # alpha, a, c whose `ss` is below this are inside the interval
+    ss: float  # between sizes: sum of weight * (mean - fit)^2
+    critical: float  # alpha, a, c whose `ss` is below this are inside the interval
     n_runs: int
     level: float
 
 
 def group_by_size(n, loss):
-    """Distinct sizes, number of runs, mean loss of each size, and the sum of squares within the sizes."""
+    """Distinct sizes, number of runs, mean loss of each size, and the sum of squares within the
+    sizes."""
     n, loss = np.asarray(n, float), np.asarray(loss, float)
     sizes, inverse, weights = np.unique(n, return_inverse=True, return_counts=True)
     means = np.bincount(inverse, loss) / weights
@@ -83,42 +99,48 @@ def group_by_size(n, loss):
 
 
 def project(alphas, log_n, weights, losses):
-    """Best a, c >= 0 for each alpha and each data set: variable projection with two non-negative coefficients.
+    """Best a, c >= 0 for each alpha and each data set: variable projection with two non-negative
+    coefficients.
 
     alphas (A,), log_n (K,), weights and losses (B, K) -> a, c, ss, each (A, B).
 
-    a >= 0 and c >= 0 are part of the law: loss falls with size and cannot go below zero. Without them a few noisy
-    points can be met best by a loss that rises with N, or that ends below zero. With two coefficients the bounds need
-    no solver: a line of negative slope becomes the constant, one of negative intercept the line through zero.
+    a >= 0 and c >= 0 are part of the law: loss falls with size and cannot go below zero. Without
+    them a few noisy points can be met best by a loss that rises with N, or that ends below zero.
+    With two coefficients the bounds need
+    no solver: a line of negative slope becomes the constant, one of negative intercept the line
+    through zero.
     """
     x = np.exp(-np.outer(alphas, log_n))
     total = weights.sum(1)
     x_mean, y_mean = x @ weights.T / total, (weights * losses).sum(1) / total
-    sxx = (x ** 2) @ weights.T - total * x_mean ** 2
+    sxx = (x**2) @ weights.T - total * x_mean**2
     sxy = x @ (weights * (losses - y_mean[:, None])).T
     a = np.maximum(sxy / np.maximum(sxx, 1e-300), 0)
     c = y_mean - a * x_mean
-    through_zero = (x @ (weights * losses).T) / ((x ** 2) @ weights.T)
+    through_zero = (x @ (weights * losses).T) / ((x**2) @ weights.T)
     a, c = np.where(c < 0, through_zero, a), np.maximum(c, 0)
     residual = losses[None] - a[:, :, None] * x[:, None] - c[:, :, None]
-    return a, c, (weights[None] * residual ** 2).sum(2)
+    return a, c, (weights[None] * residual**2).sum(2)
 
 
 def fit_power_law(n, loss, noise=None, level=LEVEL):
     """Least-squares fit of a N^-alpha + c with profile-likelihood intervals.
 
-    n, loss: one entry per run. noise: (sd, degrees of freedom) if the noise of one run is known from elsewhere.
-    The interval of alpha holds every alpha whose best sum of squares exceeds the minimum by no more than
-    F(1, dof) * noise variance. The noise is that of the seeds where at least MIN_NOISE_DOF repeated runs measure
-    it, unless the curve misses the means by more than it allows; otherwise that of the residuals (n - 3 degrees of
-    freedom, n - 2 where the best c is 0: with n - 3 there, intervals of such fits cover 99.7 % instead of 95 %).
-    Raises ValueError if fewer than three sizes are given; with three the curve has no interval.
+    n, loss: one entry per run. noise: (sd, degrees of freedom) if the noise of one run is known
+    from elsewhere. The interval of alpha holds every alpha whose best sum of squares exceeds the
+    minimum by no more than F(1, dof) * noise variance. The noise is that of the seeds where at
+    least MIN_NOISE_DOF repeated runs measure it, unless the curve misses the means by more than it
+    allows; otherwise that of the residuals (n - 3 degrees of freedom, n - 2 where the best c is 0:
+    with n - 3 there, intervals of such fits cover 99.7 % instead of 95 %). Raises ValueError if
+    fewer than three sizes are given; with three the curve has no interval.
 
-    Why a profile and not alpha +- 1.96 standard errors: alpha and c trade against each other along a curved valley
+    Why a profile and not alpha +- 1.96 standard errors: alpha and c trade against each other along
+    a curved valley
     (`joint_region`), so the interval is lopsided (0.05 to 0.63 about 0.15 for the original study's Transformers) and
-    may have no end at all, which a standard error cannot say. Why not the bootstrap: redrawing five sizes leaves too
-    few distinct ones, and residuals of five points about three parameters understate the noise by sqrt(5 / 2). The
-    profile covers 94 to 98 % in every simulated design that can identify anything at all.
+    may have no end at all, which a standard error cannot say. Why not the bootstrap: redrawing five
+    sizes leaves too few distinct ones, and residuals of five points about three parameters
+    understate the noise by sqrt(5 / 2). The profile covers 94 to 98 % in every simulated design
+    that can identify anything at all.
     """
     sizes, weights, means, ss_within = group_by_size(n, loss)
     if len(sizes) < 3:
@@ -133,16 +155,36 @@ def fit_power_law(n, loss, noise=None, level=LEVEL):
     ss_grid = project(ALPHAS, log_n, weights[None], means[None])[2][:, 0]
     alpha = _best_alpha(profile, ss_grid)
     a, c, ss = (float(v[0, 0]) for v in project([alpha], log_n, weights[None], means[None]))
-    ss_total = float((weights * (means - np.average(means, weights=weights)) ** 2).sum()) + ss_within
+    ss_total = (
+        float((weights * (means - np.average(means, weights=weights)) ** 2).sum()) + ss_within
+    )
     r_squared = 1 - (ss + ss_within) / ss_total if ss_total > 0 else 0.0
 
     n_free = 2 if c <= 0 else 3  # on the bound c = 0 the curve has used one degree of freedom less
     noise_sd, noise_dof, source, p = _noise(ss, ss_within, len(sizes) - n_free, dof_within, noise)
-    fit = PowerLaw(alpha, a * math.exp(alpha * center), c, (None, None), (None, None), r_squared, noise_sd,
-                   noise_dof, source, p, sizes, weights, means, ss, math.inf, n_runs, level)
+    fit = PowerLaw(
+        alpha,
+        a * math.exp(alpha * center),
+        c,
+        (None, None),
+        (None, None),
+        r_squared,
+        noise_sd,
+        noise_dof,
+        source,
+        p,
+        sizes,
+        weights,
+        means,
+        ss,
+        math.inf,
+        n_runs,
+        level,
+    )
     if noise_sd is None:
         return fit
-    variance = max(noise_sd, 1e-9 * means.mean()) ** 2  # a floor against rounding when the points lie on the curve
+    # a floor against rounding when the points lie on the curve
+    variance = max(noise_sd, 1e-9 * means.mean()) ** 2
     # F(1, .): one parameter is asked about, a and c are chosen best for each alpha
     fit = fit._replace(critical=ss + f_quantile(level, 1, noise_dof) * variance)
     fit = fit._replace(alpha_interval=_alpha_interval(profile, ss_grid, alpha, fit.critical))
@@ -156,35 +198,50 @@ def _best_alpha(profile, ss_grid):
     local = np.flatnonzero((padded[1:-1] < padded[:-2]) & (padded[1:-1] <= padded[2:]))
     for i in local[np.argsort(ss_grid[local])][:5]:
         low, high = ALPHAS[max(i - 1, 0)], ALPHAS[min(i + 1, N_ALPHA - 1)]
-        minimum = optimize.minimize_scalar(profile, bounds=(low, high), method="bounded", options={"xatol": 1e-10})
+        minimum = optimize.minimize_scalar(
+            profile, bounds=(low, high), method="bounded", options={"xatol": 1e-10}
+        )
         best = min(best, (float(minimum.x), float(minimum.fun)), key=lambda pair: pair[1])
     return float(best[0])
 
 
 def _noise(ss, ss_within, dof_lack, dof_within, given):
-    """Standard deviation of one run, its degrees of freedom, where it comes from, p-value of lack of fit.
+    """Standard deviation of one run, its degrees of freedom, where it comes from, p-value of lack
+    of fit.
 
-    ss, dof_lack: scatter of the sizes' means about the curve; ss_within, dof_within: of the seeds about their means.
-    Both estimate the same variance if the law holds, which the F test of their ratio (lack of fit) examines: seeds
-    alone would give an interval far too narrow to a curve that does not pass through the means.
+    ss, dof_lack: scatter of the sizes' means about the curve; ss_within, dof_within: of the seeds
+    about their means. Both estimate the same variance if the law holds, which the F test of their
+    ratio (lack of fit) examines: seeds alone would give an interval far too narrow to a curve that
+    does not pass through the means.
     """
     if given:
         return given[0], given[1], "given", None
     if dof_within >= MIN_NOISE_DOF:
         variance = ss_within / dof_within
-        p = float(special.fdtrc(dof_lack, dof_within, ss / dof_lack / variance)) if dof_lack and variance > 0 else None
-        if p is not None and p < 1 - LEVEL:  # the means scatter about the curve by more than the seeds explain
+        p = (
+            float(special.fdtrc(dof_lack, dof_within, ss / dof_lack / variance))
+            if dof_lack and variance > 0
+            else None
+        )
+        # the means scatter about the curve by more than the seeds explain
+        if p is not None and p < 1 - LEVEL:
             return math.sqrt(ss / dof_lack), dof_lack, "lack of fit", p
         return math.sqrt(variance), dof_within, "seeds", p
     dof = dof_lack + dof_within
-    return (math.sqrt((ss + ss_within) / dof), dof, "residuals", None) if dof > 0 else (None, 0, "none", None)
+    return (
+        (math.sqrt((ss + ss_within) / dof), dof, "residuals", None)
+        if dof > 0
+        else (None, 0, "none", None)
+    )
 
 
 def _alpha_interval(profile, ss_grid, alpha, critical):
-    """Smallest and largest alpha inside the region, ends found by bisection; None where it reaches the edge.
+    """Smallest and largest alpha inside the region, ends found by bisection; None where it reaches
+    the edge.
 
-    The region may consist of several pieces (the profile has several minima): the interval spans them all. `alpha` is a
-    node of its own, because an interval may be narrower than the 1.9 % between two nodes of the grid.
+    The region may consist of several pieces (the profile has several minima): the interval spans
+    them all. `alpha` is a node of its own, because an interval may be narrower than the 1.9 %
+    between two nodes of the grid.
     """
     nodes = np.append(ALPHAS, alpha)
     values = np.append(ss_grid, profile(alpha))
@@ -196,7 +253,9 @@ def _alpha_interval(profile, ss_grid, alpha, critical):
     def end(out, within):
         if profile(nodes[within]) >= critical:  # the minimum itself, when the region is a point
             return float(nodes[within])
-        return float(optimize.brentq(lambda v: profile(v) - critical, nodes[out], nodes[within], xtol=1e-7))
+        return float(
+            optimize.brentq(lambda v: profile(v) - critical, nodes[out], nodes[within], xtol=1e-7)
+        )
 
     low = None if first == 0 else end(first - 1, first)
     high = None if last == len(nodes) - 1 else end(last + 1, last)
@@ -204,34 +263,46 @@ def _alpha_interval(profile, ss_grid, alpha, critical):
 
 
 def _region(fit, alphas, at_n=None, extra=0.0):
-    """Lowest and highest value of the curve at each size in `at_n` over the confidence region, by alpha.
+    """Lowest and highest value of the curve at each size in `at_n` over the confidence region, by
+    alpha.
 
-    at_n None stands for c itself (an infinite size). extra: variance, in units of the noise variance, that a new
-    observation adds (1 for one run, 1/m for the mean of m). Returns low, high (A, M); NaN where nothing is inside.
+    at_n None stands for c itself (an infinite size). extra: variance, in units of the noise
+    variance, that a new observation adds (1 for one run, 1/m for the mean of m). Returns low, high
+    (A, M); NaN where nothing is inside.
 
-    Derivation. The region holds all (alpha, a, c) with SS(alpha, a, c) <= critical. Fix alpha and write
-    x_k = N_k^-alpha, W = sum of the weights w_k, X and Y for the weighted means of x and of the losses y,
-    Sxx = sum of w_k (x_k - X)^2. With m = c + a X, the height of the line over X, the cross term of the weighted sum
+    Derivation. The region holds all (alpha, a, c) with SS(alpha, a, c) <= critical. Fix alpha and
+    write x_k = N_k^-alpha, W = sum of the weights w_k, X and Y for the weighted means of x and of
+    the losses y, Sxx = sum of w_k (x_k - X)^2. With m = c + a X, the height of the line over X, the
+    cross term of the weighted sum
     of squares vanishes:
 
-        SS = SS0 + W (m - Y)^2 + Sxx (a - a0)^2        a0, c0 and SS0: the unconstrained optimum at this alpha
+        SS = SS0 + W (m - Y)^2 + Sxx (a - a0)^2        a0, c0 and SS0: the unconstrained optimum at
+            this alpha
 
-    so the region is an ellipse of m and a with what is left, slack = critical - SS0. The curve at u = N^-alpha is
-    c + a u = m + a (u - X), linear in both, and by Cauchy-Schwarz its extremes on the ellipse are
+    so the region is an ellipse of m and a with what is left, slack = critical - SS0. The curve at u
+    = N^-alpha is c + a u = m + a (u - X), linear in both, and by Cauchy-Schwarz its extremes on the
+    ellipse are
 
-        c0 + a0 u +- sqrt(slack h)                     h = 1 / W + (u - X)^2 / Sxx, its variance in noise variances
+        c0 + a0 u +- sqrt(slack h)                     h = 1 / W + (u - X)^2 / Sxx, its variance in
+            noise variances
 
-    reached at a = a0 +- sqrt(slack / h) (u - X) / Sxx and c = c0 +- sqrt(slack / h) (1 / W - X (u - X) / Sxx). A new
-    observation is one more term of SS, (y_new - curve)^2 / extra: the same with h + extra in the place of h.
+    reached at a = a0 +- sqrt(slack / h) (u - X) / Sxx and c = c0 +- sqrt(slack / h) (1 / W - X (u -
+    X) / Sxx). A new observation is one more term of SS, (y_new - curve)^2 / extra: the same with h
+    + extra in the place of h.
 
-    These extremes count only where a >= 0 and c >= 0 there. If not, the extreme of a linear function over the ellipse
-    cut by the two axes lies on one of the axes, where a single coefficient is left and the same argument holds with
-    h = u^2 / sum of w_k x_k^2 (c = 0) and h = 1 / W (a = 0). Both ends of such a chord belong to the region, so both
-    are candidates for the lowest and for the highest value.
+    These extremes count only where a >= 0 and c >= 0 there. If not, the extreme of a linear
+    function over the ellipse cut by the two axes lies on one of the axes, where a single
+    coefficient is left and the same argument holds with h = u^2 / sum of w_k x_k^2 (c = 0) and h =
+    1 / W (a = 0). Both ends of such a chord belong to the region, so both are candidates for the
+    lowest and for the highest value.
     """
     center = np.log(fit.sizes).mean()
     x, w, y = np.exp(-np.outer(alphas, np.log(fit.sizes) - center)), fit.weights, fit.means
-    u = np.zeros((len(alphas), 1)) if at_n is None else np.exp(-np.outer(alphas, np.log(at_n) - center))
+    u = (
+        np.zeros((len(alphas), 1))
+        if at_n is None
+        else np.exp(-np.outer(alphas, np.log(at_n) - center))
+    )
     x_mean, y_mean = (x @ w / w.sum())[:, None], (w @ y) / w.sum()
     sxx = ((x - x_mean) ** 2 @ w)[:, None]
 
@@ -239,25 +310,30 @@ def _region(fit, alphas, at_n=None, extra=0.0):
     c0 = y_mean - a0 * x_mean
     slack = fit.critical - (w * (y - a0 * x - c0) ** 2).sum(1, keepdims=True)
     to_a, to_c = (u - x_mean) / sxx, 1 / w.sum() - x_mean * (u - x_mean) / sxx
-    ends = _ends(a0 * u + c0, slack, 1 / w.sum() + (u - x_mean) ** 2 / sxx + extra, [(a0, to_a), (c0, to_c)])
+    ends = _ends(
+        a0 * u + c0, slack, 1 / w.sum() + (u - x_mean) ** 2 / sxx + extra, [(a0, to_a), (c0, to_c)]
+    )
 
-    x2 = (x ** 2 @ w)[:, None]  # the edge c = 0
+    x2 = (x**2 @ w)[:, None]  # the edge c = 0
     a1 = (x @ (w * y))[:, None] / x2
     slack = fit.critical - (w * (y - a1 * x) ** 2).sum(1, keepdims=True)
-    ends += _ends(a1 * u, slack, u ** 2 / x2 + extra, [(a1, u / x2)])
+    ends += _ends(a1 * u, slack, u**2 / x2 + extra, [(a1, u / x2)])
 
     slack = fit.critical - float(w @ (y - y_mean) ** 2)  # the edge a = 0
     ends += _ends(np.full_like(u, y_mean), np.full_like(u, slack), 1 / w.sum() + extra, [])
 
     stacked = np.stack(ends)
     missing = np.isnan(stacked)
-    low, high = np.where(missing, np.inf, stacked).min(0), np.where(missing, -np.inf, stacked).max(0)
+    low, high = np.where(missing, np.inf, stacked).min(0), np.where(missing, -np.inf, stacked).max(
+        0
+    )
     return np.where(missing.all(0), np.nan, low), np.where(missing.all(0), np.nan, high)
 
 
 def _ends(value, slack, h, coefficients):
-    """[low, high] = value -+ sqrt(slack h); NaN where the region is empty (slack < 0) or one of the `coefficients`,
-    pairs (estimate, direction in which it moves with the value), is negative there."""
+    """[low, high] = value -+ sqrt(slack h); NaN where the region is empty (slack < 0) or one of the
+    `coefficients`, pairs (estimate, direction in which it moves with the value), is negative
+    there."""
     half = np.sqrt(np.maximum(slack, 0) * h)
     step = np.sqrt(np.maximum(slack, 0) / np.maximum(h, 1e-300))
     ends = []
@@ -276,7 +352,8 @@ def inside_alphas(fit, count=200):
 
 
 def _c_interval(fit):
-    """Smallest and largest c inside the region; an alpha interval that is open above leaves c's end known."""
+    """Smallest and largest c inside the region; an alpha interval that is open above leaves c's end
+    known."""
     low, high = _region(fit, inside_alphas(fit))
     if np.isnan(low).all():
         return fit.c, fit.c
@@ -284,9 +361,10 @@ def _c_interval(fit):
 
 
 def predict(fit, n, runs=None):
-    """Loss at sizes n: (estimate, low, high). runs: None for an interval of the curve, m for the mean of m new runs."""
+    """Loss at sizes n: (estimate, low, high). runs: None for an interval of the curve, m for the
+    mean of m new runs."""
     n = np.atleast_1d(np.asarray(n, float))
-    estimate = fit.a * n ** -fit.alpha + fit.c
+    estimate = fit.a * n**-fit.alpha + fit.c
     if fit.noise_sd is None:
         return estimate, np.full(n.shape, np.nan), np.full(n.shape, np.nan)
     low, high = _region(fit, inside_alphas(fit), n, 0.0 if runs is None else 1 / runs)
@@ -294,29 +372,37 @@ def predict(fit, n, runs=None):
 
 
 def joint_region(fit, n_alpha=240, n_c=240):
-    """Where (alpha, c) is compatible with the points: exponents (A,), floors (C,) and the sum of squares (C, A),
-    with a >= 0 chosen best. The window is somewhat wider than the intervals of alpha and c."""
+    """Where (alpha, c) is compatible with the points: exponents (A,), floors (C,) and the sum of
+    squares (C, A), with a >= 0 chosen best. The window is somewhat wider than the intervals of
+    alpha and c."""
     low, high = fit.alpha_interval[0] or ALPHA_RANGE[0], fit.alpha_interval[1] or ALPHA_RANGE[1]
     margin = 0.3 * math.log(high / low) + 0.02
-    alphas = np.geomspace(max(ALPHA_RANGE[0], low * math.exp(-margin)), min(ALPHA_RANGE[1], high * math.exp(margin)),
-                          n_alpha)
+    alphas = np.geomspace(
+        max(ALPHA_RANGE[0], low * math.exp(-margin)),
+        min(ALPHA_RANGE[1], high * math.exp(margin)),
+        n_alpha,
+    )
     margin = 0.4 * (fit.c_interval[1] - fit.c_interval[0]) + 1e-4
-    floors = np.linspace(max(0, fit.c_interval[0] - margin), min(fit.c_interval[1] + margin, fit.means.max()), n_c)
+    floors = np.linspace(
+        max(0, fit.c_interval[0] - margin), min(fit.c_interval[1] + margin, fit.means.max()), n_c
+    )
     x = np.exp(-np.outer(alphas, np.log(fit.sizes) - np.log(fit.sizes).mean()))
-    y = fit.means - floors[:, None]                                          # (C, K)
-    a = np.maximum((fit.weights * y) @ x.T / (x ** 2 @ fit.weights), 0)       # (C, A)
+    y = fit.means - floors[:, None]  # (C, K)
+    a = np.maximum((fit.weights * y) @ x.T / (x**2 @ fit.weights), 0)  # (C, A)
     residual = y[:, None] - a[:, :, None] * x
-    return alphas, floors, (fit.weights * residual ** 2).sum(2)
+    return alphas, floors, (fit.weights * residual**2).sum(2)
 
 
 def fit_huber(n, loss, delta=HUBER_DELTA, starts=(0.03, 0.1, 0.2, 0.4, 0.8, 1.6)):
-    """Multi-start fit of a N^-alpha + c with a summed Huber loss on log L: {"alpha", "a", "c", "objective"}; None for
-    the three if the best exponent lies on the bound of the search.
+    """Multi-start fit of a N^-alpha + c with a summed Huber loss on log L: {"alpha", "a", "c",
+    "objective"}; None for the three if the best exponent lies on the bound of the search.
 
-    log L is a log-sum-exp of (log a - alpha log N, log c): in log space an error of 1 % counts the same at every loss,
-    and a and c are positive without a bound. With a delta far below the noise this is nearly the median curve: robust
-    to one bad run, but with five points it all but passes through three of them. So it is the check and not the
-    estimate: in simulated studies its error of log alpha is 5 to 28 % larger than that of least squares
+    log L is a log-sum-exp of (log a - alpha log N, log c): in log space an error of 1 % counts the
+    same at every loss, and a and c are positive without a bound. With a delta far below the noise
+    this is nearly the median curve: robust to one bad run, but with five points it all but passes
+    through three of them. So it is the check and not the
+    estimate: in simulated studies its error of log alpha is 5 to 28 % larger than that of least
+    squares
     (benchmarks/scaling.md).
     """
     n, loss = np.asarray(n, float), np.asarray(loss, float)
@@ -324,10 +410,14 @@ def fit_huber(n, loss, delta=HUBER_DELTA, starts=(0.03, 0.1, 0.2, 0.4, 0.8, 1.6)
     x = np.log(n) - center
     sizes, weights, means, _ = group_by_size(n, loss)
     a, c, _ = project(starts, np.log(sizes) - center, weights[None], means[None])
-    begin = np.stack([np.log(np.maximum(a[:, 0], 1e-3)), starts, np.log(np.maximum(c[:, 0], 1e-3))], 1)
+    begin = np.stack(
+        [np.log(np.maximum(a[:, 0], 1e-3)), starts, np.log(np.maximum(c[:, 0], 1e-3))], 1
+    )
 
     def model(p):
-        value, share = _log_sum_exp(np.stack([p[:, :1] - p[:, 1:2] * x, np.broadcast_to(p[:, 2:], (len(p), len(x)))]))
+        value, share = _log_sum_exp(
+            np.stack([p[:, :1] - p[:, 1:2] * x, np.broadcast_to(p[:, 2:], (len(p), len(x)))])
+        )
         return value, np.stack([share[0], -share[0] * x, share[1]], -1)
 
     bounds = np.array([(-30, 10), ALPHA_RANGE, (LOG_ZERO, 10)], float).T
@@ -336,8 +426,12 @@ def fit_huber(n, loss, delta=HUBER_DELTA, starts=(0.03, 0.1, 0.2, 0.4, 0.8, 1.6)
     log_a, alpha, log_c = p[best]
     if is_on_bound(alpha):
         return {"alpha": None, "a": None, "c": None, "objective": float(objective[best])}
-    return {"alpha": float(alpha), "a": float(math.exp(log_a + alpha * center)),
-            "c": float(math.exp(log_c)) if log_c > LOG_ZERO else 0.0, "objective": float(objective[best])}
+    return {
+        "alpha": float(alpha),
+        "a": float(math.exp(log_a + alpha * center)),
+        "c": float(math.exp(log_c)) if log_c > LOG_ZERO else 0.0,
+        "objective": float(objective[best]),
+    }
 
 
 def _log_sum_exp(terms):
@@ -349,14 +443,17 @@ def _log_sum_exp(terms):
 
 
 def minimize_huber(model, y, start, bounds, weights=1.0, delta=HUBER_DELTA, max_steps=400):
-    """Minimises sum of weights * Huber(y - model(p)) for many starts or resamples at once; parameters (B, P), value.
+    """Minimises sum of weights * Huber(y - model(p)) for many starts or resamples at once;
+    parameters (B, P), value.
 
-    model(p) -> values (B, K) and their derivatives (B, K, P); y (K,), weights (B, K) or 1, bounds (2, P).
-    Each step solves with the curvature of the residuals below delta plus `damping` times that of all residuals weighted
-    as iterative reweighting does: Newton's method where that works, reweighted least squares where it does not; what
-    stands on a bound and would leave it is held for that step, lest it drags the others along. It
-    reaches in 30 steps what L-BFGS-B reaches in 1,000 or gives up on (objective on the 240 Chinchilla points equal to
-    eight digits from all 16 starts), and 1,000 resamples cost two seconds instead of two minutes.
+    model(p) -> values (B, K) and their derivatives (B, K, P); y (K,), weights (B, K) or 1, bounds
+    (2, P). Each step solves with the curvature of the residuals below delta plus `damping` times
+    that of all residuals weighted
+    as iterative reweighting does: Newton's method where that works, reweighted least squares where
+    it does not; what stands on a bound and would leave it is held for that step, lest it drags the
+    others along. It reaches in 30 steps what L-BFGS-B reaches in 1,000 or gives up on (objective on
+    the 240 Chinchilla points equal to eight digits from all 16 starts), and 1,000 resamples cost
+    two seconds instead of two minutes.
     """
     p = np.clip(np.array(start, float), *bounds)
     value, slope = model(p)
@@ -364,27 +461,39 @@ def minimize_huber(model, y, start, bounds, weights=1.0, delta=HUBER_DELTA, max_
 
     def total(residual):
         size = np.abs(residual)
-        return (weights * np.where(size <= delta, 0.5 * size ** 2, delta * (size - 0.5 * delta))).sum(1)
+        return (weights * np.where(size <= delta, 0.5 * size**2, delta * (size - 0.5 * delta))).sum(
+            1
+        )
 
     residual = y - value
     objective, damping, idle = total(residual), np.ones(len(p)), np.zeros(len(p), int)
     for _ in range(max_steps):
         size = np.abs(residual)
         transposed = np.swapaxes(slope, 1, 2)
-        gradient = (transposed @ (weights * np.clip(residual, -delta, delta))[..., None])
-        stays = ((p <= bounds[0]) & (gradient[..., 0] <= 0)) | ((p >= bounds[1]) & (gradient[..., 0] >= 0))
-        transposed, gradient = np.where(stays[..., None], 0, transposed), np.where(stays[..., None], 0, gradient)
+        gradient = transposed @ (weights * np.clip(residual, -delta, delta))[..., None]
+        stays = ((p <= bounds[0]) & (gradient[..., 0] <= 0)) | (
+            (p >= bounds[1]) & (gradient[..., 0] >= 0)
+        )
+        transposed, gradient = np.where(stays[..., None], 0, transposed), np.where(
+            stays[..., None], 0, gradient
+        )
         inner = np.swapaxes(transposed, 1, 2)
         near = (transposed * (weights * (size <= delta))[:, None]) @ inner
-        every = (transposed * (weights * np.minimum(1, delta / np.maximum(size, 1e-300)))[:, None]) @ inner
-        ridge = (1e-9 * damping[:, None] * np.einsum("bpp->bp", every) + 1e-18)[:, :, None] * np.eye(p.shape[1])
+        every = (
+            transposed * (weights * np.minimum(1, delta / np.maximum(size, 1e-300)))[:, None]
+        ) @ inner
+        ridge = (1e-9 * damping[:, None] * np.einsum("bpp->bp", every) + 1e-18)[
+            :, :, None
+        ] * np.eye(p.shape[1])
         step = np.linalg.solve(near + damping[:, None, None] * every + ridge, gradient)[..., 0]
         tried = np.clip(p + step, *bounds)
         value, new_slope = model(tried)
         new_objective = total(y - value)
         better = new_objective < objective
         gain = np.where(better, objective - new_objective, 0) / np.maximum(objective, 1e-300)
-        p, residual = np.where(better[:, None], tried, p), np.where(better[:, None], y - value, residual)
+        p, residual = np.where(better[:, None], tried, p), np.where(
+            better[:, None], y - value, residual
+        )
         slope = np.where(better[:, None, None], new_slope, slope)
         objective = np.where(better, new_objective, objective)
         damping = np.where(better, np.maximum(damping / 3, 1e-4), np.minimum(damping * 3, 1e8))
@@ -396,12 +505,14 @@ def minimize_huber(model, y, start, bounds, weights=1.0, delta=HUBER_DELTA, max_
 
 # ---------------------------------------------------------------- rival forms
 
+
 def fit_line(n, loss, form):
     """`power` (a N^-alpha: a line in log-log) or `log_linear` (b - m ln N) by least squares.
 
-    Returns {"alpha" or "slope", its interval, "a" or "intercept", "r_squared" (of the loss), ...}; interval None
-    when fewer than three runs are given. These are the forms of papers that leave c out: their intervals are narrow
-    because they take c = 0 for known, and the loss they promise to large models falls without end.
+    Returns {"alpha" or "slope", its interval, "a" or "intercept", "r_squared" (of the loss), ...};
+    interval None when fewer than three runs are given. These are the forms of papers that leave c
+    out: their intervals are narrow because they take c = 0 for known, and the loss they promise to
+    large models falls without end.
     """
     x, loss = np.log(np.asarray(n, float)), np.asarray(loss, float)
     y = np.log(loss) if form == "power" else loss
@@ -417,11 +528,21 @@ def fit_line(n, loss, form):
         interval = (-slope - error, -slope + error)
     predicted = np.exp(fitted) if form == "power" else fitted
     spread = ((loss - loss.mean()) ** 2).sum()
-    result = {"r_squared": float(1 - ((loss - predicted) ** 2).sum() / spread) if spread > 0 else 0.0}
+    result = {
+        "r_squared": float(1 - ((loss - predicted) ** 2).sum() / spread) if spread > 0 else 0.0
+    }
     if form == "power":
         y_spread = ((y - y.mean()) ** 2).sum()
-        return {"alpha": -slope, "alpha_interval": interval, "a": math.exp(intercept), "c": 0.0, **result,
-                "r_squared_log_log": float(1 - ((y - fitted) ** 2).sum() / y_spread) if y_spread > 0 else 0.0}
+        return {
+            "alpha": -slope,
+            "alpha_interval": interval,
+            "a": math.exp(intercept),
+            "c": 0.0,
+            **result,
+            "r_squared_log_log": (
+                float(1 - ((y - fitted) ** 2).sum() / y_spread) if y_spread > 0 else 0.0
+            ),
+        }
     return {"slope": -slope, "slope_interval": interval, "intercept": intercept, **result}
 
 
@@ -429,20 +550,25 @@ def predict_form(form, n, loss, at_n):
     """Loss at `at_n` by a form fitted to (n, loss); the three-parameter form needs three sizes."""
     if form == "power_floor":
         fit = fit_power_law(n, loss)
-        return fit.a * at_n ** -fit.alpha + fit.c
+        return fit.a * at_n**-fit.alpha + fit.c
     line = fit_line(n, loss, form)
-    return line["a"] * at_n ** -line["alpha"] if form == "power" else line["intercept"] - line["slope"] * math.log(at_n)
+    return (
+        line["a"] * at_n ** -line["alpha"]
+        if form == "power"
+        else line["intercept"] - line["slope"] * math.log(at_n)
+    )
 
 
 FORMS = ("power_floor", "power", "log_linear")
 
 
 def hold_out_largest(n, loss):
-    """The largest size predicted from the rest by each form, beside the naive "same as the next largest".
+    """The largest size predicted from the rest by each form, beside the naive "same as the next
+    largest".
 
-    Errors are relative: (predicted - measured) / measured. None if fewer than three sizes remain. The largest and not
-    any size, because that is what a law is for; the naive guess, because losses of neighbouring sizes are so alike
-    that 5 % of error is no achievement.
+    Errors are relative: (predicted - measured) / measured. None if fewer than three sizes remain.
+    The largest and not any size, because that is what a law is for; the naive guess, because losses
+    of neighbouring sizes are so alike that 5 % of error is no achievement.
     """
     n, loss = np.asarray(n, float), np.asarray(loss, float)
     rest, largest = n < n.max(), n == n.max()
@@ -453,18 +579,30 @@ def hold_out_largest(n, loss):
     estimate, low, high = (float(v[0]) for v in predict(fit, n.max(), runs=int(largest.sum())))
     known = math.isfinite(low)
     naive = float(loss[n == n[rest].max()].mean())
-    errors = {form: predict_form(form, n[rest], loss[rest], n.max()) / measured - 1 for form in FORMS}
+    errors = {
+        form: predict_form(form, n[rest], loss[rest], n.max()) / measured - 1 for form in FORMS
+    }
     error = abs(errors["power_floor"])
-    return {"n": float(n.max()), "n_sizes_used": int(len(fit.sizes)), "measured": measured, "predicted": estimate,
-            "predicted_interval": [low, high] if known else None,
-            "measured_inside_interval": low <= measured <= high if known else None,
-            "relative_error": errors["power_floor"], "naive_predicted": naive,
-            "naive_relative_error": naive / measured - 1, "better_than_naive": error < abs(naive / measured - 1),
-            "useful_error": USEFUL_ERROR, "within_useful_error": error <= USEFUL_ERROR, "forms": errors}
+    return {
+        "n": float(n.max()),
+        "n_sizes_used": int(len(fit.sizes)),
+        "measured": measured,
+        "predicted": estimate,
+        "predicted_interval": [low, high] if known else None,
+        "measured_inside_interval": low <= measured <= high if known else None,
+        "relative_error": errors["power_floor"],
+        "naive_predicted": naive,
+        "naive_relative_error": naive / measured - 1,
+        "better_than_naive": error < abs(naive / measured - 1),
+        "useful_error": USEFUL_ERROR,
+        "within_useful_error": error <= USEFUL_ERROR,
+        "forms": errors,
+    }
 
 
 def leave_one_size_out(n, loss):
-    """Root mean square relative error of each form over sizes left out in turn, and alpha without each size."""
+    """Root mean square relative error of each form over sizes left out in turn, and alpha without
+    each size."""
     n, loss = np.asarray(n, float), np.asarray(loss, float)
     sizes = np.unique(n)
     errors, alphas = {form: [] for form in FORMS}, {}
@@ -482,13 +620,16 @@ def leave_one_size_out(n, loss):
 # ---------------------------------------------------------------- the joint law of N and D
 
 JOINT = ("E", "A", "B", "alpha", "beta", "order")
-FIRST_STEPS, N_KEPT = 10, 8  # of all starts, then only the best go on: the same optimum in a tenth of the time
+# of all starts, then only the best go on: the same optimum in a tenth of the time
+FIRST_STEPS, N_KEPT = 10, 8
 EXPONENT_BOUNDS = (0.01, 3.0)  # a fit that ends on one of them is reported as not identified
 INVERSE_ORDERS = (0.05, 2.0)  # 1 / order
 
 
 class Form(NamedTuple):
-    """What is free in E + ((A / N^alpha)^k + (B / D^beta)^k)^(1/k): E, else 0; the order k, else 1."""
+    """What is free in E + ((A / N^alpha)^k + (B / D^beta)^k)^(1/k): E, else 0; the order k, else
+    1."""
+
     floor: bool = True
     order: bool = False
 
@@ -502,24 +643,27 @@ SUM, NORM, NORM_AND_FLOOR = Form(), Form(False, True), Form(True, True)
 
 
 def joint_loss(parameters, n, d):
-    """E + ((A / N^alpha)^k + (B / D^beta)^k)^(1/k); parameters (6,) or (M, 6) in the order of JOINT.
+    """E + ((A / N^alpha)^k + (B / D^beta)^k)^(1/k); parameters (6,) or (M, 6) in the order of
+    JOINT.
 
-    k = 1 is the law of Hoffmann et al. 2022: what a model lacks in size and what it lacks in text add up. E = 0 and
-    k = 1 / beta is that of Kaplan et al. 2020 (equation 1.5). The larger k, the more the greater want alone counts: a
-    small model gains little from more text. alpha and beta are in all of them the exponents where the other is no want.
+    k = 1 is the law of Hoffmann et al. 2022: what a model lacks in size and what it lacks in text
+    add up. E = 0 and k = 1 / beta is that of Kaplan et al. 2020 (equation 1.5). The larger k, the
+    more the greater want alone counts: a small model gains little from more text. alpha and beta
+    are in all of them the exponents where the other is no want.
     """
     columns = np.moveaxis(np.asarray(parameters, float), -1, 0)
     return _joint_loss(*columns[(Ellipsis,) + (None,) * np.ndim(n)], n, d)
 
 
 def _joint_loss(e, a, b, alpha, beta, order, n, d):
-    wants = np.stack(np.broadcast_arrays(a * n ** -alpha, b * d ** -beta))
+    wants = np.stack(np.broadcast_arrays(a * n**-alpha, b * d**-beta))
     greater = np.maximum(wants.max(0), 1e-300)
     return e + greater * ((wants / greater) ** order).sum(0) ** (1 / order)
 
 
 def _joint_model(n, d, form):
-    """The joint law on log L as a log-sum-exp for `minimize_huber`, its bounds, and the way back to JOINT.
+    """The joint law on log L as a log-sum-exp for `minimize_huber`, its bounds, and the way back to
+    JOINT.
 
     p = log E, log A', log B', alpha, beta, 1 / order with N and D scaled by their geometric means.
     """
@@ -530,24 +674,37 @@ def _joint_model(n, d, form):
         inverse = p[:, 5:]
         terms = np.stack([p[:, 1:2] - p[:, 3:4] * x_n, p[:, 2:3] - p[:, 4:5] * x_d]) / inverse
         both, part = _log_sum_exp(terms)
-        value, share = _log_sum_exp(np.stack([np.broadcast_to(p[:, :1], both.shape), inverse * both]))
+        value, share = _log_sum_exp(
+            np.stack([np.broadcast_to(p[:, :1], both.shape), inverse * both])
+        )
         by_want = share[1] * part
         by_inverse = share[1] * (both - (part * terms).sum(0))
-        return value, np.stack([share[0], *by_want, -by_want[0] * x_n, -by_want[1] * x_d, by_inverse], -1)
+        return value, np.stack(
+            [share[0], *by_want, -by_want[0] * x_n, -by_want[1] * x_d, by_inverse], -1
+        )
 
     def back(p):
         e = np.where(p[:, 0] > LOG_ZERO, np.exp(p[:, 0]), 0)
         a, b = np.exp(p[:, 1] + p[:, 3] * n_center), np.exp(p[:, 2] + p[:, 4] * d_center)
         return np.stack([e, a, b, p[:, 3], p[:, 4], 1 / p[:, 5]], 1)
 
-    bounds = np.array([(LOG_ZERO, 5 if form.floor else LOG_ZERO), (LOG_ZERO, 10), (LOG_ZERO, 10), EXPONENT_BOUNDS,
-                       EXPONENT_BOUNDS, INVERSE_ORDERS if form.order else (1, 1)], float).T
+    bounds = np.array(
+        [
+            (LOG_ZERO, 5 if form.floor else LOG_ZERO),
+            (LOG_ZERO, 10),
+            (LOG_ZERO, 10),
+            EXPONENT_BOUNDS,
+            EXPONENT_BOUNDS,
+            INVERSE_ORDERS if form.order else (1, 1),
+        ],
+        float,
+    ).T
     return model, bounds, back, x_n, x_d
 
 
 def _joint_starts(x_n, x_d, loss, form):
-    """Starts by variable projection: for each pair of exponents on a grid, E, A and B have a closed form (with another
-    order than 1 only A and B, of what is left of the loss above an E)."""
+    """Starts by variable projection: for each pair of exponents on a grid, E, A and B have a closed
+    form (with another order than 1 only A and B, of what is left of the loss above an E)."""
     starts, orders = [], [(0, 1.0)] + ([(0, 0.35), (0.5, 0.35)] if form.order else [])
     for share, inverse in orders:
         floor = share * loss.min()
@@ -555,49 +712,76 @@ def _joint_starts(x_n, x_d, loss, form):
         for alpha in np.geomspace(0.05, 1.5, 7):
             for beta in np.geomspace(0.05, 1.5, 7):
                 constant = np.ones_like(x_n) if inverse == 1 else np.zeros_like(x_n)
-                columns = np.stack([constant, np.exp(-alpha / inverse * x_n), np.exp(-beta / inverse * x_d)], 1)
+                columns = np.stack(
+                    [constant, np.exp(-alpha / inverse * x_n), np.exp(-beta / inverse * x_d)], 1
+                )
                 e, a, b = np.maximum(optimize.nnls(columns / y[:, None], np.ones_like(y))[0], 1e-3)
-                starts.append([np.log(floor or e), inverse * np.log(a), inverse * np.log(b), alpha, beta, inverse])
+                starts.append(
+                    [
+                        np.log(floor or e),
+                        inverse * np.log(a),
+                        inverse * np.log(b),
+                        alpha,
+                        beta,
+                        inverse,
+                    ]
+                )
     return starts
 
 
 def fit_joint(n, d, loss, delta=HUBER_DELTA, form=SUM):
-    """Multi-start fit of the joint law on log L: (parameters in the order of JOINT, objective, scaled optimum).
+    """Multi-start fit of the joint law on log L: (parameters in the order of JOINT, objective,
+    scaled optimum).
 
     delta: of the Huber loss, SQUARES for least squares.
     """
     n, d, loss = (np.asarray(v, float) for v in (n, d, loss))
     model, bounds, back, x_n, x_d = _joint_model(n, d, form)
-    p, objective = minimize_huber(model, np.log(loss), _joint_starts(x_n, x_d, loss, form), bounds, delta=delta,
-                                  max_steps=FIRST_STEPS)
+    p, objective = minimize_huber(
+        model,
+        np.log(loss),
+        _joint_starts(x_n, x_d, loss, form),
+        bounds,
+        delta=delta,
+        max_steps=FIRST_STEPS,
+    )
     p = p[np.argsort(objective, kind="stable")[:N_KEPT]]
     p, objective = minimize_huber(model, np.log(loss), p, bounds, delta=delta)
     best = int(objective.argmin())
-    return back(p[best:best + 1])[0], float(objective[best]), p[best]
+    return back(p[best : best + 1])[0], float(objective[best]), p[best]
 
 
 def bootstrap_joint(n, d, loss, optimum, resamples, rng, delta=HUBER_DELTA, form=SUM, block=250):
-    """Parameters (resamples, 6) of the joint law refitted to runs drawn with replacement, from the scaled optimum.
+    """Parameters (resamples, 6) of the joint law refitted to runs drawn with replacement, from the
+    scaled optimum.
 
-    A bootstrap here and a profile for L(N): five parameters are too many for a grid, and runs are enough to be redrawn.
-    Redrawing is done by weights of the runs, so that a block of resamples is one batch of the solver. On published
-    points the standard errors agree to 3 %; coverage: benchmarks/scaling.md.
+    A bootstrap here and a profile for L(N): five parameters are too many for a grid, and runs are
+    enough to be redrawn. Redrawing is done by weights of the runs, so that a block of resamples is
+    one batch of the solver. On published points the standard errors agree to 3 %; coverage:
+    benchmarks/scaling.md.
     """
     n, d, loss = (np.asarray(v, float) for v in (n, d, loss))
     model, bounds, back, _, _ = _joint_model(n, d, form)
     draws = [np.empty((0, len(JOINT)))]
     for first in range(0, resamples, block):
-        weights = rng.multinomial(len(n), np.full(len(n), 1 / len(n)), size=min(block, resamples - first))
+        weights = rng.multinomial(
+            len(n), np.full(len(n), 1 / len(n)), size=min(block, resamples - first)
+        )
         start = np.tile(optimum, (len(weights), 1))
-        draws.append(back(minimize_huber(model, np.log(loss), start, bounds, weights.astype(float), delta)[0]))
+        draws.append(
+            back(
+                minimize_huber(model, np.log(loss), start, bounds, weights.astype(float), delta)[0]
+            )
+        )
     return np.concatenate(draws)
 
 
 def optimal_split(parameters, flops):
-    """Compute-optimal (N, D, loss) at a budget of C = FLOPS_PER_ND * N * D; parameters (6,) or (M, 6).
+    """Compute-optimal (N, D, loss) at a budget of C = FLOPS_PER_ND * N * D; parameters (6,) or (M,
+    6).
 
-    With D = budget / N the loss is least where alpha (A / N^alpha)^k = beta (B / D^beta)^k: the last FLOP is worth the
-    same in either. Hoffmann et al. 2022, equation 4, for k = 1.
+    With D = budget / N the loss is least where alpha (A / N^alpha)^k = beta (B / D^beta)^k: the
+    last FLOP is worth the same in either. Hoffmann et al. 2022, equation 4, for k = 1.
     """
     columns = np.moveaxis(np.asarray(parameters, float), -1, 0)
     _, a, b, alpha, beta, order = columns
@@ -610,12 +794,14 @@ def optimal_split(parameters, flops):
 
 # ---------------------------------------------------------------- two families at equal cost
 
+
 def interpolation_weights(log_sizes, at):
     """Rows that turn losses at increasing `log_sizes` (K,) into losses at `at` (M,): (M, K).
 
-    A parabola through all sizes (least squares) plus its residuals, interpolated piecewise linearly. The curve still
-    passes through every measured loss; without the parabola its chords lie above a convex law, by 0.005 nats between
-    the two smallest sizes of the original study, which is as much as the noise of a run.
+    A parabola through all sizes (least squares) plus its residuals, interpolated piecewise
+    linearly. The curve still passes through every measured loss; without the parabola its chords
+    lie above a convex law, by 0.005 nats between the two smallest sizes of the original study,
+    which is as much as the noise of a run.
     """
     right = np.clip(np.searchsorted(log_sizes, at), 1, len(log_sizes) - 1)
     share = (at - log_sizes[right - 1]) / (log_sizes[right] - log_sizes[right - 1])
@@ -624,17 +810,22 @@ def interpolation_weights(log_sizes, at):
     powers, center = np.arange(min(3, len(log_sizes))), log_sizes.mean()
     at_nodes = (log_sizes - center)[:, None] ** powers
     fitted = np.linalg.pinv(at_nodes)
-    return (at - center)[:, None] ** powers @ fitted + chords @ (np.eye(len(log_sizes)) - at_nodes @ fitted)
+    return (at - center)[:, None] ** powers @ fitted + chords @ (
+        np.eye(len(log_sizes)) - at_nodes @ fitted
+    )
 
 
 def compare_families(first, second, noise, resamples, rng, n_points=5):
-    """Loss of `first` minus loss of `second` where both were measured, and where the two curves cross.
+    """Loss of `first` minus loss of `second` where both were measured, and where the two curves
+    cross.
 
-    first, second: lists of (cost, seed, loss, size), cost being N, FLOPs or seconds of a run (`size` may be left
-    out: then equal costs are one size). Losses between measured costs are interpolated in log cost; runs of one
-    seed form a pair. noise: (sd of one run, degrees of freedom) or None. With MIN_PAIRED common seeds the interval
-    is that of the paired differences (t); otherwise it comes from `noise`. None if the ranges of cost do not overlap:
-    what one family would reach at the other's cost is then a matter of faith in a curve. Pairs, because a seed decides
+    first, second: lists of (cost, seed, loss, size), cost being N, FLOPs or seconds of a run
+    (`size` may be left
+    out: then equal costs are one size). Losses between measured costs are interpolated in log cost;
+    runs of one seed form a pair. noise: (sd of one run, degrees of freedom) or None. With
+    MIN_PAIRED common seeds the interval is that of the paired differences (t); otherwise it comes
+    from `noise`. None if the ranges of cost do not overlap: what one family would reach at the
+    other's cost is then a matter of faith in a curve. Pairs, because a seed decides
     the order of the text for both families: what it does to both alike drops out of the difference.
     """
     curves = [_by_seed(first), _by_seed(second)]
@@ -642,9 +833,13 @@ def compare_families(first, second, noise, resamples, rng, n_points=5):
     if len(x1) < 2 or len(x2) < 2 or max(x1[0], x2[0]) >= min(x1[-1], x2[-1]):
         return None
     low, high = max(x1[0], x2[0]), min(x1[-1], x2[-1])
-    common = [s for s in sorted(set(curves[0]) & set(curves[1]))
-              if len(curves[0][s][0]) == len(x1) and len(curves[1][s][0]) == len(x2)]
-    if len(common) >= MIN_PAIRED:  # seconds differ a little from seed to seed: stay where all of them were measured
+    common = [
+        s
+        for s in sorted(set(curves[0]) & set(curves[1]))
+        if len(curves[0][s][0]) == len(x1) and len(curves[1][s][0]) == len(x2)
+    ]
+    # seconds differ a little from seed to seed: stay where all of them were measured
+    if len(common) >= MIN_PAIRED:
         own = [curve[s][0] for curve in curves for s in common]
         low, high = max([low] + [x[0] for x in own]), min([high] + [x[-1] for x in own])
         if low >= high:
@@ -652,22 +847,40 @@ def compare_families(first, second, noise, resamples, rng, n_points=5):
     at = np.linspace(low, high, n_points)
     rows1, rows2 = interpolation_weights(x1, at), interpolation_weights(x2, at)
     difference = rows1 @ y1 - rows2 @ y2
-    half, method = np.full(n_points, np.nan), "one run per size and no measure of its noise: no interval"
+    half, method = (
+        np.full(n_points, np.nan),
+        "one run per size and no measure of its noise: no interval",
+    )
     if len(common) >= MIN_PAIRED:
-        paired = np.array([_interpolate(curves[0][s], at) - _interpolate(curves[1][s], at) for s in common])
+        paired = np.array(
+            [_interpolate(curves[0][s], at) - _interpolate(curves[1][s], at) for s in common]
+        )
         difference = paired.mean(0)
-        half = t_quantile(0.5 + LEVEL / 2, len(common) - 1) * paired.std(0, ddof=1) / math.sqrt(len(common))
+        half = (
+            t_quantile(0.5 + LEVEL / 2, len(common) - 1)
+            * paired.std(0, ddof=1)
+            / math.sqrt(len(common))
+        )
         method = f"differences paired by seed ({len(common)} seeds), Student t"
     elif noise is not None:
-        variance = (rows1 ** 2 / w1).sum(1) + (rows2 ** 2 / w2).sum(1)
+        variance = (rows1**2 / w1).sum(1) + (rows2**2 / w2).sum(1)
         half = t_quantile(0.5 + LEVEL / 2, noise[1]) * noise[0] * np.sqrt(variance)
         method = f"noise of one run {noise[0]:.4f} nats ({noise[1]} degrees of freedom), Student t"
-    points = [{"at": float(math.exp(x)), "difference": float(d),
-               "interval": None if math.isnan(h) else [float(d - h), float(d + h)]}
-              for x, d, h in zip(at, difference, half)]
-    return {"range": [float(math.exp(at[0])), float(math.exp(at[-1]))], "points": points, "method": method,
-            "paired_seeds": len(common),
-            "crossover": crossover((x1, y1, w1), (x2, y2, w2), noise, resamples, rng)}
+    points = [
+        {
+            "at": float(math.exp(x)),
+            "difference": float(d),
+            "interval": None if math.isnan(h) else [float(d - h), float(d + h)],
+        }
+        for x, d, h in zip(at, difference, half)
+    ]
+    return {
+        "range": [float(math.exp(at[0])), float(math.exp(at[-1]))],
+        "points": points,
+        "method": method,
+        "paired_seeds": len(common),
+        "crossover": crossover((x1, y1, w1), (x2, y2, w2), noise, resamples, rng),
+    }
 
 
 def _by_seed(runs):
@@ -679,12 +892,14 @@ def _by_seed(runs):
 
 
 def _mean_curve(runs):
-    """Mean log cost, mean loss and number of runs of each size, in order of cost. (Seconds differ from run to run,
-    so the size and not the cost says which runs belong together.)"""
+    """Mean log cost, mean loss and number of runs of each size, in order of cost. (Seconds differ
+    from run to run, so the size and not the cost says which runs belong together.)"""
     groups = {}
     for cost, _, loss, *size in runs:
         groups.setdefault(size[0] if size else cost, []).append((math.log(cost), loss))
-    rows = sorted((np.mean([x for x, _ in g]), np.mean([y for _, y in g]), len(g)) for g in groups.values())
+    rows = sorted(
+        (np.mean([x for x, _ in g]), np.mean([y for _, y in g]), len(g)) for g in groups.values()
+    )
     rows = [row for i, row in enumerate(rows) if i == 0 or row[0] > rows[i - 1][0]]
     return tuple(np.array(rows, float).T) if rows else (np.array([]),) * 3
 
@@ -694,19 +909,28 @@ def _interpolate(curve, at):
 
 
 def crossover(first, second, noise, resamples, rng, n_points=400):
-    """Cost at which the interpolated curves cross: {"at", "interval", "share", "text"}; at None if nowhere in range.
+    """Cost at which the interpolated curves cross: {"at", "interval", "share", "text"}; at None if
+    nowhere in range.
 
-    The interval is that of the crossings under the noise of the runs; `share` is the share of resamples that cross.
+    The interval is that of the crossings under the noise of the runs; `share` is the share of
+    resamples that cross.
     """
     (x1, y1, w1), (x2, y2, w2) = first, second
     at = np.linspace(max(x1[0], x2[0]), min(x1[-1], x2[-1]), n_points)
     rows1, rows2 = interpolation_weights(x1, at), interpolation_weights(x2, at)
     own = _crossings(at, (rows1 @ y1 - rows2 @ y2)[None])[0]
-    crossing = {"at": None if math.isnan(own) else float(math.exp(own)), "interval": None, "share": None}
+    crossing = {
+        "at": None if math.isnan(own) else float(math.exp(own)),
+        "interval": None,
+        "share": None,
+    }
     if noise is not None and resamples:
         scale = noise[0] * np.sqrt(noise[1] / rng.chisquare(noise[1], (resamples, 1)))
-        many = _crossings(at, (y1 + scale * rng.standard_normal((resamples, len(y1))) / np.sqrt(w1)) @ rows1.T
-                          - (y2 + scale * rng.standard_normal((resamples, len(y2))) / np.sqrt(w2)) @ rows2.T)
+        many = _crossings(
+            at,
+            (y1 + scale * rng.standard_normal((resamples, len(y1))) / np.sqrt(w1)) @ rows1.T
+            - (y2 + scale * rng.standard_normal((resamples, len(y2))) / np.sqrt(w2)) @ rows2.T,
+        )
         many = many[~np.isnan(many)]
         crossing["share"] = len(many) / resamples
         if len(many) and crossing["at"] is not None:

@@ -1,7 +1,9 @@
-"""Converting very many MIDI files: worker processes, limits on time and memory, a journal to go on from.
+"""Converting very many MIDI files: worker processes, limits on time and memory, a journal to go on
+from.
 
-A file is hostile until shown otherwise: it costs a counted row, never the run. A worker that dies or hangs costs the
-file it was at; the parser is C++ code, and a crash in it cannot be caught inside the process.
+A file is hostile until shown otherwise: it costs a counted row, never the run. A worker that dies
+or hangs costs the file it was at; the parser is C++ code, and a crash in it cannot be caught inside
+the process.
 """
 
 import gc
@@ -23,16 +25,19 @@ from study.stages.stage import cpu_count, die_with_parent, tree_files, write_tex
 from music.midi_to_abc import ConversionError, convert, self_check
 
 SUFFIXES = (".mid", ".midi", ".kar", ".rmi")
-MIDI_BYTES = 16 << 20  # the largest real song files are a twentieth of this; beyond it is not a song
+# the largest real song files are a twentieth of this; beyond it is not a song
+MIDI_BYTES = 16 << 20
 ABC_CHARS = 4_000_000  # the longest real song gives a tenth of this
 MEMORY_BYTES = 2 << 30  # what one worker may allocate before a file counts as too large
 BATCH = 16  # files handed to a worker at once, so that it need not wait for the next
-MAX_DEATHS = 20  # of workers, at one file each and none done between: it is the machine, not the files
+# of workers, at one file each and none done between: it is the machine, not the files
+MAX_DEATHS = 20
 
 
 class Settings(NamedTuple):
-    """What every worker is told. raw, target: folders of MIDI and ABC; checked_share: of the files are read back, the
-    same ones for a seed; timeout_seconds: processor time for one file."""
+    """What every worker is told. raw, target: folders of MIDI and ABC; checked_share: of the files
+    are read back, the same ones for a seed; timeout_seconds: processor time for one file."""
+
     raw: str
     target: str
     max_voices: int
@@ -43,8 +48,10 @@ class Settings(NamedTuple):
 
 # ---------------------------------------------------------------- the files
 
+
 def plan(raw):
-    """[(MIDI name, ABC name)] below data/raw_midi; Song.mid and Song.MID in one folder give Song.abc, Song.MID.abc."""
+    """[(MIDI name, ABC name)] below data/raw_midi; Song.mid and Song.MID in one folder give
+    Song.abc, Song.MID.abc."""
     tasks, taken = [], set()
     for name in tree_files(raw):
         stem, suffix = os.path.splitext(name)
@@ -67,12 +74,14 @@ def remove_others(folder, keep):
 
 
 def printable(name):
-    """A file name as one line of UTF-8: control characters, tabs and undecodable bytes as backslash escapes."""
+    """A file name as one line of UTF-8: control characters, tabs and undecodable bytes as backslash
+    escapes."""
     text = os.fsencode(name).decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 # ---------------------------------------------------------------- one file
+
 
 def convert_file(source, target, max_voices, check):
     """Converts one file; returns its row: {"chars", "notes", ...} or {"reason", "detail"}.
@@ -95,7 +104,9 @@ def convert_file(source, target, max_voices, check):
         return {"reason": "memory", "detail": f"needs more than {MEMORY_BYTES >> 20:,} MiB"}
     except OSError as error:
         return {"reason": "unreadable", "detail": error.strerror}
-    except Exception as error:  # a surprise in one file must not end the run; it is counted, and its kind is kept
+    except (
+        Exception
+    ) as error:  # a surprise in one file must not end the run; it is counted, and its kind is kept
         return {"reason": "internal", "detail": f"{type(error).__name__}: {error}"}
     write_text(target, text, durable=False)
     return {"chars": len(text), **row}
@@ -108,13 +119,18 @@ def is_checked(name, seed, share):
 
 # ---------------------------------------------------------------- one worker
 
+
 def work(pipe, settings):
-    """A worker: takes batches of (MIDI name, ABC name) from the pipe and answers with one row a file."""
+    """A worker: takes batches of (MIDI name, ABC name) from the pipe and answers with one row a
+    file."""
     die_with_parent()
     limit_memory()
 
     def too_slow(*_):
-        raise ConversionError("timeout", f"more than {settings.timeout_seconds:g} seconds of processor time")
+        raise ConversionError(
+            "timeout", f"more than {settings.timeout_seconds:g} seconds of processor time"
+        )
+
     signal.signal(signal.SIGPROF, too_slow)
     gc.disable()  # a file leaves no cycles worth the search: 5 % of the time
     gc.freeze()  # what is collected between batches is theirs alone
@@ -124,8 +140,12 @@ def work(pipe, settings):
             for midi, abc in batch:
                 try:
                     signal.setitimer(signal.ITIMER_PROF, settings.timeout_seconds)
-                    row = convert_file(f"{settings.raw}/{midi}", f"{settings.target}/{abc}", settings.max_voices,
-                                       is_checked(midi, settings.seed, settings.checked_share))
+                    row = convert_file(
+                        f"{settings.raw}/{midi}",
+                        f"{settings.target}/{abc}",
+                        settings.max_voices,
+                        is_checked(midi, settings.seed, settings.checked_share),
+                    )
                     signal.setitimer(signal.ITIMER_PROF, 0)
                 except ConversionError as error:
                     row = {"reason": error.args[0], "detail": error.args[1]}
@@ -135,20 +155,24 @@ def work(pipe, settings):
 
 
 def limit_memory():
-    """Bounds what this process may allocate. Where the system has no such limit or does not keep it (macOS), MIDI_BYTES
-    and the bounds of the converter are all that holds: a hostile file can then cost gigabytes, but not a wrong row."""
+    """Bounds what this process may allocate. Where the system has no such limit or does not keep it
+    (macOS), MIDI_BYTES
+    and the bounds of the converter are all that holds: a hostile file can then cost gigabytes, but
+    not a wrong row."""
     with suppress(AttributeError, ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
 
 
 # ---------------------------------------------------------------- all workers
 
-def convert_all(tasks, n_workers, settings):
-    """Yields (task, row) as files are done; tasks: (MIDI name, ABC name). Raises the OSError of a worker that cannot
-    write, and CrewLost. No pool of the library: none survives a worker that dies and says which file it was at.
 
-    A worker may be killed from outside (for want of memory, by a user): the file that it was at is tried again at the
-    end, with a worker of its own, and a second death is its row.
+def convert_all(tasks, n_workers, settings):
+    """Yields (task, row) as files are done; tasks: (MIDI name, ABC name). Raises the OSError of a
+    worker that cannot write, and CrewLost. No pool of the library: none survives a worker that dies
+    and says which file it was at.
+
+    A worker may be killed from outside (for want of memory, by a user): the file that it was at is
+    tried again at the end, with a worker of its own, and a second death is its row.
     """
     crew = _Crew(tasks, settings)
     try:
@@ -176,19 +200,28 @@ class CrewLost(Exception):
 
 
 class _Worker:
-    """A worker process and the files it was given and has not answered for; the first is the one it is at."""
+    """A worker process and the files it was given and has not answered for; the first is the one it
+    is at."""
 
     def __init__(self, process):
-        self.process, self.batch, self.last_heard, self.died = process, deque(), time.monotonic(), False
+        self.process, self.batch, self.last_heard, self.died = (
+            process,
+            deque(),
+            time.monotonic(),
+            False,
+        )
 
 
 class _Crew:
-    """The workers by their pipes, the tasks that wait for one, and the suspects: tasks whose worker died."""
+    """The workers by their pipes, the tasks that wait for one, and the suspects: tasks whose worker
+    died."""
 
     def __init__(self, tasks, settings):
         self.waiting, self.settings, self.workers = deque(tasks), settings, {}
-        self.suspects, self.retried, self.deaths = deque(), set(), 0  # deaths: since a file was last done
-        self.context = multiprocessing.get_context("spawn")  # as on macOS; a fork would share this process's threads
+        # deaths: since a file was last done
+        self.suspects, self.retried, self.deaths = deque(), set(), 0
+        # as on macOS; a fork would share this process's threads
+        self.context = multiprocessing.get_context("spawn")
 
     def start_worker(self):
         pipe, theirs = self.context.Pipe()
@@ -214,13 +247,17 @@ class _Crew:
         except (EOFError, ConnectionResetError):
             worker.died = True
             worker.process.join()
-            return {"reason": "crash", "detail": f"the worker ended with code {worker.process.exitcode}"}
+            return {
+                "reason": "crash",
+                "detail": f"the worker ended with code {worker.process.exitcode}",
+            }
         if isinstance(row, OSError):
             raise row
         return row
 
     def silence(self, worker):
-        """The row of a worker that is not even computing (its own timer counts processor time); None: be patient."""
+        """The row of a worker that is not even computing (its own timer counts processor time);
+        None: be patient."""
         patience_seconds = 10 * self.settings.timeout_seconds + 60
         if time.monotonic() - worker.last_heard <= patience_seconds:
             return None
@@ -230,7 +267,8 @@ class _Crew:
         return {"reason": "timeout", "detail": f"no answer in {patience_seconds:g} seconds"}
 
     def tried_again(self, task, row):
-        """True if this row is the first death of a worker at this file, which then waits among the suspects."""
+        """True if this row is the first death of a worker at this file, which then waits among the
+        suspects."""
         again = row.get("reason") == "crash" and task not in self.retried
         self.deaths = self.deaths + 1 if again else 0
         if again:
@@ -240,7 +278,8 @@ class _Crew:
         return again
 
     def go_on(self, pipe, worker):
-        """After an answer: a dead worker is replaced and its other files wait again, an idle one is fed or sent off."""
+        """After an answer: a dead worker is replaced and its other files wait again, an idle one is
+        fed or sent off."""
         if worker.died:
             self.waiting.extendleft(reversed(worker.batch))
             del self.workers[pipe]
@@ -256,9 +295,10 @@ class _Crew:
 
 # ---------------------------------------------------------------- the journal
 
+
 def read_journal(path, target):
-    """{MIDI name: row} of what an earlier run finished and is still there; not of crashes, which may have been the
-    machine's. target: folder of the ABC files."""
+    """{MIDI name: row} of what an earlier run finished and is still there; not of crashes, which
+    may have been the machine's. target: folder of the ABC files."""
     rows = {}
     if path.exists():
         with open(path, encoding="utf-8", errors="replace") as journal:
@@ -273,7 +313,8 @@ def read_journal(path, target):
 
 
 def journaled(results, path, resume):
-    """Passes (task, row) through and keeps each in the journal, flushed, so that a killed run goes on from there."""
+    """Passes (task, row) through and keeps each in the journal, flushed, so that a killed run goes
+    on from there."""
     with open(path, "a" if resume else "w", encoding="utf-8") as journal:
         for (midi, abc), row in results:
             journal.write(json.dumps([midi, abc, row]) + "\n")

@@ -1,8 +1,10 @@
-"""What stats.json says of the training data: lengths, music, vocabulary, and what val and test share with train.
+"""What stats.json says of the training data: lengths, music, vocabulary, and what val and test
+share with train.
 
-*Overlap* is the share of a tune's windows of WINDOW characters, inside its sequences, that stand somewhere in the
-training text. Counting goes once through the training characters, in blocks, and knows the asked windows only (see
-baselines.py, also for what a *file of characters* is).
+*Overlap* is the share of a tune's windows of WINDOW characters, inside its sequences, that stand
+    somewhere in the
+training text. Counting goes once through the training characters, in blocks, and knows the asked
+windows only (see baselines.py, also for what a *file of characters* is).
 """
 
 import os
@@ -16,13 +18,14 @@ from common import BEGIN, END
 from music.windows import build_lookup, look_up, window_hashes
 from study.prepare import baselines, groups
 
-WINDOW = 32   # characters; shorter ones are shared by all music, longer ones only by copies
+WINDOW = 32  # characters; shorter ones are shared by all music, longer ones only by copies
 N_WORST = 10  # tunes with the largest overlap that stats.json names
 MELODY_SHARE = 0.25  # of a melody: more in common with one tune of train is worth a name
-MELODIES = 2000      # of train at once, against all that are held out: 24 MB for 3,000 of them
+MELODIES = 2000  # of train at once, against all that are held out: 24 MB for 3,000 of them
 
 
 # ---------------------------------------------------------------- distributions
+
 
 def spread(values):
     """Quantiles of the values that are known, or None if none is."""
@@ -30,7 +33,10 @@ def spread(values):
     if not len(values):
         return None
     names = ("min", "5%", "25%", "median", "75%", "95%", "max")
-    quantiles = {name: float(np.quantile(values, q)) for name, q in zip(names, (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1))}
+    quantiles = {
+        name: float(np.quantile(values, q))
+        for name, q in zip(names, (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1))
+    }
     return {"n": len(values), "mean": float(values.mean()), **quantiles}
 
 
@@ -48,21 +54,30 @@ def is_music(tunes):
 
 
 def music_statistics(tunes):
-    """Spread of what is musical in the tunes; every value is None if most of the text is not ABC."""
+    """Spread of what is musical in the tunes; every value is None if most of the text is not
+    ABC."""
     if not is_music(tunes):
         tunes = []
     density = [tune["n_notes"] / tune["quarters"] if tune["quarters"] else None for tune in tunes]
-    return {"notes_per_tune": spread(t["n_notes"] for t in tunes), "bars_per_tune": spread(t["n_bars"] for t in tunes),
-            "voices": shares(t["n_voices"] for t in tunes), "keys": shares(t["key"] for t in tunes),
-            "meters": shares(t["meter"] for t in tunes), "tempo_quarters_per_minute": spread(t["tempo"] for t in tunes),
-            "notes_per_quarter": spread(density), "rest_share": spread(t["rest_share"] for t in tunes),
-            "not_read_strictly": sum(t["rest_share"] is None for t in tunes) if tunes else None}
+    return {
+        "notes_per_tune": spread(t["n_notes"] for t in tunes),
+        "bars_per_tune": spread(t["n_bars"] for t in tunes),
+        "voices": shares(t["n_voices"] for t in tunes),
+        "keys": shares(t["key"] for t in tunes),
+        "meters": shares(t["meter"] for t in tunes),
+        "tempo_quarters_per_minute": spread(t["tempo"] for t in tunes),
+        "notes_per_quarter": spread(density),
+        "rest_share": spread(t["rest_share"] for t in tunes),
+        "not_read_strictly": sum(t["rest_share"] is None for t in tunes) if tunes else None,
+    }
 
 
 # ---------------------------------------------------------------- overlap
 
+
 def sequence_starts(sequences):
-    """Places of the sequences in a file of characters, where each has a BEGIN and an END around it."""
+    """Places of the sequences in a file of characters, where each has a BEGIN and an END around
+    it."""
     return np.cumsum([0] + [sequence["chars"] + 2 for sequence in sequences])[:-1]
 
 
@@ -76,39 +91,47 @@ def windows_of(characters):
 
 
 def shared_windows(train_path, asked_paths):
-    """[(starts, shared)] per asked split: the windows inside its sequences, and whether the training text has them."""
+    """[(starts, shared)] per asked split: the windows inside its sequences, and whether the
+    training text has them."""
     asked = [windows_of(np.load(path)) for path in asked_paths]
     lookup = build_lookup(np.concatenate([hashes for _, hashes in asked]))
     shared = np.zeros(len(lookup[0]) + 1, bool)
     train = np.load(train_path, mmap_mode="r")
     for start in range(0, len(train), baselines.BLOCK):
-        part = np.array(train[max(0, start - WINDOW + 1):start + baselines.BLOCK])
+        part = np.array(train[max(0, start - WINDOW + 1) : start + baselines.BLOCK])
         shared[look_up(lookup, window_hashes(part, WINDOW))[1]] = True
     return [(starts, shared[np.searchsorted(lookup[0], hashes)]) for starts, hashes in asked]
 
 
 def nearest_sequences(train_path, train_starts, hashes):
-    """[(sequence of the training text that has most of these windows, how many)] for each array of window hashes."""
+    """[(sequence of the training text that has most of these windows, how many)] for each array of
+    window hashes."""
     wanted = [np.unique(part) for part in hashes]
     lookup = build_lookup(np.concatenate(wanted))
     train, seen = np.load(train_path, mmap_mode="r"), []
     n_sequences = len(train_starts)
     for start in range(0, len(train), baselines.BLOCK):
         begin = max(0, start - WINDOW + 1)
-        at, number = look_up(lookup, window_hashes(np.array(train[begin:start + baselines.BLOCK]), WINDOW))
+        at, number = look_up(
+            lookup, window_hashes(np.array(train[begin : start + baselines.BLOCK]), WINDOW)
+        )
         sequence = np.searchsorted(train_starts, at + begin, side="right") - 1
-        seen.append(np.unique(number * n_sequences + sequence))  # a window counts once in a sequence
+        # a window counts once in a sequence
+        seen.append(np.unique(number * n_sequences + sequence))
     seen = np.unique(np.concatenate(seen)) if seen else np.empty(0, np.int64)
     number, sequence = seen // n_sequences, seen % n_sequences
     nearest = []
     for part in wanted:
-        counts = np.bincount(sequence[np.isin(number, np.searchsorted(lookup[0], part))], minlength=1)
+        counts = np.bincount(
+            sequence[np.isin(number, np.searchsorted(lookup[0], part))], minlength=1
+        )
         nearest.append((int(counts.argmax()), int(counts.max())))
     return nearest
 
 
 def overlap_by_tune(shared, sequences):
-    """[(share of its windows that train has, number of windows, origin)] of a split's tunes, the largest share first.
+    """[(share of its windows that train has, number of windows, origin)] of a split's tunes, the
+    largest share first.
 
     shared: (starts of windows, whether train has them) from `shared_windows`."""
     owner = np.searchsorted(sequence_starts(sequences), shared[0], side="right") - 1
@@ -119,45 +142,73 @@ def overlap_by_tune(shared, sequences):
         tune = totals.setdefault(sequence["origin"], [0, 0])
         tune[0] += int(n_shared[i])
         tune[1] += int(n_windows[i])
-    return sorted(((a / b, b, origin) for origin, (a, b) in totals.items() if b), key=lambda row: (-row[0], row[2]))
+    return sorted(
+        ((a / b, b, origin) for origin, (a, b) in totals.items() if b),
+        key=lambda row: (-row[0], row[2]),
+    )
 
 
 def overlap_statistics(arrays, split, rows, parts):
-    """What one split shares with train: over all windows, per tune, and the N_WORST tunes by name with the tune of
+    """What one split shares with train: over all windows, per tune, and the N_WORST tunes by name
+    with the tune of
     train that shares most with each: whoever reads it can judge whether it is a copy.
 
-    arrays: folder of the files of characters; rows: from `overlap_by_tune`; parts: {split: sequences}.
+    arrays: folder of the files of characters; rows: from `overlap_by_tune`; parts: {split:
+    sequences}.
     """
     characters = np.load(arrays / f"{split}_tokens.npy", mmap_mode="r")
     starts = sequence_starts(parts[split])
     worst, hashes = [row for row in rows[:N_WORST] if row[0] > 0], []
     for _, _, origin in worst:
-        pieces = [np.array(characters[start:start + sequence["chars"] + 2])
-                  for start, sequence in zip(starts, parts[split]) if sequence["origin"] == origin]
+        pieces = [
+            np.array(characters[start : start + sequence["chars"] + 2])
+            for start, sequence in zip(starts, parts[split])
+            if sequence["origin"] == origin
+        ]
         hashes.append(np.concatenate([windows_of(piece)[1] for piece in pieces]))
-    nearest = nearest_sequences(arrays / "train_tokens.npy", sequence_starts(parts["train"]), hashes) if hashes else []
+    nearest = (
+        nearest_sequences(arrays / "train_tokens.npy", sequence_starts(parts["train"]), hashes)
+        if hashes
+        else []
+    )
     n_windows = sum(row[1] for row in rows)
-    return {"tunes": len(rows), "windows": n_windows,
-            "share_of_all_windows": sum(row[0] * row[1] for row in rows) / max(1, n_windows),
-            "per_tune": spread(row[0] for row in rows),
-            "per_tune_90%": float(np.quantile([row[0] for row in rows], 0.9)) if rows else None,
-            "worst": [{"tune": origin, "share": share, "windows": n,
-                       "nearest_in_train": parts["train"][place]["origin"],
-                       "share_in_nearest": count / len(np.unique(part))}
-                      for (share, n, origin), (place, count), part in zip(worst, nearest, hashes)]}
+    return {
+        "tunes": len(rows),
+        "windows": n_windows,
+        "share_of_all_windows": sum(row[0] * row[1] for row in rows) / max(1, n_windows),
+        "per_tune": spread(row[0] for row in rows),
+        "per_tune_90%": float(np.quantile([row[0] for row in rows], 0.9)) if rows else None,
+        "worst": [
+            {
+                "tune": origin,
+                "share": share,
+                "windows": n,
+                "nearest_in_train": parts["train"][place]["origin"],
+                "share_in_nearest": count / len(np.unique(part)),
+            }
+            for (share, n, origin), (place, count), part in zip(worst, nearest, hashes)
+        ],
+    }
 
 
 def melody_overlap(spool, parts, tunes):
     """{split: what its tunes share of their melody with single tunes of train}, for val and test.
 
-    A melody is what groups.py takes for one: the runs of SHINGLE intervals of the top voice. {"tunes": those with
-    enough of it, "over_a_quarter": how many share more than MELODY_SHARE with one tune of train, "worst": by name}.
+    A melody is what groups.py takes for one: the runs of SHINGLE intervals of the top voice.
+    {"tunes": those with enough of it, "over_a_quarter": how many share more than MELODY_SHARE with
+    one tune of train, "worst": by name}.
     spool: where `reading.read_all` left the melodies; tunes: those that stay.
     """
     from scipy.sparse import csr_array  # here, as in groups.py
 
-    split_of = {sequence["origin"]: split for split, sequences in parts.items() for sequence in sequences}
-    tunes = [tune for tune in tunes if tune["n_melody"] >= groups.MIN_SHINGLES and tune["origin"] in split_of]
+    split_of = {
+        sequence["origin"]: split for split, sequences in parts.items() for sequence in sequences
+    }
+    tunes = [
+        tune
+        for tune in tunes
+        if tune["n_melody"] >= groups.MIN_SHINGLES and tune["origin"] in split_of
+    ]
     asked = [tune for tune in tunes if split_of[tune["origin"]] != "train"]
     train = [tune for tune in tunes if split_of[tune["origin"]] == "train"]
     if not asked:
@@ -168,16 +219,29 @@ def melody_overlap(spool, parts, tunes):
         """Which of the asked runs each tune has, (tunes, runs) of 0 and 1."""
         place, run = look_up(lookup, np.concatenate([_melody(spool, tune) for tune in part]))
         owner = np.searchsorted(np.cumsum([tune["n_melody"] for tune in part]), place, side="right")
-        return csr_array((np.ones(len(run), np.int32), (owner, run)), shape=(len(part), len(lookup[0])))
+        return csr_array(
+            (np.ones(len(run), np.int32), (owner, run)), shape=(len(part), len(lookup[0]))
+        )
 
     own, best = known_runs(asked), [(0, None)] * len(asked)
     for start in range(0, len(train), MELODIES):
-        part = train[start:start + MELODIES]
+        part = train[start : start + MELODIES]
         shared = (own @ known_runs(part).T).toarray()
-        best = [max(row, (int(counts.max()), part[int(counts.argmax())]["origin"]), key=lambda pair: pair[0])
-                for row, counts in zip(best, shared)]
-    rows = sorted(({"tune": tune["origin"], "share": count / tune["n_melody"], "nearest_in_train": nearest}
-                   for tune, (count, nearest) in zip(asked, best)), key=lambda row: (-row["share"], row["tune"]))
+        best = [
+            max(
+                row,
+                (int(counts.max()), part[int(counts.argmax())]["origin"]),
+                key=lambda pair: pair[0],
+            )
+            for row, counts in zip(best, shared)
+        ]
+    rows = sorted(
+        (
+            {"tune": tune["origin"], "share": count / tune["n_melody"], "nearest_in_train": nearest}
+            for tune, (count, nearest) in zip(asked, best)
+        ),
+        key=lambda row: (-row["share"], row["tune"]),
+    )
     result = {}
     for split in ("val", "test"):
         here = [row for row in rows if split_of[row["tune"]] == split]
@@ -193,8 +257,10 @@ def _melody(spool, tune):
 
 # ---------------------------------------------------------------- all of it
 
+
 def measure(job):
-    """Pool worker: `baselines.measure`, or the windows that val and test share with train (what: `overlap`)."""
+    """Pool worker: `baselines.measure`, or the windows that val and test share with train (what:
+    `overlap`)."""
     what, _, arrays, _ = job
     if what == "overlap":
         train, *asked = [arrays / f"{split}_tokens.npy" for split in ("train", "val", "test")]
@@ -220,19 +286,40 @@ def measure_all(texts, arrays, vocab_size, workers):
 def statistics(tunes, kept, report, parts, counts, n_notes, n_tokens, tokenizer, overlap):
     """Content of stats.json.
 
-    tunes, kept: all tunes and those that stay; report: from `selection.split_groups`; parts: {split: sequences};
-    counts: {split: {character: number}}; n_notes, n_tokens: {split: number}; overlap: {split: from `overlap_statistics`}.
+    tunes, kept: all tunes and those that stay; report: from `selection.split_groups`; parts:
+    {split: sequences};
+    counts: {split: {character: number}}; n_notes, n_tokens: {split: number}; overlap: {split: from
+    `overlap_statistics`}.
     """
-    splits = {split: {"characters": sum(s["chars"] for s in part), "tokens": n_tokens[split],
-                      "notes": n_notes[split] if is_music(kept) else None, "sequences": len(part),
-                      "tunes": len({s["origin"] for s in part}),
-                      "groups": len({s["group"] for s in part}) if report["groups"] else None,
-                      "characters_per_sequence": spread(s["chars"] for s in part)} for split, part in parts.items()}
-    unknown = {split: {c: n for c, n in sorted(counts[split].items()) if c not in counts["train"]}
-               for split in ("val", "test")}
-    return {"tunes": len(tunes), "tunes_kept": len(kept), **report, "splits": splits,
-            "vocabulary": {"size": tokenizer.vocab_size, "characters": "".join(sorted(counts["train"])),
-                           "digest": tokenizer.digest, "counts_in_train": dict(sorted(counts["train"].items())),
-                           "unknown_in": unknown},
-            "music": music_statistics(kept), "compression_ratio": spread(tune["compressed"] for tune in kept),
-            "overlap_with_train": {"window_characters": WINDOW, **overlap}}
+    splits = {
+        split: {
+            "characters": sum(s["chars"] for s in part),
+            "tokens": n_tokens[split],
+            "notes": n_notes[split] if is_music(kept) else None,
+            "sequences": len(part),
+            "tunes": len({s["origin"] for s in part}),
+            "groups": len({s["group"] for s in part}) if report["groups"] else None,
+            "characters_per_sequence": spread(s["chars"] for s in part),
+        }
+        for split, part in parts.items()
+    }
+    unknown = {
+        split: {c: n for c, n in sorted(counts[split].items()) if c not in counts["train"]}
+        for split in ("val", "test")
+    }
+    return {
+        "tunes": len(tunes),
+        "tunes_kept": len(kept),
+        **report,
+        "splits": splits,
+        "vocabulary": {
+            "size": tokenizer.vocab_size,
+            "characters": "".join(sorted(counts["train"])),
+            "digest": tokenizer.digest,
+            "counts_in_train": dict(sorted(counts["train"].items())),
+            "unknown_in": unknown,
+        },
+        "music": music_statistics(kept),
+        "compression_ratio": spread(tune["compressed"] for tune in kept),
+        "overlap_with_train": {"window_characters": WINDOW, **overlap},
+    }

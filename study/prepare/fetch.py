@@ -1,11 +1,15 @@
-"""Downloads, archives and folders: MIDI files from anywhere into one folder of files with safe names.
+"""Downloads, archives and folders: MIDI files from anywhere into one folder of files with safe
+names.
 
-A source is hostile until shown otherwise. A download goes on where it broke, across runs too, never mixes two versions
-of a file, and is checked by size and digest. From an archive nothing but regular MIDI files is taken, under names made
-here: no path, link or device of an archive ever reaches the disk, and members, bytes and inflation are bounded.
+A source is hostile until shown otherwise. A download goes on where it broke, across runs too, never
+mixes two versions of a file, and is checked by size and digest. From an archive nothing but regular
+MIDI files is taken, under names made
+here: no path, link or device of an archive ever reaches the disk, and members, bytes and inflation
+are bounded.
 
-Both are our own because the libraries do one half each: none of those that this project needs anyway resumes a download
-by its validators, and `tarfile.extractall(filter="data")` keeps names, has no bounds, and unpacks what is no MIDI.
+Both are our own because the libraries do one half each: none of those that this project needs
+anyway resumes a download by its validators, and `tarfile.extractall(filter="data")` keeps names,
+has no bounds, and unpacks what is no MIDI.
 """
 
 import bz2
@@ -36,17 +40,22 @@ from pathlib import Path
 from study.stages.stage import file_digest, progress, read_json, value_digest, write_json
 
 MIDI_SUFFIXES = (".mid", ".midi", ".kar", ".rmi")
-MAX_FILES = 1_000_000            # MIDI files of one corpus; lakh-full, the largest in public use, has 176,581
-MAX_MEMBERS = 2_000_000          # members of an archive, taken or not
-MAX_FILE_BYTES = 16 << 20        # of one MIDI file; the largest of lakh-full is about 3 MB
-MAX_TOTAL_BYTES = 64 << 30       # of a corpus; lakh-full holds about 6 GB
-MAX_INFLATION = 100              # unpacked : packed bytes; MIDI compresses 3-5 : 1, a gzip bomb 1000 : 1
-MAX_NAME_BYTES = 200             # of one file name; 255 is the limit of file systems, .abc and .1 must still fit
-ATTEMPTS = 6                     # tries in a row that bring next to nothing: with doubling waits about 30 s
-MAX_WAIT_SECONDS = 300           # longest wait that a server may ask for (Retry-After)
-MIN_BYTES_PER_SECOND = 200       # a connection that brings less than this is cut and opened again
-BLOCK_BYTES = 1 << 18            # read and written at a time
-RESERVED = {"<": "(", ">": ")", ":": " -", '"': "'", "|": "-", "?": "", "*": ""}  # not in names on every system
+# MIDI files of one corpus; lakh-full, the largest in public use, has 176,581
+MAX_FILES = 1_000_000
+MAX_MEMBERS = 2_000_000  # members of an archive, taken or not
+MAX_FILE_BYTES = 16 << 20  # of one MIDI file; the largest of lakh-full is about 3 MB
+MAX_TOTAL_BYTES = 64 << 30  # of a corpus; lakh-full holds about 6 GB
+# unpacked : packed bytes; MIDI compresses 3-5 : 1, a gzip bomb 1000 : 1
+MAX_INFLATION = 100
+# of one file name; 255 is the limit of file systems, .abc and .1 must still fit
+MAX_NAME_BYTES = 200
+# tries in a row that bring next to nothing: with doubling waits about 30 s
+ATTEMPTS = 6
+MAX_WAIT_SECONDS = 300  # longest wait that a server may ask for (Retry-After)
+MIN_BYTES_PER_SECOND = 200  # a connection that brings less than this is cut and opened again
+BLOCK_BYTES = 1 << 18  # read and written at a time
+# not in names on every system
+RESERVED = {"<": "(", ">": ")", ":": " -", '"': "'", "|": "-", "?": "", "*": ""}
 
 
 class Refused(Exception):
@@ -55,8 +64,10 @@ class Refused(Exception):
 
 # ---------------------------------------------------------------- names and bounds
 
+
 class MidiFolder:
-    """The folder that fills up with MIDI files: safe unique names, bounds, and a count of what was left out.
+    """The folder that fills up with MIDI files: safe unique names, bounds, and a count of what was
+    left out.
 
     suffix: of the files' names here; another one than .mid if the folder takes other files."""
 
@@ -68,7 +79,9 @@ class MidiFolder:
     def add(self, name, data):
         """Writes one MIDI file under a safe name that is made from `name` ("Artist/Title.mid")."""
         if self.files >= MAX_FILES or self.bytes + len(data) > MAX_TOTAL_BYTES:
-            raise Refused(f"more than {MAX_FILES:,} files or {MAX_TOTAL_BYTES >> 30} GB of MIDI: not a corpus")
+            raise Refused(
+                f"more than {MAX_FILES:,} files or {MAX_TOTAL_BYTES >> 30} GB of MIDI: not a corpus"
+            )
         path = self.folder / self.unique(name)
         if str(path.parent) not in self.folders:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,8 +98,11 @@ class MidiFolder:
             self.add(name, data)
 
     def unique(self, name):
-        """A relative path for `name` that no other file has, even where letter case does not count."""
-        parts = [safe_name(part) for part in name.replace("\\", "/").split("/") if part not in ("", ".")]
+        """A relative path for `name` that no other file has, even where letter case does not
+        count."""
+        parts = [
+            safe_name(part) for part in name.replace("\\", "/").split("/") if part not in ("", ".")
+        ]
         stem = re.sub(r"\.(midi?|kar|rmi|abc)$", "", parts[-1], flags=re.IGNORECASE) or "untitled"
         folders = []
         for part in parts[:-1]:  # a folder must not have the name of a file
@@ -94,7 +110,9 @@ class MidiFolder:
                 part += "_"
             folders.append(part)
         for number in range(len(self.taken) + 2):
-            path = "/".join([*folders, f"{stem}.{number}{self.suffix}" if number else f"{stem}{self.suffix}"])
+            path = "/".join(
+                [*folders, f"{stem}.{number}{self.suffix}" if number else f"{stem}{self.suffix}"]
+            )
             if fold(path) not in self.taken and str(self.folder / path) not in self.folders:
                 break
         self.renamed += number > 0
@@ -109,17 +127,22 @@ def in_words(left_out):
     '2 links, 1 not MIDI'
     """
     things = ("link", "file", "folder")  # the others are no nouns: "not MIDI", "too large"
-    return ", ".join(f"{n:,} {reason}" + "s" * (n > 1 and reason.endswith(things)) for reason, n in left_out.items())
+    return ", ".join(
+        f"{n:,} {reason}" + "s" * (n > 1 and reason.endswith(things))
+        for reason, n in left_out.items()
+    )
 
 
 def fold(path):
-    """Paths that are one file on some file system (letter case, Unicode form) give one value: a number, to
-    spare memory with very many files (a chance collision costs a name a needless `.1`)."""
+    """Paths that are one file on some file system (letter case, Unicode form) give one value: a
+    number, to spare memory with very many files (a chance collision costs a name a needless
+    `.1`)."""
     return hash(unicodedata.normalize("NFC", path).casefold())
 
 
 def safe_name(name):
-    """One path component: no control or reserved characters, valid Unicode, short enough for every file system.
+    """One path component: no control or reserved characters, valid Unicode, short enough for every
+    file system.
 
     >>> safe_name("AC: DC?\\x07")
     'AC - DC'
@@ -129,11 +152,18 @@ def safe_name(name):
     except UnicodeEncodeError:  # bytes that are not UTF-8: old archives hold Latin-1 names
         name = name.encode("utf-8", "surrogateescape").decode("latin-1")
     name = unicodedata.normalize("NFC", name)
-    name = "".join(RESERVED.get(character, character)
-                   for character in name if unicodedata.category(character)[0] != "C").strip()
+    name = "".join(
+        RESERVED.get(character, character)
+        for character in name
+        if unicodedata.category(character)[0] != "C"
+    ).strip()
     suffix = re.search(r"\.\w{1,5}$", name)
     suffix = suffix.group() if suffix else ""
-    stem = name[:len(name) - len(suffix)].encode()[:MAX_NAME_BYTES - len(suffix.encode())].decode("utf-8", "ignore")
+    stem = (
+        name[: len(name) - len(suffix)]
+        .encode()[: MAX_NAME_BYTES - len(suffix.encode())]
+        .decode("utf-8", "ignore")
+    )
     return (stem.lstrip(".").rstrip(". ") or "untitled") + suffix
 
 
@@ -153,19 +183,27 @@ def sample(names, limit, seed):
     """The `limit` names of a seeded random sample; it does not depend on their order."""
     if limit is None:
         return None
-    return set(sorted(names, key=lambda name: value_digest([seed, os.fsencode(name).hex()]))[:limit])
+    return set(
+        sorted(names, key=lambda name: value_digest([seed, os.fsencode(name).hex()]))[:limit]
+    )
 
 
 # ---------------------------------------------------------------- download
 
-def download(url, folder, sha256, timeout_seconds, wait_seconds):
-    """The file behind `url` as a path in `folder`; resumes what an earlier call has begun, retries, checks the size.
 
-    sha256: refuse any other file, or None. timeout_seconds: of silence before a connection is opened again;
+def download(url, folder, sha256, timeout_seconds, wait_seconds):
+    """The file behind `url` as a path in `folder`; resumes what an earlier call has begun, retries,
+    checks the size.
+
+    sha256: refuse any other file, or None. timeout_seconds: of silence before a connection is
+    opened again;
     wait_seconds: before the first retry, doubled for each further one. Raises Refused.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    name = safe_name(urllib.parse.unquote(urllib.parse.urlsplit(url).path.rstrip("/").split("/")[-1]) or "archive")
+    name = safe_name(
+        urllib.parse.unquote(urllib.parse.urlsplit(url).path.rstrip("/").split("/")[-1])
+        or "archive"
+    )
     path, part, state_path = folder / name, folder / f"{name}.part", folder / f"{name}.json"
     state = read_json(state_path)
     if not isinstance(state, dict) or state.get("url") != value_digest(url):
@@ -186,14 +224,20 @@ def download(url, folder, sha256, timeout_seconds, wait_seconds):
 
 
 def fetch_all(url, part, state, state_path, timeout_seconds, wait_seconds):
-    """Connections until `part` is complete. Only those that bring next to nothing count as failures: a line that drops
-    every minute still gets through; Refused after ATTEMPTS of them in a row."""
+    """Connections until `part` is complete. Only those that bring next to nothing count as
+    failures: a line that drops every minute still gets through; Refused after ATTEMPTS of them in a
+    row."""
     failures, furthest = 0, part.stat().st_size if part.exists() else 0
     while True:
         started = time.monotonic()
         try:
             return fetch_rest(url, part, state, state_path, timeout_seconds)
-        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+        except (
+            urllib.error.URLError,
+            http.client.HTTPException,
+            ConnectionError,
+            TimeoutError,
+        ) as error:
             reason, asked_seconds = why_again(error, part)
         size = part.stat().st_size if part.exists() else 0
         useful = size - furthest > MIN_BYTES_PER_SECOND * (time.monotonic() - started)
@@ -201,12 +245,16 @@ def fetch_all(url, part, state, state_path, timeout_seconds, wait_seconds):
         if failures >= ATTEMPTS:
             raise Refused(f"given up after {ATTEMPTS} attempts: {reason}")
         wait = min(max(wait_seconds * 2 ** max(failures - 1, 0), asked_seconds), MAX_WAIT_SECONDS)
-        print(f"01_download: {reason}; {size:,} bytes are here, going on in {wait:.3g} s", file=sys.stderr)
+        print(
+            f"01_download: {reason}; {size:,} bytes are here, going on in {wait:.3g} s",
+            file=sys.stderr,
+        )
         time.sleep(wait)
 
 
 def why_again(error, part):
-    """(reason in words, seconds that the server asks to wait) of an error that another try may mend; else Refused."""
+    """(reason in words, seconds that the server asks to wait) of an error that another try may
+    mend; else Refused."""
     if not isinstance(error, urllib.error.HTTPError):
         return str(getattr(error, "reason", None) or error or type(error).__name__), 0
     if error.code == 416 and part.exists():  # what we have does not belong to what the server has
@@ -218,8 +266,8 @@ def why_again(error, part):
 
 
 def fetch_rest(url, part, state, state_path, timeout_seconds):
-    """One connection: appends to `part` what is missing. Raises if the transfer ends early; `state` keeps ETag and
-    date of the version begun, so that bytes of two versions are never mixed."""
+    """One connection: appends to `part` what is missing. Raises if the transfer ends early; `state`
+    keeps ETag and date of the version begun, so that bytes of two versions are never mixed."""
     have = part.stat().st_size if part.exists() else 0
     version = state.get("etag") or state.get("modified")
     if have and not version:  # nothing to recognise the version by
@@ -227,16 +275,21 @@ def fetch_rest(url, part, state, state_path, timeout_seconds):
     headers = {"User-Agent": "music-scaling", "Accept-Encoding": "identity"}
     if have:
         headers["Range"] = f"bytes={have}-"
-        if not version.startswith("W/"):  # a weak ETag must not stand in If-Range; it is compared below
+        # a weak ETag must not stand in If-Range; it is compared below
+        if not version.startswith("W/"):
             headers["If-Range"] = version
-    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=timeout_seconds) as answer:
+    with urllib.request.urlopen(
+        urllib.request.Request(url, headers=headers), timeout=timeout_seconds
+    ) as answer:
         if urllib.parse.urlsplit(answer.url).scheme not in ("http", "https"):
             raise Refused("the address leads away from http(s)")
         sent = {"etag": answer.headers.get("ETag"), "modified": answer.headers.get("Last-Modified")}
         length = answer.headers.get("Content-Length")
         total = int(length) if length and length.isdigit() else None
         if have and answer.status == 206:
-            content_range = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", ""))
+            content_range = re.fullmatch(
+                r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", "")
+            )
             same = all(sent[what] in (None, state.get(what)) for what in sent)
             if not content_range or int(content_range[1]) != have or not same:
                 part.unlink()
@@ -250,7 +303,9 @@ def fetch_rest(url, part, state, state_path, timeout_seconds):
             raise Refused(f"the server answers HTTP {answer.status} to a plain request")
         free = shutil.disk_usage(part.parent).free
         if total and total - have > free:
-            raise Refused(f"the archive needs {total - have:,} bytes and the disk has {free:,} left")
+            raise Refused(
+                f"the archive needs {total - have:,} bytes and the disk has {free:,} left"
+            )
         copy_answer(answer, part, have, total, timeout_seconds)
     if total is not None and part.stat().st_size != total:
         raise ConnectionError(f"the connection ended at {part.stat().st_size:,} of {total:,} bytes")
@@ -259,13 +314,16 @@ def fetch_rest(url, part, state, state_path, timeout_seconds):
 def copy_answer(answer, part, have, total, timeout_seconds):
     """Streams a response into `part` from byte `have` on."""
     window_start, window_bytes = time.monotonic(), 0
-    with open(part, "r+b" if have else "wb") as file, \
-            progress(total=total, desc=part.stem, unit="B") as bar:
+    with open(part, "r+b" if have else "wb") as file, progress(
+        total=total, desc=part.stem, unit="B"
+    ) as bar:
         file.seek(have)
         file.truncate()
         bar.update(have)
         while block := answer.read1(BLOCK_BYTES):
-            if have == 0 and re.match(rb"\s*(<!doctype|<html|<head|<\?xml)", block[:200], re.IGNORECASE):
+            if have == 0 and re.match(
+                rb"\s*(<!doctype|<html|<head|<\?xml)", block[:200], re.IGNORECASE
+            ):
                 raise Refused("the server sent a web page in place of an archive")
             file.write(block)
             have += len(block)
@@ -299,6 +357,7 @@ def check_digest(path, digest, wanted):
 
 # ---------------------------------------------------------------- archives and folders
 
+
 class Bounded:
     """A readable stream that ends with Refused when more than `limit` bytes were read from it."""
 
@@ -314,7 +373,7 @@ class Bounded:
 
 
 def archive_kind(path):
-    """"zip", "tar" or the reason why the file is neither."""
+    """ "zip", "tar" or the reason why the file is neither."""
     with open(path, "rb") as file:
         head = file.read(512)
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
@@ -323,17 +382,32 @@ def archive_kind(path):
         return "tar"
     if head.startswith((b"MThd", b"RIFF")):
         raise Refused("this is a single MIDI file: give its folder")
-    what = "a web page" if head.lstrip()[:1] == b"<" else "empty" if not head else "no .tar.gz, .tar or .zip"
+    what = (
+        "a web page"
+        if head.lstrip()[:1] == b"<"
+        else "empty" if not head else "no .tar.gz, .tar or .zip"
+    )
     raise Refused(f"the archive is {what}")
 
 
 def tar_members(path, midi):
-    """Yields (name, read) of the regular members of a tar file in one pass over the stream; names may be hostile."""
+    """Yields (name, read) of the regular members of a tar file in one pass over the stream; names
+    may be hostile."""
     with open(path, "rb") as raw:
         head = raw.read(6)
         raw.seek(0)
-        opener = next((opener for magic, opener in ((b"\x1f\x8b", gzip.open), (b"BZh", bz2.open),
-                                                    (b"\xfd7zXZ", lzma.open)) if head.startswith(magic)), None)
+        opener = next(
+            (
+                opener
+                for magic, opener in (
+                    (b"\x1f\x8b", gzip.open),
+                    (b"BZh", bz2.open),
+                    (b"\xfd7zXZ", lzma.open),
+                )
+                if head.startswith(magic)
+            ),
+            None,
+        )
         limit = (64 << 20) + MAX_INFLATION * path.stat().st_size
         stream = Bounded(opener(raw) if opener else raw, limit)
         with tarfile.open(fileobj=stream, mode="r|", errors="surrogateescape") as tar:
@@ -343,13 +417,21 @@ def tar_members(path, midi):
                     raise Refused(f"the archive has more than {MAX_MEMBERS:,} members")
                 if member.isdir():
                     continue
-                kind = ("link" if member.issym() or member.islnk() else
-                        "device or special file" if not member.isreg() or member.issparse() else None)
+                kind = (
+                    "link"
+                    if member.issym() or member.islnk()
+                    else (
+                        "device or special file"
+                        if not member.isreg() or member.issparse()
+                        else None
+                    )
+                )
                 if kind or member.size > MAX_FILE_BYTES:
                     midi.left_out[kind or "too large"] += 1
                     continue
                 yield member.name, lambda: tar.extractfile(member).read()
-            while rest := stream.read(BLOCK_BYTES):  # to the end, so that the checksum of gzip is compared
+            # to the end, so that the checksum of gzip is compared
+            while rest := stream.read(BLOCK_BYTES):
                 if rest.strip(b"\0"):
                     raise tarfile.ReadError("data after the end of the archive")
 
@@ -360,14 +442,24 @@ def zip_members(path, midi):
         members = archive.infolist()
         if len(members) > MAX_MEMBERS:
             raise Refused(f"the archive has more than {MAX_MEMBERS:,} members")
-        if sum(member.file_size for member in members) > (64 << 20) + MAX_INFLATION * path.stat().st_size:
+        if (
+            sum(member.file_size for member in members)
+            > (64 << 20) + MAX_INFLATION * path.stat().st_size
+        ):
             raise Refused("the archive unpacks to far more than MIDI files do (a bomb?)")
         for member in members:
             mode = stat_modes.S_IFMT(member.external_attr >> 16)
             if member.is_dir():
                 continue
-            kind = ("link" if mode == stat_modes.S_IFLNK else "encrypted" if member.flag_bits & 1 else
-                    "device or special file" if mode not in (0, stat_modes.S_IFREG) else None)
+            kind = (
+                "link"
+                if mode == stat_modes.S_IFLNK
+                else (
+                    "encrypted"
+                    if member.flag_bits & 1
+                    else "device or special file" if mode not in (0, stat_modes.S_IFREG) else None
+                )
+            )
             if kind or member.file_size > MAX_FILE_BYTES:
                 midi.left_out[kind or "too large"] += 1
                 continue
@@ -393,24 +485,36 @@ def folder_members(path, midi):
         except PermissionError:
             midi.left_out["unreadable folder"] += 1
             continue
-        folders += [below + entry.name + "/" for entry in reversed(entries) if entry.is_dir(follow_symlinks=False)]
+        folders += [
+            below + entry.name + "/"
+            for entry in reversed(entries)
+            if entry.is_dir(follow_symlinks=False)
+        ]
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
                 continue
             if not entry.is_file(follow_symlinks=False):
                 midi.left_out["link" if entry.is_symlink() else "device or special file"] += 1
-            elif entry.name.lower().endswith(MIDI_SUFFIXES) and entry.stat().st_size > MAX_FILE_BYTES:
+            elif (
+                entry.name.lower().endswith(MIDI_SUFFIXES) and entry.stat().st_size > MAX_FILE_BYTES
+            ):
                 midi.left_out["too large"] += 1
             else:
                 yield below + entry.name, lambda: (path / below / entry.name).read_bytes()
 
 
 def unpack(path, midi, limit, seed, abc=None):
-    """Fills `midi` from a folder or an archive; a `limit` costs a first pass over the names. abc: a second MidiFolder,
-    which takes the .abc files (default: they are left out)."""
-    members = folder_members if path.is_dir() else {"tar": tar_members, "zip": zip_members}[archive_kind(path)]
+    """Fills `midi` from a folder or an archive; a `limit` costs a first pass over the names. abc: a
+    second MidiFolder, which takes the .abc files (default: they are left out)."""
+    members = (
+        folder_members
+        if path.is_dir()
+        else {"tar": tar_members, "zip": zip_members}[archive_kind(path)]
+    )
     try:
-        chosen = sample((name for name, _ in members(path, MidiFolder(None)) if not refusal(name)), limit, seed)
+        chosen = sample(
+            (name for name, _ in members(path, MidiFolder(None)) if not refusal(name)), limit, seed
+        )
         for name, read in progress(members(path, midi), desc="files", unit="file"):
             is_abc = abc is not None and name.lower().endswith(".abc")
             reason = refusal(name[:-4] + ".mid" if is_abc else name)
@@ -422,30 +526,49 @@ def unpack(path, midi, limit, seed, abc=None):
                 except PermissionError:
                     midi.left_out["unreadable file"] += 1
                     continue
-                (abc if is_abc else midi).add(os.fsencode(name).decode("utf-8", "surrogateescape"), data)
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError, ValueError,
-            struct.error, RuntimeError) as error:
+                (abc if is_abc else midi).add(
+                    os.fsencode(name).decode("utf-8", "surrogateescape"), data
+                )
+    except (
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        zlib.error,
+        lzma.LZMAError,
+        EOFError,
+        NotImplementedError,
+        ValueError,
+        struct.error,
+        RuntimeError,
+    ) as error:
         raise Refused(f"the archive is damaged: {error}") from None
-    except OSError as error:  # of bz2 (no number) or of a seek to where a broken zip file points; not of the disk
+    except (
+        OSError
+    ) as error:  # of bz2 (no number) or of a seek to where a broken zip file points; not of the disk
         if error.errno in (None, errno.EINVAL):
             raise Refused(f"the archive is damaged: {error}") from None
         raise
 
 
 def listing_digest(folder):
-    """Digest of names, sizes and times of all files below a folder: tells that it has changed without reading it."""
+    """Digest of names, sizes and times of all files below a folder: tells that it has changed
+    without reading it."""
     listing = hashlib.sha256()
     for below, folders, names in os.walk(folder):
         folders.sort()
         for name in sorted(names):
             path = os.path.join(below, name)
             status = os.lstat(path)
-            listing.update(os.fsencode(f"{os.path.relpath(path, folder)}\0{status.st_size}\0{status.st_mtime_ns}\0"))
+            listing.update(
+                os.fsencode(
+                    f"{os.path.relpath(path, folder)}\0{status.st_size}\0{status.st_mtime_ns}\0"
+                )
+            )
     return listing.hexdigest()
 
 
 def hoist(folder):
-    """The folder to keep: one that holds nothing but a single folder of folders (clean_midi/<Artist>/) is left out."""
+    """The folder to keep: one that holds nothing but a single folder of folders
+    (clean_midi/<Artist>/) is left out."""
     entries = list(os.scandir(folder))
     while len(entries) == 1 and entries[0].is_dir():
         below = list(os.scandir(entries[0].path))

@@ -1,12 +1,14 @@
 """Which tunes are one song, and which split a song belongs to.
 
-Tunes are in one group if they have the same name (artist and title, cleaned), the same notes (in any key, at any
-speed), or so much melody in common that one is a version of the other (MinHash over runs of intervals): of all voices,
-or of the top voices alone, as in two harmonisations of one hymn. Groups are whole: they are the connected components
-of these relations.
+Tunes are in one group if they have the same name (artist and title, cleaned), the same notes (in
+any key, at any speed), or so much melody in common that one is a version of the other (MinHash over
+runs of intervals): of all voices, or of the top voices alone, as in two harmonisations of one hymn.
+Groups are whole: they are the connected components of these relations.
 
-A split is a function of the group's name and the seed alone. No function of a group's members can stay the same
-whatever joins the group: what joins has a name of its own, and it is not known who was there first. So the name of a
+A split is a function of the group's name and the seed alone. No function of a group's members can
+stay the same
+whatever joins the group: what joins has a name of its own, and it is not known who was there first.
+So the name of a
 group is chosen such that the usual joiners do not change it: see `name_group`.
 """
 
@@ -22,12 +24,40 @@ from music.windows import mix
 
 # ---------------------------------------------------------------- names
 
-GENERIC_FOLDERS = {"various", "various artists", "midi", "midis", "unknown", "misc", "songs", "music", "other"}
-VERSION_WORDS = ("live", "remix", "remixed", "version", "edit", "acoustic", "instrumental", "karaoke", "demo",
-                 "remaster", "remastered", "unplugged", "feat", "ft")  # in brackets: which performance, not which song
-CATALOGUE = re.compile(r"(?i)[a-z]{1,4}\d+\.\d+")  # `bwv244.62` is one chorale of a Passion, no 62nd copy of it
-GENERIC_TITLE = re.compile(r"(untitled|unknown|track|title|song|tune|no name|none|noname|gan ainm|jig|reel|hornpipe|"
-                           r"polka|waltz|march|air|menuet|minuet|gigue|sonata|etude|prelude|fugue|intro|new)?")
+GENERIC_FOLDERS = {
+    "various",
+    "various artists",
+    "midi",
+    "midis",
+    "unknown",
+    "misc",
+    "songs",
+    "music",
+    "other",
+}
+VERSION_WORDS = (
+    "live",
+    "remix",
+    "remixed",
+    "version",
+    "edit",
+    "acoustic",
+    "instrumental",
+    "karaoke",
+    "demo",
+    # in brackets: which performance, not which song
+    "remaster",
+    "remastered",
+    "unplugged",
+    "feat",
+    "ft",
+)
+# `bwv244.62` is one chorale of a Passion, no 62nd copy of it
+CATALOGUE = re.compile(r"(?i)[a-z]{1,4}\d+\.\d+")
+GENERIC_TITLE = re.compile(
+    r"(untitled|unknown|track|title|song|tune|no name|none|noname|gan ainm|jig|reel|hornpipe|"
+    r"polka|waltz|march|air|menuet|minuet|gigue|sonata|etude|prelude|fugue|intro|new)?"
+)
 
 
 def words(text):
@@ -38,13 +68,15 @@ def words(text):
 
 
 def artist_key(artist):
-    """Words of an artist in alphabetical order: `Rod Stewart`, `Stewart,Rod` and `STEWART Rod` are one."""
+    """Words of an artist in alphabetical order: `Rod Stewart`, `Stewart,Rod` and `STEWART Rod` are
+    one."""
     telling = [word for word in words(artist).split() if word not in ("the", "and")]
     return " ".join(sorted(set(telling))) or words(artist)
 
 
 def title_key(title):
-    """A title without copy number, version and punctuation: `Yesterday.2`, `Yesterday (live)`, `YESTERDAY!` are one.
+    """A title without copy number, version and punctuation: `Yesterday.2`, `Yesterday (live)`,
+    `YESTERDAY!` are one.
 
     Word boundaries stay: `Run Away` and `Runaway` are left to the notes.
     """
@@ -58,8 +90,8 @@ def title_key(title):
 
 
 def name_key(artist, title):
-    """What all versions of one song share: cleaned artist and title; None if the title is too general to say that
-    two tunes of this name are one (`Reel`, `Untitled.1`).
+    """What all versions of one song share: cleaned artist and title; None if the title is too
+    general to say that two tunes of this name are one (`Reel`, `Untitled.1`).
 
     >>> name_key("Stewart,Rod", "Sailing.2"), name_key("Various", "ABBA - Fernando (live)"), name_key("x", "Jig.2")
     ('rod stewart/sailing', 'abba/fernando', None)
@@ -78,11 +110,15 @@ def path_key(path):
 
 # ---------------------------------------------------------------- notes
 
-SHINGLE = 6        # intervals in a run; with 4, unrelated pieces reach a likeness of 0.29, with 6 not more than 0.10
-N_HASHES = 254     # MinHash functions: the standard error of a likeness of 0.2 is 0.025
-ROWS = 2           # hashes in a band: two tunes alike by 0.2 meet in one of the 127 bands with probability 0.994
-MATCH = 0.2        # likeness (Jaccard index) from which two tunes are one song; measured, see benchmarks/data.md
-MELODY_MATCH = 0.25  # ... and two top voices: hymns are short and share phrases. At 0.2 chance links chain 21 chorales
+# intervals in a run; with 4, unrelated pieces reach a likeness of 0.29, with 6 not more than 0.10
+SHINGLE = 6
+N_HASHES = 254  # MinHash functions: the standard error of a likeness of 0.2 is 0.025
+# hashes in a band: two tunes alike by 0.2 meet in one of the 127 bands with probability 0.994
+ROWS = 2
+# likeness (Jaccard index) from which two tunes are one song; measured, see benchmarks/data.md
+MATCH = 0.2
+# ... and two top voices: hymns are short and share phrases. At 0.2 chance links chain 21 chorales
+MELODY_MATCH = 0.25
 MIN_SHINGLES = 16  # with fewer, likeness is chance
 _random = np.random.default_rng(20240501)  # constants of the hash functions
 _FACTORS = _random.integers(0, 2**63, N_HASHES, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
@@ -94,10 +130,11 @@ _LEVELS = _random.integers(0, 2**63, 64, dtype=np.uint64)
 def shingles(voices):
     """Hashes of all runs of SHINGLE melodic intervals of all voices (uint64, unique, sorted).
 
-    voices: [(onsets, durations, pitches)]. Chords count as their top note and repeated pitches as one, so neither key,
-    tempo nor note values matter. Runs over fewer than four different pitches are left out: ostinati and trills are
-    alike in all music. A run that occurs 2, 4, 8 ... times enters once more for each: else, in music that repeats
-    itself, a few wrong notes, different at every repeat, would outnumber the right ones.
+    voices: [(onsets, durations, pitches)]. Chords count as their top note and repeated pitches as
+    one, so neither key, tempo nor note values matter. Runs over fewer than four different pitches
+    are left out: ostinati and trills are alike in all music. A run that occurs 2, 4, 8 ... times
+    enters once more for each: else, in music that repeats itself, a few wrong notes, different at
+    every repeat, would outnumber the right ones.
     """
     hashes = []
     for onsets, _, pitches in voices:
@@ -115,22 +152,28 @@ def shingles(voices):
     if not hashes:
         return np.empty(0, np.uint64)
     runs, counts = np.unique(np.concatenate(hashes), return_counts=True)
-    levels = [runs] + [mix(runs[counts >= 1 << level] + _LEVELS[level])
-                       for level in range(1, int(counts.max(initial=1)).bit_length())]
+    levels = [runs] + [
+        mix(runs[counts >= 1 << level] + _LEVELS[level])
+        for level in range(1, int(counts.max(initial=1)).bit_length())
+    ]
     return np.unique(np.concatenate(levels))
 
 
 def top_voice(voices):
-    """The voice of highest mean pitch, of those with half as many notes as the busiest: the tune, as a rule."""
+    """The voice of highest mean pitch, of those with half as many notes as the busiest: the tune,
+    as a rule."""
     most = max(len(pitches) for _, _, pitches in voices)
-    return max((voice for voice in voices if 2 * len(voice[2]) >= most), key=lambda voice: voice[2].mean())
+    return max(
+        (voice for voice in voices if 2 * len(voice[2]) >= most), key=lambda voice: voice[2].mean()
+    )
 
 
 def signature(hashes):
-    """MinHash signature, (N_HASHES,) uint32: the share of equal entries of two tunes estimates their Jaccard index."""
+    """MinHash signature, (N_HASHES,) uint32: the share of equal entries of two tunes estimates
+    their Jaccard index."""
     least = np.full(N_HASHES, 2**64 - 1, np.uint64)
     for start in range(0, len(hashes), 512):
-        part = hashes[start:start + 512, None] * _FACTORS + _OFFSETS
+        part = hashes[start : start + 512, None] * _FACTORS + _OFFSETS
         least = np.minimum(least, part.min(axis=0))
     return (least >> np.uint64(32)).astype(np.uint32)
 
@@ -138,23 +181,28 @@ def signature(hashes):
 def note_digests(voices):
     """(digest of the notes, digest of the notes in any key and at any speed), 16 bytes each.
 
-    voices: [(onsets, durations, pitches)] as integers; how notes are spread over voices does not matter.
+    voices: [(onsets, durations, pitches)] as integers; how notes are spread over voices does not
+    matter.
     """
     onsets, durations, pitches = (np.concatenate(part).astype(np.int64) for part in zip(*voices))
     onsets = onsets - onsets.min()
     exact = np.stack([onsets, durations, pitches])[:, np.lexsort((durations, pitches, onsets))]
     unit = np.gcd.reduce(np.concatenate([onsets, durations])) or 1
     free = np.stack([exact[0] // unit, exact[1] // unit, exact[2] - pitches.min()])
-    return tuple(hashlib.blake2b(part.astype("<i8").tobytes(), digest_size=16).digest() for part in (exact, free))
+    return tuple(
+        hashlib.blake2b(part.astype("<i8").tobytes(), digest_size=16).digest()
+        for part in (exact, free)
+    )
 
 
 # ---------------------------------------------------------------- groups
 
+
 def similar_pairs(signatures, n_shingles, match=MATCH):
     """(pairs (n, 2), likeness (n,)) of tunes whose estimated Jaccard index is at least `match`.
 
-    Only tunes that agree in a band of ROWS hashes are compared. Whether two tunes are compared depends on these two
-    alone, so a corpus that grows keeps its old pairs.
+    Only tunes that agree in a band of ROWS hashes are compared. Whether two tunes are compared
+    depends on these two alone, so a corpus that grows keeps its old pairs.
     """
     usable = np.flatnonzero(n_shingles >= MIN_SHINGLES)
     likeness = {}
@@ -175,11 +223,14 @@ def similar_pairs(signatures, n_shingles, match=MATCH):
                     likeness[min(first[i], second[i]), max(first[i], second[i])] = alike[i]
             step += 1
     pairs = sorted(likeness)
-    return np.array(pairs, dtype=np.int64).reshape(-1, 2), np.array([likeness[pair] for pair in pairs])
+    return np.array(pairs, dtype=np.int64).reshape(-1, 2), np.array(
+        [likeness[pair] for pair in pairs]
+    )
 
 
 def find_groups(names, free_digests, pairs):
-    """Component number of every tune under equal names, equal notes (empty values say nothing) and similar pairs."""
+    """Component number of every tune under equal names, equal notes (empty values say nothing) and
+    similar pairs."""
     from scipy.sparse import (  # here: 0.2 s that the workers who take fingerprints do not need
         coo_array,
         csgraph,
@@ -195,51 +246,77 @@ def find_groups(names, free_digests, pairs):
 
 
 def group_tunes(tunes):
-    """Gives every tune (see reading.py) its `group`; returns (pairs alike in all voices, further pairs alike in the
-    top voice's melody)."""
+    """Gives every tune (see reading.py) its `group`; returns (pairs alike in all voices, further
+    pairs alike in the top voice's melody)."""
     first = {}
     for i, tune in enumerate(tunes):
         first.setdefault(tune["exact"], i)
     unique = np.array(sorted(first.values()), dtype=np.int64)  # the same notes need no likeness
-    pairs = [similar_pairs(np.stack([tunes[i][signature] for i in unique]),
-                           np.array([tunes[i][n_runs] for i in unique]), match)[0]
-             for signature, n_runs, match in (("signature", "n_shingles", MATCH),
-                                              ("melody_signature", "n_melody", MELODY_MATCH))]
+    pairs = [
+        similar_pairs(
+            np.stack([tunes[i][signature] for i in unique]),
+            np.array([tunes[i][n_runs] for i in unique]),
+            match,
+        )[0]
+        for signature, n_runs, match in (
+            ("signature", "n_shingles", MATCH),
+            ("melody_signature", "n_melody", MELODY_MATCH),
+        )
+    ]
     n_alike, pairs = len(pairs[0]), np.unique(np.concatenate(pairs), axis=0)
-    components = find_groups([tune["name"] for tune in tunes], [tune["free"] for tune in tunes], unique[pairs])
+    components = find_groups(
+        [tune["name"] for tune in tunes], [tune["free"] for tune in tunes], unique[pairs]
+    )
     members = {}
     for tune, component in zip(tunes, components):
         members.setdefault(component, []).append(tune)
     for part in members.values():
-        name = name_group([(tune["name"], tune["free"], tune["n_notes"] or 0, tune["n_shingles"]) for tune in part])
+        name = name_group(
+            [
+                (tune["name"], tune["free"], tune["n_notes"] or 0, tune["n_shingles"])
+                for tune in part
+            ]
+        )
         for tune in part:
             tune["group"] = name
     return n_alike, len(pairs) - n_alike
 
 
 def name_group(members):
-    """Name of a group (16 hex digits): that of its tune with the most notes; of equals, the one with fewest shingles
+    """Name of a group (16 hex digits): that of its tune with the most notes; of equals, the one
+    with fewest shingles
     (a copy with wrong notes has more), then one without digits in its name (copies are numbered), then by hash.
 
-    members: [(name or None, free digest, number of notes, number of shingles)]. Versions under the same name never
-    change it; a copy under another name that lost a voice or some right notes, or is numbered, does not either.
+    members: [(name or None, free digest, number of notes, number of shingles)]. Versions under the
+    same name never change it; a copy under another name that lost a voice or some right notes, or
+    is numbered, does not either.
     """
+
     def rank(member):
         name, free, n_notes, n_shingles = member
         label = name or free.hex()
-        return -n_notes, n_shingles, bool(re.search(r"\d", label)), hashlib.sha256(label.encode()).digest()
+        return (
+            -n_notes,
+            n_shingles,
+            bool(re.search(r"\d", label)),
+            hashlib.sha256(label.encode()).digest(),
+        )
+
     name, free, *_ = min(members, key=rank)
     return hashlib.sha256((name or free.hex()).encode()).hexdigest()[:16]
 
 
 # ---------------------------------------------------------------- splits
 
-FLOOR_GROUPS = 20      # least groups in val and in test: with fewer, one odd song decides a loss
-FLOOR_CHARS = 20_000   # least characters in val and in test: 60 folk tunes; the loss of so many has an error of 2 %
-LEAST_SHARE = 1 / 16   # of a corpus too small for these floors: a dozen songs give one to val and one to test
-MOST_SHARE = 1 / 6     # of the groups, less one: chance may put six of ten below the share
-STEPS = (0.01, 0.02, 0.04, 0.08, 0.12, 0.16)  # share of the groups in val, and in test: the first that meets the
-                       # floors. Steps, so that a small corpus that grows a little keeps its splits
+FLOOR_GROUPS = 20  # least groups in val and in test: with fewer, one odd song decides a loss
+# least characters in val and in test: 60 folk tunes; the loss of so many has an error of 2 %
+FLOOR_CHARS = 20_000
+# of a corpus too small for these floors: a dozen songs give one to val and one to test
+LEAST_SHARE = 1 / 16
+MOST_SHARE = 1 / 6  # of the groups, less one: chance may put six of ten below the share
+# share of the groups in val, and in test: the first that meets the
+STEPS = (0.01, 0.02, 0.04, 0.08, 0.12, 0.16)
+# floors. Steps, so that a small corpus that grows a little keeps its splits
 
 
 def hash_number(*parts):
@@ -250,15 +327,19 @@ def hash_number(*parts):
 
 def least_held_out(chars):
     """(groups, characters) that val should have at least, and test; chars: {group: characters}."""
-    return (min(FLOOR_GROUPS, math.ceil(LEAST_SHARE * len(chars))),
-            min(FLOOR_CHARS, int(LEAST_SHARE * sum(chars.values()))))
+    return (
+        min(FLOOR_GROUPS, math.ceil(LEAST_SHARE * len(chars))),
+        min(FLOOR_CHARS, int(LEAST_SHARE * sum(chars.values()))),
+    )
 
 
 def assign_splits(chars, seed, fixed=None):
-    """({group: split}, {split: share}); chars: {group: characters}, fixed: {group: split} that the user wants.
+    """({group: split}, {split: share}); chars: {group: characters}, fixed: {group: split} that the
+    user wants.
 
-    A group's number is a hash of seed and name. val takes the groups of lowest number, test those of highest, so that
-    when the floors ask for a larger share of one, it never takes from the other. Of less than sixteen groups
+    A group's number is a hash of seed and name. val takes the groups of lowest number, test those
+    of highest, so that when the floors ask for a larger share of one, it never takes from the
+    other. Of less than sixteen groups
     the largest trains: chance left 23 % of three songs.
     """
     fixed = {group: split for group, split in (fixed or {}).items() if group in chars}
@@ -273,17 +354,20 @@ def assign_splits(chars, seed, fixed=None):
         return len(chosen) >= floor_groups and sum(chars[group] for group in chosen) >= floor_chars
 
     for split in ("val", "test"):
-        place = {group: value if split == "val" else 1 - value for group, value in number.items()
-                 if group in free and splits[group] == "train"}
+        place = {
+            group: value if split == "val" else 1 - value
+            for group, value in number.items()
+            if group in free and splits[group] == "train"
+        }
         ranked = sorted(place, key=place.get)
         given = [group for group, name in fixed.items() if name == split]
         for share in STEPS:
             chosen = given + [group for group in ranked if place[group] < share]
             if enough(chosen):
                 break
-        while ranked[len(chosen) - len(given):] and not enough(chosen):  # too few below every step
+        while ranked[len(chosen) - len(given) :] and not enough(chosen):  # too few below every step
             chosen.append(ranked[len(chosen) - len(given)])
-        chosen = chosen[:max(1, len(given), int(MOST_SHARE * len(chars)) - 1)]
+        chosen = chosen[: max(1, len(given), int(MOST_SHARE * len(chars)) - 1)]
         shares[split] = share
         splits.update(dict.fromkeys(chosen, split))
     return splits, shares

@@ -1,15 +1,22 @@
-"""Reading a corpus: every tune in one row, what it is called, what it sounds like, and its text, cut into pieces.
+"""Reading a corpus: every tune in one row, what it is called, what it sounds like, and its text,
+cut into pieces.
 
 A *tune* is a dict of built-in values:
 
-    origin      path of its file below the folder, `#number` behind it in a tunebook     name   see groups.name_key
-    exact, free digests of its notes, and of its notes in any key at any speed           group  once it has one
-    signature, n_shingles    fingerprint of its melodies (groups.py); melody_signature, n_melody: of the top voice's
-    melody      hashes of the top voice's runs of intervals; after `read_all` (place, number) in the spool
+    origin      path of its file below the folder, `#number` behind it in a tunebook     name   see
+        groups.name_key
+    exact, free digests of its notes, and of its notes in any key at any speed           group  once
+        it has one
+    signature, n_shingles    fingerprint of its melodies (groups.py); melody_signature, n_melody: of
+        the top voice's
+    melody      hashes of the top voice's runs of intervals; after `read_all` (place, number) in the
+        spool
     chars, compressed        characters of its training text; zlib's bytes by those of the text
-    is_abc      whether it looks like ABC at all; key, meter, tempo, n_notes, n_bars, n_voices, quarters, rest_share:
+    is_abc      whether it looks like ABC at all; key, meter, tempo, n_notes, n_bars, n_voices,
+        quarters, rest_share:
                 its music, None where the strict reader refuses it
-    pieces      [(first bar, text)]; after `read_all` [(first bar, place, bytes, characters)] in the spool
+    pieces      [(first bar, text)]; after `read_all` [(first bar, place, bytes, characters)] in the
+        spool
 """
 
 import functools
@@ -32,20 +39,29 @@ from music.tunebook import split_tunebook
 from study.prepare import groups
 
 JOB_BYTES = 1 << 18  # of ready-made text per pool job
-UNTAGGED = 0.15  # of the groups: their headers do not name the collection, so that a model can do without
-TAG_CHARS = 30   # of a collection's name, at most; a line of it takes three more
-SHORT_NAMES = {row[0]: name for name, row in {**corpus.BOOKS, **corpus.SCORES}.items()}  # of the embedded collections
-PART_ENDS = rb"(?>\r\n|\r|\n)(?=[ \t]*[\r\n]|X:)"  # (?>: the two bytes of a Windows line end are one
+# of the groups: their headers do not name the collection, so that a model can do without
+UNTAGGED = 0.15
+TAG_CHARS = 30  # of a collection's name, at most; a line of it takes three more
+# of the embedded collections
+SHORT_NAMES = {row[0]: name for name, row in {**corpus.BOOKS, **corpus.SCORES}.items()}
+# (?>: the two bytes of a Windows line end are one
+PART_ENDS = rb"(?>\r\n|\r|\n)(?=[ \t]*[\r\n]|X:)"
 
 
 # ---------------------------------------------------------------- one tune
 
+
 def guess_voices(text):
-    """Letters and octave marks of a text that the strict reader refuses, as one voice of equal notes: enough to
-    recognise a tune. Keys and accidentals are left out: the melody's outline decides."""
+    """Letters and octave marks of a text that the strict reader refuses, as one voice of equal
+    notes: enough to recognise a tune. Keys and accidentals are left out: the melody's outline
+    decides."""
     music = re.sub(r'(?m)^[A-Za-z]:.*$|"[^"]*"|![^!]*!|\[[A-Za-z]:[^\]]*\]', "", text)
-    pitches = [(60, 62, 64, 65, 67, 69, 71)["CDEFGAB".index(letter.upper())] + 12 * letter.islower()
-               + 12 * (marks.count("'") - marks.count(",")) for letter, marks in re.findall("([A-Ga-g])([,']*)", music)]
+    pitches = [
+        (60, 62, 64, 65, 67, 69, 71)["CDEFGAB".index(letter.upper())]
+        + 12 * letter.islower()
+        + 12 * (marks.count("'") - marks.count(","))
+        for letter, marks in re.findall("([A-Ga-g])([,']*)", music)
+    ]
     n = len(pitches)
     return [(np.arange(n), np.ones(n, np.int64), np.array(pitches, dtype=np.int64))] if n else []
 
@@ -53,8 +69,8 @@ def guess_voices(text):
 def rest_share(tune, voices):
     """Share of the time of all voices in which they rest; 1 for a tune without notes.
 
-    A voice sounds from an onset to the end of the notes that start there, or to its next onset if that comes first:
-    overlapping notes of one voice count once.
+    A voice sounds from an onset to the end of the notes that start there, or to its next onset if
+    that comes first: overlapping notes of one voice count once.
     """
     span = max((sum(float(bar.length) for bar in voice.bars) for voice in tune.voices), default=0)
     sounding = 0
@@ -67,21 +83,42 @@ def rest_share(tune, voices):
 
 
 def read_tune(origin, name, text, max_chars, min_chars, compare=True):
-    """The row (a dict, see above) of a tune's training text, cut into pieces of min_chars to max_chars characters;
+    """The row (a dict, see above) of a tune's training text, cut into pieces of min_chars to
+    max_chars characters;
     compare: with the fingerprints by which tunes are grouped."""
     fields = dict(reversed(re.findall(r"(?m)^([MK]):[ \t]*(\S.*)$", text)))
     is_abc = "K" in fields and text.startswith("X:")
-    row = {"origin": origin, "name": name, "is_abc": is_abc, "chars": len(text),
-           "pieces": cut(text, max_chars, min_chars),
-           "compressed": len(zlib.compress(text.encode(), 9)) / len(text.encode()), "rest_share": None,
-           "tempo": None, "n_bars": None, "quarters": None, "n_voices": None, "key": fields.get("K"),
-           "meter": fields.get("M")}
+    row = {
+        "origin": origin,
+        "name": name,
+        "is_abc": is_abc,
+        "chars": len(text),
+        "pieces": cut(text, max_chars, min_chars),
+        "compressed": len(zlib.compress(text.encode(), 9)) / len(text.encode()),
+        "rest_share": None,
+        "tempo": None,
+        "n_bars": None,
+        "quarters": None,
+        "n_voices": None,
+        "key": fields.get("K"),
+        "meter": fields.get("M"),
+    }
     try:
         tune = read_abc(text)
-        voices = [tuple(np.array(part, dtype=np.int64) for part in voice[1:]) for voice in tune.ticks if len(voice[1])]
-        row.update(rest_share=rest_share(tune, voices), tempo=tune.tempo, n_voices=len(tune.voices),
-                   n_bars=max((len(voice.bars) for voice in tune.voices), default=0),
-                   quarters=max((sum(float(bar.length) for bar in voice.bars) for voice in tune.voices), default=0.0))
+        voices = [
+            tuple(np.array(part, dtype=np.int64) for part in voice[1:])
+            for voice in tune.ticks
+            if len(voice[1])
+        ]
+        row.update(
+            rest_share=rest_share(tune, voices),
+            tempo=tune.tempo,
+            n_voices=len(tune.voices),
+            n_bars=max((len(voice.bars) for voice in tune.voices), default=0),
+            quarters=max(
+                (sum(float(bar.length) for bar in voice.bars) for voice in tune.voices), default=0.0
+            ),
+        )
     except AbcError:
         tune, voices = None, guess_voices(text) if is_abc else []
     if tune is not None and voices:
@@ -89,7 +126,10 @@ def read_tune(origin, name, text, max_chars, min_chars, compare=True):
     else:  # what is guessed or silent equals only the same text
         row["exact"] = row["free"] = hashlib.blake2b(text.encode(), digest_size=16).digest()
     row["n_notes"] = sum(len(onsets) for onsets, _, _ in voices) if is_abc else None
-    return {**row, **(_fingerprints(voices) if compare else {"melody": np.empty(0, np.uint64), "n_melody": 0})}
+    return {
+        **row,
+        **(_fingerprints(voices) if compare else {"melody": np.empty(0, np.uint64), "n_melody": 0}),
+    }
 
 
 def _fingerprints(voices):
@@ -104,6 +144,7 @@ def _fingerprints(voices):
 
 # ---------------------------------------------------------------- files, in a pool of processes
 
+
 def read_text(path):
     """Text of a file; bytes that are not UTF-8 are taken as Latin-1, as old tunebooks are."""
     data = Path(path).read_bytes()
@@ -114,8 +155,8 @@ def read_text(path):
 
 
 def read_file(job, **limits):
-    """Pool worker: all tunes of one .abc file, (path, path below the folder). In a tunebook every tune is named by
-    the book and its title, else by the path."""
+    """Pool worker: all tunes of one .abc file, (path, path below the folder). In a tunebook every
+    tune is named by the book and its title, else by the path."""
     path, relative = job
     origin = re.sub(r"[\t\r\n]", " ", os.fsencode(relative).decode("utf-8", "replace"))
     tunes = split_tunebook(read_text(path), any_text=True)
@@ -130,8 +171,8 @@ def read_file(job, **limits):
 
 
 def read_ready(job, **limits):
-    """Pool worker: the parts of one stretch of ready-made text, (path, encoding, first byte, last byte), as they are.
-    They belong to no group, so no fingerprint is taken."""
+    """Pool worker: the parts of one stretch of ready-made text, (path, encoding, first byte, last
+    byte), as they are. They belong to no group, so no fingerprint is taken."""
     path, encoding, start, stop = job
     with open(path, "rb") as file:
         file.seek(start)
@@ -140,18 +181,23 @@ def read_ready(job, **limits):
 
 
 def ready_parts(text):
-    """The parts of ready-made text: what stands between empty lines, and before a line `X:`. Nothing but empty lines
-    is left out.
+    """The parts of ready-made text: what stands between empty lines, and before a line `X:`.
+    Nothing but empty lines is left out.
 
     >>> ready_parts("Jigs\\n\\nX:1\\nK:C\\nC|\\nX:2\\nK:G\\nG|\\n\\n\\nby ear")
     ['Jigs\\n', 'X:1\\nK:C\\nC|\\n', 'X:2\\nK:G\\nG|\\n', 'by ear\\n']
     """
     text = text.lstrip("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
-    return [part.strip("\n") + "\n" for part in re.split(r"\n[ \t]*(?=\n)|\n(?=X:)", text) if part.strip()]
+    return [
+        part.strip("\n") + "\n"
+        for part in re.split(r"\n[ \t]*(?=\n)|\n(?=X:)", text)
+        if part.strip()
+    ]
 
 
 def ready_jobs(path):
-    """Jobs for `read_ready`: stretches of a file of JOB_BYTES and what is left of their last part."""
+    """Jobs for `read_ready`: stretches of a file of JOB_BYTES and what is left of their last
+    part."""
     if not path.stat().st_size:
         return []
     encoding, end = "utf-8" if _is_utf8(path) else "latin-1", re.compile(PART_ENDS)
@@ -173,12 +219,15 @@ def _is_utf8(path):
 
 
 def read_all(reader, jobs, workers, spool, **limits):
-    """All tunes in the order of the jobs; their pieces go to the file `spool` and leave (first bar, place, bytes,
-    characters) behind, so that memory holds no text. limits: max_chars and min_chars of a piece."""
+    """All tunes in the order of the jobs; their pieces go to the file `spool` and leave (first bar,
+    place, bytes, characters) behind, so that memory holds no text. limits: max_chars and min_chars
+    of a piece."""
     tunes, chunk = [], max(1, min(32, len(jobs) // (8 * workers)))
     with worker_pool(workers, len(jobs)) as pool:
         answers = pool.map(functools.partial(reader, **limits), jobs, chunksize=chunk)
-        for tune in (tune for rows in progress(answers, len(jobs), "reading", "file") for tune in rows):
+        for tune in (
+            tune for rows in progress(answers, len(jobs), "reading", "file") for tune in rows
+        ):
             places = []
             for first_bar, text in tune["pieces"]:
                 encoded = text.encode("utf-8", "replace")
@@ -193,8 +242,10 @@ def read_all(reader, jobs, workers, spool, **limits):
 
 # ---------------------------------------------------------------- collections in the header
 
+
 def style_of(origin):
-    """What R: says of a file: the short name of its collection, or its first-level folder's; None without a folder.
+    """What R: says of a file: the short name of its collection, or its first-level folder's; None
+    without a folder.
 
     >>> style_of("Bach Chorales/bwv1.6.abc"), style_of("AC-DC/T.N.T..abc"), style_of("x.abc")
     ('bach', 'ac_dc', None)
@@ -205,13 +256,15 @@ def style_of(origin):
 
 
 def tag_sequences(parts, spool, seed):
-    """Names the collection in the header of every sequence, but for a share UNTAGGED of the groups; returns how many
-    were tagged. The new text goes to the end of the spool."""
+    """Names the collection in the header of every sequence, but for a share UNTAGGED of the groups;
+    returns how many were tagged. The new text goes to the end of the spool."""
     n_tagged, end = 0, spool.seek(0, os.SEEK_END)
     for sequence in (sequence for part in parts.values() for sequence in part):
         style = style_of(sequence["origin"])
         if style and groups.hash_number(seed, sequence["group"], "tag") >= UNTAGGED:
-            text = tagged(os.pread(spool.fileno(), sequence["bytes"], sequence["at"]).decode(), style)
+            text = tagged(
+                os.pread(spool.fileno(), sequence["bytes"], sequence["at"]).decode(), style
+            )
             encoded = text.encode()
             sequence.update(at=end, bytes=len(encoded), chars=len(text))
             end += spool.write(encoded)

@@ -1,7 +1,7 @@
 """The command line that all scripts share: flags, kinds of numbers, and how a wrong one is refused.
 
-A flag's value is checked where it is read, by one of the kinds below: what makes no sense ends in one sentence and
-exit code 1, before anything is built, written or deleted.
+A flag's value is checked where it is read, by one of the kinds below: what makes no sense ends in
+one sentence and exit code 1, before anything is built, written or deleted.
 
     parser.add_argument("--workers", type=whole(1), metavar="N")
     parser.add_argument("--timeout", type=number(above=0), metavar="SECONDS")
@@ -15,17 +15,19 @@ from pathlib import Path
 
 from study.stages.code_key import HERE
 
-MAX_SEED = 2**62 - 1  # sums of a seed and the first seed of a set of samples stay in what torch and NumPy take
+# sums of a seed and the first seed of a set of samples stay in what torch and NumPy take
+MAX_SEED = 2**62 - 1
 
 
 def fail(stage, problem, mend=None):
-    """Ends the script with one message on stderr and exit code 1: the problem, then the command that mends it."""
+    """Ends the script with one message on stderr and exit code 1: the problem, then the command
+    that mends it."""
     sys.exit(f"{stage}: {problem}" + (f"\n  -> {mend}" if mend else ""))
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse, with the project's one-sentence errors in place of a usage text and exit code 2; what it returns has
-    the words that it read, too, for hints that repeat them."""
+    """argparse, with the project's one-sentence errors in place of a usage text and exit code 2;
+    what it returns has the words that it read, too, for hints that repeat them."""
 
     def parse_args(self, args=None, namespace=None):
         parsed = super().parse_args(args, namespace)
@@ -39,39 +41,75 @@ class _Parser(argparse.ArgumentParser):
 def stage_parser(doc, training=False):
     """An ArgumentParser with the flags every stage has; `doc` is the script's docstring."""
     parser = _Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=folder, metavar="DIR",
-                        help="folder that holds data/, checkpoints/ and part4_outputs/ "
-                             "(default: the scripts' own folder; with --quick: quick/ in it)")
-    parser.add_argument("--quick", action="store_true",
-                        help="small budgets on the embedded corpus: the whole pipeline in minutes on two CPU cores")
-    parser.add_argument("--force", action="store_true", help="run even if the outputs are up to date")
-    parser.add_argument("--seed", type=whole(0, MAX_SEED), default=0, metavar="N",
-                        help="seed of every random choice (default: 0)")
+    parser.add_argument(
+        "--root",
+        type=folder,
+        metavar="DIR",
+        help=(
+            "folder that holds data/, checkpoints/ and part4_outputs/ "
+            "(default: the scripts' own folder; with --quick: quick/ in it)"
+        ),
+    )
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="small budgets on the embedded corpus: the whole pipeline in minutes on two CPU cores",
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="run even if the outputs are up to date"
+    )
+    parser.add_argument(
+        "--seed",
+        type=whole(0, MAX_SEED),
+        default=0,
+        metavar="N",
+        help="seed of every random choice (default: 0)",
+    )
     if training:
-        parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto",
-                            help="where to compute (default: auto = cuda, else mps, else cpu)")
-        parser.add_argument("--only", type=name_list, metavar="NAME[,NAME]", help="these sizes only, e.g. tiny,small")
-        parser.add_argument("--micro-batch", type=whole(1), metavar="N",
-                            help="sequences per forward pass; changes memory and speed, not the tokens per step "
-                                 "(default: as many as fit)")
+        parser.add_argument(
+            "--device",
+            choices=("auto", "cpu", "cuda", "mps"),
+            default="auto",
+            help="where to compute (default: auto = cuda, else mps, else cpu)",
+        )
+        parser.add_argument(
+            "--only",
+            type=name_list,
+            metavar="NAME[,NAME]",
+            help="these sizes only, e.g. tiny,small",
+        )
+        parser.add_argument(
+            "--micro-batch",
+            type=whole(1),
+            metavar="N",
+            help=(
+                "sequences per forward pass; changes memory and speed, not the tokens per step "
+                "(default: as many as fit)"
+            ),
+        )
     return parser
 
 
 # ---------------------------------------------------------------- kinds of values
 
+
 def whole(least=0, most=None):
     """A kind of argument: a whole number from `least` to `most`."""
+
     def kind(text):
         try:
             value = int(text)
         except ValueError:
             raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from None
         return _within(value, text, least, most)
+
     return kind
 
 
 def number(least=None, most=None, above=None):
-    """A kind of argument: a finite number, at least `least`, at most `most`, greater than `above`."""
+    """A kind of argument: a finite number, at least `least`, at most `most`, greater than
+    `above`."""
+
     def kind(text):
         try:
             value = float(text)
@@ -82,6 +120,7 @@ def number(least=None, most=None, above=None):
         if above is not None and value <= above:
             raise argparse.ArgumentTypeError(f"{text} is not above {above:g}")
         return _within(value, text, least, most)
+
     return kind
 
 
@@ -120,11 +159,14 @@ def existing(text):
     """A kind of argument: the path of a file or folder that is there."""
     path = Path(text)
     if not text or "\0" in text or not path.exists():
-        raise argparse.ArgumentTypeError(f"{text or 'an empty name'}: there is no such file or folder")
+        raise argparse.ArgumentTypeError(
+            f"{text or 'an empty name'}: there is no such file or folder"
+        )
     return path
 
 
 # ---------------------------------------------------------------- the root
+
 
 def resolve_root(args):
     """The folder that holds data/, checkpoints/ and part4_outputs/."""
@@ -132,5 +174,8 @@ def resolve_root(args):
 
 
 def root_flags(args):
-    """The flags that make another stage's command act on the same root, quoted as a shell wants them."""
-    return (" --quick" if args.quick else "") + (f" --root {shlex.quote(str(args.root))}" if args.root else "")
+    """The flags that make another stage's command act on the same root, quoted as a shell wants
+    them."""
+    return (" --quick" if args.quick else "") + (
+        f" --root {shlex.quote(str(args.root))}" if args.root else ""
+    )

@@ -1,16 +1,18 @@
-"""What code decides a number: a digest of the definitions that a function can reach, without the words in them.
+"""What code decides a number: a digest of the definitions that a function can reach, without the
+words in them.
 
-A result is made again when its key changes, and its key holds the digest of the code that made it. A digest of files
-would be too coarse (a colour, a message or a function beside the one that counts would train nine models again), so
-the digest is taken over *definitions*: starting from the functions and classes named, every top-level definition of
-this project whose name occurs in one already reached is reached too, across files.
+A result is made again when its key changes, and its key holds the digest of the code that made it.
+A digest of files would be too coarse (a colour, a message or a function beside the one that counts
+would train nine models again), so the digest is taken over *definitions*: starting from the
+functions and classes named, every top-level definition of this project whose name occurs in one
+already reached is reached too, across files.
 
     code_digest((evaluate, Transformer))        # functions and classes
     code_digest([(HERE / "06_fit_scaling.py", "main")], words=True)
 
-Not part of it: comments, docstrings, help texts, log lines, messages of errors (`_Wordless`); files that move results
-but decide none (`PLUMBING`); what is looked up by name at run time (the rows of `study/families.py`), whose users
-name the class that they use themselves.
+Not part of it: comments, docstrings, help texts, log lines, messages of errors (`_Wordless`); files
+that move results but decide none (`PLUMBING`); what is looked up by name at run time (the rows of
+`study/families.py`), whose users name the class that they use themselves.
 """
 
 import ast
@@ -23,16 +25,28 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent.parent.parent
 
 PLUMBING = ("study/stages/", "study/train/checkpoints.py", "study/families.py")  # folders and files
-SAYING = frozenset({"print", "fail", "progress", "exit", "add_argument", "add_argument_group", "warn", "error",
-                    "Stopped"})
-SENTENCE = re.compile(r"[A-Za-z]{2,},? [A-Za-z]+,? [A-Za-z]")  # three words in a row: no key and no piece of ABC
+SAYING = frozenset(
+    {
+        "print",
+        "fail",
+        "progress",
+        "exit",
+        "add_argument",
+        "add_argument_group",
+        "warn",
+        "error",
+        "Stopped",
+    }
+)
+# three words in a row: no key and no piece of ABC
+SENTENCE = re.compile(r"[A-Za-z]{2,},? [A-Za-z]+,? [A-Za-z]")
 
 
 def code_digest(roots, words=False):
     """SHA-256 (hexadecimal) over the definitions that `roots` reach.
 
-    roots: functions, classes, or pairs (path of a Python file, name in it). words: sentences count too; for what
-    writes pages and captions, where the words are the result.
+    roots: functions, classes, or pairs (path of a Python file, name in it). words: sentences count
+    too; for what writes pages and captions, where the words are the result.
     """
     waiting, reached = [_place(root) for root in roots], set()
     while waiting:
@@ -40,7 +54,8 @@ def code_digest(roots, words=False):
         if place not in reached:
             reached.add(place)
             waiting += _module(place[0]).dependencies(place[1])
-    lines = sorted(f"{name} {_module(path).digest(name, words)}" for path, name in reached)  # wherever it stands
+    # wherever it stands
+    lines = sorted(f"{name} {_module(path).digest(name, words)}" for path, name in reached)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
@@ -61,8 +76,9 @@ class _Module:
 
     def __init__(self, path):
         self.path = path
-        self.definitions = {"": []}  # name -> syntax trees; "": statements that run when the file is loaded
-        self.imported = {}           # name -> (file, name in it; None: the file itself)
+        # name -> syntax trees; "": statements that run when the file is loaded
+        self.definitions = {"": []}
+        self.imported = {}  # name -> (file, name in it; None: the file itself)
         self._dependencies, self._digests = {}, {}  # as they are asked for
         for node in ast.parse(path.read_bytes()).body:
             self._add(node)
@@ -74,10 +90,16 @@ class _Module:
             self.definitions.setdefault(node.name, []).append(node)
         elif isinstance(node, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            for name in {part.id for target in targets for part in ast.walk(target)
-                         if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)} or {""}:
+            for name in {
+                part.id
+                for target in targets
+                for part in ast.walk(target)
+                if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)
+            } or {""}:
                 self.definitions.setdefault(name, []).append(node)
-        elif not (_is_text(node) or isinstance(node, ast.If) and "__main__" in ast.unparse(node.test)):
+        elif not (
+            _is_text(node) or isinstance(node, ast.If) and "__main__" in ast.unparse(node.test)
+        ):
             self.definitions[""].append(node)
 
     def dependencies(self, name):
@@ -108,7 +130,10 @@ class _Module:
     def digest(self, name, words):
         """SHA-256 over the syntax trees of a name's definitions."""
         if (name, words) not in self._digests:
-            trees = [ast.dump(_Wordless(words).visit(_copy(tree))) for tree in self.definitions.get(name, [])]
+            trees = [
+                ast.dump(_Wordless(words).visit(_copy(tree)))
+                for tree in self.definitions.get(name, [])
+            ]
             self._digests[name, words] = hashlib.sha256("\n".join(trees).encode()).hexdigest()
         return self._digests[name, words]
 
@@ -121,15 +146,18 @@ def _imports(node, path):
     """{name: (file, name in it or None)} of what an import statement brings from this project."""
     brought = {}
     if isinstance(node, ast.ImportFrom):
-        folder = HERE.joinpath(*(node.module or "").split(".")) if not node.level else \
-            path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
+        folder = (
+            HERE.joinpath(*(node.module or "").split("."))
+            if not node.level
+            else path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
+        )
         for alias in node.names:
             name = alias.asname or alias.name
-            if (folder / f"{alias.name}.py").exists():          # from study import training
+            if (folder / f"{alias.name}.py").exists():  # from study import training
                 brought[name] = folder / f"{alias.name}.py", None
-            elif folder.with_suffix(".py").exists():            # from study.train.loop import train
+            elif folder.with_suffix(".py").exists():  # from study.train.loop import train
                 brought[name] = folder.with_suffix(".py"), alias.name
-            elif (folder / "__init__.py").exists():             # from study.report import x
+            elif (folder / "__init__.py").exists():  # from study.report import x
                 brought[name] = folder / "__init__.py", alias.name
     else:
         for alias in node.names:
@@ -140,7 +168,11 @@ def _imports(node, path):
 
 
 def _is_text(node):
-    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
 
 
 def _copy(tree):
@@ -148,7 +180,8 @@ def _copy(tree):
 
 
 class _Wordless(ast.NodeTransformer):
-    """Takes words out of a syntax tree: docstrings, log lines, help texts, messages; sentences too unless they count."""
+    """Takes words out of a syntax tree: docstrings, log lines, help texts, messages; sentences too
+    unless they count."""
 
     def __init__(self, words):
         self.words = words
@@ -175,10 +208,13 @@ class _Wordless(ast.NodeTransformer):
 
 
 def _says(statement):
-    """True for a statement that only prints something or adds a flag to a command line, whose values stand in the
-    configuration of the stage anyway."""
-    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call) \
+    """True for a statement that only prints something or adds a flag to a command line, whose
+    values stand in the configuration of the stage anyway."""
+    return (
+        isinstance(statement, ast.Expr)
+        and isinstance(statement.value, ast.Call)
         and _called(statement.value) in {"print", "add_argument", "warn"}
+    )
 
 
 def _called(call):

@@ -1,14 +1,18 @@
-"""The stage contract: how every numbered script checks its inputs, writes its outputs and knows when it is done.
+"""The stage contract: how every numbered script checks its inputs, writes its outputs and knows
+when it is done.
 
-A stage reads the files of earlier stages and writes its own. Its *manifest*, `<stage>.manifest.json`, is written
-last and says what was made, from what, by which code. From the manifests alone every script can tell whether its
-input is missing, unfinished, damaged or stale, and whether its own output is up to date. Staleness goes by
+A stage reads the files of earlier stages and writes its own. Its *manifest*,
+`<stage>.manifest.json`, is written last and says what was made, from what, by which code. From the
+manifests alone every script can tell whether its input is missing, unfinished, damaged or stale,
+and whether its own output is up to date. Staleness goes by
 content: an upstream stage that ran again and wrote the same bytes makes nothing stale.
 
-    stage = Stage(__file__, args, config={"max_voices": 4})    # exits with the mend if an input is not fit
+    stage = Stage(__file__, args, config={"max_voices": 4})    # exits with the mend if an input is
+        not fit
     if stage.up_to_date():
         return
-    with stage.writing():                                       # lock + marker: from here on "unfinished"
+    with stage.writing():                                       # lock + marker: from here on
+        "unfinished"
         write_text(stage.root / "data/train.txt", text)         # atomic
         stage.finish(outputs=["data/train.txt"], counts={"tunes": 3}, summary={"tunes": 3})
 
@@ -45,7 +49,9 @@ from tqdm import tqdm
 from study.families import FAMILIES
 
 TRAINING = tuple(family.stage for family in FAMILIES.values())
-OPTIONAL = frozenset(family.stage for family in FAMILIES.values() if family.optional) | {"08_finetune"}
+OPTIONAL = frozenset(family.stage for family in FAMILIES.values() if family.optional) | {
+    "08_finetune"
+}
 # stage -> (folder of its manifest, below the root; stages it reads)
 STAGES = {
     "01_download": ("data", ()),
@@ -53,30 +59,54 @@ STAGES = {
     "03_tokenize_split": ("data", ("02_midi_to_abc",)),
     **{name: ("checkpoints", ("03_tokenize_split",)) for name in TRAINING},
     "06_fit_scaling": ("part4_outputs", ("03_tokenize_split", *TRAINING)),
-    "07_train_best_and_generate": ("part4_outputs", ("03_tokenize_split", *TRAINING, "06_fit_scaling")),
+    "07_train_best_and_generate": (
+        "part4_outputs",
+        ("03_tokenize_split", *TRAINING, "06_fit_scaling"),
+    ),
     "08_finetune": ("finetuned", ("03_tokenize_split",)),
 }
-# what one training script should be given as its sister was; --quick, --root and --seed go to every stage
+# what one training script should be given as its sister was; --quick, --root and --seed go to every
+# stage
 BEST = "best_model"  # name of the best model's files
 CHOICE = "checkpoints/best_choice.json"  # what `study/train/choice.py` keeps
-SUITE_FLAGS = ("--device", "--only", "--suite", "--seeds", "--recipe", "--data-fractions", "--epochs",
-               "--max-train-chars", "--max-minutes", "--jobs")
-PACKAGES = ("torch", "music21", "symusic", "numpy", "scipy", "matplotlib", "verovio", "pyppmd")  # recorded in manifests
-TEMPORARY = ".tmp-"  # prefix of files being written; short, because names may already be 255 bytes long
+SUITE_FLAGS = (
+    "--device",
+    "--only",
+    "--suite",
+    "--seeds",
+    "--recipe",
+    "--data-fractions",
+    "--epochs",
+    "--max-train-chars",
+    "--max-minutes",
+    "--jobs",
+)
+# recorded in manifests
+PACKAGES = ("torch", "music21", "symusic", "numpy", "scipy", "matplotlib", "verovio", "pyppmd")
+# prefix of files being written; short, because names may already be 255 bytes long
+TEMPORARY = ".tmp-"
 
-# A script that is still loading (torch takes seconds) ends at Ctrl-C without a traceback; `run` takes over from here.
-if Path(sys.argv[0]).stem in STAGES and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+# A script that is still loading (torch takes seconds) ends at Ctrl-C without a traceback; `run`
+# takes over from here.
+if (
+    Path(sys.argv[0]).stem in STAGES
+    and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+):
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 # ---------------------------------------------------------------- the frame of a script
 
+
 def run(main):
-    """Calls a script's main(): Ctrl-C, SIGTERM, a full disk and a closed pipe end in one line, not in a traceback."""
+    """Calls a script's main(): Ctrl-C, SIGTERM, a full disk and a closed pipe end in one line, not
+    in a traceback."""
     name = Path(sys.argv[0]).stem
     again = "what is finished is kept; the same command goes on from there"
+
     def terminated(*_):
         raise KeyboardInterrupt("terminated")
+
     signal.signal(signal.SIGTERM, terminated)
     with contextlib.suppress(AttributeError):  # output that a test has put in its place
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
@@ -91,32 +121,53 @@ def run(main):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        reasons = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up",
-                   errno.EFBIG: "a file would exceed the size limit", errno.EROFS: "the folder is read-only",
-                   errno.EACCES: "permission denied", errno.EPERM: "permission denied"}
-        if error.errno == errno.ENOENT and "temporary directory" in str(error):  # tempfile cannot write in any
-            fail(name, "the disk is full: no temporary folder can be written", f"make room, or set TMPDIR; {again}")
+        reasons = {
+            errno.ENOSPC: "the disk is full",
+            errno.EDQUOT: "the disk quota is used up",
+            errno.EFBIG: "a file would exceed the size limit",
+            errno.EROFS: "the folder is read-only",
+            errno.EACCES: "permission denied",
+            errno.EPERM: "permission denied",
+        }
+        # tempfile cannot write in any
+        if error.errno == errno.ENOENT and "temporary directory" in str(error):
+            fail(
+                name,
+                "the disk is full: no temporary folder can be written",
+                f"make room, or set TMPDIR; {again}",
+            )
         if error.errno not in reasons:
             raise
         where = f": {error.filename}" if error.filename else ""
         fail(name, f"{reasons[error.errno]}{where}", f"make room or permit writing; {again}")
     except MemoryError:
-        fail(name, "not enough memory", f"use a machine with more, or smaller budgets (see --help); {again}")
+        fail(
+            name,
+            "not enough memory",
+            f"use a machine with more, or smaller budgets (see --help); {again}",
+        )
     except BrokenProcessPool:
-        fail(name, "a worker process was killed, most often for want of memory", f"give fewer --workers; {again}")
+        fail(
+            name,
+            "a worker process was killed, most often for want of memory",
+            f"give fewer --workers; {again}",
+        )
 
 
 def progress(iterable=None, total=None, desc=None, unit="it"):
-    """tqdm on a terminal, silent elsewhere and in worker processes, whose bars would write over each other."""
+    """tqdm on a terminal, silent elsewhere and in worker processes, whose bars would write over
+    each other."""
     silent = not sys.stderr.isatty() or multiprocessing.parent_process() is not None
     return tqdm(iterable, total=total, desc=desc, unit=unit, disable=silent, dynamic_ncols=True)
 
 
 # ---------------------------------------------------------------- machine
 
+
 def cpu_count():
     """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # not on macOS
+    # not on macOS
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def is_alive(pid):
@@ -131,8 +182,9 @@ def is_alive(pid):
 
 
 def die_with_parent():
-    """The first call of a worker process: Ctrl-C is its parent's business, and it ends when its parent does, however
-    that ended. (A worker that merely finds its pipe closed may be at a file for minutes, and then complains.)"""
+    """The first call of a worker process: Ctrl-C is its parent's business, and it ends when its
+    parent does, however that ended. (A worker that merely finds its pipe closed may be at a file
+    for minutes, and then complains.)"""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
@@ -148,17 +200,21 @@ def die_with_parent():
 def worker_pool(n_workers, n_jobs):
     """A ProcessPoolExecutor of at most n_workers, at most one a core and one a job; use its `map`.
 
-    The workers end with this process. One that is killed ends the work with BrokenProcessPool, of which `run` makes a
-    sentence (a multiprocessing.Pool would wait for its answer for ever).
+    The workers end with this process. One that is killed ends the work with BrokenProcessPool, of
+    which `run` makes a sentence (a multiprocessing.Pool would wait for its answer for ever).
     """
-    # fork where it is safe, as no thread runs yet: a spawned worker of a script loads torch, for seconds
+    # fork where it is safe, as no thread runs yet: a spawned worker of a script loads torch, for
+    # seconds
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    pool = ProcessPoolExecutor(max(1, min(n_workers, cpu_count(), n_jobs)), context, die_with_parent)
+    pool = ProcessPoolExecutor(
+        max(1, min(n_workers, cpu_count(), n_jobs)), context, die_with_parent
+    )
     shown = threading.excepthook
     try:
         yield pool
     except BaseException:
-        # the pool's own thread hears of the deaths and finds its futures cancelled: a traceback that helps nobody
+        # the pool's own thread hears of the deaths and finds its futures cancelled: a traceback
+        # that helps nobody
         threading.excepthook = lambda _: None
         for worker in multiprocessing.active_children():
             worker.kill()
@@ -177,8 +233,8 @@ _temporary_number = itertools.count()
 def atomic(path, mode="w", durable=True):
     """Opens a temporary file beside `path`; it takes the name `path` only when it is complete.
 
-    durable: flush to disk before the rename. Switch it off for thousands of small files; `Stage.finish` syncs
-    the disk once for all of them before it writes the manifest.
+    durable: flush to disk before the rename. Switch it off for thousands of small files;
+    `Stage.finish` syncs the disk once for all of them before it writes the manifest.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -210,7 +266,8 @@ def write_bytes(path, data, durable=True):
 
 
 def write_json(path, value):
-    """Writes strict JSON atomically; NaN and Infinity raise ValueError (a value that was not measured is None)."""
+    """Writes strict JSON atomically; NaN and Infinity raise ValueError (a value that was not
+    measured is None)."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
 
@@ -218,7 +275,13 @@ def read_json(path):
     """The value in a JSON file, or None if the file is missing or not JSON."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError, json.JSONDecodeError, RecursionError):
+    except (
+        FileNotFoundError,
+        NotADirectoryError,
+        UnicodeDecodeError,
+        json.JSONDecodeError,
+        RecursionError,
+    ):
         return None
 
 
@@ -234,15 +297,16 @@ def value_digest(value):
 
 
 def stage_code(name):
-    """Digest of the code of a stage: what its main() reaches. Where pages and figures are made, words count too, and
-    the names and colours of the families."""
+    """Digest of the code of a stage: what its main() reaches. Where pages and figures are made,
+    words count too, and the names and colours of the families."""
     shows = STAGES[name][0] == "part4_outputs"
     code = code_digest([(HERE / f"{name}.py", "main")], words=shows)
     return value_digest([code, list(FAMILIES.values())]) if shows else code
 
 
 def tree_files(folder):
-    """All files under `folder` as sorted relative paths (str), temporary ones left out; no links are followed."""
+    """All files under `folder` as sorted relative paths (str), temporary ones left out; no links
+    are followed."""
     found, folders = [], [""]
     while folders:
         below = folders.pop()
@@ -258,7 +322,7 @@ def tree_files(folder):
 def remove_temporaries(folder):
     """Deletes what killed writers left behind; files of living processes stay."""
     for path in folder.rglob(TEMPORARY + "*"):
-        pid = path.name[len(TEMPORARY):].split("-")[0]
+        pid = path.name[len(TEMPORARY) :].split("-")[0]
         if not (pid.isdigit() and int(pid) != os.getpid() and is_alive(int(pid))):
             path.unlink(missing_ok=True)
 
@@ -268,7 +332,8 @@ def _index_line(relative, stat, digest):
 
 
 def _describe_tree(folder, index_path):
-    """Digests every file of a folder; the index keeps size, time and digest, so that checks need not read them again."""
+    """Digests every file of a folder; the index keeps size, time and digest, so that checks need
+    not read them again."""
     tree, n_files, n_bytes = hashlib.sha256(), 0, 0
     known = _read_index(index_path)
     with atomic(index_path) as index:
@@ -291,7 +356,8 @@ def _read_index(index_path):
     known = {}
     if index_path.exists():
         for line in index_path.read_text(encoding="utf-8").splitlines():
-            with contextlib.suppress(ValueError):  # a torn line means only that one file is read again
+            # a torn line means only that one file is read again
+            with contextlib.suppress(ValueError):
                 size, mtime, digest, relative = line.split("\t", 3)
                 known[json.loads(relative)] = int(size), int(mtime), digest
     return known
@@ -306,7 +372,11 @@ def _damage(root, name, expected, index_path):
         size = path.stat().st_size
         if size != expected["bytes"]:
             return f"{name} has {size:,} bytes instead of {expected['bytes']:,}"
-        return None if file_digest(path) == expected["sha256"] else f"{name} has changed since it was written"
+        return (
+            None
+            if file_digest(path) == expected["sha256"]
+            else f"{name} has changed since it was written"
+        )
     now, known = tree_files(path), _read_index(index_path)
     if len(now) != expected["files"]:
         return f"{name} holds {len(now):,} files instead of {expected['files']:,}"
@@ -317,14 +387,19 @@ def _damage(root, name, expected, index_path):
         if (size, mtime) != (stat.st_size, stat.st_mtime_ns):
             digest = file_digest(path / relative)
         tree.update(f"{json.dumps(relative)}\t{digest}\n".encode())
-    return None if tree.hexdigest() == expected["sha256"] else f"{name} has changed since it was written"
+    return (
+        None
+        if tree.hexdigest() == expected["sha256"]
+        else f"{name} has changed since it was written"
+    )
 
 
 # ---------------------------------------------------------------- the stage
 
+
 def stage_folder(name):
-    """(folder of a stage's manifest below the root, its script's name); `08_finetune/mine` is one of several that a
-    script makes.
+    """(folder of a stage's manifest below the root, its script's name); `08_finetune/mine` is one
+    of several that a script makes.
 
     >>> stage_folder("02_midi_to_abc"), stage_folder("08_finetune/mine")
     (('data', '02_midi_to_abc'), ('finetuned/mine', '08_finetune'))
@@ -348,13 +423,23 @@ def marker_path(root, name):
 def who_writes(root, name):
     """The process that is at work on a stage in this root, in words, as its marker tells."""
     other = read_json(marker_path(root, name)) or {}
-    return f"process {other['pid']}, started {other['started']}" if "pid" in other else "another process"
+    return (
+        f"process {other['pid']}, started {other['started']}"
+        if "pid" in other
+        else "another process"
+    )
 
 
 def stages_read(root, name):
-    """The stages whose outputs a stage reads in this root: those of optional families only if they were run."""
-    return [before for before in STAGES[name][1]
-            if before not in OPTIONAL or manifest_path(root, before).exists() or marker_path(root, before).exists()]
+    """The stages whose outputs a stage reads in this root: those of optional families only if they
+    were run."""
+    return [
+        before
+        for before in STAGES[name][1]
+        if before not in OPTIONAL
+        or manifest_path(root, before).exists()
+        or marker_path(root, before).exists()
+    ]
 
 
 def load_manifest(root, name):
@@ -367,12 +452,19 @@ def load_manifest(root, name):
 
 
 def restate(root, name, outputs):
-    """Puts files of a finished stage that a later one has written anew into its manifest; their content is a function
-    of what stands in the root, and both write it by the same function. Nothing happens without a manifest."""
+    """Puts files of a finished stage that a later one has written anew into its manifest; their
+    content is a function of what stands in the root, and both write it by the same function.
+    Nothing happens without a manifest."""
     manifest = load_manifest(root, name)
     if manifest is not None:
-        described = {**manifest["outputs"], **{output: _describe_file(root / output) for output in outputs
-                                               if output in manifest["outputs"]}}
+        described = {
+            **manifest["outputs"],
+            **{
+                output: _describe_file(root / output)
+                for output in outputs
+                if output in manifest["outputs"]
+            },
+        }
         manifest.update(outputs=described, output_digest=value_digest(described))
         write_json(manifest_path(root, name), {**manifest, "seal": _seal(manifest)})
 
@@ -383,8 +475,8 @@ def _seal(manifest):
 
 
 def all_problems(root, names, flags=""):
-    """[(problem, mending command)] of these stages and, first, of what they in turn are made from, in the order in
-    which the commands are to be run."""
+    """[(problem, mending command)] of these stages and, first, of what they in turn are made from,
+    in the order in which the commands are to be run."""
     found, waiting = {}, list(names)
     while waiting:
         name = waiting.pop()
@@ -397,22 +489,37 @@ def all_problems(root, names, flags=""):
 
 
 def input_problems(root, name, flags=""):
-    """[(problem, mending command)] for the outputs of stage `name`: missing, unfinished, damaged or stale."""
+    """[(problem, mending command)] for the outputs of stage `name`: missing, unfinished, damaged or
+    stale."""
     folder, script = stage_folder(name)
     manifest, command = load_manifest(root, name), f"python {script}.py{flags}"
     if marker_path(root, name).exists():
-        return [(f"unfinished: {name} was interrupted before its output in {folder}/ was complete", command)]
+        return [
+            (
+                f"unfinished: {name} was interrupted before its output in {folder}/ was complete",
+                command,
+            )
+        ]
     if manifest is None:
         if manifest_path(root, name).exists():
-            return [(f"damaged: {folder}/{name}.manifest.json cannot be read or was edited", command + " --force")]
+            return [
+                (
+                    f"damaged: {folder}/{name}.manifest.json cannot be read or was edited",
+                    command + " --force",
+                )
+            ]
         return [(f"missing: there is no output of {name} in {folder}/", command)]
     problems = []
     for before, digest in manifest["inputs"].items():
         upstream = load_manifest(root, before)
         if upstream and upstream["output_digest"] != digest:
-            problems.append((f"stale: the output of {name} was made from an older output of {before}", command))
+            problems.append(
+                (f"stale: the output of {name} was made from an older output of {before}", command)
+            )
     if manifest["code_digest"] != stage_code(script):
-        problems.append((f"stale: {name}.py (or a module it uses) has changed since it ran", command))
+        problems.append(
+            (f"stale: {name}.py (or a module it uses) has changed since it ran", command)
+        )
     for output, expected in manifest["outputs"].items():
         damage = _damage(root, output, expected, _index_path(root, name, output))
         if damage:
@@ -431,20 +538,27 @@ def environment(device=None):
     for package in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
-    return {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}",
-            "cpu_cores": cpu_count(),
-            "device": device, **versions}
+    return {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cpu_cores": cpu_count(),
+        "device": device,
+        **versions,
+    }
 
 
 class Stage:
     """One run of one numbered script.
 
     script: its __file__; args: its parsed arguments (root, quick, force, seed);
-    config: what decides the outputs' bytes, as JSON values (root, workers, device do not belong here);
+    config: what decides the outputs' bytes, as JSON values (root, workers, device do not belong
+    here);
     reads: stages whose outputs it reads (default: as in STAGES);
     shared: several processes may run this stage at once on one root (they lock their own parts);
-    part: name of what it makes, if the script makes several things, each with a manifest of its own;
-    Attributes: name, root, flags, config, key, inputs ({stage: output digest}), resuming (inside `writing`).
+    part: name of what it makes, if the script makes several things, each with a manifest of its
+    own;
+    Attributes: name, root, flags, config, key, inputs ({stage: output digest}), resuming (inside
+    `writing`).
     """
 
     def __init__(self, script, args, config, reads=None, shared=False, part=None):
@@ -453,14 +567,19 @@ class Stage:
         self.flags = root_flags(args) + (f" --seed {args.seed}" if args.seed else "")
         self.shared, self.started = shared, time.monotonic()
         self.config = {"quick": args.quick, "seed": args.seed, **config}
-        self.manifest_path, self.marker = manifest_path(self.root, self.place), marker_path(self.root, self.place)
+        self.manifest_path, self.marker = manifest_path(self.root, self.place), marker_path(
+            self.root, self.place
+        )
         self.resuming, self._locks = False, []
         reads = stages_read(self.root, self.name) if reads is None else reads
         problems = all_problems(self.root, reads, self.flags)
         if problems:
             commands = list(dict.fromkeys(command for _, command in problems))
-            fail(f"{self.name}.py", "\n".join(dict.fromkeys(text for text, _ in problems)),
-                 "run: " + " && ".join(commands))
+            fail(
+                f"{self.name}.py",
+                "\n".join(dict.fromkeys(text for text, _ in problems)),
+                "run: " + " && ".join(commands),
+            )
         self.inputs = {name: load_manifest(self.root, name)["output_digest"] for name in reads}
         self.code = stage_code(self.name)
         self.key = value_digest({"config": self.config, "code": self.code, "inputs": self.inputs})
@@ -478,13 +597,16 @@ class Stage:
 
     @contextlib.contextmanager
     def writing(self):
-        """Holds the stage's lock while outputs are written. Sets `resuming` if an interrupted run of this very
-        key left its work behind; leaves the marker in place unless `finish` was reached."""
+        """Holds the stage's lock while outputs are written. Sets `resuming` if an interrupted run
+        of this very key left its work behind; leaves the marker in place unless `finish` was
+        reached."""
         self._lock()
         before = read_json(self.marker) or {}
         self.resuming = before.get("key") == self.key and not self.args.force
         remove_temporaries(self.marker.parent)
-        write_json(self.marker, {"key": self.key, "pid": os.getpid(), "started": time.strftime("%F %T")})
+        write_json(
+            self.marker, {"key": self.key, "pid": os.getpid(), "started": time.strftime("%F %T")}
+        )
         try:
             yield self
         finally:
@@ -501,15 +623,19 @@ class Stage:
             try:
                 fcntl.flock(lock, mode | fcntl.LOCK_NB)
             except BlockingIOError:
-                fail(f"{self.name}.py", f"{name} is in use in this root by {who_writes(self.root, name)}",
-                     "wait until it has ended, or stop it")
+                fail(
+                    f"{self.name}.py",
+                    f"{name} is in use in this root by {who_writes(self.root, name)}",
+                    "wait until it has ended, or stop it",
+                )
             self._locks.append(lock)
 
     def finish(self, outputs, counts=None, skipped=None, summary=None, device=None, extra=None):
         """Writes the manifest, removes the marker and prints the closing block.
 
         outputs: files and folders below the root (relative paths, str); counts: {what: number};
-        skipped: {reason: number}; summary: {key: value} of the closing block (printed, not digested);
+        skipped: {reason: number}; summary: {key: value} of the closing block (printed, not
+        digested);
         extra: further JSON entries of the manifest.
         """
         os.sync()
@@ -523,15 +649,27 @@ class Stage:
                 described[output] = _describe_file(path)
         seconds = round(time.monotonic() - self.started, 3)
         manifest = {
-            "stage": self.name, "command": self._command(), "config": self.config, "key": self.key,
-            "code_digest": self.code, "inputs": self.inputs, "outputs": described,
-            "output_digest": value_digest(described), "counts": counts or {}, "skipped": skipped or {},
-            **(extra or {}), "environment": environment(device), "seconds": seconds,
-            "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-        manifest = json.loads(json.dumps(manifest, allow_nan=False))  # as it will be read, e.g. keys that are numbers
+            "stage": self.name,
+            "command": self._command(),
+            "config": self.config,
+            "key": self.key,
+            "code_digest": self.code,
+            "inputs": self.inputs,
+            "outputs": described,
+            "output_digest": value_digest(described),
+            "counts": counts or {},
+            "skipped": skipped or {},
+            **(extra or {}),
+            "environment": environment(device),
+            "seconds": seconds,
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        }
+        # as it will be read, e.g. keys that are numbers
+        manifest = json.loads(json.dumps(manifest, allow_nan=False))
         write_json(self.manifest_path, {**manifest, "seal": _seal(manifest)})
         own = self._locks[0]
-        with contextlib.suppress(BlockingIOError):  # a sister process still at work keeps the marker
+        # a sister process still at work keeps the marker
+        with contextlib.suppress(BlockingIOError):
             fcntl.flock(own, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self.marker.unlink(missing_ok=True)
         print(f"--- {self.name}")
@@ -541,15 +679,20 @@ class Stage:
 
     def _command(self):
         """The command line for the record: absolute paths cut to their last part."""
-        words = [f".../{Path(word).name}" if word.startswith("/") else word for word in given_words(self.args)]
+        words = [
+            f".../{Path(word).name}" if word.startswith("/") else word
+            for word in given_words(self.args)
+        ]
         return " ".join(["python", f"{self.name}.py", *words])
 
     def _print_next(self):
         names = [name for name in STAGES if name == self.name or name not in OPTIONAL]
-        after = names[names.index(self.name) + 1:][:1]
+        after = names[names.index(self.name) + 1 :][:1]
         folder = "" if self.root == HERE else f"{self.args.root or 'quick'}/"
         if not after:
-            print(f"look at: {folder}part4_outputs/report.html and {folder}part4_outputs/RESULTS.json")
+            print(
+                f"look at: {folder}part4_outputs/report.html and {folder}part4_outputs/RESULTS.json"
+            )
             return
         carried = SUITE_FLAGS if {self.name, *after} <= set(TRAINING) else ()
         print(f"next: python {after[0]}.py{self.flags}{repeated(given_words(self.args), carried)}")
@@ -561,7 +704,8 @@ def given_words(args):
 
 
 def repeated(words, flags):
-    """Those of a command line's flags that another stage should have too, with their values, as a shell wants them.
+    """Those of a command line's flags that another stage should have too, with their values, as a
+    shell wants them.
 
     >>> repeated(["--quick", "--only=tiny, small", "--device", "cpu"], ("--only", "--device"))
     " --only 'tiny, small' --device cpu"
@@ -575,8 +719,8 @@ def repeated(words, flags):
 
 
 def plain(value, digits=None):
-    """The same as strict JSON wants it: tuples as lists, NumPy's types and fractions as Python's numbers (to so many
-    significant digits), keys as text, and None for what is no finite number.
+    """The same as strict JSON wants it: tuples as lists, NumPy's types and fractions as Python's
+    numbers (to so many significant digits), keys as text, and None for what is no finite number.
 
     >>> plain({3: (float("nan"), Fraction(1, 2))})
     {'3': [None, 0.5]}
@@ -591,4 +735,8 @@ def plain(value, digits=None):
         value = float(value)
     if not isinstance(value, float):
         return value
-    return None if not math.isfinite(value) else value if digits is None else float(f"{value:.{digits}g}")
+    return (
+        None
+        if not math.isfinite(value)
+        else value if digits is None else float(f"{value:.{digits}g}")
+    )

@@ -1,5 +1,6 @@
-"""Files of runs: a finished model (NAME.pt, NAME.json) and the state of an unfinished one (.NAME.state and the one
-before it). Nothing here decides a number: a run's key does not follow this file (`study/stages/code_key.py`)."""
+"""Files of runs: a finished model (NAME.pt, NAME.json) and the state of an unfinished one
+(.NAME.state and the one before it). Nothing here decides a number: a run's key does not follow this
+file (`study/stages/code_key.py`)."""
 
 import hashlib
 import io
@@ -13,11 +14,13 @@ import torch
 
 from study.families import build_model
 
-FORMAT = 2  # of a checkpoint; 1: the same configuration meant another model (token shift by one token only)
+# of a checkpoint; 1: the same configuration meant another model (token shift by one token only)
+FORMAT = 2
 DIGEST_CHARS = 64  # of a SHA-256 in hexadecimal, at the start of a state
 
 
 # ---------------------------------------------------------------- finished models
+
 
 def weights_digest(weights):
     """SHA-256 over a state dict."""
@@ -29,18 +32,29 @@ def weights_digest(weights):
 
 
 def save_checkpoint(path, weights, run, record):
-    """Writes weights, configuration, tokenizer digest and record; readable with torch.load(weights_only=True)."""
+    """Writes weights, configuration, tokenizer digest and record; readable with
+    torch.load(weights_only=True)."""
     buffer = io.BytesIO()
     weights = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
-    torch.save({"format": FORMAT, "config": run["config"], "tokenizer_digest": run["tokenizer_digest"], "model": weights,
-                "weights_digest": weights_digest(weights), "record": record}, buffer)
+    torch.save(
+        {
+            "format": FORMAT,
+            "config": run["config"],
+            "tokenizer_digest": run["tokenizer_digest"],
+            "model": weights,
+            "weights_digest": weights_digest(weights),
+            "record": record,
+        },
+        buffer,
+    )
     with atomic(path, "wb") as file:
         file.write(buffer.getbuffer())
 
 
 def load_checkpoint(path, device="cpu"):
-    """(model in evaluation mode, checkpoint: dict with "config", "tokenizer_digest", "record"); ValueError if the
-    file is damaged or no checkpoint of this project. Nothing in the file is executed."""
+    """(model in evaluation mode, checkpoint: dict with "config", "tokenizer_digest", "record");
+    ValueError if the file is damaged or no checkpoint of this project. Nothing in the file is
+    executed."""
     path = Path(path)
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
@@ -55,26 +69,35 @@ def load_checkpoint(path, device="cpu"):
         raise ValueError(f"{path.name} does not exist") from None
     except Exception as error:  # torch.load raises many kinds on damaged files
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path.name} is damaged or no checkpoint of this project: {reason}") from None
+        raise ValueError(
+            f"{path.name} is damaged or no checkpoint of this project: {reason}"
+        ) from None
     return model.to(device).eval(), checkpoint
 
 
 def tokenizer_path(root, name):
-    """The vocabulary of a model's checkpoint: its own where fine-tuning made it grow, else that of the root."""
+    """The vocabulary of a model's checkpoint: its own where fine-tuning made it grow, else that of
+    the root."""
     own = Path(root) / f"checkpoints/{name}.tokenizer.pkl"
     return own if own.exists() else Path(root) / "data/tokenizer.pkl"
 
 
 def finished(root, run):
-    """The record of this very run (a plan with "name" and "key") if it is complete on disk, else None."""
+    """The record of this very run (a plan with "name" and "key") if it is complete on disk, else
+    None."""
     record = read_json(Path(root) / f"checkpoints/{run['name']}.json")
     path = Path(root) / f"checkpoints/{run['name']}.pt"
-    complete = (isinstance(record, dict) and record.get("key") == run["key"] and path.exists()
-                and file_digest(path) == record.get("checkpoint_sha256"))
+    complete = (
+        isinstance(record, dict)
+        and record.get("key") == run["key"]
+        and path.exists()
+        and file_digest(path) == record.get("checkpoint_sha256")
+    )
     return record if complete else None
 
 
 # ---------------------------------------------------------------- unfinished runs
+
 
 def state_paths(folder, name):
     """(newest state, the one before it) of a run in a folder."""
@@ -82,7 +105,8 @@ def state_paths(folder, name):
 
 
 def save_state(folder, name, state):
-    """Writes an unfinished run's state: SHA-256 (64 hexadecimal digits), then what torch.save makes. The state before
+    """Writes an unfinished run's state: SHA-256 (64 hexadecimal digits), then what torch.save
+    makes. The state before
     it is kept: at every moment there is a complete one on disk."""
     newest, before = state_paths(folder, name)
     buffer = io.BytesIO()
@@ -97,7 +121,8 @@ def save_state(folder, name, state):
 
 
 def load_state(folder, name, key):
-    """The newest intact state of the run with this key, or None; says so on stderr if a damaged one is passed over."""
+    """The newest intact state of the run with this key, or None; says so on stderr if a damaged one
+    is passed over."""
     for path in state_paths(folder, name):
         try:
             content = path.read_bytes()

@@ -1,10 +1,11 @@
-"""Runs side by side, each in a process of its own: small models do not fill the cores of a machine one after the other.
+"""Runs side by side, each in a process of its own: small models do not fill the cores of a machine
+one after the other.
 
     for record in train_side_by_side(root, runs, "cpu", jobs=2):
         print(record["name"])
 
-A process takes one run after the other and has its share of the cores as threads. All end with the process that started
-them, however that ended. Asked to stop, each saves the state of its run first.
+A process takes one run after the other and has its share of the cores as threads. All end with the
+process that started them, however that ended. Asked to stop, each saves the state of its run first.
 """
 
 import collections
@@ -34,15 +35,17 @@ def threads_of(jobs):
 
 
 def train_side_by_side(root, runs, device, jobs, micro_batch=None, compile=False, again=False):
-    """Yields the record of each run (a plan) as it ends; they are begun in the order given, `jobs` at a time. Raises
-    what `train` raises, and Stopped when a process was killed."""
+    """Yields the record of each run (a plan) as it ends; they are begun in the order given, `jobs`
+    at a time. Raises what `train` raises, and Stopped when a process was killed."""
     context, waiting, workers = multiprocessing.get_context("spawn"), collections.deque(runs), {}
     settings = str(device), threads_of(jobs), micro_batch, compile, again
     bar = progress(total=len(runs), desc="runs", unit="run")
     try:
         for _ in range(min(jobs, len(runs))):
             ours, theirs = context.Pipe()
-            workers[ours] = context.Process(target=_work, args=(theirs, root, *settings), daemon=True)
+            workers[ours] = context.Process(
+                target=_work, args=(theirs, root, *settings), daemon=True
+            )
             workers[ours].start()
             theirs.close()
             _give(ours, waiting.popleft())
@@ -78,13 +81,17 @@ def _take(worker):
     try:
         return worker.recv()
     except (EOFError, OSError):
-        raise Stopped("a process that trained was killed, most often for want of memory: give fewer --jobs") from None
+        raise Stopped(
+            "a process that trained was killed, most often for want of memory: give fewer --jobs"
+        ) from None
 
 
 def _work(parent, root, device, threads, micro_batch, compile, again):
     """The life of a process: one run after the other, until there is none."""
     die_with_parent()
-    os.setpgrp()  # Ctrl-C goes to the parent alone, which asks each process to stop, once: a second time means at once
+    # Ctrl-C goes to the parent alone, which asks each process to stop, once: a second time means at
+    # once
+    os.setpgrp()
     torch.set_num_threads(threads)
     data = load_data(root)
     while (run := parent.recv()) is not None:

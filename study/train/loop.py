@@ -1,20 +1,21 @@
 """What decides a loss: windows of the data, optimizer, schedule, the one training loop, evaluation.
 
-The loop is the controlled variable of the study: every family goes through it. It takes a plan (`study/train/runs.py`) and
-writes no file: `Loop.advance` takes one step, and between steps its caller may save it, show it or stop it. Everything
-random is a function of (seed, epoch, step), so a loop that was saved and restored ends with the very weights of an
-uninterrupted one on CPU.
+The loop is the controlled variable of the study: every family goes through it. It takes a plan
+(`study/train/runs.py`) and
+writes no file: `Loop.advance` takes one step, and between steps its caller may save it, show it or
+stop it. Everything random is a function of (seed, epoch, step), so a loop that was saved and
+restored ends with the very weights of an uninterrupted one on CPU.
 
     loop = Loop(run, load_data(root), "cpu")
     while not loop.ended:
         loop.advance()
     losses = loop.measure()
 
-One epoch is every training token exactly once: the sequences are shuffled, joined and cut into windows of the
-context's length (512), and the windows are shuffled again.
+One epoch is every training token exactly once: the sequences are shuffled, joined and cut into
+windows of the context's length (512), and the windows are shuffled again.
 
-The digest of `Loop` is in the key of every run: what is reached from it trains all models again when it changes, so
-plans, files, messages and clocks stand elsewhere.
+The digest of `Loop` is in the key of every run: what is reached from it trains all models again
+when it changes, so plans, files, messages and clocks stand elsewhere.
 """
 
 import contextlib
@@ -40,16 +41,20 @@ CLIP_NORM = 1.0
 MOMENTUM = 0.95
 BETAS = (0.9, 0.95)
 MUON_COEFFICIENTS = 3.4445, -4.7750, 2.0315  # Newton-Schulz (Jordan 2024)
-MUON_STEPS = 3  # 5 is usual; at 1,024 tokens a step they cost as much as the model, and losses differ by < 0.01 nats
+# 5 is usual; at 1,024 tokens a step they cost as much as the model, and losses differ by < 0.01
+# nats
+MUON_STEPS = 3
 GRAM_FROM = 1.5  # columns over rows from which Newton-Schulz works on x x^T instead of x
 EVALUATIONS = 8  # points of the validation curve in one epoch
 CURVE_WINDOWS = 8  # of the validation split, evenly spread, for these points
 TRAIN_SAMPLE_WINDOWS = 16  # of the training text, evenly spread, evaluated at the end of a run
 POSITION_BINS = 64
 LONG_PARTS = 8  # parts of a text that are read side by side where context is long ...
-LONG_LEAD = BLOCK_SIZE  # ... and tokens that all but the first of them read before the first that counts
+# ... and tokens that all but the first of them read before the first that counts
+LONG_LEAD = BLOCK_SIZE
 COUNTED_TOKENS = 1 << 24  # at a time: as indices they take 8 bytes each
-NUMBERS_ASKED_EVERY = 20  # steps on a GPU between checks for infinite losses: asking means waiting for it
+# steps on a GPU between checks for infinite losses: asking means waiting for it
+NUMBERS_ASKED_EVERY = 20
 
 
 class Stopped(RuntimeError):
@@ -59,8 +64,10 @@ class Stopped(RuntimeError):
 # ---------------------------------------------------------------- data
 # Token streams, nested subsets of them, and the windows of a step.
 
+
 class Data(NamedTuple):
-    """Three token streams (BEGIN text END BEGIN text END ..., 1-D numpy) and what their tokens mean."""
+    """Three token streams (BEGIN text END BEGIN text END ..., 1-D numpy) and what their tokens
+    mean."""
 
     train: np.ndarray
     val: np.ndarray
@@ -77,11 +84,20 @@ def load_data(root):
     splits = {}
     for name in ("train", "val", "test"):
         tokens = np.load(folder / f"{name}_tokens.npy", mmap_mode="r")
-        if tokens.ndim != 1 or len(tokens) < 2 or tokens[0] != BEGIN or int(tokens.max()) >= tokenizer.vocab_size:
+        if (
+            tokens.ndim != 1
+            or len(tokens) < 2
+            or tokens[0] != BEGIN
+            or int(tokens.max()) >= tokenizer.vocab_size
+        ):
             raise ValueError(f"data/{name}_tokens.npy is no token stream of this tokenizer")
         splits[name] = tokens
-    return Data(**splits, tokenizer_digest=tokenizer.digest, vocab_size=tokenizer.vocab_size,
-                token_chars=tokenizer.token_chars)
+    return Data(
+        **splits,
+        tokenizer_digest=tokenizer.digest,
+        vocab_size=tokenizer.vocab_size,
+        token_chars=tokenizer.token_chars,
+    )
 
 
 def sequence_bounds(tokens):
@@ -90,10 +106,13 @@ def sequence_bounds(tokens):
 
 
 def text_chars(tokens, token_chars):
-    """Characters of text that each token of a stream stands for: those of `token_chars`, but END is no text."""
+    """Characters of text that each token of a stream stands for: those of `token_chars`, but END is
+    no text."""
     chars = token_chars.astype(np.min_scalar_type(token_chars.max()))
     chars[END] = 0
-    return np.concatenate([chars[block] for block in np.array_split(tokens, 1 + len(tokens) // COUNTED_TOKENS)])
+    return np.concatenate(
+        [chars[block] for block in np.array_split(tokens, 1 + len(tokens) // COUNTED_TOKENS)]
+    )
 
 
 def count_chars(tokens, token_chars):
@@ -102,10 +121,12 @@ def count_chars(tokens, token_chars):
 
 
 def subset(tokens, token_chars, fraction=1.0, max_chars=None):
-    """Whole sequences that make up `fraction` of the stream's tokens, at most `max_chars` characters of text.
+    """Whole sequences that make up `fraction` of the stream's tokens, at most `max_chars`
+    characters of text.
 
-    The sequences are taken in one fixed random order, the same for every seed and fraction, so that smaller subsets
-    lie within larger ones; they come back in the order of the file. ValueError if not one of them fits.
+    The sequences are taken in one fixed random order, the same for every seed and fraction, so that
+    smaller subsets lie within larger ones; they come back in the order of the file. ValueError if
+    not one of them fits.
     """
     if fraction >= 1 and max_chars is None:
         return np.asarray(tokens)
@@ -117,21 +138,24 @@ def subset(tokens, token_chars, fraction=1.0, max_chars=None):
         chars = np.add.reduceat(text_chars(tokens, token_chars), bounds[:-1], dtype=np.int64)
         fits &= np.cumsum(chars[order]) <= max_chars
     if not fits[0]:
-        first = count_chars(tokens[bounds[order[0]]:bounds[order[0] + 1]], token_chars)
-        raise ValueError(f"so little training text holds no whole sequence: the first to be taken has {first:,} "
-                         f"characters")
-    chosen = np.sort(order[:int(fits.sum())])
-    return np.concatenate([tokens[bounds[i]:bounds[i + 1]] for i in chosen])
+        first = count_chars(tokens[bounds[order[0]] : bounds[order[0] + 1]], token_chars)
+        raise ValueError(
+            f"so little training text holds no whole sequence: the first to be taken has {first:,} "
+            "characters"
+        )
+    chosen = np.sort(order[: int(fits.sum())])
+    return np.concatenate([tokens[bounds[i] : bounds[i + 1]] for i in chosen])
 
 
 def epoch_windows(tokens, seed, epoch):
-    """(stream, starts): the sequences in this epoch's order, and where its windows start, in order of use.
+    """(stream, starts): the sequences in this epoch's order, and where its windows start, in order
+    of use.
 
     The stream is followed by BEGIN tokens, which are never targets: the last window may be short.
     """
     bounds, rng = sequence_bounds(tokens), np.random.default_rng([seed, epoch])
     order = rng.permutation(len(bounds) - 1)
-    parts = [tokens[bounds[i]:bounds[i + 1]] for i in order]
+    parts = [tokens[bounds[i] : bounds[i + 1]] for i in order]
     stream = np.concatenate(parts + [np.full(BLOCK_SIZE + 1, BEGIN, tokens.dtype)])
     return stream, rng.permutation(n_windows(len(tokens))) * BLOCK_SIZE
 
@@ -151,11 +175,14 @@ def cut_windows(stream, starts, length=BLOCK_SIZE):
 def to_tensor(tokens, device):
     """A token stream on the device, in the smallest integer type that can be indexed there."""
     tokens = np.array(tokens)  # a copy: memory maps are read-only
-    return torch.from_numpy(tokens if tokens.dtype == np.uint8 else tokens.astype(np.int32)).to(device)
+    return torch.from_numpy(tokens if tokens.dtype == np.uint8 else tokens.astype(np.int32)).to(
+        device
+    )
 
 
 def target_chars(targets, token_chars):
-    """Characters that targets (int64, any shape) stand for; 0 where a target counts for nothing. token_chars: tensor
+    """Characters that targets (int64, any shape) stand for; 0 where a target counts for nothing.
+    token_chars: tensor
     (vocab_size,) on their device."""
     return token_chars[targets.clamp(min=0)].masked_fill(targets == IGNORE, 0)
 
@@ -172,8 +199,10 @@ def digest_tokens(*streams):
 # ---------------------------------------------------------------- schedule and optimizer
 # Muon for the hidden matrices, AdamW for the rest; or AdamW alone. Which is which says the model.
 
+
 def schedule(done):
-    """Learning rate as a share of its peak after the share `done` of the run: linear warm-up, then linear decay to 0
+    """Learning rate as a share of its peak after the share `done` of the run: linear warm-up, then
+    linear decay to 0
     (Bergsma et al. 2025: to zero beats to a tenth)."""
     return min(done / WARMUP_SHARE, (1 - done) / (1 - WARMUP_SHARE), 1.0)
 
@@ -181,14 +210,16 @@ def schedule(done):
 class Muon(torch.optim.Optimizer):
     """Momentum whose update is made orthogonal by Newton-Schulz iterations (Jordan et al. 2024).
 
-    Computes what torch.optim.Muon does with adjust_lr_fn="match_rms_adamw" (tested), so that one learning rate fits
-    Muon and AdamW (Liu et al. 2025), but handles all matrices of one shape in the same calls.
-    A parameter stacked of several matrices (q, k, v; the four gates of an LSTM) is treated as these: the group's
-    "blocks" say how many lie one above the other.
+    Computes what torch.optim.Muon does with adjust_lr_fn="match_rms_adamw" (tested), so that one
+    learning rate fits Muon and AdamW (Liu et al. 2025), but handles all matrices of one shape in
+    the same calls. A parameter stacked of several matrices (q, k, v; the four gates of an LSTM) is
+    treated as these: the group's "blocks" say how many lie one above the other.
     """
 
     def __init__(self, groups, lr, momentum=MOMENTUM, weight_decay=0.0):
-        super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "blocks": 1})
+        super().__init__(
+            groups, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "blocks": 1}
+        )
 
     @torch.no_grad()
     def step(self):
@@ -204,7 +235,9 @@ class Muon(torch.optim.Optimizer):
                 for matrix, change in zip(p.chunk(group["blocks"]), update.chunk(group["blocks"])):
                     if matrix.size(0) > matrix.size(1):
                         matrix, change = matrix.T, change.T
-                    waiting.setdefault(tuple(matrix.shape), []).append((matrix, group["lr"], change))
+                    waiting.setdefault(tuple(matrix.shape), []).append(
+                        (matrix, group["lr"], change)
+                    )
         for (rows, columns), entries in waiting.items():
             updates = orthogonalize(torch.stack([change for *_, change in entries]))
             for (matrix, rate, _), update in zip(entries, updates.to(entries[0][0].dtype)):
@@ -214,9 +247,10 @@ class Muon(torch.optim.Optimizer):
 def orthogonalize(x):
     """Brings the singular values of each matrix of x (n, rows <= columns, columns) near 1.
 
-    A step of Newton-Schulz is x <- p x with p = a + b (x x^T) + c (x x^T)^2. Every p is a polynomial of the first
-    x x^T, so that for wide matrices all steps are taken on the small side's (rows, rows) and applied once: at four
-    times as many columns as rows the products cost 0.58 of those of the plain iteration, at equal sides 1.2.
+    A step of Newton-Schulz is x <- p x with p = a + b (x x^T) + c (x x^T)^2. Every p is a
+    polynomial of the first x x^T, so that for wide matrices all steps are taken on the small side's
+    (rows, rows) and applied once: at four times as many columns as rows the products cost 0.58 of
+    those of the plain iteration, at equal sides 1.2.
     """
     x = x.bfloat16()
     x = x / x.float().norm(dim=(1, 2), keepdim=True).clamp(min=1e-7).bfloat16()
@@ -237,42 +271,72 @@ def orthogonalize(x):
 
 
 def make_optimizers(model, run):
-    """The run's optimizers for a model. Learning rates are set by the loop as rate * group["scale"]."""
+    """The run's optimizers for a model. Learning rates are set by the loop as rate *
+    group["scale"]."""
     matrices, rest = model.parameter_groups()
     scale = 1.0 if run["recipe"] == "classic" else model.EMBEDDING_RATE[run["optimizer"]]
     groups = [{"params": rest, "scale": scale}]
     decay = {"scale": 1.0, "weight_decay": run["weight_decay"]}  # of the hidden matrices alone
     if run["optimizer"] == "adamw":
         groups.append({"params": [parameter for parameter, _ in matrices], **decay})
-    optimizers = [torch.optim.AdamW(groups, lr=run["learning_rate"], betas=BETAS, weight_decay=0.0,
-                                    fused=rest[0].device.type in ("cpu", "cuda"))]
+    optimizers = [
+        torch.optim.AdamW(
+            groups,
+            lr=run["learning_rate"],
+            betas=BETAS,
+            weight_decay=0.0,
+            fused=rest[0].device.type in ("cpu", "cuda"),
+        )
+    ]
     if run["optimizer"] == "muon":
-        optimizers.append(Muon([{"params": [parameter], "blocks": blocks, **decay} for parameter, blocks in matrices],
-                               run["learning_rate"]))
+        optimizers.append(
+            Muon(
+                [
+                    {"params": [parameter], "blocks": blocks, **decay}
+                    for parameter, blocks in matrices
+                ],
+                run["learning_rate"],
+            )
+        )
     return optimizers
 
 
 # ---------------------------------------------------------------- evaluation
 
+
 @torch.no_grad()
-def evaluate(model, tokens, token_chars, device, batch_windows=16, precise=True, by_sequence=False, at_most=None):
-    """Loss over a whole token stream: non-overlapping windows of the context's length, every token but BEGIN is a
-    target once. Deterministic.
+def evaluate(
+    model,
+    tokens,
+    token_chars,
+    device,
+    batch_windows=16,
+    precise=True,
+    by_sequence=False,
+    at_most=None,
+):
+    """Loss over a whole token stream: non-overlapping windows of the context's length, every token
+    but BEGIN is a target once. Deterministic.
 
-    token_chars: numpy (vocab_size,), characters of each token: the loss is the sum of nats over all targets by the
-    characters that these stand for, so that models of different alphabets can be compared.
-    precise: fp32, so that the number does not depend on what the hardware does with bf16. (The loop's own numbers are
+    token_chars: numpy (vocab_size,), characters of each token: the loss is the sum of nats over all
+    targets by the characters that these stand for, so that models of different alphabets can be
+    compared.
+    precise: fp32, so that the number does not depend on what the hardware does with bf16. (The
+    loop's own numbers are
     not: they cost half and differ by 0.0001 nats; benchmarks/training.md.) by_sequence: adds
-    "nats_by_sequence" and "chars_by_sequence", the sums over the targets of each sequence of the stream; at_most: so many
-    windows, evenly spread over the stream, instead of all.
+    "nats_by_sequence" and "chars_by_sequence", the sums over the targets of each sequence of the
+    stream; at_most: so many windows, evenly spread over the stream, instead of all.
 
-    Returns {"nats_per_char", "bits_per_char", "perplexity" (of a character), "n_chars" (of the targets: text, and one
-    for each END), "n_tokens" (targets), "loss_by_position" (nats per character, 64 bins of 8 positions; None where
-    nothing was predicted)}. ValueError if there is nothing to predict.
+    Returns {"nats_per_char", "bits_per_char", "perplexity" (of a character), "n_chars" (of the
+    targets: text, and one for each END), "n_tokens" (targets), "loss_by_position" (nats per
+    character, 64 bins of 8 positions; None where nothing was predicted)}. ValueError if there is
+    nothing to predict.
     """
     was_training = model.training
     model.eval()
-    stream = to_tensor(np.append(np.asarray(tokens), np.full(BLOCK_SIZE + 1, BEGIN, tokens.dtype)), device)
+    stream = to_tensor(
+        np.append(np.asarray(tokens), np.full(BLOCK_SIZE + 1, BEGIN, tokens.dtype)), device
+    )
     every = n_windows(len(tokens))
     n = min(every, at_most or every)
     starts = torch.arange(n, device=device) * every // max(1, n) * BLOCK_SIZE
@@ -280,18 +344,23 @@ def evaluate(model, tokens, token_chars, device, batch_windows=16, precise=True,
     sums = torch.zeros(3, BLOCK_SIZE, dtype=torch.float64)  # nats, characters, targets by position
     if by_sequence:
         sequence = np.cumsum(np.asarray(tokens) == BEGIN) - 1  # of each token
-        by_number = torch.zeros(2, int(sequence[-1]) + 1, dtype=torch.float64)  # nats, characters of each
+        # nats, characters of each
+        by_number = torch.zeros(2, int(sequence[-1]) + 1, dtype=torch.float64)
         sequence = torch.from_numpy(np.append(sequence, np.full(BLOCK_SIZE + 1, sequence[-1])))
-    for batch in starts.split(batch_windows)[machine.rank()::machine.n_processes()]:
+    for batch in starts.split(batch_windows)[machine.rank() :: machine.n_processes()]:
         x, y = cut_windows(stream, batch)
         with contextlib.nullcontext() if precise else autocast(device):
             logits, _ = model(x)
-        loss = F.cross_entropy(logits.float().transpose(1, 2), y, ignore_index=IGNORE, reduction="none")
+        loss = F.cross_entropy(
+            logits.float().transpose(1, 2), y, ignore_index=IGNORE, reduction="none"
+        )
         chars = target_chars(y, chars_of)
         sums += torch.stack((loss.sum(0), chars.sum(0), (y != IGNORE).sum(0))).cpu().double()
         if by_sequence:
             numbers = sequence[batch.cpu()[:, None] + torch.arange(1, BLOCK_SIZE + 1)].flatten()
-            by_number.index_add_(1, numbers, torch.stack((loss.flatten(), chars.flatten())).cpu().double())
+            by_number.index_add_(
+                1, numbers, torch.stack((loss.flatten(), chars.flatten())).cpu().double()
+            )
     sums = machine.sum_over_processes(sums, device)
     model.train(was_training)
     total, n_chars, n_tokens = sums.sum(1).tolist()
@@ -299,43 +368,65 @@ def evaluate(model, tokens, token_chars, device, batch_windows=16, precise=True,
         raise ValueError("nothing to evaluate: the token stream holds no character")
     nats_by_position, chars_by_position, _ = sums.view(3, POSITION_BINS, -1).sum(2).tolist()
     nats = total / n_chars
-    return {"nats_per_char": nats, "bits_per_char": nats / math.log(2), "perplexity": math.exp(min(nats, 700)),
-            "n_chars": int(n_chars), "n_tokens": int(n_tokens),
-            "loss_by_position": [n / k if k else None for n, k in zip(nats_by_position, chars_by_position)],
-            **_sums_by_sequence(by_number if by_sequence else None, device)}
+    return {
+        "nats_per_char": nats,
+        "bits_per_char": nats / math.log(2),
+        "perplexity": math.exp(min(nats, 700)),
+        "n_chars": int(n_chars),
+        "n_tokens": int(n_tokens),
+        "loss_by_position": [
+            n / k if k else None for n, k in zip(nats_by_position, chars_by_position)
+        ],
+        **_sums_by_sequence(by_number if by_sequence else None, device),
+    }
 
 
 def _sums_by_sequence(sums, device):
-    """The two lists that `evaluate` adds, from this process's sums (nats, characters), shape (2, sequences)."""
+    """The two lists that `evaluate` adds, from this process's sums (nats, characters), shape (2,
+    sequences)."""
     if sums is None:
         return {}
     nats, chars = machine.sum_over_processes(sums, device).tolist()
-    return {"nats_by_sequence": [round(n, 4) for n in nats], "chars_by_sequence": [int(n) for n in chars]}
+    return {
+        "nats_by_sequence": [round(n, 4) for n in nats],
+        "chars_by_sequence": [int(n) for n in chars],
+    }
 
 
 @torch.no_grad()
 def evaluate_long_context(model, tokens, token_chars, device, precise=True):
-    """Nats per character over a whole token stream, read as the model would be used (`Model.read_on`): an LSTM carries
-    its state on, a Transformer predicts with at least half a window before it. Deterministic; precise: fp32.
+    """Nats per character over a whole token stream, read as the model would be used
+    (`Model.read_on`): an LSTM carries its state on, a Transformer predicts with at least half a
+    window before it. Deterministic; precise: fp32.
 
-    `evaluate` lets both start from nothing every BLOCK_SIZE tokens. Here the stream is cut into LONG_PARTS parts that
-    are read side by side; each but the first reads LONG_LEAD tokens of the part before it first, which do not count.
+    `evaluate` lets both start from nothing every BLOCK_SIZE tokens. Here the stream is cut into
+    LONG_PARTS parts that are read side by side; each but the first reads LONG_LEAD tokens of the
+    part before it first, which do not count.
     """
     was_training = model.training
     model.eval()
     n_targets, half = len(tokens) - 1, BLOCK_SIZE // 2
-    length = max(1, -(-(n_targets - LONG_LEAD) // (LONG_PARTS * half))) * half  # of a part: whole halves of windows
-    stream = to_tensor(np.append(np.asarray(tokens), np.full(LONG_PARTS * length + LONG_LEAD, BEGIN, tokens.dtype)),
-                       device)
+    # of a part: whole halves of windows
+    length = max(1, -(-(n_targets - LONG_LEAD) // (LONG_PARTS * half))) * half
+    stream = to_tensor(
+        np.append(
+            np.asarray(tokens), np.full(LONG_PARTS * length + LONG_LEAD, BEGIN, tokens.dtype)
+        ),
+        device,
+    )
     chars_of = torch.from_numpy(np.asarray(token_chars)).to(device)
-    starts = torch.arange(LONG_PARTS, device=device)[machine.rank()::machine.n_processes()] * length
+    starts = (
+        torch.arange(LONG_PARTS, device=device)[machine.rank() :: machine.n_processes()] * length
+    )
     x, y = cut_windows(stream, starts, length + LONG_LEAD)
     y[starts > 0, :LONG_LEAD] = IGNORE
     sums, at = torch.zeros(2, dtype=torch.float64), 0
     with contextlib.nullcontext() if precise else autocast(device):
         for logits in model.read_on(x) if len(starts) else ():
-            targets = y[:, at:at + logits.size(1)]
-            loss = F.cross_entropy(logits.float().transpose(1, 2), targets, ignore_index=IGNORE, reduction="sum")
+            targets = y[:, at : at + logits.size(1)]
+            loss = F.cross_entropy(
+                logits.float().transpose(1, 2), targets, ignore_index=IGNORE, reduction="sum"
+            )
             sums += torch.stack((loss, target_chars(targets, chars_of).sum())).cpu().double()
             at += logits.size(1)
     nats, n_chars = machine.sum_over_processes(sums, device).tolist()
@@ -345,35 +436,42 @@ def evaluate_long_context(model, tokens, token_chars, device, precise=True):
 
 # ---------------------------------------------------------------- the loop
 
+
 @dataclass
 class LoopState:
     """Where a run stands after a step: what is saved of it beside weights and optimizers."""
 
-    step: int = 0             # steps done
-    seconds: float = 0.0      # of training, over all processes that had a part in it
+    step: int = 0  # steps done
+    seconds: float = 0.0  # of training, over all processes that had a part in it
     evaluation_seconds: float = 0.0  # of evaluation, which is no part of them
-    nats: float = 0.0         # training loss since the last evaluation, summed
-    chars: int = 0            # characters that it was summed over
+    nats: float = 0.0  # training loss since the last evaluation, summed
+    chars: int = 0  # characters that it was summed over
     curve: list = field(default_factory=list)  # a dict for each evaluation
-    best: dict | None = None  # the line of the curve with the lowest validation loss, and "model": the weights then
+    # the line of the curve with the lowest validation loss, and "model": the weights then
+    best: dict | None = None
     out_of_time: bool = False  # max_minutes are over
 
 
 class Loop:
     """A run under way: one step at a time.
 
-    run: a plan; data: `Data`; micro_batch: windows per forward pass and process at most (halved when memory runs out;
-    the tokens of a step stay the same). Attributes: state (`LoopState`), model, micro_batch.
+    run: a plan; data: `Data`; micro_batch: windows per forward pass and process at most (halved
+    when memory runs out; the tokens of a step stay the same). Attributes: state (`LoopState`),
+    model, micro_batch.
     """
 
     def __init__(self, run, data, device, micro_batch=None, compile=False):
         self.run, self.data, self.device = run, data, torch.device(device)
-        self.tokens = subset(data.train, data.token_chars, run["data_fraction"], run["max_train_chars"])
+        self.tokens = subset(
+            data.train, data.token_chars, run["data_fraction"], run["max_train_chars"]
+        )
         self.token_chars = torch.from_numpy(np.asarray(data.token_chars)).to(self.device)
         torch.manual_seed(run["seed"])
         self.model = build_model(run["config"]).to(self.device)
         self.optimizers = make_optimizers(self.model, run)
-        self.forward = machine.parallel(torch.compile(self.model) if compile else self.model, self.device)
+        self.forward = machine.parallel(
+            torch.compile(self.model) if compile else self.model, self.device
+        )
         share = -(-run["batch_windows"] // machine.n_processes())
         self.micro_batch = min(micro_batch or share, share)
         self.state, self.meter = LoopState(), Meter(self.device)
@@ -393,12 +491,16 @@ class Loop:
     def to_save(self):
         """All that the rest of the run depends on, as a dict; brings `state` up to date."""
         self.state.seconds, (self.state.nats, self.state.chars) = self.seconds, self.meter.read()
-        return {**vars(self.state), "model": self.model.state_dict(),
-                "optimizers": [optimizer.state_dict() for optimizer in self.optimizers]}
+        return {
+            **vars(self.state),
+            "model": self.model.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+        }
 
     @property
     def seconds(self):
-        """Seconds of training so far: without evaluation, whose share would differ from family to family."""
+        """Seconds of training so far: without evaluation, whose share would differ from family to
+        family."""
         return time.monotonic() - self._began
 
     @property
@@ -407,14 +509,21 @@ class Loop:
         return self.state.step >= self.run["steps"] or self.state.out_of_time
 
     def advance(self):
-        """Takes one step. Returns a line of the curve (dict) if the validation split was evaluated after it, else None;
-        raises Stopped when the loss is no number or memory does not suffice for one window."""
+        """Takes one step. Returns a line of the curve (dict) if the validation split was evaluated
+        after it, else None; raises Stopped when the loss is no number or memory does not suffice
+        for one window."""
         run, state = self.run, self.state
         x, y = self._next_windows()
         rate = run["learning_rate"] * schedule(self._share_done())
         if run["config"]["dropout"]:
-            torch.manual_seed(int(np.random.default_rng([run["seed"], state.step, machine.rank()]).integers(2**62)))
-        nats, chars, self.micro_batch = gradient(self.forward, x, y, self.token_chars, self.micro_batch, run["name"])
+            torch.manual_seed(
+                int(
+                    np.random.default_rng([run["seed"], state.step, machine.rank()]).integers(2**62)
+                )
+            )
+        nats, chars, self.micro_batch = gradient(
+            self.forward, x, y, self.token_chars, self.micro_batch, run["name"]
+        )
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP_NORM)
         self.meter.add(nats, chars)
         self.meter.check(nats, state.step)
@@ -432,41 +541,60 @@ class Loop:
         return None
 
     def _next_windows(self):
-        """Inputs and targets of the next step; a new epoch is shuffled when its first step comes."""
+        """Inputs and targets of the next step; a new epoch is shuffled when its first step
+        comes."""
         epoch, step = divmod(self.state.step, self.run["steps_per_epoch"])
         if epoch != self._epoch:
             stream, starts = epoch_windows(self.tokens, self.run["seed"], epoch)
-            self._stream, self._starts = to_tensor(stream, self.device), torch.from_numpy(starts).to(self.device)
+            self._stream, self._starts = to_tensor(stream, self.device), torch.from_numpy(
+                starts
+            ).to(self.device)
             self._epoch = epoch
         first = step * self.run["batch_windows"]
-        return cut_windows(self._stream, self._starts[first:first + self.run["batch_windows"]])
+        return cut_windows(self._stream, self._starts[first : first + self.run["batch_windows"]])
 
     def _share_done(self):
-        """The share of the run at the middle of the next step, by steps or, with max_minutes, by the clock if that is
+        """The share of the run at the middle of the next step, by steps or, with max_minutes, by
+        the clock if that is
         further: so the schedule always ends at zero. Sets out_of_time."""
         done = (self.state.step + 0.5) / self.run["steps"]
         if self.run["max_minutes"]:
-            done = min(1.0, max(done, machine.of_first_process(self.seconds) / (60 * self.run["max_minutes"])))
+            done = min(
+                1.0,
+                max(done, machine.of_first_process(self.seconds) / (60 * self.run["max_minutes"])),
+            )
             self.state.out_of_time = done == 1.0
         return done
 
     def _evaluate(self, rate):
-        """Adds a line to the curve, keeps the weights if they are the best so far, and returns the line.
+        """Adds a line to the curve, keeps the weights if they are the best so far, and returns the
+        line.
 
-        The points are losses of a part of the validation split. After the last step the whole is evaluated, too, and
+        The points are losses of a part of the validation split. After the last step the whole is
+        evaluated, too, and
         the curve shifted by the difference: which tunes are in the part moves all points alike.
         """
         run, state = self.run, self.state
         train_nats, seconds = self.meter.mean(), self.seconds
         val_nats = self._evaluated(evaluate, self.data.val, at_most=CURVE_WINDOWS)["nats_per_char"]
         tokens = min(state.step * run["tokens_per_step"], run["train_tokens"] * run["epochs"])
-        line = {"step": state.step, "epoch": state.step / run["steps_per_epoch"], "tokens": tokens,
-                "chars": round(tokens * run["train_chars"] / run["train_tokens"]), "seconds": round(seconds, 3),
-                "flops": run["train_flops"] * state.step / run["steps"], "learning_rate": rate,
-                "train_nats_per_char": train_nats, "val_nats_per_char": val_nats}
+        line = {
+            "step": state.step,
+            "epoch": state.step / run["steps_per_epoch"],
+            "tokens": tokens,
+            "chars": round(tokens * run["train_chars"] / run["train_tokens"]),
+            "seconds": round(seconds, 3),
+            "flops": run["train_flops"] * state.step / run["steps"],
+            "learning_rate": rate,
+            "train_nats_per_char": train_nats,
+            "val_nats_per_char": val_nats,
+        }
         state.curve.append(line)
         if run["keep_best"] and (state.best is None or val_nats < state.best["val_nats_per_char"]):
-            weights = {name: tensor.detach().cpu().clone() for name, tensor in self.model.state_dict().items()}
+            weights = {
+                name: tensor.detach().cpu().clone()
+                for name, tensor in self.model.state_dict().items()
+            }
             state.best = {**line, "model": weights}
         if self.ended:
             self._last_val = self._evaluated(evaluate, self.data.val)
@@ -476,33 +604,43 @@ class Loop:
         return line
 
     def stop_if_no_number(self):
-        """Raises Stopped if a loss or gradient was not finite at a step so far; to be called before anything is
-        saved."""
+        """Raises Stopped if a loss or gradient was not finite at a step so far; to be called before
+        anything is saved."""
         bad = int(self.meter.bad)
         if bad <= self.state.step:
-            raise Stopped(f"{self.run['name']}: the loss or its gradient is not a finite number at step {bad:,} of "
-                          f"{self.run['steps']:,} (peak of the learning rate: {self.run['learning_rate']:.3g}); the "
-                          f"last state saved on disk, if any, is from before that step; try a lower learning rate")
+            raise Stopped(
+                f"{self.run['name']}: the loss or its gradient is not a finite number at step"
+                f" {bad:,} of {self.run['steps']:,} (peak of the learning rate:"
+                f" {self.run['learning_rate']:.3g}); the last state saved on disk, if any, is from"
+                " before that step; try a lower learning rate"
+            )
 
     def measure(self):
-        """Losses of the ended run, {"val", "test" (the whole of each), "train" (windows all over its text)}: dicts of
-        `evaluate`, that of "test" with "nats_per_char_long_context" besides. With keep_best of the best weights, which
-        the model then has."""
+        """Losses of the ended run, {"val", "test" (the whole of each), "train" (windows all over
+        its text)}: dicts of `evaluate`, that of "test" with "nats_per_char_long_context" besides.
+        With keep_best of the best weights, which the model then has."""
         best = self.state.best
         if self.run["keep_best"]:
             self.model.load_state_dict(best["model"])
-        known = self._last_val if not self.run["keep_best"] or best["step"] == self.state.step else None
+        known = (
+            self._last_val if not self.run["keep_best"] or best["step"] == self.state.step else None
+        )
         val = known or self._evaluated(evaluate, self.data.val)
         test = self._evaluated(evaluate, self.data.test, by_sequence=True)
         test["nats_per_char_long_context"] = self._evaluated(evaluate_long_context, self.data.test)
-        return {"val": val, "test": test,
-                "train": self._evaluated(evaluate, self.tokens, at_most=TRAIN_SAMPLE_WINDOWS)}
+        return {
+            "val": val,
+            "test": test,
+            "train": self._evaluated(evaluate, self.tokens, at_most=TRAIN_SAMPLE_WINDOWS),
+        }
 
     def _evaluated(self, function, tokens, **options):
-        """What an evaluation of the model gives, in the precision that it is trained in; its time counts as
-        evaluation_seconds, not as seconds."""
+        """What an evaluation of the model gives, in the precision that it is trained in; its time
+        counts as evaluation_seconds, not as seconds."""
         started = time.monotonic()
-        result = function(self.model, tokens, self.data.token_chars, self.device, precise=False, **options)
+        result = function(
+            self.model, tokens, self.data.token_chars, self.device, precise=False, **options
+        )
         spent = time.monotonic() - started
         self.state.evaluation_seconds += spent
         self._began += spent
@@ -510,18 +648,23 @@ class Loop:
 
 
 def evaluation_steps(run):
-    """The steps after which the validation split is evaluated: evenly spaced, ends of epochs and run included."""
+    """The steps after which the validation split is evaluated: evenly spaced, ends of epochs and
+    run included."""
     per_epoch = max(1, EVALUATIONS // run["epochs"])
-    return {epoch * run["steps_per_epoch"] + max(1, round(run["steps_per_epoch"] * (i + 1) / per_epoch))
-            for epoch in range(run["epochs"]) for i in range(per_epoch)}
+    return {
+        epoch * run["steps_per_epoch"] + max(1, round(run["steps_per_epoch"] * (i + 1) / per_epoch))
+        for epoch in range(run["epochs"])
+        for i in range(per_epoch)
+    }
 
 
 def gradient(forward, x, y, token_chars, micro_batch, name):
     """Sets the gradient of the mean loss over a step's windows.
 
-    x, y: inputs and targets (windows, BLOCK_SIZE); micro_batch: windows per forward pass, halved until memory suffices.
-    Returns (sum of nats, characters of the targets, micro_batch that sufficed); the first two lie on the device and
-    are those of this process. Raises Stopped when one window is too much.
+    x, y: inputs and targets (windows, BLOCK_SIZE); micro_batch: windows per forward pass, halved
+    until memory suffices. Returns (sum of nats, characters of the targets, micro_batch that
+    sufficed); the first two lie on the device and are those of this process. Raises Stopped when
+    one window is too much.
     """
     n_targets = (y != IGNORE).sum().clamp(min=1)
     x, y = share_of_process(x, y)
@@ -534,11 +677,17 @@ def gradient(forward, x, y, token_chars, micro_batch, name):
             if not machine.is_out_of_memory(error):
                 raise
             if micro_batch == 1:
-                raise Stopped(f"{name}: memory does not suffice for one window of {BLOCK_SIZE} tokens") from None
+                raise Stopped(
+                    f"{name}: memory does not suffice for one window of {BLOCK_SIZE} tokens"
+                ) from None
             micro_batch = (micro_batch + 1) // 2
-            print(f"{name}: out of memory; goes on with {micro_batch} windows per forward pass (the step's tokens "
-                  f"are unchanged)", file=sys.stderr)
-        if x.device.type == "cuda":  # after the handler: the error holds on to the tensors of its frames
+            print(
+                f"{name}: out of memory; goes on with {micro_batch} windows per forward pass (the"
+                " step's tokens are unchanged)",
+                file=sys.stderr,
+            )
+        # after the handler: the error holds on to the tensors of its frames
+        if x.device.type == "cuda":
             torch.cuda.empty_cache()
 
 
@@ -548,12 +697,15 @@ def share_of_process(x, y):
     if world == 1:
         return x, y
     missing = -len(x) % world
-    return (torch.cat((x, x[:1].expand(missing, -1)))[rank::world],
-            torch.cat((y, torch.full_like(y[:1], IGNORE).expand(missing, -1)))[rank::world])
+    return (
+        torch.cat((x, x[:1].expand(missing, -1)))[rank::world],
+        torch.cat((y, torch.full_like(y[:1], IGNORE).expand(missing, -1)))[rank::world],
+    )
 
 
 def _accumulate(forward, x, y, n_targets, micro_batch):
-    """Adds up gradients over forward passes of micro_batch windows; returns the sum of nats, on the device."""
+    """Adds up gradients over forward passes of micro_batch windows; returns the sum of nats, on the
+    device."""
     world, nats = machine.n_processes(), torch.zeros((), device=x.device)
     parts = list(zip(x.split(micro_batch), y.split(micro_batch)))
     for i, (inputs, targets) in enumerate(parts):
@@ -561,20 +713,22 @@ def _accumulate(forward, x, y, n_targets, micro_batch):
             with autocast(x.device):
                 _, loss = forward(inputs, targets)
             part = loss * (targets != IGNORE).sum()
-            (part * (world / n_targets)).backward()  # DistributedDataParallel takes the mean over processes
+            # DistributedDataParallel takes the mean over processes
+            (part * (world / n_targets)).backward()
         nats = nats + part.detach()
     return nats
 
 
 class Meter:
-    """Sums of the training loss since the last evaluation, and the first step without a number; on the device, so
-    that a GPU need not be waited for."""
+    """Sums of the training loss since the last evaluation, and the first step without a number; on
+    the device, so that a GPU need not be waited for."""
 
     def __init__(self, device, nats=0.0, chars=0):
         kind = torch.float32 if device.type == "mps" else torch.float64
         self.nats = torch.tensor(nats, dtype=kind, device=device)
         self.chars = torch.tensor(chars, device=device)
-        self.bad = torch.tensor(2**31 - 1, device=device)  # first step whose loss or gradient is no number
+        # first step whose loss or gradient is no number
+        self.bad = torch.tensor(2**31 - 1, device=device)
 
     def add(self, nats, chars):
         """Counts a step's loss: sum of nats, and the characters of its targets."""
@@ -590,7 +744,9 @@ class Meter:
 
     def mean(self):
         """Mean loss in nats per character since the last call, over all processes."""
-        sums = machine.sum_over_processes(torch.stack((self.nats, self.chars.to(self.nats.dtype))), self.nats.device)
+        sums = machine.sum_over_processes(
+            torch.stack((self.nats, self.chars.to(self.nats.dtype))), self.nats.device
+        )
         self.nats, self.chars = torch.zeros_like(self.nats), torch.zeros_like(self.chars)
         nats, chars = sums.tolist()
         return nats / chars if chars else None

@@ -11,6 +11,7 @@ import torch.distributed as dist
 # ---------------------------------------------------------------- processes
 # Without torchrun there is one, of rank 0.
 
+
 def n_processes():
     """How many processes train together."""
     return dist.get_world_size() if dist.is_initialized() else 1
@@ -23,13 +24,16 @@ def rank():
 
 @contextlib.contextmanager
 def processes(device):
-    """Joins the processes that torchrun started, if it did; in all but the first, standard output is silent."""
+    """Joins the processes that torchrun started, if it did; in all but the first, standard output
+    is silent."""
     if "RANK" not in os.environ or dist.is_initialized():
         yield
         return
     dist.init_process_group("nccl" if torch.device(device).type == "cuda" else "gloo")
     try:
-        with open(os.devnull, "w") as null, contextlib.redirect_stdout(null if rank() else sys.stdout):
+        with open(os.devnull, "w") as null, contextlib.redirect_stdout(
+            null if rank() else sys.stdout
+        ):
             yield
     finally:
         dist.destroy_process_group()
@@ -42,7 +46,8 @@ def wait_for_all():
 
 
 def sum_over_processes(sums, device):
-    """The sum of a tensor over all processes, the same in each; computed where the processes can talk."""
+    """The sum of a tensor over all processes, the same in each; computed where the processes can
+    talk."""
     if n_processes() > 1:
         sums = sums.to(device if torch.device(device).type == "cuda" else "cpu")
         dist.all_reduce(sums)
@@ -68,6 +73,7 @@ def parallel(model, device):
 
 # ---------------------------------------------------------------- memory and name
 
+
 def reset_peak_memory(device):
     """Starts a new measurement of peak memory (where the system can: Linux, CUDA)."""
     if torch.device(device).type == "cuda":
@@ -78,8 +84,8 @@ def reset_peak_memory(device):
 
 
 def peak_memory_bytes(device):
-    """Most memory in use since the last reset: of the GPU, or resident memory of the process; None where the system
-    does not say (no /proc, as on macOS)."""
+    """Most memory in use since the last reset: of the GPU, or resident memory of the process; None
+    where the system does not say (no /proc, as on macOS)."""
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     with contextlib.suppress(OSError):
@@ -92,8 +98,12 @@ def peak_memory_bytes(device):
 def is_out_of_memory(error):
     """True for the ways in which torch says that memory ran out."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-        isinstance(error, RuntimeError) and any(words in str(error) for words in (
-            "not enough memory", "can't allocate memory", "out of memory")))
+        isinstance(error, RuntimeError)
+        and any(
+            words in str(error)
+            for words in ("not enough memory", "can't allocate memory", "out of memory")
+        )
+    )
 
 
 def device_name(device):

@@ -1,8 +1,9 @@
-"""Runs: what decides one (its plan and key), and how it is carried out in a root, from the lock to the record.
+"""Runs: what decides one (its plan and key), and how it is carried out in a root, from the lock to
+the record.
 
-A *plan* is a dict of JSON values that decides the result; its key is their digest together with that of the data and
-of the code. `train` carries a plan out, continues an interrupted run from its last state, and returns the record of a
-finished one without training.
+A *plan* is a dict of JSON values that decides the result; its key is their digest together with
+that of the data and of the code. `train` carries a plan out, continues an interrupted run from its
+last state, and returns the record of a finished one without training.
 
     data = load_data(root)
     run = plan_run(data, "transformer", "tiny", SIZES["tiny"], learning_rate=0.01)
@@ -48,48 +49,95 @@ from study.train.loop import (
     subset,
 )
 
-RECIPES = {"tuned": "muon", "classic": "adamw"}  # name -> optimizer; dropout and flags stand in the model's class
-BATCH_WINDOWS = 2  # windows a step on the smallest corpus; benchmarks/training.md: 4 lose 0.04-0.06 nats in one epoch
-BATCH_TOKENS = 600_000  # training tokens for which that was measured; batches grow as the root of the tokens
-WEIGHT_DECAY = 0.5  # of hidden matrices where text is read more than once, times the rate; benchmarks/training.md
-HEADLINE_SEED = 2  # of training where nothing else is asked: the learning rates were chosen with seeds 0 and 1
-QUICK_TRAIN_CHARS = 300_000  # with --quick each model of the suite trains on so much of the text: minutes on two cores
+# name -> optimizer; dropout and flags stand in the model's class
+RECIPES = {"tuned": "muon", "classic": "adamw"}
+# windows a step on the smallest corpus; benchmarks/training.md: 4 lose 0.04-0.06 nats in one epoch
+BATCH_WINDOWS = 2
+# training tokens for which that was measured; batches grow as the root of the tokens
+BATCH_TOKENS = 600_000
+# of hidden matrices where text is read more than once, times the rate; benchmarks/training.md
+WEIGHT_DECAY = 0.5
+# of training where nothing else is asked: the learning rates were chosen with seeds 0 and 1
+HEADLINE_SEED = 2
+# with --quick each model of the suite trains on so much of the text: minutes on two cores
+QUICK_TRAIN_CHARS = 300_000
 CHECKPOINT_SECONDS = 60  # between saved states of a run
 
 
 # ---------------------------------------------------------------- plan
 # What a run is: all that decides its result.
 
-def plan_run(data, family, size, shape, learning_rate, seed=HEADLINE_SEED, recipe="tuned", suite="classical", epochs=1,
-             data_fraction=1.0, max_train_chars=None, max_minutes=None, optimizer=None, keep_best=False,
-             batch_windows=None, name=None, dropout=None, start=None, weight_decay=None):
+
+def plan_run(
+    data,
+    family,
+    size,
+    shape,
+    learning_rate,
+    seed=HEADLINE_SEED,
+    recipe="tuned",
+    suite="classical",
+    epochs=1,
+    data_fraction=1.0,
+    max_train_chars=None,
+    max_minutes=None,
+    optimizer=None,
+    keep_best=False,
+    batch_windows=None,
+    name=None,
+    dropout=None,
+    start=None,
+    weight_decay=None,
+):
     """A run: a dict of JSON values with its name, model configuration, budget, costs and key.
 
-    shape: the size's entries of the configuration (n_layer, d_model, ...); epochs: passes over the subset;
-    max_minutes: of training (evaluation not counted), then end early, with the schedule shaped for that; keep_best: the
-    checkpoint is that of the lowest validation loss, not the last; batch_windows: a step (default: by the amount of
-    text); name: of its files (default: family_size and what differs from the default); start: digest of the weights
-    that it starts from (default: drawn by the seed); weight_decay: of the hidden matrices (default: WEIGHT_DECAY for
-    several epochs of the tuned recipe from nothing, else none). ValueError if data_fraction and max_train_chars leave
-    less than one window of text.
+    shape: the size's entries of the configuration (n_layer, d_model, ...); epochs: passes over the
+    subset;
+    max_minutes: of training (evaluation not counted), then end early, with the schedule shaped for
+    that; keep_best: the checkpoint is that of the lowest validation loss, not the last;
+    batch_windows: a step (default: by the amount of text); name: of its files (default: family_size
+    and what differs from the default); start: digest of the weights that it starts from (default:
+    drawn by the seed); weight_decay: of the hidden matrices (default: WEIGHT_DECAY for several
+    epochs of the tuned recipe from nothing, else none). ValueError if data_fraction and
+    max_train_chars leave less than one window of text.
     """
     model_of_family = model_class(family)
     tokens = subset(data.train, data.token_chars, data_fraction, max_train_chars)
     if len(tokens) <= BLOCK_SIZE < len(data.train):
-        raise ValueError(f"so little training text holds no window of {BLOCK_SIZE} tokens: it has {len(tokens):,}")
+        raise ValueError(
+            f"so little training text holds no window of {BLOCK_SIZE} tokens: it has"
+            f" {len(tokens):,}"
+        )
     if weight_decay is None:
         weight_decay = WEIGHT_DECAY if epochs > 1 and recipe == "tuned" and not start else 0.0
     run = {
-        "family": family, "size": size, "seed": seed, "suite": suite, "recipe": recipe,
-        "config": {"family": family, "vocab_size": data.vocab_size, "block_size": BLOCK_SIZE, **shape,
-                   "dropout": model_of_family.DROPOUT[recipe] if dropout is None else dropout,
-                   **model_of_family.recipe_flags(recipe)},
-        "learning_rate": learning_rate, "optimizer": optimizer or RECIPES[recipe],
+        "family": family,
+        "size": size,
+        "seed": seed,
+        "suite": suite,
+        "recipe": recipe,
+        "config": {
+            "family": family,
+            "vocab_size": data.vocab_size,
+            "block_size": BLOCK_SIZE,
+            **shape,
+            "dropout": model_of_family.DROPOUT[recipe] if dropout is None else dropout,
+            **model_of_family.recipe_flags(recipe),
+        },
+        "learning_rate": learning_rate,
+        "optimizer": optimizer or RECIPES[recipe],
         "weight_decay": weight_decay,
-        "data_fraction": data_fraction, "max_train_chars": max_train_chars, "max_minutes": max_minutes,
-        "epochs": epochs, "keep_best": keep_best,
-        "batch_windows": batch_windows or windows_per_step(len(tokens) * epochs, mean_chars(tokens, data.token_chars)),
-        "data_digest": digest_tokens(tokens, data.val, data.test), "tokenizer_digest": data.tokenizer_digest,
+        "data_fraction": data_fraction,
+        "max_train_chars": max_train_chars,
+        "max_minutes": max_minutes,
+        "epochs": epochs,
+        "keep_best": keep_best,
+        "batch_windows": (
+            batch_windows
+            or windows_per_step(len(tokens) * epochs, mean_chars(tokens, data.token_chars))
+        ),
+        "data_digest": digest_tokens(tokens, data.val, data.test),
+        "tokenizer_digest": data.tokenizer_digest,
         "code_digest": run_code(family),
         **({"start": start} if start else {}),
     }
@@ -99,35 +147,47 @@ def plan_run(data, family, size, shape, learning_rate, seed=HEADLINE_SEED, recip
 
 
 def costs(run, tokens, token_chars):
-    """What a run takes if it is carried out to its end: steps, text, parameters, floating-point operations."""
+    """What a run takes if it is carried out to its end: steps, text, parameters, floating-point
+    operations."""
     with torch.device("meta"):
         model = build_model(run["config"])
     counts, flops_per_token = model.count_parameters(), model.flops_per_token()
     steps_per_epoch = -(-n_windows(len(tokens)) // run["batch_windows"])
-    return {"steps": steps_per_epoch * run["epochs"], "steps_per_epoch": steps_per_epoch,
-            "tokens_per_step": run["batch_windows"] * BLOCK_SIZE, "train_chars": count_chars(tokens, token_chars),
-            "train_tokens": len(tokens), "params_total": counts["total"],
-            "params_non_embedding": counts["non_embedding"], "flops_per_token": flops_per_token,
-            "train_flops": flops_per_token * len(tokens) * run["epochs"],
-            "train_flops_6nd": 6.0 * counts["total"] * len(tokens) * run["epochs"]}
+    return {
+        "steps": steps_per_epoch * run["epochs"],
+        "steps_per_epoch": steps_per_epoch,
+        "tokens_per_step": run["batch_windows"] * BLOCK_SIZE,
+        "train_chars": count_chars(tokens, token_chars),
+        "train_tokens": len(tokens),
+        "params_total": counts["total"],
+        "params_non_embedding": counts["non_embedding"],
+        "flops_per_token": flops_per_token,
+        "train_flops": flops_per_token * len(tokens) * run["epochs"],
+        "train_flops_6nd": 6.0 * counts["total"] * len(tokens) * run["epochs"],
+    }
 
 
 def windows_per_step(n_tokens, chars_per_token=1.0):
-    """Windows a step for a run over so many tokens: a power of two times BATCH_WINDOWS where a token is a character.
+    """Windows a step for a run over so many tokens: a power of two times BATCH_WINDOWS where a
+    token is a character.
 
-    With tokens of several characters as many windows as hold that much text, so that models of all alphabets take
-    equally many steps over a text: rounded, and at least one. (A window of 512 tokens is more music then; that is what
-    such an alphabet brings.)
+    With tokens of several characters as many windows as hold that much text, so that models of all
+    alphabets take
+    equally many steps over a text: rounded, and at least one. (A window of 512 tokens is more music
+    then; that is what such an alphabet brings.)
 
     >>> windows_per_step(600_000), windows_per_step(300_000, 2.0), windows_per_step(2_400_000, 2.6)
     (2, 1, 3)
     """
-    windows = BATCH_WINDOWS * 2 ** max(0, round(math.log2(math.sqrt(n_tokens * chars_per_token / BATCH_TOKENS))))
+    windows = BATCH_WINDOWS * 2 ** max(
+        0, round(math.log2(math.sqrt(n_tokens * chars_per_token / BATCH_TOKENS)))
+    )
     return max(1, round(windows / chars_per_token))
 
 
 def mean_chars(tokens, token_chars):
-    """Characters that a target of the training loss stands for, in the mean over a stream: 1 if tokens are characters.
+    """Characters that a target of the training loss stands for, in the mean over a stream: 1 if
+    tokens are characters.
     """
     n_ends = int((np.asarray(tokens) == END).sum())  # each with a BEGIN, which is no target
     return (count_chars(tokens, token_chars) + n_ends) / (len(tokens) - n_ends)
@@ -135,33 +195,51 @@ def mean_chars(tokens, token_chars):
 
 @functools.cache
 def run_code(family):
-    """Digest of the code that decides what a run of this family gives: the loop, the record and the family's class.
-    Size tables, plans (their values are in the key), files, messages and other families are not part of it."""
+    """Digest of the code that decides what a run of this family gives: the loop, the record and the
+    family's class. Size tables, plans (their values are in the key), files, messages and other
+    families are not part of it."""
     return code_digest((Loop, make_record, model_class(family)))
 
 
 def run_name(run):
-    """family_size, and what differs from the headline's seed, the tuned recipe and all sequences."""
-    return (f"{run['family']}_{run['size']}" + ("" if run["recipe"] == "tuned" else f"_{run['recipe']}")
-            + (f"_seed{run['seed']}" if run["seed"] != HEADLINE_SEED else "")
-            + (f"_frac{run['data_fraction']:g}" if run["data_fraction"] < 1 else ""))
+    """family_size, and what differs from the headline's seed, the tuned recipe and all
+    sequences."""
+    return (
+        f"{run['family']}_{run['size']}"
+        + ("" if run["recipe"] == "tuned" else f"_{run['recipe']}")
+        + (f"_seed{run['seed']}" if run["seed"] != HEADLINE_SEED else "")
+        + (f"_frac{run['data_fraction']:g}" if run["data_fraction"] < 1 else "")
+    )
 
 
 def shape_of(config):
     """The entries of a run's configuration that are its size's (those of SIZES)."""
-    others = {"family", "vocab_size", "block_size", "dropout",
-              *(flag for recipe in RECIPES for flag in model_class(config["family"]).recipe_flags(recipe))}
+    others = {
+        "family",
+        "vocab_size",
+        "block_size",
+        "dropout",
+        *(
+            flag
+            for recipe in RECIPES
+            for flag in model_class(config["family"]).recipe_flags(recipe)
+        ),
+    }
     return {key: value for key, value in config.items() if key not in others}
 
 
 # ---------------------------------------------------------------- carrying out
 
-def train(root, run, data, device, micro_batch=None, compile=False, again=False, weights=None):
-    """Carries out a run and returns its record (a dict). weights: the state dict that the plan's `start` stands for.
 
-    Writes below root/checkpoints: NAME.pt, NAME.json (the record, last), NAME.curve.jsonl; while it runs
-    .NAME.state. A finished run is not repeated unless `again`; an interrupted one continues. Raises Stopped when the
-    loss is no number, when memory does not suffice for one window, or when another process has this run.
+def train(root, run, data, device, micro_batch=None, compile=False, again=False, weights=None):
+    """Carries out a run and returns its record (a dict). weights: the state dict that the plan's
+    `start` stands for.
+
+    Writes below root/checkpoints: NAME.pt, NAME.json (the record, last), NAME.curve.jsonl; while it
+        runs
+    .NAME.state. A finished run is not repeated unless `again`; an interrupted one continues. Raises
+    Stopped when the loss is no number, when memory does not suffice for one window, or when another
+    process has this run.
     """
     folder = Path(root) / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
@@ -171,8 +249,10 @@ def train(root, run, data, device, micro_batch=None, compile=False, again=False,
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 lock.seek(0)
-                raise Stopped(f"{run['name']} is being trained in this root by {lock.read()}; wait until it has ended, "
-                              "or stop it") from None
+                raise Stopped(
+                    f"{run['name']} is being trained in this root by {lock.read()}; wait until it"
+                    " has ended, or stop it"
+                ) from None
             lock.truncate(0)
             lock.write(f"process {os.getpid()}, started {time.strftime('%F %T')}")
             lock.flush()
@@ -192,8 +272,8 @@ def train(root, run, data, device, micro_batch=None, compile=False, again=False,
 
 
 def _to_the_end(loop, folder, asked_to_stop):
-    """Takes the steps of a run that are left, with a bar on the terminal; saves its state once a minute, after the last
-    step, and before it ends because a signal came."""
+    """Takes the steps of a run that are left, with a bar on the terminal; saves its state once a
+    minute, after the last step, and before it ends because a signal came."""
     name, n_steps = loop.run["name"], loop.run["steps"]
     saved = load_state(folder, name, loop.run["key"])
     if saved is not None:
@@ -214,24 +294,32 @@ def _to_the_end(loop, folder, asked_to_stop):
             line = loop.advance()
             bar.update()
             if line:
-                bar.set_postfix(train=f"{line['train_nats_per_char']:.3f}", val=f"{line['val_nats_per_char']:.3f}")
+                bar.set_postfix(
+                    train=f"{line['train_nats_per_char']:.3f}",
+                    val=f"{line['val_nats_per_char']:.3f}",
+                )
                 if machine.rank() == 0:
-                    write_text(folder / f"{name}.curve.jsonl",
-                               "".join(json.dumps(line) + "\n" for line in loop.state.curve))
+                    write_text(
+                        folder / f"{name}.curve.jsonl",
+                        "".join(json.dumps(line) + "\n" for line in loop.state.curve),
+                    )
             if asked_to_stop or time.monotonic() - saved_at > CHECKPOINT_SECONDS:
                 save()
                 saved_at = time.monotonic()
             if asked_to_stop:
                 break
     if asked_to_stop:
-        print(f"\n{name}: state saved after step {loop.state.step:,} of {n_steps:,}", file=sys.stderr)
+        print(
+            f"\n{name}: state saved after step {loop.state.step:,} of {n_steps:,}", file=sys.stderr
+        )
         raise KeyboardInterrupt("terminated" if asked_to_stop[0] == signal.SIGTERM else "")
     save()
 
 
 @contextlib.contextmanager
 def _flag_on_signal():
-    """Yields a list that gets the signal when SIGTERM or SIGINT comes: the loop ends after the step at hand."""
+    """Yields a list that gets the signal when SIGTERM or SIGINT comes: the loop ends after the step
+    at hand."""
     received = []
 
     def note(number, frame):
@@ -252,13 +340,22 @@ def _flag_on_signal():
 
 # ---------------------------------------------------------------- record
 
+
 def _write_record(loop, folder):
     """Evaluates and writes a completed run; the record is written last."""
     name, device = loop.run["name"], loop.device
-    record = make_record(loop.run, loop.state, loop.measure(), {
-        "peak_memory_bytes": machine.peak_memory_bytes(device), "device": machine.device_name(device),
-        "n_processes": machine.n_processes(), "precision": loop.model.precision(device),
-        "threads": torch.get_num_threads()})
+    record = make_record(
+        loop.run,
+        loop.state,
+        loop.measure(),
+        {
+            "peak_memory_bytes": machine.peak_memory_bytes(device),
+            "device": machine.device_name(device),
+            "n_processes": machine.n_processes(),
+            "precision": loop.model.precision(device),
+            "threads": torch.get_num_threads(),
+        },
+    )
     if machine.rank() == 0:
         save_checkpoint(folder / f"{name}.pt", loop.model.state_dict(), loop.run, record)
         record["checkpoint_sha256"] = file_digest(folder / f"{name}.pt")
@@ -273,29 +370,38 @@ def _write_record(loop, folder):
 def make_record(run, state, measured, measured_by):
     """The record of an ended run: its plan, what was done of it, its losses in nats per character.
 
-    state: `LoopState`; measured: {split: dict of `evaluate`}; measured_by: entries about machine and memory.
+    state: `LoopState`; measured: {split: dict of `evaluate`}; measured_by: entries about machine
+    and memory.
     """
     last = state.curve[-1]
     share = min(1.0, last["step"] / run["steps"])  # below 1: max_minutes were over
     tokens_seen = int(run["train_tokens"] * run["epochs"] * share)
     return {
         **{key: run[key] for key in run if key not in ("steps_per_epoch", "flops_per_token")},
-        "steps": last["step"], "train_flops": run["train_flops"] * share,
-        "train_flops_6nd": run["train_flops_6nd"] * share, "epochs": run["epochs"] * share,
+        "steps": last["step"],
+        "train_flops": run["train_flops"] * share,
+        "train_flops_6nd": run["train_flops_6nd"] * share,
+        "epochs": run["epochs"] * share,
         "epochs_planned": run["epochs"],
-        "tokens_seen": tokens_seen, "chars_seen": int(run["train_chars"] * run["epochs"] * share),
-        "seconds": round(state.seconds, 3), "evaluation_seconds": round(state.evaluation_seconds, 3),
+        "tokens_seen": tokens_seen,
+        "chars_seen": int(run["train_chars"] * run["epochs"] * share),
+        "seconds": round(state.seconds, 3),
+        "evaluation_seconds": round(state.evaluation_seconds, 3),
         "tokens_per_second": round(tokens_seen / state.seconds, 1),
         **measured_by,
         "train_nats_per_char": measured["train"]["nats_per_char"],
-        "train_eval_chars": measured["train"]["n_chars"], "train_eval_tokens": measured["train"]["n_tokens"],
-        "val_nats_per_char": measured["val"]["nats_per_char"], "val_bits_per_char": measured["val"]["bits_per_char"],
-        "val_chars": measured["val"]["n_chars"], "val_tokens": measured["val"]["n_tokens"],
+        "train_eval_chars": measured["train"]["n_chars"],
+        "train_eval_tokens": measured["train"]["n_tokens"],
+        "val_nats_per_char": measured["val"]["nats_per_char"],
+        "val_bits_per_char": measured["val"]["bits_per_char"],
+        "val_chars": measured["val"]["n_chars"],
+        "val_tokens": measured["val"]["n_tokens"],
         "val_loss_by_position": measured["val"]["loss_by_position"],
         "test_nats_per_char": measured["test"]["nats_per_char"],
         "test_bits_per_char": measured["test"]["bits_per_char"],
         "test_nats_per_char_long_context": measured["test"]["nats_per_char_long_context"],
-        "test_chars": measured["test"]["n_chars"], "test_tokens": measured["test"]["n_tokens"],
+        "test_chars": measured["test"]["n_chars"],
+        "test_tokens": measured["test"]["n_tokens"],
         "test_nats_by_sequence": measured["test"]["nats_by_sequence"],
         "best_epoch": state.best["epoch"] if run["keep_best"] else None,
         "curve": f"{run['name']}.curve.jsonl",

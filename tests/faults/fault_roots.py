@@ -1,4 +1,5 @@
-"""What the fault tests share: small roots with some stages done, and the digests of what a stage has written."""
+"""What the fault tests share: small roots with some stages done, and the digests of what a stage
+has written."""
 
 import hashlib
 import importlib
@@ -22,39 +23,71 @@ TINY = {  # flags that make a stage small; every call of a stage in these tests 
     "05_train_lstms": ("--only", "tiny", "--device", "cpu"),
     "07_train_best_and_generate": ("--only", "tiny", "--device", "cpu"),
 }
-MEASURED = {"seconds", "tokens_per_second", "peak_memory_bytes",  # in the records of a run
-            "checkpoint_sha256", "sha256", "key"}  # digests of files that hold such a number
+MEASURED = {
+    "seconds",
+    "tokens_per_second",
+    "peak_memory_bytes",  # in the records of a run
+    "checkpoint_sha256",
+    "sha256",
+    "key",
+}  # digests of files that hold such a number
 SINGLE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}  # several tests run at once on two cores
 
 
 def command(name, root, *flags):
-    return [sys.executable, HERE / f"{name}.py", "--root", root, "--quick", *TINY.get(name, ()), *map(str, flags)]
+    return [
+        sys.executable,
+        HERE / f"{name}.py",
+        "--root",
+        root,
+        "--quick",
+        *TINY.get(name, ()),
+        *map(str, flags),
+    ]
 
 
 def run_stage(name, root, *flags, code=0, **popen):
-    """Runs a stage as a user does, checks its exit code and that no traceback is shown; returns its output."""
+    """Runs a stage as a user does, checks its exit code and that no traceback is shown; returns its
+    output."""
     words = command(name, root, *flags)
-    done = start(words[1:]) if not popen else subprocess.run(words, capture_output=True, text=True, errors="replace",
-                                                             **{"env": SINGLE_THREAD, **popen})
+    done = (
+        start(words[1:])
+        if not popen
+        else subprocess.run(
+            words,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            **{"env": SINGLE_THREAD, **popen},
+        )
+    )
     assert code is None or done.returncode == code, done.stdout + done.stderr
     assert "Traceback" not in done.stderr, done.stderr
     return done.stdout + done.stderr
 
 
 def outputs(root):
-    """{path: SHA-256} of everything below a root but records of the run itself (manifests, locks, indexes)."""
+    """{path: SHA-256} of everything below a root but records of the run itself (manifests, locks,
+    indexes)."""
     found = {}
     for path in sorted(root.rglob("*")):
         name = path.name
-        if path.is_file() and not name.startswith(".") and not name.endswith((".manifest.json", ".running.json")) \
-                and "downloads" not in path.parts:
+        if (
+            path.is_file()
+            and not name.startswith(".")
+            and not name.endswith((".manifest.json", ".running.json"))
+            and "downloads" not in path.parts
+        ):
             found[str(path.relative_to(root))] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
 
 
 def times_apart(root):
-    """The digests of `outputs`, for JSON and checkpoints those of what is in them but times, speeds and memory."""
-    torch, checkpoints = importlib.import_module("torch"), importlib.import_module("study.train.checkpoints")
+    """The digests of `outputs`, for JSON and checkpoints those of what is in them but times, speeds
+    and memory."""
+    torch, checkpoints = importlib.import_module("torch"), importlib.import_module(
+        "study.train.checkpoints"
+    )
     found = outputs(root)
     for name in found:
         path = root / name
@@ -76,7 +109,8 @@ def without_times(value):
 
 @pytest.fixture(scope="session")
 def before(tmp_path_factory):
-    """before("03_tokenize_split") is a root in which the stages before it are done; copy it, do not change it."""
+    """before("03_tokenize_split") is a root in which the stages before it are done; copy it, do not
+    change it."""
     base, made = tmp_path_factory.mktemp("pipeline"), {}
 
     def root_before(name):
@@ -92,14 +126,17 @@ def before(tmp_path_factory):
                 root.mkdir()
             made[name] = root
         return made[name]
+
     return root_before
 
 
 @pytest.fixture
 def root_for(before, tmp_path):
     """root_for("03_tokenize_split") is a fresh copy of that root, each call another."""
+
     def copy(name):
         root = tmp_path / f"root{len(list(tmp_path.iterdir()))}"
         shutil.copytree(before(name), root, symlinks=True)
         return root
+
     return copy

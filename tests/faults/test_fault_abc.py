@@ -1,4 +1,5 @@
-"""Any text at all as ABC: the reader answers or raises AbcError, the checker answers, and both in linear time."""
+"""Any text at all as ABC: the reader answers or raises AbcError, the checker answers, and both in
+linear time."""
 
 import random
 import string
@@ -10,10 +11,67 @@ from music.abc_text import AbcError, check_abc, read_abc
 from music.tunebook import cut_tune, split_tunebook
 
 pytestmark = pytest.mark.faults
-PIECES = ["[V:1]", "[V:2]", "|", "||", ":|", "|:", "(3", "(3:2:2", "(9", "[CEG]", "[", "]", "z4", "Z", "Z9999999", "-", "C",
-          "^c'", "__B,", "=f/", "d3/2", "e//", "g99999999999", "a/0", ">", "<", "{ga}", '"Gm"', "!trill!", "[M:3/4]",
-          "[M:0/0]", "[K:Eb]", "[K:none]", "[L:1/0]", "[Q:1/4=0]", "K:G\n", "M:C|\n", "X:1\n", "\n", "\n\n", " ", "%x\n", "\\\n",
-          "w: la\n", "V:3\n", "\0", "é", "\u2028", "x", "y", "&", "$", "+", "~", "*", "[r:x]", "P:A\n", "I:abc\n", "%%MIDI x\n"]
+PIECES = [
+    "[V:1]",
+    "[V:2]",
+    "|",
+    "||",
+    ":|",
+    "|:",
+    "(3",
+    "(3:2:2",
+    "(9",
+    "[CEG]",
+    "[",
+    "]",
+    "z4",
+    "Z",
+    "Z9999999",
+    "-",
+    "C",
+    "^c'",
+    "__B,",
+    "=f/",
+    "d3/2",
+    "e//",
+    "g99999999999",
+    "a/0",
+    ">",
+    "<",
+    "{ga}",
+    '"Gm"',
+    "!trill!",
+    "[M:3/4]",
+    "[M:0/0]",
+    "[K:Eb]",
+    "[K:none]",
+    "[L:1/0]",
+    "[Q:1/4=0]",
+    "K:G\n",
+    "M:C|\n",
+    "X:1\n",
+    "\n",
+    "\n\n",
+    " ",
+    "%x\n",
+    "\\\n",
+    "w: la\n",
+    "V:3\n",
+    "\0",
+    "é",
+    "\u2028",
+    "x",
+    "y",
+    "&",
+    "$",
+    "+",
+    "~",
+    "*",
+    "[r:x]",
+    "P:A\n",
+    "I:abc\n",
+    "%%MIDI x\n",
+]
 HEADER = "X:1\nM:4/4\nL:1/16\nQ:1/4=120\nK:G\n"
 
 
@@ -29,7 +87,9 @@ def hostile(chance, tunes):
     if kind < 0.15:
         return "".join(chance.choices(string.printable + "|[]^_=,'é\0", k=chance.randrange(400)))
     if kind < 0.45:
-        return HEADER * (chance.random() < 0.8) + "".join(chance.choices(PIECES, k=chance.randrange(200)))
+        return HEADER * (chance.random() < 0.8) + "".join(
+            chance.choices(PIECES, k=chance.randrange(200))
+        )
     text = chance.choice(tunes)
     for _ in range(chance.choice((1, 1, 2, 5, 30))):
         at, to = sorted(chance.randrange(len(text) + 1) for _ in range(2))
@@ -37,11 +97,13 @@ def hostile(chance, tunes):
         if change < 0.3:
             text = text[:at] + chance.choice(PIECES) + text[at:]
         elif change < 0.6:
-            text = text[:at] + text[at + chance.choice((1, 2, 50)):]
+            text = text[:at] + text[at + chance.choice((1, 2, 50)) :]
         elif change < 0.8:
-            text = text[:at] + chr(chance.randrange(1, 0x250)) + text[at + 1:]
+            text = text[:at] + chr(chance.randrange(1, 0x250)) + text[at + 1 :]
         else:
-            text = text[:at] + text[at:to] + text[at:to] + text[to:] if to - at < 3000 else text[:to]
+            text = (
+                text[:at] + text[at:to] + text[at:to] + text[to:] if to - at < 3000 else text[:to]
+            )
     return text
 
 
@@ -77,9 +139,26 @@ def test_cutting_any_readable_text(n, tunes):
             read_abc(piece)
 
 
-@pytest.mark.parametrize("piece", [*PIECES, "[[", "(((", "C-", "[V:1]C|[V:2]", "C>", "{", '"', "[CE", "(3(3", "[K:G][M:3/4]", "a,,,,"])
+@pytest.mark.parametrize(
+    "piece",
+    [
+        *PIECES,
+        "[[",
+        "(((",
+        "C-",
+        "[V:1]C|[V:2]",
+        "C>",
+        "{",
+        '"',
+        "[CE",
+        "(3(3",
+        "[K:G][M:3/4]",
+        "a,,,,",
+    ],
+)
 def test_linear_time(piece):
     """Four times the text takes about four times as long."""
+
     def seconds(n):
         text = HEADER + piece * n
         best = 1e9
@@ -88,6 +167,7 @@ def test_linear_time(piece):
             check_abc(text)
             best = min(best, time.process_time() - began)
         return best
+
     n = 4000 // len(piece)
     small, large = seconds(n), seconds(4 * n)
     assert large < 9 * small + 0.02, (small, large)

@@ -1,4 +1,5 @@
-"""Downloads that break in every way: the exact bytes arrive, or one clear error; the corpus before stays valid."""
+"""Downloads that break in every way: the exact bytes arrive, or one clear error; the corpus before
+stays valid."""
 
 import gzip
 import hashlib
@@ -27,13 +28,23 @@ from loopback import (  # noqa: F401
 
 pytestmark = pytest.mark.faults
 QUICKLY = ("--retry-wait", "0.01", "--timeout", "1")
-BIG = {f"a{number % 7}/{number}.mid": midi(number) + random.Random(number).randbytes(400) for number in range(400)}
+BIG = {
+    f"a{number % 7}/{number}.mid": midi(number) + random.Random(number).randbytes(400)
+    for number in range(400)
+}
 
 
 def arrives(tmp_path, server, faults, flags=QUICKLY):
     """Downloads a 170 kB archive through `faults`: all of it arrives, byte for byte."""
     server.body, server.faults = tar_bytes(BIG), list(faults)
-    output = download(tmp_path, "--source", server.url, "--sha256", hashlib.sha256(server.body).hexdigest(), *flags)
+    output = download(
+        tmp_path,
+        "--source",
+        server.url,
+        "--sha256",
+        hashlib.sha256(server.body).hexdigest(),
+        *flags,
+    )
     assert corpus(tmp_path) == BIG
     assert (tmp_path / "data/downloads/music.tar.gz").read_bytes() == server.body
     return output
@@ -48,27 +59,57 @@ def test_resets_at_random_bytes(tmp_path, server, n):
     assert positions == sorted(positions)  # it went on, never back
 
 
-@pytest.mark.parametrize("faults", [
-    [stall_after(5000, 2)], [stall_after(0, 2)], [break_after(9), break_after(0)], [lie(Content_Length=10**6)],
-    [status(500)] * 3, [status(503, [("Retry-After", "1")])], [status(429, [("Retry-After", "0")])],
-    [status(408)], [break_after(5000), status(416)],
-    [break_after(5000), lie(Content_Range="bytes 7-9/10")], [break_after(5000), lie(ETag='"another"')],
-    [break_after(5000), lambda handler: setattr(handler, "start", lambda: 0)],
-    [lambda handler: handler.answer(head=2000, pause=0.02) or True],
-], ids=["stall", "silence", "short", "longer length", "500", "503 with Retry-After", "429", "408", "range refused",
-        "wrong range", "changed between ranges", "no range support", "trickle"])
+@pytest.mark.parametrize(
+    "faults",
+    [
+        [stall_after(5000, 2)],
+        [stall_after(0, 2)],
+        [break_after(9), break_after(0)],
+        [lie(Content_Length=10**6)],
+        [status(500)] * 3,
+        [status(503, [("Retry-After", "1")])],
+        [status(429, [("Retry-After", "0")])],
+        [status(408)],
+        [break_after(5000), status(416)],
+        [break_after(5000), lie(Content_Range="bytes 7-9/10")],
+        [break_after(5000), lie(ETag='"another"')],
+        [break_after(5000), lambda handler: setattr(handler, "start", lambda: 0)],
+        [lambda handler: handler.answer(head=2000, pause=0.02) or True],
+    ],
+    ids=[
+        "stall",
+        "silence",
+        "short",
+        "longer length",
+        "500",
+        "503 with Retry-After",
+        "429",
+        "408",
+        "range refused",
+        "wrong range",
+        "changed between ranges",
+        "no range support",
+        "trickle",
+    ],
+)
 def test_recovers(tmp_path, server, faults):
     arrives(tmp_path, server, faults)
 
 
 def test_no_validators_means_starting_again(tmp_path, server):
-    arrives(tmp_path, server, [lambda handler: handler.answer(head=5000, ETag=None) or True, lie(ETag=None)])
+    arrives(
+        tmp_path,
+        server,
+        [lambda handler: handler.answer(head=5000, ETag=None) or True, lie(ETag=None)],
+    )
     assert server.requests == [None, None]
 
 
 def test_a_killed_download_goes_on(tmp_path, server):
     server.body, server.faults = tar_bytes(BIG), [stall_after(60_000, 3)]
-    child = subprocess.Popen([sys.executable, HERE / "01_download.py", "--root", tmp_path, "--source", server.url])
+    child = subprocess.Popen(
+        [sys.executable, HERE / "01_download.py", "--root", tmp_path, "--source", server.url]
+    )
     part = tmp_path / "data/downloads/music.tar.gz.part"
     while not (part.exists() and part.stat().st_size >= 50_000):
         time.sleep(0.02)
@@ -81,42 +122,72 @@ def test_a_killed_download_goes_on(tmp_path, server):
 
 def test_redirects(tmp_path, server):
     path = server.url.rsplit("/", 1)[0]
-    arrives(tmp_path, server, [status(301, [("Location", "/b")]), status(302, [("Location", path + "/c")]),
-                               status(307, [("Location", "/d.tgz")])])
+    arrives(
+        tmp_path,
+        server,
+        [
+            status(301, [("Location", "/b")]),
+            status(302, [("Location", path + "/c")]),
+            status(307, [("Location", "/d.tgz")]),
+        ],
+    )
 
 
-@pytest.mark.parametrize("fault, words", [
-    (status(404), "404"), (status(403), "403"), (status(410), "410"), (status(204), "204"),
-    (status(302, [("Location", "file:///etc/passwd")]), ""), (lie(Content_Length=150), "damaged"),
-    (lie(Content_Length=900), "given up"),
-])
+@pytest.mark.parametrize(
+    "fault, words",
+    [
+        (status(404), "404"),
+        (status(403), "403"),
+        (status(410), "410"),
+        (status(204), "204"),
+        (status(302, [("Location", "file:///etc/passwd")]), ""),
+        (lie(Content_Length=150), "damaged"),
+        (lie(Content_Length=900), "given up"),
+    ],
+)
 def test_hopeless(tmp_path, server, fault, words):
     server.faults = [fault] * 50
     output = download(tmp_path, "--source", server.url, *QUICKLY, code=1)
-    assert words in output and "--source music21" in output and not (tmp_path / "data/raw_midi").exists()
+    assert (
+        words in output
+        and "--source music21" in output
+        and not (tmp_path / "data/raw_midi").exists()
+    )
     server.faults = []
     download(tmp_path, "--source", server.url, *QUICKLY)  # nothing of the failure stands in the way
 
 
-@pytest.mark.parametrize("fault", [status(302, [("Location", "/loop")]), status(503), break_after(0),
-                                   stall_after(3, 0.3)], ids=["redirect loop", "503", "closed", "stall"])
+@pytest.mark.parametrize(
+    "fault",
+    [status(302, [("Location", "/loop")]), status(503), break_after(0), stall_after(3, 0.3)],
+    ids=["redirect loop", "503", "closed", "stall"],
+)
 def test_faults_that_never_end_do(tmp_path, server, fault):
     server.faults = [fault] * 1000
-    output = download(tmp_path, "--source", server.url, "--retry-wait", "0.01", "--timeout", "0.2", code=1)
+    output = download(
+        tmp_path, "--source", server.url, "--retry-wait", "0.01", "--timeout", "0.2", code=1
+    )
     assert "--source music21" in output
 
 
 def test_garbage_in_place_of_http(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as listener:
+
         def serve():
             for _ in range(6):
                 connection = listener.accept()[0]
                 connection.recv(1000)
                 connection.sendall(b"220 mail.example ESMTP\r\n" + random.randbytes(200))
                 connection.close()
+
         threading.Thread(target=serve, daemon=True).start()
-        output = download(tmp_path, "--source", f"http://127.0.0.1:{listener.getsockname()[1]}/a.zip", *QUICKLY,
-                          code=1)
+        output = download(
+            tmp_path,
+            "--source",
+            f"http://127.0.0.1:{listener.getsockname()[1]}/a.zip",
+            *QUICKLY,
+            code=1,
+        )
     assert "given up" in output
 
 
@@ -133,9 +204,12 @@ def test_bomb(tmp_path, server):
 
 def test_disk_full_keeps_what_arrived(tmp_path, server):
     server.body = tar_bytes(BIG)
-    script = f"import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (60000, 60000)); sys.argv = " \
-             f"['01_download.py', '--root', {str(tmp_path)!r}, '--source', {server.url!r}]; " \
-             f"sys.path.insert(0, {str(HERE)!r}); runpy.run_path({str(HERE / '01_download.py')!r}, run_name='__main__')"
+    script = (
+        "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (60000, 60000));"
+        f" sys.argv = ['01_download.py', '--root', {str(tmp_path)!r}, '--source', {server.url!r}];"
+        f" sys.path.insert(0, {str(HERE)!r}); runpy.run_path({str(HERE / '01_download.py')!r},"
+        " run_name='__main__')"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 1 and "size limit" in done.stderr and "Traceback" not in done.stderr
     have = (tmp_path / "data/downloads/music.tar.gz.part").stat().st_size

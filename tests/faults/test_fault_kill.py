@@ -1,4 +1,5 @@
-"""Stages killed at random moments and run again: the outputs are those of an undisturbed run, byte for byte."""
+"""Stages killed at random moments and run again: the outputs are those of an undisturbed run, byte
+for byte."""
 
 import contextlib
 import importlib
@@ -23,8 +24,9 @@ FORK = multiprocessing.get_context("fork")
 
 
 class Forked:
-    """A script that runs in a fork of this process, where torch is loaded (that takes longer than the work of a tiny
-    model), and saves the state of training every 0.1 instead of 60 seconds. Otherwise like a subprocess.Popen."""
+    """A script that runs in a fork of this process, where torch is loaded (that takes longer than
+    the work of a tiny model), and saves the state of training every 0.1 instead of 60 seconds.
+    Otherwise like a subprocess.Popen."""
 
     def __init__(self, words):
         importlib.import_module("study.train.suite")
@@ -70,8 +72,15 @@ def start(name, root):
     words = command(name, root)
     if name in STAGES[3:]:
         return Forked(words)
-    return subprocess.Popen(words, env=SINGLE_THREAD, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-                            errors="replace", start_new_session=True)
+    return subprocess.Popen(
+        words,
+        env=SINGLE_THREAD,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
 
 
 def finish(child):
@@ -80,16 +89,20 @@ def finish(child):
 
 
 def before_any_line(pid):
-    """Python itself is starting: it takes SIGINT already (with a traceback), and nothing of the project is loaded."""
+    """Python itself is starting: it takes SIGINT already (with a traceback), and nothing of the
+    project is loaded."""
     caught = int(re.search(r"SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text())[1], 16)
     return caught >> signal.SIGINT - 1 & 1 and not caught >> signal.SIGTERM - 1 & 1
 
 
 def interrupted(name, root_for, how, n_times, same=outputs, longest=1.05):
-    """Ends `name` n_times at random moments of its work, each time in a fresh root or in the one that the last signal
-    left. `longest`: of the moments, as a share of an undisturbed run. Signals while the script is loading (one in ten)
-    or after it has ended do not count. SIGINT goes to all processes of the stage, as from a keyboard."""
-    chance, stage = random.Random(f"{name} {how} {n_times}"), importlib.import_module("study.stages.stage")
+    """Ends `name` n_times at random moments of its work, each time in a fresh root or in the one
+    that the last signal left. `longest`: of the moments, as a share of an undisturbed run. Signals
+    while the script is loading (one in ten) or after it has ended do not count. SIGINT goes to all
+    processes of the stage, as from a keyboard."""
+    chance, stage = random.Random(f"{name} {how} {n_times}"), importlib.import_module(
+        "study.stages.stage"
+    )
 
     def at_work(child, root):
         return (stage.read_json(stage.marker_path(root, name)) or {}).get("pid") == child.pid
@@ -130,7 +143,8 @@ def interrupted(name, root_for, how, n_times, same=outputs, longest=1.05):
         hits += hit and child.returncode != 0
         if child.returncode and how != signal.SIGKILL:
             assert "Traceback" not in error, error
-            assert child.returncode in (128 + how, -how), error  # -how: before the script could say anything
+            # -how: before the script could say anything
+            assert child.returncode in (128 + how, -how), error
         assert signals < 10 * n_times + 20
         fresh = False
         if chance.random() < 0.2 * longest or child.returncode == 0:
@@ -140,26 +154,36 @@ def interrupted(name, root_for, how, n_times, same=outputs, longest=1.05):
             root, fresh, roots = root_for(name), True, roots + 1
     finish(start(name, root))
     assert same(root) == expected
-    print(f"{name}: {hits} signals {how} at work, {signals - hits} before or after; {roots} roots finished; "
-          f"one undisturbed run {seconds:.1f} s and {loading:.1f} s of loading")
+    print(
+        f"{name}: {hits} signals {how} at work, {signals - hits} before or after; {roots} roots"
+        f" finished; one undisturbed run {seconds:.1f} s and {loading:.1f} s of loading"
+    )
 
 
 @pytest.mark.parametrize("name", STAGES[:3])
-@pytest.mark.parametrize("how, n_times", [
-    (signal.SIGKILL, 2), (signal.SIGTERM, 1), pytest.param(signal.SIGINT, 1, marks=pytest.mark.slow),
-    pytest.param(signal.SIGKILL, 30, marks=pytest.mark.slow),
-    pytest.param(signal.SIGTERM, 10, marks=pytest.mark.slow),
-    pytest.param(signal.SIGINT, 10, marks=pytest.mark.slow),
-])
+@pytest.mark.parametrize(
+    "how, n_times",
+    [
+        (signal.SIGKILL, 2),
+        (signal.SIGTERM, 1),
+        pytest.param(signal.SIGINT, 1, marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, 30, marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, 10, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, 10, marks=pytest.mark.slow),
+    ],
+)
 def test_data_stages(name, how, n_times, root_for):
     interrupted(name, root_for, how, n_times)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", STAGES[3:])
-@pytest.mark.parametrize("how, n_times", [(signal.SIGKILL, 30), (signal.SIGTERM, 10), (signal.SIGINT, 10)])
+@pytest.mark.parametrize(
+    "how, n_times", [(signal.SIGKILL, 30), (signal.SIGTERM, 10), (signal.SIGINT, 10)]
+)
 def test_model_stages(name, how, n_times, root_for):
-    """07 has the longest run and keeps every measurement: it is killed several times on its way to the end."""
+    """07 has the longest run and keeps every measurement: it is killed several times on its way to
+    the end."""
     interrupted(name, root_for, how, n_times, times_apart, 0.5 if name.startswith("07") else 1.05)
 
 
@@ -168,8 +192,12 @@ def test_the_next_stage_refuses_half_made_input(root_for):
     root = root_for("02_midi_to_abc")
     seconds = 0.2
     while True:
-        child = subprocess.Popen(command("01_download", root, "--force"), env=SINGLE_THREAD,
-                                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        child = subprocess.Popen(
+            command("01_download", root, "--force"),
+            env=SINGLE_THREAD,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         time.sleep(seconds)
         child.kill()
         if child.wait() == 0:

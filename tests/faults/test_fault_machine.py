@@ -1,4 +1,5 @@
-"""A machine that fails: full disk, read-only folder, little memory, a clock that jumps, two runs at once."""
+"""A machine that fails: full disk, read-only folder, little memory, a clock that jumps, two runs at
+once."""
 
 import ctypes
 import os
@@ -25,16 +26,25 @@ def limited(what, value):
 
 
 def without_override():
-    """Even root must keep to the permissions of files: CAP_DAC_OVERRIDE (1) leaves the bounding set."""
+    """Even root must keep to the permissions of files: CAP_DAC_OVERRIDE (1) leaves the bounding
+    set."""
     if os.geteuid() == 0 and ctypes.CDLL(None, use_errno=True).prctl(24, 1, 0, 0, 0):
         os._exit(99)
 
 
 @pytest.mark.parametrize("name", EVERY_STAGE)
-@pytest.mark.parametrize("limit", [2000, pytest.param(0, marks=pytest.mark.slow), pytest.param(700, marks=pytest.mark.slow),
-                                   pytest.param(20_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "limit",
+    [
+        2000,
+        pytest.param(0, marks=pytest.mark.slow),
+        pytest.param(700, marks=pytest.mark.slow),
+        pytest.param(20_000, marks=pytest.mark.slow),
+    ],
+)
 def test_disk_full(name, limit, root_for):
-    """No file may grow beyond `limit` bytes: first on an empty root, then on one that has the outputs already."""
+    """No file may grow beyond `limit` bytes: first on an empty root, then on one that has the
+    outputs already."""
     root = root_for(name)
     had = outputs(root)
     output = run_stage(name, root, code=None, **limited(resource.RLIMIT_FSIZE, limit))
@@ -51,14 +61,21 @@ def test_disk_full(name, limit, root_for):
     assert times_apart(root) == complete
 
 
-@pytest.mark.parametrize("name", [STAGES[0], *(pytest.param(name, marks=pytest.mark.slow) for name in STAGES[1:3])])
+@pytest.mark.parametrize(
+    "name", [STAGES[0], *(pytest.param(name, marks=pytest.mark.slow) for name in STAGES[1:3])]
+)
 def test_tmpfs_full(name, root_for, tmp_path):
     disk = tmp_path / "disk"
     disk.mkdir()
     root = root_for(name)
     used = sum(path.stat().st_size + 4096 for path in root.rglob("*"))
-    if os.geteuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={used + 60_000}", "tmpfs", disk],
-                                      stderr=subprocess.DEVNULL).returncode:
+    if (
+        os.geteuid()
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"size={used + 60_000}", "tmpfs", disk],
+            stderr=subprocess.DEVNULL,
+        ).returncode
+    ):
         pytest.skip("only root can mount a small disk")
     try:
         shutil.copytree(root, disk / "root")
@@ -91,13 +108,21 @@ def test_read_only_folder(name, root_for):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", STAGES)
 def test_little_memory(name, root_for):
-    """Address-space limits from hopeless to enough: the stage ends with a message or succeeds, and never hangs."""
+    """Address-space limits from hopeless to enough: the stage ends with a message or succeeds, and
+    never hangs."""
     root, ended = root_for(name), []
     run_stage(name, root)
     expected = times_apart(root)
     for mebibytes in (120, 300, 600, 1000):
-        done = subprocess.run(command(name, root, "--force"), capture_output=True, text=True, errors="replace",
-                              timeout=300, env=SINGLE_THREAD, **limited(resource.RLIMIT_AS, mebibytes << 20))
+        done = subprocess.run(
+            command(name, root, "--force"),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=300,
+            env=SINGLE_THREAD,
+            **limited(resource.RLIMIT_AS, mebibytes << 20),
+        )
         ended.append((mebibytes, done.returncode, done.stderr[-300:]))
         now = times_apart(root)
         assert {path: now.get(path) for path in expected} == expected, ended
@@ -108,11 +133,13 @@ def test_little_memory(name, root_for):
 
 
 def test_clock_goes_backwards(root_for, tmp_path):
-    """Time stamps from the future on every input, and time.time() that runs backwards: nothing is done twice,
-    nothing is refused, and the outputs are the same."""
+    """Time stamps from the future on every input, and time.time() that runs backwards: nothing is
+    done twice, nothing is refused, and the outputs are the same."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site/sitecustomize.py").write_text(
-        "import itertools, time\nbackwards = itertools.count()\ntime.time = lambda: 2e9 - 100 * next(backwards)\n")
+        "import itertools, time\nbackwards = itertools.count()\ntime.time = lambda: 2e9 - 100 *"
+        " next(backwards)\n"
+    )
     backwards = {**SINGLE_THREAD, "PYTHONPATH": str(tmp_path / "site")}
     straight, crooked = root_for("01_download"), root_for("01_download")
     for name in STAGES[:2]:
@@ -135,7 +162,9 @@ def test_two_runs_at_once(root_for, tmp_path, server):  # noqa: F811
     while not (root / "data/01_download.running.json").exists():
         time.sleep(0.02)
     second = subprocess.run(flags, capture_output=True, text=True)
-    assert second.returncode == 1 and f"process {first.pid}" in second.stderr and "->" in second.stderr
+    assert (
+        second.returncode == 1 and f"process {first.pid}" in second.stderr and "->" in second.stderr
+    )
     third = run_stage("02_midi_to_abc", root, code=1)
     assert "01_download" in third
     meanwhile.set()
@@ -143,9 +172,12 @@ def test_two_runs_at_once(root_for, tmp_path, server):  # noqa: F811
     assert "up to date" in subprocess.run(flags, capture_output=True, text=True).stdout
 
 
-@pytest.mark.parametrize("name", ["02_midi_to_abc", pytest.param("03_tokenize_split", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", ["02_midi_to_abc", pytest.param("03_tokenize_split", marks=pytest.mark.slow)]
+)
 def test_second_run_while_the_first_is_stopped(name, root_for):
-    """The first is frozen in the middle of its work (a laptop's lid): its lock holds; thawed, it completes."""
+    """The first is frozen in the middle of its work (a laptop's lid): its lock holds; thawed, it
+    completes."""
     root = root_for(name)
     first = subprocess.Popen(command(name, root), env=SINGLE_THREAD, stdout=subprocess.DEVNULL)
     try:

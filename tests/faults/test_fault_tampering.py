@@ -32,12 +32,15 @@ class Code:
 
 
 def forge(root, name):
-    """Makes the manifest of stage `name` fit files that were changed: a forger who knows the format."""
+    """Makes the manifest of stage `name` fit files that were changed: a forger who knows the
+    format."""
     path = stage.manifest_path(root, name)
     manifest = json.loads(path.read_text())
     for output, expected in manifest["outputs"].items():
         if "files" not in expected:
-            expected.update(bytes=(root / output).stat().st_size, sha256=stage.file_digest(root / output))
+            expected.update(
+                bytes=(root / output).stat().st_size, sha256=stage.file_digest(root / output)
+            )
     manifest["output_digest"] = stage.value_digest(manifest["outputs"])
     manifest["seal"] = stage._seal(manifest)
     path.write_text(json.dumps(manifest))
@@ -51,9 +54,12 @@ def canary(tmp_path):
 
 
 def refusal(name, root):
-    """What a stage says when it refuses its input; in this process, because loading torch takes seconds."""
+    """What a stage says when it refuses its input; in this process, because loading torch takes
+    seconds."""
     with pytest.raises(SystemExit) as stop:
-        importlib.import_module(name).main(["--root", str(root), "--quick", "--only", "tiny", "--device", "cpu"])
+        importlib.import_module(name).main(
+            ["--root", str(root), "--quick", "--only", "tiny", "--device", "cpu"]
+        )
     return str(stop.value.code)
 
 
@@ -105,9 +111,12 @@ def test_checkpoint_with_code(tmp_path, canary):
 
 @pytest.mark.slow
 def test_checkpoints(root_for, canary):
-    """Two checkpoints exchanged, one with code in its place, one of another tokenizer: 06 and 07 refuse."""
+    """Two checkpoints exchanged, one with code in its place, one of another tokenizer: 06 and 07
+    refuse."""
     root = root_for("06_fit_scaling")
-    one, other, aside = (root / f"checkpoints/{name}" for name in ("transformer_tiny.pt", "lstm_tiny.pt", "aside"))
+    one, other, aside = (
+        root / f"checkpoints/{name}" for name in ("transformer_tiny.pt", "lstm_tiny.pt", "aside")
+    )
     shutil.copy(one, aside)
     shutil.copy(other, one)
     shutil.copy(aside, other)
@@ -117,26 +126,35 @@ def test_checkpoints(root_for, canary):
     best = root / "checkpoints/best_model.pt"
     best.write_bytes(pickle.dumps(Code(canary)))
     before = outputs(root)
-    assert "best_model.pt" in run_stage("07_train_best_and_generate", root, "--skip-training", code=1)
-    assert "best_model.pt" in run_stage("07_train_best_and_generate", root, "--num-samples", 1, code=1)
+    assert "best_model.pt" in run_stage(
+        "07_train_best_and_generate", root, "--skip-training", code=1
+    )
+    assert "best_model.pt" in run_stage(
+        "07_train_best_and_generate", root, "--num-samples", 1, code=1
+    )
     assert outputs(root) == before
     shutil.copy(root / "checkpoints/lstm_tiny.pt", best)
     run_stage("07_train_best_and_generate", root)  # makes it anew
 
 
 def edits(manifest, chance):
-    """A manifest after one random edit by hand: an entry gone, of another type, or with another value."""
+    """A manifest after one random edit by hand: an entry gone, of another type, or with another
+    value."""
     changed = copy.deepcopy(manifest)
     place = changed
     while True:
-        key = chance.choice(list(place)) if isinstance(place, dict) else chance.randrange(len(place))
+        key = (
+            chance.choice(list(place)) if isinstance(place, dict) else chance.randrange(len(place))
+        )
         if isinstance(place[key], (dict, list)) and place[key] and chance.random() < 0.6:
             place = place[key]
             continue
         if chance.random() < 0.3 and isinstance(place, dict):
             del place[key]
         else:
-            place[key] = chance.choice([None, 0, -1, 1e9, "", "x", "../../etc/passwd", [], {}, [1], {"a": 1}, True])
+            place[key] = chance.choice(
+                [None, 0, -1, 1e9, "", "x", "../../etc/passwd", [], {}, [1], {"a": 1}, True]
+            )
         return changed
 
 
@@ -158,7 +176,16 @@ def test_edited_manifests_never_surprise(root_for, n):
         data[chance.randrange(len(data))] = chance.randrange(256)
         path.write_bytes(data)
         assert stage.input_problems(root, "02_midi_to_abc") or stage.read_json(path) == original
-    for garbage in (b"", b"null", b"[]", b"{}", b"\xff\xfe", b"[" * 100_000, b'{"output_digest": 1}', b"1e999"):
+    for garbage in (
+        b"",
+        b"null",
+        b"[]",
+        b"{}",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"output_digest": 1}',
+        b"1e999",
+    ):
         path.write_bytes(garbage)
         assert stage.input_problems(root, "02_midi_to_abc")
     path.write_text(text)
