@@ -9,7 +9,7 @@ Writes: checkpoints/best_model.{pt,json,curve.jsonl}, best_choice.json (why this
         .png, _roll.svg, _roll.png, metadata.json, repaired/sample_*.abc (only where a sample had to
         be cut to be readable) part4_outputs/evaluation/ (samples and measurements, each kept under
         a key: an interrupted run goes on after the last, and an edit re-makes what it changes)
-        part4_outputs/figures/{sampler,ladder,skills,cost_of_control,repetition,counting,best_by_position}.{png,svg},
+        part4_outputs/figures/{sampler,ladder,skills,cost_of_control,repetition,best_by_position}.{png,svg},
         RESULTS.json, report.html, music.csv, differences.csv, loss_by_position.csv
 Run:    python 07_train_best_and_generate.py [--quick] [--minutes 5 | --best xl:10]
     [--skip-training]
@@ -451,7 +451,6 @@ def draw_figures(root, content):
             evaluate_figures.draw_skills,
             evaluate_figures.draw_cost_of_control,
             evaluate_figures.draw_repetition,
-            evaluate_figures.draw_counting,
         ):
             names += draw(folder, content["skills"])
     names += evaluate_figures.draw_looking_back(folder, new_bars.rows_of(root))

@@ -15,13 +15,12 @@ import numpy as np
 
 from music.samples import as_sample, mean_of_known
 from music.tunebook import body_start
-from music.windows import window_hashes
+from music.windows import build_lookup, look_up, window_hashes
 
 COPY_CHARS = 32  # shorter runs are shared by any two tunes
 # places in the training text remembered for one window; the rest are boilerplate such as rests
 SEEDS = 32
 CHUNK_CHARS = 4_000_000  # of training text hashed at a time: 130 MB of work memory
-INDEX_CHARS = 32_000_000  # largest training text with an index of its windows: 16 bytes a character
 MAX_PAIRS = 2000  # pairs of samples compared for diversity, drawn at random from more
 
 
@@ -83,19 +82,11 @@ class Novelty:
     A run of 32 characters that also stands in the training text counts as copied, wherever it
     stands there. Compare with the same figures of held-out tunes: real music repeats others'
     phrases too.
-
-    index_chars: training texts up to this length get an index (faster); longer ones are read in
-    chunks of chunk_chars for every question (less memory). The figures are the same.
     """
 
-    def __init__(self, train_text, index_chars=INDEX_CHARS, chunk_chars=CHUNK_CHARS):
-        self.train, self.chunk_chars = character_codes(train_text), chunk_chars
+    def __init__(self, train_text):
+        self.train = character_codes(train_text)
         self.sequences = np.unique(_hashes_of(four_bar_sequences(train_text)))
-        self.index = None  # (hashes of the windows, sorted; their places)
-        if len(self.train) <= index_chars:
-            hashes = window_hashes(self.train, COPY_CHARS)
-            order = np.argsort(hashes, kind="stable")
-            self.index = hashes[order], order
 
     def measure(self, samples):
         """Figures of every sample and of the set, on the generated music text (header and prompt
@@ -149,7 +140,7 @@ class Novelty:
         if not len(hashes):
             return longest, covered
         wanted = np.unique(hashes)
-        which, places = self._indexed(wanted) if self.index else self._scanned(wanted)
+        which, places = self._places(wanted)
         seen = np.bincount(which, minlength=len(wanted))
         window_of = np.searchsorted(wanted, hashes)
         exists = seen[window_of] > 0
@@ -165,35 +156,24 @@ class Novelty:
             longest[sample] = max(longest[sample], length)
         return longest, covered
 
-    def _indexed(self, wanted):
-        """(numbers of wanted hashes, places in the training text), up to SEEDS places each, by the
-        index."""
-        hashes, order = self.index
-        first, n_places = _count_in(hashes, wanted)
-        n_places = np.minimum(n_places, SEEDS)
-        return np.repeat(np.arange(len(wanted)), n_places), order[_ranges(first, n_places)]
-
-    def _scanned(self, wanted):
-        """The same by one pass over a training text that is too large for an index."""
-        # turns most windows of the training text away by one look-up
-        table = np.zeros(1 << 20, bool)
-        table[(wanted >> np.uint64(44)).astype(np.int64)] = True
-        places, which, seen = [], [], np.zeros(len(wanted), np.int64)
-        for at in range(0, len(self.train), self.chunk_chars):
-            hashes = window_hashes(
-                self.train[at : at + self.chunk_chars + COPY_CHARS - 1], COPY_CHARS
-            )
-            candidates = np.flatnonzero(table[(hashes >> np.uint64(44)).astype(np.int64)])
-            index = np.minimum(np.searchsorted(wanted, hashes[candidates]), len(wanted) - 1)
-            hit = wanted[index] == hashes[candidates]
-            candidates, index = candidates[hit], index[hit]
-            order = np.argsort(index, kind="stable")
-            index, candidates = index[order], candidates[order]
-            keep = np.arange(len(index)) - np.searchsorted(index, index) + seen[index] < SEEDS
-            np.add.at(seen, index, 1)
-            places.append(candidates[keep] + at)
-            which.append(index[keep])
-        return np.concatenate(which), np.concatenate(places)
+    def _places(self, wanted):
+        """(numbers of wanted hashes, places in the training text), at most SEEDS places each, by
+        one pass over the text. wanted: sorted, each once."""
+        lookup = build_lookup(wanted)
+        numbers, places, n_seen = [], [], np.zeros(len(wanted), np.int64)
+        for start in range(0, len(self.train), CHUNK_CHARS):
+            chunk = self.train[start : start + CHUNK_CHARS + COPY_CHARS - 1]
+            place, number = look_up(lookup, window_hashes(chunk, COPY_CHARS))
+            order = np.lexsort((place, number))
+            place, number = place[order], number[order]
+            rank = np.arange(len(number)) - np.searchsorted(number, number)
+            keep = n_seen[number] + rank < SEEDS
+            n_seen += np.bincount(number, minlength=len(wanted))
+            numbers.append(number[keep])
+            places.append(place[keep] + start)
+        if not numbers:
+            return np.empty(0, np.int64), np.empty(0, np.int64)
+        return np.concatenate(numbers), np.concatenate(places)
 
     def _longest_runs(self, joined, here, window_of, which, there):
         """[(place in the samples, length)] of the copied runs: pairs of equal windows on one

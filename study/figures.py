@@ -103,12 +103,6 @@ FIGURES = {
         " and the share of its text that is copied from the training text. A skill below 1 % in"
         " every model has no panel."
     ),
-    "counting": (
-        "Who counts bars. Left: bars of the right length in unprompted samples, against validation"
-        " loss. Middle: how well a linear probe reads the quarter notes that are left in the bar"
-        " off each layer, on held-out tunes, from the embedding to the last layer (thick: largest"
-        " size). Right: the best layer of each model. Dashed: what the newest eight characters say."
-    ),
     "repetition": (
         "When does a model learn to repeat? Bits per character of validation bars that come back"
         " exactly in their voice: dashed at their first occurrence, solid at the second. Star: the"

@@ -6,6 +6,7 @@ import random
 
 import pytest
 
+from music import novelty
 from music.floors import floors, ngram_samples
 from music.novelty import Novelty, diversity, four_bar_sequences, run_in_words
 from music.validity import rate_samples
@@ -25,10 +26,11 @@ def letters(seed, n):
     return "".join(draw.choice("ABCDEFGabcdefg234/|z") for _ in range(n))
 
 
-@pytest.mark.parametrize("indexed", [True, False])
-def test_a_planted_copy_is_found_exactly(indexed):
+@pytest.mark.parametrize("chunk_chars", [1000, 4_000_000])
+def test_a_planted_copy_is_found_exactly(chunk_chars, monkeypatch):
+    monkeypatch.setattr(novelty, "CHUNK_CHARS", chunk_chars)
     train = letters(0, 20_000)
-    copied = Novelty(train) if indexed else Novelty(train, index_chars=0, chunk_chars=1000)
+    copied = Novelty(train)
     for length, at in ((77, 5000), (32, 0), (500, 19_500), (900, 960)):
         text = (
             "K:C\n" + "~" + letters(1, 300) + "~" + train[at : at + length] + "~" + letters(2, 200)

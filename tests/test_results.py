@@ -149,7 +149,6 @@ def parts(best=1.0, run=1.2, ngram=1.5, ppmd=2.0, rate=0.5, floor=0.0):
                 "unigram": {"label": "unigram", "bits_per_char": 4.0},
                 "ngram": {"label": "5-gram", "bits_per_char": ngram},
                 "ppmd": {"label": "PPMd", "bits_per_char": ppmd},
-                "ppmd_per_tune": {"label": "apart", "bits_per_char": 0.1},
                 "missing": None,
             }
             for split in ("val", "test")
@@ -432,7 +431,7 @@ def make_root(root):
                 [np.concatenate([[BEGIN], tokenizer.encode(tune), [END]]) for tune in tunes]
             ).astype(tokenizer.dtype),
         )
-    names = {"uniform": 5.0, "unigram": 4.0, "xz": 2.5, "bz2": 2.5, "ngram": 2.2}
+    names = {"uniform": 5.0, "unigram": 4.0, "xz": 2.5, "ngram": 2.2}
     (data / "baselines.json").write_text(
         json.dumps(
             {

@@ -11,8 +11,8 @@ and a sample drawn anew that says the same is not measured again.
 Sets below evaluation/drawn/: unprompted (temperature 1), chosen (the sampler of the sweep), right
 (temperature 1, wrong bars drawn again), header and bars (prompted with held-out tunes), sweep, ten
 (those to look at), and one for each model of the suite. Measurements: test, tunes, sweep, floors,
-and rates/, music/, copying/, diversity/, skills/, control/ with a file for each set, repeats/ and
-bar_left/ with one for each model.
+and rates/, music/, copying/, diversity/, skills/, control/ with a file for each set, and repeats/
+with one for each model.
 """
 
 import csv
@@ -38,7 +38,6 @@ from music.validity import rate_samples, share, standard_error
 from study.evaluate import measurements, new_bars
 from study.evaluate.induction import repeats
 from study.evaluate.measurements import Digested
-from study.evaluate.probe import bar_left
 from study.evaluate.sampling import MODEL_ITSELF, Request, generate, truncation, unprompted
 from study.train import loop as training
 from study.train.checkpoints import load_checkpoint
@@ -47,7 +46,6 @@ from study.train.checkpoints import load_checkpoint
 PROMPT_BARS = 4
 # sets of tunes drawn for an interval: its ends move by 2 % of its width from seed to seed
 BOOTSTRAP = 2000
-PROBED_TUNES = 24  # of either split, one window of each: 2,200 notes; 0.4 to 5 s a model
 SUITE_RESAMPLES = 20  # for the distances of a model of the suite, of which only the mean is given
 
 
@@ -362,7 +360,7 @@ def copying_of_each(samples, train):
     return _novelty(train.content).measure(samples)["samples"]
 
 
-@functools.lru_cache(maxsize=1)  # its index takes 16 bytes a character of the training text
+@functools.lru_cache(maxsize=1)
 def _novelty(train_text):
     return Novelty(train_text)
 
@@ -572,8 +570,8 @@ def evaluate_best(evaluation, settings, limits):
 
 def evaluate_suite(evaluation, names):
     """Skills, control, music and copying of the suite's models, from a small set of unprompted
-    samples of each, beside real tunes under the same limit of length ("real_cut"); what each gains
-    from having heard a bar, and what its layers know of the bar."""
+    samples of each, beside real tunes under the same limit of length ("real_cut"); and what each
+    saves on repeated bars."""
     budget, seed, train, kept = (
         evaluation.budget,
         evaluation.seed,
@@ -585,10 +583,6 @@ def evaluate_suite(evaluation, names):
     kept("control/real_cut", control, real)
     kept("copying/real_cut", copying, real, train)
     kept("skills/floors", floor_skills, train, budget["n_skills"], seed, budget["skills_chars"])
-    probed = [
-        [tune["text"] for tune in tunes[:PROBED_TUNES]]
-        for tunes in (evaluation.val_tunes, evaluation.test_tunes)
-    ]
     requests = unprompted(
         budget["n_skills"], seed + evaluation.first_seeds["skills"], budget["skills_chars"]
     )
@@ -598,7 +592,6 @@ def evaluate_suite(evaluation, names):
         )
         samples = judged(evaluation.drawn(name, player, requests))
         kept(f"skills/{name}", skills, samples)
-        kept(f"bar_left/{name}", bar_left, player, *probed, code=player.classes)
         kept(f"control/{name}", control, samples)
         kept(f"repeats/{name}", repeats, player, evaluation.val_tokens, code=player.classes)
         kept(f"music/{name}", compare_sets, samples, real, seed, SUITE_RESAMPLES)

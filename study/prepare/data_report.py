@@ -7,7 +7,6 @@ training text. Counting goes once through the training characters, in blocks, an
 windows only (see baselines.py, also for what a *file of characters* is).
 """
 
-import os
 from collections import Counter
 
 from study.stages.stage import progress, worker_pool
@@ -16,12 +15,10 @@ import numpy as np
 
 from common import BEGIN, END
 from music.windows import build_lookup, look_up, window_hashes
-from study.prepare import baselines, groups
+from study.prepare import baselines
 
 WINDOW = 32  # characters; shorter ones are shared by all music, longer ones only by copies
 N_WORST = 10  # tunes with the largest overlap that stats.json names
-MELODY_SHARE = 0.25  # of a melody: more in common with one tune of train is worth a name
-MELODIES = 2000  # of train at once, against all that are held out: 24 MB for 3,000 of them
 
 
 # ---------------------------------------------------------------- distributions
@@ -191,70 +188,6 @@ def overlap_statistics(arrays, split, rows, parts):
     }
 
 
-def melody_overlap(spool, parts, tunes):
-    """{split: what its tunes share of their melody with single tunes of train}, for val and test.
-
-    A melody is what groups.py takes for one: the runs of SHINGLE intervals of the top voice.
-    {"tunes": those with enough of it, "over_a_quarter": how many share more than MELODY_SHARE with
-    one tune of train, "worst": by name}.
-    spool: where `reading.read_all` left the melodies; tunes: those that stay.
-    """
-    from scipy.sparse import csr_array  # here, as in groups.py
-
-    split_of = {
-        sequence["origin"]: split for split, sequences in parts.items() for sequence in sequences
-    }
-    tunes = [
-        tune
-        for tune in tunes
-        if tune["n_melody"] >= groups.MIN_SHINGLES and tune["origin"] in split_of
-    ]
-    asked = [tune for tune in tunes if split_of[tune["origin"]] != "train"]
-    train = [tune for tune in tunes if split_of[tune["origin"]] == "train"]
-    if not asked:
-        return {split: {"tunes": 0, "over_a_quarter": 0, "worst": []} for split in ("val", "test")}
-    lookup = build_lookup(np.concatenate([_melody(spool, tune) for tune in asked]))
-
-    def known_runs(part):
-        """Which of the asked runs each tune has, (tunes, runs) of 0 and 1."""
-        place, run = look_up(lookup, np.concatenate([_melody(spool, tune) for tune in part]))
-        owner = np.searchsorted(np.cumsum([tune["n_melody"] for tune in part]), place, side="right")
-        return csr_array(
-            (np.ones(len(run), np.int32), (owner, run)), shape=(len(part), len(lookup[0]))
-        )
-
-    own, best = known_runs(asked), [(0, None)] * len(asked)
-    for start in range(0, len(train), MELODIES):
-        part = train[start : start + MELODIES]
-        shared = (own @ known_runs(part).T).toarray()
-        best = [
-            max(
-                row,
-                (int(counts.max()), part[int(counts.argmax())]["origin"]),
-                key=lambda pair: pair[0],
-            )
-            for row, counts in zip(best, shared)
-        ]
-    rows = sorted(
-        (
-            {"tune": tune["origin"], "share": count / tune["n_melody"], "nearest_in_train": nearest}
-            for tune, (count, nearest) in zip(asked, best)
-        ),
-        key=lambda row: (-row["share"], row["tune"]),
-    )
-    result = {}
-    for split in ("val", "test"):
-        here = [row for row in rows if split_of[row["tune"]] == split]
-        over = [row for row in here if row["share"] > MELODY_SHARE]
-        result[split] = {"tunes": len(here), "over_a_quarter": len(over), "worst": over[:N_WORST]}
-    return result
-
-
-def _melody(spool, tune):
-    at, n = tune["melody"]
-    return np.frombuffer(os.pread(spool.fileno(), 8 * n, at), np.uint64)
-
-
 # ---------------------------------------------------------------- all of it
 
 
@@ -269,18 +202,16 @@ def measure(job):
 
 
 def measure_all(texts, arrays, vocab_size, workers):
-    """{what: result} of the baselines, `orders` for all n-grams, and of `overlap`.
+    """{what: result} of the baselines and of `overlap`.
 
     texts: folder of the texts; arrays: folder of the files of characters; vocab_size: of those.
     """
-    jobs, ngrams = baselines.jobs(texts, arrays, vocab_size)
-    jobs.append(("overlap", texts, arrays, vocab_size))
-    n_val = int((np.load(arrays / "val_tokens.npy", mmap_mode="r") != BEGIN).sum())
+    jobs = [
+        *baselines.jobs(texts, arrays, vocab_size),
+        ("overlap", texts, arrays, vocab_size),
+    ]
     with worker_pool(workers, len(jobs)) as pool:
-        others = pool.map(measure, jobs)  # these begin first, and are waited for last
-        terms = progress(pool.map(measure, ngrams), len(ngrams), "baselines", "n-gram")
-        orders = baselines.ngram_bits((answer for _, answer in terms), n_val, vocab_size - 1)
-        return {"orders": orders, **dict(others)}
+        return dict(progress(pool.map(measure, jobs), len(jobs), "baselines", "baseline"))
 
 
 def statistics(tunes, kept, report, parts, counts, n_notes, n_tokens, tokenizer, overlap):

@@ -9,8 +9,6 @@ A *tune* is a dict of built-in values:
         it has one
     signature, n_shingles    fingerprint of its melodies (groups.py); melody_signature, n_melody: of
         the top voice's
-    melody      hashes of the top voice's runs of intervals; after `read_all` (place, number) in the
-        spool
     chars, compressed        characters of its training text; zlib's bytes by those of the text
     is_abc      whether it looks like ABC at all; key, meter, tempo, n_notes, n_bars, n_voices,
         quarters, rest_share:
@@ -128,17 +126,17 @@ def read_tune(origin, name, text, max_chars, min_chars, compare=True):
     row["n_notes"] = sum(len(onsets) for onsets, _, _ in voices) if is_abc else None
     return {
         **row,
-        **(_fingerprints(voices) if compare else {"melody": np.empty(0, np.uint64), "n_melody": 0}),
+        **(_fingerprints(voices) if compare else {"n_melody": 0}),
     }
 
 
 def _fingerprints(voices):
     hashes = groups.shingles(voices)
     row = {"n_shingles": len(hashes), "signature": groups.signature(hashes)}
-    row.update(melody=hashes, n_melody=len(hashes), melody_signature=row["signature"])
+    row.update(n_melody=len(hashes), melody_signature=row["signature"])
     if len(voices) > 1:
         top = groups.shingles([groups.top_voice(voices)])
-        row.update(melody=top, n_melody=len(top), melody_signature=groups.signature(top))
+        row.update(n_melody=len(top), melody_signature=groups.signature(top))
     return row
 
 
@@ -233,9 +231,7 @@ def read_all(reader, jobs, workers, spool, **limits):
                 encoded = text.encode("utf-8", "replace")
                 places.append((first_bar, spool.tell(), len(encoded), len(text)))
                 spool.write(encoded)
-            melody = spool.tell(), len(tune["melody"])
-            spool.write(tune["melody"].tobytes())
-            tunes.append({**tune, "pieces": places, "melody": melody})
+            tunes.append({**tune, "pieces": places})
     spool.flush()
     return tunes
 

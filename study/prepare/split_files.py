@@ -5,7 +5,6 @@ place and bytes.
 """
 
 import contextlib
-import itertools
 import os
 import re
 import tempfile
@@ -94,22 +93,6 @@ def write_tokens(folder, split, sequences, spool, tokenizer):
             _write_head(file, tokenizer.dtype, offset) == head_bytes
         ), "the head of a numpy file has no fixed size"
     return offset
-
-
-def tune_texts(folder, split):
-    """(text in UTF-8, characters and ENDs) of every tune of a split, from <split>.txt and
-    <split>_sequences.tsv; what stands between the sequences of a tune stays."""
-    text, at = (folder / f"{split}.txt").read_bytes().decode(), 0
-    rows = [
-        dict(zip(COLUMNS, line.split("\t")))
-        for line in (
-            (folder / f"{split}_sequences.tsv").read_text(encoding="utf-8").split("\n")[1:-1]
-        )
-    ]
-    for _, pieces in itertools.groupby(rows, key=lambda row: row["origin"]):
-        sizes = [int(piece["characters"]) + 1 for piece in pieces]
-        yield text[at : at + sum(sizes) - 1].encode(), sum(sizes)
-        at += sum(sizes)
 
 
 def _write_head(file, dtype, n):

@@ -73,7 +73,6 @@ PLACES = {
     "sampler": "validity",
     "cost_of_control": "validity",
     "skills": "skills",
-    "counting": "skills",
     "repetition": "skills",
     "looking_back": "skills",
     "best_by_position": "inside",

@@ -465,8 +465,8 @@ def describe_music(root):
 
 def describe_skills(root, runs):
     """Skills of the suite's models from small sets of free samples, between those of real music and
-    of n-grams under the same limit of length, and what their layers know of the bar
-    (`probe.bar_left`); None without any."""
+    of n-grams under the same limit of length; None without any.
+    """
     real, copied_by_real = read(root, "skills/real_cut"), read(root, "copying/real_cut") or {}
     models, max_chars = {}, None
     for row in suite_runs(runs):
@@ -482,7 +482,6 @@ def describe_skills(root, runs):
                 "control": read(root, f"control/{name}"),
                 "repeats": read(root, f"repeats/{name}"),
                 "copied_share": copied.get("copied_share"),
-                "bar_left": read(root, f"bar_left/{name}"),
             }
     if not models:
         return None
@@ -635,15 +634,11 @@ def is_ngram(name):
 
 
 def strongest_baseline(baselines, split):
-    """(name, bits per character) of the baseline of a split that needs fewest, or (None, None).
-    Variants that begin
-    anew with every tune are no marks: a model reads the split through."""
+    """(name, bits per character) of the baseline of a split that needs fewest, or (None, None)."""
     rows = [
         (row["bits_per_char"], row.get("label") or name)
         for name, row in (baselines.get(split) or {}).items()
-        if isinstance(row, dict)
-        and row.get("bits_per_char") is not None
-        and not name.endswith("_per_tune")
+        if isinstance(row, dict) and row.get("bits_per_char") is not None
     ]
     return min(rows)[::-1] if rows else (None, None)
 
@@ -861,7 +856,7 @@ PROMISED = (
     *(
         f"baselines.{split}.{name}.bits_per_char"
         for split in ("val", "test")
-        for name in ("uniform", "unigram", "xz", "bz2")
+        for name in ("uniform", "unigram", "xz")
     ),
     "best.params_total",
     "best.epochs",
