@@ -51,7 +51,7 @@ SMALL = {
         )
     ],
     "study/train/ladder": [(r"for d in \(8, 10, [\d, ]+\)", "for d in (8, 12)")],
-    "study/prepare/baselines": [(r"^MAX_ORDER = \d+", "MAX_ORDER = 2")],
+    "study/prepare/baselines": [(r"^NGRAM_ORDER = \d+", "NGRAM_ORDER = 2")],
     "06_fit_scaling": [(r"^N_RESAMPLES = \d+", "N_RESAMPLES = 50")],
     "07_train_best_and_generate": [
         (r'^SIZE, EPOCHS = "xl", 10', 'SIZE, EPOCHS = "small", 2'),

@@ -121,7 +121,6 @@ def run_stage(root, *flags, quickly=True):
         changes.enter_context(contextlib.redirect_stdout(out))
         if quickly:
             changes.enter_context(mock.patch.object(stage03, "draw_data", draw_nothing))
-            changes.enter_context(mock.patch.object(baselines, "MAX_ORDER", 2))
         try:
             stage03.main(["--root", str(root), *map(str, flags)])
         except SystemExit as stop:
