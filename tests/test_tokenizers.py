@@ -4,7 +4,6 @@ keep their bars."""
 import importlib
 import importlib.util
 import json
-import math
 import pickle
 import random
 import sys
@@ -16,7 +15,6 @@ import torch
 from torch import nn
 
 import common
-from benchmarks import bench_alphabets, bench_families
 from common import (
     BEGIN,
     END,
@@ -385,105 +383,3 @@ def test_the_attention_map_has_a_row_a_token(tokenizers):
     best = attention_map(model_of(tokenizers["note"]), tokenizers["note"], text)
     assert text.startswith("".join(best.tokens)) and "[M:3/4]" in best.tokens + ["[M:3/4]"]
     assert best.weights.shape == (len(best.tokens) + 1,) * 2 and max(map(len, best.tokens)) > 2
-
-
-# ---------------------------------------------------------------- the benchmark
-
-
-def test_differences_are_paired_by_seed_and_read_at_equal_seconds():
-    def row(alphabet, seed, epochs, seconds, loss):
-        return {
-            "family": "lstm",
-            "size": "tiny",
-            "train_chars": 1000,
-            "alphabet": alphabet,
-            "seed": seed,
-            "epochs": epochs,
-            "seconds": seconds,
-            "val_nats_per_char": loss,
-            "params_total": 1,
-        }
-
-    rows = [
-        row("char", 1, 1, 20, 1.0),
-        row("char", 2, 1, 20, 1.2),
-        row("note", 1, 1, 10, 1.1),
-        row("note", 2, 1, 10, 1.3),
-        row("note", 1, 2, 40, 0.9),
-        row("note", 3, 1, 10, 9.0),
-    ]
-    by_char, note, twice = bench_alphabets.compare(rows)
-    assert (by_char["alphabet"], by_char["equal_text"]) == ("char", [])
-    assert note["equal_text"] == pytest.approx([0.1, 0.1]) and note[
-        "equal_seconds"
-    ] == pytest.approx([0.0])
-    assert (twice["epochs"], twice["equal_text"], twice["equal_seconds"]) == (2, [], [])
-    mean, half = bench_alphabets.mean_interval([0.1, 0.3])
-    assert mean == pytest.approx(0.2) and half == pytest.approx(
-        12.706 * math.sqrt(0.02) / math.sqrt(2), rel=1e-3
-    )
-    assert bench_alphabets.mean_interval([0.1])[1] is None
-
-
-def test_a_step_is_timed_once_and_tables_say_what_was_compared(tmp_path, monkeypatch):
-    asked = []
-    monkeypatch.setattr(
-        bench_alphabets,
-        "step_times",
-        lambda configs, rounds: asked.append(list(configs))
-        or {name: (1.0, 0.5, 7) for name in configs},
-    )
-    record = {"family": "lstm", "size": "tiny", "batch_windows": 2, "config": {}}
-    for alphabets in (["char"], ["char", "note"]):
-        times = bench_alphabets.seconds_a_step(tmp_path, [(name, record) for name in alphabets])
-    assert (
-        asked == [["char lstm tiny 2"], ["note lstm tiny 2"]] and times["note lstm tiny 2"] == 1.5
-    )
-
-    rows = [
-        {
-            "family": "lstm",
-            "size": "tiny",
-            "train_chars": 1000,
-            "alphabet": name,
-            "seed": seed,
-            "epochs": 1,
-            "seconds": 9.0,
-            "val_nats_per_char": loss + seed / 10,
-            "test_nats_per_char": 2.0,
-            "params_total": 1,
-        }
-        for name, loss in (("char", 1.0), ("note", 1.25))
-        for seed in (1, 2)
-    ]
-    rated = {"free": {"rate": 0.25}, "right": {"rate": 1.0}, "draws": 2.0}
-    text, _, validity = (
-        "\n".join(
-            bench_alphabets.tables(
-                bench_alphabets.compare(rows), {("note", "lstm", "tiny", 1): rated}
-            )
-        )
-        .strip()
-        .split("\n\n")
-    )
-    assert "| LSTM tiny | 1,000 x 1 | 1.150, 2.000 | 9 | +0.250 ± 0.000 |" in text
-    assert "| LSTM tiny | 1 | – | 25 %, 100 % (2.0) |" in validity
-
-
-def test_steps_of_several_models_are_timed_by_turns():
-    config = {
-        "family": "lstm",
-        "vocab_size": 20,
-        "block_size": 512,
-        "n_layer": 1,
-        "d_embedding": 8,
-        "d_hidden": 8,
-        "dropout": 0.0,
-    }
-    (times,) = bench_families.step_times({"a": (config, 1)}, rounds=1).values()
-    gradient, optimizer, n_parameters = times
-    assert (
-        gradient > 0
-        and optimizer > 0
-        and n_parameters == build_model(config).count_parameters()["total"]
-    )
