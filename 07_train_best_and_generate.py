@@ -60,7 +60,7 @@ from music.continuation import last_bars, read_source
 from music.midi_to_abc import MAX_VOICES
 from music.right_bars import RightBars
 from music.validity import level_in_words
-from study.evaluate import evaluation, measurements, new_bars
+from study.evaluate import evaluation, measurements, models, new_bars
 from study.evaluate import figures as evaluate_figures
 from study.evaluate import samples as generated
 from study.evaluate.sampling import MODEL_ITSELF, Request, describe_sampler, generate
@@ -520,7 +520,7 @@ def play(root, args):
     name = args.model or BEST
     check_model(root, args, name)
     try:
-        player = evaluation.load_player(
+        loaded = models.load_model(
             root, name, load_tokenizer(tokenizer_path(root, name)), pick_device(args.device)
         )
     except ValueError as error:
@@ -531,8 +531,8 @@ def play(root, args):
         for key in MODEL_ITSELF
     }
     if args.source:
-        return go_on(root, args, player, sampler)
-    if args.style and UNKNOWN in player.tokenizer.encode("R:"):
+        return go_on(root, args, loaded, sampler)
+    if args.style and UNKNOWN in loaded.tokenizer.encode("R:"):
         fail(
             ME,
             f"--style {args.style}: {name} was not told of styles",
@@ -554,7 +554,7 @@ def play(root, args):
     ]
     try:
         samples = generate(
-            player.model, player.tokenizer, requests, player.device, right_bars=RightBars
+            loaded.model, loaded.tokenizer, requests, loaded.device, right_bars=RightBars
         )
     except ValueError as error:
         fail(
@@ -592,7 +592,7 @@ def show_played(root, rows, sampler):
     print(f"look at, and listen to: {os.path.relpath(page)}")
 
 
-def go_on(root, args, player, sampler):
+def go_on(root, args, loaded, sampler):
     """Goes on from the last bars of a user's MIDI or ABC file, with right bars."""
     music = (read_json(root / "data/stats.json") or {}).get("music") or {}
     most = (load_manifest(root, "02_midi_to_abc") or {}).get("config", {}).get(
@@ -618,8 +618,8 @@ def go_on(root, args, player, sampler):
             )
         n_chars = args.max_chars or args.bars_new * len(tune.voices) * CHARS_PER_BAR
         samples = generate(
-            player.model,
-            player.tokenizer,
+            loaded.model,
+            loaded.tokenizer,
             [
                 Request(
                     given.text,
@@ -631,7 +631,7 @@ def go_on(root, args, player, sampler):
                 )
                 for i in range(args.num_samples or 1)
             ],
-            player.device,
+            loaded.device,
             right_bars=RightBars,
         )
     except OSError as error:
@@ -761,15 +761,15 @@ def main(argv=None):
         device = pick_device(args.device)
         data, tokenizer = training.load_data(root), load_tokenizer(root / "data/tokenizer.pkl")
         if args.skip_training:
-            evaluation.load_player(root, BEST, tokenizer)
+            models.load_model(root, BEST, tokenizer)
         planned = None if args.skip_training else plan_best(args, root, data, device)
     except ValueError as error:
         fail(ME, str(error), f"run: python 04_train_transformers.py{stage.flags}, or see --help")
     with stage.writing():
         if planned:
             train_best(stage, planned, data, device)
-        best = evaluation.load_player(root, BEST, tokenizer, device)
-        study = evaluation.set_up(root, best, data, budget, args.seed, SEEDS, again=args.force)
+        best = models.load_model(root, BEST, tokenizer, device)
+        study = evaluation.set_up(root, best, data, budget, args.seed, SEEDS, force=args.force)
         if args.samples_only:
             return samples_only(stage, study)
         copy_best(root)
@@ -813,8 +813,7 @@ def samples_only(stage, study):
     for row in generated.write_ten(study, TEN, chosen):
         print(
             f"{row['file']}: {level_in_words(row['validity']['level'])}, {row['type']}, "
-            f"temperature {row['temperature']:g}"
-            + (f"; {row['midi']}" if row["midi"] else "")
+            f"temperature {row['temperature']:g}" + (f"; {row['midi']}" if row["midi"] else "")
         )
     # nothing is unfinished: what stood in the root still stands
     stage.marker.unlink(missing_ok=True)

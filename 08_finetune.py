@@ -50,7 +50,7 @@ from study.stages.stage import (
 
 from common import load_tokenizer, pick_device
 from music.validity import share
-from study.evaluate import evaluation
+from study.evaluate import models
 from study.finetune import finetune
 from study.prepare.fetch import Refused, listing_digest
 from study.report import results
@@ -152,7 +152,7 @@ def parse_arguments(argv):
 
 
 def open_base(root, args):
-    """(player, checkpoint) of the base model; ends the script if there is none that can be gone on
+    """(loaded, checkpoint) of the base model; ends the script if there is none that can be gone on
     with."""
     again = f"python 07_train_best_and_generate.py{root_flags(args)}"
     if not (root / f"checkpoints/{args.model}.pt").exists():
@@ -166,7 +166,7 @@ def open_base(root, args):
         )
     try:
         tokenizer = load_tokenizer(tokenizer_path(root, args.model))
-        player = evaluation.load_player(root, args.model, tokenizer, pick_device(args.device))
+        loaded = models.load_model(root, args.model, tokenizer, pick_device(args.device))
     except ValueError as error:
         fail(ME, str(error), f"run: {again}, or give another --model")
     if tokenizer.kind != "char":
@@ -175,7 +175,7 @@ def open_base(root, args):
             f"{args.model} reads tokens of the kind {tokenizer.kind}, whose vocabulary cannot grow",
             "give a model of characters to --model",
         )
-    return player, load_checkpoint(root / f"checkpoints/{args.model}.pt")[1]
+    return loaded, load_checkpoint(root / f"checkpoints/{args.model}.pt")[1]
 
 
 def identity(source):
@@ -414,7 +414,7 @@ def main(argv=None):
             )
         record, tried = fine_tune(stage, folder, data, checkpoint, weights, base, not music.test)
         record = finetune.adopt(folder, root, record, f"finetuned_{args.name}", tokenizer)
-        tuned = evaluation.load_player(root, record["name"], tokenizer, base.device)
+        tuned = models.load_model(root, record["name"], tokenizer, base.device)
         report = plain(
             {
                 "name": record["name"],

@@ -11,7 +11,7 @@ from common import CharTokenizer
 from music.abc_text import check_abc, read_abc
 from music.continuation import MARK, last_bars, marked, midi_with_source, read_source
 from music.midi_to_abc import convert
-from study.evaluate import evaluation
+from study.evaluate import models
 from tunes import long_tune, music
 
 stage07 = importlib.import_module("07_train_best_and_generate")
@@ -124,7 +124,7 @@ def go_on(tmp_path, monkeypatch, capsys):
         tokenizer, {"|": {"C": 1}, "\n": {"C": 1}, "C": {"1": 1}, "1": {"6": 1}, "6": {"|": 1}}
     )
     monkeypatch.setattr(
-        evaluation, "load_player", lambda *_: evaluation.Player(model, tokenizer, "cpu", "")
+        models, "load_model", lambda *_: models.LoadedModel(model, tokenizer, "cpu", "")
     )
     monkeypatch.setattr(stage07, "load_tokenizer", lambda *_: tokenizer)
     monkeypatch.setattr(stage07, "check_model", lambda *_: None)

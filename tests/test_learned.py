@@ -11,9 +11,10 @@ from common import BEGIN, END, CharTokenizer
 from music.abc_text import read_abc
 from music.metrics import repetition
 from music.right_bars import first_draws
-from study.evaluate import evaluation
+from study.evaluate import rating, sampler_sweep
 from study.evaluate.induction import repeats
 from study.evaluate.measurements import Digested
+from study.evaluate.models import LoadedModel
 from tunes import music
 
 HEADER = "X:1\nM:2/4\nL:1/4\nK:C\n"
@@ -41,18 +42,18 @@ def test_control_is_the_logarithm_of_their_share():
         {"text": HEADER + body, "stop_reason": "budget"}
         for body in ("C|CD|EF|EFG|", "CD|EFG|", "CDE|")
     ]
-    row = evaluation.control(samples)
+    row = rating.control(samples)
     assert (row["count"], row["n"], row["log2"]) == (2, 4, -1.0)
     assert row["log2_interval"][0] < -1 < row["log2_interval"][1]
-    assert evaluation.control(samples[1:])["log2"] is None
+    assert rating.control(samples[1:])["log2"] is None
 
 
 def test_the_cost_of_draws_is_the_mean_logarithm_of_the_probability():
     rng, chances = np.random.default_rng(0), (0.9, 0.5, 0.2)
     draws = [rng.geometric(chances).tolist() for _ in range(4000)]
-    cost = evaluation.cost_of_draws(draws)
+    cost = rating.cost_of_draws(draws)
     assert abs(cost["log2"] - np.log2(chances).mean()) < 4 * cost["se"] < 0.1
-    assert evaluation.cost_of_draws([[]]) == {"log2": None, "se": None}
+    assert rating.cost_of_draws([[]]) == {"log2": None, "se": None}
 
 
 class Copier(torch.nn.Module):
@@ -80,14 +81,14 @@ def test_a_bar_that_comes_back_costs_a_model_that_copies_next_to_nothing():
     stream = np.concatenate(
         [np.concatenate(([BEGIN], TOKENIZER.encode(text), [END])) for text in (tune, music(8))]
     )
-    row = repeats(evaluation.Player(Copier(), TOKENIZER, "cpu", ""), Digested(stream, ""))
+    row = repeats(LoadedModel(Copier(), TOKENIZER, "cpu", ""), Digested(stream, ""))
     uniform = math.log2(TOKENIZER.vocab_size)
     assert (row["n_bars"], row["n_tunes"]) == (1, 1) and row["first"] > 0.7 * uniform
     assert row["second"] < 0.7 * row["first"] and row["saved"] == pytest.approx(
         row["first"] - row["second"]
     )
     short = repeats(
-        evaluation.Player(Copier(), TOKENIZER, "cpu", ""), Digested(stream[len(tune) + 2 :], "")
+        LoadedModel(Copier(), TOKENIZER, "cpu", ""), Digested(stream[len(tune) + 2 :], "")
     )
     assert short["n_bars"] == 0 and short["first"] is None
 
@@ -104,7 +105,7 @@ def test_the_sampler_is_chosen_on_a_line_through_the_sweep():
     rates, heard = (0.5, 0.9, 0.5, 0.8, 0.9), (0.10, 0.10, 0.30, 0.20, 0.30)
     rows = [
         {
-            **evaluation.MODEL_ITSELF,
+            **sampler_sweep.MODEL_ITSELF,
             "min_p": i / 40,
             "rate": rate,
             "bar_accuracy": rate,
@@ -114,8 +115,8 @@ def test_the_sampler_is_chosen_on_a_line_through_the_sweep():
         for i, (rate, share) in enumerate(zip(rates, heard))
     ]
     real = {"rest_bar_share": 0.0, "bar_repetition": 0.221}
-    chosen = evaluation.choose_sampler(
-        evaluation.smoothed(rows), real, {"rest_bar_share": 0.1, "bar_repetition": 0.03}
+    chosen = sampler_sweep.choose_sampler(
+        sampler_sweep.smoothed(rows), real, {"rest_bar_share": 0.1, "bar_repetition": 0.03}
     )
     # 0.25 on the line; the second is valid by chance, the last repeats too much
     assert chosen["min_p"] == 3 / 40

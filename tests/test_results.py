@@ -20,7 +20,7 @@ from music.abc_text import check_abc, read_abc
 from music.excerpts import first_bars, header_of, repaired
 from music.notation import midi_bytes
 from music.validity import count_midi_notes, rate_samples
-from study.evaluate import evaluation, measurements, sampling
+from study.evaluate import evaluation, measurements, prompts, rating, sampler_sweep, sampling
 from study.evaluate import samples as generated
 from study.report import results
 from study.train import choice, runs
@@ -84,18 +84,18 @@ def test_a_sampler_that_drifts_into_rests_or_repeats_is_not_chosen(drifting):
         {**sampling.MODEL_ITSELF, "temperature": 1.0, **plain},
     ]
     limits = stage07.SWEEP_LIMITS
-    assert evaluation.choose_sampler(rows, plain, limits) == {
+    assert sampler_sweep.choose_sampler(rows, plain, limits) == {
         **sampling.MODEL_ITSELF,
         "temperature": 0.9,
     }
-    assert evaluation.choose_sampler(rows[:1], plain, limits) == sampling.MODEL_ITSELF
+    assert sampler_sweep.choose_sampler(rows[:1], plain, limits) == sampling.MODEL_ITSELF
 
 
 def test_prompts_that_the_vocabulary_cannot_write_are_left_out_and_counted():
     tunes = [{"origin": "a", "text": JIG}, {"origin": "b", "text": JIG.replace("K:G", "K:F#m")}]
     vocabulary = CharTokenizer(JIG)
-    assert [origin for _, origin in evaluation.prompts_from(tunes, "header", vocabulary)] == ["a"]
-    assert evaluation.prompts_left_out(tunes, vocabulary) == {"header": 1, "bars": 1}
+    assert [origin for _, origin in prompts.prompts_from(tunes, "header", vocabulary)] == ["a"]
+    assert prompts.prompts_left_out(tunes, vocabulary) == {"header": 1, "bars": 1}
     requests = generated.ten_requests(
         tunes[1:], stage07.TEN, sampling.MODEL_ITSELF, 50, 70, vocabulary
     )
@@ -177,8 +177,7 @@ def test_the_strongest_mark_is_the_one_to_pass():
     ]
     assert rows[0]["mark_value"] == 1.1 and rows[0]["model_value"] == pytest.approx(1.2)
     assert (
-        results.warnings_sentence(rows)
-        == "no better than PPMd on the test split: lstm_tiny; "
+        results.warnings_sentence(rows) == "no better than PPMd on the test split: lstm_tiny; "
         "no better than PPMd on the val split: lstm_tiny"
     )
     assert results.warnings_sentence([]) == ""
@@ -243,7 +242,7 @@ def test_models_on_the_same_tunes_differ_by_less_than_chance_moves_them():
         for name, shift in (("best", 0.0), ("other", 0.02))
     }
     tunes = [f"tune {i // 2}" for i in range(120)]  # two sequences each
-    found = evaluation.losses_by_tune(nats, chars.tolist(), tunes, seed=0)
+    found = rating.losses_by_tune(nats, chars.tolist(), tunes, seed=0)
     assert found["n_tunes"] == 60
     loss, (pair,) = found["losses"]["best"], found["differences"]
     assert loss["nats_per_char"] == pytest.approx(sum(nats["best"]) / chars.sum())
@@ -357,16 +356,16 @@ def test_a_measurement_is_made_once_and_again_when_what_decides_it_changes(tmp_p
         calls.append(arguments)
         return len(calls), float("nan")
 
-    assert measurements.kept(tmp_path, "a/b", measure, ["x"], Model()) == [1, None]
+    assert measurements.cached(tmp_path, "a/b", measure, ["x"], Model()) == [1, None]
     assert (
-        measurements.kept(tmp_path, "a/b", measure, ["x"], Model())
+        measurements.cached(tmp_path, "a/b", measure, ["x"], Model())
         == [1, None]
         == measurements.read(tmp_path, "a/b")
     )
-    assert measurements.kept(tmp_path, "a/b", measure, ["y"], Model()) == [2, None]
+    assert measurements.cached(tmp_path, "a/b", measure, ["y"], Model()) == [2, None]
     # other code
-    assert measurements.kept(tmp_path, "a/b", count_bars, ["|x|"], "y") == {"n": 2, "letter": "y"}
-    assert measurements.kept(tmp_path, "a/b", measure, ["y"], Model(), again=True) == [3, None]
+    assert measurements.cached(tmp_path, "a/b", count_bars, ["|x|"], "y") == {"n": 2, "letter": "y"}
+    assert measurements.cached(tmp_path, "a/b", measure, ["y"], Model(), force=True) == [3, None]
     assert measurements.read(tmp_path, "c") is None
     measurements.remove_others(tmp_path, {"c"})
     assert measurements.read(tmp_path, "a/b") is None

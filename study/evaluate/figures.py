@@ -35,7 +35,7 @@ SHARES = (-0.03, 1.03)  # an axis of shares: 0 and 1 do not lie on the frame
 
 def draw_sampler(folder, sweep, chosen):
     """sampler.png and .svg: what every sampler of the sweep gives, over the setting that the sweep
-    changes; returns the file names. sweep: as from `evaluation.sweep_table`; chosen: the sampler
+    changes; returns the file names. sweep: as from `sampler_sweep.sweep_table`; chosen: the sampler
     taken, in words."""
     plt, rows = pyplot(), sweep["rows"]
     figure, axes = plt.subplots(1, len(SWEEP_FIGURES), figsize=(13, 3.2), sharex=True)

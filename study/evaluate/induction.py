@@ -1,12 +1,14 @@
-"""When does a model learn to repeat? What it gains from having heard a bar before.
+"""Measures in-context copying: what repeated bars cost a model, beside their first occurrence.
 
-    row = repeats(player, val_tokens)     # bits per character of bars at their first and at their
-        second occurrence
+    row = repeats(loaded, val_tokens)
+    row["saved"]   # bits per character by which a bar is cheaper when it comes back
 
-Both occurrences have the same characters, so that what a model knows of bars in general cancels:
-the difference is what it makes of the bar that it has read. Music repeats itself; a model that has
-not learned to look back pays the full price for every bar again.
+Both occurrences have the same characters, so what a model knows of bars in general cancels: the
+difference is what it copies from its context (in-context copying, the work of induction heads:
+Olsson et al. 2022). Music repeats itself; a model that does not copy pays the full price again.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,85 +20,133 @@ from music.validity import standard_error
 from study.evaluate.sampling import START
 
 ROWS = 16  # tunes read side by side
+NEAR = 128  # characters from one occurrence to the next: farther ones are *far*
+KINDS = ("first", "second", "later", "similar", "fresh", "near_first", "near", "far_first", "far")
 
 
-def repeats(player, tokens):
-    """Bits per character of bars that come back exactly in their voice: {"n_bars", "n_tunes",
-    "first", "second" (of the same bars), "once" (bars that do not come back), "new" (of all bars
-    not heard before: first and once), "saved" (first - second), "saved_se" (over tunes)}.
+class Tune(NamedTuple):
+    """A sequence as far as the context goes. tokens: START, then the text's; bars: [(start, end,
+    kinds)], the places of a sounding bar's characters in the text."""
 
-    tokens: a Digested token stream. Every sequence is read alone, as far as the context goes, so
-    that all families have the whole of it in sight. Numbers are None where no bar comes back.
+    tokens: np.ndarray
+    n_chars: np.ndarray  # characters that each token of the text stands for
+    bars: list
+
+
+def repeats(loaded, tokens):
+    """What bars cost a model: a row of `repeats_of`. tokens: a Digested token stream.
+
+    Every sequence is read alone, as far as the context goes, so that all families have the whole
+    of it in sight.
     """
-    # of each sequence: bits at first, second occurrence, their characters; bits, characters of
-    # other bars
-    rows = []
-    for text, bits in _bits_of_sequences(player, tokens.content):
-        total = np.concatenate(([0.0], np.cumsum(bits)))
-        row = np.zeros(5)
-        for places in _places_of_bars(text, len(bits)):
-            cost = [total[end] - total[start] for start, end in places[:2]]
-            n_chars = places[0][1] - places[0][0]
-            row += [*cost, n_chars, 0, 0] if len(cost) == 2 else [0, 0, 0, *cost, n_chars]
-        rows.append((row, sum(len(places) > 1 for places in _places_of_bars(text, len(bits)))))
-    n_bars = [n for _, n in rows]
-    first, second, chars, once, other_chars = np.array([row for row, _ in rows]).T
-    if not sum(n_bars):
-        return {
-            "n_bars": 0,
-            "n_tunes": 0,
-            **dict.fromkeys(("first", "second", "once", "new", "saved", "saved_se")),
-        }
-    per_char = 1 / chars.sum()
-    return {
-        "n_bars": sum(n_bars),
-        "n_tunes": sum(n > 0 for n in n_bars),
-        "first": first.sum() * per_char,
-        "second": second.sum() * per_char,
-        "once": once.sum() / other_chars.sum() if other_chars.sum() else None,
-        "new": (first.sum() + once.sum()) / (chars.sum() + other_chars.sum()),
-        "saved": (first - second).sum() * per_char,
-        "saved_se": standard_error(first - second, chars),
-    }
+    return repeats_of(costs_of_bars(loaded, read_tunes(loaded, tokens.content)))
 
 
-def _places_of_bars(text, n_chars):
-    """[[(start, end), ...]] of the distinct sounding bars of each voice of a text, as far as its
-    first n_chars go."""
+def read_tunes(loaded, tokens):
+    """The sequences of a token stream as `Tune`s, the shortest first."""
+    size, tokenizer = loaded.model.config["block_size"], loaded.tokenizer
+    starts = np.flatnonzero(tokens == BEGIN)
+    tunes = []
+    for start, stop in zip(starts, [*starts[1:], len(tokens)]):
+        sequence = np.asarray(tokens[start + 1 : stop], np.int64)
+        read = np.concatenate((START, sequence))[: size + 1]
+        n_chars = np.asarray(tokenizer.token_chars)[read[len(START) :]]
+        text = tokenizer.decode(sequence.tolist())
+        tunes.append(Tune(read, n_chars, bars_of(text, int(n_chars.sum()))))
+    return sorted(tunes, key=lambda tune: len(tune.tokens))
+
+
+def bars_of(text, n_chars):
+    """[(start, end, kinds)] of the sounding bars that end within the first n_chars of a text.
+
+    kinds: of a bar that comes back exactly in its voice "first", "second" and "later", with
+    "near_first" and "near" where the second begins at most NEAR characters after the first, else
+    "far_first" and "far". Of a bar that does not come back "similar" if one stretch of at least
+    half of it stands earlier in the text, else "fresh".
+    """
     places = {}
     for bar in Reader(text, strict=False).order:
         if bar.n_notes and bar.end <= n_chars:
-            places.setdefault((bar.voice, text[bar.start : bar.end]), []).append(
-                (bar.start, bar.end)
-            )
-    return list(places.values())
+            same = places.setdefault((bar.voice, text[bar.start : bar.end]), [])
+            same.append((bar.start, bar.end))
+    bars = []
+    for (start, end), *others in places.values():
+        if others:
+            distance = "near" if others[0][0] - start <= NEAR else "far"
+            bars.append((start, end, ("first", f"{distance}_first")))
+            bars.append((*others[0], ("second", distance)))
+            bars += [(*place, ("later",)) for place in others[1:]]
+        else:
+            bars.append((start, end, ("similar" if _is_similar(text, start, end) else "fresh",)))
+    return bars
+
+
+def _is_similar(text, start, end):
+    half = (end - start + 1) // 2
+    return any(text[at : at + half] in text[:start] for at in range(start, end - half + 1))
 
 
 @torch.inference_mode()
-def _bits_of_sequences(player, tokens):
-    """(text, bits of each of its characters) of every sequence of a token stream; the bits of a
-    token of several characters spread evenly over them, and end where the context does."""
-    starts = np.flatnonzero(tokens == BEGIN)
-    sequences = sorted(
-        (tokens[start + 1 : stop] for start, stop in zip(starts, [*starts[1:], len(tokens)])),
-        key=len,
-    )
-    size, chars_of = player.model.config["block_size"], np.asarray(player.tokenizer.token_chars)
-    for first in range(0, len(sequences), ROWS):
-        part = sequences[first : first + ROWS]
-        x = torch.full((len(part), size + 1), BEGIN)
-        for row, sequence in zip(x, part):
-            known = np.concatenate((START, sequence))[: size + 1]
-            row[: len(known)] = torch.as_tensor(known.astype(np.int64))
-        n = min(size, len(part[-1]) + 1)
-        x = x[:, : n + 1].to(player.device)
-        logits, _ = player.model(x[:, :-1])
-        bits = F.cross_entropy(
-            logits.float().transpose(1, 2), x[:, 1:], reduction="none"
-        ).cpu().numpy() / np.log(2)
-        for sequence, row in zip(part, bits):
-            given = sequence[: n - 1]  # all but the first prediction, which is of BEGIN
-            n_chars = chars_of[given]
-            yield player.tokenizer.decode(sequence.tolist()), np.repeat(
-                row[1 : 1 + len(given)] / n_chars, n_chars
-            )
+def costs_of_bars(loaded, tunes):
+    """What the bars of each tune cost: (bits, characters, number of bars), each (tunes, KINDS and
+    all characters).
+
+    The bits of a token of several characters are spread evenly over them.
+    """
+    bits, chars, n_bars = np.zeros((3, len(tunes), len(KINDS) + 1))
+    for first in range(0, len(tunes), ROWS):
+        part = tunes[first : first + ROWS]
+        x = torch.full((len(part), len(part[-1].tokens)), BEGIN)
+        for row, tune in zip(x, part):
+            row[: len(tune.tokens)] = torch.as_tensor(tune.tokens)
+        x = x.to(loaded.device)
+        logits, _ = loaded.model(x[:, :-1])
+        nats = F.cross_entropy(logits.float().transpose(1, 2), x[:, 1:], reduction="none")
+        for i, (tune, row) in enumerate(zip(part, nats.cpu().numpy() / np.log(2)), first):
+            given = row[1 : 1 + len(tune.n_chars)]  # but the first prediction, which is of BEGIN
+            spread = np.repeat(given / np.maximum(tune.n_chars, 1), tune.n_chars)
+            total = np.concatenate(([0.0], np.cumsum(spread)))
+            bits[i, -1], chars[i, -1] = total[-1], len(spread)
+            for start, end, kinds in tune.bars:
+                for kind in map(KINDS.index, kinds):
+                    bits[i, kind] += total[end] - total[start]
+                    chars[i, kind] += end - start
+                    n_bars[i, kind] += 1
+    return bits, chars, n_bars
+
+
+def repeats_of(costs):
+    """The costs of bars in bits per character, from `costs_of_bars`: {"n_bars" (bars that come
+    back), "n_tunes" (with such a bar), "n_chars" (of second occurrences), "first", "second" (of bars that come back), "later"
+    (third occurrences and on), "similar", "fresh" (of those that do not), "once" (both), "new"
+    (all but second and later ones), "saved" (first - second) with "saved_se" (over tunes),
+    "saved_near", "saved_far", "bits_per_char" (of all characters read)}.
+
+    Numbers are None where there is no such bar.
+    """
+    bits, chars, n_bars = costs
+    place = {kind: i for i, kind in enumerate(KINDS)}
+
+    def per_char(*kinds):
+        columns = [place[kind] for kind in kinds]
+        n_chars = chars[:, columns].sum()
+        return bits[:, columns].sum() / n_chars if n_chars else None
+
+    def less(kind, other):
+        return None if per_char(kind) is None else per_char(kind) - per_char(other)
+
+    returned = chars[:, place["second"]]
+    difference = bits[:, place["first"]] - bits[:, place["second"]]
+    return {
+        "n_bars": int(n_bars[:, place["second"]].sum()),
+        "n_tunes": int((returned > 0).sum()),
+        "n_chars": int(returned.sum()),
+        **{kind: per_char(kind) for kind in ("first", "second", "later", "similar", "fresh")},
+        "once": per_char("similar", "fresh"),
+        "new": per_char("first", "similar", "fresh"),
+        "saved": less("first", "second"),
+        "saved_se": standard_error(difference, returned) if returned.any() else None,
+        "saved_near": less("near_first", "near"),
+        "saved_far": less("far_first", "far"),
+        "bits_per_char": bits[:, -1].sum() / chars[:, -1].sum() if chars[:, -1].sum() else None,
+    }

@@ -1,13 +1,12 @@
-"""Measurements kept on disk: each is made again only when what it was made from, or the code that
+"""Caches measurements on disk: one is made anew only when what it was made from, or the code that
 makes it, changed.
 
 A measurement is a named function of arguments. It stands in part4_outputs/evaluation/<name>.json as
 {"key", "value"}; the key is the digest of the arguments and of the definitions that the function
-reaches. A drawn set of samples is kept in the same way, so that a changed metric finds its samples,
-and a changed colour finds its metric.
+reaches. A drawn set of samples is cached in the same way, so that a changed metric finds its
+samples, and a changed colour finds its metric.
 
-    value = kept(root, "rates/unprompted", rate, samples)    # runs rate(samples), or reads what it
-        gave
+    value = cached(root, "rates/unprompted", rate, samples)  # runs rate(samples) or reads the file
     value = read(root, "rates/unprompted")                   # None if it was not measured
 """
 
@@ -22,19 +21,18 @@ FOLDER = "part4_outputs/evaluation"
 
 
 class Digested(NamedTuple):
-    """An argument that is no JSON value, or a large one, with the digest that stands for it in
-    keys."""
+    """An argument that is no JSON value, or a large one, with its digest, which enters keys."""
 
     content: Any
     digest: str
 
 
-def kept(root, name, function, *arguments, code=(), again=False):
-    """function(*arguments), a JSON value, from the file of this name if equal arguments and the
-    same code made it.
+def cached(root, name, function, *arguments, code=(), force=False):
+    """Returns function(*arguments), a JSON value; from the file of this name if equal arguments and
+    the same code made it.
 
     arguments: JSON values, or objects with a `digest`; code: classes that the function uses without
-    naming them (those of a model and of a tokenizer); again: make it in any case. The old value
+    naming them (those of a model and of a tokenizer); force: make it in any case. The old value
     stays on disk until the new one is there.
     """
     path = root / FOLDER / f"{name}.json"
@@ -45,7 +43,7 @@ def kept(root, name, function, *arguments, code=(), again=False):
         }
     )
     entry = read_json(path)
-    if again or not isinstance(entry, dict) or entry.get("key") != key:
+    if force or not isinstance(entry, dict) or entry.get("key") != key:
         # through JSON: a value just made and one read from disk must not differ, e.g. in keys that
         # are numbers
         entry = json.loads(
@@ -61,13 +59,13 @@ def _code(*roots):
 
 
 def read(root, name):
-    """A measurement's value, None if it was not made."""
+    """Returns a measurement's value, None if it was not made."""
     entry = read_json(root / FOLDER / f"{name}.json")
     return entry.get("value") if isinstance(entry, dict) else None
 
 
 def remove_others(root, names):
-    """Deletes what is kept under other names: measurements of runs that are gone, files of an older
+    """Deletes what is cached under other names: measurements of runs that are gone, files of an older
     layout."""
     folder = root / FOLDER
     for path in folder.rglob("*.json"):

@@ -35,7 +35,8 @@ from music.notation import (
 )
 from music.right_bars import RightBars
 from music.validity import check_record, judge_texts
-from study.evaluate.evaluation import copying_of_each, judged, prompts_from, prompts_left_out
+from study.evaluate.prompts import prompts_from, prompts_left_out
+from study.evaluate.rating import copying_of_each, judged
 from study.evaluate.sampling import MODEL_ITSELF, Request
 from study.wording import TOKENIZER_KINDS
 
@@ -181,12 +182,12 @@ def write_ten(evaluation, ten, chosen):
         chosen,
         max_chars,
         evaluation.seed + evaluation.first_seeds["ten"],
-        evaluation.player.tokenizer,
+        evaluation.loaded.tokenizer,
     )
     samples = evaluation.drawn(
-        "ten", evaluation.player, [request for *_, request in requests], surprisal=True
+        "ten", evaluation.loaded, [request for *_, request in requests], surprisal=True
     )
-    novelty = evaluation.kept("copying/ten", copying_of_each, judged(samples), evaluation.train)
+    novelty = evaluation.cached("copying/ten", copying_of_each, judged(samples), evaluation.train)
     verdicts, rows = judge_texts([sample["text"] for sample in samples]), []
     for i, (sample, (kind, origin, _)) in enumerate(
         zip(progress(samples, desc="pictures", unit="sample"), requests)
@@ -212,13 +213,13 @@ def write_ten(evaluation, ten, chosen):
 def describe_drawing(evaluation, chosen, max_chars):
     """What metadata.json says of all samples: model, vocabulary, sampler, and what its words
     mean."""
-    root, tokenizer = evaluation.root, evaluation.player.tokenizer
+    root, tokenizer = evaluation.root, evaluation.loaded.tokenizer
     record = read_json(root / f"checkpoints/{BEST}.json") or {}
     return {
         "schema": 2,
         "model": {
             "name": BEST,
-            "params": evaluation.player.model.count_parameters()["total"],
+            "params": evaluation.loaded.model.count_parameters()["total"],
             "checkpoint": f"checkpoints/{BEST}.pt",
             "sha256": file_digest(root / f"checkpoints/{BEST}.pt"),
             "epochs": record.get("epochs"),
@@ -253,7 +254,7 @@ def describe_drawing(evaluation, chosen, max_chars):
             ),
             "surprisal_bits": "-log2 probability of each character of text under the model itself",
         },
-        "environment": environment(str(evaluation.player.device)),
+        "environment": environment(str(evaluation.loaded.device)),
     }
 
 

@@ -30,7 +30,8 @@ from music.right_bars import RightBars
 from music.tunebook import split_tunebook
 from music.validity import rate_samples, share
 from study.evaluate import samples as generated
-from study.evaluate.evaluation import judged, losses_by_tune, real_samples, sequence_rows
+from study.evaluate.prompts import sequence_rows
+from study.evaluate.rating import judged, losses_by_tune, real_samples
 from study.evaluate.sampling import Request, generate
 from study.families import build_model
 from study.prepare import baselines, groups, reading, selection
@@ -409,7 +410,7 @@ def bits(result):
 def losses(base, tuned, music, rest, places):
     """Bits per character and note of the held-out part, and of the old text, before and after.
 
-    base, tuned: `Player`s; rest: old validation tokens in the new vocabulary. What the base model
+    base, tuned: `LoadedModel`s; rest: old validation tokens in the new vocabulary. What the base model
     has no character for costs it its unknown token, and the choice among as many new characters as
     there are.
     """
@@ -417,9 +418,9 @@ def losses(base, tuned, music, rest, places):
     back = np.full(tuned.tokenizer.vocab_size, UNKNOWN, base.tokenizer.dtype)
     back[places] = np.arange(len(places))
 
-    def loss(player, tokens):
+    def loss(loaded, tokens):
         return evaluate(
-            player.model, tokens, player.tokenizer.token_chars, player.device, by_sequence=True
+            loaded.model, tokens, loaded.tokenizer.token_chars, loaded.device, by_sequence=True
         )
 
     before_rest, after_rest = loss(base, back[rest]), loss(tuned, rest)
@@ -506,7 +507,7 @@ def assigned(texts, styles, folder):
     return np.argmin(table, axis=0)
 
 
-def nats_by_tune(player, sequences):
+def nats_by_tune(loaded, sequences):
     """Nats of each sequence of tokens (BEGIN text END) read alone, (n,): each begins a window of
     its own, so that no neighbour of its style gives it away."""
     padded = [
@@ -516,10 +517,10 @@ def nats_by_tune(player, sequences):
     # what pads counts as a sequence
     starts = np.cumsum([0] + [int((part == BEGIN).sum()) for part in padded])[:-1]
     result = evaluate(
-        player.model,
+        loaded.model,
         np.concatenate(padded),
-        player.tokenizer.token_chars,
-        player.device,
+        loaded.tokenizer.token_chars,
+        loaded.device,
         by_sequence=True,
     )
     return np.array(result["nats_by_sequence"])[starts]
@@ -534,8 +535,8 @@ def style_ratio(base, tuned, own, others):
     def gains(texts):
         rows = [{"text": text} for text in texts]
         nats = [
-            nats_by_tune(player, [stream([row], player.tokenizer) for row in rows])
-            for player in (base, tuned)
+            nats_by_tune(loaded, [stream([row], loaded.tokenizer) for row in rows])
+            for loaded in (base, tuned)
         ]
         return nats[0] - nats[1]
 
@@ -559,13 +560,13 @@ def prompts_of(music, tokenizer):
     ] or [""]
 
 
-def draw(player, prompts, n, max_chars, seed, bars="free"):
+def draw(loaded, prompts, n, max_chars, seed, bars="free"):
     """n samples at temperature 1, from the prompts in turn."""
     requests = [
         Request(prompt=prompts[i % len(prompts)], seed=seed + i, max_chars=max_chars, bars=bars)
         for i in range(n)
     ]
-    return generate(player.model, player.tokenizer, requests, player.device, right_bars=RightBars)
+    return generate(loaded.model, loaded.tokenizer, requests, loaded.device, right_bars=RightBars)
 
 
 def write_samples(folder, samples):
