@@ -405,11 +405,6 @@ class Model(nn.Module):
         total = sum(groups.values())
         return {"total": total, "non_embedding": total - groups["embedding"], **groups}
 
-    @staticmethod
-    def precision(device):
-        """In what this family multiplies its hidden matrices on a device: "bf16" or "fp32"."""
-        return precision(device)
-
 
 def _part(name):
     """The part of a parameter's name that says what it is.
@@ -462,7 +457,7 @@ class _Block(nn.Module):
             self.qkv.weight.dtype if store is not None else v.dtype
         ), self.dropout * self.training
         q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)  # CUDA's autocast makes rms_norm fp32
-        if store is None and dtype == torch.bfloat16 and x.device.type == "cpu" and T > 1:
+        if store is None and dtype != torch.float32 and x.device.type == "cpu" and T > 1:
             y = causal_attention(q, k, v, dropout)
         else:
             y = F.scaled_dot_product_attention(
@@ -770,7 +765,7 @@ class LSTM(Model):
 
     def _run(self, idx, state=None):
         x = F.dropout(self.embedding(idx), self.config["dropout"], self.training)
-        # on CPUs fp32 is faster here
+        # on CPUs of either kind fp32 gates are faster; benchmarks/training.md
         with torch.autocast(x.device.type, enabled=x.device.type == "cuda"):
             y, state = self.lstm(x.float(), state)
         return F.dropout(y, self.config["dropout"], self.training), state
@@ -819,11 +814,6 @@ class LSTM(Model):
     def take_rows(cache, rows):
         """The state of these rows of the batch: each tensor of the cache is (n_layer, B, H)."""
         return tuple(state.index_select(1, rows) for state in cache)
-
-    @staticmethod
-    def precision(device):
-        """fp32 on CPUs, where bf16 gates are slower; the head alone follows `autocast`."""
-        return precision(device) if torch.device(device).type == "cuda" else "fp32"
 
     @classmethod
     def shape_of_size(cls, n_parameters, vocab_size):
@@ -973,7 +963,6 @@ class SSM(LSTM):
     DROPOUT = {"tuned": 0.0, "classic": 0.1}
     EMBEDDING_RATE = {"muon": 3.0, "adamw": 1.0}  # the Transformer's; not tuned
     MATRICES = {"qkv": 3, "gate": 1, "memory_out": 1, "mlp_in": 1, "mlp_out": 1}
-    precision = staticmethod(Model.precision)
 
     def __init__(self, config):
         Model.__init__(self)
@@ -1062,22 +1051,36 @@ def pick_device(name="auto"):
     return torch.device(name)
 
 
-def autocast(device):
-    """A context in which matrix products are bf16 where the hardware has them, and that does
-    nothing elsewhere."""
-    return torch.autocast(
-        torch.device(device).type, torch.bfloat16, enabled=precision(device) == "bf16"
-    )
+# What is multiplied in which precision is decided here alone: products of a model, its attention,
+# Muon's iterations and the loop's evaluation ask these three functions.
+
+
+PRODUCT_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}  # precision -> of products
 
 
 def precision(device):
-    """ "bf16" on CUDA from Ampere on and on CPUs with AVX512-BF16 or AMX (twice as fast there),
-    else "fp32"."""
-    kind = torch.device(device).type
-    fast = (
-        torch.cuda.is_bf16_supported(including_emulation=False)
-        if kind == "cuda"
-        else kind == "cpu"
-        and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-    )
+    """Returns "bf16" where the hardware multiplies it, else "fp32".
+
+    bf16: GPUs from Ampere on (compute capability 8.0), and CPUs with AVX512-BF16 or AMX unless
+    torch was told to do without (ATEN_CPU_CAPABILITY=avx2 imitates an older CPU). There it is twice
+    as fast; emulated, it takes 25 to 90 times as long as fp32 (benchmarks/training.md).
+    """
+    kind, fast = torch.device(device).type, False
+    if kind == "cuda":
+        fast = torch.cuda.get_device_capability(device) >= (8, 0)
+    elif kind == "cpu" and torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
+        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return "bf16" if fast else "fp32"
+
+
+def product_dtype(device):
+    """Returns the torch.dtype of matrix products on a device."""
+    return PRODUCT_DTYPES[precision(device)]
+
+
+def autocast(device):
+    """Returns a context in which products have `product_dtype`; where that is fp32 it does
+    nothing."""
+    dtype = product_dtype(device)
+    enabled = dtype != torch.float32
+    return torch.autocast(torch.device(device).type, dtype if enabled else None, enabled=enabled)

@@ -25,7 +25,7 @@ from study.stages.arguments import list_of, whole
 import numpy as np
 import torch
 
-from common import N_SPECIAL, CharTokenizer, pick_device, precision
+from common import N_SPECIAL, CharTokenizer, pick_device, precision, product_dtype
 from study.families import FAMILIES, build_model
 from study.train import loop as training
 from study.train import machine, runs
@@ -61,9 +61,9 @@ def clock_of(device, name):
 
 
 def matrix_rate(device, clock):
-    """FLOP/s of a bf16 product (fp32 where bf16 is not used)."""
-    kind, n = torch.bfloat16 if precision(device) == "bf16" else torch.float32, MATRIX[device.type]
-    a, b = (torch.randn(n, n, device=device).to(kind) for _ in range(2))
+    """FLOP/s of a product in the precision that this machine trains in."""
+    n = MATRIX[device.type]
+    a, b = (torch.randn(n, n, device=device).to(product_dtype(device)) for _ in range(2))
     return 2 * n**3 / seconds_of(lambda: a @ b, clock, 5)[0]
 
 
@@ -173,7 +173,10 @@ def main():
     torch.set_num_threads(args.threads)
     device = pick_device(args.device)
     clock, rate = clock_of(device, args.clock), 0.0
-    print(f"{machine.device_name(device)}, {args.threads} threads, {args.clock} clock")
+    print(
+        f"{machine.device_name(device)}, {precision(device)}, {args.threads} threads,"
+        f" {args.clock} clock"
+    )
     if args.loop:
         print("| model | seconds | loop |\n|---|---|---|")
     else:

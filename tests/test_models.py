@@ -268,7 +268,6 @@ def test_the_table_of_families_fits_the_classes():
         model_class("rnn")
     for name in FAMILIES:
         assert {"tuned", "classic"} == set(model_class(name).DROPOUT)
-    assert model_class("lstm").precision("cpu") == "fp32"
 
 
 def test_a_tokenizer_of_another_kind_is_named(tmp_path):
@@ -283,10 +282,37 @@ def test_devices():
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="cuda"):
             common.pick_device("cuda")
-    assert common.precision("cpu") in ("bf16", "fp32")
+
+
+# what the hardware says: (torch's CPU capability, AVX512-BF16, AMX) -> precision on the CPU
+CPUS = {
+    "zen4": ("AVX512", True, False, "bf16"),
+    "sapphire-rapids": ("AVX512", True, True, "bf16"),
+    "skylake-server": ("AVX512", False, False, "fp32"),
+    "zen3": ("AVX2", False, False, "fp32"),
+    "imitated-zen3": ("AVX2", True, False, "fp32"),
+    "apple-or-arm": ("DEFAULT", False, False, "fp32"),
+}
+
+
+@pytest.mark.parametrize("kind", CPUS)
+def test_precision_is_what_the_hardware_multiplies(monkeypatch, kind):
+    capability, bf16, amx, wanted = CPUS[kind]
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bf16)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    assert common.precision("cpu") == wanted
     with common.autocast("cpu"):
         product = torch.ones(8, 8) @ torch.ones(8, 8)
-    assert (product.dtype == torch.bfloat16) == (common.precision("cpu") == "bf16")
+    assert product.dtype == common.product_dtype("cpu")
+    assert (product.dtype == torch.float32) == (wanted == "fp32")
+
+
+def test_precision_of_gpus_and_of_apples(monkeypatch):
+    for capability, wanted in (((7, 5), "fp32"), ((8, 0), "bf16"), ((9, 0), "bf16")):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+        assert common.precision("cuda") == wanted
+    assert common.precision("mps") == "fp32"
 
 
 def one_by_one(model, tokens, n):

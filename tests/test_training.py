@@ -20,11 +20,12 @@ from study.stages.stage import Stage, read_json
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import common
 from common import BEGIN, END, IGNORE, CharTokenizer, Transformer
 from starts import start
-from study.families import build_model
+from study.families import FAMILIES, build_model
 from study.train import checkpoints, machine, runs, suite
 from study.train import loop as training
 
@@ -72,7 +73,8 @@ def data(tmp_path):
 
 def tiny_run(data, family="transformer", **options):
     options = {"learning_rate": 0.01, "size": "nano", **options}
-    return runs.plan_run(data, family, options.pop("size"), SHAPES[family], **options)
+    shape = SHAPES.get(family, SHAPES["transformer"])
+    return runs.plan_run(data, family, options.pop("size"), shape, **options)
 
 
 # ---------------------------------------------------------------- data
@@ -782,6 +784,70 @@ def test_max_minutes_ends_early_with_the_schedule_done(tmp_path, data):
     assert record["steps"] < run["steps"] and record["seconds"] < 60
     last = (tmp_path / "checkpoints" / record["curve"]).read_text().splitlines()[-1]
     assert json.loads(last)["learning_rate"] == 0
+
+
+# ---------------------------------------------------------------- older CPUs
+# A CPU without bf16 trains in fp32, everything, and to the same loss.
+
+OLDER_CPU = {
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+}
+TRAIN_ON_OLDER_CPU = """
+import sys, torch
+torch.set_num_threads(1)
+from pathlib import Path
+from study.stages.stage import read_json
+from study.train import loop, runs
+root = Path(sys.argv[1])
+runs.train(root, read_json(root / "plan.json"), loop.load_data(root), "cpu")
+"""
+
+
+class Dtypes(TorchDispatchMode):
+    """Collects the dtypes of all that torch computes."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        results = result if isinstance(result, (tuple, list)) else (result,)
+        self.seen |= {part.dtype for part in results if isinstance(part, torch.Tensor)}
+        return result
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_without_bf16_hardware_nothing_is_computed_in_it(data, monkeypatch, family):
+    """Not in products, attention, optimizer or evaluation: the dtypes of one step and its end."""
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    loop = training.Loop(tiny_run(data, family), data, "cpu")
+    with Dtypes() as dtypes:
+        loop.advance()
+        loop.measure()
+    assert torch.float32 in dtypes.seen
+    assert not dtypes.seen & {torch.float16, common.PRODUCT_DTYPES["bf16"]}
+
+
+def test_an_older_cpu_trains_to_the_same_loss(tmp_path, data):
+    run = tiny_run(data)
+    (tmp_path / "plan.json").write_text(json.dumps(run))
+    (tmp_path / "script.py").write_text(TRAIN_ON_OLDER_CPU)
+    here = runs.train(tmp_path / "here", run, data, "cpu")
+    ended = subprocess.run(
+        [sys.executable, tmp_path / "script.py", tmp_path],
+        env={**environment(), **OLDER_CPU},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert ended.returncode == 0, ended.stderr
+    there = read_json(tmp_path / f"checkpoints/{run['name']}.json")
+    assert there["precision"] == "fp32" and here["precision"] == common.precision("cpu")
+    assert there["key"] == here["key"] and there["steps"] == here["steps"]
+    assert there["val_nats_per_char"] == pytest.approx(here["val_nats_per_char"], abs=0.01)
 
 
 # ---------------------------------------------------------------- the scripts, as a user runs them

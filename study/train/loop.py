@@ -31,7 +31,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from common import BEGIN, END, IGNORE, autocast, load_tokenizer
+from common import BEGIN, END, IGNORE, autocast, load_tokenizer, product_dtype
 from study.families import build_model
 from study.train import machine
 
@@ -252,8 +252,8 @@ def orthogonalize(x):
     (rows, rows) and applied once: at four times as many columns as rows the products cost 0.58 of
     those of the plain iteration, at equal sides 1.2.
     """
-    x = x.bfloat16()
-    x = x / x.float().norm(dim=(1, 2), keepdim=True).clamp(min=1e-7).bfloat16()
+    x = x.to(product_dtype(x.device))
+    x = x / x.float().norm(dim=(1, 2), keepdim=True).clamp(min=1e-7).to(x.dtype)
     a, b, c = MUON_COEFFICIENTS
     if x.size(2) < GRAM_FROM * x.size(1):
         for _ in range(MUON_STEPS):

@@ -35,7 +35,7 @@ from study.stages.stage import (
 import numpy as np
 import torch
 
-from common import END
+from common import END, precision
 from study.families import build_model, model_class
 from study.train import machine
 from study.train.checkpoints import finished, load_state, remove_state, save_checkpoint, save_state
@@ -352,7 +352,7 @@ def _write_record(loop, folder):
             "peak_memory_bytes": machine.peak_memory_bytes(device),
             "device": machine.device_name(device),
             "n_processes": machine.n_processes(),
-            "precision": loop.model.precision(device),
+            "precision": precision(device),
             "threads": torch.get_num_threads(),
         },
     )
