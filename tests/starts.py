@@ -2,6 +2,7 @@
 torch is loaded already: to load it, and what its optimizers load, takes longer than the work of a
 tiny model. Nothing of the project is in it."""
 
+import contextlib
 import gc
 import importlib
 import json
@@ -45,6 +46,21 @@ def start(words, cwd=HERE, path=()):
         code = int(nursery().stdout.readline())
         stdout, stderr = (path.read_text(errors="replace") for path in said)
     return SimpleNamespace(returncode=code, stdout=stdout, stderr=stderr)
+
+
+@contextlib.contextmanager
+def an_end(seconds=30):
+    """Fails what needs more CPU than `seconds`: many times what it should, on any machine."""
+
+    def too_long(*_):
+        raise AssertionError(f"it had not ended after {seconds} seconds of CPU")
+
+    signal.signal(signal.SIGVTALRM, too_long)
+    signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
 
 
 def become(words, cwd, path, said):

@@ -3,7 +3,6 @@ abc2midi agrees."""
 
 import random
 import subprocess
-import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from hypothesis import strategies as st
 from music.abc_bar import MAX_ERRORS
 from music.abc_fields import TICKS, parse_key, parse_meter, parse_tempo
 from music.abc_text import KINDS, AbcError, check_abc, read_abc
+from starts import an_end
 from tunes import TWO_VOICES, long_tune, music, mutated_tunes, tune
 
 
@@ -440,9 +440,9 @@ def test_mutated_tunes_never_raise(text):
     ],
 )
 def test_hostile_repetition_takes_linear_time(unit):
-    started = time.process_time()
-    check = check_abc(tune(unit * (60_000 // len(unit))))
-    assert time.process_time() - started < 2 and check.level <= 3
+    with an_end():
+        check = check_abc(tune(unit * (60_000 // len(unit))))
+    assert check.level <= 3
     assert len(check.errors) <= 2 * MAX_ERRORS
 
 
@@ -453,10 +453,9 @@ def test_not_even_text():
 
 
 def test_fields_without_end_take_linear_time():
-    started = time.process_time()
     for unit in ("[K:D]", "K:D\n", "C%\n", "(C", "C-[K:D]"):
-        check_abc(tune(unit * (100_000 // len(unit))))
-    assert time.process_time() - started < 6
+        with an_end():
+            check_abc(tune(unit * (100_000 // len(unit))))
 
 
 # ---------------------------------------------------------------- the other judge

@@ -484,6 +484,7 @@ def convert(data, name="", max_voices=15):
     if name in {killers!r}:
         os.kill(os.getpid(), 9)
     if name == "sleeper":
+        open({asleep!r}, "w").close()
         while True:
             pass
     return plain(data, name, max_voices)
@@ -500,7 +501,11 @@ def hostile(tmp_path, names, killers=("killer",), timeout=0.5):
         make_root(root, {f"{name}.mid": midi(scale(20)) for name in names})
     script.write_text(
         WORKER_DEATH.format(
-            project=str(PROJECT), root=str(root), killers=list(killers), timeout=timeout
+            project=str(PROJECT),
+            root=str(root),
+            killers=list(killers),
+            timeout=timeout,
+            asleep=str(tmp_path / "asleep"),
         )
     )
     return script, root
@@ -599,7 +604,8 @@ def test_no_worker_outlives_a_run_that_is_killed(tmp_path):
     script, _ = hostile(tmp_path, ["sleeper", *(f"song{i}" for i in range(40))], timeout=100)
     run = subprocess.Popen([sys.executable, script], stderr=subprocess.PIPE, text=True)
     found = workers(run.pid, min(2, stage.cpu_count()))
-    time.sleep(1)
+    while not (tmp_path / "asleep").exists():
+        time.sleep(0.01)
     run.kill()
     assert run.communicate(timeout=60)[1] == ""  # the pipe ends with its last writer
     assert not any(

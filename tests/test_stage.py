@@ -197,7 +197,9 @@ def test_code_edits_take_effect_but_comments_do_not(project):
 
 
 @pytest.mark.parametrize(
-    "with_signal, code", [(signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130)]
+    "with_signal, code",
+    [(signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130)],
+    ids=["kill", "terminate", "ctrl-c"],
 )
 def test_an_interrupted_stage_is_unfinished_and_continues(project, with_signal, code):
     call_all(project)
@@ -250,6 +252,7 @@ import os, signal, sys, time
 from study.stages.stage import run, worker_pool
 
 def work(number):
+    open("at-work", "w").close()
     if number == {killer}:
         os.kill(os.getpid(), signal.SIGKILL)
     time.sleep({sleep})
@@ -273,13 +276,14 @@ def test_a_pool_has_one_worker_a_core_and_ends_when_one_is_killed(project):
     )
 
 
-@pytest.mark.parametrize("with_signal", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("with_signal", [signal.SIGKILL, signal.SIGTERM], ids=["kill", "end"])
 def test_no_worker_of_a_pool_outlives_its_parent(project, with_signal):
     (project / "pool.py").write_text(POOL.format(killer=None, sleep=300))
     process = subprocess.Popen(
         [sys.executable, "pool.py"], cwd=project, stderr=subprocess.PIPE, text=True
     )
-    time.sleep(2)
+    while not (project / "at-work").exists():
+        time.sleep(0.01)
     process.send_signal(with_signal)
     error = process.communicate(timeout=60)[1]  # the pipe ends with its last writer
     assert error.strip() == (

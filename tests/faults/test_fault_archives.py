@@ -161,6 +161,7 @@ def test_damaged_archives_end_in_a_message(tmp_path, n, capsys):
         (b"PK\x05\x06" + bytes(18), "no MIDI file"),
         (b"BZh9garbage", "damaged"),
     ],
+    ids=["nothing", "page", "MIDI", "zeros", "gzip of a text", "zip of nothing", "torn bzip2"],
 )
 def test_what_is_no_archive(tmp_path, body, words):
     (tmp_path / "a").write_bytes(body)
