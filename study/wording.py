@@ -1,12 +1,13 @@
-"""How numbers and kinds are written wherever a person reads them."""
+"""Writes numbers for people: the one rule of rounding of terminal, page, README and figures."""
 
 import math
 
 TOKENIZER_KINDS = {"char": "character", "note": "note", "bpe": "byte pairs"}  # in words
+NOTHING = "–"  # stands where there is no number
 
 
 def si(value):
-    """Three digits with k, M, G, T or P: 137792 -> "138k"."""
+    """Returns three digits with k, M, G, T or P: 137792 -> "138k"."""
     if not 1e-3 <= value < 1e18:
         return f"{value:.3g}"
     for limit, unit in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
@@ -15,18 +16,87 @@ def si(value):
     return f"{value:.3g}"
 
 
-def number(value):
-    """Three digits: 1.2396 -> "1.24"."""
-    return f"{value:.3g}"
+def number(value, digits=None):
+    """Returns a number with so many decimals, or with three digits; a count is written in full.
+
+    >>> number(1.2396), number(1.2396, 1), number(12000), number(None)
+    ('1.24', '1.2', '12,000', '–')
+    """
+    if value is None:
+        return NOTHING
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.3g}" if digits is None else f"{value:,.{digits}f}"
+
+
+def percent(share):
+    """Returns a share in whole percent, below 1 % with one decimal.
+
+    >>> percent(0.655), percent(0.0028), percent(0.0), percent(None)
+    ('66 %', '0.3 %', '0 %', '–')
+    """
+    if share is None:
+        return NOTHING
+    digits = 1 if 0 < share < 0.01 else 0
+    return f"{100 * share:.{digits}f} %"
+
+
+def digits_of(low, high):
+    """Returns the decimals that an interval allows: those of the first digit of its half-width,
+    one more if that digit is a 1; from 1 to 3, and 2 where an end is unknown.
+
+    >>> digits_of(0.10, 0.34), digits_of(0.441, 0.539), digits_of(0.05, 2.0), digits_of(0.28, None)
+    (2, 2, 1, 2)
+    """
+    if not all(isinstance(end, (int, float)) for end in (low, high)):
+        return 2
+    if high <= low:
+        return 3
+    half = (high - low) / 2
+    first = math.floor(math.log10(half))
+    digits = -first + 1 if half < 2 * 10**first else -first
+    return min(max(digits, 1), 3)
 
 
 def rounded(value, low, high):
-    """A number with the decimals that its interval allows: those of the first digit of its
-    half-width, at most three.
+    """Returns a number with the decimals that its interval allows.
 
     >>> rounded(0.48612, 0.441, 0.539), rounded(0.9183, 0.28, 3.0), rounded(0.48612, 0.48, 0.49)
     ('0.49', '0.9', '0.486')
     """
-    half = (high - low) / 2
-    digits = 3 if half <= 0 else -math.floor(math.log10(half))
-    return f"{value:.{min(max(digits, 1), 3)}f}"
+    return f"{value:.{digits_of(low, high)}f}"
+
+
+def interval(pair):
+    """Returns an interval in words.
+
+    >>> interval([0.1, 0.342]), interval([0.1, None]), interval(None)
+    ('0.10 to 0.34', '0.10 to unbounded', '')
+    """
+    if not pair:
+        return ""
+    digits = digits_of(*pair)
+    ends = [f"{end:.{digits}f}" if isinstance(end, (int, float)) else "unbounded" for end in pair]
+    return " to ".join(ends)
+
+
+def measured(value, pair):
+    """Returns a number with its 95 % interval.
+
+    >>> measured(0.948872, [0.895588, 1.00126]), measured(None, None)
+    ('0.95 (95 %: 0.90 to 1.00)', '–')
+    """
+    if value is None or not pair:
+        return number(value)
+    return f"{rounded(value, *pair)} (95 %: {interval(pair)})"
+
+
+def measured_share(share, pair):
+    """Returns a share in percent with its 95 % interval.
+
+    >>> measured_share(0.655, [0.586756, 0.717402])
+    '66 % (95 %: 59 to 72 %)'
+    """
+    if share is None or not pair:
+        return percent(share)
+    return f"{percent(share)} (95 %: {100 * pair[0]:.0f} to {100 * pair[1]:.0f} %)"

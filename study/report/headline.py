@@ -1,0 +1,254 @@
+"""The headline: one sentence and eight numbers. Terminal, page and README print what `rows` gives.
+
+    content["headline"] = headline(parts)       # {"sentence", "numbers": {name: {"value", ...}}}
+    for name, words in rows(content): ...       # the same in words, and the baselines not beaten
+
+Loads no torch.
+"""
+
+import math
+
+from music.validity import is_above, share
+from study.families import label
+from study.report.required import is_ngram, value_at, without_ladder
+from study.wording import measured, measured_share, number, percent, rounded
+
+MOST_WORDS = 30  # of the sentence
+MOST_NAMED = 3  # models in a sentence
+UNLIKE = 0.25  # of the validation loss: a test loss farther away says that the splits differ
+NUMBERS = {  # key -> what a reader sees
+    "test_bits_per_char": "bits per character of unseen music",
+    "baseline_bits_per_char": "strongest baseline",
+    "alpha": "exponent α of model size",
+    "valid_rate": "valid at the first try",
+    "valid_rate_right_bars": "valid with right bars",
+    "repeated_bars": "repeated bars",
+    "copied_share": "copied from the training text",
+    "saved_on_repeated_bars": "bits per character saved on a repeated bar",
+}
+SHARES = ("valid_rate", "valid_rate_right_bars", "repeated_bars", "copied_share")
+
+
+# ---------------------------------------------------------------- numbers and sentence
+
+
+def headline(parts):
+    """Returns {"sentence", "numbers": {key of NUMBERS: {"value", "interval", ...}}}.
+
+    parts: the other parts of RESULTS.json. A number that was not measured has the value None.
+    """
+    best, samples = parts["best"], parts["samples"]
+    name, bits = strongest_baseline(parts["baselines"], "test")
+    free, right = samples["unprompted"] or {}, samples["right_bars"] or {}
+    real = samples["real_music"] or {}
+    novelty = parts["novelty"] or {}
+    copied = [
+        (novelty.get(whose) or {}).get("copied_share") for whose in ("unprompted", "real_music")
+    ]
+    numbers = {
+        "test_bits_per_char": {
+            "value": best["test_bits_per_char"],
+            "interval": best["test_bits_per_char_interval"],
+            "model": name_of_best(best),
+        },
+        "baseline_bits_per_char": {"value": bits, "model": name},
+        "alpha": exponent(parts["fits"]),
+        "valid_rate": {**_rate(free), "real_music": real.get("rate")},
+        "valid_rate_right_bars": _rate(right),
+        "repeated_bars": {
+            "value": free.get("repeated_bars"),
+            "real_music": real.get("repeated_bars"),
+        },
+        "copied_share": {"value": copied[0], "real_music": copied[1]},
+        "saved_on_repeated_bars": _saved(parts),
+    }
+    return {"sentence": sentence(parts["fits"], numbers), "numbers": numbers}
+
+
+def name_of_best(best):
+    """Returns the best model in words, e.g. "Transformer medium, 8 epochs"; None without one."""
+    if not best["family"]:
+        return None
+    epochs = "1 epoch" if best["epochs"] == 1 else f"{best['epochs']:g} epochs"
+    return f"{label(best['family'])} {best['size']}, {epochs}"
+
+
+def _rate(row):
+    return {"value": row.get("rate"), "interval": row.get("interval"), "n": row.get("n")}
+
+
+def _saved(parts):
+    """What the best model saves on a bar that it has read before: in-context copying."""
+    row = value_at(parts, "in_context_copying.best_model") or {}
+    saved, error = row.get("saved"), row.get("saved_se")
+    interval = None if saved is None or error is None else [saved - 2 * error, saved + 2 * error]
+    return {"value": saved, "interval": interval}
+
+
+def exponent(fits):
+    """Returns the exponent to quote: the answer's; without one that of the first family, unless
+    sizes and amounts of text were both varied: then no law at one amount of text is quoted."""
+    answer = value_at(fits, "answer.numbers.alpha")
+    if isinstance(answer, dict):
+        return {key: answer.get(key) for key in ("value", "interval")}
+    for family, law in fits.items():
+        if isinstance(law, dict) and "verdict" in law and not fits.get("joint"):
+            return {
+                "value": law["alpha"],
+                "interval": law["alpha_interval"],
+                "model": f"{label(family)}s at one amount of text, {law['verdict']}",
+            }
+    return {"value": None}
+
+
+def sentence(fits, numbers):
+    """Returns the answer of the fits, or what the best model reaches; at most MOST_WORDS words."""
+    answer = value_at(fits, "answer.sentence")
+    if answer:
+        return answer
+    best, baseline = numbers["test_bits_per_char"], numbers["baseline_bits_per_char"]
+    if best["value"] is None:
+        return "No model was measured."
+    words = f"{best['model']}: {_in_words('test_bits_per_char', best, False)} bits per character"
+    if baseline["value"] is not None:
+        words += f" ({baseline['model']}: {number(baseline['value'])})"
+    valid = numbers["valid_rate"]["value"]
+    return words + ("." if valid is None else f"; {percent(valid)} of its first tries are valid.")
+
+
+# ---------------------------------------------------------------- in words
+
+
+def rows(content):
+    """Returns [(name, words)]: the sentence, the eight numbers, and the baselines not beaten."""
+    head = content.get("headline") or {}
+    shown = [("answer", head.get("sentence") or "not measured")]
+    numbers = head.get("numbers") or {}
+    shown += [(name, _in_words(key, numbers.get(key) or {})) for key, name in NUMBERS.items()]
+    return shown + [
+        ("baselines not beaten", value_at(content, "baselines_not_beaten.sentence") or "none")
+    ]
+
+
+def lines(content):
+    """Returns the headline as lines of text, "name: words"."""
+    return [f"{name}: {words}" for name, words in rows(content)]
+
+
+def _in_words(key, row, with_more=True):
+    """Returns a number with its interval and what stands beside it."""
+    value, pair = row.get("value"), row.get("interval")
+    if value is None:
+        return "not measured"
+    if not with_more:
+        return rounded(value, *pair) if pair else number(value)
+    words = measured_share(value, pair) if key in SHARES else measured(value, pair)
+    if row.get("n"):
+        words += f", n = {row['n']}"
+    if row.get("real_music") is not None:
+        words += f"; real music {percent(row['real_music'])}"
+    return words + (f"; {row['model']}" if row.get("model") else "")
+
+
+# ---------------------------------------------------------------- baselines that were not beaten
+
+
+def strongest_baseline(baselines, split):
+    """Returns (name, bits per character) of the best baseline of a split, or (None, None).
+
+    Variants that begin anew with every tune do not count: a model reads the split through.
+    """
+    rows = [
+        (row["bits_per_char"], row.get("label") or name)
+        for name, row in (baselines.get(split) or {}).items()
+        if isinstance(row, dict)
+        and row.get("bits_per_char") is not None
+        and not name.endswith("_per_tune")
+    ]
+    return min(rows)[::-1] if rows else (None, None)
+
+
+def not_beaten(parts, runs):
+    """Returns {"sentence", "rows"}: every baseline that a model or its samples do not beat.
+
+    A row is {"baseline", "split", "measure", "value", "models": {name: value}}. runs: all runs, of
+    which the ladder's do not count.
+    """
+    rows = [_behind_baseline(parts, runs, split) for split in ("test", "val")]
+    rows += _behind_ngrams(parts["samples"])
+    best = parts["best"]
+    val, test = best.get("val_nats_per_char"), best.get("test_nats_per_char")
+    if val and test and abs(test - val) > UNLIKE * val:
+        rows.append(
+            {
+                "baseline": "its validation loss: the splits are unlike",
+                "split": "test",
+                "measure": "nats per character",
+                "value": val,
+                "models": {"best model": test},
+            }
+        )
+    rows = [row for row in rows if row["models"]]
+    return {"sentence": not_beaten_sentence(rows), "rows": rows}
+
+
+def _behind_baseline(parts, runs, split):
+    name, bits = strongest_baseline(parts["baselines"], split)
+    models = {"best model": parts["best"].get(f"{split}_nats_per_char")}
+    models |= {row["name"]: row.get(f"{split}_nats_per_char") for row in without_ladder(runs)}
+    behind = {
+        model: nats / math.log(2)
+        for model, nats in models.items()
+        if bits is not None and nats is not None and nats / math.log(2) >= bits
+    }
+    return {
+        "baseline": name,
+        "split": split,
+        "measure": "bits per character",
+        "value": bits,
+        "models": behind,
+    }
+
+
+def _behind_ngrams(samples):
+    """The free samples beside the best n-gram, by each of two measures. A rate counts as above
+    only if chance does not explain it; for bars the intervals must not overlap."""
+    free = samples["unprompted"]
+    ngrams = {name: row for name, row in (samples["baselines"] or {}).items() if is_ngram(name)}
+    if not free or not free.get("n") or not ngrams:
+        return []
+    valid, bars = (
+        max(ngrams, key=lambda name: ngrams[name][key] or 0) for key in ("rate", "bar_accuracy")
+    )
+    found = []
+    ours, theirs = (share(round(row["rate"] * row["n"]), row["n"]) for row in (free, ngrams[valid]))
+    if not is_above(ours, theirs):
+        found.append(("valid at the first try", "rate", valid))
+    low, high = free.get("bar_accuracy_interval"), ngrams[bars].get("bar_accuracy_interval")
+    if low and high and low[0] <= high[1]:
+        found.append(("bars of the right length", "bar_accuracy", bars))
+    return [
+        {
+            "baseline": f"{name} text",
+            "split": "samples",
+            "measure": measure,
+            "value": ngrams[name][key],
+            "models": {"best model": free[key]},
+        }
+        for measure, key, name in found
+    ]
+
+
+def not_beaten_sentence(rows):
+    """Returns the baselines that were not beaten in words; more than MOST_NAMED models are counted.
+
+    >>> not_beaten_sentence([{"baseline": "PPMd", "split": "val", "models": {"lstm_tiny": 1.6}}])
+    'PPMd on the val split by lstm_tiny'
+    """
+    words = []
+    for row in rows:
+        names = list(row["models"])
+        who = ", ".join(names) if len(names) <= MOST_NAMED else f"{len(names)} models"
+        where = "in samples" if row["split"] == "samples" else f"on the {row['split']} split"
+        words.append(f"{row['baseline']} {where} by {who}")
+    return "; ".join(words)

@@ -1,0 +1,163 @@
+"""What RESULTS.json must hold, and which runs a study has: the contract of stage 07's last file.
+
+    missing = check_results(content, tables, planned)   # sentences; [] if nothing is missing
+
+Loads no torch.
+"""
+
+import math
+
+from study.families import FAMILIES, in_order
+from study.stages.stage import load_manifest
+
+N_SAMPLES, N_RATED = 10, 100  # what a complete results file holds at least
+MOST_BYTES = 60_000  # of RESULTS.json: long tables stand in files of their own
+SPLITS = ("train", "val", "test")
+BASELINES = ("uniform", "unigram", "xz", "bz2")
+REQUIRED = (
+    "version",
+    "quick",
+    "headline.sentence",
+    "headline.numbers.test_bits_per_char.value",
+    "headline.numbers.test_bits_per_char.interval",
+    "headline.numbers.baseline_bits_per_char.value",
+    "headline.numbers.valid_rate.value",
+    "headline.numbers.valid_rate.interval",
+    "baselines_not_beaten.rows",
+    "files",
+    "data.sources",
+    "data.conversion",
+    *(f"data.splits.{split}.characters" for split in SPLITS),
+    "tokenizer.vocab_size",
+    "tokenizer.digest",
+    "runs.n",
+    *(f"baselines.{split}.{name}.bits_per_char" for split in SPLITS[1:] for name in BASELINES),
+    *(f"best.{key}" for key in ("params_total", "epochs", "val_nats_per_char")),
+    *(f"best.test_{key}" for key in ("nats_per_char", "bits_per_char", "perplexity")),
+    "best.test_bits_per_char_interval",
+    *(f"samples.unprompted.{key}" for key in ("n", "rate", "interval", "level_rates")),
+    "samples.unprompted.bar_accuracy",
+    "samples.chosen_sampler.rate",
+    "samples.chosen_sampler.interval",
+    "samples.prompted.header.rate",
+    "samples.prompted.bars.rate",
+    "samples.real_music.rate",
+    "samples.baselines",
+    "samples.sampler",
+    "samples.files",
+    "music.metrics",
+    "music.jsd",
+    "novelty.unprompted",
+    "novelty.real_music",
+    "environment.python",
+    "environment.torch",
+)
+# alpha itself is null where the best fit lies on the bound of the search
+REQUIRED_OF_FAMILY = ("fits.{}.verdict", "fits.{}.alpha_interval", "fits.{}.r_squared")
+
+
+def value_at(content, path):
+    """Returns what stands at a dotted path in nested dicts; None if the path leads nowhere.
+
+    >>> value_at({"a": {"b": 3}}, "a.b"), value_at({"a": {"b": 3}}, "a.x.y")
+    (3, None)
+    """
+    for part in path.split("."):
+        content = content.get(part) if isinstance(content, dict) else None
+    return content
+
+
+# ---------------------------------------------------------------- which runs a study has
+
+
+def suite_runs(rows):
+    """Returns the rows of the study's own models, one a family and size: not those of other seeds,
+    recipes, shares of the data or of the model ladder."""
+    return [
+        row
+        for row in rows
+        if row["name"] == f"{row['family']}_{row['size']}" and row["suite"] == "classical"
+    ]
+
+
+def without_ladder(rows):
+    """Returns the rows of models that are looked at one by one: the ladder's serve the law alone."""
+    return [row for row in rows if row.get("suite") != "ladder"]
+
+
+def planned_runs(root):
+    """Returns the names of the runs that the training stages' tables and command lines ask for."""
+    names = []
+    for family in FAMILIES.values():
+        manifest = load_manifest(root, family.stage) or {}
+        sizes = manifest.get("config", {}).get("sizes") or {}
+        names += [f"{family.name}_{size}" for size in sizes]
+        names += manifest.get("missing") or []
+    return list(dict.fromkeys(names))
+
+
+def expected_families(families):
+    """Returns the families that results speak of, in the table's order: those that the study asks
+    for, and those that have runs."""
+    asked = {name for name, family in FAMILIES.items() if not family.optional}
+    return in_order(asked | set(families))
+
+
+# ---------------------------------------------------------------- the check
+
+
+def check_results(content, tables, planned=()):
+    """Returns sentences on what RESULTS.json and the tables beside it lack.
+
+    tables: {file name: rows}, of `read_tables`; planned: names of the runs that should be there.
+    A family that gives no law is no gap: `fits.refused` says why, and there is nothing to compare.
+    """
+    content = content if isinstance(content, dict) else {}
+    runs = tables.get("runs.csv") or []
+    refused = value_at(content, "fits.refused") or {}
+    paths = list(REQUIRED)
+    for family in expected_families({row["family"] for row in runs}):
+        if family not in refused:
+            paths += [path.format(family) for path in REQUIRED_OF_FAMILY]
+    if not refused:
+        paths.append("fits.comparison")
+    missing = [f"{path} is missing" for path in paths if value_at(content, path) is None]
+    for split in SPLITS[1:]:
+        if not any(map(is_ngram, value_at(content, f"baselines.{split}") or {})):
+            missing.append(f"baselines.{split} has no n-gram")
+    return missing + _missing_runs(runs, tables, planned) + _missing_samples(content)
+
+
+def _missing_runs(runs, tables, planned):
+    names = {row["name"] for row in runs}
+    skills = {row["name"] for row in tables.get("skills.csv") or []}
+    absent = [name for name in planned if name not in names]
+    missing = [f"runs.csv lacks {', '.join(absent)}"] if absent else []
+    families = {row["family"] for row in runs}
+    missing += [
+        f"runs.csv has none of the family {family}"
+        for family in expected_families(families)
+        if family not in families
+    ]
+    without = [row["name"] for row in suite_runs(runs) if row["name"] not in skills]
+    missing += [f"skills.csv lacks {', '.join(without)}"] if without else []
+    losses = [row.get(f"{split}_nats_per_char") for row in runs for split in SPLITS]
+    if any(not isinstance(loss, (int, float)) or not math.isfinite(loss) for loss in losses):
+        missing.append("runs.csv has losses that are no numbers")
+    return missing
+
+
+def _missing_samples(content):
+    missing = []
+    if len(value_at(content, "samples.files") or ()) < N_SAMPLES:
+        missing.append(f"samples.files has fewer than {N_SAMPLES} entries")
+    for way in ("unprompted", "chosen_sampler"):
+        if (value_at(content, f"samples.{way}.n") or 0) < N_RATED:
+            missing.append(f"samples.{way}.n is below {N_RATED}")
+    return missing
+
+
+def is_ngram(name):
+    """Returns True for an n-gram, by its name among baselines. A unigram model knows no context:
+    it is listed, and it is no baseline that a model of music has to beat."""
+    return name.endswith("gram") and name != "unigram"

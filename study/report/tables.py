@@ -1,0 +1,184 @@
+"""The long tables beside RESULTS.json: runs, skills, music, in-context copying, differences.
+
+    files = tables(root)         # {file name: CSV} from what stands below root
+    rows = read_tables(folder)   # {file name: rows}, as page, README and check read them
+
+Loads no torch.
+"""
+
+import csv
+import math
+from pathlib import Path
+
+from study.evaluate import new_bars
+from study.evaluate.measurements import read
+from study.families import in_order
+from study.fit.records import csv_text, read_records
+from study.report.required import suite_runs
+from study.stages.stage import BEST, plain, read_json
+
+DIGITS = 6  # of every number: more than any of them is known to
+RUN_COLUMNS = (
+    "name family size seed suite recipe data_fraction params_total params_non_embedding train_chars"
+    " epochs train_flops steps seconds tokens_per_second peak_memory_bytes device learning_rate"
+    " optimizer train_nats_per_char val_nats_per_char val_bits_per_char test_nats_per_char"
+).split()
+TABLES = {  # file that stage 07 writes beside RESULTS.json -> its columns
+    "music.csv": (
+        "set figure generated_mean generated_sd real_mean real_sd wasserstein_in_sd"
+        " real_vs_real_mean real_vs_real_p95"
+    ).split(),
+    "differences.csv": "model less nats_per_char se low high".split(),
+    "loss_by_position.csv": "name position val_nats_per_char".split(),
+    "repeats.csv": new_bars.COLUMNS,
+    "skills.csv": (
+        "name family size params_total val_nats_per_char n meter key in_key cadence repetition"
+        " valid content ended copied_share log2_right_bar saved saved_se"
+    ).split(),
+}
+
+
+# ---------------------------------------------------------------- runs
+
+
+def run_rows(root):
+    """Returns a flat row for each run that the training stages list, by family and size."""
+    rows = [{column: record.get(column) for column in RUN_COLUMNS} for record in read_records(root)]
+    families = in_order({row["family"] for row in rows})
+
+    def place(row):
+        return families.index(row["family"]), row["params_total"], row["seed"], row["name"]
+
+    return sorted(rows, key=place)
+
+
+# ---------------------------------------------------------------- skills, for figures and a table
+
+
+def describe_skills(root):
+    """Returns the skills of the suite's models from small sets of free samples, beside real music
+    and n-grams under the same limit of length; None without any. The figures' data."""
+    models = {}
+    for row in suite_runs(run_rows(root)):
+        name = row["name"]
+        skills, copied = read(root, f"skills/{name}"), read(root, f"copying/{name}") or {}
+        if skills:
+            known = {
+                key: row[key] for key in ("family", "size", "params_total", "val_nats_per_char")
+            }
+            models[name] = {
+                **known,
+                **skills,
+                "control": read(root, f"control/{name}"),
+                "repeats": read(root, f"repeats/{name}"),
+                "copied_share": copied.get("copied_share"),
+            }
+    if not models:
+        return None
+    best = read_json(root / f"checkpoints/{BEST}.json") or {}
+    real, copied = read(root, "skills/real_cut"), read(root, "copying/real_cut") or {}
+    return {
+        "n": next(iter(models.values()))["n"],
+        "models": models,
+        "best_model": {
+            **{key: best.get(key) for key in ("family", "size", "params_total", "epochs")},
+            "repeats": read(root, f"repeats/{BEST}"),
+        },
+        "floors": read(root, "skills/floors"),
+        "real_music": real
+        and {
+            **real,
+            "control": read(root, "control/real_cut"),
+            "copied_share": copied.get("copied_share"),
+        },
+    }
+
+
+def skill_rows(skills):
+    """Returns the rows of skills.csv: models, real music, n-grams."""
+    if not skills:
+        return []
+    sets = {**skills["models"], "real music": skills["real_music"], **(skills["floors"] or {})}
+    rows = []
+    for name, row in sets.items():
+        if row:
+            row = {
+                **row,
+                "name": name,
+                "log2_right_bar": (row.get("control") or {}).get("log2"),
+                **(row.get("repeats") or {}),
+            }
+            rows.append({column: row.get(column) for column in TABLES["skills.csv"]})
+    return rows
+
+
+# ---------------------------------------------------------------- the tables beside it
+
+
+def tables(root):
+    """Returns the long tables beside RESULTS.json, {file name: CSV}, those that have rows."""
+    names = ["unprompted", "chosen", "right", *(row["name"] for row in suite_runs(run_rows(root)))]
+    music, positions = [], []
+    for name in names:
+        metrics = (read(root, f"music/{name}") or {}).get("metrics") or {}
+        music += [{"set": name, "figure": figure, **row} for figure, row in metrics.items()]
+    differences = [
+        {**row, "low": row["interval"][0], "high": row["interval"][1]}
+        for row in (read(root, "tunes") or {}).get("differences") or []
+    ]
+    for record in read_records(root):
+        positions += [
+            {"name": record["name"], "position": i, "val_nats_per_char": loss}
+            for i, loss in enumerate(record.get("val_loss_by_position") or [])
+        ]
+    rows = {
+        "music.csv": music,
+        "differences.csv": differences,
+        "loss_by_position.csv": positions,
+        "repeats.csv": new_bars.rows_of(root),
+        "skills.csv": skill_rows(describe_skills(root)),
+    }
+    return {
+        name: csv_text(plain(found, DIGITS), TABLES[name]) for name, found in rows.items() if found
+    }
+
+
+def read_tables(folder):
+    """Returns {file name: rows} of the CSV files beside RESULTS.json; what is a number is one, and
+    what was not measured is None."""
+    found = {}
+    for name in ("runs.csv", *TABLES):
+        path = Path(folder) / name
+        if path.exists():
+            with open(path, newline="", encoding="utf-8") as file:
+                found[name] = [
+                    {key: _value(text) for key, text in row.items()} for row in csv.DictReader(file)
+                ]
+    return found
+
+
+def _value(text):
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except (TypeError, ValueError):
+            continue
+    return text or None
+
+
+def training_history(record, curve):
+    """Returns training_history.json of the best model: the last evaluation of every epoch, and
+    every point of the curve."""
+    per_epoch = record.get("steps", 0) / max(record.get("epochs") or 1, 1)
+    epochs = {}
+    for point in curve:
+        epoch = math.ceil(point["step"] / per_epoch - 1e-9) if per_epoch else 1
+        epochs[max(1, epoch)] = {**point, "val_perplexity": math.exp(point["val_nats_per_char"])}
+    known = ("best_epoch", "learning_rate", "optimizer", "seconds")
+    return {
+        "unit": "nats per character",
+        "epochs": [{"epoch": epoch, **point} for epoch, point in sorted(epochs.items())],
+        "best_val_nats_per_char": record.get("val_nats_per_char"),
+        **{key: record.get(key) for key in known},
+        "curve": curve,
+    }
