@@ -66,8 +66,18 @@ from study.evaluate import samples as generated
 from study.evaluate.sampling import MODEL_ITSELF, Request, describe_sampler, generate
 from study.families import FAMILIES
 from study.fit.records import read_curves
-from study.report import results
+from study.report import headline
+from study.report.content import level_rows, results
 from study.report.page import template_digest, write_played_page, write_report
+from study.report.required import check_results, planned_runs, suite_runs
+from study.report.tables import (
+    TABLES,
+    describe_skills,
+    read_tables,
+    run_rows,
+    tables,
+    training_history,
+)
 from study.train import choice, runs
 from study.train import loop as training
 from study.train.checkpoints import finished, tokenizer_path
@@ -357,7 +367,7 @@ def what_to_train(args):
 
 def suite_records(root):
     """Records of the study's own models, one a family and size."""
-    names = [row["name"] for row in results.suite_runs(results.run_rows(root))]
+    names = [row["name"] for row in suite_runs(run_rows(root))]
     return [read_json(root / f"checkpoints/{name}.json") for name in names]
 
 
@@ -430,7 +440,7 @@ def copy_best(root):
         read_json(root / f"checkpoints/{BEST}.json") or {},
     )
     curve = read_curves(root, [{"name": BEST, "curve": f"{BEST}.curve.jsonl"}]).get(BEST, [])
-    write_json(folder / "training_history.json", results.training_history(record, curve))
+    write_json(folder / "training_history.json", training_history(record, curve))
     write_bytes(folder / f"{BEST}.pt", (root / f"checkpoints/{BEST}.pt").read_bytes())
 
 
@@ -438,30 +448,23 @@ def copy_best(root):
 
 
 def draw_figures(root, content):
-    """The figures of this stage; returns their names below the root."""
+    """Draws the figures of this stage; returns their names below the root."""
     folder, sweep = root / "part4_outputs/figures", measurements.read(root, "sweep")
     names = evaluate_figures.draw_sampler(folder, sweep, describe_sampler(sweep["chosen"]))
-    names += (
-        evaluate_figures.draw_ladder(folder, content["samples"]["ladder"])
-        if content["samples"]["ladder"]
-        else []
-    )
-    if content["skills"]:
+    if levels := level_rows(content["samples"]):
+        names += evaluate_figures.draw_ladder(folder, levels)
+    if skills := describe_skills(root):
         for draw in (
             evaluate_figures.draw_skills,
             evaluate_figures.draw_cost_of_control,
             evaluate_figures.draw_repetition,
         ):
-            names += draw(folder, content["skills"])
+            names += draw(folder, skills)
     names += evaluate_figures.draw_looking_back(folder, new_bars.rows_of(root))
-    losses, record = content["best"]["test_loss_by_position"], read_json(
-        root / f"checkpoints/{BEST}.json"
-    )
-    names += (
-        evaluate_figures.draw_best_by_position(folder, losses, record["config"]["block_size"])
-        if losses
-        else []
-    )
+    losses = (measurements.read(root, "test") or {}).get("loss_by_position")
+    if losses:
+        context = read_json(root / f"checkpoints/{BEST}.json")["config"]["block_size"]
+        names += evaluate_figures.draw_best_by_position(folder, losses, context)
     return [f"part4_outputs/figures/{name}" for name in names]
 
 
@@ -478,7 +481,7 @@ def output_names(root, kept):
             "RESULTS.json",
             "report.html",
             "generated/metadata.json",
-            *results.TABLES,
+            *TABLES,
         )
     ]
     names += [f"{measurements.FOLDER}/{name}.json" for name in kept]
@@ -492,14 +495,12 @@ def output_names(root, kept):
 
 def show(root, args):
     """--check and --headline: what RESULTS.json lacks, or its first block."""
-    content, again = (
-        read_json(root / "part4_outputs/RESULTS.json"),
-        f"run: python {ME}{root_flags(args)}",
-    )
+    folder, again = root / "part4_outputs", f"run: python {ME}{root_flags(args)}"
+    content = read_json(folder / "RESULTS.json")
     if content is None:
         fail(ME, "there is no part4_outputs/RESULTS.json", again)
     if args.check:
-        missing = results.check_results(content, results.planned_runs(root))
+        missing = check_results(content, read_tables(folder), planned_runs(root))
         if missing:
             fail(
                 ME,
@@ -508,7 +509,7 @@ def show(root, args):
             )
         print("RESULTS.json holds all that it promises")
     if args.headline:
-        print("\n".join(results.headline_lines(content)))
+        print("\n".join(headline.lines(content)))
 
 
 # ---------------------------------------------------------------- play
@@ -781,7 +782,7 @@ def main(argv=None):
             output_names(root, study.used) + drawn,
             device=str(device),
             counts={"samples": n_samples},
-            summary=dict(line.split(": ", 1) for line in results.headline_lines(content)),
+            summary=dict(headline.rows(content)),
         )
 
 
@@ -797,9 +798,9 @@ def evaluate(study):
 def write_results(root):
     """Writes RESULTS.json, the tables beside it, the figures and the page; returns the content, and
     the figures."""
-    content = results.results(root)
+    content = results(root)
     write_json(root / "part4_outputs/RESULTS.json", content)
-    for name, text in results.tables(root).items():
+    for name, text in tables(root).items():
         write_text(root / f"part4_outputs/{name}", text)
     drawn = draw_figures(root, content)
     write_report(root)

@@ -53,8 +53,9 @@ from music.validity import share
 from study.evaluate import models
 from study.finetune import finetune
 from study.prepare.fetch import Refused, listing_digest
-from study.report import results
+from study.report.content import results
 from study.report.page import write_report
+from study.report.tables import DIGITS
 from study.train import loop as training
 from study.train import runs
 from study.train.checkpoints import load_checkpoint, tokenizer_path, weights_digest
@@ -371,7 +372,7 @@ def refresh(root):
     """RESULTS.json and the page with this model in them, if stage 07 has written them."""
     name, outputs = AGAIN
     if load_manifest(root, name) and not marker_path(root, name).exists():
-        write_json(root / outputs[0], results.results(root))
+        write_json(root / outputs[0], results(root))
         write_report(root)
         restate(root, name, outputs)
 
@@ -433,7 +434,7 @@ def main(argv=None):
                 "seconds_of_training": record["seconds"],
                 **measure(stage, folder, base, tuned, music, old, rest, places),
             },
-            results.DIGITS,
+            DIGITS,
         )
         write_json(folder / "report.json", report)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # of the rates tried

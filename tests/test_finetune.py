@@ -21,7 +21,7 @@ from study.evaluate import samples as generated
 from study.families import build_model, model_class
 from study.finetune import finetune
 from study.prepare import reading
-from study.report import results
+from study.report import content as results
 from study.train import checkpoints, runs
 from study.train import loop as training
 from study.train.checkpoints import load_checkpoint

@@ -33,7 +33,7 @@ from music.tunebook import split_tunebook
 from study.evaluate.sampling import Request, generate
 from study.families import build_model
 from study.prepare.split_files import count_notes
-from study.report import results
+from study.report import content as results
 from study.report.attention import attention_map
 from study.train import loop as training
 from study.train import runs

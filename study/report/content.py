@@ -203,7 +203,11 @@ def describe_fits(fits):
         family: {**unknown, "identified": False, "reason": reason}
         for family, reason in (fits.get("refused") or {}).items()
     }
-    rest = {key: value for key, value in fits.items() if key not in ("families", "answer", "headline", "quick")}
+    rest = {
+        key: value
+        for key, value in fits.items()
+        if key not in ("families", "answer", "headline", "quick")
+    }
     short = _short({**refused, **(fits.get("families") or {}), **rest})
     return with_unbounded({"answer": fits.get("answer"), **short})
 

@@ -154,16 +154,11 @@ def _in_words(key, row, with_more=True):
 
 
 def strongest_baseline(baselines, split):
-    """Returns (name, bits per character) of the best baseline of a split, or (None, None).
-
-    Variants that begin anew with every tune do not count: a model reads the split through.
-    """
+    """Returns (name, bits per character) of the best baseline of a split, or (None, None)."""
     rows = [
         (row["bits_per_char"], row.get("label") or name)
         for name, row in (baselines.get(split) or {}).items()
-        if isinstance(row, dict)
-        and row.get("bits_per_char") is not None
-        and not name.endswith("_per_tune")
+        if isinstance(row, dict) and row.get("bits_per_char") is not None
     ]
     return min(rows)[::-1] if rows else (None, None)
 

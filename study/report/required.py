@@ -13,7 +13,7 @@ from study.stages.stage import load_manifest
 N_SAMPLES, N_RATED = 10, 100  # what a complete results file holds at least
 MOST_BYTES = 60_000  # of RESULTS.json: long tables stand in files of their own
 SPLITS = ("train", "val", "test")
-BASELINES = ("uniform", "unigram", "xz", "bz2")
+BASELINES = ("uniform", "unigram", "xz")
 REQUIRED = (
     "version",
     "quick",
