@@ -1,13 +1,11 @@
 """Writes the numbers of the study that ships and of a finished short run into the README.
 
-Reads:  docs/study/ (`make study`: RESULTS.json, study_plan.json, generated/); of the short run
-    ROOT/part4_outputs/
-        RESULTS.json and the stages' manifests (seconds, bytes)
-Writes: docs/short_run.json (all that the README says of the short run), and README.md between <!--
-    NAME --> and
-        <!-- /NAME --> for each of BLOCKS; a test holds README, docs/study/ and docs/short_run.json
-        together
+Reads:  docs/study/ (`make study`: RESULTS.json, the tables beside it, study_plan.json, generated/);
+        of the short run ROOT/part4_outputs/RESULTS.json and the stages' manifests (seconds, bytes)
+Writes: docs/short_run.json (all that the README says of the short run), and README.md between
+        <!-- NAME --> and <!-- /NAME --> for each of BLOCKS
 Run:    python -m benchmarks.readme_numbers --root quick --test-minutes 5
+        python -m benchmarks.readme_numbers     (the README alone, from docs/)
 """
 
 import argparse
@@ -15,14 +13,16 @@ import re
 import sys
 from pathlib import Path
 
-from study.stages.arguments import number
-from study.stages.stage import HERE, load_manifest, read_json, write_json, write_text
-
 from study.families import in_order, label
-from study.fit.joint_fit import BEND_LEVEL
-from study.report.results import headline_lines, marks_not_passed, without_ladder
+from study.report import headline
+from study.report.content import level_rows
+from study.report.required import value_at, without_ladder
+from study.report.tables import read_tables
+from study.stages.arguments import number as number_above
+from study.stages.stage import HERE, load_manifest, read_json, write_json, write_text
+from study.wording import measured, measured_share, number, percent, si
 
-PIPELINE = (  # reads, writes
+PIPELINE = (  # stage, reads, writes
     (
         "01_download",
         "an archive, a folder, a URL, or music21's corpus",
@@ -32,10 +32,8 @@ PIPELINE = (  # reads, writes
     (
         "03_tokenize_split",
         "`data/abc_notation/`",
-        (
-            "`data/{train,val,test}.txt`, `tokenizer.pkl`, token arrays, "
-            "`stats.json`, `baselines.json`"
-        ),
+        "`data/{train,val,test}.txt`, `tokenizer.pkl`, token arrays, `stats.json`,"
+        " `baselines.json`",
     ),
     (
         "04_train_transformers",
@@ -58,23 +56,17 @@ STUDY = HERE / "docs/study"
 SHOWN_LINES = 6  # of a sample's text
 
 
-def percent(rate):
-    """A rate with its 95 % interval, in words."""
-    low, high = rate["interval"]
-    return f"{rate['rate']:.0%} ({low:.0%} to {high:.0%})"
-
-
 def short_run_of(root, test_minutes):
-    """What the README says of a finished short run, as JSON: its last lines, and the cost of every
-    stage."""
+    """Returns what the README says of the short run: its last lines, and the cost of every stage."""
     results = read_json(root / "part4_outputs/RESULTS.json")
     if results is None:
         sys.exit(f"{root}/part4_outputs/RESULTS.json is missing\n  -> run: make run")
+    runs = read_tables(root / "part4_outputs")["runs.csv"]
     manifests = {name: load_manifest(root, name) for name, *_ in PIPELINE}
     return {
-        "headline": headline_lines(results),
+        "headline": headline.lines(results),
         "test_minutes": test_minutes,
-        "chars": max(row["train_chars"] for row in without_ladder(results["runs"])),
+        "chars": max(row["train_chars"] for row in without_ladder(runs)),
         "seconds": {name: manifest["seconds"] for name, manifest in manifests.items()},
         "bytes": {
             name: sum(entry["bytes"] for entry in manifest["outputs"].values())
@@ -84,254 +76,171 @@ def short_run_of(root, test_minutes):
 
 
 def facts():
-    """What the README's blocks are made of: the study that ships, and the short run."""
+    """Returns what the README's blocks are made of: the study that ships, and the short run."""
     return {
         "results": read_json(STUDY / "RESULTS.json"),
-        "plan": read_json(STUDY / "study_plan.json"),
-        "promises": read_json(STUDY / "predicted_corner.json"),
+        "runs": read_tables(STUDY)["runs.csv"],
+        "plan": read_json(STUDY / "study_plan.json") or {},
         "samples": read_json(STUDY / "generated/metadata.json")["samples"],
         "short": read_json(HERE / "docs/short_run.json"),
     }
 
 
+def table(head, rows):
+    """Returns the lines of a markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return [f"| {' | '.join(cells)} |" for cells in lines]
+
+
+# ---------------------------------------------------------------- the blocks
+
+
 def stages(facts):
-    """The table of stages with their time and disk."""
-    lines = []
+    """Returns the table of stages with their time and disk."""
+    rows = []
     for name, reads, writes in PIPELINE:
         size, seconds = facts["short"]["bytes"][name] / 1e6, facts["short"]["seconds"][name]
         spent = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.1f} min"
-        lines.append(f"| `{name}.py` | {reads} | {writes} | {spent} | {size:,.0f} MB |")
-    return (
-        "| stage | reads | writes | time of `make run` | disk |\n|---|---|---|---|---|\n"
-        + "\n".join(lines)
-    )
+        rows.append([f"`{name}.py`", reads, writes, spent, f"{size:,.0f} MB"])
+    head = ["stage", "reads", "writes", "time of `make run`", "disk"]
+    return "\n".join(table(head, rows))
 
 
 def minutes_of_short_run(facts):
-    """Minutes of `make run`."""
+    """Returns the minutes of `make run`."""
     return sum(facts["short"]["seconds"].values()) / 60
 
 
 def commands(facts):
-    """Minutes of the two commands and the last lines that the first one prints."""
+    """Returns the minutes of the two commands and the last lines that the first one prints."""
+    lines = "\n".join(facts["short"]["headline"])
     return (
-        f"On two cores `make run` takes {minutes_of_short_run(facts):.0f} minutes and `make test`"
-        f" {facts['short']['test_minutes']:.0f}, after the packages are installed. The first one"
-        " ends with\n\n```\n"
-        + "\n".join(facts["short"]["headline"])
-        + "\n```"
+        f"On two cores `make run` takes {minutes_of_short_run(facts):.0f} minutes and `make test` "
+        f"{facts['short']['test_minutes']:.0f}, after the packages are installed. The first one"
+        f" ends with\n\n```\n{lines}\n```"
     )
 
 
 def sample(facts):
-    """The first lines of a sample and its score: unprompted and valid, the one with the most
-    bars."""
+    """Returns the first lines of a sample and its score: valid, unprompted, the most bars."""
     row = max(
         facts["samples"],
         key=lambda row: (
             row["validity"]["level"] >= 4,
             not row["prompt"],
-            row["metrics"]["n_bars"] or 0,
+            row["validity"]["n_bars"] or 0,
         ),
     )
-    text, score = "\n".join(row["text"].splitlines()[:SHOWN_LINES]), Path(row["file"]).with_suffix(
-        ".png"
-    )
+    text = "\n".join(row["text"].splitlines()[:SHOWN_LINES])
+    score = Path(row["file"]).with_suffix(".png")
     return (
-        f"```\n{text}\n```\n\n![The same tune, engraved](docs/study/generated/{score})\n\nA tune"
-        f" drawn from the study's best model (`docs/study/generated/{row['file']}`, seed"
+        f"```\n{text}\n```\n\n![The same tune, engraved](docs/study/generated/{score})\n\n"
+        f"A tune drawn from the study's best model (`docs/study/generated/{row['file']}`, seed"
         f" {row['seed']})."
     )
 
 
-def ends(interval, digits=2):
-    """An interval in words."""
-    return " to ".join(
-        "unbounded" if end in (None, "unbounded") else f"{end:.{digits}f}" for end in interval
-    )
-
-
-def laws(facts):
-    """The joint laws of every family, of all characters and of bars that were not heard before; the
-    exponents' difference, and the run that was predicted."""
-    fits, back = facts["results"]["fits"], facts["results"]["looking_back"]["laws"] or {}
-    yield "| law of | runs | α | β | k | E | scatter, log loss | one law holds |"
-    yield "|---" * 8 + "|"
-    for family, law in (fits["joint"] or {}).items():
-        yield law_row(f"{label(family)}s, all characters", law)
-        if family in back:
-            yield law_row(f"{label(family)}s, bars not heard before", back[family]["new_bars"])
-    for family, law in (fits["joint"] or {}).items():
-        if corner := law.get("promise"):
-            yield ""
-            yield (
-                f"{label(family)} of {corner['n'] / 1e6:.2f}M on all the text, promised from"
-                f" {corner['n_runs']} smaller runs before it was trained:"
-                f" {corner['prediction']:.3f} nats ({ends(corner['interval'], 3)}); measured"
-                f" {corner['measured']:.3f} ({abs(corner['relative_error']):.1%} off)."
-            )
-    for row in fits["alpha_differences"] or []:
-        yield ""
-        yield (
-            f"α of {label(row['first'])}s less that of {label(row['second'])}s:"
-            f" {row['difference']:+.2f} (95 % {ends(row['interval'])}; over choices"
-            f" {ends(row['over_choices'])})."
-        )
-
-
-def law_row(name, law):
-    """A joint law in one row."""
-    cells = [
-        (
-            "no value"
-            if law[key]["value"] is None
-            else f"{law[key]['value']:.2f} ({ends(law[key]['interval'])}"
-            + (
-                f"; over choices {ends(law[key]['over_choices']['interval'])})"
-                if key != "order" and law[key].get("over_choices") and law.get("choices")
-                else ")"
-            )
-        )
-        for key in ("alpha", "beta", "order")
-    ]
-    if law["form"] == "sum":
-        cells[2] = "1"
-    floor = (
-        "no value"
-        if law["E"]["value"] is None
-        else (
-            "0"
-            if law["form"] == "norm"
-            else f"{law['E']['value']:.2f} ({ends(law['E']['interval'])})"
-        )
-    )
-    misfit = law["lack_of_fit"]
-    holds = (
-        "not known"
-        if misfit is None
-        else (
-            f"{'yes' if misfit['p'] >= BEND_LEVEL else '**no**'}: {misfit['ratio']:.1f} times "
-            f"the scatter of seeds (p = {misfit['p']:.1g})"
-        )
-    )
-    return (
-        f"| {name} | {law['n_runs']} | {' | '.join(cells)} | {floor} |"
-        f" {law['noise_sd_log_loss']:.3f} | {holds} |"
-    )
+def answer(results):
+    """Returns the headline as a table, with the numbers of the law beside it."""
+    rows = [[name, words] for name, words in headline.rows(results)[1:]]
+    for name, row in (value_at(results, "fits.answer.numbers") or {}).items():
+        if isinstance(row, dict) and "value" in row and name != "alpha":
+            rows.append([row.get("words") or name, measured(row["value"], row.get("interval"))])
+    return table(["the study's answer in numbers", "95 % interval"], rows)
 
 
 def one_epoch(runs):
-    """The losses of the study's own sizes: the mean over their seeds."""
-    yield (
-        "| one epoch, mean over seeds | parameters | validation loss, nats per character | seeds |"
-    )
-    yield "|---|---|---|---|"
+    """Returns the losses of the study's own sizes: the mean over their seeds."""
+    rows = []
     for family in in_order({row["family"] for row in runs}):
         sizes = {}
         for row in runs:
             if row["family"] == family:
                 sizes.setdefault(row["params_total"], []).append(row["val_nats_per_char"])
-        yield (
-            f"| {label(family)}s | {min(sizes) / 1e6:.2f}M to {max(sizes) / 1e6:.2f}M | "
-            + ", ".join(f"{sum(losses) / len(losses):.3f}" for _, losses in sorted(sizes.items()))
-            + " | "
-            + ", ".join(str(len(losses)) for _, losses in sorted(sizes.items()))
-            + " |"
-        )
+        losses = [f"{sum(own) / len(own):.3f}" for _, own in sorted(sizes.items())]
+        seeds = [str(len(own)) for _, own in sorted(sizes.items())]
+        of = f"{si(min(sizes))} to {si(max(sizes))}"
+        rows.append([f"{label(family)}s", of, ", ".join(losses), ", ".join(seeds)])
+    head = ["one epoch", "parameters", "validation loss, nats per character", "seeds"]
+    return table(head, rows)
+
+
+def baselines(results):
+    """Returns the best model beside what else was given the same training text."""
+    best = results["best"]
+    bits = measured(best["test_bits_per_char"], best["test_bits_per_char_interval"])
+    name = headline.name_of_best(best)
+    rows = [[f"**{name}, {best['train_chars']:,} characters**", f"**{bits}**"]]
+    known = [
+        (row["bits_per_char"], row.get("label", name))
+        for name, row in results["baselines"]["test"].items()
+        if isinstance(row, dict) and row.get("bits_per_char")
+    ]
+    rows += [[name, number(value, 3)] for value, name in sorted(known)]
+    return table(["bits per character of unseen music, same training text", "test"], rows)
+
+
+def validity(results):
+    """Returns how much of the music is valid, beside real music and the best n-gram."""
+    samples = level_rows(results["samples"])
+    ngrams = [row for row in samples if row["kind"] == "ngram"]
+    best = max(ngrams, key=lambda row: row["bar_accuracy"] or 0)
+    kinds = ("model", "sampler", "right", "real")
+    shown = [row for kind in kinds for row in samples if row["kind"] == kind] + [best]
+    rows = [
+        [
+            row["name"],
+            measured_share(row["rate"], row["interval"]),
+            percent(row["bar_accuracy"]),
+            percent(row["copied_share"]),
+            str(row["n"]),
+        ]
+        for row in shown
+    ]
+    return table(["music", "valid", "bars of the right length", "copied", "n"], rows)
+
+
+def not_beaten(results):
+    """Returns the baselines that were not beaten; [] if all were."""
+    rows = []
+    for row in results["baselines_not_beaten"]["rows"]:
+        name = f"{row['baseline']}, {row['split']}: {number(row['value'], 3)} {row['measure']}"
+        models = [f"{model} {number(value, 3)}" for model, value in row["models"].items()]
+        rows.append([name, ", ".join(models)])
+    return table(["baseline not beaten", "by"], rows) if rows else []
 
 
 def numbers(facts):
-    """The answer: laws, losses, marks, the best model, its music."""
-    results, plan = facts["results"], facts["plan"]
-    runs, baselines, best = without_ladder(results["runs"]), results["baselines"], results["best"]
-    left_out = ", ".join(plan["left_out"])
-    lines = [
-        f"`make study`: {len(results['runs'])} runs of one epoch on up to "
-        f"{max(row['train_chars'] for row in runs):,} characters, and the best model. "
-        + (
-            f"It was given {plan['asked']['hours']:g} hours; left out for them: {left_out}. "
-            if left_out
-            else ""
-        )
-        + "All of it lies in [docs/study/](docs/study/RESULTS.json).",
-        "",
-        *laws(facts),
-        "",
-        *one_epoch(runs),
-    ]
-    low, high = best["test_bits_per_char_interval"]
-    marks = {
-        row.get("label", name): row["bits_per_char"]
-        for name, row in baselines["test"].items()
-        if isinstance(row, dict) and row.get("bits_per_char")
-    }
-    lines += [
-        "",
-        "| bits per character of unseen music, given the same training text | test |",
-        "|---|---|",
-        (
-            f"| **best model: {best['size']}, {best['epochs']:g} epochs of {best['train_chars']:,}"
-            f" characters** | **{best['test_bits_per_char']:.3f}** ({low:.3f} to {high:.3f}) |"
-        ),
-        *(
-            f"| {name} | {bits:.3f} |"
-            for name, bits in sorted(marks.items(), key=lambda item: item[1])
-        ),
-    ]
-    samples = results["samples"]
-    kinds = [
-        ("best model, temperature 1, first try", samples["unprompted"]),
-        ("best model, chosen sampler, first try", samples["chosen_sampler"]),
-        ("best model, bars drawn again until right", samples.get("right_bars")),
-        ("real music, held out", samples["real_music"]),
-    ]
-    lines += ["", "| music | valid (95 %) | bars of the right length | n |", "|---|---|---|---|"]
-    lines += [
-        f"| {name} | {percent(rate)} | {rate['bar_accuracy']:.0%} | {rate['n']} |"
-        for name, rate in kinds
-        if rate
-    ]
-    floor = max(
-        (row for row in samples["ladder"] if row["kind"] == "ngram"),
-        key=lambda row: row["bar_accuracy"] or 0,
-    )
-    lines.append(
-        f"| {floor['name']} (copies {floor['copied_share'] or 0:.0%}) | {floor['rate']:.0%} | "
-        f"{floor['bar_accuracy']:.0%} | {floor['n']} |"
-    )
-    missed = {}  # (mark, its value and measure) -> the models that do not pass it
-    for row in marks_not_passed({**results, "runs": runs}):
-        mark = f"{row['mark']}, {row['split']}: {row['mark_value']:.3f} {row['measure']}"
-        missed.setdefault(mark, []).append(f"{row['model']} {row['model_value']:.3f}")
-    if missed:
-        lines += [
-            "",
-            "| marks not passed | by |",
-            "|---|---|",
-            *(f"| {mark} | {', '.join(models)} |" for mark, models in missed.items()),
-        ]
-    lines += [
-        "",
-        (
-            f"`make run` repeats this small, on {facts['short']['chars']:,} characters in"
-            f" {minutes_of_short_run(facts):.0f} minutes; its exponents hold for that little text:"
-            " do not quote them."
-        ),
-    ]
-    return "\n".join(lines)
+    """Returns the answer: headline, losses, baselines, music."""
+    results, runs = facts["results"], facts["runs"]
+    own, left_out = without_ladder(runs), facts["plan"].get("left_out")
+    first = f"`make study`: {len(runs)} runs on up to {max(row['train_chars'] for row in own):,}"
+    first += " characters, and the best model."
+    if left_out:
+        first += f" Left out: {', '.join(left_out)}."
+    first += " All of it lies in [docs/study/](docs/study/RESULTS.json)."
+    winners = value_at(results, "fits.answer.winners") or []
+    parts = [[first], [f"**{results['headline']['sentence']}**"], answer(results)]
+    if winners:
+        head = [key for key in winners[0] if not isinstance(winners[0][key], (dict, list))]
+        parts.append(table(head, [[str(row.get(key)) for key in head] for row in winners]))
+    parts += [one_epoch(own), baselines(results), validity(results), not_beaten(results)]
+    last = f"`make run` repeats this small, on {facts['short']['chars']:,} characters in"
+    last += f" {minutes_of_short_run(facts):.0f} minutes: do not quote its exponents."
+    return "\n\n".join("\n".join(part) for part in [*parts, [last]] if part)
 
 
 BLOCKS = {"sample": sample, "commands": commands, "numbers": numbers, "stages": stages}
 
 
 def filled(text, facts):
-    """The README's text with every block written anew."""
+    """Returns the README's text with every block written anew; ValueError for a block that it lacks."""
     for name, block in BLOCKS.items():
         content = f"<!-- {name} -->\n{block(facts)}\n<!-- /{name} -->"
-        text, n = re.subn(
-            rf"<!-- {name} -->.*?<!-- /{name} -->", lambda _: content, text, flags=re.DOTALL
-        )
-        assert n == 1, f"README.md has no block {name}"
+        pattern = re.compile(rf"<!-- {name} -->.*?<!-- /{name} -->", re.DOTALL)
+        text, n = pattern.subn(lambda _: content, text)
+        if n != 1:
+            raise ValueError(f"README.md has no block {name}")
     return text
 
 
@@ -340,15 +249,16 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--root", type=Path, default=HERE / "quick")
-    parser.add_argument(
-        "--test-minutes", type=number(above=0), required=True, help="of `make test`, measured"
-    )
+    parser.add_argument("--root", type=Path, help="a finished short run to take its numbers from")
+    parser.add_argument("--test-minutes", type=number_above(above=0), help="of `make test`")
     args = parser.parse_args()
-    write_json(HERE / "docs/short_run.json", short_run_of(args.root, args.test_minutes))
-    write_text(
-        HERE / "README.md", filled((HERE / "README.md").read_text(encoding="utf-8"), facts())
-    )
+    if (args.root is None) != (args.test_minutes is None):
+        parser.error("--root and --test-minutes go together")
+    if args.root:
+        short = short_run_of(args.root, args.test_minutes)
+        write_json(HERE / "docs/short_run.json", short)
+    text = (HERE / "README.md").read_text(encoding="utf-8")
+    write_text(HERE / "README.md", filled(text, facts()))
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ KEPT = "study_plan.json"
 PUBLISHED = (
     "RESULTS.json",
     "report.html",
-    "runs.csv",
+    *(f"{name}.csv" for name in ("runs", "repeats", "skills", "music", "differences")),
     "fits.json",
     "figures/*.png",
     "generated/metadata.json",

@@ -81,13 +81,13 @@ def interval(pair):
 
 
 def measured(value, pair):
-    """Returns a number with its 95 % interval.
+    """Returns a number with its 95 % interval, three decimals without one.
 
-    >>> measured(0.948872, [0.895588, 1.00126]), measured(None, None)
-    ('0.95 (95 %: 0.90 to 1.00)', '–')
+    >>> measured(0.948872, [0.895588, 1.00126]), measured(1.45162, None), measured(None, None)
+    ('0.95 (95 %: 0.90 to 1.00)', '1.452', '–')
     """
     if value is None or not pair:
-        return number(value)
+        return number(value, 3)
     return f"{rounded(value, *pair)} (95 %: {interval(pair)})"
 
 

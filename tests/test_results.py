@@ -22,7 +22,11 @@ from music.notation import midi_bytes
 from music.validity import count_midi_notes, rate_samples
 from study.evaluate import evaluation, measurements, prompts, rating, sampler_sweep, sampling
 from study.evaluate import samples as generated
-from study.report import results
+from study.fit.records import COLUMNS, csv_text, read_records, rows_of_records
+from study.report import headline
+from study.report.content import describe_fits, results
+from study.report.required import MOST_BYTES, check_results
+from study.report.tables import TABLES, read_tables, run_rows
 from study.train import choice, runs
 from study.train import loop as training
 from study.train.checkpoints import load_checkpoint
@@ -127,103 +131,122 @@ def test_the_ten_samples_have_different_prompts_and_temperatures():
 
 
 def parts(best=1.0, run=1.2, ngram=1.5, ppmd=2.0, rate=0.5, floor=0.0):
+    """The parts of RESULTS.json that the headline reads, and the runs; losses in bits."""
+
     def row(name, bits):
+        nats = bits * math.log(2)
         return {
             "name": name,
-            "val_nats_per_char": bits * math.log(2),
-            "test_nats_per_char": bits * math.log(2),
+            "family": "lstm",
+            "size": "tiny",
+            "epochs": 2,
+            "val_nats_per_char": nats,
+            "test_nats_per_char": nats,
+            "test_bits_per_char": bits,
+            "test_bits_per_char_interval": [bits - 0.05, bits + 0.05],
         }
 
-    def rates(rate, **more):
+    def rates(rate):
+        pair = [rate - 0.05, rate + 0.05]
         return {
             "n": 100,
             "rate": rate,
+            "interval": pair,
             "bar_accuracy": rate,
-            "bar_accuracy_interval": [rate - 0.05, rate + 0.05],
-            **more,
+            "bar_accuracy_interval": pair,
         }
 
-    return {
-        "baselines": {
-            split: {
-                "unigram": {"label": "unigram", "bits_per_char": 4.0},
-                "ngram": {"label": "5-gram", "bits_per_char": ngram},
-                "ppmd": {"label": "PPMd", "bits_per_char": ppmd},
-                "missing": None,
-            }
-            for split in ("val", "test")
-        },
-        "best": row("best_model", best),
-        "runs": [row("lstm_tiny", run)],
-        "samples": {
-            "unprompted": rates(rate),
-            "ladder": [
-                rates(floor, name="12-gram", kind="ngram"),
-                rates(0.0, name="3-gram", kind="ngram"),
-            ],
-        },
+    baselines = {
+        "unigram": {"label": "unigram", "bits_per_char": 4.0},
+        "ngram": {"label": "6-gram", "bits_per_char": ngram},
+        "ppmd": {"label": "PPMd", "bits_per_char": ppmd},
+        "missing": None,
     }
+    samples = {
+        "unprompted": rates(rate),
+        "right_bars": None,
+        "real_music": None,
+        "baselines": {"6-gram": rates(floor), "3-gram": rates(0.0)},
+    }
+    found = {
+        "baselines": {"val": baselines, "test": baselines},
+        "best": row("best_model", best),
+        "samples": samples,
+        "fits": {"joint": None},
+        "novelty": None,
+    }
+    return found, [row("lstm_tiny", run)]
 
 
-def test_the_strongest_mark_is_the_one_to_pass():
-    assert results.strongest_baseline(parts()["baselines"], "test") == ("5-gram", 1.5)
-    assert results.strongest_baseline(parts(ppmd=1.3)["baselines"], "test") == ("PPMd", 1.3)
-    assert results.strongest_baseline({}, "test") == (None, None)
-    assert results.marks_not_passed(parts()) == []
-    rows = results.marks_not_passed(parts(ppmd=1.1))
-    assert [(row["model"], row["split"], row["mark"]) for row in rows] == [
-        ("lstm_tiny", "test", "PPMd"),
-        ("lstm_tiny", "val", "PPMd"),
+def test_the_strongest_baseline_is_the_one_to_beat():
+    assert headline.strongest_baseline(parts()[0]["baselines"], "test") == ("6-gram", 1.5)
+    assert headline.strongest_baseline(parts(ppmd=1.3)[0]["baselines"], "test") == ("PPMd", 1.3)
+    assert headline.strongest_baseline({}, "test") == (None, None)
+    assert headline.not_beaten(*parts()) == {"sentence": "", "rows": []}
+    found = headline.not_beaten(*parts(ppmd=1.1))
+    assert [(row["baseline"], row["split"], list(row["models"])) for row in found["rows"]] == [
+        ("PPMd", "test", ["lstm_tiny"]),
+        ("PPMd", "val", ["lstm_tiny"]),
     ]
-    assert rows[0]["mark_value"] == 1.1 and rows[0]["model_value"] == pytest.approx(1.2)
+    assert found["rows"][0]["models"]["lstm_tiny"] == pytest.approx(1.2)
     assert (
-        results.warnings_sentence(rows) == "no better than PPMd on the test split: lstm_tiny; "
-        "no better than PPMd on the val split: lstm_tiny"
+        found["sentence"]
+        == "PPMd on the test split by lstm_tiny; PPMd on the val split by lstm_tiny"
     )
-    assert results.warnings_sentence([]) == ""
-    unlike = parts()
+    unlike, runs_of = parts()
     unlike["best"]["test_nats_per_char"] *= 1.4
-    assert "unlike" in results.marks_not_passed(unlike)[0]["mark"]
+    assert "unlike" in headline.not_beaten(unlike, runs_of)["rows"][0]["baseline"]
 
 
-def test_above_the_floor_is_a_test_and_not_a_larger_number():
-    measures = {row["measure"] for row in results.marks_not_passed(parts(rate=0.03, floor=0.01))}
-    assert measures == {"valid at the first try", "bars of the right length"}
-    assert results.marks_not_passed(parts(rate=0.12, floor=0.01)) == []
+def test_above_a_baseline_is_a_test_and_not_a_larger_number():
+    rows = headline.not_beaten(*parts(rate=0.03, floor=0.01))["rows"]
+    assert {row["measure"] for row in rows} == {
+        "valid at the first try",
+        "bars of the right length",
+    }
+    assert headline.not_beaten(*parts(rate=0.12, floor=0.01))["rows"] == []
+
+
+def test_the_headline_is_one_sentence_and_eight_numbers():
+    found, _ = parts()
+    head = headline.headline(found)
+    assert len(head["numbers"]) == 8 and len(head["sentence"].split()) <= headline.MOST_WORDS
+    shown = dict(headline.rows({"headline": head}))
+    assert shown["answer"] == head["sentence"] and len(shown) == 10
+    assert shown["bits per character of unseen music"] == (
+        "1.00 (95 %: 0.95 to 1.05); LSTM tiny, 2 epochs"
+    )
+    assert shown["valid with right bars"] == "not measured"
+    assert headline.lines({})[0] == "answer: not measured"
+
+
+def test_no_law_at_one_amount_of_text_is_quoted_beside_a_grid():
+    law = {"alpha": 0.3, "alpha_interval": [0.2, 0.4], "verdict": "identified"}
+    assert headline.exponent({"lstm": law, "joint": None})["value"] == 0.3
+    assert headline.exponent({"lstm": law, "joint": {"lstm": {}}}) == {"value": None}
+    answer = {
+        "sentence": "It copies.",
+        "numbers": {"alpha": {"value": 0.15, "interval": [0.14, 0.16]}},
+    }
+    fits = {"lstm": law, "joint": {"lstm": {}}, "answer": answer}
+    assert headline.exponent(fits) == {"value": 0.15, "interval": [0.14, 0.16]}
+    found, _ = parts()
+    assert headline.headline({**found, "fits": fits})["sentence"] == "It copies."
 
 
 def test_a_fit_that_was_refused_is_null_with_its_reason():
-    fits = results.describe_fits(
+    fits = describe_fits(
         {"families": {"transformer": {"alpha": 0.3}}, "refused": {"lstm": "losses rise"}}
     )
     assert fits["transformer"]["alpha"] == 0.3 and fits["lstm"]["alpha_interval"] is None
-    assert (
-        fits["lstm"]["alpha"] is None
-        and fits["lstm"]["identified"] is False
-        and fits["lstm"]["reason"]
-    )
+    assert fits["lstm"]["alpha"] is None and fits["lstm"]["reason"] == "losses rise"
 
 
-def test_an_end_without_bound_is_a_word_and_null_only_what_was_not_measured():
-    fits = results.describe_fits(
-        {
-            "families": {
-                "lstm": {
-                    "alpha": None,
-                    "alpha_interval": [0.1, None],
-                    "sizes": [{"curve_interval": [None, 2.0], "loss": None}],
-                }
-            },
-            "loss_by_position": {"lstm": {}},
-        }
-    )
-    assert fits == {
-        "lstm": {
-            "alpha": None,
-            "alpha_interval": [0.1, "unbounded"],
-            "sizes": [{"curve_interval": ["unbounded", 2.0], "loss": None}],
-        }
-    }
+def test_an_end_without_bound_is_a_word_and_rows_stay_in_fits_json():
+    law = {"alpha": None, "alpha_interval": [0.1, None], "sizes": [{"loss": None}]}
+    fits = describe_fits({"families": {"lstm": law}, "loss_by_position": {"lstm": {}}})
+    assert fits["lstm"] == {"alpha": None, "alpha_interval": [0.1, "unbounded"]}
+    assert "loss_by_position" not in fits and fits["answer"] is None
 
 
 def test_portable_values_are_strict_json():
@@ -489,14 +512,15 @@ def make_root(root):
     (outputs / "fits.json").write_text(
         json.dumps(
             {
-                "headline": "It scales.",
                 "families": {"transformer": fit, "lstm": fit},
                 "refused": {},
                 "comparison": {"n": 1},
             }
         )
     )
-    finish(root, "06_fit_scaling", ["part4_outputs/fits.json"])
+    rows = rows_of_records(read_records(root))
+    (outputs / "runs.csv").write_text(csv_text(rows, COLUMNS))
+    finish(root, "06_fit_scaling", ["part4_outputs/fits.json", "part4_outputs/runs.csv"])
     return root
 
 
@@ -543,78 +567,51 @@ def results_of(root):
 
 
 def test_results_hold_what_they_promise(done):
-    missing = results.check_results(results_of(done))
+    missing = check_results(results_of(done), read_tables(done / "part4_outputs"))
     small = {"samples.unprompted.n is below 100", "samples.chosen_sampler.n is below 100"}
     # the stages before 03 were not run here
     assert set(missing) - small <= {"data.sources is missing", "data.conversion is missing"}
+    assert (done / "part4_outputs/RESULTS.json").stat().st_size < MOST_BYTES
 
 
 def test_a_missing_key_is_named(done):
-    content = results_of(done)
+    content, rows = results_of(done), read_tables(done / "part4_outputs")
     content["best"]["test_perplexity"] = None
-    content["runs"] = [row for row in content["runs"] if row["name"] != "transformer_tiny"]
-    content["runs"][0]["val_nats_per_char"] = None
-    missing = results.check_results(content)
+    rows["runs.csv"] = [row for row in rows["runs.csv"] if row["name"] != "transformer_tiny"]
+    rows["runs.csv"][0]["val_nats_per_char"] = None
+    missing = check_results(content, rows, ["transformer_tiny"])
     assert {
         "best.test_perplexity is missing",
-        "runs lacks transformer_tiny",
-        "runs has losses that are no numbers",
+        "runs.csv lacks transformer_tiny",
+        "runs.csv has losses that are no numbers",
     } <= set(missing)
-    assert len(results.check_results(None)) > 30
+    assert len(check_results(None, {})) > 30
 
 
 def test_results_are_a_function_of_what_stands_on_disk(done):
-    assert results.results(done) == results_of(done)
-
-
-def test_no_subtree_of_the_results_stands_there_twice(done):
-    content, seen = results_of(done), {}
-
-    def walk(value, path):
-        inner = (
-            value.items()
-            if isinstance(value, dict)
-            else enumerate(value) if isinstance(value, list) else ()
-        )
-        if len(text := json.dumps(value)) > 400 and isinstance(value, (dict, list)):
-            assert text not in seen, f"{path} says the same as {seen[text]}"
-            seen[text] = path
-        for key, item in inner:
-            walk(item, f"{path}.{key}")
-        assert not isinstance(value, float) or value == float(f"{value:.6g}"), path
-
-    # here copies of each other, which they are not in a study
-    made_up = "runs", "baselines", "fits"
-    walk({key: value for key, value in content.items() if key not in made_up}, "")
+    assert results(done) == results_of(done)
 
 
 def test_long_tables_stand_beside_the_results(done):
-    assert not (done / "part4_outputs/repeats.csv").exists()  # no ladder was trained here
-    for name, columns in results.TABLES.items():
-        if name == "repeats.csv":
-            continue
-        rows = list(csv.DictReader((done / f"part4_outputs/{name}").read_text().splitlines()))
-        assert rows and tuple(rows[0]) == columns
-    assert {
-        row["set"]
-        for row in csv.DictReader((done / "part4_outputs/music.csv").read_text().splitlines())
-    } == {"unprompted", "chosen", *results_of(done)["skills"]["models"]}
+    found = read_tables(done / "part4_outputs")
+    assert "repeats.csv" not in found  # no ladder was trained here
+    for name in set(TABLES) - {"repeats.csv"}:
+        assert found[name] and list(found[name][0]) == list(TABLES[name])
+    models = {row["name"] for row in found["runs.csv"]}
+    assert {row["set"] for row in found["music.csv"]} == {"unprompted", "chosen", "right", *models}
+    assert models < {row["name"] for row in found["skills.csv"]}
+    skill = next(row for row in found["skills.csv"] if row["name"] == "lstm_tiny")
+    assert isinstance(skill["params_total"], int) and 0 <= skill["meter"] <= 1
 
 
-def test_the_choice_stands_beside_what_came_of_it(done):
+def test_the_best_model_stands_with_its_interval(done):
     best = results_of(done)["best"]
-    assert best["choice"]["chosen"]["size"] == best["size"] == "xl" and best["epochs"] == 1
-    assert (
-        best["choice"]["expected"]["val_nats_per_char"]
-        == best["choice"]["chosen"]["val_nats_per_char"]
-    )
-    assert best["choice"]["outcome"]["val_nats_per_char"] == best["val_nats_per_char"]
-    assert best["seed"] == runs.HEADLINE_SEED and best["test_nats_per_char_long_context"] > 0
+    assert (best["size"], best["epochs"], best["seed"]) == ("xl", 1, runs.HEADLINE_SEED)
     low, high = best["test_bits_per_char_interval"]
     assert low < best["test_bits_per_char"] < high and best["test_tunes"] == 8
-    assert {row["model"] for row in best["differences"]} == {
-        row["name"] for row in results_of(done)["runs"]
-    }
+    rows = read_tables(done / "part4_outputs")["differences.csv"]
+    models = {row["model"] for row in rows if row["less"] == "best_model"}
+    assert models == {row["name"] for row in run_rows(done)}
 
 
 def test_minutes_choose_once_and_then_keep_the_choice(made, tmp_path, monkeypatch):
@@ -755,19 +752,10 @@ def test_results_follow_the_runs_that_the_manifests_list(copy):
             [f"checkpoints/{family}_{size}{end}" for size in sizes for end in (".pt", ".json")],
         )
     run07(copy)
-    content = results_of(copy)
-    assert (
-        set(content["skills"]["models"])
-        == {row["name"] for row in content["runs"]}
-        == {
-            "transformer_mini",
-            "transformer_tiny",
-            "transformer_xl",
-            "lstm_tiny",
-            "lstm_small",
-            "lstm_medium",
-        }
-    )
+    names = {"transformer_mini", "transformer_tiny", "transformer_xl"}
+    names |= {"lstm_tiny", "lstm_small", "lstm_medium"}
+    assert results_of(copy)["runs"]["n"] == 6 and {row["name"] for row in run_rows(copy)} == names
+    assert names < {row["name"] for row in read_tables(copy / "part4_outputs")["skills.csv"]}
     assert not (copy / "part4_outputs/evaluation/skills/lstm_large.json").exists()
     with pytest.raises(SystemExit, match="mini, tiny, xl"):
         run07(copy, "--only", "medium")
@@ -901,9 +889,7 @@ def test_the_check_and_the_headline_are_printed(done, capsys):
     with pytest.raises(SystemExit, match="samples.unprompted.n is below 100"):
         run07(done, "--check")
     run07(done, "--headline")
-    printed = capsys.readouterr().out
-    assert (
-        "scaling: It scales." in printed
-        and "transformer alpha: 0.3 (95 %: 0.1 to unbounded)" in printed
-    )
-    assert "strongest baseline, ngram: 2.2" in printed and len(printed.splitlines()) <= 8
+    printed = capsys.readouterr().out.splitlines()
+    assert printed == headline.lines(results_of(done)) and len(printed) == 10
+    assert "exponent α of model size: 0.30 (95 %: 0.10 to unbounded)" in printed[3]
+    assert printed[2] == "strongest baseline: 2.200; ngram"

@@ -111,7 +111,7 @@ def sentence(fits, numbers):
         return "No model was measured."
     words = f"{best['model']}: {_in_words('test_bits_per_char', best, False)} bits per character"
     if baseline["value"] is not None:
-        words += f" ({baseline['model']}: {number(baseline['value'])})"
+        words += f" ({baseline['model']}: {number(baseline['value'], 3)})"
     valid = numbers["valid_rate"]["value"]
     return words + ("." if valid is None else f"; {percent(valid)} of its first tries are valid.")
 
@@ -141,7 +141,7 @@ def _in_words(key, row, with_more=True):
     if value is None:
         return "not measured"
     if not with_more:
-        return rounded(value, *pair) if pair else number(value)
+        return rounded(value, *pair) if pair else number(value, 3)
     words = measured_share(value, pair) if key in SHARES else measured(value, pair)
     if row.get("n"):
         words += f", n = {row['n']}"

@@ -1,30 +1,26 @@
 'use strict';
-// Put into the page by report.py: the switch between light and dark paper, the cue that a picture goes on to
-// the right, and the players of the samples.
+// Put into the page by page.py: inflates the pictures and plays the samples.
 
 const all = (query, from = document) => [...from.querySelectorAll(query)];
 const clock = seconds => Math.floor(seconds / 60) + ':' + String(Math.floor(seconds % 60)).padStart(2, '0');
 
-// ---------------------------------------------------------------- light and dark
+// ---------------------------------------------------------------- pictures
 
-const dark = matchMedia('(prefers-color-scheme: dark)');
-const root = document.documentElement;
-const theme = document.getElementById('theme');
-const isDark = () => (root.dataset.theme || (dark.matches ? 'dark' : 'light')) === 'dark';
-const label = () => { theme.textContent = isDark() ? 'Light page' : 'Dark page'; };
-theme.onclick = () => { root.dataset.theme = isDark() ? 'light' : 'dark'; label(); };
-dark.onchange = label;
-label();
-
-// ---------------------------------------------------------------- what goes on to the right
-
-const cue = box => box.classList.toggle('more', box.scrollWidth - box.clientWidth - box.scrollLeft > 8);
-const resized = new ResizeObserver(entries => entries.forEach(entry => cue(entry.target)));
-for (const box of all('.wide')) {
-  box.addEventListener('scroll', () => cue(box), { passive: true });
-  resized.observe(box);
-  for (const picture of all('img', box)) picture.addEventListener('load', () => cue(box));
+// A picture is SVG as base64 of gzip. As the source of an image it runs no script and loads nothing.
+async function inflate(image) {
+  const bytes = Uint8Array.from(atob(image.dataset.svg), character => character.charCodeAt(0));
+  delete image.dataset.svg;
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream('gzip'));
+  const svg = await new Response(stream).blob();
+  image.src = URL.createObjectURL(new Blob([svg], { type: 'image/svg+xml' }));
+  await image.decode().catch(() => {});
 }
+
+// Those inside a fold wait until it is opened.
+const show = (box = document) => Promise.all(all('img[data-svg]', box)
+  .filter(image => !image.closest('details:not([open])')).map(inflate));
+for (const fold of all('details')) fold.addEventListener('toggle', () => show(fold));
+const shown = show();
 
 // ---------------------------------------------------------------- playing
 

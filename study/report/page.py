@@ -1,75 +1,54 @@
 """part4_outputs/report.html: one page, without network, that shows, plays and judges what a run
 made; and generated/played.html, the same for samples that a user asked for.
 
-This file collects what the pages show, as plain text, numbers and lists; `words.py` puts it into
-sentences; `page.html`, `played.html` and `parts.html`, which they share, say how it looks, with
-`page.css` and `page.js` put into them, so that a page is one file. No HTML is written here, and the
-templates escape everything that they are given: titles, prompts and generated text are hostile
-input. Pictures enter as images with data URIs, in which a browser runs no script and loads nothing.
-What is missing in a run is left out with a word.
+This file collects what the pages show, as text, numbers and lists; `headline.py` gives the answer,
+`sample_views.py` the samples. `page.html`, `played.html` and `parts.html` say how it looks, with
+`page.css` and `page.js` put into them, so that a page is one file. The templates escape everything
+that they are given. Pictures enter as compressed SVG, which the page inflates and shows as images,
+in which a browser runs no script and loads nothing. What is missing in a run is left out.
 """
 
 import base64
 import hashlib
 import io
-import itertools
-import math
-import re
 import sys
-import zipfile
 from pathlib import Path
 from typing import NamedTuple
-
-from study.stages import stage
 
 import jinja2
 from markupsafe import Markup
 
 from music import notation
 from music.novelty import COPY_CHARS, run_in_words
-from music.validity import LEVELS, VALID_LEVEL
-from study.families import label
+from music.validity import LEVELS
 from study.figures import FIGURES
-from study.report import attention
-from study.report.results import value_at
-from study.report.words import (
-    NOTHING,
-    digits_of,
+from study.report import attention, headline
+from study.report.content import level_rows
+from study.report.required import value_at, without_ladder
+from study.report.sample_views import (
+    LEVEL_WORDS,
+    Picture,
+    data_uri,
     first_of,
-    interval,
-    lead,
-    number,
-    percent,
-    verdicts,
+    pictures_of,
+    sample_view,
+    shade_words,
+    within,
 )
+from study.report.tables import read_tables
+from study.stages import stage
+from study.wording import NOTHING, interval, number, percent, rounded
 
 HERE = Path(__file__).resolve().parent
 TEMPLATES = ("page.html", "parts.html", "played.html", "page.css", "page.js")
-# the page stays below: mail and forges refuse more; scores beyond are left to their files
-PAGE_BYTES = 3_000_000
-FIGURE_BYTES = PAGE_BYTES // 8
-CAPTION_BYTES = 300  # what stands around a score
-MAX_SAMPLES = 20  # shown on the page
-MAX_ERRORS = 12  # shown of a sample
-SURPRISAL_STEPS = (0.25, 1, 2, 4, 6)  # bits; a character above step i gets shade i + 1
+PAGE_BYTES = 3_000_000  # the page stays below: mail and forges refuse more
+CAPTION_BYTES = 400  # what stands around a picture
+MAX_SAMPLES = 20  # shown on a page
 ATTENTION_CONTRAST = 0.6  # exponent: below 1, so that weak attention can be seen beside strong
-
-MXL_CONTAINER = (
-    b'<?xml version="1.0" encoding="UTF-8"?><container><rootfiles><rootfile'
-    b' full-path="%s"/></rootfiles></container>'
-)
-
-SECTIONS = {
-    "verdicts": "Verdicts",
-    "laws": "The laws",
-    "validity": "What is valid",
-    "skills": "What is musical",
-    "samples": "The samples",
-    "inside": "Inside the best model",
-}
-# where a figure stands that is none of a law; the ladder is a table on the page
+DECIDING = ("plane", "looking_back")  # figures that stand open; without a grid of sizes x data ...
+CLASSICAL = ("scaling", "looking_back")  # ... these
+# the section of a figure that is none of a law; the validity levels are a table on the page
 PLACES = {
-    "scaling": "first",
     "sampler": "validity",
     "cost_of_control": "validity",
     "skills": "skills",
@@ -78,13 +57,7 @@ PLACES = {
     "best_by_position": "inside",
     "ladder": None,
 }
-LEVEL_WORDS = {
-    "header": "the header parses",
-    "tokens": "every character is ABC",
-    "content": "at least 16 notes, 4 bars, 4 pitches, at most 75 % rest bars",
-    "meter": "every bar has its meter's length",
-    "aligned": "all voices have the same bars",
-}
+NEXT = {"note": "note or sign", "byte pairs": "few characters"}  # kind of tokenizer -> what is next
 MUSIC = {  # metric -> words
     "pitch_class_entropy": "pitch-class entropy, bits",
     "scale_consistency": "scale consistency",
@@ -94,7 +67,7 @@ MUSIC = {  # metric -> words
     "notes_per_bar": "notes per bar",
     "pitch_range": "pitch range, semitones",
     "rest_share": "rest share",
-    "bar_repetition": "bars heard before",
+    "bar_repetition": "repeated bars",
     "leap_share": "leaps",
 }
 HISTOGRAMS = {
@@ -103,107 +76,95 @@ HISTOGRAMS = {
     "onset": "positions in the bar",
     "pitch_class": "pitch classes",
 }
-PROMPTS = {
-    "unconditional": "no prompt",
-    "header": "header given",
-    "bars": "header and first four bars given",
-    "continued": "goes on from a user's tune",
-}
-SAMPLER = (
-    ("temperature", "temperature", None),
-    ("top_k", "top-k", 0),
-    ("top_p", "top-p", 1),
-    ("min_p", "min-p", 0),
-    ("seed", "seed", None),
-)  # key of a sample, its name, the value that means "off"
-WAYS = {"free": "bars drawn freely", "right": "wrong bars redrawn"}
-ENDS = {
-    "end": "ended by the model",
-    "budget": "cut off by the budget",
-    "stuck": "given up: a bar failed too often",
-}
 
 
-# ---------------------------------------------------------------- the page
+# ---------------------------------------------------------------- the pages
 
 
 def write_report(root):
     """Writes part4_outputs/report.html and returns its path; the same input gives the same bytes.
 
-    Reads RESULTS.json, generated/metadata.json with the samples' .svg and .mid, figures/*.svg, and
-    for the attention map checkpoints/best_model.pt with data/tokenizer.pkl and data/test.txt.
+    Reads RESULTS.json and the tables beside it, fits.json, generated/, figures/*.svg, and for the
+    attention map checkpoints/best_model.pt with data/tokenizer.pkl and data/test.txt.
     """
     outputs = Path(root) / "part4_outputs"
-    results = stage.read_json(outputs / "RESULTS.json") or {}
-    rows = ((stage.read_json(outputs / "generated/metadata.json") or {}).get("samples") or [])[
-        :MAX_SAMPLES
+    metadata = stage.read_json(outputs / "generated/metadata.json") or {}
+    rows = (metadata.get("samples") or [])[:MAX_SAMPLES]
+    samples = [
+        sample_view(row, outputs / "generated", f"sample {i}") for i, row in enumerate(rows, 1)
     ]
-    samples = [sample_view(row, outputs / "generated", i) for i, row in enumerate(rows)]
     first, rule = first_of(samples, rows)
-    plots = figures(outputs / "figures", value_at(results, "fits.figures") or [])
-    page = {
-        "sections": SECTIONS,
-        "lead": lead(results, bool(plots["first"])),
+    page = page_data(outputs) | {
+        "attention": attention_view(Path(root)),
+        "samples": [sample for i, sample in enumerate(samples) if i != first],
+        "first": None if first is None else samples[first],
         "first_rule": rule,
-        "figures": plots,
-        "verdicts": verdicts(results),
+        "shades": shade_words(),
+    }
+    in_order = samples if first is None else [samples[first], *samples]
+    figures = [figure for group in page["figures"].values() for figure in group]
+    _fit_and_write(outputs / "report.html", "page.html", page, figures + pictures_of(in_order))
+    return outputs / "report.html"
+
+
+def page_data(outputs):
+    """Returns what the page says of a run, {name in the template: value}, but for its samples."""
+    results, tables = stage.read_json(outputs / "RESULTS.json") or {}, read_tables(outputs)
+    runs = tables.get("runs.csv") or []
+    fits = stage.read_json(outputs / "fits.json") or {}
+    (_, sentence), *numbers = headline.rows(results) if results else [("answer", "")]
+    return {
+        "lead": lead(results, runs),
+        "sentence": sentence,
+        "numbers": numbers,
         "is_quick": bool(results.get("quick")),
-        "numbers": number_table(results),
-        "choice": choice_table(results),
+        "compose": "compose.html" if (outputs / "compose.html").exists() else None,
+        "figures": figures_of(outputs / "figures", fits.get("figures") or []),
+        "winners": winners_table(results),
+        "beside": beside_table(results),
+        "not_beaten": not_beaten_table(results),
         "finetuned": finetuned_table(results),
         "rates": rate_table(results),
-        "runs": run_table(results),
-        "ladder": ladder_table(results),
-        "levels": {name: LEVEL_WORDS[name] for name in LEVELS},
+        "runs": run_table(runs),
+        "levels": level_table(results),
+        "level_words": {name: LEVEL_WORDS[name] for name in LEVELS},
         "music": music_table(results),
-        "shades": shade_words(),
-        "attention": attention_view(Path(root)),
+        "licences": value_at(results, "data.licences") or [],
         "environment": results.get("environment") or {},
     }
-
-    def filled(room):
-        shown = within(samples, room, first or 0)
-        return fill(
-            "page.html",
-            {**page, "samples": shown, "first": None if first is None else shown[first]},
-        )
-
-    html = filled(PAGE_BYTES - len(filled(0).encode()) - CAPTION_BYTES * len(samples))
-    stage.write_text(outputs / "report.html", html)
-    return outputs / "report.html"
 
 
 def write_played_page(root, rows):
     """Writes part4_outputs/generated/played.html with the samples of these metadata rows (of
-    `write_sample`), the newest first, and returns its path. A row without "pictures" gets its score
-    here."""
+    `write_sample`), the newest first, and returns its path."""
     folder = Path(root) / "part4_outputs/generated"
     newest = sorted(rows, key=lambda row: row["file"], reverse=True)[:MAX_SAMPLES]
-    names = [
-        Path(row["file"]).stem.replace("play_", "played sample ").replace("_", " ")
-        for row in newest
-    ]
-    samples = [
-        sample_view(row, folder, i, name) for i, (row, name) in enumerate(zip(newest, names))
-    ]
+    samples = []
+    for row in newest:
+        name = Path(row["file"]).stem.replace("play_", "played sample ").replace("_", " ")
+        samples.append(sample_view(row, folder, name))
     page = {
+        "samples": samples,
         "n_older": len(rows) - len(newest),
         "shades": shade_words(),
         "has_report": (folder.parent / "report.html").exists(),
     }
-    room = PAGE_BYTES - len(fill("played.html", {**page, "samples": within(samples, 0)}).encode())
-    stage.write_text(
-        folder / "played.html",
-        fill(
-            "played.html", {**page, "samples": within(samples, room - CAPTION_BYTES * len(samples))}
-        ),
-    )
+    _fit_and_write(folder / "played.html", "played.html", page, pictures_of(samples))
     return folder / "played.html"
 
 
+def _fit_and_write(path, template, page, pictures):
+    """Writes a page with as many of its pictures, in their order, as PAGE_BYTES allow."""
+    pictures = list({id(picture): picture for picture in pictures}.values())
+    n_bytes = sum(len(picture.data) for picture in pictures)
+    rest = len(fill(template, page).encode()) - n_bytes
+    within(pictures, PAGE_BYTES - rest - CAPTION_BYTES * len(pictures))
+    stage.write_text(path, fill(template, page))
+
+
 def fill(template, page):
-    """A page's HTML. Autoescape is on, and a name that the template does not find is an error, not
-    an empty place."""
+    """Returns a page's HTML. Autoescape is on, and a name that the template does not find is an
+    error, not an empty place."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         autoescape=True,
@@ -213,31 +174,32 @@ def fill(template, page):
     )
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     css, script = ((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
-    script_digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return (
-        environment.get_template(template)
-        .render(page, css=Markup(css), script=Markup(script), script_digest=script_digest)
-        .lstrip()
-    )
-
-
-def shade_words():
-    """What each shade of surprisal means, in order."""
-    return [f"up to {SURPRISAL_STEPS[0]:g}", *(f"over {step:g}" for step in SURPRISAL_STEPS)]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    texts = {"css": Markup(css), "script": Markup(script), "script_digest": digest}
+    return environment.get_template(template).render(page, **texts).lstrip()
 
 
 def template_digest():
-    """SHA-256 over the page's template, style and script: stage 07 has it in its configuration, so
-    that an edit of them makes the page again."""
+    """Returns a digest of the page's template, style and script: stage 07 has it in its
+    configuration, so that an edit of them makes the page again."""
     return stage.value_digest([stage.file_digest(HERE / name) for name in TEMPLATES])
+
+
+def lead(results, runs):
+    """Returns the page's first words, for a reader who knows music and no statistics."""
+    n = len({(row["family"], row["size"]) for row in without_ladder(runs)})
+    tunes = value_at(results, "data.splits.train.tunes")
+    who = f"{n} models, small and large," if n > 1 else "A model"
+    what = f"{tunes:,} tunes as text" if tunes else "tunes as text"
+    unit = NEXT.get(value_at(results, "tokenizer.kind"), "character")
+    return f"{who} read {what} and learnt to predict the next {unit}."
 
 
 # ---------------------------------------------------------------- tables
 
 
 class Cell(NamedTuple):
-    """A cell of a table: its text, a smaller line below it, and the share that a bar behind it
-    fills."""
+    """A cell of a table: its text, a smaller line below it, and the share that a bar fills."""
 
     text: str
     note: str = ""
@@ -251,8 +213,8 @@ class Table(NamedTuple):
 
 
 def table(caption, head, rows):
-    """A Table of those rows that hold any number, or None if there is none. Cells are Cells or
-    text."""
+    """Returns a Table of those rows that hold any number, or None if there is none. Cells are Cells
+    or text."""
     rows = [
         (name, [cell if isinstance(cell, Cell) else Cell(cell) for cell in cells])
         for name, cells in rows
@@ -262,35 +224,48 @@ def table(caption, head, rows):
 
 
 def rate_cell(row):
-    """A rate with its interval below it."""
+    """Returns a rate with its interval below it."""
     pair = row.get("interval")
-    return Cell(
-        percent(row.get("rate")), f"{100 * pair[0]:.0f}–{100 * pair[1]:.0f} %" if pair else ""
-    )
+    note = f"{100 * pair[0]:.0f} to {100 * pair[1]:.0f} %" if pair else ""
+    return Cell(percent(row.get("rate")), note)
 
 
-def number_table(results):
-    """Model, ceiling, strongest mark and floors of every headline number in one table."""
+def measured_cell(value, pair):
+    """Returns a number with the decimals that its interval allows, the interval below it."""
+    if value is None or not pair:
+        return Cell(number(value, 3))
+    return Cell(rounded(value, *pair), interval(pair))
 
-    def baseline(name):
-        return value_at(results, f"baselines.test.{name}.bits_per_char")
 
-    rungs = {}
-    for row in value_at(results, "samples.ladder") or []:
-        rungs.setdefault(row["kind"], row)  # of several n-grams the longest, which comes first
-    ladder = [rungs.get(kind, {}) for kind in ("model", "real", "ngram", "random")]
-    mark, best = value_at(results, "headline.strongest_baseline") or {}, results.get("best") or {}
-    strongest, unigram, uniform = (
-        mark.get("test_bits_per_char"),
-        baseline("unigram"),
-        baseline("uniform"),
-    )
-    copying = [
-        value_at(results, f"novelty.{whose}") or {} for whose in ("generated", "heldout_baseline")
-    ]
-    copied = [row.get("longest_copied_chars") for row in copying]
+def winners_table(results):
+    """Returns which family is best where, as the answer of the fits says; None without it."""
+    rows = value_at(results, "fits.answer.winners") or []
+    rows = [row for row in rows if isinstance(row, dict)]
+    if not rows:
+        return None
+    head = [key for key in rows[0] if not isinstance(rows[0][key], (dict, list))]
+    cells = [[str(NOTHING if row.get(key) is None else row[key]) for key in head] for row in rows]
+    names = [key.replace("_", " ") for key in head]
     return table(
-        "The best model beside real music, the strongest simpler method and random text",
+        "The best family by size and amount of text", names, [(c[0], c[1:]) for c in cells]
+    )
+
+
+def beside_table(results):
+    """Returns the best model beside real music, the best simpler method and random text."""
+    best, samples = results.get("best") or {}, results.get("samples") or {}
+    levels = {}
+    for row in level_rows(samples) if samples else []:
+        levels.setdefault(row["kind"], row)  # of several n-grams the longest, which comes first
+    rows = [levels.get(kind, {}) for kind in ("model", "real", "ngram", "random")]
+    name, bits = headline.strongest_baseline(results.get("baselines") or {}, "test")
+    unigram = value_at(results, "baselines.test.unigram.bits_per_char")
+    copied = value_at(results, "novelty.unprompted.longest_copied_chars")
+    copied_real = value_at(results, "novelty.real_music.longest_copied_chars")
+    longest = [NOTHING if n is None else run_in_words(n) for n in (copied, copied_real)]
+    perplexities = [number(None if b is None else 2**b, 2) for b in (bits, unigram)]
+    return table(
+        "The best model beside real music, the best simpler method and random text",
         ["", "best model", "real music", "simpler method", "random"],
         [
             (
@@ -300,20 +275,8 @@ def number_table(results):
                         best.get("test_bits_per_char"), best.get("test_bits_per_char_interval")
                     ),
                     NOTHING,
-                    Cell(number(strongest), mark.get("name") or ""),
-                    Cell(
-                        number(unigram),
-                        "" if unigram is None else f"unigram; uniform {number(uniform)}",
-                    ),
-                ],
-            ),
-            (
-                "Bits per note of test music",
-                [
-                    number(
-                        best.get("test_nats_per_note") and best["test_nats_per_note"] / math.log(2)
-                    ),
-                    *[NOTHING] * 3,
+                    Cell(number(bits, 3), name or ""),
+                    Cell(number(unigram, 3), "unigram" if unigram else ""),
                 ],
             ),
             (
@@ -323,258 +286,134 @@ def number_table(results):
                         best.get("test_perplexity"), best.get("test_perplexity_interval")
                     ),
                     NOTHING,
-                    *(number(None if bits is None else 2**bits) for bits in (strongest, unigram)),
+                    *perplexities,
                 ],
             ),
-            ("Valid at the first try (level 4)", [rate_cell(row) for row in ladder]),
+            ("Valid at the first try (level 4)", [rate_cell(row) for row in rows]),
             (
                 "Bars of the right length",
                 [
-                    Cell(
-                        percent(row.get("bar_accuracy")),
-                        row.get("name", "") if row.get("kind") == "ngram" else "",
-                    )
-                    for row in ladder
+                    Cell(percent(row.get("bar_accuracy")), "" if i != 2 else row.get("name", ""))
+                    for i, row in enumerate(rows)
                 ],
             ),
             (
-                "Bars heard before",
-                [
-                    percent(value_at(results, f"headline.bars_heard_before.{whose}.exact"))
-                    for whose in ("unprompted", "real_music")
-                ]
-                + [NOTHING, NOTHING],
-            ),
-            (
                 "Compiled cleanly by abc2midi",
-                [percent(row.get("abc2midi_clean_rate")) for row in ladder],
+                [percent(row.get("abc2midi_clean_rate")) for row in rows],
             ),
             (
-                f"Characters copied from training, runs of {COPY_CHARS} and more",
-                [*(percent(whose.get("copied_share")) for whose in copying), NOTHING, NOTHING],
+                f"Copied from the training text, runs of {COPY_CHARS} characters and more",
+                [percent(row.get("copied_share")) for row in rows],
             ),
-            (
-                "Longest copied run, characters",
-                [*(NOTHING if n is None else run_in_words(n) for n in copied), NOTHING, NOTHING],
-            ),
+            ("Longest copied run, characters", [*longest, NOTHING, NOTHING]),
         ],
-    )
-
-
-def measured_cell(value, pair):
-    """A number with the decimals that its interval allows, the interval below it."""
-    digits = digits_of(pair) if pair else 2
-    return Cell(number(value, digits), interval(pair, digits).strip(" ()"))
-
-
-def choice_table(results):
-    """What the best model could have been: the plan that was carried out, then those it was
-    compared with, by expected loss. None without a choice."""
-    choice = value_at(results, "best.choice") or {}
-    chosen = {**(choice.get("chosen") or {}), **(choice.get("expected") or {})}
-    plans = [chosen, *sorted(choice.get("rivals") or [], key=lambda row: row["val_nats_per_char"])]
-
-    def cells(row):
-        reached = (
-            {
-                "minutes": value_at(choice, "outcome.minutes"),
-                "loss": value_at(results, "best.val_nats_per_char"),
-            }
-            if row is chosen
-            else {}
-        )
-        return [
-            number(row.get("epochs")),
-            number(row.get("windows")),
-            number(row.get("minutes"), 1),
-            number(reached.get("minutes"), 1),
-            number(row.get("val_nats_per_char")),
-            number(reached.get("loss")),
-        ]
-
-    limit = f" in {choice['minutes']:g} minutes" if choice.get("minutes") else ""
-    return table(
-        f"The study's own law at work: what could be trained{limit}. First what was:"
-        f" {choice.get('rule')}",
-        [
-            "",
-            "epochs",
-            "windows a step",
-            "minutes expected",
-            "taken",
-            "validation loss expected",
-            "reached",
-        ],
-        [
-            (f"{label(row['family'])} {row['size']}", cells(row))
-            for row in plans
-            if row.get("family")
-        ],
-    )
-
-
-def finetuned_table(results):
-    """What became of models that were fine-tuned to other music, one row each. None without any."""
-
-    def cells(row):
-        of = {
-            path: value_at(row, path)
-            for path in (
-                "held_out.bits_per_char.before",
-                "held_out.bits_per_char.after",
-                "held_out.strongest_mark.bits_per_char",
-                "old_text.before",
-                "old_text.after",
-            )
-        }
-        return [
-            *map(number, of.values()),
-            *(
-                percent(value_at(row, f"copying.{whose}.copied_share"))
-                for whose in ("generated", "held_out")
-            ),
-            rate_cell(value_at(row, "validity.generated") or {}),
-        ]
-
-    return table(
-        "Fine-tuned models: bits per character of held-out music and of the old validation text;"
-        f" characters copied from the new text in runs of {COPY_CHARS} and more; valid at the"
-        " first try",
-        [
-            "",
-            "held out, before",
-            "after",
-            "PPMd and co.",
-            "old text, before",
-            "after",
-            "copied",
-            "by real music",
-            "valid",
-        ],
-        [(name, cells(row)) for name, row in (results.get("finetuned") or {}).items()],
     )
 
 
 def rate_table(results):
-    """The three ways to draw, side by side: what the model does, what a sampler adds, what
-    redrawing bars adds."""
-
-    def cells(row):
-        return [
-            number(row.get("n")),
-            rate_cell(row),
-            percent(row.get("bar_accuracy")),
-            percent(row.get("bar_repetition")),
-            percent(row.get("copied_share")),
-            number(row.get("draws_per_bar")),
-            percent(row.get("stuck_share")),
-        ]
-
-    # keys of samples and music, of novelty
+    """Returns the three ways to draw side by side: the model, a sampler, right bars."""
+    samples = results.get("samples") or {}
     ways = {
-        "bars free, temperature 1": ("unprompted", "generated"),
-        "bars free, chosen sampler": ("chosen_sampler", "chosen_sampler"),
-        "wrong bars redrawn": ("right_bars", "right_bars"),
+        "free bars, temperature 1": "unprompted",
+        "free bars, chosen sampler": "chosen_sampler",
+        "right bars, temperature 1": "right_bars",
+        "real music": "real_music",
     }
-    rows = {
-        words: {
-            "copied_share": value_at(results, f"novelty.{of_novelty}.copied_share"),
-            "bar_repetition": value_at(
-                results, f"music.{key}.metrics.bar_repetition.generated_mean"
-            ),
-            **(value_at(results, f"samples.{key}") or {}),
-        }
-        for words, (key, of_novelty) in ways.items()
-    }
+    rows = {words: samples.get(key) or {} for words, key in ways.items()}
+    shares = ("bar_accuracy", "repeated_bars", "copied_share", "stuck_share")
     return table(
-        "Three ways to draw, never mixed: valid at the first try, and what it costs",
-        ["", "n", "valid", "bars right", "bars heard before", "copied", "draws per bar", "stuck"],
-        [(name, cells(row)) for name, row in rows.items()],
-    )
-
-
-def run_table(results):
-    """The runs behind the fits."""
-
-    def cells(row):
-        losses = [
-            number(row.get(f"{split}_nats_per_char"), 3) for split in ("train", "val", "test")
-        ]
-        flops = row.get("train_flops")
-        return [
-            number(row.get("params_total")),
-            *losses,
-            NOTHING if flops is None else f"{flops:.2e}",
-            number(row.get("seconds"), 0),
-        ]
-
-    return table(
-        "Loss in nats per character at the end of training",
-        ["", "parameters", "train", "validation", "test", "FLOPs", "seconds"],
-        [(row["name"], cells(row)) for row in results.get("runs") or []],
-    )
-
-
-def ladder_table(results):
-    """Validity by level, one row for each source of text, bars behind the numbers."""
-
-    def cells(row):
-        rates = [row["level_rates"].get(name) for name in LEVELS]
-        return [
-            number(row.get("n")),
-            *(Cell(percent(rate), share=rate) for rate in rates),
-            number(row.get("bar_accuracy")),
-        ]
-
-    return table(
-        "Share of texts that reach each level; valid means level 4",
+        "Three ways to draw, never mixed. Right bars: bar-level rejection sampling",
+        ["", "n", "valid", "bars right", "repeated bars", "copied", "stuck", "draws per bar"],
         [
-            "",
-            "n",
-            *(f"{i}\N{NO-BREAK SPACE}{name}" for i, name in enumerate(LEVELS, 1)),
-            "bar accuracy",
+            (
+                words,
+                [
+                    number(row.get("n")),
+                    rate_cell(row),
+                    *(percent(row.get(key)) for key in shares),
+                    number(row.get("draws_per_bar")),
+                ],
+            )
+            for words, row in rows.items()
         ],
-        [(row["name"], cells(row)) for row in value_at(results, "samples.ladder") or []],
+    )
+
+
+def level_table(results):
+    """Returns the validity levels, one row for each source of text, bars behind the numbers."""
+    samples = results.get("samples")
+    rows = []
+    for row in level_rows(samples) if samples else []:
+        rates = [row["level_rates"].get(name) for name in LEVELS]
+        cells = [Cell(percent(rate), share=rate) for rate in rates]
+        rows.append((row["name"], [number(row["n"]), *cells, number(row["bar_accuracy"], 2)]))
+    names = [f"{i}\N{NO-BREAK SPACE}{name}" for i, name in enumerate(LEVELS, 1)]
+    caption = "Share of texts that reach each validity level; valid means level 4"
+    return table(caption, ["", "n", *names, "bar accuracy"], rows)
+
+
+def not_beaten_table(results):
+    """Returns the baselines that models do not beat, None where all are beaten."""
+    rows = []
+    for row in value_at(results, "baselines_not_beaten.rows") or []:
+        for model, value in row["models"].items():
+            name = f"{model}, {row['split']}"
+            rows.append(
+                (name, [number(value, 3), number(row["value"], 3), row["baseline"], row["measure"]])
+            )
+    head = ["", "model", "baseline", "which", "measure"]
+    return table("Baselines not beaten", head, rows)
+
+
+def finetuned_table(results):
+    """Returns what became of models that were fine-tuned, one row each; None without any."""
+    paths = (
+        "held_out.bits_per_char.before",
+        "held_out.bits_per_char.after",
+        "old_text.before",
+        "old_text.after",
+    )
+    rows = []
+    for name, row in (results.get("finetuned") or {}).items():
+        copied = percent(value_at(row, "copying.generated.copied_share"))
+        valid = rate_cell(value_at(row, "validity.generated") or {})
+        rows.append((name, [*(number(value_at(row, path), 3) for path in paths), copied, valid]))
+    return table(
+        "Fine-tuned models: bits per character of held-out music and of the old validation text",
+        ["", "held out, before", "after", "old text, before", "after", "copied", "valid"],
+        rows,
+    )
+
+
+def run_table(runs):
+    """Returns the runs behind the fits, but for those of the model ladder."""
+    rows = []
+    for row in without_ladder(runs):
+        losses = [number(row[f"{split}_nats_per_char"], 3) for split in ("train", "val", "test")]
+        flops = NOTHING if row["train_flops"] is None else f"{row['train_flops']:.2e}"
+        cells = [number(row["params_total"]), *losses, flops, number(row["seconds"], 0)]
+        rows.append((row["name"], cells))
+    return table(
+        "Loss in nats per character at the end of training; all runs: runs.csv",
+        ["", "parameters", "train", "validation", "test", "FLOPs", "seconds"],
+        rows,
     )
 
 
 def music_table(results):
-    """Generated against real music, beside what real music differs from real music at the same
-    n."""
-    music, rows = value_at(results, "music.unprompted") or {}, []
-    for key, words in MUSIC.items():
-        metric = value_at(music, f"metrics.{key}") or {}
-        rows.append(
-            (
-                words,
-                [
-                    number(metric.get(column))
-                    for column in (
-                        "generated_mean",
-                        "real_mean",
-                        "wasserstein_in_sd",
-                        "real_vs_real_mean",
-                    )
-                ],
-            )
-        )
-    for key, words in HISTOGRAMS.items():
-        distance = value_at(music, f"jsd.{key}") or {}
-        rows.append(
-            (
-                f"histogram of {words}",
-                [
-                    NOTHING,
-                    NOTHING,
-                    number(distance.get("generated"), 3),
-                    number(distance.get("real_vs_real_mean"), 3),
-                ],
-            )
-        )
+    """Returns generated beside real music, and what real music differs from real music."""
+    music, rows = results.get("music") or {}, []
+    keys = ("generated_mean", "real_mean", "wasserstein_in_sd", "real_vs_real_mean")
+    for name, words in MUSIC.items():
+        metric = value_at(music, f"metrics.{name}") or {}
+        rows.append((words, [number(metric.get(key), 2) for key in keys]))
+    for name, words in HISTOGRAMS.items():
+        distance = value_at(music, f"jsd.{name}") or {}
+        both = [number(distance.get(key), 3) for key in ("generated", "real_vs_real_mean")]
+        rows.append((f"histogram of {words}", [NOTHING, NOTHING, *both]))
     return table(
         f"Music of {number(music.get('n'))} unprompted samples. Distance: Wasserstein-1 in standard"
-        " deviations of real music, for histograms Jensen-Shannon in bits; beside it the same"
-        " between two sets of real music",
+        " deviations of real music, for histograms Jensen-Shannon in bits",
         ["", "best model", "real music", "distance", "real to real"],
         rows,
     )
@@ -583,47 +422,33 @@ def music_table(results):
 # ---------------------------------------------------------------- pictures
 
 
-def data_uri(kind, data):
-    """Bytes or text as an address that holds them."""
-    data = data.encode() if isinstance(data, str) else data
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
-
-
-def figures(folder, law_captions):
-    """{section: [figure]} of part4_outputs/figures in the order of FIGURES, then what else stands
-    there.
-
-    law_captions: [{"name", "caption"}] as stage 06 filled them. A figure that is not there is
-    passed over, one that is too large is named.
-    """
-    # those with a gap come filled
+def figures_of(folder, law_captions):
+    """Returns {section: [Picture]} of part4_outputs/figures: "deciding", which stand open, then
+    those of each section. law_captions: [{"name", "caption"}] as stage 06 filled them."""
     captions = {name: words for name, words in FIGURES.items() if "{" not in words}
     captions |= {row["name"]: row["caption"] for row in law_captions}
-    strangers = sorted(path.stem for path in folder.glob("*.svg") if path.stem not in FIGURES)
-    shown = {name: [] for name in ("first", *SECTIONS)}
-    for name in [*FIGURES, *strangers]:
-        place, path = PLACES.get(name, "laws"), folder / f"{name}.svg"
-        if place is None or not path.exists():
-            continue
-        svg = path.read_text(encoding="utf-8")
-        uri, points = data_uri("image/svg+xml", svg), re.search(
-            r'<svg\b[^>]*? width="([\d.]+)pt"', svg
-        )
-        shown[place].append(
-            {
-                "name": name,
-                "caption": captions.get(name, name.replace("_", " ")),
-                "uri": uri if len(uri) <= FIGURE_BYTES else None,
-                # width in print, 1/72 inch
-                "points": float(points[1]) if points else 432,
-            }
-        )
+    there = {path.stem: path for path in sorted(folder.glob("*.svg"))}
+    open_ones = DECIDING if "plane" in there else CLASSICAL
+    shown = {section: [] for section in ("deciding", "laws", "validity", "skills", "inside")}
+    for name in sorted(there, key=lambda name: (name not in FIGURES, _place(name), name)):
+        section = "deciding" if name in open_ones else PLACES.get(name, "laws")
+        if section is not None:
+            svg = there[name].read_text(encoding="utf-8")
+            caption = captions.get(name, name.replace("_", " "))
+            missing = f"Figure {name} is too large for this page: see figures/{name}.svg."
+            picture = Picture(svg, caption, missing)
+            picture.name = name
+            shown[section].append(picture)
     return shown
 
 
+def _place(name):
+    return list(FIGURES).index(name) if name in FIGURES else 0
+
+
 def attention_view(root):
-    """The attention map of the best model as the template draws it, or {"reason"} where it cannot
-    be had."""
+    """Returns the attention map of the best model as the template draws it, or {"reason"} where it
+    cannot be had."""
     try:
         best = attention.of_best_model(root)
     except ValueError as error:
@@ -647,8 +472,8 @@ def attention_view(root):
 
 
 def heat_picture(weights):
-    """A matrix as a PNG of one colour, opaque where weights are large: legible on light and on dark
-    paper."""
+    """Returns a matrix as a PNG of one colour, opaque where weights are large: legible on light and
+    on dark paper."""
     import numpy as np
     from matplotlib import colors, image
 
@@ -656,203 +481,10 @@ def heat_picture(weights):
     pixels[..., :3] = colors.to_rgb(notation.VOICE_COLOURS[1])
     pixels[..., 3] = (weights / weights.max()) ** ATTENTION_CONTRAST
     png = io.BytesIO()
-    image.imsave(
-        png, np.round(255 * pixels).astype(np.uint8), format="png", metadata={"Software": None}
-    )
+    pixels = np.round(255 * pixels).astype(np.uint8)
+    image.imsave(png, pixels, format="png", metadata={"Software": None})
     return data_uri("image/png", png.getvalue())
 
 
-# ---------------------------------------------------------------- samples
-
-
-def sample_view(sample, folder, i, name=None):
-    """What a page shows of a sample: verdict, player, score, piano roll, text. name: default
-    "sample 1", ..."""
-    text, stem = sample["text"], Path(sample.get("file") or f"sample_{i:03d}.abc").stem
-    prompt = sample.get("prompt") or ""
-    tune, n_chars, unread = notation.readable(text)
-    view = {
-        "name": name or f"sample {i + 1}",
-        "stem": stem,
-        "facts": facts(sample),
-        "check": verdict(sample.get("validity")),
-        "n_chars": n_chars,
-        "length": len(text),
-        "unread": unread,
-        "files": list(
-            filter(None, (midi_link(folder / f"{stem}.mid"), mxl_link(folder / f"{stem}.musicxml")))
-        ),
-        "runs": shaded_runs(text, sample.get("surprisal_bits") or [], prompt),
-        "score": None,
-        "roll": None,
-    }
-    if notation.has_notes(tune):
-        score, drawn = score_of(sample, folder / f"{stem}.svg")
-        given, notes = notation.given_bars(text, len(prompt)), notation.notes_in_seconds(tune)
-        view |= {
-            "score": data_uri("image/svg+xml", score) if score else None,
-            "no_score": f"No score: {value_at(drawn, 'reasons.score') or 'none was drawn'}.",
-            "remarks": remarks(
-                drawn, score, any(given.values()), notation.at_bar_lines(tune) is not tune
-            ),
-            "roll": data_uri("image/svg+xml", notation.piano_roll(tune, given)),
-            "notes": notes,
-            "seconds": max(onset + duration for onset, duration, _, _ in notes),
-        }
-    return view
-
-
-def score_of(sample, path):
-    """(SVG or "", what was noted of the drawing) of a sample: its file, or engraved here if nothing
-    was noted."""
-    if sample.get("pictures") is not None or path.exists():
-        return path.read_text(encoding="utf-8") if path.exists() else "", sample.get(
-            "pictures"
-        ) or {}
-    drawn = notation.pictures(sample["text"], len(sample.get("prompt") or ""))
-    return drawn.score_svg or "", drawn._asdict()
-
-
-def remarks(drawn, score, has_prompt, is_realigned):
-    """What a reader of score and roll has to know, in sentences."""
-    n_drawn, n_bars = drawn.get("bars_drawn"), drawn.get("bars")
-    found = {
-        f"Bars 1–{n_drawn} of {n_bars}.": n_drawn and n_bars and n_drawn < n_bars,
-        "Grey notes and the shaded part of the roll were given: the model begins at the double bar line.": (
-            has_prompt
-        ),
-        "Red notes stand in bars of the wrong length.": notation.WRONG in score.lower(),
-        "Voices that a wrong bar would shift meet again at the next bar line, on paper and in the sound.": (
-            is_realigned
-        ),
-    }
-    return [words for words, holds in found.items() if holds]
-
-
-def within(samples, room, first=0):
-    """The samples with as many of their scores as fit into so many bytes: the one at the place
-    `first` may take all of them, each other an even share of what those before it left over; a
-    score beyond that is left to its file."""
-    fitting = list(samples)
-    for n_before, i in enumerate(sorted(range(len(samples)), key=lambda i: i != first)):
-        size = len(samples[i]["score"] or "")
-        if size > room / (len(samples) - n_before if n_before else 1):
-            fitting[i] = {
-                **samples[i],
-                "score": None,
-                "no_score": (
-                    "The score would make this page too large: see "
-                    f"generated/{samples[i]['stem']}.svg."
-                ),
-            }
-            size = 0
-        room -= size
-    return fitting
-
-
-def facts(sample):
-    """What is known of a sample, in two lines of several items each."""
-    kind = sample.get("type") or ("prompted" if sample.get("prompt") else "unconditional")
-    source = f", from {sample['prompt_source']}" if sample.get("prompt_source") else ""
-    origin = [PROMPTS.get(kind, kind) + source]
-    origin += [WAYS[sample["bars"]]] if sample.get("bars") in WAYS else []
-    origin += [
-        f"{name} {sample[key]}" for key, name, off in SAMPLER if sample.get(key) not in (None, off)
-    ]
-    check = sample.get("validity") or {}
-    music = [
-        f"{check[key]:,} {word}{'s' * (check[key] != 1)}"
-        for key, word in (("n_notes", "note"), ("n_bars", "bar"), ("n_voices", "voice"))
-        if check.get(key) is not None
-    ]
-    music += [f"{len(sample['text']):,} characters"]
-    music += [ENDS[sample["stop_reason"]]] if sample.get("stop_reason") in ENDS else []
-    if check.get("bar_accuracy") is not None:
-        music.append(f"bar accuracy {check['bar_accuracy']:.2f}")
-    if judge := value_at(sample, "cross_checks.abc2midi"):
-        music.append("abc2midi: clean" if judge.get("clean") else "abc2midi: not clean")
-    if (copied := value_at(sample, "novelty.longest_copied_chars")) is not None:
-        music.append(f"longest run copied from training: {run_in_words(copied)} characters")
-    return [origin, music]
-
-
-def verdict(check):
-    """Level, badges and the error list of one sample; None if it was not checked."""
-    if not check:
-        return None
-    errors = [
-        {"line": line, "message": message, "kind": kind}
-        for line, kind, message in check.get("errors") or []
-    ]
-    n_errors = max(check.get("n_errors") or 0, len(errors))
-    return {
-        "level": check["level"],
-        "is_valid": check["level"] >= VALID_LEVEL,
-        "badges": [
-            {"name": name, "words": LEVEL_WORDS[name], "passed": bool(check.get(name))}
-            for name in LEVELS
-        ],
-        "errors": errors[:MAX_ERRORS],
-        "n_errors": n_errors,
-        "n_more": max(0, n_errors - MAX_ERRORS),
-    }
-
-
-def shaded_runs(text, bits, prompt):
-    """[(shade, characters)] of ABC text by surprisal: 0 to len(SURPRISAL_STEPS), or "prompt", which
-    is not shaded.
-
-    bits: a number for each character of the text, or of what follows the prompt.
-    """
-    bits = [None] * len(prompt) + bits if len(bits) == len(text) - len(prompt) else bits
-    shades = []
-    for i, character in enumerate(text):
-        value = bits[i] if i < len(bits) else None
-        if i < len(prompt):
-            shades.append("prompt")
-        elif (
-            shades and character == "\n"
-        ):  # a shade at the end of a line could not be seen: it joins its neighbours
-            shades.append(shades[-1])
-        else:
-            shades.append(0 if value is None else sum(value > step for step in SURPRISAL_STEPS))
-    runs = itertools.groupby(zip(shades, text), key=lambda pair: pair[0])
-    return [(shade, "".join(character for _, character in run)) for shade, run in runs]
-
-
-def midi_link(path):
-    """A sample's MIDI file as an address that holds it, with its name and size; None if there is
-    none."""
-    return _link("MIDI", path.name, "audio/midi", path.read_bytes()) if path.exists() else None
-
-
-def mxl_link(path):
-    """The same of a sample's MusicXML file, compressed as notation programs exchange it (.mxl, a
-    tenth of the size)."""
-    if not path.exists():
-        return None
-    data, contents = io.BytesIO(), {
-        "META-INF/container.xml": MXL_CONTAINER % path.name.encode(),
-        path.name: path.read_bytes(),
-    }
-    with zipfile.ZipFile(data, "w") as archive:
-        for name, content in contents.items():
-            # of 1980: the same bytes every time
-            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
-    return _link(
-        "MusicXML", f"{path.stem}.mxl", "application/vnd.recordare.musicxml", data.getvalue()
-    )
-
-
-def _link(kind, name, media_type, data):
-    return {
-        "kind": kind,
-        "name": name,
-        "kilobytes": f"{len(data) / 1000:.1f}",
-        "uri": data_uri(media_type, data),
-    }
-
-
-# python -m study.report.page [ROOT]: the page alone, after an edit of its template
-if __name__ == "__main__":
+if __name__ == "__main__":  # python -m study.report.page [ROOT]: the page alone
     print(write_report(sys.argv[1] if len(sys.argv) > 1 else stage.HERE))

@@ -1,0 +1,281 @@
+"""What a page shows of a sample: verdict, player, score, piano roll, shaded text, files.
+
+Plain text, numbers and lists; the templates say how it looks and escape everything: titles, prompts
+and generated text are hostile input.
+"""
+
+import io
+import itertools
+import re
+import zipfile
+from base64 import b64encode
+from gzip import compress
+from pathlib import Path
+
+from music import notation
+from music.novelty import run_in_words
+from music.validity import LEVELS, VALID_LEVEL
+from study.report.required import value_at
+
+MAX_ERRORS = 12  # shown of a sample
+SURPRISAL_STEPS = (0.25, 1, 2, 4, 6)  # bits; a character above step i gets shade i + 1
+MXL_CONTAINER = (
+    b'<?xml version="1.0" encoding="UTF-8"?><container><rootfiles><rootfile'
+    b' full-path="%s"/></rootfiles></container>'
+)
+LEVEL_WORDS = {
+    "header": "the header parses",
+    "tokens": "every character is ABC",
+    "content": "at least 16 notes, 4 bars, 4 pitches, at most 75 % rest bars",
+    "meter": "every bar has its meter's length",
+    "aligned": "all voices have the same bars",
+}
+PROMPTS = {
+    "unconditional": "no prompt",
+    "header": "header given",
+    "bars": "header and first four bars given",
+    "continued": "goes on from a user's tune",
+}
+SAMPLER = (  # key of a sample, its name, the value that means "off"
+    ("temperature", "temperature", None),
+    ("top_k", "top-k", 0),
+    ("top_p", "top-p", 1),
+    ("min_p", "min-p", 0),
+    ("seed", "seed", None),
+)
+WAYS = {"free": "free bars", "right": "right bars"}
+ENDS = {
+    "end": "ended by the model",
+    "budget": "cut off by the budget",
+    "stuck": "given up: a bar failed too often",
+}
+REMARKS = {
+    "prompt": "Grey notes and the shaded part of the roll were given: the model begins at the"
+    " double bar line.",
+    "wrong": "Red notes stand in bars of the wrong length.",
+    "realigned": "Voices that a wrong bar would shift meet again at the next bar line, on paper"
+    " and in the sound.",
+}
+
+
+# ---------------------------------------------------------------- pictures and files
+
+
+class Picture:
+    """A drawing as compressed text, which the page inflates when it is to be seen.
+
+    data: base64 of gzip; None where it was left out, and `missing` says why.
+    """
+
+    def __init__(self, svg, alt, missing=""):
+        size = re.search(r'<svg\b[^>]*? width="([\d.]+)pt"', svg)
+        self.points = float(size[1]) if size else 432.0  # width in print, 1/72 inch
+        self.data = b64encode(compress(svg.encode(), 9, mtime=0)).decode()
+        self.alt, self.missing = alt, missing
+
+
+def within(pictures, room):
+    """Leaves out the data of pictures that do not fit into so many bytes, the first come first."""
+    for picture in pictures:
+        if len(picture.data) > room:
+            picture.data = None
+        else:
+            room -= len(picture.data)
+
+
+def data_uri(kind, data):
+    """Returns bytes as an address that holds them."""
+    return f"data:{kind};base64,{b64encode(data).decode()}"
+
+
+def midi_link(path):
+    """Returns a sample's MIDI file with its name, size and address; None if there is none."""
+    return _link("MIDI", path.name, "audio/midi", path.read_bytes()) if path.exists() else None
+
+
+def mxl_link(path):
+    """Returns the same of a sample's MusicXML, compressed as notation programs exchange it."""
+    if not path.exists():
+        return None
+    contents = {
+        "META-INF/container.xml": MXL_CONTAINER % path.name.encode(),
+        path.name: path.read_bytes(),
+    }
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        for name, content in contents.items():  # ZipInfo is of 1980: the same bytes every time
+            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
+    kind = "application/vnd.recordare.musicxml"
+    return _link("MusicXML", f"{path.stem}.mxl", kind, data.getvalue())
+
+
+def _link(kind, name, media_type, data):
+    return {
+        "kind": kind,
+        "name": name,
+        "kilobytes": f"{len(data) / 1000:.1f}",
+        "uri": data_uri(media_type, data),
+    }
+
+
+# ---------------------------------------------------------------- one sample
+
+
+def sample_view(sample, folder, name):
+    """Returns what a page shows of a sample. folder: where its files lie; name: for people."""
+    text, stem = sample["text"], Path(sample["file"]).stem
+    prompt = sample.get("prompt") or ""
+    tune, n_chars, unread = notation.readable(text)
+    files = (midi_link(folder / f"{stem}.mid"), mxl_link(folder / f"{stem}.musicxml"))
+    view = {
+        "name": name,
+        "stem": stem,
+        "facts": facts(sample),
+        "check": verdict(sample.get("validity")),
+        "n_chars": n_chars,
+        "length": len(text),
+        "unread": unread,
+        "files": [file for file in files if file],
+        "runs": shaded_runs(text, sample.get("surprisal_bits") or [], prompt),
+        "score": None,
+        "roll": None,
+    }
+    if notation.has_notes(tune):
+        svg, drawn = score_of(sample, folder / f"{stem}.svg")
+        given, notes = notation.given_bars(text, len(prompt)), notation.notes_in_seconds(tune)
+        see_file = f"The score would make this page too large: see generated/{stem}.svg."
+        realigned = notation.at_bar_lines(tune) is not tune
+        view |= {
+            "score": Picture(svg, f"score of {name}", see_file) if svg else None,
+            "no_score": f"No score: {value_at(drawn, 'reasons.score') or 'none was drawn'}.",
+            "remarks": remarks(drawn, svg, any(given.values()), realigned),
+            "roll": Picture(notation.piano_roll(tune, given), "notes over time", see_file),
+            "notes": notes,
+            "seconds": max(onset + duration for onset, duration, _, _ in notes),
+        }
+    return view
+
+
+def pictures_of(views):
+    """Returns the pictures of samples, in their order."""
+    return [picture for view in views for picture in (view["score"], view["roll"]) if picture]
+
+
+def score_of(sample, path):
+    """Returns (SVG or "", what was noted of the drawing): its file, or engraved here."""
+    if path.exists():
+        return path.read_text(encoding="utf-8"), sample.get("pictures") or {}
+    drawn = notation.pictures(sample["text"], len(sample.get("prompt") or ""))
+    return drawn.score_svg or "", drawn._asdict()
+
+
+def remarks(drawn, svg, has_prompt, is_realigned):
+    """Returns what a reader of score and roll has to know, in sentences."""
+    n_drawn, n_bars = drawn.get("bars_drawn"), drawn.get("bars")
+    found = [f"Bars 1–{n_drawn} of {n_bars}."] if n_drawn and n_bars and n_drawn < n_bars else []
+    holds = {
+        "prompt": has_prompt,
+        "wrong": notation.WRONG in svg.lower(),
+        "realigned": is_realigned,
+    }
+    return found + [REMARKS[key] for key in REMARKS if holds[key]]
+
+
+def facts(sample):
+    """Returns what is known of a sample, in two lines of several items each."""
+    kind = sample.get("type") or "unconditional"
+    source = f", from {sample['prompt_source']}" if sample.get("prompt_source") else ""
+    origin = [PROMPTS.get(kind, kind) + source]
+    origin += [WAYS[sample["bars"]]] if sample.get("bars") in WAYS else []
+    origin += [
+        f"{name} {sample[key]}" for key, name, off in SAMPLER if sample.get(key) not in (None, off)
+    ]
+    check = sample.get("validity") or {}
+    music = []
+    for key, word in (("n_notes", "note"), ("n_bars", "bar"), ("n_voices", "voice")):
+        if check.get(key) is not None:
+            music.append(f"{check[key]:,} {word}{'s' * (check[key] != 1)}")
+    music.append(f"{len(sample['text']):,} characters")
+    music += [ENDS[sample["stop_reason"]]] if sample.get("stop_reason") in ENDS else []
+    if check.get("bar_accuracy") is not None:
+        music.append(f"bar accuracy {check['bar_accuracy']:.2f}")
+    if judge := value_at(sample, "cross_checks.abc2midi"):
+        music.append("abc2midi: clean" if judge.get("clean") else "abc2midi: not clean")
+    copied = value_at(sample, "novelty.longest_copied_chars")
+    if copied is not None:
+        music.append(f"longest run copied from training: {run_in_words(copied)} characters")
+    return [origin, music]
+
+
+def verdict(check):
+    """Returns level, badges and errors of a sample; None if it was not checked."""
+    if not check:
+        return None
+    errors = [
+        {"line": line, "message": message, "kind": kind}
+        for line, kind, message in check.get("errors") or []
+    ]
+    n_errors = max(check.get("n_errors") or 0, len(errors))
+    return {
+        "level": check["level"],
+        "is_valid": check["level"] >= VALID_LEVEL,
+        "badges": [
+            {"name": name, "words": LEVEL_WORDS[name], "passed": bool(check.get(name))}
+            for name in LEVELS
+        ],
+        "errors": errors[:MAX_ERRORS],
+        "n_errors": n_errors,
+        "n_more": max(0, n_errors - MAX_ERRORS),
+    }
+
+
+def first_of(views, rows):
+    """Returns (place of the sample that the page begins with, its rule in words), (None, "") if
+    none can be played.
+
+    Order: valid, unprompted, free bars, level, bar accuracy; the first drawn of equals. rows:
+    metadata of the same order.
+    """
+
+    def merit(i):
+        row, check = rows[i], rows[i].get("validity") or {}
+        level = check.get("level") or 0
+        accuracy = check.get("bar_accuracy") or 0
+        is_free = row.get("bars") != "right"
+        return level >= VALID_LEVEL, not row.get("prompt"), is_free, level, accuracy, -i
+
+    playable = [i for i, view in enumerate(views) if view["roll"]]
+    if not playable:
+        return None, ""
+    best = max(playable, key=merit)
+    is_valid, is_unprompted, is_free, *_ = merit(best)
+    if not is_valid:
+        return best, f"None of the {len(views)} samples is valid; this one comes nearest."
+    how = "no prompt" if is_unprompted else "a prompt"
+    bars = "free bars" if is_free else "right bars"
+    return best, f"Chosen by rule, the best of {len(views)}: valid, {how}, {bars}."
+
+
+def shade_words():
+    """Returns what each shade of surprisal means, in order."""
+    return [f"up to {SURPRISAL_STEPS[0]:g}", *(f"over {step:g}" for step in SURPRISAL_STEPS)]
+
+
+def shaded_runs(text, bits, prompt):
+    """Returns [(shade, characters)] of ABC text by surprisal: 0 to len(SURPRISAL_STEPS), or
+    "prompt", which is not shaded.
+
+    bits: a number for each character of the text, or of what follows the prompt.
+    """
+    bits = [None] * len(prompt) + bits if len(bits) == len(text) - len(prompt) else bits
+    shades = []
+    for i, character in enumerate(text):
+        value = bits[i] if i < len(bits) else None
+        if i < len(prompt):
+            shades.append("prompt")
+        elif shades and character == "\n":  # a shade at the end of a line could not be seen
+            shades.append(shades[-1])
+        else:
+            shades.append(0 if value is None else sum(value > step for step in SURPRISAL_STEPS))
+    runs = itertools.groupby(zip(shades, text), key=lambda pair: pair[0])
+    return [(shade, "".join(character for _, character in run)) for shade, run in runs]
