@@ -58,7 +58,18 @@ OFF_BEAT = 0.03
 # onsets without any regard to the beat give 0.033, nine real songs of ten less than 0.026
 MAX_LISTED = 100  # files off the beat that the manifest names; conversion.tsv has all
 # of conversion.tsv
-TABLE = ("chars", "bars", "voices", "tracks", "notes", "doubled", "dropped", "drums", "error")
+TABLE = (
+    "chars",
+    "bars",
+    "voices",
+    "tracks",
+    "notes",
+    "doubled",
+    "dropped",
+    "drums",
+    "together",
+    "error",
+)
 
 
 def parse_arguments(argv):
@@ -151,11 +162,13 @@ def count(rows):
             "see data/failed_midi.txt; check what is in data/raw_midi",
         )
     total = {key: sum(row[key] for row in good) for key in TABLE if key != "error"}
+    mended = sum((Counter(row["mended"]) for row in good), Counter())
     return {
         "files": len(rows),
         "converted": len(good),
         "failed": n_failed,
         **total,
+        "mended": dict(mended),
         "off_beat": sum(row["error"] > OFF_BEAT for row in good),
         "median_error": sorted(row["error"] for row in good)[len(good) // 2],
     }, reasons
@@ -227,6 +240,7 @@ def main(argv=None):
             },
             summary={
                 **counts,
+                "mended": ", ".join(f"{n:,} {why}" for why, n in counts["mended"].items()) or "none",
                 "reasons": ", ".join(f"{n} {why}" for why, n in reasons.items()) or "none",
                 "files per second": f"{len(todo) / max(seconds, 1e-3):.1f}",
             },

@@ -27,10 +27,11 @@ MARK = "new bars begin"  # what stands between the given bars and the new ones, 
 
 class Source(NamedTuple):
     """A tune to go on from. text: in the form of the training text; score: the MIDI file as symusic
-    reads it, None for ABC."""
+    reads it, None for ABC; start: where the text begins in the file, in quarter notes."""
 
     text: str
     score: Any = None
+    start: Fraction = Fraction(0)
 
 
 class Given(NamedTuple):
@@ -52,12 +53,12 @@ def read_source(data, name, max_voices):
     """
     if not re.search(r"(?i)\.(abc|txt)$", name):
         try:
-            text, _ = convert(data, name, max_voices)
+            text, counts = convert(data, name, max_voices)
         except ConversionError as error:
             raise ValueError(
                 f"{name} gives no notes to go on from: {error.args[0]}, {error.args[1]}"
             ) from None
-        return Source(training_text(text), read_midi(data))
+        return Source(training_text(text), read_midi(data), Fraction(counts["start"]))
     tunes = split_tunebook(data.decode("utf-8", "replace"))
     if not tunes:
         raise ValueError(f"{name} holds no tune: no line begins with X:")
@@ -112,7 +113,8 @@ def midi_with_source(text, given, source):
     score.markers.append(symusic.TextMeta(round(length * MIDI_TICKS), MARK))
     if source.score is not None:
         scale = Fraction(MIDI_TICKS, source.score.tpq)
-        start, stop = given.onset * MIDI_TICKS, (given.onset + length) * MIDI_TICKS
+        onset = source.start + given.onset
+        start, stop = onset * MIDI_TICKS, (onset + length) * MIDI_TICKS
         tempos = sorted((tempo.time * scale, tempo.qpm) for tempo in source.score.tempos)
         inside = [(at, qpm) for at, qpm in tempos if start < at < stop]
         before = [qpm for at, qpm in tempos if at <= start][-1:]

@@ -22,7 +22,17 @@ import numpy as np
 import symusic
 
 from music.abc_text import AbcError, read_abc
-from music.quantise import QUARTER, SIXTEENTH, SMALLEST, beat_grid, differs, distinct, quantise
+from music.midi_bytes import mend
+from music.quantise import (
+    QUARTER,
+    SIXTEENTH,
+    SIXTY_FOURTH,
+    SMALLEST,
+    beat_grid,
+    differs,
+    distinct,
+    quantise,
+)
 from music.theory import LETTERS, best_signature, key_alterations, key_name, spell
 from music.voices import make_voices
 
@@ -33,7 +43,9 @@ MAX_BARS = 4000
 SHORTEST_BEAT = 16
 LONGEST_BAR = 16 * QUARTER  # units; longer "bars" (255/1) are errors in the file
 KEY_BARS = 4  # a key that lasts less is a passing one and gets accidentals
-TEMPOS = (10, 999)  # quarter notes a minute that are believed
+TEMPOS = (10, 999)  # quarter notes a minute; what lies beyond is set to the nearer one
+MAX_LEAD = 8  # silent bars before the music that stay
+ROLLED = QUARTER / 12  # units between two notes that were played one after the other (42 ms at 120)
 TEMPO_STEP = 0.1  # a smaller change of tempo is a player's rubato and not written
 GROUP_BARS = (4, 3, 2, 1)  # bars of one voice that stand together before the next voice's
 # all voices of a group of bars should be heard in one 512-character window of the model
@@ -48,24 +60,62 @@ def convert(data, name="", max_voices=MAX_VOICES):
     """MIDI bytes to (ABC text, {what was counted}); ConversionError says why there is none.
 
     name: for T:, any string; max_voices: 1 to MAX_VOICES. Counted are bars, voices, tracks with
-    pitched notes, notes written, doubled and dropped, drum notes, and `error`, the median distance
-    of the onsets from the grid in quarter notes.
+    pitched notes, notes written, doubled and dropped, drum notes; `error`, the median distance of
+    the onsets from the grid in quarter notes; `together`, notes that were played one after the
+    other and are written as a chord; `onsets`, different times at which notes begin; `start`,
+    quarter notes of silence cut at the beginning; `mended`, {kind of fault: how often}.
     """
-    score = read_midi(data)
+    data, mended = mend(unwrapped(data))
+    score = parse_midi(data)
     track, pitch, onset, end, n_drums = read_notes(score)
     check_length(onset, end)
     n_tracks = int(track[-1]) + 1
     bars, meters = bar_grid(meter_changes(score), float(max(end.max(), onset.max())) + SIXTEENTH)
+    start, bars, meters = without_lead(bars, meters, float(onset.min()))
+    if start:
+        mended["bars of silence before the music"] = round(start / (bars[1] - bars[0]))
+    onset, end = onset - start, end - start
     beats = beat_grid(bars)
     on, off = quantise(track, pitch, onset, end, beats, n_tracks)
+    scale = QUARTER / score.tpq
+    signatures = [
+        (signature.time * scale - start, signature.key, bool(signature.tonality))
+        for signature in score.key_signatures
+    ]
+    tempos = [(tempo.time * scale - start, tempo.qpm) for tempo in score.tempos]
+    n_wild = sum(not TEMPOS[0] <= qpm <= TEMPOS[1] for _, qpm in tempos)
+    if n_wild:
+        mended["tempos out of range"] = n_wild
+    notes = track, pitch, on, off
+    text, counts = write_tune(notes, bars, meters, signatures, tempos, name, max_voices)
+    return text, {
+        **counts,
+        "tracks": n_tracks,
+        "drums": n_drums,
+        "error": round(float(np.median(np.abs(on - onset))) / QUARTER, 4),
+        "together": n_together(track, onset, on),
+        "start": start / QUARTER,
+        "mended": dict(mended),
+    }
+
+
+def write_tune(notes, bars, meters, signatures, tempos, name="", max_voices=MAX_VOICES):
+    """(ABC text, {bars, voices, notes, doubled, dropped, onsets}) of notes on the grid.
+
+    notes: (track, pitch, on, off), int arrays sorted by track and onset; bars: the bar lines, one
+    more than bars; meters: [(first bar, (n, d))]; signatures: [(time, sharps, is minor)]; tempos:
+    [(time, quarter notes a minute)].
+    """
+    track, pitch, on, off = notes
+    beats = beat_grid(bars)
     # none after the last sound
     bars = bars[: max(2, int(np.searchsorted(bars, off.max(), side="left")) + 1)]
     n_bars = len(bars) - 1
     meters = [meter for meter in meters if meter[0] < n_bars]
     voices, n_doubled, n_dropped = make_voices(track, pitch, on, off, bars, max_voices)
-    keys = choose_keys(score, bars, pitch, on)
+    keys = choose_keys(signatures, bars, pitch, on)
     end_at_respelling(voices, bars, keys)
-    qpm, tempos = tempo_marks(score, bars)
+    qpm, tempos = tempo_marks(tempos, bars)
     texts = [voice_text(voice, bars, beats, meters, keys) for voice in voices]
     head = [
         "X:1",
@@ -79,18 +129,24 @@ def convert(data, name="", max_voices=MAX_VOICES):
     return text, {
         "bars": n_bars,
         "voices": len(voices),
-        "tracks": n_tracks,
         "notes": len(on) - n_doubled - n_dropped,
         "doubled": n_doubled,
         "dropped": n_dropped,
-        "drums": n_drums,
-        "error": round(float(np.median(np.abs(on - onset))) / QUARTER, 4),
+        "onsets": len(distinct(*(voice.onsets() for voice in voices))),
     }
+
+
+def n_together(track, onset, on):
+    """How many notes were played at least ROLLED after the note before them in their track, and
+    are written at the same time."""
+    order = np.lexsort((onset, track))
+    later = (np.diff(onset[order]) >= ROLLED) & (np.diff(track[order]) == 0)
+    return int((later & (np.diff(on[order]) == 0)).sum())
 
 
 def self_check(text, counts):
     """Reads ABC back; ConversionError if it is not what was meant: every bar its meter, every note
-    once."""
+    once, and at one time what shall sound together."""
     try:
         tune = read_abc(text)
     except AbcError as error:
@@ -101,17 +157,24 @@ def self_check(text, counts):
     n_notes = sum(len(voice.notes) for voice in tune.voices)
     if n_notes != counts["notes"]:
         raise ConversionError("self_check", f"{n_notes} notes instead of {counts['notes']}")
+    n_onsets = len({note.onset for voice in tune.voices for note in voice.notes})
+    if n_onsets != counts["onsets"]:
+        raise ConversionError("self_check", f"{n_onsets} onsets instead of {counts['onsets']}")
 
 
 # ---------------------------------------------------------------- reading
 
 
 def read_midi(data):
+    """symusic.Score of MIDI bytes, mended where they have faults (`music/midi_bytes.py`)."""
+    return parse_midi(mend(unwrapped(data))[0])
+
+
+def parse_midi(data):
     """symusic.Score of MIDI bytes. Values beyond 7 bits, which real files have, are clamped rather
     than refused."""
     if not data:
         raise ConversionError("empty", "no bytes")
-    data = unwrapped(data)
     if not data.startswith(b"MThd"):
         raise ConversionError("not_midi", f"starts with {data[:8]!r}")
     if data[12:13] >= b"\x80":
@@ -198,7 +261,7 @@ def meter_changes(score):
 
 
 def meter_of_length(length):
-    """Meter of a bar that has none of its own, e.g. a bar cut short by a meter change: 60 units ->
+    """Meter of a bar that has none of its own, e.g. a bar cut short by a meter change: 2.5 quarters ->
     (5, 8)."""
     n, d = length // SMALLEST, 32
     while d > 4 and n % 2 == 0:
@@ -239,16 +302,28 @@ def bar_grid(changes, end):
     ]
 
 
+def without_lead(bars, meters, first):
+    """(place in units where the music begins, bars and meters from there): silent bars before the
+    first onset are cut where they are more than MAX_LEAD; fewer are a count-in."""
+    n_silent = int(np.searchsorted(bars, first + 1, side="right")) - 1
+    if n_silent <= MAX_LEAD:
+        return 0, bars, meters
+    before = [meter for bar, meter in meters if bar <= n_silent]
+    later = [(bar - n_silent, meter) for bar, meter in meters if bar > n_silent]
+    start = int(bars[n_silent])
+    return start, bars[n_silent:] - start, [(0, before[-1]), *later]
+
+
 def bar_units(meter):
     """Length of a bar of this meter (n, d), in units."""
     return meter[0] * 4 * QUARTER / meter[1]
 
 
-def tempo_marks(score, bars):
+def tempo_marks(tempos, bars):
     """Quarter notes a minute at the start, and {bar: quarter notes a minute} where it changes by
-    more than a tenth."""
-    marks = sorted((tempo.time * QUARTER / score.tpq, tempo.qpm) for tempo in score.tempos)
-    marks = [(at, qpm) for at, qpm in marks if TEMPOS[0] <= qpm <= TEMPOS[1]] or [(0, 120)]
+    more than a tenth. tempos: [(time in units, quarter notes a minute)]."""
+    low, high = TEMPOS
+    marks = [(at, min(max(qpm, low), high)) for at, qpm in sorted(tempos)] or [(0, 120)]
     # a mark less than a sixteenth after a bar line is meant for that bar
     mark = np.searchsorted([at for at, _ in marks], bars[:-1] + SIXTEENTH, side="right") - 1
     qpm_of_bars = [round(marks[max(i, 0)][1]) for i in mark.tolist()]
@@ -262,14 +337,13 @@ def tempo_marks(score, bars):
 # ---------------------------------------------------------------- keys and spelling
 
 
-def choose_keys(score, bars, pitch, on):
-    """[(first bar, sharps, minor)] from the signatures where they fit the notes, else from the
-    notes."""
+def choose_keys(signatures, bars, pitch, on):
+    """[(first bar, sharps, minor)] from the signatures [(time in units, sharps, is minor)] where
+    they fit the notes, else from the notes."""
     given = {}
-    for signature in sorted(score.key_signatures, key=lambda signature: signature.time):
-        if -7 <= signature.key <= 7:
-            bar = int(np.argmin(np.abs(bars[:-1] - signature.time * QUARTER / score.tpq)))
-            given[bar] = (signature.key, bool(signature.tonality))
+    for time, sharps, is_minor in sorted(signatures, key=lambda signature: signature[0]):
+        if -7 <= sharps <= 7:
+            given[int(np.argmin(np.abs(bars[:-1] - time)))] = sharps, is_minor
     starts = [0] + [bar for bar in sorted(given) if bar >= KEY_BARS and bar + KEY_BARS < len(bars)]
     starts = [
         bar
@@ -333,48 +407,68 @@ def end_at_respelling(voices, bars, keys):
 
 
 def length_text(units):
-    """Length as ABC writes it over L:1/16: 6 units -> '', 12 -> '2', 3 -> '/', 9 -> '3/'."""
+    """Length as ABC writes it over L:1/16: a sixteenth '', an eighth '2', a dotted sixteenth '3/'.
+
+    >>> [length_text(n * QUARTER // 16) for n in (4, 8, 2, 6, 1, 3)]
+    ['', '2', '/', '3/', '/4', '3/4']
+    """
     n, odd = divmod(units, SIXTEENTH)
+    if odd % SMALLEST:
+        n = units // SIXTY_FOURTH
+        return f"{n}/4" if n > 1 else "/4"
     if odd:
         return f"{units // SMALLEST}/" if units > SMALLEST else "/"
     return str(n) if n > 1 else ""
 
 
-LENGTHS = [
-    length_text(units) if units % SMALLEST == 0 else None for units in range(LONGEST_BAR + 1)
-]
-IS_SHOWN = np.array(
-    [
-        text is not None and units // SMALLEST in {n << k for n in (1, 3, 7, 15) for k in range(9)}
-        # lengths that one head with at most three dots has
-        for units, text in enumerate(LENGTHS)
-    ]
+LENGTHS = {units: length_text(units) for units in range(0, LONGEST_BAR + 1, SIXTY_FOURTH)}
+# lengths that one head with at most three dots has
+IS_SHOWN = np.isin(
+    np.arange(2 * LONGEST_BAR + 1),
+    [n * 2**k * SIXTY_FOURTH for n in (1, 3, 7, 15) for k in range(10)],
 )
+# {notes of a tuplet: (parts of the beat that its notes may begin on, time of how many it fills)}
+TUPLETS = {3: (6, 2), 5: (5, 4), 7: (7, 4), 9: (9, 8)}
+
+
+class Tuplets(NamedTuple):
+    """Stretches of one voice, as arrays. first, size: start and length in units; over, under: so
+    many notes are written in the time of so many."""
+
+    first: np.ndarray
+    size: np.ndarray
+    over: np.ndarray
+    under: np.ndarray
 
 
 def tuplets_of(on, off, beats):
-    """Starts and lengths (units) of the stretches of one voice that need tuplets: beats, or halves
-    of beats, with events that lie off the binary grid."""
-    if not ((on % SMALLEST).any() or (off % SMALLEST).any()):
-        return on[:0], on[:0]
+    """The Tuplets of one voice: beats, or halves of beats, with events off the binary grid."""
+    if not ((on % SIXTY_FOURTH).any() or (off % SIXTY_FOURTH).any()):
+        return Tuplets(on[:0], on[:0], on[:0], on[:0])
     edges = distinct(on, off)
-    odd = edges[edges % SMALLEST != 0]
+    odd = edges[edges % SIXTY_FOURTH != 0]
     begin = beats[np.searchsorted(beats, odd, side="right") - 1]
     starts, beat = np.unique(begin, return_inverse=True)
     lengths = beats[np.searchsorted(beats, starts, side="right")] - starts
+    over, under = np.full(len(starts), 3), np.full(len(starts), 2)
+    for n_notes in (9, 7, 5, 3):  # thirds are ninths, too: the fewest notes that hold all edges
+        n_parts, in_time_of = TUPLETS[n_notes]
+        misfits = np.bincount(beat, (odd - begin) * n_parts % QUARTER, len(starts))
+        over[misfits == 0], under[misfits == 0] = n_notes, in_time_of
     half = QUARTER // 2
     middle = np.minimum(np.searchsorted(edges, starts + half), len(edges) - 1)
-    halved = ((lengths == QUARTER) & (edges[middle] == starts + half))[beat]
-    first = np.where(halved, odd - (odd - begin) % half, begin)
+    halved = (lengths == QUARTER) & (edges[middle] == starts + half) & (over == 3)
+    first = np.where(halved[beat], odd - (odd - begin) % half, begin)
     new = differs(first)
-    return first[new], np.where(halved, half, lengths[beat])[new]
+    beat = beat[new]
+    return Tuplets(first[new], np.where(halved, half, lengths)[beat], over[beat], under[beat])
 
 
 @cache
 def first_head(place, length, pulse):
     """Length of the first of the two heads that a length no single head has is written with; all in
-    1/32, place from the bar line. They meet on a pulse of a compound meter, else on the strongest
-    beat there is.
+    1/32 (or all in 1/64), place from the bar line. They meet on a pulse of a compound meter, else
+    on the strongest beat there is.
 
     >>> first_head(0, 10, 1), first_head(6, 10, 1), first_head(0, 20, 12)
     (8, 2, 12)
@@ -405,8 +499,7 @@ def pulses_of(meters, n_bars):
 class Heads(NamedTuple):
     """What one voice has between two cuts: a note head, a chord or a rest. Arrays; start, stop,
     length: units; event: of the voice, the last begun; sounds: True if it has not ended; tuplet:
-    its number or -1; length: as it is written
-    (in a tuplet, three are written in the time of two)."""
+    its number or -1; length: as it is written (in a tuplet of three, three in the time of two)."""
 
     start: np.ndarray
     stop: np.ndarray
@@ -422,14 +515,14 @@ def voice_text(voice, bars, beats, meters, keys):
     tuplets = tuplets_of(voice.on, voice.off, beats)
     pickup = bool(bars[1] != bar_units(meters[0][1]))
     heads = cut_voice(voice, bars, tuplets, pickup)
-    heads = cut_lengths(heads, bars, pulses_of(meters, len(bars) - 1))
-    return bar_texts(voice, heads, tuplet_prefixes(heads, tuplets[0]), keys, len(bars) - 1)
+    heads = cut_lengths(heads, bars, pulses_of(meters, len(bars) - 1), tuplets)
+    return bar_texts(voice, heads, tuplet_prefixes(heads, tuplets), keys, len(bars) - 1)
 
 
 def cut_voice(voice, bars, tuplets, pickup):
     """The Heads of a voice: cut at every bar line, event and edge of a tuplet; silent bars left
     out, but not a pickup, which Z would make as long as its meter."""
-    on, off, (first, size) = voice.on, voice.off, tuplets
+    on, off, first, size = voice.on, voice.off, tuplets.first, tuplets.size
     cuts = distinct(bars, on, off, first, first + size)
     start, stop = cuts[:-1], cuts[1:]
     event = np.searchsorted(on, start, side="right") - 1
@@ -443,47 +536,55 @@ def cut_voice(voice, bars, tuplets, pickup):
         tuplet = np.searchsorted(first, start, side="right") - 1
         tuplet[start >= first[tuplet] + size[tuplet]] = -1
     keep = np.flatnonzero(~silent)
-    return with_lengths(*(column[keep] for column in (start, stop, event, sounds, bar, tuplet)))
+    columns = (column[keep] for column in (start, stop, event, sounds, bar, tuplet))
+    return with_lengths(tuplets, *columns)
 
 
-def with_lengths(start, stop, event, sounds, bar, tuplet):
+def with_lengths(tuplets, start, stop, event, sounds, bar, tuplet):
     """Heads of these columns, with the lengths as they are written."""
-    length = stop - start
-    return Heads(
-        start, stop, event, sounds, bar, tuplet, np.where(tuplet >= 0, length * 3 // 2, length)
-    )
+    over, under = np.append(tuplets.over, 1), np.append(tuplets.under, 1)  # the last: no tuplet
+    length = (stop - start) * over[tuplet] // under[tuplet]
+    return Heads(start, stop, event, sounds, bar, tuplet, length)
 
 
-def cut_lengths(heads, bars, pulses):
+def cut_lengths(heads, bars, pulses, tuplets):
     """The Heads with every length that no single head has cut in two, again until all are shown.
     pulses: of each bar, see `pulses_of`."""
+    over, under = np.append(tuplets.over, 1), np.append(tuplets.under, 1)
     while (odd := ~IS_SHOWN[heads.length]).any():
-        start, stop, event, sounds, bar, tuplet, length = heads
-        place = (start - bars[bar])[odd] // SMALLEST
+        start, stop, event, sounds, bar, tuplet, length = (column[odd] for column in heads)
+        place = start - bars[bar]
+        by_64ths = (length % SMALLEST > 0) | (tuplet < 0) & (place % SMALLEST > 0)
+        grain = np.where(by_64ths, SIXTY_FOURTH, SMALLEST)
         first = map(
             first_head,
-            place.tolist(),
-            (length[odd] // SMALLEST).tolist(),
-            pulses[bar[odd]].tolist(),
+            (place // grain).tolist(),
+            (length // grain).tolist(),
+            (pulses[bar] * SMALLEST // grain).tolist(),
         )
-        cut = start[odd] + np.fromiter(first, int) * np.where(tuplet[odd] >= 0, 2, SMALLEST)
-        times = 1 + odd
+        cut = start + np.fromiter(first, int) * grain * under[tuplet] // over[tuplet]
+        start, stop, *columns = heads[:-1]
         heads = with_lengths(
+            tuplets,
             np.sort(np.append(start, cut)),
             np.sort(np.append(stop, cut)),
-            *(np.repeat(column, times) for column in (event, sounds, bar, tuplet)),
+            *(np.repeat(column, 1 + odd) for column in columns),
         )
     return heads
 
 
-def tuplet_prefixes(heads, first):
-    """What stands before each head: '(3', '(3::5' (triplet time for five heads) or ''. first:
-    starts of the tuplets."""
+def tuplet_prefixes(heads, tuplets):
+    """What stands before each head: '(3', '(3::5' (triplet time for five heads), '(5:4:5' or ''."""
     prefixes = [""] * len(heads.event)
-    if len(first):
-        counts = np.bincount(heads.tuplet[heads.tuplet >= 0], minlength=len(first))
-        for i, n in zip(np.searchsorted(heads.start, first).tolist(), counts.tolist()):
-            prefixes[i] = "(3" if n == 3 else f"(3::{n}"
+    if len(tuplets.first):
+        counts = np.bincount(heads.tuplet[heads.tuplet >= 0], minlength=len(tuplets.first))
+        places = np.searchsorted(heads.start, tuplets.first)
+        rows = zip(places.tolist(), counts.tolist(), tuplets.over.tolist(), tuplets.under.tolist())
+        for i, n_heads, over, under in rows:
+            if over != 3:
+                prefixes[i] = f"({over}:{under}:{n_heads}"
+            else:
+                prefixes[i] = "(3" if n_heads == 3 else f"(3::{n_heads}"
     return prefixes
 
 
@@ -578,11 +679,15 @@ def layout(voices, changes, n_bars):
         (n for n in GROUP_BARS if per_bar * n + len("[V:1]") * len(voices) <= LINE_CHARS), 1
     )
     tags = [f"[V:{number}]" if len(voices) > 1 else "" for number in range(1, len(voices) + 1)]
-    lines, breaks = [], sorted({0, n_bars, *changes})
+    lines = []
+    silences = silent_stretches(voices, n_bars)
+    breaks = sorted({0, n_bars, *changes, *(bar for stretch in silences for bar in stretch)})
     for begin, end in zip(breaks, breaks[1:]):
-        for first in range(begin, end, group):
+        is_silent = any(start <= begin and end <= stop for start, stop in silences)
+        n_together = end - begin if is_silent else group
+        for first in range(begin, end, n_together):
             everywhere, once = changes.get(first, ("", ""))
-            line, stop = [], min(first + group, end)
+            line, stop = [], min(first + n_together, end)
             for tag, voice in zip(tags, voices):
                 line.append(tag + everywhere + once + "|".join(voice[first:stop]) + "|")
                 once = ""
@@ -591,6 +696,14 @@ def layout(voices, changes, n_bars):
                 text = re.sub(r"(?:Z\|){2,}", lambda silent: f"Z{len(silent[0]) // 2}|", text)
             lines.append(text)
     return lines
+
+
+def silent_stretches(voices, n_bars):
+    """[(first bar, bar after the last)] where all voices are silent for longer than a group: one
+    rest in one line."""
+    sounds = [bar for bar in range(n_bars) if any(voice[bar] != "Z" for voice in voices)]
+    edges = zip([-1, *sounds], [*sounds, n_bars])
+    return [(a + 1, b) for a, b in edges if b - a - 1 > GROUP_BARS[0]]
 
 
 def title_of(name):

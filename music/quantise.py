@@ -1,7 +1,7 @@
 """From played to written time: the grid of every beat, and the onsets and ends of notes on it.
 
-Time is counted in integer *units*, QUARTER to the quarter note: 1/32 notes are 3, triplets 8,
-sextuplets 4; no coarser unit holds both 32nds and sextuplets.
+Time is counted in integer *units*, QUARTER to the quarter note: 1/64 notes and 3, 5, 6, 7 and 9
+notes in a beat are whole numbers of them.
 
 In names, *onset* and *end* are times as played (floats), *on* and *off* the same on the grid
 (ints).
@@ -9,23 +9,37 @@ In names, *onset* and *end* are times as played (floats), *on* and *off* the sam
 
 import numpy as np
 
-QUARTER = 24
+QUARTER = 5040  # divisible by 16 (1/64 notes), 9, 7 and 5
 SIXTEENTH = QUARTER // 4  # the unit note length, L:1/16
-SMALLEST = 3  # units; what binary onsets, ends and bars are multiples of
+THIRTY_SECOND, SIXTY_FOURTH = QUARTER // 8, QUARTER // 16
+SMALLEST = THIRTY_SECOND  # units; what bars and changes of meter are multiples of
+BINARY, TERNARY, SEXTUPLET = SIXTEENTH, QUARTER // 3, QUARTER // 6  # steps of the grid of one beat
+GRIDS = BINARY, TERNARY, THIRTY_SECOND, SEXTUPLET  # those of hand-played music
 
-BINARY, TERNARY, THIRTY_SECOND, SEXTUPLET = 6, 8, 3, 4  # step of the grid of one beat, in units
-# units of error (per onset, per beat) that a finer grid
-GRID_COST = {THIRTY_SECOND: (1.0, 1.0), SEXTUPLET: (0.8, 1.0)}
+# All costs and errors below are in 24ths of a quarter note (200 ms at 120: 1 is 21 ms).
+POINT = QUARTER // 24
+GRID_COST = {
+    THIRTY_SECOND: (1.0, 1.0),
+    SEXTUPLET: (0.8, 1.0),
+}  # error (per onset, per beat) that a finer grid
 # must save before it is used: with less, hand-played sixteenths turn into ragged 32nds
-TERNARY_ONSET_COST = 0.1  # units per onset: a beat that fits both grids equally well is binary
+TERNARY_ONSET_COST = 0.1  # per onset: a beat that fits both grids equally well is binary
 # per beat of triplets, times the share of the triplet grid in the file's total error: where most
-TERNARY_COST = 3.0
 # beats swing, the next one does so too, and a lone "triplet" among straight beats is a late
 # sixteenth
-# units: an onset that a grid moves further than this (an eighth of a beat) speaks against that grid
-FAR = 3.0
-# units between two onsets of one pitch that are two notes; closer ones are one note doubled
-APART = 1.5
+TERNARY_COST = 3.0
+FAR = 3.0  # an onset that a grid moves further than this (an eighth of a beat) speaks against it
+APART = 1.5  # between two onsets of one pitch that are two notes; closer ones are one note doubled
+# Rare grids, {step: (onsets in the beat at least, cost per onset)}: a beat takes one only if every
+# onset lies on it, as no hand plays; else five hurried sixteenths would become a quintuplet
+RARE_GRIDS = {
+    QUARTER // 5: (4, 0.5),
+    QUARTER // 7: (5, 0.5),
+    QUARTER // 9: (7, 0.5),
+    SIXTY_FOURTH: (6, 1.1),
+}
+RARE_ERROR = 0.3  # of every onset at most; a file of 24 ticks a quarter note has 0.4
+RARE_COST = 1.5  # per beat
 
 
 def beat_grid(bars):
@@ -43,20 +57,22 @@ def quantise(track, pitch, onset, end, beats, n_tracks):
 
     The grid is chosen per beat and track, so a swung melody over straight chords keeps both. Two
     notes of one pitch in one track that fall on one place though the MIDI has them apart (a trill,
-    a repeated note) take their beat to the 32nd grid.
+    a repeated note) take their beat to the 32nd grid, and if that is too coarse to the 64th grid.
     """
     n_beats = len(beats) - 1
-    beat = np.searchsorted(beats, onset + 1e-6, side="right") - 1
+    beat = np.searchsorted(beats, onset + 1e-4, side="right") - 1
     place, length = onset - beats[beat], beats[beat + 1] - beats[beat]
     cell = track * n_beats + beat
     step = choose_grids(cell, place, length, n_tracks * n_beats)
     on = beats[beat] + snap(place, step[cell], length)
     order = np.lexsort((onset, pitch, track))
-    same = (np.diff(track[order]) == 0) & (np.diff(pitch[order]) == 0) & (np.diff(on[order]) == 0)
-    apart = same & (np.diff(onset[order]) >= APART)
-    if apart.any():
-        step[np.concatenate([cell[order[:-1][apart]], cell[order[1:][apart]]])] = THIRTY_SECOND
-        on = beats[beat] + snap(place, step[cell], length)
+    one_key = (np.diff(track[order]) == 0) & (np.diff(pitch[order]) == 0)
+    for finer in (THIRTY_SECOND, SIXTY_FOURTH):
+        same = one_key & (np.diff(on[order]) == 0)
+        apart = same & (np.diff(onset[order]) >= APART * POINT)
+        if apart.any():
+            step[np.concatenate([cell[order[:-1][apart]], cell[order[1:][apart]]])] = finer
+            on = beats[beat] + snap(place, step[cell], length)
     return on, quantised_ends(track, on, np.maximum(end, onset), beats, step)
 
 
@@ -67,14 +83,17 @@ def choose_grids(cell, place, length, n_cells):
     length of the beat.
     """
 
+    def distance(step):
+        return np.abs(place - step * np.rint(place / step)) / POINT
+
     def error_on(step):
-        error = np.abs(place - step * np.rint(place / step))
+        error = distance(step)
         # a short last beat of a bar that three do not divide
-        unfit = (length % (3 * step) != 0) & (step % 3 > 0)
+        unfit = (length % (3 * step) != 0) & (step in (TERNARY, SEXTUPLET))
         return error + 2 * np.maximum(error - FAR, 0) + np.where(unfit, 1e6, 0)
 
-    errors = {step: error_on(step) for step in (BINARY, TERNARY, THIRTY_SECOND, SEXTUPLET)}
-    binary, ternary = np.abs(errors[BINARY]).sum(), np.minimum(errors[TERNARY], QUARTER).sum()
+    errors = {step: error_on(step) for step in GRIDS}
+    binary, ternary = np.abs(errors[BINARY]).sum(), np.minimum(errors[TERNARY], 24).sum()
     costs = {
         TERNARY: (TERNARY_ONSET_COST, TERNARY_COST * ternary / (binary + ternary + 1e-9)),
         **GRID_COST,
@@ -85,7 +104,23 @@ def choose_grids(cell, place, length, n_cells):
         total = np.bincount(cell, errors[step] + per_onset, n_cells) + per_beat
         better = total < least - 1e-9
         least[better], chosen[better] = total[better], step
+    whole = length == QUARTER
+    for step, (n_least, per_onset) in RARE_GRIDS.items():
+        error = distance(step)
+        off_grid = np.bincount(cell, (error > RARE_ERROR) | ~whole, n_cells)
+        n_onsets = np.bincount(cell, n_places(cell, place, step), n_cells)
+        total = np.bincount(cell, error + per_onset, n_cells) + RARE_COST
+        better = (off_grid == 0) & (n_onsets >= n_least) & (total < least - 1e-9)
+        least[better], chosen[better] = total[better], step
     return chosen
+
+
+def n_places(cell, place, step):
+    """1 for the first onset of each cell at each place of a grid, 0 for those that join it."""
+    first = np.zeros(len(cell), np.int64)
+    places = cell * 64 + np.rint(place / step).astype(np.int64)
+    first[np.unique(places, return_index=True)[1]] = 1
+    return first
 
 
 def quantised_ends(track, on, end, beats, step):
@@ -94,8 +129,9 @@ def quantised_ends(track, on, end, beats, step):
     n_beats = len(beats) - 1
     end = unify_ends(track, on, end)
     beat = np.minimum(np.searchsorted(beats, end, side="right") - 1, n_beats - 1)
-    off = beats[beat] + snap(
-        end - beats[beat], step[track * n_beats + beat], beats[beat + 1] - beats[beat]
+    step_of_end = step[track * n_beats + beat]
+    off = beats[beat] + snap(  # half-way: the longer
+        end - beats[beat] + step_of_end * 1e-6, step_of_end, beats[beat + 1] - beats[beat]
     )
     beat = np.minimum(np.searchsorted(beats, on, side="right") - 1, n_beats - 1)
     return np.where(off <= on, np.minimum(on + step[track * n_beats + beat], beats[beat + 1]), off)

@@ -12,9 +12,9 @@ import numpy as np
 
 from music.quantise import QUARTER, SIXTEENTH, differs, distinct
 
-# abc2midi strums: each note of a chord 1/48 quarter after the one below it. A chord with more
-HEADS_PER_UNIT = 2
-# notes than fit before its end throws its voice off the beat to the end of the tune
+# abc2midi strums: each note of a chord 1/48 quarter after the one below it. A chord with more notes
+# than fit before its end throws its voice off the beat to the end of the tune
+STRUM = QUARTER // 48
 # what a tied head costs: letter, octave mark, tie, its share of brackets and length
 TIED_CHARS = 4.0
 CUT_CHARS = 6.0  # what cutting a note short at a bar line may cost to be avoided
@@ -24,7 +24,7 @@ MERGE_REACH = 16  # semitones between the mean pitches of two parts that may sha
 ANY_REACH = 128  # the same when there are too many voices: all of MIDI
 # a part of fewer notes than one in so many of the fullest part's is an effect, not a line
 EFFECT_SHARE = 10
-LATEST = 1 << 20  # later than any time in units: pitch, onset and end fit one int64 to sort by
+LATEST = 1 << 27  # later than any time in units: pitch, onset and end fit one int64 to sort by
 
 
 class Voice(NamedTuple):
@@ -40,6 +40,15 @@ class Voice(NamedTuple):
     def n_notes(self):
         """Notes, heads tied together counted once."""
         return sum(map(len, self.chords)) - sum(map(sum, self.ties.values()))
+
+    def onsets(self):
+        """Times at which a note begins: of every event but those that only go on."""
+        begins = np.ones(len(self.on), bool)
+        for i, flags in self.ties.items():
+            tied = {pitch for pitch, is_tied in zip(self.chords[i], flags) if is_tied}
+            if i + 1 < len(self.on) and self.off[i] == self.on[i + 1]:
+                begins[i + 1] = not set(self.chords[i + 1]) <= tied
+        return self.on[begins]
 
 
 def make_voices(track, pitch, on, off, bars, max_voices):
@@ -89,12 +98,12 @@ def tidy(pitch, on, off):
 
 
 def thin_chords(pitch, on, off, onsets):
-    """The same notes without chords that abc2midi cannot strum before they end (HEADS_PER_UNIT).
+    """The same notes without chords that abc2midi cannot strum before they end (STRUM).
     Such a chord is held to the next onset if that is near; if this is not enough, its inner notes
     go: top and bass are what is heard."""
     first = np.searchsorted(on, onsets)
     sizes = np.diff(np.append(first, len(on)))
-    crowded = np.flatnonzero(sizes > HEADS_PER_UNIT * (np.minimum.reduceat(off, first) - onsets))
+    crowded = np.flatnonzero(STRUM * sizes > np.minimum.reduceat(off, first) - onsets)
     if not len(crowded):
         return pitch, on, off
     keep = np.ones(len(on), bool)
@@ -102,7 +111,7 @@ def thin_chords(pitch, on, off, onsets):
         chord = slice(first[i], first[i] + sizes[i])
         if i + 1 < len(onsets) and onsets[i + 1] - onsets[i] <= QUARTER:
             off[chord] = np.maximum(off[chord], onsets[i + 1])
-        room = HEADS_PER_UNIT * int(off[chord].min() - onsets[i])
+        room = int(off[chord].min() - onsets[i]) // STRUM
         keep[first[i] + 1 + room // 2 : first[i] + sizes[i] - (room - 1) // 2] &= sizes[i] <= room
     return pitch[keep], on[keep], off[keep]
 

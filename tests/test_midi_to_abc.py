@@ -1,5 +1,6 @@
 """Stage 02: what of a MIDI file survives in its ABC text, and what no file may do to the run."""
 
+import gzip
 import importlib
 import os
 import re
@@ -22,6 +23,7 @@ from hypothesis import strategies as st
 
 from music import midi_to_abc, theory
 from music.abc_text import read_abc
+from music.midi_bytes import mend
 from starts import start
 from study.prepare import conversion
 
@@ -136,6 +138,117 @@ def test_triplets_sextuplets_and_thirty_seconds_get_their_own_grid():
             + [(1, 3, 67)]
         )
     ) == ["C/D/E/F/G/A/B/c/G12|"]
+
+
+@pytest.mark.parametrize("n, written", [(5, "(5:4:5"), (7, "(7:4:7"), (9, "(9:8:9")])
+def test_five_seven_and_nine_in_a_beat_are_exact(n, written):
+    notes = [(i / n, 0.9 / n, 60 + i * 5 % 12) for i in range(4 * n)]
+    text, row = midi_to_abc.convert(midi(notes, tpq=480))
+    midi_to_abc.self_check(text, row)
+    assert text.count(written) == 4 and row["together"] == 0
+    onsets = sorted(note.onset for voice in read_abc(text).voices for note in voice.notes)
+    assert onsets == [Fraction(i, n) for i in range(4 * n)]
+
+
+def test_five_notes_of_a_hand_are_no_quintuplet():
+    late = [0.02, -0.03, 0.04, -0.02, 0.03]
+    notes = [(i + n / 5 + late[n], 0.15, 60 + n) for i in range(4) for n in range(1, 5)]
+    assert "(5:" not in abc(midi(notes))
+
+
+def test_sixty_fourths_are_kept_apart():
+    notes = [(i / 16, 1 / 20, 72 + i % 2) for i in range(64)]
+    text, row = midi_to_abc.convert(midi(notes, tpq=480))
+    midi_to_abc.self_check(text, row)
+    assert row["notes"] == 64 and row["onsets"] == 64 and "c/4" in text
+
+
+def test_notes_played_apart_and_written_together_are_counted():
+    strum = [(0, 1, 60), (0.09, 1, 64), (0.18, 1, 67), (2, 1, 60)]
+    assert midi_to_abc.convert(midi(strum))[1]["together"] > 0
+
+
+def test_a_long_silence_is_one_rest_and_a_long_lead_is_cut():
+    notes = [(256 + i, 1, 60 + i) for i in range(16)] + [(600 + i, 1, 60 + i) for i in range(16)]
+    text, row = midi_to_abc.convert(midi(notes))
+    assert row["start"] == 256 and row["mended"] == {"bars of silence before the music": 64}
+    assert text.split("\n")[6].startswith("C4_D4=D4E4|") and "\nZ82|\n" in text
+    assert "Z8|" not in abc(midi([(8 * 4, 4, 60)]))  # a count-in stays as it is
+
+
+@pytest.mark.parametrize("tempo, written", [(5, 10), (1200, 999), (90, 90)])
+def test_a_tempo_out_of_range_is_set_to_the_nearest(tempo, written):
+    text, row = midi_to_abc.convert(midi(scale(16), tempos=((0, tempo),)))
+    assert f"Q:1/4={written}\n" in text
+    assert row["mended"] == ({} if tempo == 90 else {"tempos out of range": 1})
+
+
+# ---------------------------------------------------------------- bytes with faults
+
+
+def raw_midi(*events, header=b"MThd\0\0\0\6\0\0\0\1\1\xe0"):
+    body = b"".join(events)
+    return header + b"MTrk" + len(body).to_bytes(4, "big") + body
+
+
+def beat(key, status=b"\x90"):
+    return b"\0" + status + bytes([key, 80]) + b"\x83\x60" + bytes([key, 0])
+
+
+ENDED = b"\0\xff\x2f\0"
+
+
+@pytest.mark.parametrize(
+    "between",
+    [b"\0\xf0\3\x43\x10\xf7", b"\0\xff\1\5verse", b"\0\xf7\2\1\2"],
+    ids=["sysex", "text", "escape"],
+)
+def test_running_status_goes_on_behind_a_system_message(between):
+    data = raw_midi(beat(60), between, *(beat(key, b"") for key in range(61, 76)), ENDED)
+    assert music(data) == music(raw_midi(*(beat(key) for key in range(60, 76)), ENDED))
+
+
+def test_notes_without_an_end_end_where_the_standard_says():
+    keys = range(60, 76)
+    off = b"\x83\x60\xb0\x7b\0"
+    data = raw_midi(*(b"\0\x90" + bytes([key, 80]) + off for key in keys), ENDED)
+    assert music(data) == music(raw_midi(*(beat(key) for key in keys), ENDED))
+    assert midi_to_abc.convert(data)[1]["mended"] == {"notes without an end": 16}
+    again = [b"\0\x90\x3c\x50", *[b"\x83\x60\x90\x3c\x50"] * 3, b"\x83\x60\xff\x2f\0"]
+    assert music(raw_midi(*again)) == ["C4C4C4C4|"]
+
+
+def test_wrapped_packed_and_long_headed_files_are_read():
+    good = raw_midi(*(beat(key) for key in range(60, 76)), ENDED)
+    long_header = b"MThd\0\0\0\x08" + good[8:14] + b"\0\0" + good[14:]
+    mac = b"\0\4song" + bytes(122) + good + bytes(60)
+    for data in (gzip.compress(good), long_header, mac):
+        assert music(data) == music(good)
+    with pytest.raises(midi_to_abc.ConversionError, match="not_midi"):
+        abc(gzip.compress(b"no music"))
+    bomb = gzip.compress(good + bytes(40 << 20))
+    assert len(mend(bomb)[0]) <= 16 << 20
+
+
+@pytest.mark.parametrize(
+    "message",
+    [b"\x41\x10\x42\x12\x40\x11\x15\1\x19\xf7", b"\x43\x10\x4c\x08\0\7\1\xf7"],
+    ids=["gs", "xg"],
+)
+def test_a_part_made_drums_by_a_message_is_dropped_as_drums(message):
+    system = b"\0\xf0" + bytes([len(message)]) + message
+    melody = [beat(key, b"\x91") for key in range(60, 76)]
+    drums = [beat(38, b"\x90") for _ in range(4)]
+    text, row = midi_to_abc.convert(raw_midi(system, *drums, *melody, ENDED))
+    assert row["drums"] == 4 and row["notes"] == 16
+    assert row["mended"] == {"parts made drums by a message": 1}
+
+
+@given(st.binary(max_size=200))
+def test_mending_never_fails(junk):
+    good = raw_midi(*(beat(key) for key in range(60, 64)), ENDED)
+    for data in (junk, good[:14] + junk, good[:40] + junk, b"\x1f\x8b" + junk):
+        mend(data)
 
 
 def test_swing_is_written_in_triplets():
@@ -358,7 +471,7 @@ def test_any_heap_of_notes_gives_exact_bars(notes, max_voices):
     places = sounding(text)
     assert sum(places.values()) == row["notes"]
     assert all(
-        any(p == pitch and abs(float(on) - start) < 0.26 for start, _, p in notes)
+        any(p == pitch and abs(float(on) + row["start"] - start) < 0.26 for start, _, p in notes)
         for on, pitch in places
     )
 
