@@ -56,9 +56,7 @@ from study.prepare.figures import draw_data
 from study.prepare.selection import SPLITS
 
 ME = "03_tokenize_split.py"
-TOKENIZER = "char"  # the study's alphabet, of ALPHABETS
-# a kind of common.TOKENIZERS and its number of tokens
-ALPHABETS = "char", "note", "bpe:256", "bpe:512", "bpe:1024"
+TOKENIZER = "char"  # of the study; one of common.TOKENIZERS
 MIN_CHARS, MAX_CHARS = 101, 4999  # of a sequence: shorter ones are little more than a header
 MIN_NOTES = 16  # of a tune: the least that `check_abc` calls music
 LARGE_TEXT = 50  # MB of ready text, from which the time is said beforehand
@@ -141,12 +139,11 @@ def parse_arguments(argv):
     )
     parser.add_argument(
         "--vocab",
-        choices=ALPHABETS,
+        choices=tuple(TOKENIZERS),
         default=TOKENIZER,
         help=(
-            "what a token is: a character; a whole note, rest or field; or byte pairs inside a"
-            " bar, so many tokens in all (needs the package tokenizers). Losses are per character"
-            f" with all of them (default: {TOKENIZER})"
+            "what a token is: a character, or a whole note, rest or field. Losses are per"
+            f" character with both (default: {TOKENIZER})"
         ),
     )
     parser.add_argument(
@@ -167,16 +164,6 @@ def parse_arguments(argv):
             " --tag do not apply"
         )
     return args
-
-
-def learn_tokenizer(vocab, text):
-    """The tokenizer of a name in ALPHABETS, learnt from a text; ends the script if a package is
-    missing."""
-    kind, _, size = vocab.partition(":")
-    try:
-        return TOKENIZERS[kind](text, *([int(size)] if size else []))
-    except ValueError as error:
-        fail(ME, f"--vocab {vocab}: {error}")
 
 
 def source_files(args):
@@ -347,7 +334,6 @@ def closing_block(stats, marks, verbose=False):
 
 def main(argv=None):
     args = parse_arguments(argv)
-    learn_tokenizer(args.vocab, "")  # what it needs is missed at once, not after minutes
     holdout = selection.read_holdout(args.holdout) if args.holdout else []
     stage, folder, names = open_stage(args, holdout)
     if stage.up_to_date():
@@ -378,7 +364,7 @@ def main(argv=None):
                 counts[split], n_notes[split] = split_files.write_split(
                     data, split, parts[split], spool
                 )
-            tokenizer = learn_tokenizer(args.vocab, (data / "train.txt").read_bytes().decode())
+            tokenizer = TOKENIZERS[args.vocab]((data / "train.txt").read_bytes().decode())
             write_bytes(data / "tokenizer.pkl", tokenizer.dumps())
             n_tokens = {
                 split: split_files.write_tokens(data, split, parts[split], spool, tokenizer)

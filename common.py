@@ -27,13 +27,11 @@ N_SPECIAL = 3
 # characters they stand for: a tune begins for free, but that it ends here is a prediction
 SPECIAL_CHARS = 0, 1, 1
 TOKENIZER_LIMIT_BYTES = 4 << 20  # every character of Unicode would fit
-# alone: of what it asks for (huggingface_hub and more) nothing is used here
-BPE_PACKAGE = "tokenizers==0.23.3"
 # occurrences in the training text: what has fewer gets no token of its own, as no model could learn
 # it
 RARE = 5
 _LENGTH = r"\d*(?:/+\d*)?"
-# what has a token in the alphabet of notes; anything else is written in characters
+# what has a token of its own in the note tokenizer; anything else is written in characters
 _UNIT = re.compile(
     r"^[A-Za-z]:[^|\n]*\n"  # a header field with its line end
     r"|\[[A-Za-z]:[^][|\n]*\]"  # a voice tag, or another field inside a line
@@ -106,62 +104,15 @@ class CharTokenizer:
         return cls(saved["characters"])
 
 
-class PieceTokenizer(CharTokenizer):
-    """Characters, and *pieces*: texts of several characters with a token each, numbered behind the
-    characters.
+class NoteTokenizer(CharTokenizer):
+    """Note-level vocabulary: one token a note or chord member with its octave and length, a rest,
+    a field, a voice tag (`_UNIT`); these *pieces* are numbered behind the characters.
 
     Lossless: what is no piece is written in characters, and these are CharTokenizer's. A text could
     be written in several ways and `encode` takes one of them, so a model's loss is an upper bound
     of what it needs for the text.
 
-    text: what to learn from; or the characters, with the `parts` that were saved: what each piece
-    is put together of.
-    """
-
-    def __init__(self, text, vocab_size=None, parts=None):
-        super().__init__(text)
-        self.parts = self.learn(text, vocab_size) if parts is None else parts
-        pieces = dict.fromkeys(map("".join, self.parts))
-        self.texts = ["", "", "\ufffd", *self.characters, *pieces]
-        self.numbers = {
-            piece: number for number, piece in enumerate(self.texts) if number >= N_SPECIAL
-        }
-        self.vocab_size = len(self.texts)
-        self.dtype = np.min_scalar_type(self.vocab_size - 1)
-        self.token_chars = np.array([*SPECIAL_CHARS, *map(len, self.texts[N_SPECIAL:])])
-
-    def decode(self, tokens):
-        """Text of token numbers; begin and end give nothing, unknown gives U+FFFD."""
-        return "".join(self.texts[token] for token in tokens)
-
-    @property
-    def digest(self):
-        """SHA-256 that identifies the vocabulary in every file made with it."""
-        return hashlib.sha256(f"{super().digest}/{json.dumps(self.parts)}".encode()).hexdigest()
-
-    def dumps(self):
-        """The bytes of tokenizer.pkl: one dict of built-in types, which `load_tokenizer` reads."""
-        return pickle.dumps({**pickle.loads(super().dumps()), "parts": self.parts}, protocol=4)
-
-    @classmethod
-    def from_saved(cls, saved):
-        """The tokenizer of a dict that `dumps` made; ValueError if it holds no vocabulary."""
-        characters, parts = saved.get("characters"), saved.get("parts")
-        if not (
-            isinstance(characters, str)
-            and isinstance(parts, list)
-            and all(
-                isinstance(part, list) and all(isinstance(text, str) and text for text in part)
-                for part in parts
-            )
-        ):
-            raise ValueError("it holds no vocabulary")
-        return cls(characters, parts=parts)
-
-
-class NoteTokenizer(PieceTokenizer):
-    """One token a note or chord member with its octave and length, a rest, a field, a voice tag
-    (`_UNIT`).
+    text: what to learn from; or the characters, with the `pieces` that were saved.
 
     >>> t = NoteTokenizer("K:C\\nG,2[E2c2]3|\\n" * RARE)
     >>> [t.decode([token]) for token in t.encode("K:C\\nG,2[E2c3]3|")]
@@ -170,13 +121,23 @@ class NoteTokenizer(PieceTokenizer):
 
     kind = "note"
 
+    def __init__(self, text, pieces=None):
+        super().__init__(text)
+        self.pieces = self.learn(text) if pieces is None else pieces
+        self.texts = ["", "", "\ufffd", *self.characters, *self.pieces]
+        self.numbers = {
+            piece: number for number, piece in enumerate(self.texts) if number >= N_SPECIAL
+        }
+        self.vocab_size = len(self.texts)
+        self.dtype = np.min_scalar_type(self.vocab_size - 1)
+        self.token_chars = np.array([*SPECIAL_CHARS, *map(len, self.texts[N_SPECIAL:])])
+
     @staticmethod
-    def learn(text, _):
-        """[[piece]] of the units that the training text has often enough, the most frequent
-        first."""
+    def learn(text):
+        """The units that the training text has often enough, the most frequent first."""
         counts = Counter(unit for unit in _UNIT.findall(text) if len(unit) > 1)
         return [
-            [unit]
+            unit
             for unit in sorted(counts, key=lambda unit: (-counts[unit], unit))
             if counts[unit] >= RARE
         ]
@@ -191,69 +152,30 @@ class NoteTokenizer(PieceTokenizer):
                 tokens += [self.numbers.get(character, UNKNOWN) for character in unit]
         return np.array(tokens, self.dtype)
 
+    def decode(self, tokens):
+        """Text of token numbers; begin and end give nothing, unknown gives U+FFFD."""
+        return "".join(self.texts[token] for token in tokens)
 
-class BpeTokenizer(PieceTokenizer):
-    """Byte-pair encoding (Sennrich et al. 2016) of characters inside a bar: no piece goes on after
-    a bar line or a line end. The package `tokenizers` learns the merges and applies them; only this
-    alphabet needs it.
+    @property
+    def digest(self):
+        """SHA-256 that identifies the vocabulary in every file made with it."""
+        return hashlib.sha256(f"{super().digest}/{json.dumps(self.pieces)}".encode()).hexdigest()
 
-    vocab_size: of all tokens; less where the text has not so many frequent pairs, more where it has
-    more characters.
-    """
+    def dumps(self):
+        """The bytes of tokenizer.pkl: one dict of built-in types, which `load_tokenizer` reads."""
+        return pickle.dumps({**pickle.loads(super().dumps()), "pieces": self.pieces}, protocol=4)
 
-    kind = "bpe"
-
-    def __init__(self, text, vocab_size=0, parts=None):
-        super().__init__(text, vocab_size, parts)
-        known = set(self.characters)
-        for pair in self.parts:
-            if len(pair) != 2 or not known.issuperset(pair):
-                raise ValueError("its merges do not fit together")
-            known.add("".join(pair))
-        unknown = "\n\n"  # a name that nothing else has: no piece holds two line ends
-        self._bpe = _bpe(
-            vocab={unknown: UNKNOWN, **self.numbers},
-            merges=[*map(tuple, self.parts)],
-            unk_token=unknown,
-        )
-
-    @staticmethod
-    def learn(text, vocab_size):
-        """[[left, right]] of the merges, in their order: always the pair that is now the most
-        frequent one."""
-        bpe = _bpe()
-        from tokenizers import trainers
-
-        bpe.train_from_iterator(
-            text.splitlines(keepends=True),
-            trainers.BpeTrainer(
-                vocab_size=max(0, vocab_size - N_SPECIAL), min_frequency=RARE, show_progress=False
-            ),
-        )
-        return json.loads(bpe.to_str())["model"]["merges"]
-
-    def encode(self, text):
-        """Token numbers of a text, without begin and end; 1-D, the smallest integer type."""
-        return np.array(self._bpe.encode(text).ids, self.dtype)
+    @classmethod
+    def from_saved(cls, saved):
+        """The tokenizer of a dict that `dumps` made; ValueError if it holds no vocabulary."""
+        characters, pieces = saved.get("characters"), saved.get("pieces")
+        are_texts = isinstance(characters, str) and isinstance(pieces, list)
+        if not are_texts or not all(isinstance(text, str) and text for text in pieces):
+            raise ValueError("it holds no vocabulary")
+        return cls(characters, pieces=pieces)
 
 
-def _bpe(**model):
-    """A byte-pair model of the package `tokenizers` that sees each bar and each line alone."""
-    # or it warns when a stage forks its workers
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    try:
-        from tokenizers import Regex, Tokenizer, models, pre_tokenizers
-    except ImportError:
-        raise ValueError(
-            "the alphabet bpe needs a package that is not installed; run: "
-            f"python -m pip install --no-deps {BPE_PACKAGE}"
-        ) from None
-    bpe = Tokenizer(models.BPE(**model))
-    bpe.pre_tokenizer = pre_tokenizers.Split(Regex(r"[|\n]"), behavior="merged_with_previous")
-    return bpe
-
-
-TOKENIZERS = {"char": CharTokenizer, "note": NoteTokenizer, "bpe": BpeTokenizer}  # kind -> class
+TOKENIZERS = {"char": CharTokenizer, "note": NoteTokenizer}  # kind -> class
 
 
 def load_tokenizer(path):

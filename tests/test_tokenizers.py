@@ -6,7 +6,6 @@ import importlib.util
 import json
 import pickle
 import random
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +13,13 @@ import pytest
 import torch
 from torch import nn
 
-import common
 from common import (
     BEGIN,
     END,
     N_SPECIAL,
     RARE,
+    TOKENIZERS,
     UNKNOWN,
-    BpeTokenizer,
     CharTokenizer,
     NoteTokenizer,
     load_tokenizer,
@@ -41,7 +39,6 @@ from tunes import C_MAJOR_HEADER, TWO_VOICES, VALID_TUNES, long_tune
 
 HERE = Path(__file__).resolve().parent.parent
 STAGE = importlib.import_module("03_tokenize_split")
-COARSE = [alphabet for alphabet in STAGE.ALPHABETS if alphabet != "char"]
 LETTERS = "A note is no note. 春眠不覺曉，處處聞啼鳥。夜來風雨聲，花落知多少。|\n"
 
 
@@ -60,11 +57,8 @@ def tunes():
 
 @pytest.fixture(scope="module")
 def tokenizers(tunes):
-    """Of every alphabet, learnt from the first half of them."""
-    return {
-        alphabet: STAGE.learn_tokenizer(alphabet, "\n".join(tunes[:1000]))
-        for alphabet in STAGE.ALPHABETS
-    }
+    """Of every kind, learnt from the first half of them."""
+    return {kind: TOKENIZERS[kind]("\n".join(tunes[:1000])) for kind in TOKENIZERS}
 
 
 def stream_of(texts, tokenizer):
@@ -105,11 +99,8 @@ def model_of(tokenizer, **shape):
 # ---------------------------------------------------------------- nothing is lost
 
 
-@pytest.mark.parametrize("alphabet", COARSE)
-def test_2000_tunes_come_back_and_what_is_unknown_is_as_with_characters(
-    tunes, tokenizers, alphabet
-):
-    tokenizer, by_character = tokenizers[alphabet], tokenizers["char"]
+def test_2000_tunes_come_back_and_what_is_unknown_is_as_with_characters(tunes, tokenizers):
+    tokenizer, by_character = tokenizers["note"], tokenizers["char"]
     n_tokens = 0
     for tune in tunes:
         tokens = tokenizer.encode(tune)
@@ -122,13 +113,10 @@ def test_2000_tunes_come_back_and_what_is_unknown_is_as_with_characters(
         by_character.characters
     )
     assert len(set(tokenizer.texts[N_SPECIAL:])) == len(tokenizer.texts) - N_SPECIAL
-    if alphabet != "note":
-        assert tokenizer.vocab_size == int(alphabet.removeprefix("bpe:"))
 
 
-@pytest.mark.parametrize("alphabet", COARSE)
-def test_any_text_comes_back(tokenizers, alphabet):
-    draw, learnt = random.Random(0), STAGE.learn_tokenizer(alphabet, LETTERS * RARE)
+def test_any_text_comes_back(tokenizers):
+    draw, learnt = random.Random(0), NoteTokenizer(LETTERS * RARE)
     assert learnt.decode(learnt.encode(LETTERS * 3)) == LETTERS * 3
     strange = [
         "",
@@ -147,7 +135,7 @@ def test_any_text_comes_back(tokenizers, alphabet):
     ]
     for tokenizer, characters in (
         (learnt, CharTokenizer(LETTERS)),
-        (tokenizers[alphabet], tokenizers["char"]),
+        (tokenizers["note"], tokenizers["char"]),
     ):
         for text in strange + [
             "".join(draw.choices("ABcz24|[]:V1\n/',^=(3é\u2028", k=60)) for _ in range(50)
@@ -158,13 +146,9 @@ def test_any_text_comes_back(tokenizers, alphabet):
             assert (tokens == UNKNOWN).sum() == (characters.encode(text) == UNKNOWN).sum()
 
 
-@pytest.mark.parametrize("alphabet", COARSE)
-def test_no_piece_goes_on_after_a_bar_line(tokenizers, alphabet):
-    pieces = tokenizers[alphabet].texts[N_SPECIAL:]
+def test_no_piece_goes_on_after_a_bar_line(tokenizers):
+    pieces = tokenizers["note"].texts[N_SPECIAL:]
     assert not [piece for piece in pieces if set("|\n") & set(piece[:-1])]
-    assert alphabet == "note" or [
-        piece for piece in pieces if len(piece) > 2 and piece.endswith("|")
-    ]
 
 
 def test_notes_are_tokens_and_rare_ones_are_characters(tunes):
@@ -196,23 +180,16 @@ def test_notes_are_tokens_and_rare_ones_are_characters(tunes):
         "7",
         "|",
     ]
-    learnt = BpeTokenizer("ab" * RARE + "|" + "cd" * (RARE - 1), 100)
-    assert {"ab", "cd"} & set(learnt.texts) == {"ab"}
     assert (
         NoteTokenizer("\n".join(tunes[:100])).digest == NoteTokenizer("\n".join(tunes[:100])).digest
-    )
-    assert (
-        BpeTokenizer("\n".join(tunes[:100]), 300).parts
-        == BpeTokenizer("\n".join(tunes[:100]), 300).parts
     )
 
 
 # ---------------------------------------------------------------- files
 
 
-@pytest.mark.parametrize("alphabet", COARSE)
-def test_a_saved_vocabulary_is_the_same(tmp_path, tokenizers, alphabet):
-    path, tokenizer = tmp_path / "tokenizer.pkl", tokenizers[alphabet]
+def test_a_saved_vocabulary_is_the_same(tmp_path, tokenizers):
+    path, tokenizer = tmp_path / "tokenizer.pkl", tokenizers["note"]
     path.write_bytes(tokenizer.dumps())
     loaded = load_tokenizer(path)
     assert (
@@ -221,44 +198,22 @@ def test_a_saved_vocabulary_is_the_same(tmp_path, tokenizers, alphabet):
         and loaded.texts == tokenizer.texts
     )
     assert np.array_equal(loaded.encode(TWO_VOICES), tokenizer.encode(TWO_VOICES))
-    assert len({other.digest for other in tokenizers.values()}) == len(STAGE.ALPHABETS)
+    assert len({other.digest for other in tokenizers.values()}) == len(TOKENIZERS)
 
 
 @pytest.mark.parametrize(
-    "alphabet, parts",
-    [
-        ("note", Path("x")),
-        ("note", [["C2"], ("D2",)]),
-        ("note", [[np.str_("C2")]]),
-        ("note", [[1]]),
-        ("note", [[""]]),
-        ("note", "C2"),
-        ("note", None),
-        ("bpe:256", [["a"]]),
-        ("bpe:256", [["a", "b"], ["abc", "a"]]),
-        ("bpe:256", [["a", "b", "c"]]),
-        ("bpe:256", [["a", "C2"]]),
-    ],
+    "pieces",
+    [Path("x"), ["C2", ("D2",)], [np.str_("C2")], [1], [""], "C2", None],
+    ids=["path", "tuple", "numpy", "number", "empty", "text", "nothing"],
 )
-def test_a_foreign_vocabulary_is_refused(tmp_path, alphabet, parts):
-    saved = pickle.loads(STAGE.learn_tokenizer(alphabet, "abc|").dumps())
-    (tmp_path / "tokenizer.pkl").write_bytes(pickle.dumps({**saved, "parts": parts}))
+def test_a_foreign_vocabulary_is_refused(tmp_path, pieces):
+    saved = pickle.loads(NoteTokenizer("abc|").dumps())
+    (tmp_path / "tokenizer.pkl").write_bytes(pickle.dumps({**saved, "pieces": pieces}))
     with pytest.raises(ValueError, match="tokenizer.pkl is not a tokenizer of this project"):
         load_tokenizer(tmp_path / "tokenizer.pkl")
 
 
-def test_a_missing_package_is_named_with_its_mend(tmp_path, monkeypatch, tokenizers):
-    (tmp_path / "tokenizer.pkl").write_bytes(tokenizers["bpe:256"].dumps())
-    monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(SystemExit, match="--vocab bpe:256: .*pip install --no-deps tokenizers=="):
-        STAGE.main(["--root", str(tmp_path), "--vocab", "bpe:256"])
-    with pytest.raises(ValueError, match="pip install --no-deps tokenizers=="):
-        load_tokenizer(tmp_path / "tokenizer.pkl")
-    assert STAGE.learn_tokenizer("note", "C2|" * RARE).vocab_size == N_SPECIAL + 4
-    assert common.BPE_PACKAGE in (HERE / "requirements-dev.txt").read_text()
-
-
-def test_stage_03_in_another_alphabet(tmp_path, capfd):
+def test_stage_03_in_another_kind(tmp_path, capfd):
     (tmp_path / "text").mkdir()
     for split, part in (
         ("train", VALID_TUNES[:20]),
@@ -273,7 +228,7 @@ def test_stage_03_in_another_alphabet(tmp_path, capfd):
             "--from-splits",
             str(tmp_path / "text"),
             "--vocab",
-            "bpe:256",
+            "note",
             "--workers",
             "1",
         ]
@@ -283,7 +238,7 @@ def test_stage_03_in_another_alphabet(tmp_path, capfd):
         tmp_path
     )
     tokenizer = load_tokenizer(tmp_path / "data/tokenizer.pkl")
-    assert tokenizer.kind == "bpe" and tokenizer.decode(data.val) == "".join(VALID_TUNES[20:25])
+    assert tokenizer.kind == "note" and tokenizer.decode(data.val) == "".join(VALID_TUNES[20:25])
     notes = sum(len(pitches) for tune in VALID_TUNES[20:25] for *_, pitches in read_abc(tune).ticks)
     assert stats["splits"]["val"]["notes"] == notes and stats["splits"]["val"]["tokens"] == len(
         data.val
@@ -295,9 +250,8 @@ def test_stage_03_in_another_alphabet(tmp_path, capfd):
 # ---------------------------------------------------------------- losses
 
 
-@pytest.mark.parametrize("alphabet", ["bpe:256", "note"])
-def test_nats_per_character_by_hand(tunes, tokenizers, alphabet):
-    tokenizer = tokenizers[alphabet]
+def test_nats_per_character_by_hand(tunes, tokenizers):
+    tokenizer = tokenizers["note"]
     data, model = data_of(tunes[:9], tokenizer), model_of(tokenizer)
     nn.init.normal_(model.head.weight, std=0.5)
     measured = training.evaluate(model, data.val, data.token_chars, "cpu")
@@ -324,21 +278,19 @@ def test_notes_are_counted_as_written():
     assert count_notes('X:1\nK:Gm\n"Am"!fade!A[V:2][EG]2-|[EG]z2|[K:D]d\nw:deaf\n') == 6
 
 
-@pytest.mark.parametrize("alphabet", STAGE.ALPHABETS)
-def test_a_step_holds_the_text_of_two_windows_of_characters_or_the_nearest(
-    tunes, tokenizers, alphabet
-):
-    data = data_of(tunes[:300], tokenizers[alphabet])
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_a_step_holds_the_text_of_two_windows_of_characters_or_the_nearest(tunes, tokenizers, kind):
+    data = data_of(tunes[:300], tokenizers[kind])
     per_token = runs.mean_chars(data.train, data.token_chars)
     shape = {"n_layer": 1, "n_head": 1, "d_model": 8, "d_ff": 8}
     run = runs.plan_run(data, "transformer", "nano", shape, 0.01)
     assert run["batch_windows"] == max(1, round(2 / per_token))
     assert per_token == (
         1.0
-        if alphabet == "char"
+        if kind == "char"
         else pytest.approx(
             len("".join(tunes[:100]))
-            / sum(len(tokenizers[alphabet].encode(tune)) for tune in tunes[:100]),
+            / sum(len(tokenizers[kind].encode(tune)) for tune in tunes[:100]),
             rel=0.02,
         )
     )

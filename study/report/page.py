@@ -57,7 +57,7 @@ PLACES = {
     "best_by_position": "inside",
     "ladder": None,
 }
-NEXT = {"note": "note or sign", "byte pairs": "few characters"}  # kind of tokenizer -> what is next
+NEXT = {"note": "note or sign"}  # kind of tokenizer -> what is next
 MUSIC = {  # metric -> words
     "pitch_class_entropy": "pitch-class entropy, bits",
     "scale_consistency": "scale consistency",
