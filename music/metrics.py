@@ -10,9 +10,7 @@ says None for what is undefined (the groove of a tune of one bar), never NaN and
 zero.
 """
 
-import bisect
 import re
-import zlib
 
 import numpy as np
 
@@ -27,36 +25,19 @@ CAP_NOTES = 250
 # per quarter note (16 in a 4/4 bar) for groove and onset positions; finer says 0.99 of all
 POSITIONS = 4
 LEAP = 4  # semitones: a larger melodic interval is a leap
-LAGS = (1, 2, 4, 8)  # bars: how long phrases are that come back
 EPSILON = 1e-9  # quarter notes: onsets that are equal but for rounding
 
 METRICS = (
-    "n_notes",
-    "n_bars",
-    "n_voices",
     "pitch_class_entropy",
-    "pitch_class_entropy_4_bars",
     "scale_consistency",
     "in_key_share",
     "groove_consistency",
     "polyphony",
-    "polyphony_rate",
     "notes_per_bar",
-    "notes_per_quarter",
     "pitch_range",
-    "n_pitches",
     "rest_share",
-    "voice_rest_share",
     "bar_repetition",
-    "bar_repetition_transposed",
-    "bar_repetition_lag_1",
-    "bar_repetition_lag_2",
-    "bar_repetition_lag_4",
-    "bar_repetition_lag_8",
     "leap_share",
-    "mean_interval",
-    "mean_duration",
-    "compression_ratio",
 )
 
 
@@ -93,124 +74,68 @@ def entropy(counts):
 
 
 def music_metrics(tune):
-    """Musical figures of one tune (a text, a sample or a Tune): {name in METRICS: number or None}.
+    """Returns the musical figures of one tune, {name in METRICS: number or None}.
 
-    pitch_class_entropy         bits over the 12 pitch classes, one count a note (at most 3.585)
-    pitch_class_entropy_4_bars  the mean of the same over windows of four bars (Wu and Yang 2020):
-        shows a lost key
-    scale_consistency           largest share of notes in any major or natural minor scale (Mogren
-        2016); ABC's key
-                                signature makes random letters score 0.9, so no proof of anything
-    in_key_share                share of notes in the scale of the key that K: gives
-    groove_consistency          1 - mean share of the positions (16 in a 4/4 bar) in which
-        neighbouring bars of one
-                                meter differ in having an onset (MusPy, there with another grid)
-    polyphony, polyphony_rate   mean number of notes while any sounds; share of that time with two
-        or more
-    rest_share                  share of the time in which no voice sounds; voice_rest_share: mean
-        over the voices
-    bar_repetition              1 - distinct/all sounding bars of a voice (by their text);
-        transposed: those of one
-                                shape on another pitch too; lag k: share of sounding bars equal to
-                                the one k bars before in the same voice
-    leap_share                  share of melodic intervals (tops of successive onsets of a voice)
-        above 4 semitones
-    mean_interval               mean size of those intervals, semitones; mean_duration: quarter
-        notes
-    compression_ratio           zlib bytes/characters of the music text: low for loops, high for
-        noise
+    pitch_class_entropy: bits over the 12 pitch classes, one count a note (at most 3.585).
+    scale_consistency: largest share of notes in any major or natural minor scale (Mogren 2016);
+        ABC's key signature makes random letters score 0.9, so no proof of anything.
+    in_key_share: share of notes in the scale of the key that K: gives.
+    groove_consistency: 1 - mean share of the positions (16 in a 4/4 bar) in which neighbouring bars
+        of one meter differ in having an onset (MusPy, there with another grid).
+    polyphony: mean number of notes while any sounds; pitch_range: semitones.
+    rest_share: share of the time in which no voice sounds.
+    bar_repetition: share of repeated bars, see `repeated_bars`.
+    leap_share: share of melodic intervals above LEAP semitones.
     """
     tune = as_tune(tune)
     onsets, durations, pitches, voices = _note_arrays(tune)
-    n_bars = max((len(voice.bars) for voice in tune.voices), default=0)
-    figures = dict.fromkeys(METRICS)
-    figures.update(
-        n_notes=len(pitches),
-        n_bars=n_bars,
-        n_voices=len(tune.voices),
-        compression_ratio=_compression(tune),
-    )
     if not len(pitches):
-        return figures
-    figures.update(
-        pitch_class_entropy_4_bars=_windowed_entropy(tune, onsets, pitches),
-        in_key_share=in_key_share(tune, onsets, pitches),
-        groove_consistency=_groove(tune, onsets),
-        notes_per_bar=len(pitches) / n_bars if n_bars else None,
-        mean_duration=float(durations.mean()),
-        **_pitch_figures(pitches),
-        **_density_figures(tune, onsets, durations, voices),
-        **_interval_figures(_intervals(tune, onsets, pitches, voices)),
-        **repetition(tune),
-    )
-    return figures
-
-
-def _bar_text(text):
-    """A bar's text without blanks and inline fields."""
-    return re.sub(r"\[[A-Za-z]:[^\]]*\]|\s+", "", text)
-
-
-def _compression(tune):
-    """zlib's bytes a character of the music text; None for less than 64 characters, where zlib's
-    header counts most."""
-    body = "|".join("|".join(_bar_text(bar.text) for bar in voice.bars) for voice in tune.voices)
-    body = body.encode("ascii", "replace")
-    return len(zlib.compress(body, 9)) / len(body) if len(body) >= 64 else None
-
-
-def _pitch_figures(pitches):
+        return dict.fromkeys(METRICS)
     classes = np.bincount(pitches % 12, minlength=12)
+    n_bars = max((len(voice.bars) for voice in tune.voices), default=0)
+    sounding, polyphony = _polyphony(onsets, durations)
+    total = _end_of(tune, onsets, durations)
+    intervals = np.abs(_intervals(tune, onsets, pitches, voices))
     return {
         "pitch_class_entropy": entropy(classes),
         "scale_consistency": float((SCALES @ classes).max() / len(pitches)),
-        "pitch_range": int(pitches.max() - pitches.min()),
-        "n_pitches": len(np.unique(pitches)),
-    }
-
-
-def _density_figures(tune, onsets, durations, voices):
-    """How much sounds at a time, and how much of the time nothing does. Time ends with the last bar
-    or note: a note may be tied beyond the last bar line, and the last bar may be a rest."""
-    total = max(
-        float((onsets + durations).max()),
-        max(
-            float(voice.bars[-1].onset + voice.bars[-1].length)
-            for voice in tune.voices
-            if voice.bars
-        ),
-    )
-    sounding, polyphony, two_or_more = _polyphony(onsets, durations)
-    if not total > 0:
-        return {"polyphony": polyphony, "polyphony_rate": two_or_more}
-    silent = [
-        1 - _polyphony(onsets[voices == i], durations[voices == i])[0] / total
-        for i in range(len(tune.voices))
-    ]
-    return {
+        "in_key_share": in_key_share(tune, onsets, pitches),
+        "groove_consistency": _groove(tune, onsets),
         "polyphony": polyphony,
-        "polyphony_rate": two_or_more,
-        "notes_per_quarter": len(onsets) / total,
-        "rest_share": max(0.0, 1 - sounding / total),
-        "voice_rest_share": mean_of_known(silent),
+        "notes_per_bar": len(pitches) / n_bars if n_bars else None,
+        "pitch_range": int(pitches.max() - pitches.min()),
+        "rest_share": max(0.0, 1 - sounding / total) if total > 0 else None,
+        "bar_repetition": repeated_bars(tune),
+        "leap_share": float((intervals > LEAP).mean()) if len(intervals) else None,
     }
+
+
+def repeated_bars(tune):
+    """Returns the share of sounding bars whose text stood before in their voice; None without any.
+    Bars of rest do not count: everyone can repeat silence."""
+    sounding = [
+        [re.sub(r"\[[A-Za-z]:[^\]]*\]|\s+", "", bar.text) for bar in voice.bars if bar.n_notes]
+        for voice in tune.voices
+    ]
+    n = sum(map(len, sounding))
+    return 1 - sum(len(set(bars)) for bars in sounding) / n if n else None
+
+
+def _end_of(tune, onsets, durations):
+    """Quarter notes to the end of the last bar or note: a note may be tied beyond the last bar
+    line, and the last bar may be a rest."""
+    ends = [voice.bars[-1].onset + voice.bars[-1].length for voice in tune.voices if voice.bars]
+    return max(float((onsets + durations).max()), *map(float, ends))
 
 
 def _polyphony(onsets, durations):
-    """(quarter notes in which anything sounds, mean number of notes then, share of it with two or
-    more)."""
+    """(quarter notes in which anything sounds, mean number of notes then)."""
     times = np.concatenate([onsets, onsets + durations])
     order = np.argsort(times, kind="stable")
     count = np.cumsum(np.repeat([1, -1], len(onsets))[order])[:-1]
     length = np.diff(times[order])
     sounding = float(length[count > 0].sum())
-    if not sounding > 0:
-        return 0.0, None, None
-    return (
-        sounding,
-        float((length * count).sum() / sounding),
-        float(length[count > 1].sum() / sounding),
-    )
+    return sounding, float((length * count).sum() / sounding) if sounding > 0 else None
 
 
 def melodic_intervals(onsets, pitches):
@@ -231,15 +156,6 @@ def _intervals(tune, onsets, pitches, voices):
             for i in range(len(tune.voices))
         ]
     )
-
-
-def _interval_figures(intervals):
-    if not len(intervals):
-        return {}
-    return {
-        "leap_share": float((np.abs(intervals) > LEAP).mean()),
-        "mean_interval": float(np.abs(intervals).mean()),
-    }
 
 
 def in_key_share(tune, onsets=None, pitches=None):
@@ -283,16 +199,6 @@ def _bars_of(onsets, starts):
     )
 
 
-def _windowed_entropy(tune, onsets, pitches, n_bars=4):
-    starts, _ = _bar_grid(tune)
-    if len(starts) < n_bars:
-        return None
-    counts = np.zeros((len(starts), 12))
-    np.add.at(counts, (_bars_of(onsets, starts), pitches % 12), 1)
-    total = np.concatenate([np.zeros((1, 12)), counts.cumsum(0)])
-    return mean_of_known([entropy(window) for window in total[n_bars:] - total[:-n_bars]])
-
-
 def _groove(tune, onsets):
     starts, meters = _bar_grid(tune)
     if len(starts) < 2:
@@ -311,58 +217,6 @@ def _groove(tune, onsets):
         1
         - ((grid[1:] ^ grid[:-1]).sum(1)[same] / np.maximum(1, meters[1:][same] * POSITIONS)).mean()
     )
-
-
-def repetition(tune):
-    """{"bar_repetition", "bar_repetition_lag_1", ...}: see `music_metrics`. Bars of rest do not
-    count: everyone can repeat silence."""
-    voices = [
-        [_bar_text(bar.text) if bar.n_notes else None for bar in voice.bars]
-        for voice in tune.voices
-    ]
-    shares = {
-        "bar_repetition": _heard_before(voices),
-        "bar_repetition_transposed": _heard_before(_bar_shapes(tune)),
-    }
-    for lag in LAGS:
-        pairs = [
-            (bars[i - lag], bars[i])
-            for bars in voices
-            for i in range(lag, len(bars))
-            if bars[i] is not None
-        ]
-        shares[f"bar_repetition_lag_{lag}"] = (
-            sum(a == b for a, b in pairs) / len(pairs) if pairs else None
-        )
-    return shares
-
-
-def _heard_before(voices):
-    """Share of the bars of all voices, each a list, that stood in their voice before; None: no bar
-    that counts."""
-    heard = [[bar for bar in bars if bar is not None] for bars in voices]
-    n = sum(map(len, heard))
-    return 1 - sum(len(set(bars)) for bars in heard) / n if n else None
-
-
-def _bar_shapes(tune):
-    """Each voice's bars as what stays when they are moved to another pitch: onset, length and
-    interval from the first note for every note that begins there; None without any."""
-    voices = []
-    for voice, (_, *columns) in zip(tune.voices, tune.ticks):
-        starts = [int(bar.onset * TICKS) for bar in voice.bars]
-        bars = [[] for _ in starts]
-        for onset, duration, pitch in sorted(zip(*columns)):
-            i = max(bisect.bisect_right(starts, onset) - 1, 0)
-            bars[i].append((onset - starts[i], duration, pitch))
-        voices.append(
-            [
-                tuple((onset, duration, pitch - bar[0][2]) for onset, duration, pitch in bar)
-                or None
-                for bar in bars
-            ]
-        )
-    return voices
 
 
 # ---------------------------------------------------------------- sets of tunes
@@ -527,7 +381,7 @@ def skills(samples):
         letters)
     cadence     share of the tunes that end by themselves whose last sounding notes have the tonic
         in the bass
-    repetition  mean share of sounding bars that were heard before in their voice
+    repetition  mean share of repeated bars
     valid       share at level 4; ended: share that ended by themselves; content: share with enough
         music in them
     """
@@ -543,7 +397,7 @@ def skills(samples):
         "cadence": mean_of_known(
             [_ends_at_home(tune) for tune, sample in zip(tunes, samples) if not sample.truncated]
         ),
-        "repetition": mean_of_known([repetition(tune)["bar_repetition"] for tune in tunes]),
+        "repetition": mean_of_known([repeated_bars(tune) for tune in tunes]),
         "valid": sum(check.level >= VALID_LEVEL for check in checks) / n if n else None,
         "content": sum(check.content for check in checks) / n if n else None,
         "ended": sum(not sample.truncated for sample in samples) / n if n else None,

@@ -96,19 +96,13 @@ def regroup_voices(text, interleave=False):
 # ---------------------------------------------------------------- cutting at bar lines
 
 
-def trim_to_bars(text, all_voices=False):
-    """A text without the unfinished bar at its end; all_voices: without the bars that not every
-    voice has, either.
+def trim_to_bars(text):
+    """Returns a text without the unfinished bar at its end.
 
     For samples that were stopped by their budget. Never raises; a text without a finished bar is
     returned unchanged.
     """
-    reader = Reader(text, strict=False)
-    if all_voices:
-        total = max((len(voice.bars) for voice in reader.sounding_voices()), default=0)
-        ends = [place for place, *_ in _cut_points(reader, total)]
-    else:
-        ends = [bar.closed for bar in reader.order if bar.closing]
+    ends = [bar.closed for bar in Reader(text, strict=False).order if bar.closing]
     return text[: max(ends)] + "\n" if ends else text
 
 

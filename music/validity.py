@@ -13,7 +13,6 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -29,13 +28,14 @@ Z = 1.959964  # standard normal deviates of a 95 % interval
 VALID_LEVEL = 4  # a sample is valid if it reaches this level
 JUDGE_SECONDS = 10  # time limit of abc2midi for one text; real tunes take 5 ms
 # its files may have this many blocks of 512 bytes: one text in a million asks for a gigabyte
+JUDGES = 2  # at a time
 JUDGE_BLOCKS = 40_000
 
 
 # ---------------------------------------------------------------- rates
 
 
-def wilson(k, n, z=Z):
+def wilson(k, n):
     """[low, high]: Wilson's 95 % interval of a share k/n (Wilson 1927); None if n is 0.
 
     Unlike k/n plus and minus its standard error it is right near 0 and 1, where rates of validity
@@ -46,9 +46,9 @@ def wilson(k, n, z=Z):
     """
     if not n:
         return None
-    rate, scale = k / n, 1 + z * z / n
-    middle = (rate + z * z / (2 * n)) / scale
-    half = z / scale * (rate * (1 - rate) / n + z * z / (4 * n * n)) ** 0.5
+    rate, scale = k / n, 1 + Z * Z / n
+    middle = (rate + Z * Z / (2 * n)) / scale
+    half = Z / scale * (rate * (1 - rate) / n + Z * Z / (4 * n * n)) ** 0.5
     return [0.0 if k == 0 else max(0.0, middle - half), 1.0 if k == n else min(1.0, middle + half)]
 
 
@@ -72,55 +72,29 @@ def is_above(ours, theirs):
     return ours["rate"] - theirs["rate"] > math.hypot(low, high)
 
 
-def rate_samples(samples, judge=True, workers=2):
-    """Validity of a set of samples, every one counted: the JSON block for RESULTS.json.
+def rate_samples(samples, judge=True):
+    """Returns the validity of a set of samples, every one counted.
 
     rate, interval: level 4 with Wilson's interval; level_rates: the five cumulative rates;
-    criterion_rates: each criterion alone; bar_accuracy: share of all sounding generated bars that
-    are exactly as long as their meter;
-    without_unfinished_bar: the rate after truncated samples lost their unfinished last bar,
-    ..._of_all_voices: and the bars that not every voice has; abc2midi: share of texts that it
-    compiles to notes without an error or a bar-length warning (None where it is not installed);
-    header_regex_rate: what a check for `X:`, `K:` and one `|` calls valid.
+    bar_accuracy: share of all sounding generated bars that are exactly as long as their meter;
+    without_unfinished_bar: the rate after truncated samples lost their unfinished last bar;
+    abc2midi_clean_rate: share of texts that abc2midi compiles to notes without an error or a
+    bar-length warning (None where it is not installed, or without judge).
     """
     samples = [as_sample(sample) for sample in samples]
     checks = [check_abc(sample.text, sample.prompt_chars) for sample in samples]
     n = len(checks)
     levels = np.array([check.level for check in checks], int)
-    n_truncated = sum(sample.truncated for sample in samples)
-    verdicts = judge_texts([sample.text for sample in samples], workers) if judge else None
+    verdicts = judge_texts([sample.text for sample in samples]) if judge else None
     return {
-        "definition": (
-            "level 4: header, tokens, content and meter, over all first-try samples, generated part"
-            " only"
-        ),
         **share(int((levels >= VALID_LEVEL).sum()), n),
         "level_rates": {
             name: float((levels > i).mean()) if n else None for i, name in enumerate(LEVELS)
         },
-        "criterion_rates": {
-            name: mean_of_known([getattr(check, name) for check in checks]) for name in LEVELS
-        },
         **_bar_rates(checks),
-        "truncated_share": n_truncated / n if n else None,
-        "without_unfinished_bar": _rate_of_cut(samples, levels, all_voices=False),
-        "without_unfinished_bars_of_all_voices": _rate_of_cut(samples, levels, all_voices=True),
-        "abc2midi": _judge_rate(verdicts),
-        "abc2midi_clean_rate": _judge_rate(verdicts)["rate"] if verdicts else None,
-        "header_regex_rate": (
-            sum(bool(re.search(r"(?s)^X:.*^K:.*\|", sample.text, re.M)) for sample in samples) / n
-            if n
-            else None
-        ),
-        "error_kinds": dict(
-            Counter(
-                kind for check in checks for kind in sorted({error[1] for error in check.errors})
-            ).most_common(8)
-        ),
-        "n_notes_mean": mean_of_known([check.n_notes for check in checks]),
-        "n_bars_mean": mean_of_known([check.n_bars for check in checks]),
-        "n_voices_mean": mean_of_known([check.n_voices for check in checks]),
-        "multi_voice_share": sum(check.n_voices > 1 for check in checks) / n if n else None,
+        "truncated_share": mean_of_known([sample.truncated for sample in samples]),
+        "without_unfinished_bar": _rate_of_cut(samples, levels),
+        "abc2midi_clean_rate": mean_of_known([verdict["clean"] for verdict in verdicts or []]),
     }
 
 
@@ -131,17 +105,15 @@ def _bar_rates(checks):
     right, sounding = map(int, counts.sum(0))
     voice_bars = sum(check.n_voice_bars for check in checks)
     rest_bars = sum(round((check.rest_bar_share or 0) * check.n_voice_bars) for check in checks)
-    error = standard_error(*counts.T) if sounding else None
+    accuracy = right / sounding if sounding else None
+    error, interval = standard_error(*counts.T) if sounding else None, None
+    if error is not None:
+        interval = [max(0.0, accuracy - Z * error), min(1.0, accuracy + Z * error)]
     return {
-        "bar_accuracy": right / sounding if sounding else None,
+        "bar_accuracy": accuracy,
         "bar_accuracy_se": error,
-        "bar_accuracy_interval": (
-            None
-            if error is None
-            else [max(0.0, right / sounding - Z * error), min(1.0, right / sounding + Z * error)]
-        ),
+        "bar_accuracy_interval": interval,
         "n_sounding_bars": sounding,
-        "bar_accuracy_per_sample": mean_of_known([check.bar_accuracy for check in checks]),
         "rest_bar_share": rest_bars / voice_bars if voice_bars else None,
     }
 
@@ -158,46 +130,13 @@ def standard_error(parts, wholes):
     return float(np.sqrt((deviations**2).sum() * len(parts) / (len(parts) - 1)) / wholes.sum())
 
 
-def _rate_of_cut(samples, levels, all_voices):
+def _rate_of_cut(samples, levels):
     """The rate of validity after truncated samples lost their unfinished last bar."""
-    if any(sample.truncated for sample in samples):
-        levels = np.array(
-            [
-                check_abc(
-                    trim_to_bars(sample.text, all_voices) if sample.truncated else sample.text,
-                    sample.prompt_chars,
-                ).level
-                for sample in samples
-            ],
-            int,
-        )
+    levels = levels.copy()
+    for i, sample in enumerate(samples):
+        if sample.truncated:
+            levels[i] = check_abc(trim_to_bars(sample.text), sample.prompt_chars).level
     return share(int(np.sum(levels >= VALID_LEVEL)), len(samples))
-
-
-def ladder_row(name, kind, rates):
-    """A row of the table that shows a model between floors and ceiling; kind: model, real, ngram,
-    random, ..."""
-    return {
-        "name": name,
-        "kind": kind,
-        **{
-            key: rates[key]
-            for key in (
-                "n",
-                "rate",
-                "interval",
-                "level_rates",
-                "bar_accuracy",
-                "bar_accuracy_interval",
-                "rest_bar_share",
-                "truncated_share",
-                "abc2midi_clean_rate",
-                "header_regex_rate",
-            )
-        },
-        "rate_without_unfinished_bar": rates["without_unfinished_bar"]["rate"],
-        "copied_share": rates.get("copied_share"),
-    }
 
 
 def level_in_words(level):
@@ -236,7 +175,7 @@ def find_abc2midi():
     return str(program) if program.exists() else None
 
 
-def judge_texts(texts, workers=2, seconds=JUDGE_SECONDS):
+def judge_texts(texts, seconds=JUDGE_SECONDS):
     """[{"notes", "errors", "bar_warnings", "timed_out", "clean", "first"}] by abc2midi, one child
     process a text, which is stopped after `seconds`.
 
@@ -247,7 +186,7 @@ def judge_texts(texts, workers=2, seconds=JUDGE_SECONDS):
     program = find_abc2midi()
     if program is None:
         return None
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(JUDGES) as pool:
         return list(pool.map(lambda text: _judge(program, text, seconds), texts))
 
 
@@ -323,14 +262,3 @@ def count_midi_notes(data):
             return n_notes
         at = end
     return n_notes
-
-
-def _judge_rate(verdicts):
-    if verdicts is None:
-        return None
-    n = len(verdicts)
-    return {
-        **share(sum(verdict["clean"] for verdict in verdicts), n),
-        "with_notes_rate": sum(verdict["notes"] > 0 for verdict in verdicts) / n if n else None,
-        "timed_out": sum(verdict["timed_out"] for verdict in verdicts),
-    }

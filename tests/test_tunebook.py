@@ -45,8 +45,6 @@ def test_voices_interleaved_and_in_blocks_are_the_same_music():
 def test_trim_to_bars():
     two = HEADER + "[V:1]C16|D16|[V:2]E16|F16|\n[V:1]G16|A16|[V:2]c1"
     assert trim_to_bars(two) == HEADER + "[V:1]C16|D16|[V:2]E16|F16|\n[V:1]G16|A16|\n"
-    assert trim_to_bars(two, all_voices=True) == HEADER + "[V:1]C16|D16|[V:2]E16|F16|\n"
-    assert check_abc(trim_to_bars(two, all_voices=True)).aligned
     assert trim_to_bars("junk") == "junk"
 
 

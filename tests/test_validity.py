@@ -39,10 +39,9 @@ def test_real_music_reaches_the_ceiling():
     rates = strict(rate_samples(VALID_TUNES))
     assert rates["rate"] == 1 and rates["n"] == 60 and rates["bar_accuracy"] == 1
     assert set(rates["level_rates"].values()) == {1.0}
-    assert rates["truncated_share"] == 0 and rates["error_kinds"] == {}
+    assert rates["truncated_share"] == 0
     assert list(rates["level_rates"]) == list(LEVELS) and rates["bar_accuracy_interval"] == [1, 1]
-    if rates["abc2midi"]:
-        assert rates["abc2midi_clean_rate"] == 1 and rates["abc2midi"]["timed_out"] == 0
+    assert rates["abc2midi_clean_rate"] in (1, None)  # None: abc2midi is not installed
 
 
 def test_frauds_do_not_raise_the_rate():
@@ -52,8 +51,8 @@ def test_frauds_do_not_raise_the_rate():
     prompted = {"text": valid_tune(), "prompt": valid_tune(), "truncated": False}
     rates = rate_samples([header_only, rests, prompted], judge=True)
     assert rates["count"] == 0 and rates["level_rates"]["tokens"] == 1
-    if rates["abc2midi"]:
-        assert rates["abc2midi"]["count"] <= 1  # abc2midi cannot know that the prompt was a prompt
+    # abc2midi cannot know that the prompt was a prompt
+    assert (rates["abc2midi_clean_rate"] or 0) <= 1 / 3
 
 
 def test_above_means_by_more_than_chance():

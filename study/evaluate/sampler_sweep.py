@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from music.metrics import as_tune, repetition
+from music.metrics import as_tune, repeated_bars
 from music.samples import mean_of_known
 from music.validity import rate_samples
 from study.evaluate.rating import novelty_of
@@ -58,7 +58,7 @@ def sweep_row(samples, train):
     """The figures by which samplers are compared. A text stopped by its budget is judged without
     its unfinished bar: these texts are short, and that bar says nothing about the sampler."""
     rates = rate_samples(samples, judge=False)
-    repeated = [repetition(as_tune(sample))["bar_repetition"] for sample in samples]
+    repeated = [repeated_bars(as_tune(sample)) for sample in samples]
     valid = rates["without_unfinished_bar"]
     return {
         "n": rates["n"],
