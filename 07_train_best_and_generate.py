@@ -2,8 +2,7 @@
 
 Reads:  data/ (stage 03), the checkpoints and records of the training stages,
     part4_outputs/fits.json (stage 06)
-Writes: checkpoints/best_model.{pt,json,curve.jsonl}, best_choice.json (why this size, these epochs,
-    this batch)
+Writes: checkpoints/best_model.{pt,json,curve.jsonl}
         part4_outputs/checkpoints/best_model.pt, training_history.json (nats per character by epoch
         and step) part4_outputs/generated/sample_000..009.abc (as drawn), .mid, .musicxml, .svg,
         .png, _roll.svg, _roll.png, metadata.json, repaired/sample_*.abc (only where a sample had to
@@ -11,14 +10,13 @@ Writes: checkpoints/best_model.{pt,json,curve.jsonl}, best_choice.json (why this
         a key: an interrupted run goes on after the last, and an edit re-makes what it changes)
         part4_outputs/figures/{sampler,ladder,skills,cost_of_control,repetition,best_by_position}.{png,svg},
         RESULTS.json, report.html, music.csv, differences.csv, loss_by_position.csv
-Run:    python 07_train_best_and_generate.py [--quick] [--minutes 5 | --best xl:10]
-    [--skip-training]
+Run:    python 07_train_best_and_generate.py [--quick] [--best xl:10] [--skip-training]
         python 07_train_best_and_generate.py --samples-only
         python 07_train_best_and_generate.py --model transformer_tiny --num-samples 3 --meter 6/8
         --key D python 07_train_best_and_generate.py --continue song.mid [--bars-given 8]
         [--bars-new 16]
-The best model is the largest Transformer for ten epochs; with --quick, or --minutes, what this
-machine's speed and a law of the loss say is best in those minutes. --samples-only draws the ten
+The best model is a Transformer of the size and epochs in BEST_MODEL below, on all the training
+text: the same on every machine. --samples-only draws the ten
 samples and measures nothing. The third form
 plays with any finished model: it needs its checkpoint and data/tokenizer.pkl, and writes
 generated/play_NNN.* and played.html. The fourth goes on from the last bars of a MIDI or ABC file
@@ -27,6 +25,7 @@ and writes generated/continued_NNN.abc, .mid
 Prints the headline block of RESULTS.json last.
 """
 
+import argparse
 import contextlib
 import os
 import re
@@ -78,12 +77,15 @@ from study.report.tables import (
     tables,
     training_history,
 )
-from study.train import choice, runs
+from study.train import runs
 from study.train import loop as training
 from study.train.checkpoints import finished, tokenizer_path
+from study.train.suite import expected_minutes
 
-SIZE, EPOCHS = "xl", 10  # of the best model unless minutes are given: those of the study
-MINUTES = {"full": None, "quick": 5}  # of training for the best model
+# SIZE:EPOCHS[:WINDOWS] of the best model; without WINDOWS a step has as many windows of 512 tokens
+# as suit the amount of text
+BEST_MODEL = {"full": "xl:10", "quick": "small:5"}
+BEST_FAMILY = "transformer"
 BUDGETS = {  # n_*: samples; *_chars: characters drawn at most
     "full": {
         "n_rated": 200,
@@ -169,41 +171,14 @@ ME = "07_train_best_and_generate.py"
 def parse_arguments(argv):
     """The command line."""
     parser = stage_parser(__doc__, training=True)
-    for action in parser._actions:
-        if action.dest == "only":
-            action.metavar, action.help = "SIZE", "choose among this size of the Transformer only"
     add = parser.add_argument
-    add(
-        "--minutes",
-        type=number(above=0),
-        metavar="M",
-        help=(
-            "train what is expected to be best in so many minutes (default: with --quick"
-            f" {MINUTES['quick']})"
-        ),
-    )
     add(
         "--best",
         type=asked_for,
-        metavar="SIZE[:EPOCHS[:WINDOWS]]",
+        metavar="SIZE:EPOCHS[:WINDOWS]",
         help=(
-            "train this, e.g. small:4:8 with 8 windows of 512 tokens a step (default without"
-            f" --quick: {SIZE}:{EPOCHS})"
-        ),
-    )
-    add(
-        "--max-train-chars",
-        type=whole(1),
-        metavar="N",
-        help="characters of training text at most (default: all)",
-    )
-    add(
-        "--max-minutes",
-        type=number(above=0),
-        metavar="MIN",
-        help=(
-            "minutes of training at most, by the clock: the learning rate decays to zero by then"
-            " (default: no limit)"
+            "train this, e.g. small:4 or small:4:8 with 8 windows of 512 tokens a step (default:"
+            f" {BEST_MODEL['full']}; with --quick {BEST_MODEL['quick']})"
         ),
     )
     add(
@@ -228,8 +203,8 @@ def parse_arguments(argv):
         )
     )
     args = parser.parse_args(argv)
-    if args.best and (args.minutes or args.only):
-        parser.error("--best says what to train: it does not go with --minutes or --only")
+    if args.best is None:
+        args.best = asked_for(BEST_MODEL["quick" if args.quick else "full"])
     if args.prompt is not None and (args.style or args.meter or args.key or args.voices):
         parser.error(
             "--prompt is the whole beginning: it does not go with --style, --meter, --key or"
@@ -342,27 +317,16 @@ def add_play_flags(play):
 
 
 def asked_for(text):
-    """A kind of argument: SIZE[:EPOCHS[:WINDOWS]] as {"size", "epochs", "windows" (None: by the
+    """A kind of argument: SIZE:EPOCHS[:WINDOWS] as {"size", "epochs", "windows" (None: by the
     amount of text)}."""
     size, *numbers = name_list(text).split(":")
-    numbers = [whole(1, 1000)(part) for part in numbers]
-    return {
-        "size": size,
-        "epochs": EPOCHS,
-        "windows": None,
-        **dict(zip(("epochs", "windows"), numbers)),
-    }
+    if len(numbers) not in (1, 2):
+        raise argparse.ArgumentTypeError(f"{text!r} is not SIZE:EPOCHS[:WINDOWS], e.g. small:4")
+    epochs, windows = [*(whole(1, 1000)(part) for part in numbers), None][:2]
+    return {"size": size, "epochs": epochs, "windows": windows}
 
 
 # ---------------------------------------------------------------- the best model
-
-
-def what_to_train(args):
-    """(minutes, best) for `choice.choose`: a budget to choose for, or a plan to take."""
-    minutes = args.minutes or (None if args.best else MINUTES["quick" if args.quick else "full"])
-    if minutes:
-        return min(minutes, args.max_minutes or minutes), None
-    return None, args.best or {"size": args.only or SIZE, "epochs": EPOCHS, "windows": None}
 
 
 def suite_records(root):
@@ -371,37 +335,28 @@ def suite_records(root):
     return [read_json(root / f"checkpoints/{name}.json") for name in names]
 
 
-def plan_best(args, root, data, device):
-    """The run of the best model, chosen here or as it was chosen before, and the choice; ValueError
-    without a record.
+def plan_best(args, root, data):
+    """Plans the best model, with the learning rate and recipe of the suite's run of its size.
+
+    Returns the run, see `study/train/runs.py`; raises ValueError if there is no such record.
     """
-    minutes, best = what_to_train(args)
-    chosen = choice.choose(
-        root,
+    name = f"{BEST_FAMILY}_{args.best['size']}"
+    record = read_json(root / f"checkpoints/{name}.json")
+    if record is None:
+        raise ValueError(f"there is no record of {name}")
+    return runs.plan_run(
         data,
-        device,
-        suite_records(root),
-        read_json(root / "part4_outputs/fits.json") or {},
-        minutes,
-        args.max_train_chars,
-        [best["size"]] if best else args.only and [args.only],
-        best,
-        again=args.force,
-    )
-    return run_of_choice(args, root, data, chosen), chosen
-
-
-def run_of_choice(args, root, data, chosen):
-    """The run of a choice."""
-    record = read_json(root / f"checkpoints/{choice.FAMILY}_{chosen['chosen']['size']}.json")
-    return choice.plan(
-        data,
-        chosen,
-        record,
-        BEST,
-        runs.HEADLINE_SEED + args.seed,
-        args.max_train_chars,
-        args.max_minutes,
+        BEST_FAMILY,
+        record["size"],
+        runs.shape_of(record["config"]),
+        record["learning_rate"],
+        seed=runs.HEADLINE_SEED + args.seed,
+        recipe=record["recipe"],
+        optimizer=record["optimizer"],
+        keep_best=True,
+        name=BEST,
+        epochs=args.best["epochs"],
+        batch_windows=args.best["windows"],
     )
 
 
@@ -413,18 +368,22 @@ def taken_as_it_is(args):
         return None
     # what is wrong with the data says the stage
     with contextlib.suppress(ValueError, OSError, KeyError, TypeError):
-        if finished(
-            root, run_of_choice(args, root, training.load_data(root), choice.kept_choice(root))
-        ):
+        if finished(root, plan_best(args, root, training.load_data(root))):
             return None
     return file_digest(root / f"checkpoints/{BEST}.pt")
 
 
 def train_best(stage, planned, data, device):
-    """Trains the best model unless it stands there; planned: (run, choice)."""
-    args, (planned, chosen) = stage.args, planned
+    """Trains the best model unless it stands there; says what it will take."""
+    args = stage.args
     if finished(stage.root, planned) is None or args.force:
-        print("\n".join(choice.in_words(chosen)), flush=True)
+        minutes = expected_minutes([planned], data, device)[0]
+        print(
+            f"best model: {BEST_FAMILY} {planned['size']}, {planned['epochs']} epochs over"
+            f" {planned['train_chars']:,} characters, {planned['batch_windows']} windows a step:"
+            f" about {minutes:.1f} minutes of training",
+            flush=True,
+        )
     try:
         runs.train(
             stage.root, planned, data, device, micro_batch=args.micro_batch, again=args.force
@@ -472,7 +431,7 @@ def output_names(root, kept):
     """The files of this stage that its manifest vouches for; what a user played is not among them.
 
     kept: names of the measurements."""
-    names = [choice.FILE, *(f"checkpoints/{BEST}{end}" for end in (".pt", ".json", ".curve.jsonl"))]
+    names = [f"checkpoints/{BEST}{end}" for end in (".pt", ".json", ".curve.jsonl")]
     names += [
         f"part4_outputs/{name}"
         for name in (
@@ -719,10 +678,14 @@ def with_voices(samples, n_voices):
 
 def check_flags(root, args):
     """Ends the script if a flag asks for what is not there."""
-    sizes = [record["size"] for record in suite_records(root) if record["family"] == choice.FAMILY]
-    for flag, size in (("--only", args.only), ("--best", args.best and args.best["size"])):
-        if size and sizes and size not in sizes:
-            fail(ME, f"{flag} {size}: there is no such size", "choose one of " + ", ".join(sizes))
+    sizes = [record["size"] for record in suite_records(root) if record["family"] == BEST_FAMILY]
+    if sizes and args.best["size"] not in sizes and not args.skip_training:
+        fail(
+            ME,
+            f"--best {args.best['size']}: no model of this size was trained; there are"
+            f" {', '.join(sizes)}",
+            f"give one of them, e.g. --best {sizes[0]}:5",
+        )
     if args.skip_training and not (root / f"checkpoints/{BEST}.pt").exists():
         fail(
             ME,
@@ -740,21 +703,17 @@ def main(argv=None):
     if any(getattr(args, flag) is not None for flag in PLAY_FLAGS):
         return play(root, args)
     check_flags(root, args)
-    budget, (minutes, best) = BUDGETS["quick" if args.quick else "full"], what_to_train(args)
+    budget = BUDGETS["quick" if args.quick else "full"]
     stage = Stage(
         __file__,
         args,
         config={
-            "minutes": minutes,
-            "best": best,
-            "only": args.only,
-            "max_train_chars": args.max_train_chars,
-            "max_minutes": args.max_minutes,
+            "best": args.best,
             "budget": budget,
             "page": template_digest(),
             "taken_as_it_is": taken_as_it_is(args),
         },
-        reads=("03_tokenize_split", FAMILIES[choice.FAMILY].stage) if args.samples_only else None,
+        reads=("03_tokenize_split", FAMILIES[BEST_FAMILY].stage) if args.samples_only else None,
     )
     if not args.samples_only and stage.up_to_date():
         return
@@ -763,7 +722,7 @@ def main(argv=None):
         data, tokenizer = training.load_data(root), load_tokenizer(root / "data/tokenizer.pkl")
         if args.skip_training:
             models.load_model(root, BEST, tokenizer)
-        planned = None if args.skip_training else plan_best(args, root, data, device)
+        planned = None if args.skip_training else plan_best(args, root, data)
     except ValueError as error:
         fail(ME, str(error), f"run: python 04_train_transformers.py{stage.flags}, or see --help")
     with stage.writing():

@@ -54,8 +54,7 @@ SMALL = {
     "study/prepare/baselines": [(r"^NGRAM_ORDER = \d+", "NGRAM_ORDER = 2")],
     "06_fit_scaling": [(r"^N_RESAMPLES = \d+", "N_RESAMPLES = 50")],
     "07_train_best_and_generate": [
-        (r'^SIZE, EPOCHS = "xl", 10', 'SIZE, EPOCHS = "small", 2'),
-        (r'^(MINUTES = .*"quick": )5', r"\1None"),
+        (r'"quick": "small:5"', '"quick": "small:2"'),
         (r'"n_(\w+)": \d+', r'"n_\1": 4'),
         (r'"(\w+)_chars": \d+', r'"\1_chars": 80'),
         (r"^PLAY_CHARS = \d+", "PLAY_CHARS = 100"),

@@ -27,7 +27,7 @@ from study.report import headline
 from study.report.content import describe_fits, results
 from study.report.required import MOST_BYTES, check_results
 from study.report.tables import TABLES, read_tables, run_rows
-from study.train import choice, runs
+from study.train import runs
 from study.train import loop as training
 from study.train.checkpoints import load_checkpoint
 
@@ -279,89 +279,6 @@ def test_models_on_the_same_tunes_differ_by_less_than_chance_moves_them():
     assert pair["se"] < loss["se"] / 10 and pair["interval"][0] > 0
 
 
-# ---------------------------------------------------------------- the choice of the best model
-
-TEXT = {"chars": 1_350_000, "tokens": 1_357_000, "val_tokens": 150_000, "test_tokens": 180_000}
-# size: validation nats after one epoch of 294,000 characters, and tokens a second on two cores
-RECORDS = {
-    "tiny": (1.20, 48_000),
-    "small": (1.11, 24_800),
-    "medium": (1.09, 10_400),
-    "xl": (1.07, 2_990),
-}
-
-
-def plans(size, minutes):
-    nats, speed = RECORDS[size]
-    record = {
-        "family": "transformer",
-        "size": size,
-        "val_nats_per_char": nats,
-        "train_chars": 294_000,
-        "epochs": 1,
-        "steps": 288,
-    }
-    return choice.candidates(
-        record,
-        {n: n * 512 / speed for n in choice.WINDOWS},
-        TEXT,
-        minutes,
-        choice.law_of("transformer", {}),
-    )
-
-
-def test_more_minutes_choose_larger_models_that_fit():
-    chosen = [
-        choice.best_of([row for size in RECORDS for row in plans(size, minutes)])
-        for minutes in (1, 5, 20, 200)
-    ]
-    assert [row["size"] for row in chosen] == ["tiny", "small", "medium", "xl"]
-    assert all(
-        row["fits"] and row["minutes"] <= choice.MARGIN * minutes
-        for row, minutes in zip(chosen, (1, 5, 20, 200))
-    )
-    losses = [row["val_nats_per_char"] for row in chosen]
-    assert losses == sorted(losses, reverse=True)
-    clock = choice.best_of(plans("xl", 5))  # not one epoch fits: it ends by the clock
-    assert (
-        clock["by_clock"]
-        and clock["epochs"] == 1
-        and clock["minutes"] == pytest.approx(choice.MARGIN * 5)
-    )
-
-
-@pytest.mark.parametrize(
-    "family, nats, chars, epochs, windows, reached",
-    [
-        ("transformer", 1.0905, 294_000, 2, 2, 0.970),
-        ("transformer", 1.122, 294_000, 6, 4, 0.907),
-        ("transformer", 1.171, 1_348_000, 5, 8, 0.744),
-        ("lstm", 1.053, 1_350_000, 4, 8, 0.895),
-    ],
-)
-def test_the_law_says_what_longer_runs_reached(family, nats, chars, epochs, windows, reached):
-    record = {"val_nats_per_char": nats, "train_chars": 294_000, "epochs": 1, "steps": 288}
-    steps = epochs * chars / (windows * 512)
-    found = choice.expected_loss(record, choice.law_of(family, {}), chars, epochs, steps)
-    assert found == pytest.approx(reached, abs=0.04)
-
-
-def test_a_joint_law_of_stage_06_takes_the_table_s_place():
-    joint = {
-        "transformer": {
-            "identified": True,
-            "form": "sum",
-            "B": {"value": 20.0},
-            "beta": {"value": 0.4},
-        },
-        "lstm": {"identified": False, "B": {"value": None}, "beta": {"value": None}},
-    }
-    assert choice.law_of("transformer", {"joint": joint})["exponent"] == 0.4
-    no_sum = {"transformer": {**joint["transformer"], "form": "norm"}}
-    assert choice.law_of("transformer", {"joint": no_sum}) == choice.law_of("transformer", {})
-    assert choice.law_of("lstm", {"joint": joint}) == choice.law_of("lstm", {"joint": None})
-
-
 # ---------------------------------------------------------------- what is kept
 
 
@@ -551,7 +468,7 @@ def done(made):
             "sample_chars": 80,
         },
     )
-    patch.setattr(stage07, "EPOCHS", 1)
+    patch.setitem(stage07.BEST_MODEL, "full", "xl:1")
     patch.setattr(sampling, "MAX_TRIES", 8)  # hardly trained models have no right bars
     run07(made)
     yield made
@@ -614,27 +531,20 @@ def test_the_best_model_stands_with_its_interval(done):
     assert models == {row["name"] for row in run_rows(done)}
 
 
-def test_minutes_choose_once_and_then_keep_the_choice(made, tmp_path, monkeypatch):
-    """The clock decides once: a second run on a machine of another speed trains the same model."""
-    root = shutil.copytree(made, tmp_path / "root")
-    data, speed = training.load_data(root), {"now": 1e6}
-    monkeypatch.setattr(choice, "calibrate", lambda *_: speed["now"])
-    args = stage07.parse_arguments(["--root", str(root), "--minutes", "2"])
-    planned, chosen = stage07.plan_best(args, root, data, "cpu")
-    assert planned["epochs"] == 8 and planned["max_minutes"] is None and len(chosen["rivals"]) == 9
-    assert {row["family"] for row in chosen["rivals"]} == {"transformer", "lstm"}
-    speed["now"] = 1.0
-    assert stage07.plan_best(args, root, data, "cpu") == (planned, chosen)
-    args.minutes = 3
-    slow, _ = stage07.plan_best(args, root, data, "cpu")
-    assert slow["max_minutes"] == 3 and slow["key"] != planned["key"]
-    args = stage07.parse_arguments(
-        ["--root", str(root), "--best", "small:3:4", "--max-train-chars", "1500"]
-    )
-    asked, _ = stage07.plan_best(args, root, data, "cpu")
-    assert (asked["size"], asked["epochs"], asked["batch_windows"]) == ("small", 3, 4) and asked[
-        "train_chars"
-    ] <= 1500
+def test_the_best_model_is_a_size_and_epochs_from_a_table(made):
+    data = training.load_data(made)
+
+    def planned(*flags):
+        args = stage07.parse_arguments(["--root", str(made), *flags])
+        return stage07.plan_best(args, made, data)
+
+    quick, full = planned("--quick"), planned("--best", "xl:10")
+    assert (quick["size"], quick["epochs"]) == ("small", 5) and quick["max_minutes"] is None
+    assert (full["size"], full["epochs"]) == ("xl", 10) and full["keep_best"]
+    asked = planned("--best", "small:3:4")
+    assert (asked["size"], asked["epochs"], asked["batch_windows"]) == ("small", 3, 4)
+    with pytest.raises(ValueError, match="no record of transformer_huge"):
+        planned("--best", "huge:1")
 
 
 def test_test_loss_is_that_of_the_one_evaluation_function(done):
@@ -758,7 +668,7 @@ def test_results_follow_the_runs_that_the_manifests_list(copy):
     assert names < {row["name"] for row in read_tables(copy / "part4_outputs")["skills.csv"]}
     assert not (copy / "part4_outputs/evaluation/skills/lstm_large.json").exists()
     with pytest.raises(SystemExit, match="mini, tiny, xl"):
-        run07(copy, "--only", "medium")
+        run07(copy, "--best", "medium:1")
 
 
 def test_a_forced_run_that_fails_keeps_the_old_measurements(copy, monkeypatch):
@@ -794,14 +704,12 @@ def test_playing_leaves_the_results_alone(done, capsys):
         (["--prompt", "§§"], "characters that the training text lacks"),
         (["--num-samples", "0"], "--num-samples"),
         (["--top-p", "2"], "above 1"),
-        (["--only", "nosuch"], "tiny, small"),
-        (["--only", "tiny,small"], "tiny, small"),
         (["--best", "nosuch:2"], "tiny, small"),
         (["--best", "tiny:0"], "below 1"),
         (["--temperature", "inf"], "not finite"),
         (["--seed", "99999999999999999999", "--num-samples", "1"], "above"),
-        (["--minutes", "nan"], "not finite"),
-        (["--best", "tiny", "--minutes", "2"], "does not go with"),
+        (["--best", "tiny"], "not SIZE:EPOCHS"),
+        (["--best", "tiny:2:1:1"], "not SIZE:EPOCHS"),
         (["--meter", "6/8", "--prompt", "X:1"], "does not go"),
         (["--model", "nosuch"], "transformer_tiny"),
         (["--meter", "six"], "meter"),

@@ -68,7 +68,6 @@ STAGES = {
 # what one training script should be given as its sister was; --quick, --root and --seed go to every
 # stage
 BEST = "best_model"  # name of the best model's files
-CHOICE = "checkpoints/best_choice.json"  # what `study/train/choice.py` keeps
 SUITE_FLAGS = (
     "--device",
     "--only",
