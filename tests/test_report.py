@@ -368,6 +368,11 @@ def test_attention_map_shows_what_the_model_computes(monkeypatch):
     watch.__name__ = "scaled_dot_product_attention"
     monkeypatch.setattr(common.F, "scaled_dot_product_attention", watch)
     best = attention.attention_map(model, tokenizer, text)
+    row, column = best.places[0]  # "abcd" again
+    assert (row, column) == (17, 12 + best.offset) and best.offset in (1, 2, 3, 4)
+    assert attention.attention_map(model, tokenizer, text, (1, 0))[2:4] == (2, 1)
+    seen.clear()
+    best = attention.attention_map(model, tokenizer, text)
     # the weights shown, times the values, are what the model's own head gave
     values, out = seen[best.layer - 1]
     shown = torch.from_numpy(best.weights) @ values[best.head - 1]

@@ -17,13 +17,14 @@ and rates/, music/, copying/, diversity/, skills/, control/ with a file for each
 from pathlib import Path
 from typing import NamedTuple
 
-from study.stages.stage import file_digest
+from study.stages.stage import BEST, file_digest
 
 from music.metrics import compare_sets, skills
 from music.novelty import diversity
 from music.right_bars import RightBars
 from music.samples import mean_of_known
 from study.evaluate import measurements, new_bars
+from study.evaluate.heads import has_heads, heads
 from study.evaluate.induction import repeats
 from study.evaluate.measurements import Digested
 from study.evaluate.models import LoadedModel, load_model
@@ -68,6 +69,10 @@ class Evaluation(NamedTuple):
         return measurements.cached(
             self.root, name, function, *arguments, code=code, force=self.force
         )
+
+    def knock_out(self, name, loaded):
+        """What each attention head is worth to a model; see `heads.heads`."""
+        self.cached(f"heads/{name}", heads, loaded, self.val_tokens, code=loaded.classes)
 
     def drawn(self, name, loaded, requests, surprisal=False):
         """The samples of a set, drawn or from the file."""
@@ -197,6 +202,7 @@ def evaluate_best(evaluation, settings, limits):
         evaluation.val_tokens,
         code=evaluation.loaded.classes,
     )
+    evaluation.knock_out(BEST, evaluation.loaded)
     chosen = sweep(evaluation, settings, limits)["chosen"]
     ways = {"unprompted": MODEL_ITSELF, "chosen": chosen}
     # else the text is no ABC, and a model of it would look for right bars for hours
@@ -259,20 +265,27 @@ def evaluate_suite(evaluation, names):
         cached(f"skills/{name}", skills, samples)
         cached(f"control/{name}", control, samples)
         cached(f"repeats/{name}", repeats, loaded, evaluation.val_tokens, code=loaded.classes)
+        evaluation.knock_out(name, loaded)
         cached(f"music/{name}", compare_sets, samples, real, seed, SUITE_RESAMPLES)
         cached(f"copying/{name}", copying, samples, train)
 
 
 def evaluate_ladder(evaluation):
-    """What each model of the ladder gains from having heard a bar, and the law of the bars that
-    were not heard before."""
-    for name in (row["name"] for row in new_bars.ladder_rows(evaluation.root)):
+    """What each model of the ladder saves on repeated bars, the heads of the largest ones, and the
+    law of the bars that do not repeat."""
+    rows = new_bars.ladder_rows(evaluation.root)
+    most = max((row["n_chars_seen"] for row in rows), default=0)
+    first_seed = min((row["seed"] for row in rows), default=0)
+    for row in rows:
+        name = row["name"]
         loaded = load_model(
             evaluation.root, name, evaluation.loaded.tokenizer, evaluation.loaded.device
         )
         evaluation.cached(
             f"repeats/{name}", repeats, loaded, evaluation.val_tokens, code=loaded.classes
         )
+        if (row["n_chars_seen"], row["seed"]) == (most, first_seed) and has_heads(loaded.model):
+            evaluation.knock_out(name, loaded)
     evaluation.cached("new_bars", new_bars.laws, new_bars.rows_of(evaluation.root))
 
 

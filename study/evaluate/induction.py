@@ -56,6 +56,11 @@ def read_tunes(loaded, tokens):
     return sorted(tunes, key=lambda tune: len(tune.tokens))
 
 
+def has_repeat(tune):
+    """True if a bar of the tune comes back."""
+    return any("second" in kinds for *_, kinds in tune.bars)
+
+
 def bars_of(text, n_chars):
     """[(start, end, kinds)] of the sounding bars that end within the first n_chars of a text.
 

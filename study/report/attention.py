@@ -1,12 +1,12 @@
-"""What one attention head of the best model looks at: the only part of the page that loads
-torch."""
+"""Finds the attention head of the best model that copies, and what it looks at on a held-out tune:
+the only part of the page that loads torch."""
 
-import math
 from typing import NamedTuple
 
 import numpy as np
 
 from music.tunebook import split_tunebook
+from study.evaluate.measurements import read
 
 CHARS = 96  # of the map: more cannot be told apart on a screen
 REACH = 4  # maps' lengths that the model reads: the end of a longer text has more to look back at
@@ -21,14 +21,22 @@ class AttentionMap(NamedTuple):
     layer: int  # from 1
     head: int  # from 1
     n_heads: int  # of all layers
-    # mean weight on what followed an earlier occurrence of the two tokens just read
-    share: float
+    offset: int  # tokens after the end of an earlier occurrence of the newest four: most weight
+    share: float  # mean weight there
     even_share: float  # the same if attention were spread evenly
+    places: list  # [(row, column)] of these, as in weights
+    # bits per character saved on repeated bars, and without the head; None: not measured
+    saved: float | None = None
+    saved_without: float | None = None
 
 
 def of_best_model(root):
-    """AttentionMap of a run's best model on a held-out tune; ValueError says why it cannot be
-    had."""
+    """Returns the AttentionMap of a run's best model on a held-out tune; ValueError says why it
+    cannot be had.
+
+    The head is the one whose knock-out costs most of the saving on repeated bars, as stage 07
+    measured it (`study/evaluate/heads.py`).
+    """
     try:
         from common import load_tokenizer
         from study.train.checkpoints import load_checkpoint
@@ -45,79 +53,53 @@ def of_best_model(root):
             "the best model was trained with another vocabulary than data/tokenizer.pkl"
         )
     long_enough = (tune for tune in tunes if len(tune) >= 3 * CHARS)
-    attention = attention_map(model, tokenizer, next(long_enough, tunes[0] if tunes else ""))
+    knocked = read(root, "heads/best_model") or {}
+    best = knocked.get("best")
+    text = next(long_enough, tunes[0] if tunes else "")
+    attention = attention_map(model, tokenizer, text, best and best["heads"][0])
     if attention is None:
         raise ValueError("the best model has no attention")
+    if best:
+        saved = {"saved": knocked["all"]["saved"], "saved_without": best["saved"]}
+        attention = attention._replace(**saved)
     return attention
 
 
-def attention_map(model, tokenizer, text):
-    """The head of a model that copies most, with what it looks at in a text; None for a model
-    without attention, or if the text repeats no pair of tokens.
+def attention_map(model, tokenizer, text, head=None):
+    """Returns what a head looks at in a text; None for a model without attention, or if no four
+    tokens of the text come back.
 
-    The fused attention of the model returns no weights. So the queries and keys that enter it
-    (normed, rotated and whatever else the model does to them) are taken at the call, and their
-    softmax is computed here. Rule of choice: of all heads the one with the largest share of
-    attention on the tokens that followed an earlier occurrence of the two tokens just read (an
-    *induction head*, Olsson et al. 2022): what a model does that repeats motifs.
+    head: (layer, head) from 0; None: the head with most weight on the tokens after an earlier
+    occurrence of the newest four. With token shift what is to be copied may stand up to three
+    tokens later than the token that followed, so the place with most weight is sought.
     """
     import torch
 
     from common import BEGIN
+    from study.evaluate.heads import OFFSETS, attention_weights, matches
 
-    tokens = tokenizer.encode(text[: REACH * CHARS])[: model.config["block_size"] - 1].astype(
-        "int64"
-    )
+    tokens = tokenizer.encode(text[: REACH * CHARS])[: model.config["block_size"] - 1]
     texts = [tokenizer.decode([token]) for token in tokens]
-    tokens = torch.cat((torch.tensor([BEGIN]), torch.as_tensor(tokens)))
-    T = len(tokens)
-    # after[i, j] = 1 where the two tokens before j are the two up to i, j <= i
-    after = torch.zeros(T, T)
-    after[2:, 2:] = (
-        (tokens[2:, None] == tokens[None, 1:-1]) & (tokens[1:-1, None] == tokens[None, :-2])
-    ).tril()
-    rows = after.any(dim=1)
-    if not rows.any():
-        return None
-    layers = _weights_of_all_heads(model, tokens)
+    tokens = np.append([BEGIN], tokens.astype(np.int64))
+    rows, ends = matches(tokens)
+    layers = attention_weights(model, torch.as_tensor(tokens)) if len(rows) else []
     if not layers:
         return None
     weights = torch.stack(layers)  # layers, heads, T, T
-    shares = (weights * after)[:, :, rows].sum(-1).mean(-1)
-    even_share = (after.sum(1) / torch.arange(1, T + 1))[rows].mean()
-    layer, head = divmod(int(shares.argmax()), shares.size(1))
+    columns = torch.as_tensor(ends)[:, None] + torch.tensor(OFFSETS[1:])
+    shares = weights[:, :, torch.as_tensor(rows)[:, None], columns].mean(2)
+    if head is None:
+        head = divmod(int(shares.amax(-1).argmax()), shares.size(1))
+    layer, number = head
+    best = int(shares[layer, number].argmax())
     return AttentionMap(
         texts,
-        weights[layer, head].numpy(),
+        weights[layer, number].numpy(),
         layer + 1,
-        head + 1,
-        shares.numel(),
-        float(shares[layer, head]),
-        float(even_share),
+        number + 1,
+        shares.size(0) * shares.size(1),
+        OFFSETS[1:][best],
+        float(shares[layer, number, best]),
+        float((1 / (rows + 1)).mean()),
+        list(zip(rows.tolist(), columns[:, best].tolist())),
     )
-
-
-def _weights_of_all_heads(model, tokens):
-    """[(heads, T, T) weights] of every layer that calls torch's fused attention while the model
-    reads these tokens."""
-    import torch
-    from torch.overrides import TorchFunctionMode
-
-    weights = []
-
-    class Watch(TorchFunctionMode):
-        def __torch_function__(self, function, types, args=(), kwargs=None):
-            if getattr(function, "__name__", "") == "scaled_dot_product_attention":
-                q, k = args[0].float(), args[1].float()
-                logits = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
-                ahead = torch.ones(logits.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
-                weights.append(logits.masked_fill(ahead, -torch.inf).softmax(-1)[0].cpu())
-            return function(*args, **(kwargs or {}))
-
-    was_training = model.training
-    try:
-        with torch.inference_mode(), Watch():
-            model.eval()(tokens[None].to(next(model.parameters()).device))
-    finally:
-        model.train(was_training)
-    return weights

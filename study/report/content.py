@@ -399,8 +399,27 @@ def describe_copying(root):
             family: {key: row[key] for key in COPYING_KEYS} for family, row in most.items()
         },
         "laws_of_new_bars": _short(read(root, "new_bars") or None),
-        "heads": _short(read(root, "heads")),
+        "heads": describe_heads(root),
     }
+
+
+def describe_heads(root):
+    """Returns the heads that carry in-context copying, {model: {"all", "best", "pair", "control"}}:
+    bits per character saved on repeated bars, and of all characters, with all heads, without the
+    best one, the best pair, and a control pair that harms as much; heads as "layer.head" from 1.
+    None where no model copies."""
+    models = {}
+    for name in [BEST, *(row["name"] for row in run_rows(root))]:
+        found = read(root, f"heads/{name}") or {}
+        if found.get("best"):
+            rows = [(key, found[key]) for key in ("all", "best", "pair", "control") if found[key]]
+            models[name] = {key: _without_heads(row) for key, row in rows}
+    return models or None
+
+
+def _without_heads(row):
+    heads = [f"{layer + 1}.{head + 1}" for layer, head in row["heads"]]
+    return {"heads": heads, "saved": row["saved"], "bits_per_char": row["bits_per_char"]}
 
 
 def describe_finetuned(root):

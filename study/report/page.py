@@ -466,6 +466,15 @@ def attention_view(root):
         "layer": best.layer,
         "head": best.head,
         "n_heads": best.n_heads,
+        "offset": best.offset,
+        # of the part that is drawn, row and column counted from it
+        "places": [
+            (row - len(best.tokens) - 1 + n, column - len(best.tokens) - 1 + n)
+            for row, column in best.places
+            if column > len(best.tokens) - n
+        ],
+        "saved": best.saved,
+        "saved_without": best.saved_without,
         "share": percent(best.share),
         "even_share": percent(best.even_share),
     }

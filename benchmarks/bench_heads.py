@@ -1,0 +1,147 @@
+"""Which heads copy, and when do they form? Knock-outs of every head, and one training watched.
+
+Reads:  ROOT/data (stage 03), ROOT/checkpoints/transformer_* (stage 04)
+Writes: OUT/heads.csv, a row for each model and set of heads that was knocked out; with --when also
+        OUT/when.csv, a row for every 20 steps of one training
+Run:    python -m benchmarks.bench_heads --root study_run --out docs/study
+        python -m benchmarks.bench_heads --root study_run --out docs/study --when small:2,d128:2
+Prints what each model saves on repeated bars with all heads, and without the best one.
+"""
+
+import argparse
+import importlib
+import itertools
+from pathlib import Path
+
+from study.stages.arguments import list_of
+from study.stages.stage import progress, read_json, write_text
+
+from common import load_tokenizer
+from study.evaluate import heads as knock
+from study.evaluate.induction import costs_of_bars, read_tunes, repeats_of
+from study.evaluate.models import LoadedModel, load_model
+from study.fit.records import csv_text
+from study.train.ladder import LADDER, rule_rate
+from study.train.loop import Loop, load_data
+from study.train.runs import plan_run
+
+EVERY = 20  # steps
+PAIRS_OF = 4  # heads: those whose loss costs most of the saving
+COSTS = ("first", "second", "saved", "saved_se", "later", "similar", "fresh", "new", "saved_near")
+COSTS += ("saved_far", "bits_per_char")
+SCORES = (*(f"attention_{k}" for k in knock.OFFSETS), "even", "copying")
+COLUMNS = ("name", "params_total", "seed", "chars_seen", "val_nats_per_char", "way", "heads")
+
+
+def flat(row):
+    """The costs and scores of a row of `heads.without`, rounded; heads as `layer.head` from 1."""
+    heads = " ".join(f"{layer + 1}.{head + 1}" for layer, head in row["heads"])
+    scores = dict(zip(SCORES, row.get("attention") or [None] * len(knock.OFFSETS)))
+    scores |= {key: row.get(key) for key in ("even", "copying")}
+    numbers = {**{key: row[key] for key in COSTS}, **scores}
+    rounded = {key: None if n is None else round(float(n), 4) for key, n in numbers.items()}
+    return {"heads": heads or "none", **rounded}
+
+
+def knock_all(loaded, tokens):
+    """Rows of a model: all heads on, each off by zero and by its mean, pairs of the best four."""
+    tunes = read_tunes(loaded, tokens)
+    scored = knock.scores(loaded, tunes)
+    means = knock.mean_outputs(loaded.model, tunes)
+    rows = [{"way": "none", **flat(knock.without(loaded, tunes, []))}]
+    ranked = []
+    for head in progress(knock.all_heads(loaded.model), desc="heads", unit="head"):
+        for way, instead in (("zero", None), ("mean", means)):
+            row = {**knock.without(loaded, tunes, [head], instead), **scored[head]}
+            rows.append({"way": way, **flat(row)})
+            if way == "zero":
+                ranked.append((row["saved"], head))
+    if len(ranked) > 4:
+        best = [head for _, head in sorted(ranked)[:PAIRS_OF]]
+        worst = [head for _, head in sorted(ranked)[PAIRS_OF:]]
+        for few in (best, worst[:PAIRS_OF]):
+            for pair in itertools.combinations(few, 2):
+                rows.append({"way": "zero", **flat(knock.without(loaded, tunes, pair))})
+    return rows
+
+
+def watch(data, tokenizer, size, seed):
+    """Rows of one training, every EVERY steps: costs of bars, and the scores and knock-out of the
+    head that copies at its end."""
+    stage = importlib.import_module("04_train_transformers")
+    if size in LADDER:
+        shape, rate, suite = LADDER[size], rule_rate(stage.LADDER_RATE, size), "ladder"
+    else:
+        shape, rate, suite = stage.SIZES[size], stage.LEARNING_RATES["muon"][size], "classical"
+    run = plan_run(data, "transformer", size, shape, rate, seed=seed, suite=suite)
+    loop, states = Loop(run, data, "cpu"), {}
+    while not loop.ended:
+        loop.advance()
+        if loop.state.step % EVERY == 0 or loop.ended:
+            weights = loop.model.state_dict()
+            states[loop.state.step] = {name: w.clone() for name, w in weights.items()}
+    model = loop.model.eval()
+    return watched(LoadedModel(model, tokenizer, "cpu", ""), states, run, data.val)
+
+
+def watched(loaded, states, run, tokens):
+    """The rows of `watch` from the weights after each step."""
+    tunes, rows = read_tunes(loaded, tokens), []
+    loaded.model.load_state_dict(states[max(states)])
+    singles = {
+        head: knock.without(loaded, tunes, [head])["saved"]
+        for head in knock.all_heads(loaded.model)
+    }
+    best = min(singles, key=singles.get)
+    for step, weights in progress(states.items(), len(states), "watched", "step"):
+        loaded.model.load_state_dict(weights)
+        whole = repeats_of(costs_of_bars(loaded, tunes))
+        off = knock.without(loaded, tunes, [best])
+        row = {**whole, "heads": [best], **knock.scores(loaded, tunes)[best]}
+        rows.append(
+            {
+                "size": run["size"],
+                "seed": run["seed"],
+                "step": step,
+                "chars": step * run["tokens_per_step"],
+                **flat(row),
+                "saved_without": round(float(off["saved"]), 4),
+            }
+        )
+    return rows
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--root", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--only", type=list_of(str), metavar="NAME[,NAME]")
+    parser.add_argument("--when", type=list_of(str), metavar="SIZE:SEED[,SIZE:SEED]")
+    args = parser.parse_args(argv)
+    data, tokenizer = load_data(args.root), load_tokenizer(args.root / "data/tokenizer.pkl")
+    if args.when:
+        rows = []
+        for size, seed in (what.split(":") for what in args.when):
+            rows += watch(data, tokenizer, size, int(seed))
+            write_text(args.out / "when.csv", csv_text(rows, list(rows[0])))
+        return
+    rows = []
+    names = args.only or sorted(
+        path.stem for path in (args.root / "checkpoints").glob("transformer_*.pt")
+    )
+    for name in names:
+        loaded = load_model(args.root, name, tokenizer)
+        record = read_json(args.root / f"checkpoints/{name}.json")
+        found = knock_all(loaded, data.val)
+        rows += [{**{key: record.get(key) for key in COLUMNS[:5]}, **row} for row in found]
+        singles = [row for row in found if row["way"] == "zero" and " " not in row["heads"]]
+        best = min(singles, key=lambda row: row["saved"])
+        print(
+            f"{name}: saved {found[0]['saved']:.3f}, without {best['heads']} {best['saved']:.3f}",
+            flush=True,
+        )
+        write_text(args.out / "heads.csv", csv_text(rows, [*COLUMNS, *COSTS, *SCORES]))
+
+
+if __name__ == "__main__":
+    main()
