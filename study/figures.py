@@ -88,13 +88,12 @@ FIGURES = {
         " validation tunes themselves."
     ),
     "cost_of_control": (
-        "What a right bar costs: log2 of the probability that the next bar is right after nothing"
-        " but right ones, from the free samples of every model; bars: 95 % intervals. At -1 every"
-        " second bar has to be drawn again, at 0 none, as in real music. Where every tune fails the"
-        " rate of valid tunes is 0; this still tells the models apart."
+        "Bar-level rejection sampling: log2 of the probability that the next bar is right after"
+        " right bars only, from the free samples of every model; bars: 95 % intervals. At -1 every"
+        " second bar has to be drawn again, at 0 none, as in real music."
     ),
     "ladder": (
-        "Share of texts that reach each level of validity: real music, the model, n-grams (with the"
+        "Share of texts that reach each validity level: real music, the model, n-grams (with the"
         " share of their text that is copied), random text."
     ),
     "skills": (
@@ -104,14 +103,13 @@ FIGURES = {
         " every model has no panel."
     ),
     "repetition": (
-        "When does a model learn to repeat? Bits per character of validation bars that come back"
-        " exactly in their voice: dashed at their first occurrence, solid at the second. Star: the"
-        " best model, whose training was longer. A model that only knows what bars are like pays"
-        " twice the same."
+        "Repeated bars by model size: bits per character at their first occurrence (dashed) and at"
+        " their second (solid), validation split. Star: the best model, whose training was longer."
+        " A model that does not copy from the context pays the same twice."
     ),
     "looking_back": (
-        "Who learns to look back, and when: what a model of the ladder saves on a bar that it has"
-        " heard before, by its size and the amount of text (bits per character, validation split)."
+        "In-context copying by model size and amount of text: bits per character saved on a"
+        " repeated bar, its first occurrence less its second (model ladder, validation split)."
     ),
     "best_by_position": (
         "Surprisal by position in the context: what the best model gains from having read more of"

@@ -63,8 +63,6 @@ def roots(tmp_path):
             "runs": [{"name": "a"}],
             "fits": {"comparison": {"seconds": {"gap": seconds}}},
         }
-        if name == "old":
-            results["evaluation"] = {"test_loss": 1.5}  # a repeat that newer code leaves out
         (outputs / "RESULTS.json").write_text(json.dumps(results))
         (outputs / "generated/sample_01.abc").write_text("X:1\nK:C\nC|\n")
         (outputs / f"evaluation/{name}.json").write_text(

@@ -19,7 +19,7 @@ SKILLS = {  # of `metrics.skills`, in the order of the figure
     "in_key": "notes in the scale of K:",
     "key": "tunes in the key of K:",
     "cadence": "tunes that end on the tonic",
-    "repetition": "bars heard before",
+    "repetition": "repeated bars",
     "content": "enough music (level 3)",
     "valid": "valid (level 4)",
     "ended": "ended by the model",
@@ -304,7 +304,7 @@ def draw_looking_back(folder, rows):
             )
         axis.set(xlabel="parameters but embeddings", title=f"{label(family)} (n = {len(own)} runs)")
         log_axes(axis, x=si)
-    axes[0][0].set_ylabel("saved on a bar heard before\n(bits per character)")
+    axes[0][0].set_ylabel("saved on a repeated bar\n(bits per character)")
     axes[0][0].legend(title="characters of text", fontsize=8)
     return save(figure, folder, "looking_back")
 
