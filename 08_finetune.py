@@ -4,8 +4,7 @@ collection.
 Reads:  SOURCE, or --collections of the corpus at hand; data/ (stage 03), the checkpoint of --model
 Writes: checkpoints/finetuned_NAME.pt, .json, .curve.jsonl (as any model's), .tokenizer.pkl (its
     vocabulary)
-        finetuned/NAME/{train,val,test}.txt   your music as training text; val chooses rate and
-            length, test is reported
+        finetuned/NAME/{train,test}.txt       your music as training text; test is held out
         finetuned/NAME/generated/             ten samples with right bars: .abc, .mid, .musicxml,
             pictures, metadata
         finetuned/NAME/report.json            what came of it; also in RESULTS.json and report.html,
@@ -49,7 +48,6 @@ from study.stages.stage import (
 )
 
 from common import load_tokenizer, pick_device
-from music.validity import share
 from study.evaluate import models
 from study.finetune import finetune
 from study.prepare.fetch import Refused, listing_digest
@@ -69,7 +67,6 @@ MIN_NOTES, MAX_REST_SHARE = 16, 0.95
 MAX_VOICES, TIMEOUT = 6, 20  # of a MIDI file, as in stage 02; seconds for one
 N_FREE, FREE_CHARS = 40, 1500  # samples that are rated, and characters drawn at most
 N_SAMPLES, SAMPLE_CHARS = 10, 2000  # to look at and hear, with right bars
-N_STYLE = 100  # tunes of each side on which the likelihood ratio is tried
 SEED_FREE, SEED_RIGHT = 80_000, 90_000  # first seeds of the samples: no other set's
 MEASURING_MINUTES = 1.5  # what follows the training
 ME = "08_finetune.py"
@@ -170,12 +167,6 @@ def open_base(root, args):
         loaded = models.load_model(root, args.model, tokenizer, pick_device(args.device))
     except ValueError as error:
         fail(ME, str(error), f"run: {again}, or give another --model")
-    if tokenizer.kind != "char":
-        fail(
-            ME,
-            f"{args.model} reads tokens of the kind {tokenizer.kind}, whose vocabulary cannot grow",
-            "give a model of characters to --model",
-        )
     return loaded, load_checkpoint(root / f"checkpoints/{args.model}.pt")[1]
 
 
@@ -223,104 +214,45 @@ def describe_music(music, args):
         f"{trained:,} characters are trained on"
         + (f" (--limit-chars {args.limit_chars})" if trained > 0.9 * args.limit_chars else ""),
     ]
-    held = f"{n['held_out_groups']} of {n['groups']} groups are held out"
     if not music.test:
         return lines + [
-            "only one song: nothing is held out, so the number of epochs is fixed, and what "
-            "is learned of it cannot be told from what is learned by heart"
+            "only one song: nothing is held out, and what is learned of it cannot be told from"
+            " what is learned by heart"
         ]
-    return lines + [
-        held
-        + (
-            "; they choose rate and length, too, which flatters the result a little"
-            if music.val == music.test
-            else "; half of them choose rate and length"
-        )
-    ]
+    return lines + [f"{n['held_out_groups']} of {n['groups']} groups are held out"]
 
 
-def fine_tune(stage, folder, data, checkpoint, weights, base, alone):
-    """Trains the candidates and returns (record of the best, [{"learning_rate", "epochs",
-    "val_nats_per_char"}])."""
-    planned = finetune.plan_runs(data, checkpoint, weights_digest(weights), stage.args.seed, alone)
-    speed = calibrate(planned[0], data, base.device, 1.0)
+def train_on(stage, folder, data, checkpoint, base):
+    """Trains on from the base model's weights; returns the record."""
+    weights = base.model.state_dict()
+    start = weights_digest(weights)
+    planned = finetune.plan_training(data, checkpoint, start, stage.args.seed)
+    speed = calibrate(planned, data, base.device, 1.0)
+    minutes = planned["epochs"] * len(data.train) / speed / 60 + MEASURING_MINUTES
     print(
-        f"about {finetune.tokens_to_train(planned, data) / speed / 60 + MEASURING_MINUTES:.1f}"
-        f" minutes on this machine: {' and '.join(str(run['epochs']) for run in planned)} epochs of"
+        f"about {minutes:.1f} minutes on this machine: {planned['epochs']} epochs of"
         f" {len(data.train):,} tokens",
         flush=True,
     )
     try:
-        records = [
-            runs.train(folder, run, data, base.device, again=stage.args.force, weights=weights)
-            for run in planned
-        ]
+        return runs.train(
+            folder, planned, data, base.device, again=stage.args.force, weights=weights
+        )
     except training.Stopped as error:
         fail(ME, str(error), "the last good state is kept; the base model is as it was")
-    return min(records, key=lambda record: record["val_nats_per_char"]), [
-        {
-            "learning_rate": record["learning_rate"],
-            "epochs": record["epochs_planned"],
-            "best_epoch": record["best_epoch"],
-            "val_nats_per_char": record["val_nats_per_char"],
-        }
-        for record in records
-    ]
 
 
-def measure(stage, folder, base, tuned, music, old, rest, places):
+def measure(stage, folder, base, tuned, music, rest):
     """All that the report says of the fine-tuned model, and its samples' files."""
-    root, args = stage.root, stage.args
-    old_text = (root / "data/train.txt").read_text(encoding="utf-8")
-    found = finetune.losses(base, tuned, music, rest, places)
-    if music.test:
-        found["held_out"]["marks"] = marks = finetune.marks(old_text, music, folder)
-        held, best = found["held_out"]["bits_per_char"], min(marks.values())
-        found["held_out"]["strongest_mark"] = {
-            "name": min(marks, key=marks.get),
-            "bits_per_char": best,
-        }
-        gap = held["before"] - best
-        found["held_out"]["gap_closed"] = (
-            (held["before"] - held["after"]) / gap if gap > 0 else None
-        )
+    args = stage.args
+    found = finetune.losses(base, tuned, music, rest)
     prompts = finetune.prompts_of(music, tuned.tokenizer)
     free = finetune.draw(tuned, prompts, N_FREE, FREE_CHARS, args.seed + SEED_FREE)
     right = finetune.draw(tuned, prompts, N_SAMPLES, SAMPLE_CHARS, args.seed + SEED_RIGHT, "right")
     rows = finetune.write_samples(folder / "generated", right)
-    write_json(
-        folder / "generated/metadata.json",
-        plain({"model": f"finetuned_{args.name}", "samples": rows}),
-    )
+    metadata = {"model": f"finetuned_{args.name}", "samples": rows}
+    write_json(folder / "generated/metadata.json", plain(metadata))
     found |= finetune.describe_samples(free, right, music)
-    new_text = "\n".join(row["text"] for row in music.train)
-    styles = {
-        "style": new_text,
-        "rest": finetune.rest_text(
-            old, load_tokenizer(root / "data/tokenizer.pkl"), music, len(new_text), args.seed
-        ),
-    }
-    judge = {
-        name: finetune.assigned(texts, styles, folder)
-        for name, texts in (
-            ("generated", [sample["text"] for sample in free]),
-            ("held_out", [row["text"] for row in music.test[:N_STYLE]]),
-        )
-        if texts
-    }
-    found["style"] = {
-        "judge": {
-            name: share(int((numbers == 0).sum()), len(numbers)) for name, numbers in judge.items()
-        }
-    }
-    if music.test:
-        others = finetune.sequences_of(rest)[:N_STYLE]
-        found["style"]["likelihood_ratio"] = finetune.style_ratio(
-            base,
-            tuned,
-            [row["text"] for row in music.test[:N_STYLE]],
-            [tuned.tokenizer.decode(tokens) for tokens in others],
-        )
     return found | {"samples": [row["file"] for row in rows]}
 
 
@@ -331,39 +263,26 @@ def in_words(report):
     )
     shown = {}
     if held:
-        char, note, mark = held["bits_per_char"], held["bits_per_note"], held["strongest_mark"]
+        char, note = held["bits_per_char"], held["bits_per_note"]
+        low, high = held["gain_bits_per_char_interval"]
         shown["held-out music, bits per character"] = (
-            f"{char['before']:.3f} before, {char['after']:.3f} after; {mark['name']} given old and"
-            f" new text {mark['bits_per_char']:.3f}"
+            f"{char['before']:.3f} before, {char['after']:.3f} after (95 % interval of the gain:"
+            f" {low:.3f} to {high:.3f})"
         )
         if held["notes"]:
             shown["bits per note"] = f"{note['before']:.2f} before, {note['after']:.2f} after"
     shown["old validation text, bits per character"] = (
         f"{old['before']:.3f} before, {old['after']:.3f} after"
     )
+    sets = {"generated": "of free samples", "held_out": "of held-out music"}
     shown["copied from your music, runs of 32 characters"] = ", ".join(
         f"{copying[key]['copied_share']:.0%} {words}"
-        for key, words in (("generated", "of free samples"), ("held_out", "of held-out music"))
+        for key, words in sets.items()
         if key in copying
     )
+    sets = {"generated": "free", "right_bars": "bars redrawn", "held_out": "held-out music"}
     shown["valid at the first try"] = ", ".join(
-        f"{valid[key]['rate']:.0%} {words}"
-        for key, words in (
-            ("generated", "free"),
-            ("right_bars", "bars redrawn"),
-            ("held_out", "held-out music"),
-        )
-        if key in valid
-    )
-    ratio = report["style"].get("likelihood_ratio")
-    if ratio:
-        shown["told apart by the likelihood ratio"] = (
-            f"{ratio['of_style']['rate']:.0%} of your held-out tunes,"
-            f" {ratio['of_the_rest']['rate']:.0%} of others"
-        )
-    shown["in your style, by PPMd"] = ", ".join(
-        f"{row['rate']:.0%} {'of samples' if name == 'generated' else 'of held-out music'}"
-        for name, row in report["style"]["judge"].items()
+        f"{valid[key]['rate']:.0%} {words}" for key, words in sets.items() if key in valid
     )
     return shown
 
@@ -399,45 +318,36 @@ def main(argv=None):
     folder = root / f"finetuned/{args.name}"
     try:
         old = training.load_data(root)
-        music = read_music(root, args)
-        tokenizer = finetune.grow(base.tokenizer, music)
+        if old.tokenizer_digest != base.tokenizer.digest:
+            raise ValueError(f"{args.model} has another vocabulary than data/tokenizer.pkl")
+        music = finetune.in_vocabulary(read_music(root, args), base.tokenizer)
     except ValueError as error:
         fail(ME, str(error), "nothing was changed")
     print("\n".join(describe_music(music, args)), flush=True)
-    places = finetune.places_in(base.tokenizer, tokenizer)
-    of_old = finetune.places_in(load_tokenizer(root / "data/tokenizer.pkl"), tokenizer)
-    weights = finetune.grown_weights(base.model, checkpoint["config"], places, tokenizer.vocab_size)
-    data, rest = finetune.mixed_data(music, old, of_old, tokenizer, args.replay, args.seed)
+    data, rest = finetune.mixed_data(music, old, base.tokenizer, args.replay, args.seed)
     with stage.writing():
-        for split in ("train", "val", "test"):
-            write_text(
-                folder / f"{split}.txt", "\n".join(row["text"] for row in getattr(music, split))
-            )
-        record, tried = fine_tune(stage, folder, data, checkpoint, weights, base, not music.test)
-        record = finetune.adopt(folder, root, record, f"finetuned_{args.name}", tokenizer)
-        tuned = models.load_model(root, record["name"], tokenizer, base.device)
+        for split in ("train", "test"):
+            text = "\n".join(row["text"] for row in getattr(music, split))
+            write_text(folder / f"{split}.txt", text)
+        record = train_on(stage, folder, data, checkpoint, base)
+        record = finetune.adopt(folder, root, record, f"finetuned_{args.name}", base.tokenizer)
+        tuned = models.load_model(root, record["name"], base.tokenizer, base.device)
         report = plain(
             {
                 "name": record["name"],
                 "base": args.model,
                 "music": {**music.counts, "left_out": music.left_out},
-                "vocabulary": {
-                    "size": tokenizer.vocab_size,
-                    "new": tokenizer.vocab_size - base.tokenizer.vocab_size,
-                },
                 "train_chars": record["train_chars"],
                 "replay": args.replay,
-                "tried": tried,
                 "learning_rate": record["learning_rate"],
                 "epochs": record["epochs_planned"],
-                "best_epoch": record["best_epoch"],
                 "seconds_of_training": record["seconds"],
-                **measure(stage, folder, base, tuned, music, old, rest, places),
+                **measure(stage, folder, base, tuned, music, rest),
             },
             DIGITS,
         )
         write_json(folder / "report.json", report)
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)  # of the rates tried
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
         refresh(root)
         stage.finish(
             [
@@ -446,7 +356,7 @@ def main(argv=None):
             ]
             + [
                 f"finetuned/{args.name}/{name}"
-                for name in ("train.txt", "val.txt", "test.txt", "report.json", "generated")
+                for name in ("train.txt", "test.txt", "report.json", "generated")
             ],
             counts=music.counts,
             skipped=music.left_out,

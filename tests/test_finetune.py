@@ -18,12 +18,11 @@ from music.abc_text import read_abc
 from music.midi_to_abc import convert
 from music.notation import midi_bytes
 from study.evaluate import samples as generated
-from study.families import build_model, model_class
 from study.finetune import finetune
 from study.prepare import reading
 from study.report import content as results
-from study.train import checkpoints, runs
 from study.train import loop as training
+from study.train import runs
 from study.train.checkpoints import load_checkpoint
 from tunes import valid_tune
 
@@ -50,7 +49,8 @@ def base_root(tmp_path_factory):
         split: [valid_tune(seed, 6, voices=1 + seed % 2) for seed in seeds]
         for split, seeds in (("train", range(20)), ("val", range(20, 26)), ("test", range(26, 30)))
     }
-    tokenizer = CharTokenizer("".join(texts["train"]))
+    known = set(map(chr, range(32, 126))) | {"\n"}  # all of ASCII but "~"
+    tokenizer = CharTokenizer(known)
     (data / "tokenizer.pkl").write_bytes(tokenizer.dumps())
     for split, tunes in texts.items():
         (data / f"{split}.txt").write_text("\n".join(tunes))
@@ -123,77 +123,14 @@ def refusal(root, *flags):
     return ended.value.code
 
 
-# ---------------------------------------------------------------- vocabulary
-
-
-@pytest.mark.parametrize("family", SHAPES)
-def test_a_grown_vocabulary_keeps_old_rows_and_the_loss_of_old_text(family):
-    old = CharTokenizer("|CDEF")
-    config = {
-        "family": family,
-        "vocab_size": old.vocab_size,
-        "block_size": training.BLOCK_SIZE,
-        "dropout": 0.0,
-        **SHAPES[family],
-        **model_class(family).recipe_flags("tuned"),
-    }
-    torch.manual_seed(0)
-    model = build_model(config)
-    torch.nn.init.normal_(model.head.weight)
-    grown = finetune.grow(old, finetune.Music([{"text": "A|CZ~"}], [], [], {}, {}))
-    places = finetune.places_in(old, grown)
-    assert grown.characters == "ACDEFZ|~" and grown.vocab_size == old.vocab_size + 3
-    larger = build_model({**config, "vocab_size": grown.vocab_size})
-    larger.load_state_dict(finetune.grown_weights(model, config, places, grown.vocab_size))
-    tables = [
-        name
-        for name, tensor in model.state_dict().items()
-        if tensor.shape != larger.state_dict()[name].shape
-    ]
-    assert len(tables) == 2 and "head.weight" in tables
-    for name in tables:
-        before, after = model.state_dict()[name], larger.state_dict()[name]
-        assert torch.equal(after[places.tolist()], before)
-        new = [i for i in range(grown.vocab_size) if i not in places.tolist()]
-        assert torch.allclose(after[new], before.mean(0).expand(3, -1), atol=1e-6)
-    text = [{"text": "CDE|FED|"}] * 3
-    tokens = {
-        name: torch.from_numpy(finetune.stream(text, t).astype(np.int64))[None]
-        for name, t in (("old", old), ("new", grown))
-    }
-    with torch.no_grad():
-        logits = {
-            "old": model(tokens["old"])[0],
-            "new": larger(tokens["new"])[0][:, :, places.tolist()],
-        }
-    losses = [
-        torch.nn.functional.cross_entropy(logits[name][0, :-1], tokens["old"][0, 1:])
-        for name in logits
-    ]
-    assert abs(losses[0] - losses[1]) < 1e-6  # among the characters that old text is written in
-
-
-def test_too_many_new_characters_are_no_music():
-    music = finetune.Music(
-        [{"text": "".join(map(chr, range(0x4E00, 0x4E00 + 300)))}], [], [], {}, {}
-    )
-    with pytest.raises(ValueError, match="300 characters"):
-        finetune.grow(CharTokenizer("abc"), music)
-
-
 # ---------------------------------------------------------------- held out, replayed
 
 
 def test_groups_are_held_out_whole_and_the_largest_trains():
     for n in (2, 3, 12, 40):
-        splits = finetune.hold_out({f"g{i}": 100 + i for i in range(n)}, seed=1)
-        held = [group for group, of in splits.items() if of != {"train"}]
+        held = finetune.hold_out({f"g{i}": 100 + i for i in range(n)}, seed=1)
         assert f"g{n - 1}" not in held and len(held) == max(1, round(n / 5))
-        assert all("train" not in splits[group] for group in held)
-        assert all(splits[group] == {"val", "test"} for group in held) == (
-            len(held) < finetune.TWO_PARTS
-        )
-    assert finetune.hold_out({"one": 5}, seed=0) == {"one": {"train"}}
+    assert finetune.hold_out({"one": 5}, seed=0) == set()
 
 
 def test_replay_is_seeded_and_as_long_as_asked():
@@ -241,15 +178,11 @@ def test_the_report_says_what_was_gained_and_what_forgotten(tuned):
     )
     assert report["music"]["left_out"] == {"no ABC": 1}
     held = report["held_out"]
-    assert held["chosen_on_it"] and held["bits_per_char"]["after"] < held["bits_per_char"]["before"]
-    assert held["strongest_mark"]["bits_per_char"] == min(held["marks"].values())
+    low, high = held["gain_bits_per_char_interval"]
+    gain = held["bits_per_char"]["before"] - held["bits_per_char"]["after"]
+    assert 0 < gain and low <= gain + 1e-6 and gain <= high + 1e-6
     assert report["old_text"]["before"] > 0 and report["old_text"]["after"] > 0
     assert set(report["copying"]) == {"generated", "right_bars", "held_out"}
-    assert {"judge", "likelihood_ratio"} == set(report["style"])
-    assert (
-        min(report["tried"], key=lambda row: row["val_nats_per_char"])["learning_rate"]
-        == report["learning_rate"]
-    )
     for words in (
         "about ",
         "old validation text",
@@ -354,7 +287,7 @@ def test_a_start_is_part_of_a_runs_key_only_if_there_is_one(base_root):
 
 def test_collections_take_the_splits_of_the_corpus(base_root):
     music = finetune.read_collections(base_root, "bach", 10_000, 0)
-    assert [len(part) for part in (music.train, music.val, music.test)] == [10, 3, 2]
+    assert [len(part) for part in (music.train, music.test)] == [10, 5]
     assert all(row["origin"].startswith("Bach Chorales/") for row in music.train)
     assert music.rest["train"] == list(range(1, 20, 2))
     assert len(finetune.read_collections(base_root, "bach", 600, 0).train) < 10
@@ -363,21 +296,19 @@ def test_collections_take_the_splits_of_the_corpus(base_root):
 
 
 def test_one_tune_is_trained_on_without_a_held_out_part(base_root, tmp_path, capsys):
-    text = valid_tune(300, 8).replace("|", "~|")  # a character that the model has never seen
+    text = valid_tune(300, 20)
     for i in range(12):
         (tmp_path / f"copy {i}.abc").write_text(text)
+    (tmp_path / "other.abc").write_text(valid_tune(301, 8).replace("|", "~|"))  # unknown to it
     run08(base_root, tmp_path, "--name", "one")
     printed = capsys.readouterr().out
     assert (
-        "12 files, 12 tunes in 1 groups" in printed
-        and "only one song: nothing is held out" in printed
+        "13 files, 13 tunes in 2 groups" in printed
+        and "1 pieces with characters that the base model does not know" in printed
     )
     assert "held-out music, bits" not in printed and "old validation text" in printed
     own = load_tokenizer(base_root / "checkpoints/finetuned_one.tokenizer.pkl")
-    assert set(own.characters) - set(
-        load_tokenizer(base_root / "data/tokenizer.pkl").characters
-    ) == {"~"}
-    assert checkpoints.tokenizer_path(base_root, "best_model") == base_root / "data/tokenizer.pkl"
+    assert own.digest == load_tokenizer(base_root / "data/tokenizer.pkl").digest
     assert json.loads((base_root / "finetuned/one/report.json").read_text())["held_out"] is None
 
 
@@ -407,7 +338,10 @@ def bad_source(kind, folder):
     (folder / "a.abc").write_text(
         valid_tune(1, 8).rstrip("\n") + '"' + "".join(map(chr, chars)) + '"|\n'
     )
-    return folder / "a.abc", "401 characters that the base model does not know"
+    return (
+        folder / "a.abc",
+        "all its text is pieces with characters that the base model does not know",
+    )
 
 
 @pytest.mark.parametrize(
