@@ -94,7 +94,6 @@ def loop_share(data, run, clock):
     parts = {
         (training, "gradient"),
         (training, "evaluate"),
-        (training, "evaluate_long_context"),
         (torch.nn.utils, "clip_grad_norm_"),
     }
     with contextlib.ExitStack() as changed, tempfile.TemporaryDirectory() as folder:

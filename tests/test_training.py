@@ -473,10 +473,6 @@ def test_a_run_learns_and_its_record_is_reproduced(tmp_path, data, family):
     assert curve[-1]["step"] == run["steps"]
     assert curve[-1]["val_nats_per_char"] == pytest.approx(record["val_nats_per_char"], abs=1e-6)
     assert not list((tmp_path / "checkpoints").glob(".*state*"))
-    assert record["test_nats_per_char_long_context"] == pytest.approx(
-        training.evaluate_long_context(model, data.test, data.token_chars, "cpu", precise=False),
-        abs=1e-4,
-    )
     for field in (
         "params_total",
         "params_non_embedding",
@@ -525,36 +521,6 @@ def test_evaluation_is_the_whole_split(data):
     assert len(result["loss_by_position"]) == 64
     one_by_one = training.evaluate(model, data.val, data.token_chars, "cpu", batch_windows=1)
     assert one_by_one["nats_per_char"] == pytest.approx(result["nats_per_char"], rel=1e-5)
-
-
-@pytest.mark.parametrize("family", SHAPES)
-def test_long_context_by_hand(data, family):
-    """Every character once, with at least half a window before it (Transformers) or all that came
-    before (LSTMs, but for the beginnings of the parts that are read side by side)."""
-    torch.manual_seed(0)
-    model = build_model(tiny_run(data, family)["config"]).eval()
-    torch.nn.init.normal_(model.head.weight, std=0.5)
-    tokens, half = torch.from_numpy(np.array(data.train)).long(), training.BLOCK_SIZE // 2
-    n, total = 0, 0.0
-    with torch.no_grad():
-        if family == "lstm":
-            losses = torch.nn.functional.cross_entropy(
-                model(tokens[None, :-1])[0][0], tokens[1:], reduction="none"
-            )
-            counted = tokens[1:] != BEGIN
-            n, total = int(counted.sum()), float(losses[counted].sum())
-        for at in range(0, len(tokens) - 1, half) if family == "transformer" else ():
-            start = max(0, at - half)
-            x, y = tokens[start : min(at + half, len(tokens) - 1)], tokens[at + 1 : at + 1 + half]
-            losses = torch.nn.functional.cross_entropy(
-                model(x[None])[0][0, at - start :], y, reduction="none"
-            )
-            n, total = n + int((y != BEGIN).sum()), total + float(losses[y != BEGIN].sum())
-    long = training.evaluate_long_context(model, data.train, data.token_chars, "cpu")
-    assert n == training.evaluate(model, data.train, data.token_chars, "cpu")["n_chars"] + (
-        data.train[0] != BEGIN
-    )
-    assert long == pytest.approx(total / n, rel=1e-5 if family == "transformer" else 1e-3)
 
 
 def test_seconds_are_those_of_training(tmp_path, data, monkeypatch):

@@ -49,9 +49,6 @@ EVALUATIONS = 8  # points of the validation curve in one epoch
 CURVE_WINDOWS = 8  # of the validation split, evenly spread, for these points
 TRAIN_SAMPLE_WINDOWS = 16  # of the training text, evenly spread, evaluated at the end of a run
 POSITION_BINS = 64
-LONG_PARTS = 8  # parts of a text that are read side by side where context is long ...
-# ... and tokens that all but the first of them read before the first that counts
-LONG_LEAD = BLOCK_SIZE
 COUNTED_TOKENS = 1 << 24  # at a time: as indices they take 8 bytes each
 # steps on a GPU between checks for infinite losses: asking means waiting for it
 NUMBERS_ASKED_EVERY = 20
@@ -393,47 +390,6 @@ def _sums_by_sequence(sums, device):
     }
 
 
-@torch.no_grad()
-def evaluate_long_context(model, tokens, token_chars, device, precise=True):
-    """Nats per character over a whole token stream, read as the model would be used
-    (`Model.read_on`): an LSTM carries its state on, a Transformer predicts with at least half a
-    window before it. Deterministic; precise: fp32.
-
-    `evaluate` lets both start from nothing every BLOCK_SIZE tokens. Here the stream is cut into
-    LONG_PARTS parts that are read side by side; each but the first reads LONG_LEAD tokens of the
-    part before it first, which do not count.
-    """
-    was_training = model.training
-    model.eval()
-    n_targets, half = len(tokens) - 1, BLOCK_SIZE // 2
-    # of a part: whole halves of windows
-    length = max(1, -(-(n_targets - LONG_LEAD) // (LONG_PARTS * half))) * half
-    stream = to_tensor(
-        np.append(
-            np.asarray(tokens), np.full(LONG_PARTS * length + LONG_LEAD, BEGIN, tokens.dtype)
-        ),
-        device,
-    )
-    chars_of = torch.from_numpy(np.asarray(token_chars)).to(device)
-    starts = (
-        torch.arange(LONG_PARTS, device=device)[machine.rank() :: machine.n_processes()] * length
-    )
-    x, y = cut_windows(stream, starts, length + LONG_LEAD)
-    y[starts > 0, :LONG_LEAD] = IGNORE
-    sums, at = torch.zeros(2, dtype=torch.float64), 0
-    with contextlib.nullcontext() if precise else autocast(device):
-        for logits in model.read_on(x) if len(starts) else ():
-            targets = y[:, at : at + logits.size(1)]
-            loss = F.cross_entropy(
-                logits.float().transpose(1, 2), targets, ignore_index=IGNORE, reduction="sum"
-            )
-            sums += torch.stack((loss, target_chars(targets, chars_of).sum())).cpu().double()
-            at += logits.size(1)
-    nats, n_chars = machine.sum_over_processes(sums, device).tolist()
-    model.train(was_training)
-    return nats / n_chars
-
-
 # ---------------------------------------------------------------- the loop
 
 
@@ -617,8 +573,8 @@ class Loop:
 
     def measure(self):
         """Losses of the ended run, {"val", "test" (the whole of each), "train" (windows all over
-        its text)}: dicts of `evaluate`, that of "test" with "nats_per_char_long_context" besides.
-        With keep_best of the best weights, which the model then has."""
+        its text)}: dicts of `evaluate`. With keep_best of the best weights, which the model then
+        has."""
         best = self.state.best
         if self.run["keep_best"]:
             self.model.load_state_dict(best["model"])
@@ -627,7 +583,6 @@ class Loop:
         )
         val = known or self._evaluated(evaluate, self.data.val)
         test = self._evaluated(evaluate, self.data.test, by_sequence=True)
-        test["nats_per_char_long_context"] = self._evaluated(evaluate_long_context, self.data.test)
         return {
             "val": val,
             "test": test,

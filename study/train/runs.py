@@ -399,7 +399,6 @@ def make_record(run, state, measured, measured_by):
         "val_loss_by_position": measured["val"]["loss_by_position"],
         "test_nats_per_char": measured["test"]["nats_per_char"],
         "test_bits_per_char": measured["test"]["bits_per_char"],
-        "test_nats_per_char_long_context": measured["test"]["nats_per_char_long_context"],
         "test_chars": measured["test"]["n_chars"],
         "test_tokens": measured["test"]["n_tokens"],
         "test_nats_by_sequence": measured["test"]["nats_by_sequence"],
