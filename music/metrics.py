@@ -222,15 +222,15 @@ def _groove(tune, onsets):
 # ---------------------------------------------------------------- sets of tunes
 
 # name: number of classes
-HISTOGRAMS = {"duration": 193, "interval": 49, "onset": 64, "pitch_class": 12}
+HISTOGRAMS = {"duration": 193, "interval": 49, "onset": 64}
 
 
 def note_histograms(tune):
     """{name in HISTOGRAMS: counts}, a long piece scaled down to CAP_NOTES notes.
 
     duration: in 1/24 of a quarter note, the last class is 8 quarter notes and more; interval:
-    melodic, -24 to 24 semitones and more; onset: position in the bar in quarters of a quarter note;
-    pitch_class: 12."""
+    melodic, -24 to 24 semitones and more; onset: position in the bar in quarters of a quarter
+    note."""
     tune = as_tune(tune)
     onsets, durations, pitches, voices = _note_arrays(tune)
     if not len(pitches):
@@ -246,7 +246,6 @@ def note_histograms(tune):
         "duration": np.round(np.minimum(durations, 8) * 24),
         "interval": np.clip(intervals, -24, 24) + 24,
         "onset": np.clip(np.floor(inside + 1e-6), 0, 63),
-        "pitch_class": pitches % 12,
     }
     weight = min(1.0, CAP_NOTES / len(pitches))
     return {
@@ -266,67 +265,42 @@ def jensen_shannon(p, q):
     return float(min(1.0, max(0.0, value)))
 
 
-def wasserstein(a, b):
-    """Wasserstein-1 distance of two samples of numbers (area between their distribution
-    functions)."""
-    a, b = np.sort(np.asarray(a, float)), np.sort(np.asarray(b, float))
-    every = np.sort(np.concatenate([a, b]))
-    gap = np.searchsorted(a, every[:-1], "right") / len(a) - np.searchsorted(
-        b, every[:-1], "right"
-    ) / len(b)
-    return float((np.abs(gap) * np.diff(every)).sum())
-
-
 def compare_sets(generated, real, seed=0, resamples=200):
-    """Generated beside real music, and real beside real, every distance between two sets of the
-    same size.
+    """Returns generated beside real music, and real beside real: {"n", "n_real", "n_compared",
+    "metrics": {name: row}, "jsd": {name: row}}; see `_compare_metric`, `_compare_histogram`.
 
-    generated, real: lists of texts, samples or Tunes. Returns {"n", "n_real", "n_compared",
-    "metrics": {name:
-    {generated_mean, generated_sd, real_mean, real_sd, wasserstein_in_sd, real_vs_real_mean, real_vs_real_p95}}, "jsd":
-    {name: {generated, real_vs_real_mean, real_vs_real_p95}}}. wasserstein_in_sd: Wasserstein-1 distance over the
-    standard deviation of the real set.
-
-    Distances shrink as sets grow, so all are taken between n_compared tunes and n_compared others,
-    drawn at random `resamples` times: generated against real ones (the mean is given), and real
-    against real ones. A distance below the 95th percentile of real against real is no difference.
-    n_compared: half of the real set at most.
+    generated, real: lists of texts, samples or Tunes. Distances shrink as sets grow, so all are
+    taken between n_compared tunes and n_compared others, drawn at random `resamples` times:
+    generated against real ones (the mean is given), and real against real ones. A distance below
+    the 95th percentile of real against real is no difference. n_compared: at most half of the real
+    set.
     """
     rng = np.random.default_rng(seed)
     generated, real = [as_tune(tune) for tune in generated], [as_tune(tune) for tune in real]
     n, n_real = len(generated), len(real)
     size = min(n, n_real // 2)
-    draws = [
-        (rng.permutation(n)[:size], order[:size], order[size : 2 * size])
-        for order in (rng.permutation(n_real) for _ in range(resamples if size else 0))
-    ]
-
-    def columns(name, *tables):
-        return [[row[name] for row in table] for table in tables]
-
-    our_rows, their_rows = [music_metrics(tune) for tune in generated], [
-        music_metrics(tune) for tune in real
-    ]
-    our_counts, their_counts = [note_histograms(tune) for tune in generated], [
-        note_histograms(tune) for tune in real
-    ]
-    return {
-        "n": n,
-        "n_real": n_real,
-        "n_compared": size,
-        "metrics": {
-            name: _compare_metric(*columns(name, our_rows, their_rows), draws) for name in METRICS
-        },
-        "jsd": {
-            name: _compare_histogram(*columns(name, our_counts, their_counts), draws)
-            for name in HISTOGRAMS
-        },
-    }
+    draws = []
+    for _ in range(resamples if size else 0):
+        order = rng.permutation(n_real)
+        draws.append((rng.permutation(n)[:size], order[:size], order[size : 2 * size]))
+    found = {"n": n, "n_real": n_real, "n_compared": size, "metrics": {}, "jsd": {}}
+    ours, theirs = ([music_metrics(tune) for tune in tunes] for tunes in (generated, real))
+    for name in METRICS:
+        columns = ([row[name] for row in rows] for rows in (ours, theirs))
+        found["metrics"][name] = _compare_metric(*columns, draws)
+    ours, theirs = ([note_histograms(tune) for tune in tunes] for tunes in (generated, real))
+    for name in HISTOGRAMS:
+        columns = ([row[name] for row in rows] for rows in (ours, theirs))
+        found["jsd"][name] = _compare_histogram(*columns, draws)
+    return found
 
 
 def _compare_metric(ours, theirs, draws):
-    """A row of `compare_sets`: values of generated and of real tunes; draws: triples of index
-    arrays, into the generated, the real, and the real again."""
+    """A row of `compare_sets`; draws: triples of index arrays, into the generated, the real, and
+    the real again. wasserstein_in_sd: Wasserstein-1 distance over the standard deviation of the
+    real set."""
+    from scipy.stats import wasserstein_distance
+
     ours, theirs = (
         np.array([np.nan if value is None else value for value in values], float)
         for values in (ours, theirs)
@@ -336,7 +310,7 @@ def _compare_metric(ours, theirs, draws):
 
     def distance(a, b):
         a, b = a[~np.isnan(a)], b[~np.isnan(b)]
-        return wasserstein(a, b) / spread if len(a) and len(b) and spread else None
+        return wasserstein_distance(a, b) / spread if len(a) and len(b) and spread else None
 
     return {
         "generated_mean": mean_of_known(known_of_ours),
@@ -349,13 +323,15 @@ def _compare_metric(ours, theirs, draws):
 
 
 def _compare_histogram(ours, theirs, draws):
-    """The same for histograms, each list summed up: the music of a set as one piece."""
+    """A row of Jensen-Shannon divergences; the histograms of a set are summed up, as one piece."""
+
+    def distance(a, b):
+        return jensen_shannon(a.sum(0), b.sum(0))
+
     ours, theirs = np.array(ours), np.array(theirs)
     return {
-        "generated": mean_of_known(
-            [jensen_shannon(ours[a].sum(0), theirs[b].sum(0)) for a, b, _ in draws]
-        ),
-        **_real_vs_real([jensen_shannon(theirs[b].sum(0), theirs[c].sum(0)) for _, b, c in draws]),
+        "generated": mean_of_known([distance(ours[a], theirs[b]) for a, b, _ in draws]),
+        **_real_vs_real([distance(theirs[b], theirs[c]) for _, b, c in draws]),
     }
 
 

@@ -1,5 +1,4 @@
-"""What samples share with the training text and with each other: copied runs, new four-bar
-sequences, diversity.
+"""What samples share with the training text: copied runs, new four-bar sequences.
 
     copied = Novelty(train_text).measure(samples)  # longest copied run, copied share, new four-bar
         sequences
@@ -21,7 +20,6 @@ COPY_CHARS = 32  # shorter runs are shared by any two tunes
 # places in the training text remembered for one window; the rest are boilerplate such as rests
 SEEDS = 32
 CHUNK_CHARS = 4_000_000  # of training text hashed at a time: 130 MB of work memory
-MAX_PAIRS = 2000  # pairs of samples compared for diversity, drawn at random from more
 
 
 def run_in_words(n_chars):
@@ -218,24 +216,3 @@ def _extend(a, b, i, j, step):
         active = active[good]
         n[active] += 1
     return n
-
-
-# ---------------------------------------------------------------- among samples
-
-
-def diversity(samples, k=8):
-    """{"n_unique", "mean_jaccard"}: distinct texts, and how alike two samples are (shared k-grams
-    over all k-grams)."""
-    texts = [as_sample(sample).text for sample in samples]
-    grams = [np.unique(window_hashes(character_codes(text), k)) for text in texts]
-    pairs = [(i, j) for i in range(len(grams)) for j in range(i)]
-    if len(pairs) > MAX_PAIRS:
-        rng = np.random.default_rng(0)
-        pairs = [pairs[i] for i in rng.choice(len(pairs), MAX_PAIRS, replace=False)]
-    likeness = []
-    for i, j in pairs:
-        shared = len(np.intersect1d(grams[i], grams[j], assume_unique=True))
-        either = len(grams[i]) + len(grams[j]) - shared
-        if either:
-            likeness.append(shared / either)
-    return {"n_unique": len(set(texts)), "mean_jaccard": mean_of_known(likeness)}

@@ -17,9 +17,8 @@ from music.metrics import (
     music_metrics,
     note_histograms,
     skills,
-    wasserstein,
 )
-from music.novelty import Novelty, diversity
+from music.novelty import Novelty
 from music.theory import best_key
 from tunes import C_MAJOR_HEADER as HEADER
 from tunes import VALID_TUNES, valid_tune
@@ -82,16 +81,13 @@ def test_metrics_never_raise_on_bad_text():
     strict(skills([{"text": HEADER + text, "truncated": True} for text in bad]))
     strict(compare_sets(bad[:10], bad[10:30], resamples=5))
     strict(Novelty("\n".join(bad)).measure(bad + ["", "\u00e9\u00e9"]))
-    strict(diversity(bad))
 
 
-def test_jensen_shannon_and_wasserstein():
+def test_jensen_shannon():
     assert jensen_shannon([1, 0], [0, 2]) == 1 and jensen_shannon([1, 3], [2, 6]) == 0
     assert jensen_shannon([0, 0], [1, 1]) is None
     half = jensen_shannon([1, 1], [1, 0])
     assert half == pytest.approx(entropy([3, 1]) - 0.5)
-    assert wasserstein([0, 1], [2, 3]) == 2 and wasserstein([1, 2, 3], [3, 1, 2]) == 0
-    assert wasserstein([0], [0, 0, 0, 4]) == 1
 
 
 def test_sets_tell_other_music_from_the_same_music():
@@ -124,7 +120,7 @@ def test_distances_do_not_depend_on_how_many_were_drawn():
 
 def test_a_long_piece_is_not_the_set():
     long = note_histograms(HEADER + "C1" * 3000 + "|")
-    assert long["pitch_class"].sum() == pytest.approx(CAP_NOTES)
+    assert long["duration"].sum() == pytest.approx(CAP_NOTES)
 
 
 def test_keys():

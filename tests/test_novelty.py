@@ -8,7 +8,7 @@ import pytest
 
 from music import novelty
 from music.floors import floors, ngram_samples
-from music.novelty import Novelty, diversity, four_bar_sequences, run_in_words
+from music.novelty import Novelty, four_bar_sequences, run_in_words
 from music.validity import rate_samples
 from tunes import C_MAJOR_HEADER as HEADER
 from tunes import VALID_TUNES
@@ -74,12 +74,6 @@ def test_four_bar_sequences_know_voices_in_both_layouts():
     assert sorted(four_bar_sequences(blocks)) == expected
     assert four_bar_sequences(lines + "\n" + lines) == 2 * four_bar_sequences(lines)
     assert four_bar_sequences("A1|[K:G]B2|c3|d4|") == ["A1|B2|c3|d4"]
-
-
-def test_diversity():
-    assert diversity([VALID_TUNES[0]] * 3) == {"n_unique": 1, "mean_jaccard": 1.0}
-    assert diversity(VALID_TUNES[:5])["mean_jaccard"] < 0.5
-    assert diversity(["a"])["mean_jaccard"] is None
 
 
 # ---------------------------------------------------------------- floors

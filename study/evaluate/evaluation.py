@@ -10,7 +10,7 @@ again.
 Sets below evaluation/drawn/: unprompted (temperature 1), chosen (the sampler of the sweep), right
 (temperature 1, wrong bars drawn again), header and bars (prompted with held-out tunes), sweep, ten
 (those to look at), and one for each model of the suite. Measurements: test, tunes, sweep, floors,
-and rates/, music/, copying/, diversity/, skills/, control/ with a file for each set; repeats/
+and rates/, music/, copying/, skills/, control/ with a file for each set; repeats/
 (in-context copying) with one for each model, and heads/ (knock-outs) for Transformers.
 """
 
@@ -20,7 +20,6 @@ from typing import NamedTuple
 from study.stages.stage import BEST, file_digest
 
 from music.metrics import compare_sets, skills
-from music.novelty import diversity
 from music.right_bars import RightBars
 from music.samples import mean_of_known
 from study.evaluate import measurements, new_bars
@@ -43,8 +42,6 @@ from study.evaluate.rating import (
 from study.evaluate.sampler_sweep import sweep_table
 from study.evaluate.sampling import MODEL_ITSELF, Request, generate, unprompted
 from study.train import loop as training
-
-SUITE_RESAMPLES = 20  # for the distances of a model of the suite, of which only the mean is given
 
 
 class Evaluation(NamedTuple):
@@ -234,13 +231,11 @@ def evaluate_best(evaluation, settings, limits):
         cached(f"music/{name}", compare_sets, samples, real, seed)
     for name, samples in {**texts, "real": real}.items():
         cached(f"copying/{name}", copying, samples, train)
-    for name, samples in (("unprompted", texts["unprompted"]), ("real", real)):
-        cached(f"diversity/{name}", diversity, samples)
     return chosen
 
 
 def evaluate_suite(evaluation, names):
-    """Skills, control, music and copying of the suite's models, from a small set of unprompted
+    """Skills, control and copying of the suite's models, from a small set of unprompted
     samples of each, beside real tunes under the same limit of length ("real_cut"); and what each
     saves on repeated bars."""
     budget, seed, train, cached = (
@@ -266,7 +261,6 @@ def evaluate_suite(evaluation, names):
         cached(f"control/{name}", control, samples)
         cached(f"repeats/{name}", repeats, loaded, evaluation.val_tokens, code=loaded.classes)
         evaluation.knock_out(name, loaded)
-        cached(f"music/{name}", compare_sets, samples, real, seed, SUITE_RESAMPLES)
         cached(f"copying/{name}", copying, samples, train)
 
 

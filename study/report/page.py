@@ -19,7 +19,6 @@ import jinja2
 from markupsafe import Markup
 
 from music import notation
-from music.novelty import COPY_CHARS, run_in_words
 from music.validity import LEVELS
 from study.figures import FIGURES
 from study.report import attention, headline
@@ -74,7 +73,6 @@ HISTOGRAMS = {
     "duration": "durations",
     "interval": "intervals",
     "onset": "positions in the bar",
-    "pitch_class": "pitch classes",
 }
 
 
@@ -122,7 +120,6 @@ def page_data(outputs):
         "figures": figures_of(outputs / "figures", fits.get("figures") or []),
         "winners": winners_table(results),
         "beside": beside_table(results),
-        "not_beaten": not_beaten_table(results),
         "finetuned": finetuned_table(results),
         "rates": rate_table(results),
         "runs": run_table(runs),
@@ -260,52 +257,22 @@ def beside_table(results):
     rows = [levels.get(kind, {}) for kind in ("model", "real", "ngram", "random")]
     name, bits = headline.strongest_baseline(results.get("baselines") or {}, "test")
     unigram = value_at(results, "baselines.test.unigram.bits_per_char")
-    copied = value_at(results, "novelty.unprompted.longest_copied_chars")
-    copied_real = value_at(results, "novelty.real_music.longest_copied_chars")
-    longest = [NOTHING if n is None else run_in_words(n) for n in (copied, copied_real)]
-    perplexities = [number(None if b is None else 2**b, 2) for b in (bits, unigram)]
+    ours = [
+        measured_cell(best.get(f"test_{key}"), best.get(f"test_{key}_interval"))
+        for key in ("bits_per_char", "perplexity")
+    ]
+    others = [Cell(number(bits, 3), name or ""), Cell(number(unigram, 3), "unigram")]
+    perplexities = [number(value and 2**value, 2) for value in (bits, unigram)]
     return table(
         "The best model beside real music, the best simpler method and random text",
         ["", "best model", "real music", "simpler method", "random"],
         [
-            (
-                "Bits per character of test music",
-                [
-                    measured_cell(
-                        best.get("test_bits_per_char"), best.get("test_bits_per_char_interval")
-                    ),
-                    NOTHING,
-                    Cell(number(bits, 3), name or ""),
-                    Cell(number(unigram, 3), "unigram" if unigram else ""),
-                ],
-            ),
-            (
-                "Perplexity per character",
-                [
-                    measured_cell(
-                        best.get("test_perplexity"), best.get("test_perplexity_interval")
-                    ),
-                    NOTHING,
-                    *perplexities,
-                ],
-            ),
+            ("Bits per character of test music", [ours[0], NOTHING, *others]),
+            ("Perplexity per character", [ours[1], NOTHING, *perplexities]),
             ("Valid at the first try (level 4)", [rate_cell(row) for row in rows]),
-            (
-                "Bars of the right length",
-                [
-                    Cell(percent(row.get("bar_accuracy")), "" if i != 2 else row.get("name", ""))
-                    for i, row in enumerate(rows)
-                ],
-            ),
-            (
-                "Compiled cleanly by abc2midi",
-                [percent(row.get("abc2midi_clean_rate")) for row in rows],
-            ),
-            (
-                f"Copied from the training text, runs of {COPY_CHARS} characters and more",
-                [percent(row.get("copied_share")) for row in rows],
-            ),
-            ("Longest copied run, characters", [*longest, NOTHING, NOTHING]),
+            ("Bars of the right length", [percent(row.get("bar_accuracy")) for row in rows]),
+            ("Clean by abc2midi", [percent(row.get("abc2midi_clean_rate")) for row in rows]),
+            ("Copied from training text", [percent(row.get("copied_share")) for row in rows]),
         ],
     )
 
@@ -350,19 +317,6 @@ def level_table(results):
     names = [f"{i}\N{NO-BREAK SPACE}{name}" for i, name in enumerate(LEVELS, 1)]
     caption = "Share of texts that reach each validity level; valid means level 4"
     return table(caption, ["", "n", *names, "bar accuracy"], rows)
-
-
-def not_beaten_table(results):
-    """Returns the baselines that models do not beat, None where all are beaten."""
-    rows = []
-    for row in value_at(results, "baselines_not_beaten.rows") or []:
-        for model, value in row["models"].items():
-            name = f"{model}, {row['split']}"
-            rows.append(
-                (name, [number(value, 3), number(row["value"], 3), row["baseline"], row["measure"]])
-            )
-    head = ["", "model", "baseline", "which", "measure"]
-    return table("Baselines not beaten", head, rows)
 
 
 def finetuned_table(results):

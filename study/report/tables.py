@@ -117,9 +117,8 @@ def skill_rows(skills):
 
 def tables(root):
     """Returns the long tables beside RESULTS.json, {file name: CSV}, those that have rows."""
-    names = ["unprompted", "chosen", "right", *(row["name"] for row in suite_runs(run_rows(root)))]
     music, positions = [], []
-    for name in names:
+    for name in ("unprompted", "chosen", "right"):
         metrics = (read(root, f"music/{name}") or {}).get("metrics") or {}
         music += [{"set": name, "figure": figure, **row} for figure, row in metrics.items()]
     differences = [
