@@ -12,8 +12,6 @@ Writes: part4_outputs/runs.csv        one row per run: every figure and number b
 Run:    python 06_fit_scaling.py [--quick]
         python 06_fit_scaling.py --budget 1e15          what to train with 1e15 FLOPs, from the
             joint law
-        python 06_fit_scaling.py --propose 10           which runs of 10 minutes narrow the interval
-            of alpha most
         python 06_fit_scaling.py --table my_runs.csv    the same fits for a table with the columns
             family,N,D,seed,loss
 Prints last: the headline, alpha with its interval per family, and the next command.
@@ -28,11 +26,10 @@ from pathlib import Path
 from study.stages.arguments import fail, number, resolve_root, root_flags, stage_parser, whole
 from study.stages.stage import Stage, read_json, run, write_json, write_text
 
-from study.families import FAMILIES, in_order, label
+from study.families import FAMILIES, label
+from study.fit import joint_law, sentences
 from study.fit import analysis as scaling_fits
 from study.fit import figures as figures_scaling
-from study.fit import joint_fit as scaling_plane
-from study.fit import power_law as law
 from study.fit.records import (
     COLUMNS,
     TABLE_COLUMNS,
@@ -76,12 +73,6 @@ def parse_arguments(argv):
         help="recommend a size and an amount of data for FLOPS",
     )
     parser.add_argument(
-        "--propose",
-        type=number(above=0),
-        metavar="MINUTES",
-        help="which runs to train next in MINUTES a family, and the interval of alpha to expect",
-    )
-    parser.add_argument(
         "--table",
         type=Path,
         metavar="FILE",
@@ -117,7 +108,7 @@ def write_results(folder, rows, columns, analysis, chosen, curves, corpus_chars=
         for kind in ("png", "svg")
     ]
     if analysis.draws:
-        lines = ["family," + ",".join(law.JOINT)]
+        lines = ["family," + ",".join(joint_law.JOINT)]
         lines += [
             f"{family}," + ",".join(f"{value:.8g}" for value in draw)
             for family, draws in analysis.draws.items()
@@ -153,18 +144,7 @@ def print_budget(folder, flops, flags):
         ):
             draws[family].append([float(value) for value in draw])
     for family, entry in fits["joint"].items():
-        print(scaling_plane.budget_sentence(family, entry, draws[family], flops, BAND_PERCENT))
-
-
-def print_proposals(rows, minutes):
-    """The next runs of every family that has a law, one line each, from the curvature of its
-    fit."""
-    groups = {
-        family: [row for row in rows if row["family"] == family]
-        for family in {row["family"] for row in rows}
-    }
-    for family in in_order(groups):
-        print(scaling_fits.proposal_sentence(family, groups[family], minutes))
+        print(sentences.budget_sentence(family, entry, draws[family], flops, BAND_PERCENT))
 
 
 # ---------------------------------------------------------------- the two ways to run it
@@ -201,7 +181,7 @@ def fit_table(args):
         r"[^\w.-]", "_", args.table.stem
     )
     write_results(folder, rows, TABLE_COLUMNS, analysis, chosen, curves={})
-    for key, value in scaling_fits.summary(result).items():
+    for key, value in sentences.summary(result).items():
         print(f"{key}: {value}")
     for family, entry in (result["joint"] or {}).items():
         print(
@@ -209,14 +189,12 @@ def fit_table(args):
             + (
                 entry["reason"]
                 if entry["E"]["value"] is None
-                else ", ".join(f"{name} {entry[name]['value']:.4g}" for name in law.JOINT)
+                else ", ".join(f"{name} {entry[name]['value']:.4g}" for name in joint_law.JOINT)
             )
         )
     print(f"look at: {os.path.relpath(folder)}/fits.json and figures/")
     if args.budget:
         print_budget(folder, args.budget, "")
-    if args.propose:
-        print_proposals(rows, args.propose)
 
 
 def corpus_chars(root):
@@ -243,7 +221,7 @@ def fit_runs(stage, args):
     rows, chosen = rows_of_records(records), settings(args.bootstrap, args.seed)
     curves, promises = read_curves(stage.root, rows), read_json(stage.root / PROMISES)
     with stage.writing():
-        analysis = scaling_fits.analyse(rows, chosen, curves=curves, promises=promises)
+        analysis = scaling_fits.analyse(rows, chosen, promises=promises)
         analysis = analysis._replace(result={"quick": args.quick, **analysis.result})
         names = write_results(
             stage.root / "part4_outputs",
@@ -259,7 +237,7 @@ def fit_runs(stage, args):
             outputs=["checkpoints/scaling_fits.json", *(f"part4_outputs/{name}" for name in names)],
             counts={"runs": len(rows), "families_fitted": len(analysis.laws)},
             skipped={reason: 1 for reason in analysis.result["refused"].values()},
-            summary=scaling_fits.summary(analysis.result),
+            summary=sentences.summary(analysis.result),
         )
 
 
@@ -272,8 +250,6 @@ def main(argv=None):
         fit_runs(stage, args)
     if args.budget:
         print_budget(stage.root / "part4_outputs", args.budget, root_flags(args))
-    if args.propose:
-        print_proposals(rows_of_records(read_records(stage.root)), args.propose)
 
 
 if __name__ == "__main__":

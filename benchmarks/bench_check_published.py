@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from study.fit import power_law as law
+from study.fit import joint_law
 
 PUBLISHED = {
     "E": (1.817, 0.026),
@@ -47,9 +47,9 @@ def main(argv=None):
     n, flops, loss = np.array(sorted(rows, key=lambda row: row[2])[:-N_DROPPED]).T
     d = flops / (6 * n)
     start = time.perf_counter()
-    parameters, objective, optimum = law.fit_joint(n, d, loss)
+    parameters, objective, optimum = joint_law.fit_joint(n, d, loss)
     fitted = time.perf_counter()
-    draws = law.bootstrap_joint(
+    draws = joint_law.bootstrap_joint(
         n, d, loss, optimum, args.resamples, np.random.default_rng(args.seed)
     )
     done = time.perf_counter()
@@ -58,7 +58,7 @@ def main(argv=None):
         " ratio |"
     )
     print("|---|---|---|---|---|---|---|")
-    for name, value, error in zip(law.JOINT, parameters, draws.std(0)):
+    for name, value, error in zip(joint_law.JOINT, parameters, draws.std(0)):
         known, known_error = PUBLISHED[name]
         print(
             f"| {name} | {known} | {known_error} | {value:.5g} |"

@@ -21,6 +21,8 @@ import math
 
 import numpy as np
 
+from study.fit import choices, headline_runs
+from study.fit import compare, joint_law
 from study.fit import analysis as scaling_fits
 from study.fit import joint_fit as scaling_plane
 from study.fit import power_law as law
@@ -219,7 +221,7 @@ def simulate_difference(n_seeds, noise, shared, n_studies, rng):
             k: [{"params_total": n, "val_nats_per_char": y} for n, _, y, _ in r]
             for k, r in zip(fits, runs)
         }
-        found = law.compare_families(*runs, scaling_fits.noise_of_runs(families, fits), 0, rng)
+        found = compare.compare_families(*runs, scaling_fits.noise_of_runs(families, fits), 0, rng)
         for point in found["points"]:
             low, high = point["interval"]
             covered.append(low <= -gap <= high)
@@ -266,7 +268,7 @@ def simulate_short(family, n_seeds, n_larger, with_suite, n_studies, rng):
             if with_suite
             else []
         )
-        chosen = scaling_fits.choose_headline(rows)
+        chosen = headline_runs.choose_headline(rows)
         entry, fit = scaling_fits.fit_family(chosen._replace(nine=[]))
         joined, cut = joined + ("classical" in chosen.suite), cut + (chosen.bends_below is not None)
         words.append(entry["verdict"])
@@ -289,7 +291,7 @@ def simulate_plane(truth, sizes, n_seeds, n_studies, rng, choices=False):
     settings = scaling_fits.Settings(RESAMPLES, 0, 80, (0, 1), (0, 1))
     exponent = truth[4] / (truth[3] + truth[4])
     known, covered, halves, errors = (
-        dict(zip(law.JOINT, truth)) | {"n_opt_exponent": exponent},
+        dict(zip(joint_law.JOINT, truth)) | {"n_opt_exponent": exponent},
         {},
         {},
         [],
@@ -300,7 +302,8 @@ def simulate_plane(truth, sizes, n_seeds, n_studies, rng, choices=False):
                 n,
                 d,
                 seed,
-                law.joint_loss(truth, n, d) + (0.012 if n < 8e5 else 0.006) * rng.standard_normal(),
+                joint_law.joint_loss(truth, n, d)
+                + (0.012 if n < 8e5 else 0.006) * rng.standard_normal(),
             )
             for n in sizes
             for d in PLANE_CHARS
@@ -359,8 +362,7 @@ def print_words(args):
 def print_intervals(args):
     print(
         "\n| sizes | truth (alpha) | seeds | noise | alpha covered | c covered | median interval |"
-        " rms log error: LS | Huber | largest size inside |\n|"
-        + "---|" * 10
+        " rms log error: LS | Huber | largest size inside |\n|" + "---|" * 10
     )
     for number, (sizes, truth, n_seeds, noise) in enumerate(CELLS + MORE):
         rng = np.random.default_rng([args.seed, number])

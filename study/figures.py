@@ -63,26 +63,7 @@ FIGURES = {
         " estimate); open marks: alpha not identified under that choice (not judged for c = 0 and"
         " Huber); no mark: best fit on the bound of the search."
     ),
-    "alpha_cut": "How alpha moves with the smallest size that is fitted, {level:.0f} % intervals.",
     "plane": "Loss against parameters for each amount of text, with the joint law of both.",
-    "plane_choices": (
-        "What moves the exponents of the joint law: {level:.0f} % intervals under each choice. Open"
-        " marks: the choice does not count, the runs left do not hold the exponents or reject it."
-        " Shaded: what is quoted, the interval over all choices that count."
-    ),
-    "collapse": (
-        "Loss curves over the loss at their end. Larger models (lighter) have more left to learn;"
-        " dashed: a size that is more than {most:.0f} % apart from the drift of the others, a sign"
-        " of a badly tuned rate."
-    ),
-    "joint_region": (
-        "Joint region of alpha and c: 50 % (dark) and 95 % (light), cross: best fit. Alpha and c"
-        " move together: neither has a meaning without the other."
-    ),
-    "frontier": (
-        "Compute-optimal model and data from the joint law, {band} % bootstrap bands; points: the"
-        " runs it was fitted to. Where no points are near, it is an extrapolation."
-    ),
     "sampler": (
         "The sweep that chose the sampler, prompted with headers of validation tunes. Grey: the"
         " validation tunes themselves."

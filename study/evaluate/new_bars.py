@@ -78,7 +78,7 @@ def laws(rows):
             "all_characters": own,
         }
         fitted = {
-            what: fit_plane(rows, SETTINGS, np.random.default_rng(0), choices=False)
+            what: fit_plane(rows, SETTINGS, np.random.default_rng(0))
             for what, rows in losses.items()
         }
         if all(draws is not None for _, draws in fitted.values()):

@@ -15,31 +15,31 @@ from study.stages.stage import plain
 
 import numpy as np
 
-from study.families import in_order, label
-from study.fit import design as scaling_design
+from study.families import in_order
+from study.fit import answer as study_answer
+from study.fit import compare, sentences
 from study.fit import power_law as law
-from study.fit.collapse import collapse_of_families
-from study.fit.joint_fit import (
-    BEND_LEVEL,
-    EXPONENTS,
-    beyond_noise,
-    compare_promise,
-    cuts,
-    first_on_the_law,
-    fit_plane,
-    misfit_p,
+from study.fit.choices import alpha_choices, interval_over_choices
+from study.fit.headline_runs import (
+    Headline,
+    choose_headline,
+    headline_rows,
+    refusal,
+    spread_of_seeds,
+    unusable,
 )
-from study.fit.records import COUNTS, columns, count_of, is_ladder, is_positive
-from study.fit.verdict import MOST_RATIO, RIVAL_LEVEL, RIVALS, verdict
-from study.wording import rounded, si
+from study.fit.joint_fit import compare_promise, fit_plane
+from study.fit.records import columns, count_of, is_ladder, is_positive
+from study.fit.verdict import RIVAL_LEVEL, verdict
 
-COSTS = {
-    "params_total": "parameters",
-    "train_flops": "training FLOPs",
-    "seconds": "training seconds",
-}
-IN_SHORT = {"params_total": "parameters", "train_flops": "FLOPs", "seconds": "seconds"}
 VALIDATION = "validation loss, nats per character"
+# of a law at one amount of text where several were trained: the answer is the joint law's
+NO_VERDICT = {
+    "verdict": "one amount",
+    "identified": False,
+    "reason": "several amounts of text were trained: the law of size and text answers",
+    "reason_in_short": "see the law of size and text",
+}
 # of every number: more than any loss is known to, too few for another machine's last bits to show
 DIGITS = 10
 
@@ -60,150 +60,6 @@ class Analysis(NamedTuple):
     result: dict
     laws: dict  # family -> scaling_law.PowerLaw
     draws: dict  # family -> (resamples, 5) parameters of the joint law
-
-
-# ---------------------------------------------------------------- which runs make a curve
-
-
-def headline_rows(rows):
-    """The runs of the L(N) fit: one recipe and one D, those with the most sizes (of equals: the
-    largest D).
-
-    L(N) is a curve at fixed D: sizes trained on different amounts of text would put the effect of D
-    into alpha. The tuned recipe goes before the classic one, whose runs are there to compare with
-    the original study.
-    """
-    groups = {}
-    for row in rows:
-        groups.setdefault(
-            (row["recipe"] != "classic", row["n_chars_seen"] or 0, str(row["recipe"])), []
-        ).append(row)
-    return max(groups.items(), key=lambda group: (_n_sizes(group[1]), group[0]))[1]
-
-
-def unusable(rows):
-    """Why a family's losses cannot even be compared, in words, or None."""
-    bad = [str(row["name"]) for row in rows if not is_positive(row["val_nats_per_char"])]
-    if bad:
-        return f"no finite positive loss in {', '.join(bad)}"
-    seen = {}
-    for row in rows:  # a run that counts twice would make the noise look smaller than it is
-        key = row["params_total"], row["n_chars_seen"], row["seed"], row["recipe"], row["suite"]
-        if key in seen:
-            return (
-                f"the size N = {key[0]:,.0f} occurs twice with seed {key[2]} ({seen[key]},"
-                f" {row['name']})"
-            )
-        seen[key] = row["name"]
-    return None
-
-
-def refusal(rows):
-    """Why no law is fitted to a family's runs, in words, or None."""
-    if reason := unusable(rows):
-        return reason
-    if _n_sizes(rows) < law.MIN_SIZES:
-        return f"{_n_sizes(rows)} sizes; a law with three parameters needs at least {law.MIN_SIZES}"
-    at_one_d = choose_headline(rows).rows
-    if _n_sizes(at_one_d) < law.MIN_SIZES:
-        return (
-            f"at most {_n_sizes(at_one_d)} sizes share one amount of training data, so L(N) at"
-            f" fixed D cannot be fitted (at least {law.MIN_SIZES} are needed)"
-        )
-    n, loss = columns(at_one_d, count_of(at_one_d))
-    if law.fit_line(n, loss, "log_linear")["slope"] <= 0:
-        how = "rise with N" if loss.max() > loss.min() else "are all the same"
-        return (
-            f"the losses {how} (from {loss[n == n.min()].mean():.4f} at N = {n.min():,.0f} to"
-            f" {loss[n == n.max()].mean():.4f} at N = {n.max():,.0f}): no law of diminishing loss"
-            " applies"
-        )
-    return None
-
-
-class Headline(NamedTuple):
-    """The runs that the law of a family is fitted to, and what came of the choice. rows: those of
-    one recipe and one D;
-    nine: those of the original suite, to be fitted by themselves; uncut: rows and the small sizes
-    below `bends_below`
-    (None: the law holds from the smallest); common_p: of the test whether ladder and original suite lie on one law.
-    """
-
-    rows: list
-    nine: list
-    uncut: list
-    bends_below: float | None = None
-    common_p: float | None = None
-
-    @property
-    def suite(self):
-        ladder = any(map(is_ladder, self.rows))
-        return " + ".join(
-            ["ladder"] * ladder + ["classical"] * (not all(map(is_ladder, self.rows)))
-        )
-
-
-def choose_headline(own):
-    """The Headline of a family's runs: those of the ladder where it has enough sizes, together with
-    those of the original suite on the same text where one law holds for both, above the size where
-    it bends; else the original suite's alone.
-
-    One law holds where the suite does not raise the residual of the ladder's fit by more than its
-    noise explains.
-    """
-    ladder, others = [row for row in own if is_ladder(row)], [
-        row for row in own if not is_ladder(row)
-    ]
-    nine = headline_rows(others) if others else []
-    rungs = headline_rows(ladder) if ladder else []
-    if _n_sizes(rungs) <= law.MIN_SIZES:  # a law and one degree of freedom at least
-        return Headline(nine or rungs, nine, nine or rungs)
-    uncut, p = rungs, None
-    rungs = _above_the_bend(rungs)
-    same = ("recipe", "n_chars_seen", "train_chars")
-    joined = [row for row in others if all(row[key] == rungs[0][key] for key in same)]
-    if joined:
-        p = _misfit(rungs, joined)
-        if p >= RIVAL_LEVEL:
-            uncut, rungs = uncut + joined, _above_the_bend(rungs + joined)
-    smallest = min(row[count_of(rungs)] for row in rungs)
-    bends = smallest if any(row[count_of(rungs)] < smallest for row in uncut) else None
-    return Headline(rungs, nine, uncut, bends, p)
-
-
-def _above_the_bend(rows):
-    """The rows whose sizes lie on the law of the larger ones."""
-    count = count_of(rows)
-    cut = first_on_the_law(
-        sorted({row[count] for row in rows}),
-        lambda size: _misfit(
-            [row for row in rows if row[count] > size], [row for row in rows if row[count] == size]
-        ),
-        law.MIN_SIZES,
-    )
-    return [row for row in rows if row[count] >= cut]
-
-
-def _misfit(core, more):
-    """p-value of further runs under the law of `core`."""
-    count = count_of(core + more)
-    first, both = (law.fit_power_law(*columns(rows, count)) for rows in (core, core + more))
-    within = [law.group_by_size(*columns(rows, count))[3] for rows in (core, core + more)]
-    dof = first.n_runs - 3
-    return misfit_p(first.ss + within[0], dof, both.ss + within[1], len(more))
-
-
-def _n_sizes(rows):
-    return len({row["params_total"] for row in rows})
-
-
-def spread_of_seeds(n, loss):
-    """Standard deviation over the runs of each size, in order of size; None where there is one
-    run."""
-    return [
-        float(loss[n == size].std(ddof=1)) if (n == size).sum() > 1 else None
-        for size in np.unique(n)
-    ]
 
 
 # ---------------------------------------------------------------- fits of one family
@@ -366,155 +222,6 @@ def _is_inside(value, interval):
 # ---------------------------------------------------------------- what alpha owes to the analyst
 
 
-def alpha_choices(chosen, all_rows):
-    """How alpha moves with each choice that a study can make: a list of {"group", "choice",
-    "alpha", ...}.
-
-    Published exponents of the same data differ by more than their intervals because papers count N
-    differently, force c = 0, or leave small models out. chosen: the Headline; all_rows: all of the
-    family, for other recipes and amounts of data.
-    """
-    estimates = []
-    for group, choice, own, options in _choices(chosen, all_rows):
-        if estimate := _estimate_alpha(own, **options):
-            counts = group in ("headline", "counting", "estimator", "loss")
-            if group == "cut" and estimate["alpha"] and None not in estimate["alpha_interval"]:
-                counts = estimate["at_n"] >= (chosen.bends_below or 0)
-                whole = estimates[0]["alpha"], estimates[0]["alpha_interval"]
-                if None not in (whole[0], *whole[1]):
-                    estimate["beyond_noise"] = beyond_noise(
-                        estimate["alpha"], estimate["alpha_interval"], *whole
-                    )
-            estimates.append({"group": group, "choice": choice, **estimate, "counts": counts})
-    return estimates
-
-
-def interval_over_choices(entry, choices):
-    """The interval of alpha widened to hold the best alpha of every choice that leaves the question
-    as it is: how N is counted, the estimator, the split, a lower cut. None where the interval has
-    an open end or one of these no alpha.
-
-    Not c = 0: identified means that it is rejected. Not another recipe or amount of data: these are
-    other questions. Of a cut what lies beyond the noise of the runs that it leaves.
-    """
-    low, high = entry["alpha_interval"]
-    values = [choice.get("beyond_noise", choice["alpha"]) for choice in choices if choice["counts"]]
-    if low is None or high is None or None in values:
-        return None
-    return [min([low, *values]), max([high, *values])]
-
-
-def _choices(chosen, all_rows):
-    """Yields (group, choice in words, rows, options of `_estimate_alpha`)."""
-    rows, count = chosen.rows, count_of(chosen.rows)
-    yield "headline", f"{COUNTS[count]}, c free", rows, {}
-    for other, words in COUNTS.items():
-        if other != count:
-            yield "counting", words, rows, {"n": other}
-    yield "cost", "FLOPs from real shapes", rows, {"n": "train_flops"}
-    yield "cost", "FLOPs as 6ND", rows, {"n": "train_flops_6nd"}
-    yield "form", "c = 0", rows, {"form": "power"}
-    yield "estimator", "Huber on log loss", rows, {"form": "huber"}
-    yield "loss", "test split", rows, {"loss": "test_nats_per_char"}
-    moved = cuts(chosen.uncut, count)
-    for n, size in moved.items() if len(moved) > 1 else ():
-        yield (
-            "cut",
-            f"from size {size}",
-            [row for row in chosen.uncut if row[count] >= n],
-            {"at_n": n},
-        )
-    # five sizes, where each can move alpha; of a ladder the cuts show it
-    if not any(map(is_ladder, rows)):
-        names = {row["params_total"]: row["size"] for row in rows}
-        for size in sorted(names):
-            yield (
-                "subset",
-                f"without {names[size]}",
-                [row for row in rows if row["params_total"] != size],
-                {},
-            )
-    seeds = sorted({row["seed"] for row in rows})
-    for seed in seeds if len(seeds) > 1 else []:
-        yield "seed", f"seed {seed} alone", [row for row in rows if row["seed"] == seed], {}
-    key = rows[0]["recipe"], rows[0]["n_chars_seen"]
-    same = [row for row in all_rows if is_ladder(row) == is_ladder(rows[0])]
-    others = sorted(
-        {
-            (str(row["recipe"]), row["n_chars_seen"] or 0)
-            for row in same
-            if (row["recipe"], row["n_chars_seen"]) != key
-        }
-    )
-    for recipe, d in others:
-        own = [
-            row for row in same if str(row["recipe"]) == recipe and (row["n_chars_seen"] or 0) == d
-        ]
-        if law.fit_line(*columns(own), "log_linear")["slope"] > 0:
-            another_recipe = recipe != str(key[0])
-            yield (
-                "recipe" if another_recipe else "data",
-                f"recipe {recipe}" if another_recipe else f"D = {d:,.0f}",
-                own,
-                {},
-            )
-
-
-def _estimate_alpha(rows, n=None, loss="val_nats_per_char", form="power_floor", at_n=None):
-    """alpha under one choice with its interval and verdict; None where these runs cannot give
-    it."""
-    n = n or count_of(rows)
-    if any(not is_positive(row.get(n)) or not is_positive(row[loss]) for row in rows):
-        return None
-    sizes, losses = columns(rows, n, loss)
-    if len(np.unique(sizes)) < law.MIN_SIZES:
-        return None
-    # the Huber fit has no interval here, and both it and c = 0 are not judged
-    word = interval = None
-    if form == "power_floor":
-        fit = law.fit_power_law(sizes, losses)
-        alpha, c, interval, word = fit.alpha, fit.c, fit.alpha_interval, verdict(fit).word
-    elif form == "huber":
-        huber = law.fit_huber(sizes, losses)
-        alpha, c = huber["alpha"], huber["c"]
-    else:
-        line = law.fit_line(sizes, losses, form)
-        alpha, c, interval = line["alpha"], 0.0, line["alpha_interval"]
-    if alpha is not None and law.is_on_bound(alpha):
-        alpha = c = None
-    return {
-        "alpha": alpha,
-        "c": c,
-        "alpha_interval": interval,
-        "verdict": word,
-        "identified": None if word is None else word == "identified",
-        "n_sizes": len(np.unique(sizes)),
-        "n_runs": len(sizes),
-        **({"at_n": at_n} if at_n else {}),
-    }
-
-
-def proposal_sentence(family, rows, minutes):
-    """Which runs of a family to train next in `minutes`, and what they promise; or why nothing can
-    be said."""
-    if reason := refusal(rows):
-        return f"{label(family)}: no proposal: {reason}"
-    rows = choose_headline(rows).rows
-    count = count_of(rows)
-    times = scaling_design.seconds_of_sizes(rows, count)
-    try:
-        if not times:
-            raise ValueError("the runs do not say how many seconds they took")
-        plan = scaling_design.propose(law.fit_power_law(*columns(rows, count)), times, minutes)
-    except ValueError as reason:
-        return f"{label(family)}: no proposal: {reason}"
-    runs = ", ".join(f"N = {si(n)} x {count}" for n, count in plan.runs.items())
-    return (
-        f"{label(family)}, next {plan.minutes:.1f} minutes: {runs}; half-width of alpha's interval "
-        f"{plan.half_width:.2g} -> {plan.expected:.2g} (from the curvature of the fit)"
-    )
-
-
 # ---------------------------------------------------------------- families at equal cost
 
 
@@ -541,7 +248,7 @@ def _compare_pair(first, second, families, fits, settings, rng):
         "second": second,
         "difference": f"loss of {first} - loss of {second}, nats per character",
     }
-    for cost, what in COSTS.items():
+    for cost, what in sentences.COSTS.items():
         devices = {row["device"] for row in both}
         if cost == "seconds" and len(devices) > 1:
             compared[cost] = {
@@ -560,11 +267,11 @@ def _compare_pair(first, second, families, fits, settings, rng):
                 ]
                 for rows in pair.values()
             )
-            found = law.compare_families(*runs, noise, settings.n_resamples, rng)
+            found = compare.compare_families(*runs, noise, settings.n_resamples, rng)
             compared[cost] = {
                 "what": what,
                 **(
-                    {**found, "text": compared_sentence(first, second, what, found)}
+                    {**found, "text": sentences.compared_sentence(first, second, what, found)}
                     if found
                     else {"reason": "the ranges do not overlap"}
                 ),
@@ -643,105 +350,16 @@ def _mean_over(bins, span):
     return float(bins[first : max(last, first + 1)].mean())
 
 
-# ---------------------------------------------------------------- one exponent a family, and their
-# differences
-
-
-def quoted_exponents(entries, counting, joint):
-    """{family: the exponent to quote}: alpha of the plane if there is one, else of the sizes at one
-    D: {"alpha", "interval", "over_choices", "half_width", "source" (the plane with its form, or the
-    suite), "choices": {choice: alpha}};
-    half_width: of the interval over choices. Families whose alpha is not identified have none."""
-    quoted = {}
-    for family in in_order(set(entries) | set(joint)):
-        plane, entry = joint.get(family), entries.get(family)
-        if plane and plane["identified"]:
-            alpha = plane["alpha"]
-            quoted[family] = _quoted(
-                alpha["value"],
-                alpha["interval"],
-                alpha["over_choices"]["interval"],
-                f"plane: {plane['form']}",
-                {
-                    choice["choice"]: choice["alpha"].get("beyond_noise", choice["alpha"]["value"])
-                    for choice in plane["choices"]
-                    if choice["counts"]
-                },
-            )
-        elif entry and entry["identified"] and not plane:
-            quoted[family] = _quoted(
-                entry["alpha"],
-                entry["alpha_interval"],
-                entry["interval_over_choices"] or entry["alpha_interval"],
-                entry["suite"],
-                {
-                    choice["choice"]: choice.get("beyond_noise", choice["alpha"])
-                    for choice in counting[family]
-                    if choice["counts"] and choice["alpha"]
-                },
-            )
-    return quoted
-
-
-def _quoted(alpha, interval, over_choices, source, choices):
-    low, high = over_choices
-    return {
-        "alpha": alpha,
-        "interval": list(interval),
-        "over_choices": [low, high],
-        "half_width": (high - low) / 2,
-        "source": source,
-        "choices": choices,
-    }
-
-
-def alpha_differences(quoted):
-    """alpha of every family less that of each later one: [{"first", "second", "difference",
-    "interval", "over_choices"}].
-
-    The interval comes from those of the two by MOVER (Zou and Donner 2008), which keeps their
-    lopsidedness; over choices it is widened to hold the differences under every choice made alike
-    for both.
-    """
-    found = []
-    for first, second in itertools.combinations(quoted, 2):
-        if any("plane" in quoted[name]["source"] for name in (first, second)) and (
-            quoted[first]["source"] != quoted[second]["source"]
-        ):
-            continue  # exponents of laws of another form are not of one kind
-        (one, (low, high)), (two, (lower, higher)) = (
-            (quoted[name]["alpha"], quoted[name]["interval"]) for name in (first, second)
-        )
-        interval = [
-            one - two - math.hypot(one - low, higher - two),
-            one - two + math.hypot(high - one, two - lower),
-        ]
-        alike = [
-            value - quoted[second]["choices"][choice]
-            for choice, value in quoted[first]["choices"].items()
-            if choice in quoted[second]["choices"]
-        ]
-        found.append(
-            {
-                "first": first,
-                "second": second,
-                "difference": one - two,
-                "interval": interval,
-                "over_choices": [min([interval[0], *alike]), max([interval[1], *alike])],
-            }
-        )
-    return found
-
-
 # ---------------------------------------------------------------- the whole analysis
 
 
-def analyse(rows, settings, measured=VALIDATION, curves=None, promises=None):
-    """Everything that fits.json holds, from the rows of runs.csv. measured: what the losses are, in
-    words; curves:
-    {name of run: points of its loss curve}; promises: {family: what `scaling_plane.predict_corner` said before}.
+def analyse(rows, settings, measured=VALIDATION, promises=None, saved=None, share=None):
+    """Returns everything that fits.json holds, from the rows of runs.csv.
 
-    The order of the steps is part of the result: all resampling draws from one generator.
+    measured: what the losses are, in words; promises: {family: what `joint_fit.predict_corner` said
+    before}; saved: {(family, N, D): bits saved on a repeated bar}; share: of characters in second
+    occurrences of bars. The order of the steps is part of the result: all resampling draws from one
+    generator.
     """
     rng = np.random.default_rng(settings.seed)
     everything = {
@@ -753,49 +371,34 @@ def analyse(rows, settings, measured=VALIDATION, curves=None, promises=None):
         family: choose_headline(own) for family, own in everything.items() if not unusable(own)
     }
     families = {family: headline.rows for family, headline in chosen.items()}
-    entries, laws, refused, counting = {}, {}, {}, {}
-    for family, own in everything.items():
-        if reason := refusal(own):
-            refused[family] = reason
-        else:
-            entries[family], laws[family] = fit_family(chosen[family])
-            counting[family] = alpha_choices(chosen[family], own)
-            entries[family]["interval_over_choices"] = interval_over_choices(
-                entries[family], counting[family]
-            )
+    entries, laws, refused, counting = _laws_at_one_amount(everything, chosen)
     joint, joint_refused, draws = {}, {}, {}
     for family, own in everything.items():
         entry, drawn = fit_plane(rows_of_plane(own), settings, rng)
         if drawn is None:
             joint_refused[family] = entry
-        else:
-            joint[family], draws[family] = entry, drawn
-            if promise := (promises or {}).get(family):
-                entry["promise"] = compare_promise(promise, rows_of_plane(own))
+            continue
+        joint[family], draws[family] = entry, drawn
+        if promise := (promises or {}).get(family):
+            entry["promise"] = compare_promise(promise, rows_of_plane(own))
+        if family in entries:
+            entries[family].update(NO_VERDICT)
     position = {
         family: profiles
         for family, headline in chosen.items()
         if (profiles := by_position(headline.nine or headline.rows, settings))
     }
     compared = compare_pairs(families, laws, settings, rng)
-    collapsed = collapse_of_families(families, curves or {})
-    quoted = quoted_exponents(entries, counting, joint)
-    differences = alpha_differences(quoted)
+    on_grid = [row for family in chosen for row in rows_of_plane(everything[family])]
+    answer = study_answer.answer(on_grid, saved, share) if on_grid else None
     result = {
-        "headline": headline(entries, refused, compared, joint, differences),
+        "headline": sentences.headline(entries, refused, compared, joint, answer),
+        "answer": answer,
         "loss": measured,
         "level": law.LEVEL,
         "n_runs": len(rows),
         "families": entries,
         "refused": refused,
-        "exponents": (
-            {
-                family: {key: value for key, value in entry.items() if key != "choices"}
-                for family, entry in quoted.items()
-            }
-            or None
-        ),
-        "alpha_differences": differences or None,
         # of the first two families; None if there is but one
         "comparison": compared[0] if compared else None,
         # of three families and more: other pairs
@@ -804,11 +407,25 @@ def analyse(rows, settings, measured=VALIDATION, curves=None, promises=None):
         "loss_by_position": position or None,
         "joint": joint or None,
         "joint_refused": joint_refused,
-        "collapse": collapsed or None,
-        "warnings": warnings(entries, compared, collapsed),
-        "method": describe_method(settings),
+        "warnings": sentences.warnings(entries, compared),
+        "method": sentences.describe_method(settings),
     }
     return Analysis(plain(result, DIGITS), laws, draws)
+
+
+def _laws_at_one_amount(everything, chosen):
+    """Returns (entries, laws, reasons of refusal, choices) of L(N), each by family."""
+    entries, laws, refused, counting = {}, {}, {}, {}
+    for family, own in everything.items():
+        if reason := refusal(own):
+            refused[family] = reason
+            continue
+        entries[family], laws[family] = fit_family(chosen[family])
+        counting[family] = alpha_choices(chosen[family], own)
+        entries[family]["interval_over_choices"] = interval_over_choices(
+            entries[family], counting[family]
+        )
+    return entries, laws, refused, counting
 
 
 def rows_of_plane(own):
@@ -819,266 +436,3 @@ def rows_of_plane(own):
         ladder = [row for row in own if not is_ladder(row)] or own
     recipe = headline_rows(ladder)[0]["recipe"]
     return [row for row in ladder if row["recipe"] == recipe]
-
-
-def describe_method(settings):
-    """How the numbers were made, for readers of fits.json."""
-    return {
-        "fit": (
-            "least squares of a N^-alpha + c (N: see `count`) by variable projection over all local"
-            " minima"
-        ),
-        "joint": (
-            "least squares of log loss, L = E + ((A / N^alpha)^k + (B / D^beta)^k)^(1/k), k:"
-            " `order`; form: sum (k = 1) unless rejected at 5 % (F tests against order and floor"
-            " free), norm (E = 0) unless rejected; intervals: runs redrawn; over_choices: widened"
-            " to hold the estimates of every choice that counts"
-        ),
-        "one_law": (
-            "runs belong to a law of others if they do not raise its residual beyond its noise (F"
-            f" test, {100 * RIVAL_LEVEL:.0f} % for the original suite, {100 * BEND_LEVEL:.0f} % for"
-            " the smallest size)"
-        ),
-        "interval": (
-            "profile likelihood, F(1, degrees of freedom of the noise); see benchmarks/scaling.md"
-        ),
-        "verdict": (
-            f"open: an end of the interval is missing, or {RIVALS['log_linear']} is not rejected at"
-            f" {100 * RIVAL_LEVEL:.0f} % (F test against its limit alpha -> 0); bounded: both ends"
-            f" are known; identified: they are at most a factor of {MOST_RATIO} apart,"
-            f" {RIVALS['power']} is rejected likewise, and {law.MIN_NOISE_DOF} degrees of freedom"
-            " measure the noise"
-        ),
-        "huber": f"cross-check: summed Huber loss on log L, delta {law.HUBER_DELTA:g}, multi-start",
-        "not_covered": (
-            "the intervals cover the noise of runs, not what another corpus, recipe or validation"
-            " set would change"
-        ),
-        "resamples": settings.n_resamples,
-        "seed": settings.seed,
-        "alpha_range": law.ALPHA_RANGE,
-    }
-
-
-# ---------------------------------------------------------------- in words
-
-
-def headline(entries, refused, compared, joint, differences):
-    """The answer, true whatever the numbers are: a sentence of at most 25 words for each family,
-    each pair of families, each joint law and each difference of exponents. The long reasons stand
-    in families.<family>.reason and comparison.<cost>.text."""
-    sentences = [
-        (
-            _refused_sentence(family, refused[family])
-            if family in refused
-            else _law_sentence(family, entries[family])
-        )
-        for family in in_order(set(entries) | set(refused))
-        if family not in joint
-    ]  # one exponent a family: the plane's
-    sentences += filter(None, (_pair_sentence(pair) for pair in compared))
-    sentences += [_joint_sentence(family, entry) for family, entry in joint.items()]
-    sentences += [_difference_sentence(found) for found in differences]
-    return " ".join(sentences)
-
-
-def _refused_sentence(family, reason):
-    reason, *_ = reason.partition(";")
-    words = reason.split()
-    return (
-        f"{label(family)}: not fitted: {' '.join(words[:20])}{' ...' if len(words) > 20 else ''}."
-    )
-
-
-def _law_sentence(family, entry):
-    """What the runs of one family say, in the verdict's word. No value of alpha unless it is
-    identified: it would be quoted. No formula: a rounded to what alpha's interval allows gives
-    other losses."""
-    runs = f"{entry['n_sizes']} sizes, {entry['n_runs']} runs"
-    if entry["verdict"] == "open":
-        return f"{label(family)}: alpha stays open ({runs}): {entry['reason_in_short']}."
-    low, high = entry["alpha_interval"]
-    ends = f"{rounded(low, low, high)} to {rounded(high, low, high)}"
-    if entry["verdict"] == "bounded":
-        return (
-            f"{label(family)}: alpha is bounded, {ends} ({runs}), not identified:"
-            f" {entry['reason_in_short']}."
-        )
-    choices = entry["interval_over_choices"]
-    spread = (
-        ""
-        if choices is None
-        else (
-            f"; over choices of analysis {' to '.join(rounded(end, low, high) for end in choices)}"
-        )
-    )
-    return (
-        f"{label(family)}: alpha is identified, {rounded(entry['alpha'], low, high)}"
-        f" ({100 * law.LEVEL:.0f} % interval {ends}{spread}; {runs})."
-    )
-
-
-def _pair_sentence(pair):
-    """Who has the lower loss at equal cost, in one sentence; None if no cost can be compared."""
-    parts = [
-        f"at equal {IN_SHORT[cost]}"
-        f" {_who_is_lower(pair['first'], pair['second'], pair[cost]['points'])}"
-        for cost in COSTS
-        if "points" in pair[cost]
-    ]
-    return f"Lower loss of {_pair(pair)}: {', '.join(parts)}." if parts else None
-
-
-def _who_is_lower(first, second, points):
-    """ "LSTM at 2 of 5 points": those where the interval of the difference carries it."""
-    if any(point["interval"] is None for point in points):
-        return "unknown"
-    below = sum(point["interval"][1] < 0 for point in points)
-    above = sum(point["interval"][0] > 0 for point in points)
-    clear = [
-        f"{label(family)}"
-        f" {'everywhere' if count == len(points) else f'at {count}/{len(points)} points'}"
-        for count, family in ((below, first), (above, second))
-        if count
-    ]
-    return " and ".join(clear) or "neither"
-
-
-def _joint_sentence(family, entry):
-    start = f"{label(family)}, sizes and data varied ({entry['n_runs']} runs): "
-    if not entry["identified"]:
-        return f"{start}the joint law is not identified: {entry['reason'].partition(';')[0]}."
-    alpha, beta, optimal = (
-        f"{rounded(entry[name]['value'], *entry[name]['over_choices']['interval'])} ± "
-        f"{entry[name]['over_choices']['half_width']:.2f}"
-        for name in EXPONENTS
-    )
-    order = (
-        ""
-        if entry["form"] == "sum"
-        else (
-            " Size and text do not add up: order"
-            f" {rounded(entry['order']['value'], *entry['order']['interval'])}, not 1."
-        )
-    )
-    return (
-        f"{start}alpha {alpha}, beta {beta}; compute-optimal N grows as C^a with a ="
-        f" {optimal}.{order}"
-    )
-
-
-def _difference_sentence(found):
-    low, high = found["over_choices"]
-    value, *ends = (rounded(number, low, high) for number in (found["difference"], low, high))
-    return (
-        f"Alpha of {label(found['first'])} less that of {label(found['second'])}: {value}"
-        f" ({' to '.join(ends)})."
-    )
-
-
-def compared_sentence(first, second, what, found):
-    """One sentence on who has the lower loss at equal cost, as far as the intervals carry it."""
-    points = found["points"]
-    scale = f"between {si(found['range'][0])} and {si(found['range'][1])} {what}"
-    if any(point["interval"] is None for point in points):
-        return f"At equal {what} the differences have no interval ({found['method']})."
-    below = sum(point["interval"][1] < 0 for point in points)
-    above = sum(point["interval"][0] > 0 for point in points)
-    sizes = [abs(point["difference"]) for point in points]
-    for count, better in ((below, first), (above, second)):
-        if count == len(points):
-            return (
-                f"At equal {what} the {label(better)} has the lower loss everywhere {scale}, by "
-                f"{min(sizes):.3f} to {max(sizes):.3f} nats."
-            )
-    if not below and not above:
-        return f"At equal {what} no difference between the families can be told from noise {scale}."
-    parts = [
-        f"the {label(better)} is lower at {count} of {len(points)} points"
-        for count, better in ((below, first), (above, second))
-        if count
-    ]
-    rest = "" if below + above == len(points) else "; elsewhere noise hides the difference"
-    cross = found["crossover"]
-    # a crossing counts only if both sides of it stand out of the noise
-    if cross["at"] is not None and below and above:
-        rest += f"; the curves cross at {si(cross['at'])} {what}"
-        if cross["interval"]:
-            rest += (
-                f" ({100 * law.LEVEL:.0f} % interval {si(cross['interval'][0])} to"
-                f" {si(cross['interval'][1])})"
-            )
-    return f"At equal {what} {' and '.join(parts)} {scale}{rest}."
-
-
-def _pair(compared):
-    return f"{label(compared['first'])} and {label(compared['second'])}"
-
-
-def warnings(entries, compared, collapsed):
-    """What a reader should know before quoting a number."""
-    out = [
-        f"{label(family)}: the loss curves of {', '.join(found['apart'])} do not collapse onto the"
-        " others': look at their learning rates"
-        for family, found in collapsed.items()
-        if found["apart"]
-    ]
-    for family, entry in entries.items():
-        if entry["bends_below"]:
-            out.append(
-                f"{label(family)}: the law bends below N = {si(entry['bends_below'])}:"
-                f" {entry['runs_below']} smaller runs are left out"
-            )
-        if entry.get("common_law") and not entry["common_law"]["holds"]:
-            out.append(
-                f"{label(family)}: ladder and original suite do not lie on one law "
-                f"(p = {entry['common_law']['p_value']:.2g}): the ladder is fitted alone"
-            )
-        if entry["n_runs"] == entry["n_sizes"]:
-            out.append(
-                f"{label(family)}: one seed per size, so the noise is guessed from"
-                f" {entry['n_sizes']} residuals of a 3-parameter curve"
-            )
-        if not entry["falls_with_n"]:
-            out.append(f"{label(family)}: the loss does not fall from each size to the next")
-        if entry["huber"]["inside_interval"] is False:
-            out.append(
-                f"{label(family)}: the Huber cross-check (alpha {entry['huber']['alpha']:.3g}) lies"
-                " outside the interval: a single run may dominate"
-            )
-        if entry["noise"]["source"] == "lack of fit":
-            out.append(
-                f"{label(family)}: the curve misses the means by more than the seeds explain "
-                f"(p = {entry['noise']['lack_of_fit_p']:.2g})"
-            )
-    for pair in compared:
-        if all(pair[cost].get("paired_seeds", 0) < law.MIN_PAIRED for cost in COSTS):
-            out.append(
-                ("" if len(compared) == 1 else f"{_pair(pair)}: ")
-                + "fewer than three common seeds: the "
-                "families are compared with pooled noise, not by pairs"
-            )
-    return out
-
-
-def summary(result):
-    """The closing block: the classical numbers per family, with their interval and the verdict."""
-    block = {}
-    for family, entry in result["families"].items():
-        low, high = (
-            "unbounded" if end is None else f"{end:.3f}" for end in entry["alpha_interval"]
-        )
-        best = (
-            "alpha and c on the bound of the search"
-            if entry["alpha"] is None
-            else f"alpha {entry['alpha']:.3f} (95 % {low} to {high}), c {entry['c']:.3f}"
-        )
-        block[label(family)] = f"{best}, R2 {entry['r_squared']:.4f}, {entry['verdict']}"
-        if nine := entry.get("classical"):
-            block[f"{label(family)}, the study's own sizes"] = (
-                nine["verdict"] or f"not fitted: {nine['reason']}"
-            )
-    block.update(
-        {label(family): f"not fitted: {reason}" for family, reason in result["refused"].items()}
-    )
-    return block | {"headline": result["headline"]}

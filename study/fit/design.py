@@ -1,106 +1,61 @@
-"""Which runs to train next: the design that narrows the interval of alpha most for its minutes.
+"""Asks whether a table of sizes and amounts of text can tell their exponents apart at all.
 
-    plan = propose(fit, seconds_of_sizes(rows), minutes=10)
-    plan.runs                        # {N: runs}
-    plan.half_width, plan.expected   # of the interval of alpha now, and with these runs
-
-From the curvature of the fit: the law is linear in small changes of a, alpha and c, so the variance
-that further runs will leave is known before they are trained (Fedorov 1972). Greedy, run by run, by
-gain per second. The criterion is the variance of alpha and not that of predictions (V-optimality),
-since alpha is what the study is asked for; it sends most runs to sizes below those that are there,
-where the curve bends and a run costs seconds.
+Where D grows with N, as in runs of so many tokens a parameter, the terms A / N^alpha and B / D^beta
+fall together: any residual is small, and no exponent of the one can be told from the other's. What
+such runs do know is one exponent along their line.
 """
-
-import math
-from typing import NamedTuple
 
 import numpy as np
 
-from study.fit import power_law as law
+from study.fit.power_law import fit_power_law
+from study.wording import rounded, si
 
-DOWN = 10  # candidates go down to the smallest size divided by this ...
-N_SIZES = 13  # ... on this many sizes, evenly spaced in log N, up to the largest
-MOST_RUNS = 200
-
-
-class Plan(NamedTuple):
-    """runs: {N: number of runs}; minutes of all of them; half-width of the interval of alpha now
-    and then."""
-
-    runs: dict
-    minutes: float
-    half_width: float
-    expected: float
+LEAST_SPREAD = 0.35  # standard deviation of ln N at given D that a design needs: a factor of 1.4
+MOST_TOGETHER = 0.95  # correlation of ln N and ln D from which on a design is a line
 
 
-def seconds_of_sizes(rows, count="params_total"):
-    """{N: mean seconds of a run} of rows whose time is known; count: key of N."""
-    times = {}
-    for row in rows:
-        if row["seconds"]:
-            times.setdefault(row[count], []).append(row["seconds"])
-    return {n: float(np.mean(own)) for n, own in sorted(times.items())}
+def cannot_tell(n, d):
+    """Returns the exponent of D along the line D ~ N^x if the design is a line, else None.
+
+    The spread is what a regression of ln N on ln D leaves, over distinct pairs of N and D.
+    """
+    pairs = np.unique(np.log(np.stack([n, d], 1)), axis=0)
+    x_n, x_d = (pairs - pairs.mean(0)).T
+    if not x_d.any() or not x_n.any():
+        return None
+    correlation = (x_n @ x_d) / np.sqrt((x_n @ x_n) * (x_d @ x_d))
+    left = x_n.std() * np.sqrt(max(1 - correlation**2, 0))
+    is_line = abs(correlation) > MOST_TOGETHER or left < LEAST_SPREAD
+    return float((x_n @ x_d) / (x_n @ x_n)) if is_line else None
 
 
-def seconds_at(n, times):
-    """Seconds of a run of n parameters from those measured: interpolated in log-log; as long as the
-    smallest below it
-    (there the steps' overhead rules), in proportion to N above the largest."""
-    sizes = np.array(list(times))
-    if n > sizes[-1]:
-        return times[sizes[-1]] * n / sizes[-1]
-    return float(np.exp(np.interp(math.log(n), np.log(sizes), np.log(list(times.values())))))
+def along_the_line(n, d, loss):
+    """Returns what a line of sizes and data knows: {"exponent", "interval", "separating_runs"}.
+
+    exponent: g of L = c + a N^-g along the line; separating_runs: the two corners of N and D that
+    the line leaves out.
+    """
+    n, d = np.asarray(n, float), np.asarray(d, float)
+    fit = fit_power_law(n, loss) if len(np.unique(n)) > 3 else None
+    corners = [[n.min(), d.max()], [n.max(), d.min()]]
+    return {
+        "exponent": fit.alpha if fit else None,
+        "interval": list(fit.alpha_interval) if fit else None,
+        "separating_runs": [[float(value) for value in corner] for corner in corners],
+    }
 
 
-def propose(fit, times, minutes):
-    """The Plan for a fit (scaling_law.PowerLaw) and a number of minutes. ValueError with the
-    reason, in words, where the fit has no curvature to go by, or no run fits into the minutes."""
-    if fit.noise_sd is None or fit.a <= 0 or law.is_on_bound(fit.alpha):
-        raise ValueError(
-            f"the fit does not bend: train sizes below N = {fit.sizes.min():,.0f} first, "
-            f"down to {fit.sizes.min() / DOWN:,.0f}"
-        )
-    candidates = np.geomspace(fit.sizes.min() / DOWN, fit.sizes.max(), N_SIZES).round()
-    cost = np.array([seconds_at(n, times) for n in candidates])
-    slopes, information = _slopes(fit, candidates), _information(fit)
-    left, runs = 60 * minutes, {}
-    start = _half_width(fit, information, 0)
-    while (affordable := cost <= left).any() and sum(runs.values()) < MOST_RUNS:
-        inverse = np.linalg.inv(information)
-        # Sherman-Morrison: what a run at each candidate takes from the variance of alpha
-        gain = (slopes @ inverse)[:, 1] ** 2 / (
-            1 + np.einsum("kp,pq,kq->k", slopes, inverse, slopes)
-        )
-        best = int(np.argmax(np.where(affordable, gain / cost, -1)))
-        runs[candidates[best]] = runs.get(candidates[best], 0) + 1
-        information = information + np.outer(slopes[best], slopes[best])
-        left -= cost[best]
-    if not runs:
-        raise ValueError(f"the shortest run takes {cost.min() / 60:.2g} minutes")
-    return Plan(
-        dict(sorted(runs.items())),
-        minutes - left / 60,
-        start,
-        _half_width(fit, information, sum(runs.values())),
+def sentence(power, found):
+    """Says what a line knows and which runs would separate the rest."""
+    (small_n, much_d), (large_n, little_d) = found["separating_runs"]
+    words = (
+        f"sizes and data grow together (D ~ N^{power:.2g}), so alpha and beta cannot be told apart"
     )
-
-
-def _slopes(fit, n):
-    """Change of the loss with a (in units of its size in mid-range), alpha and c at sizes n: (K,
-    3)."""
-    x = np.log(n) - np.log(fit.sizes).mean()
-    falling = np.exp(-fit.alpha * x)
-    a = fit.a * math.exp(-fit.alpha * np.log(fit.sizes).mean())
-    return np.stack([falling, -a * falling * x, np.ones_like(x)], 1)
-
-
-def _information(fit):
-    slopes = _slopes(fit, fit.sizes)
-    return (slopes * fit.weights[:, None]).T @ slopes
-
-
-def _half_width(fit, information, n_new):
-    """Half-width of the interval of alpha if the curve were straight in its parameters; every new
-    run adds a degree of freedom to the measure of the noise."""
-    spread = fit.noise_sd * math.sqrt(np.linalg.inv(information)[1, 1])
-    return law.t_quantile(0.5 + fit.level / 2, fit.noise_dof + n_new) * spread
+    low, high = found["interval"] or (None, None)
+    if low is not None and high is not None:
+        value, *ends = (rounded(v, low, high) for v in (found["exponent"], low, high))
+        words += f"; known is the exponent along that line, {value} ({' to '.join(ends)})"
+    return words + (
+        f"; runs of N = {si(small_n)} on D = {si(much_d)} and of N = {si(large_n)} on"
+        f" D = {si(little_d)} would separate them"
+    )

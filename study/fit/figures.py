@@ -1,5 +1,4 @@
-"""The figures of the fits (stage 06): laws, loss curves, costs, residuals, choices, regions, the
-frontier.
+"""The figures of the fits (stage 06): laws, loss curves, costs, residuals, choices, the grid.
 
 Style, looks, captions and the writing of files stand in `study/figures.py`. Each `draw_` function
 returns a figure and the fields of its caption, or None where the data do not allow it. Every point
@@ -15,9 +14,10 @@ import numpy as np
 from study import figures
 from study.families import in_order, label
 from study.figures import log_axes, look
+from study.fit import joint_law
 from study.fit import power_law as law
-from study.fit.analysis import choose_headline, rows_of_plane, spread_of_seeds
-from study.fit.joint_fit import EXPONENTS
+from study.fit.analysis import rows_of_plane
+from study.fit.headline_runs import choose_headline, spread_of_seeds
 from study.fit.records import COUNTS, columns, count_of, is_positive
 from study.wording import number, rounded, si
 
@@ -522,121 +522,6 @@ def draw_choices(plt, study):
     return figure, {"level": 100 * law.LEVEL}
 
 
-def draw_cut(plt, study):
-    """alpha with its interval against the lower cut in N, a curve for each family with a ladder."""
-    moved = {}  # (family, source) -> [(smallest N, alpha, interval)]
-    for family, choices in study.fits["counting"].items():
-        plane = ((study.fits["joint"] or {}).get(family) or {}).get("choices") or []
-        moved[family, "at one D"] = [
-            (choice["at_n"], choice["alpha"], choice["alpha_interval"])
-            for choice in choices
-            if "at_n" in choice
-        ]
-        moved[family, "plane"] = [
-            (choice["at_n"], choice["alpha"]["value"], choice["alpha"]["interval"])
-            for choice in plane
-            if "at_n" in choice
-        ]
-    moved = {key: points for key, points in moved.items() if len(points) > 1}
-    if not moved:
-        return None
-    figure, axes = plt.subplots(figsize=(5.6, 3.6))
-    for k, ((family, source), points) in enumerate(moved.items()):
-        color, marker, _, _ = look(family, study.groups)
-        for n, alpha, interval in points:
-            low, high = interval or (None, None)
-            axes.plot(
-                [n * 1.03**k] * 2,
-                [low or 0, high or law.ALPHA_RANGE[1]],
-                color=color,
-                lw=1.2,
-                alpha=0.7,
-            )
-            if alpha is not None:
-                axes.plot(
-                    n * 1.03**k,
-                    alpha,
-                    marker=marker,
-                    ms=6,
-                    color=color,
-                    mfc=color if source == "plane" else "white",
-                )
-        axes.plot(
-            [],
-            [],
-            marker=marker,
-            color=color,
-            mfc=color if source == "plane" else "white",
-            label=f"{label(family)}, {source}",
-        )
-    tops = [
-        interval[1]
-        for points in moved.values()
-        for *_, interval in points
-        if interval and interval[1]
-    ]
-    axes.set(
-        xlabel="smallest N that is fitted",
-        ylabel="exponent α",
-        ylim=(0, 1.1 * min(max(tops, default=1), 1.2)),
-    )
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(plt.FuncFormatter(lambda n, _: si(n)))
-    axes.legend(fontsize=8)
-    return figure, {"level": 100 * law.LEVEL}
-
-
-def draw_plane_choices(plt, study):
-    """alpha, beta and the compute-optimal exponent of the plane under each choice; the bar:
-    interval over choices."""
-    joint = {
-        family: entry for family, entry in (study.fits["joint"] or {}).items() if entry["choices"]
-    }
-    if not joint:
-        return None
-    groups = {
-        choice["choice"]: choice["group"] for entry in joint.values() for choice in entry["choices"]
-    }
-    names = sorted(groups, key=lambda name: GROUPS.index(groups[name]))
-    figure, axes = plt.subplots(1, 3, figsize=(9.6, 1.2 + 0.27 * len(names)), sharey=True)
-    for k, family in enumerate(in_order(joint)):
-        color, marker, _, _ = look(family, joint)
-        for axis, exponent in zip(axes, EXPONENTS):
-            if quoted := joint[family][exponent]["over_choices"]:
-                axis.axvspan(*quoted["interval"], color=color, alpha=0.1, lw=0)
-            for choice in joint[family]["choices"]:
-                y = names.index(choice["choice"]) + (k - (len(joint) - 1) / 2) * 0.5 / len(joint)
-                axis.plot(choice[exponent]["interval"], [y, y], color=color, lw=1.2, alpha=0.8)
-                axis.plot(
-                    choice[exponent]["value"],
-                    y,
-                    marker=marker,
-                    ms=5.5,
-                    color=color,
-                    mfc=color if choice["counts"] else "white",
-                )
-        axes[0].plot([], [], color=color, marker=marker, label=label(family))
-    for axis, exponent in zip(axes, EXPONENTS):
-        values = [
-            choice[exponent][key]
-            for entry in joint.values()
-            for choice in entry["choices"]
-            if choice["counts"]
-            for key in ("value", "interval")
-        ]
-        ends = [end for value in values for end in (value if isinstance(value, list) else [value])]
-        room = 0.3 * (max(ends) - min(ends))
-        axis.set(
-            xlabel=SYMBOLS[exponent],
-            yticks=range(len(names)),
-            yticklabels=names,
-            xlim=(max(0, min(ends) - room), max(ends) + room),
-        )
-        axis.set_ylim(len(names) - 0.4, -0.6)
-    figure.legend(loc="outside upper center", ncols=len(joint), fontsize=8)
-    return figure, {"level": 100 * law.LEVEL}
-
-
 def draw_plane(plt, study):
     """Loss against N for each amount of data with the joint law, a panel for each family."""
     joint = {
@@ -662,145 +547,17 @@ def draw_plane(plt, study):
         amounts, grid = sorted({row["n_chars_seen"] for row in rows}), np.geomspace(
             *entry["n_range"], 60
         )
-        parameters = [entry[name]["value"] for name in law.JOINT]
+        parameters = [entry[name]["value"] for name in joint_law.JOINT]
         for i, d in enumerate(amounts):
             color = plt.get_cmap("viridis")(0.9 * i / max(len(amounts) - 1, 1))
             n, loss = columns([row for row in rows if row["n_chars_seen"] == d], entry["count"])
             axis.plot(n, loss, ls="none", marker="o", ms=4, mfc="none", color=color)
-            axis.plot(grid, law.joint_loss(parameters, grid, d), color=color, label=si(d))
+            axis.plot(grid, joint_law.joint_loss(parameters, grid, d), color=color, label=si(d))
         axis.set(xlabel=_n_axis({family: rows}), title=f"{label(family)} (n = {len(rows)} runs)")
         log_axes(axis, si, number)
     axes[0, 0].set_ylabel(LOSS)
     axes[0, -1].legend(title="characters", fontsize=8)
     return figure, {}
-
-
-def draw_collapse(plt, study):
-    """Loss over its end against the share of compute, a curve for each size; how far each lies from
-    the others."""
-    found = study.fits["collapse"]
-    if not found:
-        return None
-    families = in_order(found)
-    figure, axes = plt.subplots(1, len(families) + 1, figsize=(3.6 * (len(families) + 1), 3.4))
-    for axis, family in zip(axes, families):
-        for i, size in enumerate(found[family]["sizes"]):
-            color = plt.get_cmap("viridis")(0.9 * i / max(len(found[family]["sizes"]) - 1, 1))
-            is_apart = size["size"] in found[family]["apart"]
-            axis.plot(
-                found[family]["at"],
-                size["curve"],
-                color=color,
-                ls="--" if is_apart else "-",
-                label=f"{size['size']} (apart)" if is_apart else None,
-            )
-        axis.set(
-            xlabel="share of the compute", ylabel="loss / loss at the end", title=label(family)
-        )
-        if found[family]["apart"]:
-            axis.legend(fontsize=8)
-        color, marker, _, _ = look(family, families)
-        points = [(size["n"], size["apart"]) for size in found[family]["sizes"]]
-        axes[-1].plot(*zip(*points), ls="none", marker=marker, color=color, label=label(family))
-    axes[-1].axhline(found[families[0]]["most_apart"], color="0.4", lw=0.8, ls="--")
-    axes[-1].set(
-        xlabel="parameters N", ylabel="distance from the others", xscale="log", ylim=(0, None)
-    )
-    axes[-1].xaxis.set_major_formatter(plt.FuncFormatter(lambda n, _: si(n)))
-    axes[-1].legend(fontsize=8)
-    return figure, {"most": 100 * found[families[0]]["most_apart"]}
-
-
-def draw_region(plt, study):
-    """The joint region of (alpha, c), a panel for each family whose noise is known."""
-    families = in_order(family for family, fit in study.laws.items() if fit.noise_sd is not None)
-    if not families:
-        return None
-    figure, axes = plt.subplots(1, len(families), figsize=(4.0 * len(families), 3.5), squeeze=False)
-    for axis, family in zip(axes[0], families):
-        fit, color = study.laws[family], look(family, study.laws).color
-        alphas, floors, ss = law.joint_region(fit)
-        variance = max(fit.noise_sd, 1e-9) ** 2
-        # two parameters are asked about at once: F(2, .), a wider region than the interval of
-        # either alone
-        half, most = (
-            fit.ss + variance * 2 * law.f_quantile(level, 2, fit.noise_dof) for level in (0.5, 0.95)
-        )
-        axis.contourf(
-            alphas, floors, ss, levels=[-1, half, most], colors=[color, color], alpha=0.25
-        )
-        axis.contourf(alphas, floors, ss, levels=[-1, half], colors=[color], alpha=0.35)
-        if not law.is_on_bound(fit.alpha):
-            axis.plot(fit.alpha, fit.c, marker="+", ms=11, mew=2, color="k", clip_on=False)
-        lowest = fit.means.min()
-        if floors[0] < lowest < floors[-1]:
-            axis.axhline(lowest, color="0.3", lw=0.9, ls="--")
-            axis.annotate(
-                "lowest loss measured",
-                (0.02, lowest),
-                xycoords=("axes fraction", "data"),
-                va="top",
-                fontsize=7.5,
-                color="0.3",
-            )
-        axis.set(
-            xlabel="exponent α",
-            ylabel="floor c (nats per character)",
-            ylim=(floors[0], floors[-1]),
-            title=f"{label(family)} (n = {fit.n_runs} runs)",
-        )
-        log_axes(axis, number)
-    return figure, {}
-
-
-def draw_frontier(plt, study):
-    """Compute-optimal N and D against the budget, with bands."""
-    joint = {
-        family: entry for family, entry in (study.fits["joint"] or {}).items() if entry["frontier"]
-    }
-    if not joint:
-        return None
-    figure, axes = plt.subplots(1, 2, figsize=(8.2, 3.6))
-    for family in in_order(joint):
-        color, marker, _, line = look(family, joint)
-        frontier = joint[family]["frontier"]
-        flops = [point["flops"] for point in frontier]
-        own = [
-            row
-            for row in study.rows
-            if row["family"] == family and is_positive(row["n_chars_seen"])
-        ]
-        count = joint[family]["count"]
-        for axis, key, column in ((axes[0], "n_opt", count), (axes[1], "d_opt", "n_chars_seen")):
-            axis.plot(
-                flops,
-                [point[key]["value"] for point in frontier],
-                color=color,
-                ls=line,
-                label=label(family),
-            )
-            if frontier[0][key]["band"]:
-                axis.fill_between(
-                    flops,
-                    *np.array([point[key]["band"] for point in frontier]).T,
-                    color=color,
-                    alpha=0.15,
-                    lw=0,
-                )
-            axis.plot(
-                [law.FLOPS_PER_ND * row[count] * row["n_chars_seen"] for row in own],
-                [row[column] for row in own],
-                ls="none",
-                marker=marker,
-                ms=3,
-                color=color,
-                alpha=0.5,
-            )
-    for axis, words in zip(axes, ("compute-optimal parameters N", "compute-optimal characters D")):
-        axis.set(xlabel="budget C = 6ND (FLOPs)", ylabel=words)
-        log_axes(axis, si, si)
-    axes[0].legend(fontsize=8)
-    return figure, {"band": study.settings.band_percent}
 
 
 DRAWINGS = {
@@ -810,10 +567,5 @@ DRAWINGS = {
     "loss_by_position": draw_by_position,
     "residuals": draw_residuals,
     "alpha_choices": draw_choices,
-    "alpha_cut": draw_cut,
-    "joint_region": draw_region,
     "plane": draw_plane,
-    "plane_choices": draw_plane_choices,
-    "frontier": draw_frontier,
-    "collapse": draw_collapse,
 }
