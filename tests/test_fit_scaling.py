@@ -657,8 +657,8 @@ def test_a_joint_law_on_a_bound_gives_no_values_and_no_recommendation():
         row
         for d in (2e5, 8e5, 3.2e6)
         for row in rows_of(
-            # a straight line in ln N: the best alpha is the least that is searched
-            [(n, 3 - 0.05 * math.log(n) + 8 * d**-0.2) for n in SIZES],
+            # more text does harm: the best beta is the least that is searched
+            [(n, 6 * n**-0.1 + 0.5 + 0.02 * math.log(d)) for n in SIZES],
             d=d,
         )
     ]

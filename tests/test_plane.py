@@ -17,7 +17,6 @@ from study.fit import analysis as scaling_fits
 from study.fit import records
 from study.fit import figures as figures_scaling
 from study.fit import joint_fit as scaling_plane
-from study.fit import power_law as law
 
 fit_scaling = importlib.import_module("06_fit_scaling")
 TRUTH = (0.75, 35.3, 17.3, 0.486, 0.30, 1.0)  # E, A, B, alpha, beta, order
