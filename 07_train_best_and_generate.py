@@ -67,7 +67,7 @@ from study.families import FAMILIES
 from study.fit.records import read_curves
 from study.report import headline
 from study.report.content import level_rows, results
-from study.report.page import template_digest, write_played_page, write_report
+from study.report.page import write_played_page, write_report
 from study.report.required import check_results, planned_runs, suite_runs
 from study.report.tables import (
     TABLES,
@@ -710,7 +710,6 @@ def main(argv=None):
         config={
             "best": args.best,
             "budget": budget,
-            "page": template_digest(),
             "taken_as_it_is": taken_as_it_is(args),
         },
         reads=("03_tokenize_split", FAMILIES[BEST_FAMILY].stage) if args.samples_only else None,

@@ -314,19 +314,19 @@ def main(argv=None):
         " from there",
         flush=True,
     )
-    run_stage("01_download", [*words, "--source", "music21"], [])
+    run_stage("01_download", [*words, "--source", "music21"])
     for stage in ("02_midi_to_abc", "03_tokenize_split"):
-        run_stage(stage, words, [])
+        run_stage(stage, words)
     kept = plan_of(root, args, words)
     plan, left_out = kept["plan"], kept["left_out"]
     first, second = training(plan, args.families, words)
     for family, flags in first:
-        run_stage(FAMILIES[family].stage, flags, [])
+        run_stage(FAMILIES[family].stage, flags)
     predict(root, plan, kept["corners"])
     for family, flags in second:
-        run_stage(FAMILIES[family].stage, flags, [])
-    run_stage("06_fit_scaling", words, [])
-    run_stage("07_train_best_and_generate", [*words, "--best", plan["best"]], [])
+        run_stage(FAMILIES[family].stage, flags)
+    run_stage("06_fit_scaling", words)
+    run_stage("07_train_best_and_generate", [*words, "--best", plan["best"]])
     if args.publish or not left_out and not args.quick:
         publish(root, HERE / "docs/study")
     print(f"the study: {(time.monotonic() - began) / 60:.0f} minutes")

@@ -30,6 +30,12 @@ def main():
 if __name__ == "__main__":
     run(main)
 '''
+ESTIMATE = """
+import json
+from study.pipeline import names_of_stages
+minutes = dict.fromkeys(names_of_stages(), 10)
+print(json.dumps({**minutes, "04_train_transformers": 30}))
+"""
 OLD = """#!/bin/sh
 exec {python} -c 'import sys; sys.version_info = (3, 9, 7); exec(sys.argv[2])' "$@"
 """
@@ -41,6 +47,7 @@ def project(tmp_path):
     shutil.copytree(HERE / "study/stages", tmp_path / "study/stages")
     for name in ("__init__", "families", "pipeline"):
         shutil.copy(HERE / f"study/{name}.py", tmp_path / "study")
+    (tmp_path / "study/estimate.py").write_text(ESTIMATE)
     (tmp_path / "Makefile").write_text((HERE / "Makefile").read_text())
     (tmp_path / "requirements.txt").write_text("")
     for name in pipeline.names_of_stages():
@@ -62,20 +69,49 @@ def run_all(project, *flags, code=0):
 
 def test_minutes_before_and_after_and_one_line_the_second_time(project):
     first = run_all(project).splitlines()
-    assert first[0].startswith(f"seven stages: about {pipeline.QUICK_MINUTES} minutes")
+    assert first[0].startswith("7 of 7 stages to run: about 90 minutes on this machine")
     assert first[-1].startswith("all stages: 0.") and not any(
         line.startswith("next:") for line in first
     )
+    assert any(line.startswith("3 of 7 stages done after 0.0 minutes; about") for line in first)
     assert (
         run_all(project)
         == "everything is up to date: 7 stages; look at: quick/part4_outputs/report.html\n"
     )
     (project / "quick/part4_outputs/06_fit_scaling.txt").unlink()
     mended = run_all(project).splitlines()
-    assert "took 0 minutes here the last time" in mended[0]
+    assert mended[0].startswith("1 of 7 stages to run: about 0 minutes")
     assert mended[1:7] == [f"{name}: up to date" for name in pipeline.names_of_stages()[:5]] + [
         "--- 06_fit_scaling"
     ]
+
+
+def test_what_is_left_is_scaled_by_what_was_taken(monkeypatch):
+    """A machine that takes three times as long as was expected of it is found out."""
+    progress = pipeline.Progress({name: 10.0 for name in pipeline.names_of_stages()})
+    assert progress.minutes_of(pipeline.names_of_stages()) == 70
+    progress.done("01_download", 1800)
+    assert progress.minutes_of(["02_midi_to_abc"]) == 30
+
+
+@pytest.mark.parametrize("what", ["code", "output", "marker", "another command", "an input"])
+def test_what_is_not_up_to_date_is_found_without_asking_the_scripts(project, what):
+    run_all(project)
+    root, name = project / "quick", "02_midi_to_abc"
+    if what == "code":
+        script = project / f"{name}.py"
+        script.write_text(script.read_text().replace('"text"', '"another text"'))
+    elif what == "output":
+        (root / "data/02_midi_to_abc.txt").write_text("TEXT")
+    elif what == "marker":
+        (root / "data/02_midi_to_abc.running.json").write_text("{}")
+    elif what == "another command":
+        run_all(project, "--seed", "1")
+    else:
+        (root / "data/01_download.txt").write_text("TEXT")
+    said = run_all(project)
+    assert "everything is up to date" not in said and "stages to run" in said
+    assert "everything is up to date" in run_all(project)
 
 
 def test_the_first_failure_ends_the_run(project):

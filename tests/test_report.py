@@ -284,17 +284,6 @@ def test_played_samples_get_a_page_of_their_own(tmp_path, monkeypatch):
     assert "1 older one" in shown.text
 
 
-def test_an_edit_of_the_template_changes_its_digest(tmp_path, monkeypatch):
-    digests = {page.template_digest()}
-    shutil.copytree(page.HERE, tmp_path / "page")
-    monkeypatch.setattr(page, "HERE", tmp_path / "page")
-    assert page.template_digest() in digests
-    for name in page.TEMPLATES:
-        (tmp_path / "page" / name).write_text("another")
-        digests.add(page.template_digest())
-    assert len(digests) == 1 + len(page.TEMPLATES)
-
-
 # ---------------------------------------------------------------- what may not enter the page
 
 

@@ -28,7 +28,8 @@ WALLS = {
     "wording": set(),
     "figures": {"families", "stages"},
     "pipeline": {"stages"},
-    "full_study": GROUND | {"train", "fit", "pipeline"},
+    "estimate": GROUND | {"train"},
+    "full_study": GROUND | {"train", "fit", "pipeline", "estimate"},
 }
 # it reads and writes files only, so it gets a temporary folder
 USE_ABC2MIDI = {"music.validity", "music.corpus"}

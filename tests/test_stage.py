@@ -10,6 +10,7 @@ import sys
 import time
 
 from study.stages import stage
+from study.stages.code_key import code_digest
 
 import pytest
 
@@ -321,3 +322,15 @@ def test_full_disk_is_one_line(project):
     error = call(project, "01_download", code=1)
     assert "the disk is full: data/x" in error
     assert "unfinished" in call(project, "02_midi_to_abc", code=1)
+
+
+def test_templates_beside_the_code_count_where_words_do(tmp_path):
+    """An edit of a page's template, style or script makes the page again."""
+    (tmp_path / "page.py").write_text("def main():\n    return 1\n")
+    digests = set()
+    for name in ("page.html", "page.css", "page.js"):
+        for text in ("one", "another"):
+            (tmp_path / name).write_text(text)
+            digests.add(code_digest([(tmp_path / "page.py", "main")], words=True))
+    assert len(digests) == 6
+    assert code_digest([(tmp_path / "page.py", "main")]) not in digests

@@ -176,12 +176,6 @@ def fill(template, page):
     return environment.get_template(template).render(page, **texts).lstrip()
 
 
-def template_digest():
-    """Returns a digest of the page's template, style and script: stage 07 has it in its
-    configuration, so that an edit of them makes the page again."""
-    return stage.value_digest([stage.file_digest(HERE / name) for name in TEMPLATES])
-
-
 def lead(results, runs):
     """Returns the page's first words, for a reader who knows music and no statistics."""
     n = len({(row["family"], row["size"]) for row in without_ladder(runs)})

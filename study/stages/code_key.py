@@ -24,6 +24,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent.parent.parent
 
+TEMPLATES = (".html", ".css", ".js")
 PLUMBING = ("study/stages/", "study/train/checkpoints.py", "study/families.py")  # folders and files
 SAYING = frozenset(
     {
@@ -46,7 +47,7 @@ def code_digest(roots, words=False):
     """SHA-256 (hexadecimal) over the definitions that `roots` reach.
 
     roots: functions, classes, or pairs (path of a Python file, name in it). words: sentences count
-    too; for what writes pages and captions, where the words are the result.
+    too, and templates; for what writes pages and captions, where the words are the result.
     """
     waiting, reached = [_place(root) for root in roots], set()
     while waiting:
@@ -56,7 +57,15 @@ def code_digest(roots, words=False):
             waiting += _module(place[0]).dependencies(place[1])
     # wherever it stands
     lines = sorted(f"{name} {_module(path).digest(name, words)}" for path, name in reached)
+    if words:
+        lines += _templates({path.parent for path, _ in reached})
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _templates(folders):
+    """Lines for the pages' templates, styles and scripts that stand beside the code."""
+    paths = [path for folder in folders for path in folder.iterdir() if path.suffix in TEMPLATES]
+    return sorted(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in paths)
 
 
 def _place(root):

@@ -526,6 +526,28 @@ def input_problems(root, name, flags=""):
     return problems
 
 
+def is_up_to_date(root, name, words):
+    """True if the manifest of a stage says that this command made what stands in the root now.
+
+    words: of the command line. It asks no script, so that seven stages take seconds; False means
+    only that the script has to be asked.
+    """
+    manifest = load_manifest(root, name)
+    return (
+        manifest is not None
+        and manifest["command"] == command_line(name, words)
+        and set(manifest["inputs"]) == set(stages_read(root, name))
+        and not manifest.get("missing")
+        and not input_problems(root, name)
+    )
+
+
+def command_line(name, words):
+    """A stage's command as manifests keep it: absolute paths cut to their last part."""
+    shown = [f".../{Path(word).name}" if word.startswith("/") else word for word in words]
+    return " ".join(["python", f"{name}.py", *shown])
+
+
 def _index_path(root, name, output):
     folder, script = stage_folder(name)
     return root / folder / f".{script}.{output.replace('/', '-')}.files.tsv"
@@ -649,7 +671,7 @@ class Stage:
         seconds = round(time.monotonic() - self.started, 3)
         manifest = {
             "stage": self.name,
-            "command": self._command(),
+            "command": command_line(self.name, given_words(self.args)),
             "config": self.config,
             "key": self.key,
             "code_digest": self.code,
@@ -675,14 +697,6 @@ class Stage:
         for key, value in {**(summary or {}), "seconds": seconds}.items():
             print(f"{key}: {value:,}" if isinstance(value, int) else f"{key}: {value}")
         self._print_next()
-
-    def _command(self):
-        """The command line for the record: absolute paths cut to their last part."""
-        words = [
-            f".../{Path(word).name}" if word.startswith("/") else word
-            for word in given_words(self.args)
-        ]
-        return " ".join(["python", f"{self.name}.py", *words])
 
     def _print_next(self):
         names = [name for name in STAGES if name == self.name or name not in OPTIONAL]

@@ -1,0 +1,133 @@
+"""What `make run` will take on this machine, from seconds of it.
+
+    python -m study.estimate     # prints {stage: minutes} as JSON
+
+Training is planned as 04 and 05 plan it, on made-up text of the length of the embedded corpus. A
+step of the smallest ladder size and of medium is timed in each family; what a token of the other
+sizes costs lies on the line through both. What does not train is scaled by a loop of plain Python,
+from minutes measured on the machine of README's table.
+"""
+
+import importlib
+import json
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+
+from study.stages.stage import cpu_count
+
+from common import BEGIN, END
+from study.families import FAMILIES, model_class
+from study.train import suite
+
+# characters of the embedded corpus, by split
+SPLITS = {"train": 1_350_000, "val": 150_000, "test": 180_000}
+VOCABULARY = 75
+TUNE_CHARS = 600
+TIMED_SIZES = ("d008", "medium")  # cheap enough for a slow machine, and far apart
+SECONDS_EACH = 0.3
+SHARED_GAIN = 0.6  # n cores that share one run are n ** 0.6 times as fast
+PASS_COST = 1 / 3  # of a token evaluated, in tokens trained: there is no backward pass
+CURVE_TOKENS = 8 * 8 * 512  # of the validation split, evaluated on the way of each epoch
+# minutes of what is no training, on a machine that takes LOOP_SECONDS for the loop below
+OTHER_MINUTES = {
+    "01_download": 0.13,
+    "02_midi_to_abc": 0.1,
+    "03_tokenize_split": 0.25,
+    "06_fit_scaling": 0.2,
+    "07_train_best_and_generate": 3.0,
+}
+LOOP_SECONDS = 0.052
+BEST = "07_train_best_and_generate"
+
+
+def made_up_data():
+    """Returns what `load_data` does, of random tokens in tunes of one length."""
+    draw, special = np.random.default_rng(0), 3
+
+    def stream(n_chars):
+        tokens = draw.integers(special, VOCABULARY, n_chars)
+        tokens[::TUNE_CHARS], tokens[TUNE_CHARS - 1 :: TUNE_CHARS] = BEGIN, END
+        return tokens.astype(np.uint8)
+
+    token_chars = np.ones(VOCABULARY, dtype=np.int64)
+    token_chars[BEGIN] = 0
+    splits = {name: stream(n_chars) for name, n_chars in SPLITS.items()}
+    return SimpleNamespace(
+        **splits, tokenizer_digest="", vocab_size=VOCABULARY, token_chars=token_chars
+    )
+
+
+def planned_runs(family, words, data):
+    """Returns the runs of a training script's command line, in the order of training."""
+    script, model = importlib.import_module(FAMILIES[family].stage), model_class(family)
+    args = suite.suite_parser("").parse_args(words)
+    names = suite.check_suite(args, model, script.SIZES)
+    sizes = suite.suite_sizes(args.suite, model, script.SIZES, data.vocab_size)
+    rule = getattr(script, "LADDER_RATE", None)
+    asked = suite.Suite(model, sizes, script.LEARNING_RATES, script.SIZES, rule)
+    return suite.plan_suite(args, asked, data, names)
+
+
+def minutes_of_runs(runs, data):
+    """Returns the minutes of each run of one family, alone on one thread, evaluation included."""
+    timed = [run for run in runs if run["size"] in TIMED_SIZES]
+    costs = [1 / suite.calibrate(run, data, "cpu", SECONDS_EACH) for run in timed]
+    low, high = (run["flops_per_token"] for run in timed)
+    slope = max(0.0, (costs[1] - costs[0]) / (high - low))
+    evaluated = SPLITS["val"] + SPLITS["test"] + CURVE_TOKENS
+    return [
+        (run["train_tokens"] * run["epochs"] + PASS_COST * evaluated)
+        * (costs[0] + slope * (run["flops_per_token"] - low))
+        / 60
+        for run in runs
+    ]
+
+
+def loop_seconds():
+    """Returns the seconds of a loop of plain Python, the best of five."""
+    times = []
+    for _ in range(5):
+        began = time.perf_counter()
+        sum(number * number % 7 for number in range(1_000_000))
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
+def best_minutes(runs, data):
+    """Returns the minutes of the best model's training, on all cores, from a step on one."""
+    best = importlib.import_module(BEST)
+    args = best.parse_arguments(["--quick"])
+    size = next(run for run in runs if run["size"] == args.best["size"])
+    windows = args.best["windows"] or best.runs.windows_per_step(
+        SPLITS["train"] * args.best["epochs"]
+    )
+    step = {
+        **size,
+        "batch_windows": windows,
+        "tokens_per_step": size["tokens_per_step"] // size["batch_windows"] * windows,
+    }
+    speed = suite.calibrate(step, data, "cpu", SECONDS_EACH) * cpu_count() ** SHARED_GAIN
+    evaluated = SPLITS["val"] + SPLITS["test"] + CURVE_TOKENS * args.best["epochs"]
+    return (SPLITS["train"] * args.best["epochs"] + PASS_COST * evaluated) / speed / 60
+
+
+def main():
+    data, jobs = made_up_data(), cpu_count()
+    slower = loop_seconds() / LOOP_SECONDS
+    expected = {name: minutes * slower for name, minutes in OTHER_MINUTES.items()}
+    torch.set_num_threads(1)
+    for family, row in FAMILIES.items():
+        if not row.optional:
+            runs = planned_runs(family, ["--quick"], data)
+            minutes = minutes_of_runs(runs, data)
+            expected[row.stage] = max(sum(minutes) / jobs, max(minutes))
+            if family == "transformer":
+                expected[BEST] += best_minutes(runs, data)
+    print(json.dumps({name: round(minutes, 2) for name, minutes in expected.items()}))
+
+
+if __name__ == "__main__":
+    main()
