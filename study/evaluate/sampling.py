@@ -1,5 +1,5 @@
-"""Drawing music from a trained model: filters of the next-token distribution and batched
-generation.
+"""Draws music from a trained model: filters of the next-token distribution, batched generation, and
+rejection sampling of bars.
 
 Every sample is a *request* (prompt, sampler settings, seed, budget). All requests of a call run in
 one batch with the model's key/value cache or LSTM state, whatever their settings, and each draws
@@ -229,6 +229,47 @@ class _Place(NamedTuple):
     bars: Any
 
 
+class _RightRow:
+    """A row whose bars shall be right: its judge, its last right bar, and where it can go back to.
+
+    bars: the judge; kept: after the last right bar; levels: the places where all voices had equally
+    many bars, the header first; waits: True if it went back farther than the model's cache can.
+    """
+
+    def __init__(self, bars, n_prompt):
+        self.bars, self.waits = bars, False
+        self.kept = _Place(n_prompt, 0, bars)
+        self.levels = [self.kept._replace(bars=copy.copy(bars))]
+        self.n_given_up = 0  # bars, in all
+        self.n_retreats = 0  # since the most bars stood
+        self.most_bars = 0
+
+    def keep(self, n_tokens, n_chars, fits):
+        """Notes that the bars up to here are right; fits: they lie within the budget."""
+        self.kept = _Place(n_tokens, n_chars, self.bars)
+        if fits and self.bars.is_level:
+            self.levels.append(self.kept._replace(bars=copy.copy(self.bars)))
+
+    def retreat(self):
+        """Gives up the bar that cannot be drawn and goes back before it: to the last place but one
+        where its voices were level, then twice as far each time until the row has got beyond that
+        bar. Returns False if the row is stuck."""
+        self.bars.give_up()
+        if self.bars.n_bars > self.most_bars:
+            self.n_retreats, self.most_bars = 0, self.bars.n_bars
+        earlier = [place for place in self.levels if place.n_tokens < self.kept.n_tokens]
+        if not earlier or self.n_given_up > self.most_bars // BARS_PER_GIVEN_UP:
+            return False
+        self.n_given_up += 1
+        self.n_retreats += 1
+        n_back = min(2**self.n_retreats, len(earlier))
+        self.levels = earlier[: len(earlier) + 1 - n_back]
+        self.bars = copy.copy(self.levels[-1].bars)
+        self.kept = self.levels[-1]._replace(bars=self.bars)
+        self.waits = True
+        return True
+
+
 class _Batch:
     """Requests that are drawn side by side: what has been drawn of each, and which are still at it.
 
@@ -245,7 +286,7 @@ class _Batch:
         self.n_prompt = torch.tensor([len(prompt) for prompt in prompts])
         self.max_chars = torch.tensor([request.max_chars for request in padded])
         self.right = {
-            row: right_bars(request.prompt, request.n_bars)
+            row: _RightRow(right_bars(request.prompt, request.n_bars), int(self.n_prompt[row]))
             for row, request in enumerate(requests)
             if request.bars == "right"
         }
@@ -269,17 +310,6 @@ class _Batch:
         self.n_chars = torch.zeros(len(padded), dtype=torch.long)  # drawn after the prompt
         self.alive = torch.arange(len(padded)) < len(requests)
         self.stop_reasons = [None] * len(padded)
-        self.kept = {
-            row: _Place(int(self.n_prompt[row]), 0, bars)  # the last right bar
-            for row, bars in self.right.items()
-        }
-        # where all voices have equally many bars
-        self.level = {
-            row: [place._replace(bars=copy.copy(place.bars))] for row, place in self.kept.items()
-        }
-        # bars given up: in all, since the most bars stood; how many
-        self.given_up = {row: (0, 0, 0) for row in self.right}
-        self.to_draw_again = set()  # rows that went back farther than the model's cache can
 
     def extend(self, rows, logits):
         """Gives each of these rows its next token: the prompt's, or one drawn from logits (n_rows,
@@ -323,27 +353,33 @@ class _Batch:
         that draw it again."""
         kept, back = [], []
         for place, (row, token) in enumerate(zip(rows.tolist(), tokens.tolist())):
-            if row not in self.right or token == BEGIN:
-                continue
-            bars, n_chars, ended = self.right[row], int(self.n_chars[row]), token == END
-            verdict, fits = "open", n_chars - ended <= self.max_chars[row]
-            if ended or bars.is_due(self.decode([token]), n_chars):
-                verdict = bars.judge(self.text(row), n_chars, ended)
-            if verdict == "right":
-                self.kept[row] = _Place(int(self.n_tokens[row]), n_chars, bars)
-                if fits and bars.is_level:
-                    self.level[row].append(self.kept[row]._replace(bars=copy.copy(bars)))
-                kept.append(place)
-                if fits and (ended or bars.is_done):
-                    self.stop(row, "end" if ended else "bars")
-                elif n_chars >= self.max_chars[row]:
-                    self.cut(row, "budget")
-            elif verdict == "wrong":
-                self.go_to(row, self.kept[row])
-                back.append(place)
-                if bars.n_tries == MAX_TRIES:
-                    self.give_up(row)
+            if row in self.right and token != BEGIN:
+                verdict = self._judge(row, token)
+                if verdict == "right":
+                    kept.append(place)
+                elif verdict == "wrong":
+                    back.append(place)
         return kept, back
+
+    def _judge(self, row, token):
+        """The verdict on a row's newest bar, "open" within a bar, and what follows from it."""
+        right, n_chars, ended = self.right[row], int(self.n_chars[row]), token == END
+        bars, max_chars = right.bars, int(self.max_chars[row])
+        if not (ended or bars.is_due(self.decode([token]), n_chars)):
+            return "open"
+        verdict = bars.judge(self.text(row), n_chars, ended)
+        if verdict == "right":
+            fits = n_chars - ended <= max_chars
+            right.keep(int(self.n_tokens[row]), n_chars, fits)
+            if fits and (ended or bars.is_done):
+                self.stop(row, "end" if ended else "bars")
+            elif n_chars >= max_chars:
+                self.cut(row, "budget")
+        elif verdict == "wrong":
+            self.go_to(row, right.kept)
+            if bars.n_tries == MAX_TRIES:
+                self.give_up(row)
+        return verdict
 
     def go_to(self, row, place):
         """Takes back what a row has drawn since a place."""
@@ -351,40 +387,25 @@ class _Batch:
 
     def cut(self, row, reason):
         """A row is finished with the last bar that all voices have."""
-        self.go_to(row, self.level[row][-1])
+        self.go_to(row, self.right[row].levels[-1])
         self.stop(row, reason)
 
     def give_up(self, row):
-        """A row goes back before the bar that it cannot draw: to the last place but one where its
-        voices were level (from the first bars to the header), then twice as far each time until it
-        has got beyond that bar. It goes on from there
-        when the other rows are finished: its cache has to be read anew."""
-        bars, kept, (n_in_all, n_since, most_bars) = (
-            self.right[row],
-            self.kept[row],
-            self.given_up[row],
-        )
-        bars.give_up()
-        if bars.n_bars > most_bars:
-            n_since, most_bars = 0, bars.n_bars
-        earlier = [place for place in self.level[row] if place.n_tokens < kept.n_tokens]
-        if not earlier or n_in_all > most_bars // BARS_PER_GIVEN_UP:
+        """A row goes back before the bar that it cannot draw. It goes on from there when the other
+        rows are finished, as its cache has to be read anew; or it is stuck."""
+        if not self.right[row].retreat():
             return self.cut(row, "stuck")
-        del earlier[len(earlier) + 1 - min(2 ** (n_since + 1), len(earlier)) :]
-        self.given_up[row] = n_in_all + 1, n_since + 1, most_bars
-        self.level[row], self.right[row] = earlier, copy.copy(earlier[-1].bars)
-        self.kept[row] = earlier[-1]._replace(bars=self.right[row])
-        self.go_to(row, self.kept[row])
+        self.go_to(row, self.right[row].kept)
         self.alive[row] = False
-        self.to_draw_again.add(row)
 
     def rows_to_draw_again(self):
         """Rows of the batch to go on with, those that went back and finished ones up to a multiple
         of LANES; none if no row went back."""
-        again, self.to_draw_again = sorted(self.to_draw_again), set()
-        self.alive[again] = True
+        waiting = [row for row, right in self.right.items() if right.waits]
+        for row in waiting:
+            self.right[row].waits, self.alive[row] = False, True
         others = [row for row in range(len(self.alive)) if not self.alive[row]]
-        return torch.tensor(sorted(again + others[: -len(again) % LANES]), dtype=torch.long)
+        return torch.tensor(sorted(waiting + others[: -len(waiting) % LANES]), dtype=torch.long)
 
 
 @torch.inference_mode()
@@ -470,14 +491,16 @@ def _sample(request, tokenizer, batch, row, seconds):
     for token, n_bits in zip(tokens, bits):
         n_chars = int(tokenizer.token_chars[token])
         per_char += [round(n_bits / n_chars, 3)] * n_chars
-    bars = batch.right.get(row)
-    return {
+    sample = {
         **request._asdict(),
         "text": text,
         "new_chars": len(text) - len(request.prompt),
         "stop_reason": batch.stop_reasons[row],
         "surprisal_bits": per_char[: len(text)],
         "end_bits": end_bits,
-        **({"n_kept": bars.n_kept, "draws": bars.draws} if bars else {}),
         "seconds": round(seconds, 3),
     }
+    if row in batch.right:
+        bars = batch.right[row].bars
+        sample |= {"n_kept": bars.n_kept, "draws": bars.draws}
+    return sample
