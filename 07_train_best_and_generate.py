@@ -420,6 +420,8 @@ def draw_figures(root, content):
         ):
             names += draw(folder, skills)
     names += evaluate_figures.draw_looking_back(folder, new_bars.rows_of(root))
+    copying = content["in_context_copying"] or {}
+    names += evaluate_figures.draw_heads(folder, copying.get("heads"))
     losses = (measurements.read(root, "test") or {}).get("loss_by_position")
     if losses:
         context = read_json(root / f"checkpoints/{BEST}.json")["config"]["block_size"]

@@ -92,6 +92,11 @@ FIGURES = {
         "In-context copying by model size and amount of text: bits per character saved on a"
         " repeated bar, its first occurrence less its second (model ladder, validation split)."
     ),
+    "heads": (
+        "In-context copying is the work of one or two attention heads: bits per character saved on a"
+        " repeated bar with all heads on, without the head whose loss costs most of the saving"
+        " (layer.head), without the best two, and without two others that harm the loss as much."
+    ),
     "best_by_position": (
         "Surprisal by position in the context: what the best model gains from having read more of"
         " the tune."

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from common import BEGIN, END, CharTokenizer
-from study.evaluate import heads
+from study.evaluate import figures, heads
 from study.evaluate.induction import KINDS, bars_of, read_tunes
 from study.evaluate.measurements import Digested
 from study.evaluate.models import LoadedModel
@@ -108,3 +108,11 @@ def test_bars_are_told_apart_by_whether_and_where_they_were_heard():
     assert named.count("near") == 1 and named.count("far_first") == 1
     assert any("similar" in kind for key, kind in kinds.items() if key.startswith("C4D4E4A4"))
     assert set(named) <= set(KINDS)
+
+
+def test_the_figure_of_heads(tmp_path):
+    row = {"heads": ["1.2"], "saved": 0.1, "bits_per_char": 1.5}
+    models = {"transformer_small": {"all": row, "best": row}, "transformer_medium": {"all": row}}
+    models["transformer_medium"] |= {"best": row, "pair": row, "control": row}
+    assert figures.draw_heads(tmp_path, models) == ["heads.png", "heads.svg"]
+    assert figures.draw_heads(tmp_path, {}) == [] and not list(tmp_path.iterdir())

@@ -324,3 +324,34 @@ def draw_best_by_position(folder, losses, context):
     )
     axis.set(xlabel="position in the context, tokens", ylabel="bits per character")
     return save(figure, folder, "best_by_position")
+
+
+KNOCKED = {  # what is knocked out -> (words, colour)
+    "all": ("no head off", "0.75"),
+    "best": ("best head off", "#D55E00"),
+    "pair": ("best two off", "#CC79A7"),
+    "control": ("two others off", "#0072B2"),
+}
+
+
+def draw_heads(folder, models):
+    """heads.png and .svg: bits saved on repeated bars with heads knocked out, for every model that
+    copies; returns the file names, none without a model. models: of `content.describe_heads`."""
+    if not models:
+        return remove(folder, "heads") or []
+    plt = pyplot()
+    figure, axis = plt.subplots(figsize=(max(5.0, 1.1 * len(models) + 2), 3.4))
+    for i, (key, (words, color)) in enumerate(KNOCKED.items()):
+        known = [(place, row[key]) for place, row in enumerate(models.values()) if key in row]
+        places = [place + 0.2 * (i - 1.5) for place, _ in known]
+        axis.bar(places, [row["saved"] for _, row in known], 0.2, color=color, label=words)
+        if key == "best":
+            for place, (_, row) in zip(places, known):
+                axis.annotate(row["heads"][0], (place, max(row["saved"], 0)), ha="center", size=7)
+    names = [name.removeprefix("transformer_").replace("_", " ") for name in models]
+    axis.set_xticks(range(len(models)), names, fontsize=8)
+    axis.axhline(0, color="0.4", linewidth=1)
+    axis.set_ylabel("saved on a repeated bar\n(bits per character)")
+    axis.set_title("Which heads copy: knocked out one by one (layer.head)")
+    axis.legend(fontsize=8)
+    return save(figure, folder, "heads")

@@ -53,6 +53,7 @@ PLACES = {
     "skills": "skills",
     "repetition": "skills",
     "looking_back": "skills",
+    "heads": "skills",
     "best_by_position": "inside",
     "ladder": None,
 }
