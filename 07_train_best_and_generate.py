@@ -80,6 +80,7 @@ from study.report.tables import (
 from study.train import runs
 from study.train import loop as training
 from study.train.checkpoints import finished, tokenizer_path
+from study.train.data import load_data
 from study.train.suite import expected_minutes
 
 # SIZE:EPOCHS[:WINDOWS] of the best model; without WINDOWS a step has as many windows of 512 tokens
@@ -346,17 +347,19 @@ def plan_best(args, root, data):
         raise ValueError(f"there is no record of {name}")
     return runs.plan_run(
         data,
-        BEST_FAMILY,
-        record["size"],
-        runs.shape_of(record["config"]),
-        record["learning_rate"],
-        seed=runs.HEADLINE_SEED + args.seed,
-        recipe=record["recipe"],
-        optimizer=record["optimizer"],
-        keep_best=True,
-        name=BEST,
-        epochs=args.best["epochs"],
-        batch_windows=args.best["windows"],
+        runs.RunSpec(
+            BEST_FAMILY,
+            record["size"],
+            runs.shape_of(record["config"]),
+            record["learning_rate"],
+            seed=runs.HEADLINE_SEED + args.seed,
+            recipe=record["recipe"],
+            optimizer=record["optimizer"],
+            keep_best=True,
+            name=BEST,
+            epochs=args.best["epochs"],
+            batch_windows=args.best["windows"],
+        ),
     )
 
 
@@ -368,7 +371,7 @@ def taken_as_it_is(args):
         return None
     # what is wrong with the data says the stage
     with contextlib.suppress(ValueError, OSError, KeyError, TypeError):
-        if finished(root, plan_best(args, root, training.load_data(root))):
+        if finished(root, plan_best(args, root, load_data(root))):
             return None
     return file_digest(root / f"checkpoints/{BEST}.pt")
 
@@ -385,9 +388,7 @@ def train_best(stage, planned, data, device):
             flush=True,
         )
     try:
-        runs.train(
-            stage.root, planned, data, device, micro_batch=args.micro_batch, again=args.force
-        )
+        runs.train(stage.root, planned, data, device, again=args.force)
     except training.Stopped as error:
         fail(ME, str(error), "the last good state is kept; see --help for smaller budgets")
 
@@ -720,7 +721,7 @@ def main(argv=None):
         return
     try:
         device = pick_device(args.device)
-        data, tokenizer = training.load_data(root), load_tokenizer(root / "data/tokenizer.pkl")
+        data, tokenizer = load_data(root), load_tokenizer(root / "data/tokenizer.pkl")
         if args.skip_training:
             models.load_model(root, BEST, tokenizer)
         planned = None if args.skip_training else plan_best(args, root, data)

@@ -57,6 +57,8 @@ from study.report.tables import DIGITS
 from study.train import loop as training
 from study.train import runs
 from study.train.checkpoints import load_checkpoint, tokenizer_path, weights_digest
+from study.train.data import load_data
+from study.train.data import load_data
 from study.train.suite import calibrate
 
 # of new training text; spread evenly over the groups
@@ -317,7 +319,7 @@ def main(argv=None):
         return
     folder = root / f"finetuned/{args.name}"
     try:
-        old = training.load_data(root)
+        old = load_data(root)
         if old.tokenizer_digest != base.tokenizer.digest:
             raise ValueError(f"{args.model} has another vocabulary than data/tokenizer.pkl")
         music = finetune.in_vocabulary(read_music(root, args), base.tokenizer)

@@ -21,9 +21,10 @@ from study.evaluate import heads as knock
 from study.evaluate.induction import costs_of_bars, read_tunes, repeats_of
 from study.evaluate.models import LoadedModel, load_model
 from study.fit.records import csv_text
+from study.train.data import load_data
 from study.train.ladder import LADDER, rule_rate
-from study.train.loop import Loop, load_data
-from study.train.runs import plan_run
+from study.train.loop import Loop
+from study.train.runs import RunSpec, plan_run
 
 EVERY = 20  # steps
 PAIRS_OF = 4  # heads: those whose loss costs most of the saving
@@ -73,7 +74,7 @@ def watch(data, tokenizer, size, seed):
         shape, rate, suite = LADDER[size], rule_rate(stage.LADDER_RATE, size), "ladder"
     else:
         shape, rate, suite = stage.SIZES[size], stage.LEARNING_RATES["muon"][size], "classical"
-    run = plan_run(data, "transformer", size, shape, rate, seed=seed, suite=suite)
+    run = plan_run(data, RunSpec("transformer", size, shape, rate, seed=seed, suite=suite))
     loop, states = Loop(run, data, "cpu"), {}
     while not loop.ended:
         loop.advance()

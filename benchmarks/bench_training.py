@@ -3,7 +3,7 @@ rate.
 
 Run:    python -m benchmarks.bench_training [--threads N] [--clock cpu] [--models
     transformer_xl,lstm_large] [--loop]
-        python -m benchmarks.bench_training --device cuda [--windows 2,64] [--compile]
+        python -m benchmarks.bench_training --device cuda [--windows 2,64]
 Prints a table in Markdown. --clock cpu counts the processor's seconds of this process instead of
 the wall's: with one thread that is what a machine without other work would take, also on one that
 is shared. On a GPU the clock waits for it. --loop trains 300,000 tokens of each model and tells
@@ -29,6 +29,8 @@ from common import N_SPECIAL, CharTokenizer, pick_device, precision, product_dty
 from study.families import FAMILIES, build_model
 from study.train import loop as training
 from study.train import machine, runs
+from study.train.data import BLOCK_SIZE, Data, cut_windows, to_tensor
+from study.train.optimizer import make_optimizers
 
 # rows and columns of the product that gives the machine's rate
 MATRIX = {"cpu": 2048, "cuda": 8192}
@@ -85,7 +87,7 @@ def loop_share(data, run, clock):
     of the run)."""
     spent = []
 
-    def make_optimizers(model, run, make=training.make_optimizers):
+    def make_optimizers(model, run, make=make_optimizers):
         optimizers = make(model, run)
         for optimizer in optimizers:
             optimizer.step = timed(optimizer.step, clock, spent)
@@ -108,17 +110,17 @@ def loop_share(data, run, clock):
     return 1 - sum(spent) / whole, whole
 
 
-def step_seconds(data, run, device, clock, compile):
+def step_seconds(data, run, device, clock):
     """(least seconds of forward and backward pass, of the optimizer, FLOPs) of a step."""
     model, n_windows = build_model(run["config"]).to(device), run["batch_windows"]
-    optimizers, token_chars = training.make_optimizers(model, run), torch.from_numpy(
+    optimizers, token_chars = make_optimizers(model, run), torch.from_numpy(
         data.token_chars
     ).to(device)
-    x, y = training.cut_windows(
-        training.to_tensor(data.train, device),
-        torch.arange(n_windows, device=device) * training.BLOCK_SIZE,
+    x, y = cut_windows(
+        to_tensor(data.train, device),
+        torch.arange(n_windows, device=device) * BLOCK_SIZE,
     )
-    forward, times = torch.compile(model) if compile else model, STEPS[device.type]
+    times = STEPS[device.type]
 
     def step():
         for optimizer in optimizers:
@@ -126,12 +128,12 @@ def step_seconds(data, run, device, clock, compile):
 
     return (
         seconds_of(
-            lambda: training.gradient(forward, x, y, token_chars, n_windows, run["name"]),
+            lambda: training.gradient(model, x, y, token_chars, n_windows, run["name"]),
             clock,
             times,
         )[0],
         seconds_of(step, clock, times)[0],
-        model.flops_per_token() * n_windows * training.BLOCK_SIZE,
+        model.flops_per_token() * n_windows * BLOCK_SIZE,
     )
 
 
@@ -145,7 +147,7 @@ def made_up_data(n_tokens):
     ).astype(np.uint8)
     tokens[0] = 0
     held_out = tokens[:STEP_TOKENS]
-    return training.Data(
+    return Data(
         tokens, held_out, held_out, tokenizer.digest, tokenizer.vocab_size, tokenizer.token_chars
     )
 
@@ -167,7 +169,6 @@ def main():
         help="windows of 512 tokens a step",
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="of single steps")
-    parser.add_argument("--compile", action="store_true", help="torch.compile the models")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     device = pick_device(args.device)
@@ -185,22 +186,25 @@ def main():
         )
     for n_windows in args.windows:
         data = made_up_data(
-            LOOP_TOKENS if args.loop else max(STEP_TOKENS, 2 * n_windows * training.BLOCK_SIZE)
+            LOOP_TOKENS if args.loop else max(STEP_TOKENS, 2 * n_windows * BLOCK_SIZE)
         )
         for family in FAMILIES.values():
             for size, shape in importlib.import_module(family.stage).SIZES.items():
                 if args.models and f"{family.name}_{size}" not in args.models.split(","):
                     continue
-                run = runs.plan_run(data, family.name, size, shape, 1e-3, batch_windows=n_windows)
+                run = runs.plan_run(
+                    data,
+                    runs.RunSpec(family.name, size, shape, 1e-3, batch_windows=n_windows),
+                )
                 if args.loop:
                     share, seconds = loop_share(data, run, clock)
                     print(f"| {family.label} {size} | {seconds:.1f} | {share:.1%} |", flush=True)
                     continue
                 rate = max(rate, matrix_rate(device, clock))
-                a, b, flops = step_seconds(data, run, device, clock, args.compile)
+                a, b, flops = step_seconds(data, run, device, clock)
                 print(
                     f"| {family.label} {size} | {n_windows} |"
-                    f" {n_windows * training.BLOCK_SIZE / (a + b):,.0f} | {a + b:.4f} |"
+                    f" {n_windows * BLOCK_SIZE / (a + b):,.0f} | {a + b:.4f} |"
                     f" {b / (a + b):.0%} | {rate / 1e9:.0f} | {flops / a / rate:.0%} |"
                     f" {flops / (a + b) / rate:.0%} |",
                     flush=True,

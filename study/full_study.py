@@ -172,7 +172,7 @@ def choose(root, data, hours, families, words):
 
 def plan_of(root, args, words):
     """What `choose` gave when this study was begun, or gives now; said."""
-    from study.train.loop import load_data
+    from study.train.data import load_data
 
     asked = {"hours": args.hours, "families": args.families}
     kept = read_json(root / KEPT) or {}

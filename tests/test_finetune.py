@@ -24,6 +24,7 @@ from study.report import content as results
 from study.train import loop as training
 from study.train import runs
 from study.train.checkpoints import load_checkpoint
+from study.train.data import load_data
 from tunes import valid_tune
 
 stage08 = importlib.import_module("08_finetune")
@@ -73,11 +74,14 @@ def base_root(tmp_path_factory):
     names = [f"data/{path.name}" for path in data.iterdir()]
     with stage.writing():
         stage.finish(names)
-    streams = training.load_data(root)
+    streams = load_data(root)
     runs.train(
         root,
         runs.plan_run(
-            streams, "transformer", "tiny", SHAPES["transformer"], 0.01, epochs=2, name="best_model"
+            streams,
+            runs.RunSpec(
+                "transformer", "tiny", SHAPES["transformer"], 0.01, epochs=2, name="best_model",
+            ),
         ),
         streams,
         "cpu",
@@ -277,9 +281,9 @@ def test_killed_it_goes_on_and_ends_with_the_same_bytes(tuned, songs, monkeypatc
 
 
 def test_a_start_is_part_of_a_runs_key_only_if_there_is_one(base_root):
-    streams = training.load_data(base_root)
+    streams = load_data(base_root)
     plans = [
-        runs.plan_run(streams, "lstm", "tiny", SHAPES["lstm"], 0.01, start=start)
+        runs.plan_run(streams, runs.RunSpec("lstm", "tiny", SHAPES["lstm"], 0.01, start=start))
         for start in (None, "a", "b")
     ]
     assert len({plan["key"] for plan in plans}) == 3 and "start" not in plans[0]
@@ -410,6 +414,6 @@ def test_play_begins_with_the_style():
 
 
 def test_the_stream_is_that_of_stage_03(base_root):
-    tokens = training.load_data(base_root).train
+    tokens = load_data(base_root).train
     parts = finetune.sequences_of(tokens)
     assert len(parts) == 20 and all(part[0] == BEGIN and part[-1] == END for part in parts)

@@ -24,8 +24,8 @@ from study import full_study as reference
 from study.families import build_model
 from study.train import jobs, ladder, suite
 from study.train.checkpoints import load_checkpoint
-from study.train.loop import BLOCK_SIZE
-from study.train.runs import plan_run, train
+from study.train.data import BLOCK_SIZE
+from study.train.runs import RunSpec, plan_run, train
 
 FAMILIES = common.Transformer, common.LSTM
 CLASSICAL = {"tiny": {"n_layer": 2, "n_head": 2, "d_model": 64, "d_ff": 256}}
@@ -345,7 +345,7 @@ def test_side_by_side_gives_the_bytes_of_one_by_one(tmp_path):
     data = make_root(tmp_path / "one")
     make_root(tmp_path / "two")
     plans = [
-        plan_run(data, "transformer", f"n{i}", NANO, 0.01, data_fraction=share, seed=seed)
+        plan_run(data, RunSpec("transformer", f"n{i}", NANO, 0.01, data_fraction=share, seed=seed))
         for i, (share, seed) in enumerate([(0.5, 2), (1, 2), (1, 3)])
     ]
     names = [plan["name"] for plan in plans]

@@ -28,8 +28,9 @@ from study.report.content import describe_fits, results
 from study.report.required import MOST_BYTES, check_results
 from study.report.tables import TABLES, read_tables, run_rows
 from study.train import runs
-from study.train import loop as training
 from study.train.checkpoints import load_checkpoint
+from study.train.data import load_data
+from study.train.loss import evaluate
 
 stage07 = importlib.import_module("07_train_best_and_generate")
 
@@ -393,7 +394,7 @@ def make_root(root):
         "03_tokenize_split",
         [f"data/{path.name}" for path in data.iterdir() if not path.name.startswith(".")],
     )
-    streams = training.load_data(root)
+    streams = load_data(root)
     shapes = {
         "transformer": {"n_layer": 1, "n_head": 2, "d_model": 16, "d_ff": 32},
         "lstm": {"n_layer": 1, "d_embedding": 8, "d_hidden": 16},
@@ -404,7 +405,7 @@ def make_root(root):
     ):
         outputs_of = []
         for size in SIZES[family]:
-            run = runs.plan_run(streams, family, size, shapes[family], 0.01)
+            run = runs.plan_run(streams, runs.RunSpec(family, size, shapes[family], 0.01))
             if size == "tiny":
                 record = runs.train(root, run, streams, "cpu")
             else:  # the others are copies under their own names
@@ -532,7 +533,7 @@ def test_the_best_model_stands_with_its_interval(done):
 
 
 def test_the_best_model_is_a_size_and_epochs_from_a_table(made):
-    data = training.load_data(made)
+    data = load_data(made)
 
     def planned(*flags):
         args = stage07.parse_arguments(["--root", str(made), *flags])
@@ -549,8 +550,8 @@ def test_the_best_model_is_a_size_and_epochs_from_a_table(made):
 
 def test_test_loss_is_that_of_the_one_evaluation_function(done):
     model, _ = load_checkpoint(done / "checkpoints/best_model.pt")
-    data = training.load_data(done)
-    measured = training.evaluate(model, data.test, data.token_chars, "cpu")
+    data = load_data(done)
+    measured = evaluate(model, data.test, data.token_chars, "cpu")
     best = results_of(done)["best"]
     assert best["test_perplexity"] == pytest.approx(measured["perplexity"], rel=1e-5)
     assert best["test_bits_per_char"] == pytest.approx(math.log2(best["test_perplexity"]), rel=1e-6)

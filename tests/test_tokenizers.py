@@ -33,8 +33,9 @@ from study.families import build_model
 from study.prepare.split_files import count_notes
 from study.report import content as results
 from study.report.attention import attention_map
-from study.train import loop as training
 from study.train import runs
+from study.train.data import Data, load_data
+from study.train.loss import evaluate
 from tunes import C_MAJOR_HEADER, TWO_VOICES, VALID_TUNES, long_tune
 
 HERE = Path(__file__).resolve().parent.parent
@@ -69,7 +70,7 @@ def stream_of(texts, tokenizer):
 
 def data_of(texts, tokenizer):
     third = len(texts) // 3
-    return training.Data(
+    return Data(
         *(stream_of(texts[i : i + third], tokenizer) for i in (0, third, 2 * third)),
         tokenizer.digest,
         tokenizer.vocab_size,
@@ -234,7 +235,7 @@ def test_stage_03_in_another_kind(tmp_path, capfd):
         ]
     )
     assert not capfd.readouterr().err
-    stats, data = json.loads((tmp_path / "data/stats.json").read_text()), training.load_data(
+    stats, data = json.loads((tmp_path / "data/stats.json").read_text()), load_data(
         tmp_path
     )
     tokenizer = load_tokenizer(tmp_path / "data/tokenizer.pkl")
@@ -254,7 +255,7 @@ def test_nats_per_character_by_hand(tunes, tokenizers):
     tokenizer = tokenizers["note"]
     data, model = data_of(tunes[:9], tokenizer), model_of(tokenizer)
     nn.init.normal_(model.head.weight, std=0.5)
-    measured = training.evaluate(model, data.val, data.token_chars, "cpu")
+    measured = evaluate(model, data.val, data.token_chars, "cpu")
     nats, chars = 0.0, 0
     with torch.no_grad():
         for start in range(0, len(data.val) - 1, 512):
@@ -283,7 +284,7 @@ def test_a_step_holds_the_text_of_two_windows_of_characters_or_the_nearest(tunes
     data = data_of(tunes[:300], tokenizers[kind])
     per_token = runs.mean_chars(data.train, data.token_chars)
     shape = {"n_layer": 1, "n_head": 1, "d_model": 8, "d_ff": 8}
-    run = runs.plan_run(data, "transformer", "nano", shape, 0.01)
+    run = runs.plan_run(data, runs.RunSpec("transformer", "nano", shape, 0.01))
     assert run["batch_windows"] == max(1, round(2 / per_token))
     assert per_token == (
         1.0

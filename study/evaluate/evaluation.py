@@ -41,7 +41,8 @@ from study.evaluate.rating import (
 )
 from study.evaluate.sampler_sweep import sweep_table
 from study.evaluate.sampling import MODEL_ITSELF, Request, generate, unprompted
-from study.train import loop as training
+from study.train.data import digest_tokens
+from study.train.loss import evaluate
 
 
 class Evaluation(NamedTuple):
@@ -93,7 +94,7 @@ def set_up(root, loaded, data, budget, seed, first_seeds, force):
         val_tunes,
         test_tunes,
         train,
-        *(Digested(tokens, training.digest_tokens(tokens)) for tokens in (data.val, data.test)),
+        *(Digested(tokens, digest_tokens(tokens)) for tokens in (data.val, data.test)),
         force,
         set(),
     )
@@ -174,7 +175,7 @@ def sweep(evaluation, settings, limits):
 
 def test_loss(loaded, tokens):
     """Loss on the test split by the one evaluation function, here as in training."""
-    return training.evaluate(
+    return evaluate(
         loaded.model, tokens.content, loaded.tokenizer.token_chars, loaded.device, by_sequence=True
     )
 

@@ -33,7 +33,8 @@ from study.prepare.conversion import SUFFIXES, Settings, convert_all, plan, prin
 from study.prepare.fetch import MAX_FILE_BYTES, MidiFolder, Refused, in_words, unpack
 from study.train import runs
 from study.train.checkpoints import load_checkpoint, save_checkpoint
-from study.train.loop import BLOCK_SIZE, Data, evaluate, sequence_bounds
+from study.train.data import BLOCK_SIZE, Data, sequence_bounds
+from study.train.loss import evaluate
 
 HELD_SHARE = 0.2  # of the groups, that are not trained on; at least one
 HELD_CHARS = 100_000  # of the held-out part, at most
@@ -289,19 +290,21 @@ def plan_training(data, checkpoint, start, seed):
     again = max(1, round(LEAST_STEPS * BATCH_WINDOWS * BLOCK_SIZE / len(data.train)))
     return runs.plan_run(
         data,
-        record["family"],
-        record["size"],
-        runs.shape_of(checkpoint["config"]),
-        RATE * record["learning_rate"],
-        seed=runs.HEADLINE_SEED + seed,
-        recipe=record["recipe"],
-        suite="finetuned",
-        epochs=EPOCHS * again,
-        optimizer=record["optimizer"],
-        batch_windows=BATCH_WINDOWS,
-        name="tuned",
-        dropout=DROPOUT,
-        start=start,
+        runs.RunSpec(
+            record["family"],
+            record["size"],
+            runs.shape_of(checkpoint["config"]),
+            RATE * record["learning_rate"],
+            seed=runs.HEADLINE_SEED + seed,
+            recipe=record["recipe"],
+            suite="finetuned",
+            epochs=EPOCHS * again,
+            optimizer=record["optimizer"],
+            batch_windows=BATCH_WINDOWS,
+            name="tuned",
+            dropout=DROPOUT,
+            start=start,
+        ),
     )
 
 

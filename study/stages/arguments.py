@@ -78,15 +78,6 @@ def stage_parser(doc, training=False):
             metavar="NAME[,NAME]",
             help="these sizes only, e.g. tiny,small",
         )
-        parser.add_argument(
-            "--micro-batch",
-            type=whole(1),
-            metavar="N",
-            help=(
-                "sequences per forward pass; changes memory and speed, not the tokens per step "
-                "(default: as many as fit)"
-            ),
-        )
     return parser
 
 

@@ -19,7 +19,8 @@ from study.stages.stage import cpu_count, die_with_parent, progress
 
 import torch
 
-from study.train.loop import Stopped, load_data
+from study.train.data import load_data
+from study.train.loop import Stopped
 from study.train.runs import train
 
 STOP_SECONDS = 30  # for the step at hand and the state of a run, before a process is killed
@@ -34,11 +35,11 @@ def threads_of(jobs):
     return max(1, cpu_count() // jobs)
 
 
-def train_side_by_side(root, runs, device, jobs, micro_batch=None, compile=False, again=False):
+def train_side_by_side(root, runs, device, jobs, again=False):
     """Yields the record of each run (a plan) as it ends; they are begun in the order given, `jobs`
     at a time. Raises what `train` raises, and Stopped when a process was killed."""
     context, waiting, workers = multiprocessing.get_context("spawn"), collections.deque(runs), {}
-    settings = str(device), threads_of(jobs), micro_batch, compile, again
+    settings = str(device), threads_of(jobs), again
     bar = progress(total=len(runs), desc="runs", unit="run")
     try:
         for _ in range(min(jobs, len(runs))):
@@ -86,7 +87,7 @@ def _take(worker):
         ) from None
 
 
-def _work(parent, root, device, threads, micro_batch, compile, again):
+def _work(parent, root, device, threads, again):
     """The life of a process: one run after the other, until there is none."""
     die_with_parent()
     # Ctrl-C goes to the parent alone, which asks each process to stop, once: a second time means at
@@ -96,7 +97,7 @@ def _work(parent, root, device, threads, micro_batch, compile, again):
     data = load_data(root)
     while (run := parent.recv()) is not None:
         try:
-            reply = train(root, run, data, torch.device(device), micro_batch, compile, again)
+            reply = train(root, run, data, torch.device(device), again)
         except KeyboardInterrupt:
             sys.exit(1)
         except Exception as problem:

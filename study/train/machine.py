@@ -45,21 +45,18 @@ def wait_for_all():
         dist.barrier()
 
 
-def sum_over_processes(sums, device):
-    """The sum of a tensor over all processes, the same in each; computed where the processes can
-    talk."""
+def sum_over_processes(sums):
+    """The sum of a tensor over all processes, the same in each."""
     if n_processes() > 1:
-        sums = sums.to(device if torch.device(device).type == "cuda" else "cpu")
         dist.all_reduce(sums)
     return sums
 
 
 def of_first_process(number):
     """The first process's number: what is decided by a clock must be the same in all."""
-    if n_processes() == 1:
-        return number
     numbers = [number]
-    dist.broadcast_object_list(numbers)
+    if n_processes() > 1:
+        dist.broadcast_object_list(numbers)
     return numbers[0]
 
 

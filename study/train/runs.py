@@ -6,7 +6,7 @@ that of the data and of the code. `train` carries a plan out, continues an inter
 last state, and returns the record of a finished one without training.
 
     data = load_data(root)
-    run = plan_run(data, "transformer", "tiny", SIZES["tiny"], learning_rate=0.01)
+    run = plan_run(data, RunSpec("transformer", "tiny", SIZES["tiny"], learning_rate=0.01))
     record = train(root, run, data, pick_device("auto"))
     model, checkpoint = load_checkpoint(root / "checkpoints/transformer_tiny.pt")
 """
@@ -20,6 +20,7 @@ import os
 import signal
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from study.stages.code_key import code_digest
@@ -39,15 +40,8 @@ from common import END, precision
 from study.families import build_model, model_class
 from study.train import machine
 from study.train.checkpoints import finished, load_state, remove_state, save_checkpoint, save_state
-from study.train.loop import (
-    BLOCK_SIZE,
-    Loop,
-    Stopped,
-    count_chars,
-    digest_tokens,
-    n_windows,
-    subset,
-)
+from study.train.data import BLOCK_SIZE, count_chars, digest_tokens, n_windows, subset
+from study.train.loop import Loop, Stopped
 
 # name -> optimizer; dropout and flags stand in the model's class
 RECIPES = {"tuned": "muon", "classic": "adamw"}
@@ -68,82 +62,83 @@ CHECKPOINT_SECONDS = 60  # between saved states of a run
 # What a run is: all that decides its result.
 
 
-def plan_run(
-    data,
-    family,
-    size,
-    shape,
-    learning_rate,
-    seed=HEADLINE_SEED,
-    recipe="tuned",
-    suite="classical",
-    epochs=1,
-    data_fraction=1.0,
-    max_train_chars=None,
-    max_minutes=None,
-    optimizer=None,
-    keep_best=False,
-    batch_windows=None,
-    name=None,
-    dropout=None,
-    start=None,
-    weight_decay=None,
-):
-    """A run: a dict of JSON values with its name, model configuration, budget, costs and key.
+@dataclass(frozen=True)
+class RunSpec:
+    """What is asked of a run. The rest of its plan follows from the data and the code."""
 
-    shape: the size's entries of the configuration (n_layer, d_model, ...); epochs: passes over the
-    subset;
-    max_minutes: of training (evaluation not counted), then end early, with the schedule shaped for
-    that; keep_best: the checkpoint is that of the lowest validation loss, not the last;
-    batch_windows: a step (default: by the amount of text); name: of its files (default: family_size
-    and what differs from the default); start: digest of the weights that it starts from (default:
-    drawn by the seed); weight_decay: of the hidden matrices (default: WEIGHT_DECAY for several
-    epochs of the tuned recipe from nothing, else none). ValueError if data_fraction and
-    max_train_chars leave less than one window of text.
-    """
-    model_of_family = model_class(family)
-    tokens = subset(data.train, data.token_chars, data_fraction, max_train_chars)
+    family: str
+    size: str
+    shape: dict  # the size's entries of the configuration: n_layer, d_model, ...
+    learning_rate: float  # at its peak
+    seed: int = HEADLINE_SEED
+    recipe: str = "tuned"
+    suite: str = "classical"
+    epochs: int = 1  # passes over the text
+    data_fraction: float = 1.0
+    max_train_chars: int | None = None
+    # of training, evaluation not counted: the run ends then, with the schedule shaped for that
+    max_minutes: float | None = None
+    optimizer: str | None = None  # default: the recipe's
+    keep_best: bool = False  # the checkpoint is that of the lowest validation loss, not the last
+    batch_windows: int | None = None  # a step; default: by the amount of text
+    name: str | None = None  # of its files; default: family_size and what differs from the default
+    dropout: float | None = None  # default: the family's
+    start: str | None = None  # digest of the weights to start from; default: drawn by the seed
+    # of the hidden matrices; default: WEIGHT_DECAY for several epochs of the tuned recipe from
+    # nothing, else none
+    weight_decay: float | None = None
+
+
+def plan_run(data, spec):
+    """Plans a run: returns a dict of JSON values with its name, model configuration, budget, costs
+    and key. ValueError if data_fraction and max_train_chars leave less than one window of text."""
+    family_class = model_class(spec.family)
+    tokens = subset(data.train, data.token_chars, spec.data_fraction, spec.max_train_chars)
     if len(tokens) <= BLOCK_SIZE < len(data.train):
         raise ValueError(
             f"so little training text holds no window of {BLOCK_SIZE} tokens: it has"
             f" {len(tokens):,}"
         )
+    dropout = family_class.DROPOUT[spec.recipe] if spec.dropout is None else spec.dropout
+    weight_decay = spec.weight_decay
     if weight_decay is None:
-        weight_decay = WEIGHT_DECAY if epochs > 1 and recipe == "tuned" and not start else 0.0
+        decays = spec.epochs > 1 and spec.recipe == "tuned" and not spec.start
+        weight_decay = WEIGHT_DECAY if decays else 0.0
+    batch_windows = spec.batch_windows or windows_per_step(
+        len(tokens) * spec.epochs, mean_chars(tokens, data.token_chars)
+    )
     run = {
-        "family": family,
-        "size": size,
-        "seed": seed,
-        "suite": suite,
-        "recipe": recipe,
+        "family": spec.family,
+        "size": spec.size,
+        "seed": spec.seed,
+        "suite": spec.suite,
+        "recipe": spec.recipe,
         "config": {
-            "family": family,
+            "family": spec.family,
             "vocab_size": data.vocab_size,
             "block_size": BLOCK_SIZE,
-            **shape,
-            "dropout": model_of_family.DROPOUT[recipe] if dropout is None else dropout,
-            **model_of_family.recipe_flags(recipe),
+            **spec.shape,
+            "dropout": dropout,
+            **family_class.recipe_flags(spec.recipe),
         },
-        "learning_rate": learning_rate,
-        "optimizer": optimizer or RECIPES[recipe],
+        "learning_rate": spec.learning_rate,
+        "optimizer": spec.optimizer or RECIPES[spec.recipe],
         "weight_decay": weight_decay,
-        "data_fraction": data_fraction,
-        "max_train_chars": max_train_chars,
-        "max_minutes": max_minutes,
-        "epochs": epochs,
-        "keep_best": keep_best,
-        "batch_windows": (
-            batch_windows
-            or windows_per_step(len(tokens) * epochs, mean_chars(tokens, data.token_chars))
-        ),
+        "data_fraction": spec.data_fraction,
+        "max_train_chars": spec.max_train_chars,
+        "max_minutes": spec.max_minutes,
+        "epochs": spec.epochs,
+        "keep_best": spec.keep_best,
+        "batch_windows": batch_windows,
         "data_digest": digest_tokens(tokens, data.val, data.test),
         "tokenizer_digest": data.tokenizer_digest,
-        "code_digest": run_code(family),
-        **({"start": start} if start else {}),
+        "code_digest": run_code(spec.family),
     }
+    if spec.start:
+        run["start"] = spec.start
     planned = costs(run, tokens, data.token_chars)
     run["key"] = value_digest({**run, **planned})
-    return {"name": name or run_name(run), **run, **planned}
+    return {"name": spec.name or run_name(run), **run, **planned}
 
 
 def costs(run, tokens, token_chars):
@@ -152,7 +147,7 @@ def costs(run, tokens, token_chars):
     with torch.device("meta"):
         model = build_model(run["config"])
     counts, flops_per_token = model.count_parameters(), model.flops_per_token()
-    steps_per_epoch = -(-n_windows(len(tokens)) // run["batch_windows"])
+    steps_per_epoch = math.ceil(n_windows(len(tokens)) / run["batch_windows"])
     return {
         "steps": steps_per_epoch * run["epochs"],
         "steps_per_epoch": steps_per_epoch,
@@ -231,13 +226,12 @@ def shape_of(config):
 # ---------------------------------------------------------------- carrying out
 
 
-def train(root, run, data, device, micro_batch=None, compile=False, again=False, weights=None):
+def train(root, run, data, device, again=False, weights=None):
     """Carries out a run and returns its record (a dict). weights: the state dict that the plan's
     `start` stands for.
 
     Writes below root/checkpoints: NAME.pt, NAME.json (the record, last), NAME.curve.jsonl; while it
-        runs
-    .NAME.state. A finished run is not repeated unless `again`; an interrupted one continues. Raises
+    runs .NAME.state. A finished run is not repeated unless `again`; an interrupted one continues. Raises
     Stopped when the loss is no number, when memory does not suffice for one window, or when another
     process has this run.
     """
@@ -256,13 +250,13 @@ def train(root, run, data, device, micro_batch=None, compile=False, again=False,
             lock.truncate(0)
             lock.write(f"process {os.getpid()}, started {time.strftime('%F %T')}")
             lock.flush()
-        record = finished(root, run)
-        if record is None or again:
+        record = None if again else finished(root, run)
+        if record is None:
             if again and machine.rank() == 0:
                 remove_state(folder, run["name"])
             machine.wait_for_all()
             machine.reset_peak_memory(device)
-            loop = Loop(run, data, device, micro_batch, compile)
+            loop = Loop(run, data, device)
             if weights is not None:  # before a saved state is restored, which lies further on
                 loop.model.load_state_dict(weights)
             with _flag_on_signal() as asked_to_stop:

@@ -28,6 +28,7 @@ from study.families import build_model, in_order, label
 from study.figures import pyplot, save
 from study.train import machine
 from study.train.checkpoints import finished
+from study.train.data import BLOCK_SIZE, count_chars, cut_windows, load_data, subset, to_tensor
 from study.train.jobs import threads_of, train_side_by_side
 from study.train.ladder import (
     LADDER,
@@ -38,22 +39,14 @@ from study.train.ladder import (
     rule_rate,
     width_of,
 )
-from study.train.loop import (
-    BLOCK_SIZE,
-    Stopped,
-    count_chars,
-    cut_windows,
-    gradient,
-    load_data,
-    make_optimizers,
-    subset,
-    to_tensor,
-)
+from study.train.loop import Stopped, gradient
+from study.train.optimizer import make_optimizers
 from study.train.runs import (
     BATCH_WINDOWS,
     HEADLINE_SEED,
     QUICK_TRAIN_CHARS,
     RECIPES,
+    RunSpec,
     plan_run,
     train,
 )
@@ -138,14 +131,9 @@ def train_all(stage, args, runs, data, device):
     """Trains the runs that are left, one after the other or side by side, and prints a line for
     each."""
     if args.jobs > 1 and len(runs) > 1:
-        records = train_side_by_side(
-            stage.root, runs, device, args.jobs, args.micro_batch, args.compile, args.force
-        )
+        records = train_side_by_side(stage.root, runs, device, args.jobs, args.force)
     else:
-        records = (
-            train(stage.root, run, data, device, args.micro_batch, args.compile, again=args.force)
-            for run in runs
-        )
+        records = (train(stage.root, run, data, device, again=args.force) for run in runs)
     try:
         with contextlib.closing(records):
             for record in records:
@@ -249,11 +237,6 @@ def suite_parser(doc):
             " with --quick on CPUs as many as there are cores, so that results do not depend on"
             " their number)"
         ),
-    )
-    add(
-        "--compile",
-        action="store_true",
-        help="torch.compile the models: pays on GPUs for runs of many minutes",
     )
     add(
         "--sweep-lr",
@@ -400,17 +383,19 @@ def plan_suite(args, suite, data, names):
     runs = [
         plan_run(
             data,
-            suite.family,
-            size,
-            shape,
-            choose_rate(args, size, suite),
-            seed=seed,
-            recipe=args.recipe,
-            suite=suite_of(size),
-            epochs=args.epochs,
-            data_fraction=fraction,
-            max_train_chars=args.max_train_chars,
-            max_minutes=args.max_minutes,
+            RunSpec(
+                suite.family,
+                size,
+                shape,
+                choose_rate(args, size, suite),
+                seed=seed,
+                recipe=args.recipe,
+                suite=suite_of(size),
+                epochs=args.epochs,
+                data_fraction=fraction,
+                max_train_chars=args.max_train_chars,
+                max_minutes=args.max_minutes,
+            ),
         )
         for fraction in args.data_fractions
         for seed in args.seeds
@@ -459,24 +444,26 @@ def replan(record, suite, data):
         shapes = suite_sizes([record["suite"]], suite.model, suite.shapes, data.vocab_size)
         return plan_run(
             data,
-            suite.family,
-            record["size"],
-            shapes[record["size"]],
-            record["learning_rate"],
-            seed=record["seed"],
-            recipe=record["recipe"],
-            suite=record["suite"],
-            epochs=record["epochs_planned"],
-            data_fraction=record["data_fraction"],
-            max_train_chars=record["max_train_chars"],
-            max_minutes=record["max_minutes"],
-            optimizer=record["optimizer"],
+            RunSpec(
+                suite.family,
+                record["size"],
+                shapes[record["size"]],
+                record["learning_rate"],
+                seed=record["seed"],
+                recipe=record["recipe"],
+                suite=record["suite"],
+                epochs=record["epochs_planned"],
+                data_fraction=record["data_fraction"],
+                max_train_chars=record["max_train_chars"],
+                max_minutes=record["max_minutes"],
+                optimizer=record["optimizer"],
+            ),
         )
     except (KeyError, TypeError, ValueError):
         return None
 
 
-def calibrate(run, data, device, seconds, micro_batch=None):
+def calibrate(run, data, device, seconds):
     """Tokens per second of a run's steps on this machine, measured for about `seconds` (at least
     two steps): of training alone, as `tokens_per_second` of a record; evaluation comes on top."""
     torch.manual_seed(0)
@@ -486,7 +473,7 @@ def calibrate(run, data, device, seconds, micro_batch=None):
     starts = torch.arange(run["batch_windows"], device=device) * BLOCK_SIZE
     x, y = cut_windows(to_tensor(tokens, device), starts)
     token_chars = torch.from_numpy(np.asarray(data.token_chars)).to(device)
-    micro_batch, times = micro_batch or run["batch_windows"], []
+    micro_batch, times = run["batch_windows"], []
     while len(times) < 3 or sum(times) < seconds:
         started = time.monotonic()
         *_, micro_batch = gradient(model, x, y, token_chars, micro_batch, run["name"])
@@ -516,7 +503,7 @@ def print_plan(runs, data, device, args):
         f"{'run':32} {'parameters':>11} {'non-emb.':>11} {'tokens':>12} {'steps':>8} {'FLOPs':>8}"
         f" {'minutes':>8}"
     )
-    minutes = expected_minutes(runs, data, device, args.micro_batch)
+    minutes = expected_minutes(runs, data, device)
     for run, expected in zip(runs, minutes):
         print(
             f"{run['name']:32} {run['params_total']:11,} {run['params_non_embedding']:11,}"
@@ -531,11 +518,11 @@ def print_plan(runs, data, device, args):
     )
 
 
-def expected_minutes(runs, data, device, micro_batch=None):
+def expected_minutes(runs, data, device):
     """Minutes of training of each run on this machine, from a few steps of each size and batch."""
     batches = {_speed_key(run): run for run in runs}
     rates = {
-        batch: calibrate(run, data, device, CALIBRATION_SECONDS / len(batches), micro_batch)
+        batch: calibrate(run, data, device, CALIBRATION_SECONDS / len(batches))
         for batch, run in batches.items()
     }
     return [
@@ -649,18 +636,20 @@ def sweep_size(stage, args, suite, size, data, device):
     def run_at(rate, seed=0):
         run = plan_run(
             data,
-            suite.family,
-            size,
-            suite.sizes[size],
-            rate,
-            seed=seed,
-            optimizer=optimizer,
-            max_train_chars=args.max_train_chars,
-            name=f"{suite.family}_{size}_{optimizer}_{rate:.3g}_{seed}",
+            RunSpec(
+                suite.family,
+                size,
+                suite.sizes[size],
+                rate,
+                seed=seed,
+                optimizer=optimizer,
+                max_train_chars=args.max_train_chars,
+                name=f"{suite.family}_{size}_{optimizer}_{rate:.3g}_{seed}",
+            ),
         )
         losses = dict.fromkeys(("val_nats_per_char", "train_nats_per_char"))
         try:
-            record = train(stage.root / "checkpoints/.sweep", run, data, device, args.micro_batch)
+            record = train(stage.root / "checkpoints/.sweep", run, data, device)
             losses = {name: round(record[name], 5) for name in losses}
             print(f"{run['name']}: {record['val_nats_per_char']:.4f}", flush=True)
         except Stopped as problem:  # a rate that is too high: it counts as the worst
