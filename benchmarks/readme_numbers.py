@@ -16,7 +16,7 @@ from pathlib import Path
 from study.families import in_order, label
 from study.report import headline
 from study.report.content import level_rows
-from study.report.required import value_at, without_ladder
+from study.report.required import without_ladder
 from study.report.tables import read_tables
 from study.stages.arguments import number as number_above
 from study.stages.stage import HERE, load_manifest, read_json, write_json, write_text
@@ -141,12 +141,20 @@ def sample(facts):
 
 
 def answer(results):
-    """Returns the headline as a table, with the numbers of the law beside it."""
-    rows = [[name, words] for name, words in headline.rows(results)[1:]]
-    for name, row in (value_at(results, "fits.answer.numbers") or {}).items():
-        if isinstance(row, dict) and "value" in row and name != "alpha":
-            rows.append([row.get("words") or name, measured(row["value"], row.get("interval"))])
-    return table(["the study's answer in numbers", "95 % interval"], rows)
+    """Returns the headline as a table, with the other numbers of the law beside it."""
+    rows = headline.rows(results)[1:] + headline.law_rows(results)
+    return table(["the study's answer in numbers", ""], [list(row) for row in rows])
+
+
+def winners(results):
+    """Returns the families of the lowest loss by size and amount of text; [] without any."""
+    found = headline.winners(results)
+    if not found:
+        return []
+    amounts, rows = found
+    cells = [[size, *(" ".join(cell).strip() for cell in row)] for size, row in rows]
+    head = ["lowest loss: parameters", *(f"{amount} characters" for amount in amounts)]
+    return table(head, cells)
 
 
 def one_epoch(runs):
@@ -219,11 +227,8 @@ def numbers(facts):
     if left_out:
         first += f" Left out: {', '.join(left_out)}."
     first += " All of it lies in [docs/study/](docs/study/RESULTS.json)."
-    winners = value_at(results, "fits.answer.winners") or []
     parts = [[first], [f"**{results['headline']['sentence']}**"], answer(results)]
-    if winners:
-        head = [key for key in winners[0] if not isinstance(winners[0][key], (dict, list))]
-        parts.append(table(head, [[str(row.get(key)) for key in head] for row in winners]))
+    parts += [winners(results), [f"- {words}" for words in headline.predictions(results)]]
     parts += [one_epoch(own), baselines(results), validity(results), not_beaten(results)]
     last = f"`make run` repeats this small, on {facts['short']['chars']:,} characters in"
     last += f" {minutes_of_short_run(facts):.0f} minutes: do not quote its exponents."

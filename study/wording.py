@@ -30,14 +30,14 @@ def number(value, digits=None):
 
 
 def percent(share):
-    """Returns a share in whole percent, below 1 % with one decimal.
+    """Returns a share in whole percent, below 10 % with one decimal.
 
     >>> percent(0.655), percent(0.0028), percent(0.0), percent(None)
     ('66 %', '0.3 %', '0 %', '–')
     """
     if share is None:
         return NOTHING
-    digits = 1 if 0 < share < 0.01 else 0
+    digits = 1 if 0 < share < 0.0995 else 0
     return f"{100 * share:.{digits}f} %"
 
 

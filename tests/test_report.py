@@ -232,10 +232,15 @@ def test_figures_that_decide_stand_first(outputs):
 
 
 def test_winners_of_the_answer_become_a_table():
-    winners = [{"size": "0.67M", "text": "1.3M", "family": "Transformer", "points": [1]}]
-    found = page.winners_table({"fits": {"answer": {"winners": winners}}})
-    assert found.head == ["size", "text", "family"]
-    assert found.rows[0][0] == "0.67M" and found.rows[0][1][1].text == "Transformer"
+    row = {"n": 670e3, "d": 1.3e6, "winner": "transformer", "margin": 0.0521, "clear": True}
+    rows = [row, {**row, "d": 84e3, "clear": False}, {**row, "n": 4e3}]
+    found = page.winners_table({"fits": {"answer": {"winners": rows}}})
+    assert found.head == ["parameters", "84k characters", "1.3M characters"]
+    assert [(name, [cell.text for cell in cells]) for name, cells in found.rows] == [
+        ("670k", ["draw", "Transformer"]),
+        ("4k", ["–", "Transformer"]),
+    ]
+    assert found.rows[0][1][1].note == "by 0.052 nats" and page.winners_table({}) is None
 
 
 def test_page_of_an_empty_root_says_what_is_missing(tmp_path):

@@ -24,7 +24,7 @@ from study.evaluate import evaluation, measurements, prompts, rating, sampler_sw
 from study.evaluate import samples as generated
 from study.fit.records import COLUMNS, csv_text, read_records, rows_of_records
 from study.report import headline
-from study.report.content import describe_fits, results
+from study.report.content import describe_fits, licences, may_share, results
 from study.report.required import MOST_BYTES, check_results
 from study.report.tables import TABLES, read_tables, run_rows
 from study.train import runs
@@ -225,6 +225,7 @@ def test_no_law_at_one_amount_of_text_is_quoted_beside_a_grid():
     law = {"alpha": 0.3, "alpha_interval": [0.2, 0.4], "verdict": "identified"}
     assert headline.exponent({"lstm": law, "joint": None})["value"] == 0.3
     assert headline.exponent({"lstm": law, "joint": {"lstm": {}}}) == {"value": None}
+    assert headline.exponent({"lstm": law, "answer": {"numbers": {}}}) == {"value": None}
     answer = {
         "sentence": "It copies.",
         "numbers": {"alpha": {"value": 0.15, "interval": [0.14, 0.16]}},
@@ -241,6 +242,17 @@ def test_a_fit_that_was_refused_is_null_with_its_reason():
     )
     assert fits["transformer"]["alpha"] == 0.3 and fits["lstm"]["alpha_interval"] is None
     assert fits["lstm"]["alpha"] is None and fits["lstm"]["reason"] == "losses rise"
+
+
+def test_the_licences_are_those_of_stage_01():
+    rows = [
+        {"name": "openscore", "licence": "CC0 1.0", "may_share": True},
+        {"name": "mine", "licence": None, "may_share": False},
+    ]
+    assert licences({"sources": rows}) == ["openscore: CC0 1.0", "mine: not stated"]
+    assert may_share({"sources": rows}) is False and may_share({"sources": rows[:1]}) is True
+    assert "public-domain" in licences({"config": {"source": "music21"}})[0]
+    assert licences({}) == [] and may_share({}) is None
 
 
 def test_an_end_without_bound_is_a_word_and_rows_stay_in_fits_json():

@@ -43,8 +43,8 @@ DATA_KEYS = (
 LONG = set(  # keys of fits.json that RESULTS.json leaves to it
     (
         "alpha_without_size best_predicting_form choices collapse counting crossover figures"
-        " flops_range form_p forms frontier held_out huber loss_by_position method objective"
-        " points reason_in_short resamples sizes standard_error"
+        " flops_range form_p forms frontier held_out huber loss_by_position method"
+        " more_comparisons objective points reason_in_short resamples sizes standard_error"
     ).split()
 )
 NOVELTY_KEYS = ("n", "copied_share", "longest_copied_chars", "new_4_bar_share")
@@ -150,6 +150,7 @@ def describe_data(root, manifests):
     return {
         "sources": download.get("config"),
         "licences": licences(download),
+        "may_share": may_share(download),
         "downloaded": download.get("counts"),
         "conversion": conversion
         and {
@@ -167,16 +168,21 @@ def describe_data(root, manifests):
 
 
 def licences(download):
-    """Returns the licences of the sources as a list of sentences; [] where none is known."""
-    config = download.get("config") or {}
-    said = download.get("licences") or config.get("licences") or config.get("licence")
-    if said is None:
-        said = LICENCES.get(str(config.get("source") or "").split(":")[0])
-    if isinstance(said, dict):
-        said = [f"{source}: {words}" for source, words in said.items()]
-    if isinstance(said, str):
-        said = [said]
-    return [str(words) for words in said or []]
+    """Returns the licences of the sources as sentences, as stage 01 says them; [] where none is
+    known. download: its manifest."""
+    rows = [row for row in download.get("sources") or [] if isinstance(row, dict)]
+    if rows:
+        return [f"{row.get('name')}: {row.get('licence') or 'not stated'}" for row in rows]
+    source = value_at(download, "config.source")
+    return [LICENCES[source]] if source in LICENCES else []
+
+
+def may_share(download):
+    """Returns False if a source's licence forbids to pass on what is made of it; None: not known."""
+    said = [row.get("may_share") for row in download.get("sources") or [] if isinstance(row, dict)]
+    if False in said:
+        return False
+    return True if said and None not in said else None
 
 
 def describe_tokenizer(root):
@@ -209,7 +215,10 @@ def describe_fits(fits):
         if key not in ("families", "answer", "headline", "quick")
     }
     short = _short({**refused, **(fits.get("families") or {}), **rest})
-    return with_unbounded({"answer": fits.get("answer"), **short})
+    answer = fits.get("answer")
+    if answer:
+        answer = {key: answer.get(key) for key in ("sentence", "numbers", "winners", "prediction")}
+    return with_unbounded({"answer": answer, **short})
 
 
 def _short(value):

@@ -11,7 +11,7 @@ import math
 from music.validity import is_above, share
 from study.families import label
 from study.report.required import is_ngram, value_at, without_ladder
-from study.wording import measured, measured_share, number, percent, rounded
+from study.wording import measured, measured_share, number, percent, rounded, si
 
 MOST_WORDS = 30  # of the sentence
 MOST_NAMED = 3  # models in a sentence
@@ -26,7 +26,16 @@ NUMBERS = {  # key -> what a reader sees
     "copied_share": "copied from the training text",
     "saved_on_repeated_bars": "bits per character saved on a repeated bar",
 }
-SHARES = ("valid_rate", "valid_rate_right_bars", "repeated_bars", "copied_share")
+LAW_NUMBERS = {  # of the answer's law, which stand beside the eight
+    "beta": "exponent β of the amount of text",
+    "order": "order k of the law",
+    "E": "irreducible loss, nats per character",
+    "kappa": "nats per character for each bit saved on repeated bars",
+    "kappa_from_text": "the same from the share of repeated bars in the text",
+    "scatter": "scatter of runs around the law",
+    "copies_from_n_times_d": "copying starts at N x D",
+}
+SHARES = ("scatter", "valid_rate", "valid_rate_right_bars", "repeated_bars", "copied_share")
 
 
 # ---------------------------------------------------------------- numbers and sentence
@@ -86,11 +95,11 @@ def _saved(parts):
 
 
 def exponent(fits):
-    """Returns the exponent to quote: the answer's; without one that of the first family, unless
-    sizes and amounts of text were both varied: then no law at one amount of text is quoted."""
-    answer = value_at(fits, "answer.numbers.alpha")
-    if isinstance(answer, dict):
-        return {key: answer.get(key) for key in ("value", "interval")}
+    """Returns the exponent of model size to quote: the answer's. Without an answer that of the
+    first family, unless sizes and amounts of text were both varied: then no law at one amount of
+    text is quoted."""
+    if fits.get("answer"):
+        return value_at(fits, "answer.numbers.alpha") or {"value": None}
     for family, law in fits.items():
         if isinstance(law, dict) and "verdict" in law and not fits.get("joint"):
             return {
@@ -148,6 +157,43 @@ def _in_words(key, row, with_more=True):
     if row.get("real_music") is not None:
         words += f"; real music {percent(row['real_music'])}"
     return words + (f"; {row['model']}" if row.get("model") else "")
+
+
+# ---------------------------------------------------------------- the law behind it, in words
+
+
+def law_rows(results):
+    """Returns [(name, words)] of the other numbers of the answer's law; [] without one."""
+    numbers = value_at(results, "fits.answer.numbers") or {}
+    rows = []
+    for key, name in LAW_NUMBERS.items():
+        row = numbers.get(key) or {}
+        if row.get("value") is not None:
+            large = row["value"] > 1e4
+            rows.append((name, si(row["value"]) if large else _in_words(key, row)))
+    return rows
+
+
+def predictions(results):
+    """Returns what the law predicted for runs that it had not seen, and predicts for the next, as
+    sentences."""
+    rows = value_at(results, "fits.answer.prediction") or {}
+    return [row["sentence"] for kind in ("held_out", "next") for row in rows.get(kind) or []]
+
+
+def winners(results):
+    """Returns the families of the lowest loss as (amounts of text, [(size, [(family, margin)])]),
+    in words; a margin within the noise of seeds is a draw. None without any."""
+    rows = value_at(results, "fits.answer.winners") or []
+    amounts = sorted({row["d"] for row in rows if row["d"]})
+    sizes = {}
+    for row in rows:
+        family = label(row["winner"]) if row["clear"] else "draw"
+        cell = family, f"by {row['margin']:.3f} nats" if row["clear"] else ""
+        sizes.setdefault(si(row["n"]), {})[row["d"]] = cell
+    none = ("–", "")
+    table = [(size, [cells.get(d, none) for d in amounts]) for size, cells in sizes.items()]
+    return ([si(d) for d in amounts], table) if table else None
 
 
 # ---------------------------------------------------------------- baselines that were not beaten

@@ -119,6 +119,8 @@ def page_data(outputs):
         "is_quick": bool(results.get("quick")),
         "compose": "compose.html" if (outputs / "compose.html").exists() else None,
         "figures": figures_of(outputs / "figures", fits.get("figures") or []),
+        "law": headline.law_rows(results),
+        "predictions": headline.predictions(results),
         "winners": winners_table(results),
         "beside": beside_table(results),
         "finetuned": finetuned_table(results),
@@ -128,6 +130,7 @@ def page_data(outputs):
         "level_words": {name: LEVEL_WORDS[name] for name in LEVELS},
         "music": music_table(results),
         "licences": value_at(results, "data.licences") or [],
+        "may_share": value_at(results, "data.may_share") is not False,
         "environment": results.get("environment") or {},
     }
 
@@ -230,17 +233,14 @@ def measured_cell(value, pair):
 
 
 def winners_table(results):
-    """Returns which family is best where, as the answer of the fits says; None without it."""
-    rows = value_at(results, "fits.answer.winners") or []
-    rows = [row for row in rows if isinstance(row, dict)]
-    if not rows:
+    """Returns which family has the lowest loss at which size and amount of text."""
+    found = headline.winners(results)
+    if not found:
         return None
-    head = [key for key in rows[0] if not isinstance(rows[0][key], (dict, list))]
-    cells = [[str(NOTHING if row.get(key) is None else row[key]) for key in head] for row in rows]
-    names = [key.replace("_", " ") for key in head]
-    return table(
-        "The best family by size and amount of text", names, [(c[0], c[1:]) for c in cells]
-    )
+    amounts, rows = found
+    cells = [(size, [Cell(*cell) for cell in row]) for size, row in rows]
+    head = ["parameters", *(f"{amount} characters" for amount in amounts)]
+    return table("The family with the lowest loss, by model size and amount of text", head, cells)
 
 
 def beside_table(results):
