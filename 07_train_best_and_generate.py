@@ -9,7 +9,7 @@ Writes: checkpoints/best_model.{pt,json,curve.jsonl}
         be cut to be readable) part4_outputs/evaluation/ (samples and measurements, each kept under
         a key: an interrupted run goes on after the last, and an edit re-makes what it changes)
         part4_outputs/figures/{sampler,ladder,skills,cost_of_control,repetition,best_by_position}.{png,svg},
-        RESULTS.json, report.html, music.csv, differences.csv, loss_by_position.csv
+        RESULTS.json, report.html, compose.html, music.csv, differences.csv, loss_by_position.csv
 Run:    python 07_train_best_and_generate.py [--quick] [--best xl:10] [--skip-training]
         python 07_train_best_and_generate.py --samples-only
         python 07_train_best_and_generate.py --model transformer_tiny --num-samples 3 --meter 6/8
@@ -65,7 +65,7 @@ from study.evaluate import samples as generated
 from study.evaluate.sampling import MODEL_ITSELF, Request, describe_sampler, generate
 from study.families import FAMILIES
 from study.fit.records import read_curves
-from study.report import headline
+from study.report import compose, headline
 from study.report.content import level_rows, results
 from study.report.page import write_played_page, write_report
 from study.report.required import check_results, planned_runs, suite_runs
@@ -238,7 +238,10 @@ def add_play_flags(play):
         "--model",
         type=name_list,
         metavar="NAME",
-        help=f"play with checkpoints/NAME.pt, e.g. transformer_tiny (default: {BEST})",
+        help=(
+            f"play with checkpoints/NAME.pt, e.g. transformer_tiny (default: {BEST}), or with the"
+            " model that ships: study"
+        ),
     )
     add(
         "--continue",
@@ -442,6 +445,7 @@ def output_names(root, kept):
             "checkpoints/training_history.json",
             "RESULTS.json",
             "report.html",
+            "compose.html",
             "generated/metadata.json",
             *TABLES,
         )
@@ -481,11 +485,14 @@ def play(root, args):
     """Draws samples as a user wants them from a finished model; leaves results and evaluation
     alone. It needs the model's checkpoint and the vocabulary, and nothing else."""
     name = args.model or BEST
-    check_model(root, args, name)
     try:
-        loaded = models.load_model(
-            root, name, load_tokenizer(tokenizer_path(root, name)), pick_device(args.device)
-        )
+        if name == "study":
+            loaded = models.study_model(pick_device(args.device))
+        else:
+            check_model(root, args, name)
+            loaded = models.load_model(
+                root, name, load_tokenizer(tokenizer_path(root, name)), pick_device(args.device)
+            )
     except ValueError as error:
         fail(ME, str(error), f"run: python {ME}{root_flags(args)}")
     chosen = (measurements.read(root, "sweep") or {}).get("chosen") or MODEL_ITSELF
@@ -634,7 +641,10 @@ def check_model(root, args, name):
     if (root / f"checkpoints/{name}.pt").exists():
         return
     have = ", ".join(sorted(path.stem for path in (root / "checkpoints").glob("*.pt"))) or "none"
-    mend = f"give one of them to --model, or run: python {ME}{root_flags(args)}"
+    mend = (
+        f"give one of them or study, the model that ships, to --model; or run: python {ME}"
+        f"{root_flags(args)}"
+    )
     fail(ME, f"there is no checkpoints/{name}.pt; there are: {have}", mend)
 
 
@@ -765,6 +775,7 @@ def write_results(root):
         write_text(root / f"part4_outputs/{name}", text)
     drawn = draw_figures(root, content)
     write_report(root)
+    compose.write_compose_of(root)
     return content, drawn
 
 

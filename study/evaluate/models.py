@@ -2,8 +2,9 @@
 
 from typing import Any, NamedTuple
 
-from study.stages.stage import value_digest
+from study.stages.stage import HERE, value_digest
 
+from common import load_tokenizer
 from study.train.checkpoints import load_checkpoint
 
 
@@ -26,10 +27,20 @@ class LoadedModel(NamedTuple):
 def load_model(root, name, tokenizer, device="cpu"):
     """The model of a checkpoint; ValueError if it is damaged or was made with another
     vocabulary."""
-    model, checkpoint = load_checkpoint(root / f"checkpoints/{name}.pt", device)
+    return _loaded(root / f"checkpoints/{name}.pt", tokenizer, device)
+
+
+def study_model(device="cpu"):
+    """The model that ships in docs/study; see MODEL_CARD.md there."""
+    path = HERE / "docs/study/best_model.pt"
+    return _loaded(path, load_tokenizer(path.with_suffix(".tokenizer.pkl")), device)
+
+
+def _loaded(path, tokenizer, device):
+    model, checkpoint = load_checkpoint(path, device)
     if checkpoint["tokenizer_digest"] != tokenizer.digest:
         raise ValueError(
-            f"checkpoints/{name}.pt was trained with another vocabulary than data/tokenizer.pkl"
+            f"checkpoints/{path.name} was trained with another vocabulary than data/tokenizer.pkl"
         )
     digest = value_digest([checkpoint["weights_digest"], checkpoint["config"], tokenizer.digest])
     return LoadedModel(model, tokenizer, device, digest)
