@@ -2,7 +2,8 @@
 families compared.
 
 Reads:  checkpoints/<family>_<size>*.json and .curve.jsonl (run records, nats per character) listed
-    by 04 and 05
+            by 04 and 05
+        part4_outputs/repeats.csv, data/val.txt  for the copying term, once 07 has measured it
 Writes: part4_outputs/runs.csv        one row per run: every figure and number below comes from it
         part4_outputs/fits.json       fits, intervals, verdicts, comparisons (same bytes:
             checkpoints/scaling_fits.json)
@@ -30,6 +31,8 @@ from study.families import FAMILIES, label
 from study.fit import joint_law, sentences
 from study.fit import analysis as scaling_fits
 from study.fit import figures as figures_scaling
+from study.fit.answer import saved_of_rows
+from study.fit.copying import second_occurrences
 from study.fit.records import (
     COLUMNS,
     TABLE_COLUMNS,
@@ -38,12 +41,14 @@ from study.fit.records import (
     read_curves,
     read_records,
     rows_of_records,
-    rows_of_table,
 )
+from study.fit.table import rows_of_table
 
 NAME = "06_fit_scaling.py"
 # {family: loss of the far corner, said before its training}
 PROMISES = "checkpoints/predicted_corner.json"
+# what stage 07 measured of in-context copying; without it the law has no term for it
+REPEATS = "part4_outputs/repeats.csv"
 N_RESAMPLES = 1000  # of every bootstrap; 0.3 s per family, tens of seconds for a joint law
 # of the compute-optimal frontier, as in Hoffmann et al. 2022 (10th to 90th)
 BAND_PERCENT = 80
@@ -159,12 +164,12 @@ def fit_table(args):
             "pass the path of a CSV with the columns family,N,D,seed,loss",
         )
     try:
-        rows = rows_of_table(args.table)
+        rows, remarks = rows_of_table(args.table)
     except (ValueError, csv.Error) as error:
         fail(
             NAME,
             f"{args.table}: {error}",
-            "a table has the columns family,N,D,seed,loss, one run a line",
+            "a table has the columns N and loss, and family, D and seed where they differ; one run a line",
         )
     chosen = settings(args.bootstrap, args.seed)
     analysis = scaling_fits.analyse(rows, chosen, measured="loss of the table")
@@ -181,6 +186,8 @@ def fit_table(args):
         r"[^\w.-]", "_", args.table.stem
     )
     write_results(folder, rows, TABLE_COLUMNS, analysis, chosen, curves={})
+    for remark in remarks:
+        print(f"note: {remark}")
     for key, value in sentences.summary(result).items():
         print(f"{key}: {value}")
     for family, entry in (result["joint"] or {}).items():
@@ -204,6 +211,18 @@ def corpus_chars(root):
     return (splits.get("train") or {}).get("characters")
 
 
+def copying_measured(root):
+    """Returns ({(family, N, D): bits saved on a repeated bar}, share of characters in second
+    occurrences of bars); what was not measured is empty or None."""
+    repeats, text = root / REPEATS, root / "data/val.txt"
+    saved, share = {}, None
+    if repeats.is_file():
+        saved = saved_of_rows(csv.DictReader(repeats.read_text(encoding="utf-8").splitlines()))
+    if saved and text.is_file():
+        share = second_occurrences(text.read_text(encoding="utf-8"))["share"]
+    return saved, share
+
+
 def fit_runs(stage, args):
     """The runs of the training stages: from their records to fits.json and the figures."""
     records = read_records(stage.root)
@@ -221,7 +240,8 @@ def fit_runs(stage, args):
     rows, chosen = rows_of_records(records), settings(args.bootstrap, args.seed)
     curves, promises = read_curves(stage.root, rows), read_json(stage.root / PROMISES)
     with stage.writing():
-        analysis = scaling_fits.analyse(rows, chosen, promises=promises)
+        saved, share = copying_measured(stage.root)
+        analysis = scaling_fits.analyse(rows, chosen, promises=promises, saved=saved, share=share)
         analysis = analysis._replace(result={"quick": args.quick, **analysis.result})
         names = write_results(
             stage.root / "part4_outputs",

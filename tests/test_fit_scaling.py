@@ -23,6 +23,7 @@ from study.fit import analysis as scaling_fits
 from study.fit import figures as figures_scaling
 from study.fit import power_law as law
 from study.fit import records
+from study.fit.table import rows_of_table
 from study.fit.verdict import against_rivals, verdict
 
 fit_scaling = importlib.import_module("06_fit_scaling")
@@ -612,10 +613,8 @@ def test_a_table_with_three_families_is_drawn_with_three_looks(tmp_path):
         ("family,N,loss\nx,many,1\n", "line 2: n is 'many'"),
         ("family,N,loss\nx,-5,1\n", "must be positive"),
         ("family,N,loss\n", "empty"),
-        (
-            "family,N,loss\nx,1e5,2\nx,1e6,nan\nx,1e7,1.5\nx,1e8,1.4\n",
-            "no finite positive loss in line 3",
-        ),
+        ("family,N,loss\nx,1e5,OOM\n", "no row has a loss"),
+        ("family,N,loss\nx,1e5,2\nx,1e6,nan\nx,1e7,1.5\nx,1e8,1.4\n", "3 sizes"),
         ("family,N,loss\nx,1e5,2\nx,1e6,1.8\nx,1e7,1.5\n", "3 sizes"),
     ],
 )
@@ -625,6 +624,56 @@ def test_bad_tables_end_with_one_message(tmp_path, text, words):
     with pytest.raises(SystemExit) as stop:
         fit_scaling.main(["--table", str(table), "--output", str(tmp_path / "out")])
     assert words in str(stop.value) and not (tmp_path / "out").exists()
+
+
+def numbers_of(path):
+    rows, remarks = rows_of_table(path)
+    keys = ("params_total", "n_chars_seen", "val_nats_per_char")
+    return [tuple(row[key] for key in keys) for row in rows], remarks
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "family;N;D;seed;loss\nlm;44.000.000;1B;0;3,95\nlm;124M;1B;0;3,5\n".encode(),
+        "# mine\r\nN\tD\tloss\r\n\r\n44000000\t1e9\t3.95\r\n124e6\t1e9\t3.5\r\n".encode("utf-16"),
+        'mod\xe8le,params,tokens,val_loss\na,"44,000,000",1e9,3.95\na,124 M,1e9,3.5\n'.encode(
+            "latin-1"
+        ),
+        "\ufeffName|N|D|Loss\nx|4.4e7|1000m|3.95\ny|124000k|1g|3.5\nz|2e8|1g|OOM\n".encode(),
+    ],
+    ids=["decimal commas", "UTF-16 and tabs", "Latin-1 and aliases", "BOM, bars and OOM"],
+)
+def test_tables_are_read_as_people_write_them(tmp_path, content):
+    table = tmp_path / "mine.csv"
+    table.write_bytes(content)
+    found, remarks = numbers_of(table)
+    assert found == [(44e6, 1e9, 3.95), (124e6, 1e9, 3.5)]
+    assert remarks == (["1 rows without a loss are left out (line 4)"] if b"OOM" in content else [])
+
+
+def test_a_diverged_run_is_named_with_its_line(tmp_path):
+    points = [(n, 5 * n**-0.15 + 1 + (8 if i == 3 else 0)) for i, n in enumerate(SIZES * 2)]
+    rows, (remark,) = rows_of_table(write_table(tmp_path / "one.csv", {"lm 🎵": points}))
+    assert (
+        remark.startswith("line 5: ") and "diverged" in remark and len(rows) == 2 * len(SIZES) - 1
+    )
+
+
+@pytest.mark.parametrize("n_runs", [8, 12])
+def test_sizes_and_data_that_grow_together_give_no_exponent(n_runs):
+    """k = 1, alpha 0.34, beta 0.28 on D = 20 N: any alpha fits, and only one along the line is known."""
+    rows = []
+    for n in np.geomspace(1e7, 1e10, n_runs):
+        loss = joint_law.joint_loss((1.7, 400.0, 400.0, 0.34, 0.28, 1.0), n, 20 * n)
+        rows += rows_of([(n, float(loss))], d=20 * n)
+    result = analyse(rows, 20).result
+    entry = result["joint"]["transformer"]
+    assert not entry["identified"] and entry["alpha"]["value"] is None
+    low, high = entry["design"]["interval"]
+    assert 0.28 < entry["design"]["exponent"] < 0.34 and low < high
+    assert "cannot be told apart" in entry["reason"] and "would separate" in entry["reason"]
+    assert result["answer"]["numbers"] == {}
 
 
 def test_budget_from_a_table_with_several_amounts_of_data(tmp_path, capsys):

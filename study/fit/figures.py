@@ -7,6 +7,7 @@ a family whose law was refused: a figure that hides what does not fit is no evid
 """
 
 import math
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -77,6 +78,8 @@ def draw_all(folder, rows, analysis, settings, curves, corpus_chars=None):
     }
     study = Study(rows, chosen, analysis.result, analysis.laws, curves, settings, corpus_chars)
     plt, drawn = figures.pyplot(), []
+    # a name in letters that the font lacks is drawn as boxes; that is no news to a reader
+    warnings.filterwarnings("ignore", message="Glyph .* missing from")
     for name, draw in DRAWINGS.items():
         figure, fields = draw(plt, study) or (None, None)
         if figure is None:

@@ -1,4 +1,4 @@
-"""Runs as rows: from the records that training leaves, or from a table that a user brings.
+"""Runs as rows: from the records that training leaves, or from a table (`study/fit/table.py`).
 
 A row is a dict with the keys of COLUMNS (None: not known). Losses are nats per character.
 """
@@ -189,63 +189,6 @@ def read_curves(root, rows):
             lines = path.read_text(encoding="utf-8").splitlines()
             curves[row["name"]] = [json.loads(line) for line in lines if line.strip()]
     return curves
-
-
-# ---------------------------------------------------------------- a table of a user
-
-
-def rows_of_table(path):
-    """Rows from a user's CSV with the columns family, N, D, seed, loss (D and seed may be left
-    out).
-
-    Raises ValueError with the line and the reason.
-    """
-    # -sig: Excel puts a byte order mark before the first column
-    text = Path(path).read_text(encoding="utf-8-sig")
-    reader = csv.DictReader(io.StringIO(text))
-    fields = {name.strip().lower(): name for name in reader.fieldnames or []}
-    missing = [name for name in ("family", "n", "loss") if name not in fields]
-    if missing:
-        raise ValueError(f"line 1: no column {', '.join(missing)} (needed: family,N,D,seed,loss)")
-    rows = [_table_row(line, number, fields) for number, line in enumerate(reader, 2)]
-    if not rows:
-        raise ValueError("no runs: the table is empty")
-    return sorted(
-        rows, key=lambda r: (r["family"], r["params_total"], r["n_chars_seen"] or 0, r["seed"])
-    )
-
-
-def _table_row(line, number, fields):
-    """One line of a table as a row. A loss that is missing or NaN is kept: the family is refused,
-    with its name."""
-
-    def value(name, default=None):
-        word = (line.get(fields.get(name, "")) or "").strip()
-        if not word:
-            return default
-        try:
-            return float(word)
-        except ValueError:
-            raise ValueError(f"line {number}: {name} is {word!r}, not a number") from None
-
-    n, d, loss, seed = value("n"), value("d"), value("loss", math.nan), value("seed", 0.0)
-    if not is_positive(n) or (d is not None and not is_positive(d)):
-        raise ValueError(f"line {number}: N and D must be positive numbers")
-    if not seed.is_integer():
-        raise ValueError(f"line {number}: seed is {seed}, not a whole number")
-    family = (line.get(fields["family"]) or "").strip()
-    if not family:
-        raise ValueError(f"line {number}: no family")
-    return {
-        **dict.fromkeys(COLUMNS),
-        "name": f"line {number}",
-        "family": family,
-        "size": f"{n:g}",
-        "seed": int(seed),
-        "params_total": n,
-        "n_chars_seen": d,
-        "val_nats_per_char": loss,
-    }
 
 
 def csv_text(rows, columns):

@@ -1,0 +1,247 @@
+"""Reads a user's table of runs, however it was written, as rows of `study/fit/records.py`.
+
+    rows, remarks = rows_of_table("my_runs.csv")
+
+Commas, semicolons, tabs or bars between columns; decimal commas; 44,000,000 or 124M; UTF-8, UTF-16
+or Latin-1; comment lines; usual other names of the columns. A row that holds no run (OOM, nan, no
+loss) is left out and named in the remarks with its line.
+"""
+
+import csv
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+
+from study.fit import joint_law
+from study.fit.power_law import fit_huber
+from study.fit.records import COLUMNS, is_positive
+
+ALIASES = {  # column -> names that people give it, lower case, without blanks, _ and -
+    "family": "family architecture arch modelfamily modeltype type model".split(),
+    "n": "n params parameters nparams numparams modelsize size paramstotal nparameters".split(),
+    "d": "d tokens ntokens numtokens data chars characters traintokens trainingtokens"
+    " datasetsize ncharsseen".split(),
+    "seed": "seed run repeat".split(),
+    "loss": "loss valloss validationloss evalloss testloss finalloss valnatsperchar nats".split(),
+}
+UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
+DELIMITERS = ",;\t|"
+COMMENT = "#"
+ONE_FAMILY = "runs"  # of a table that names none
+MOST_NAMED = 5  # lines named in a remark
+FAR_OFF = 12.0  # robust standard deviations of log loss, and ...
+LEAST_FAR = 0.1  # ... at least so much above the law: a run that diverged
+MIN_JUDGED = 8  # runs of a family that can say that another is far off
+
+
+# ---------------------------------------------------------------- words and numbers
+
+
+def decoded(content):
+    """Returns the text of a table's bytes; ValueError if they are no text."""
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return content.decode("utf-16", errors="replace")
+    if b"\0" in content:
+        raise ValueError("this is no text: it has zero bytes")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
+
+
+def number_of(word, grouped=True):
+    """Returns the number that a cell means, or None; grouped: 44,000 is forty-four thousand.
+
+    >>> number_of("44,000,000"), number_of("124M"), number_of("3,95", grouped=False)
+    (44000000.0, 124000000.0, 3.95)
+    """
+    word = re.sub(r"[\s_\u00a0'’]", "", word).lower()
+    found = re.fullmatch(r"([-+]?[\d.,]+(?:e[-+]?\d+)?)([kmbgt]?)", word)
+    if not found:
+        return None
+    digits, unit = found.groups()
+    is_grouped = re.fullmatch(r"[-+]?\d{1,3}(,\d{3})+(\.\d+)?", digits)
+    if re.fullmatch(r"[-+]?\d{1,3}(\.\d{3}){2,}", digits):
+        digits = digits.replace(".", "")
+    elif is_grouped and (grouped or digits.count(",") > 1):
+        digits = digits.replace(",", "")
+    else:
+        digits = digits.replace(",", ".")
+    try:
+        return float(digits) * UNITS[unit]
+    except ValueError:
+        return None
+
+
+def _lines(text):
+    """Returns [(number from 1, line)] without comments and empty lines."""
+    lines = enumerate(re.split(r"\r\n|\r|\n", text), 1)
+    return [
+        (number, line)
+        for number, line in lines
+        if line.strip(" \t;,|") and not line.lstrip().startswith(COMMENT)
+    ]
+
+
+def _cells(lines):
+    """Returns [(number, cells)]; the delimiter is that of the header."""
+    sample = "\n".join(line for _, line in lines[:20])
+    try:
+        delimiter = csv.Sniffer().sniff(sample, DELIMITERS).delimiter
+    except csv.Error:
+        delimiter = max(DELIMITERS, key=lines[0][1].count)
+    if lines[0][1].count(delimiter) < max(map(lines[0][1].count, DELIMITERS)):
+        delimiter = max(DELIMITERS, key=lines[0][1].count)
+    return [
+        (number, [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter))])
+        for number, line in lines
+    ]
+
+
+def _columns(header):
+    """Returns {column: its place} from the names in a header; ValueError names what is missing."""
+    names = [re.sub(r"[\s_\-]", "", name.lower()) for name in header]
+    places = {}
+    for column, aliases in ALIASES.items():
+        place = next((names.index(alias) for alias in aliases if alias in names), None)
+        if place is not None:
+            places[column] = place
+    missing = [name for name in ("n", "loss") if name not in places]
+    if missing:
+        raise ValueError(
+            f"line 1: no column {', '.join(missing)} (needed: N and loss; family, D and seed where"
+            " there are several)"
+        )
+    return places
+
+
+# ---------------------------------------------------------------- rows
+
+
+def rows_of_table(path):
+    """Returns (rows, remarks in words) of a table; ValueError with the line and the reason."""
+    lines = _lines(decoded(Path(path).read_bytes()))
+    if not lines:
+        raise ValueError("no runs: the table is empty")
+    (_, header), *body = _cells(lines)
+    places = _columns(header)
+    rows, empty, again = [], [], []
+    for number, cells in body:
+        row = _row(number, cells, places, header)
+        if row is None:
+            empty.append(number)
+        elif any(_same(row, other) for other in rows):
+            again.append(number)
+        else:
+            rows.append(row)
+    if not rows:
+        raise ValueError("no runs: the table is empty" if not empty else "no row has a loss")
+    _name_families(rows, header[places["family"]] if "family" in places else None)
+    if "seed" not in places:
+        _number_repeats(rows)
+    rows, far = _without_far_off(rows)
+    remarks = []
+    for numbers, what in ((empty, "without a loss"), (again, "that repeat another")):
+        if numbers:
+            more = ", ..." if len(numbers) > MOST_NAMED else ""
+            named = ", ".join(map(str, numbers[:MOST_NAMED]))
+            remarks.append(f"{len(numbers)} rows {what} are left out (line {named}{more})")
+    remarks += far
+    key = ("family", "params_total", "n_chars_seen", "seed")
+    return sorted(rows, key=lambda row: tuple(row[name] or 0 for name in key)), remarks
+
+
+def _row(number, cells, places, header):
+    """Returns one line of a table as a row; None if it has no loss."""
+
+    def word(column):
+        place = places.get(column)
+        return cells[place] if place is not None and place < len(cells) else ""
+
+    def value(column, grouped=True):
+        if not word(column):
+            return None
+        found = number_of(word(column), grouped)
+        if found is None:
+            raise ValueError(f"line {number}: {column} is {word(column)!r}, not a number")
+        return found
+
+    loss = number_of(word("loss"), grouped=False)
+    if loss is None or not math.isfinite(loss):
+        return None
+    n, d = value("n"), value("d")
+    if not is_positive(n) or (d is not None and not is_positive(d)):
+        raise ValueError(f"line {number}: N and D must be positive numbers")
+    seed = number_of(word("seed")) if word("seed") else 0.0
+    if seed is None or not seed.is_integer():  # a word: its own number, the same for the same word
+        seed = int.from_bytes(word("seed").encode()[:6], "big")
+    return {
+        **dict.fromkeys(COLUMNS),
+        "name": f"line {number}",
+        "family": word("family") or ONE_FAMILY,
+        "size": f"{n:g}",
+        "seed": int(seed),
+        "params_total": n,
+        "n_chars_seen": d,
+        "val_nats_per_char": loss,
+    }
+
+
+def _same(row, other):
+    keys = ("family", "params_total", "n_chars_seen", "seed", "val_nats_per_char")
+    return all(row[key] == other[key] for key in keys)
+
+
+def _name_families(rows, name):
+    """A column "model" that names every run by itself names no family."""
+    names = {row["family"] for row in rows}
+    if name is not None and "famil" not in name.lower() and len(names) > len(rows) / 2 > 1:
+        for row in rows:
+            row["family"] = ONE_FAMILY
+
+
+def _number_repeats(rows):
+    """Without a column of seeds, runs of one size and amount are seeds 0, 1, 2 ..."""
+    seen = {}
+    for row in rows:
+        key = row["family"], row["params_total"], row["n_chars_seen"]
+        row["seed"] = seen[key] = seen.get(key, -1) + 1
+
+
+def _without_far_off(rows):
+    """Returns the rows without runs far above the law of the others, and remarks that name them."""
+    kept, remarks = [], []
+    for family in dict.fromkeys(row["family"] for row in rows):
+        own = [row for row in rows if row["family"] == family]
+        above = _above_the_law(own)
+        for row, share in zip(own, above):
+            if share is None:
+                kept.append(row)
+                continue
+            remarks.append(
+                f"{row['name']}: the loss {row['val_nats_per_char']:g} lies {100 * share:.0f} % above"
+                f" the law of the other {family} runs and is left out: it may have diverged"
+            )
+    return kept, remarks
+
+
+def _above_the_law(rows):
+    """Returns for each row by what share it is too far above a robust fit, or None."""
+    loss = np.array([row["val_nats_per_char"] for row in rows])
+    if len(rows) < MIN_JUDGED or not (loss > 0).all():
+        return [None] * len(rows)
+    n = np.array([row["params_total"] for row in rows])
+    if all(row["n_chars_seen"] for row in rows) and len({row["n_chars_seen"] for row in rows}) > 2:
+        d = np.array([row["n_chars_seen"] for row in rows])
+        fitted = joint_law.joint_loss(joint_law.fit_joint(n, d, loss)[0], n, d)
+    else:
+        found = fit_huber(n, loss)
+        if found["alpha"] is None:
+            return [None] * len(rows)
+        fitted = found["a"] * n ** -found["alpha"] + found["c"]
+    above = np.log(loss / fitted)
+    scale = 1.4826 * float(np.median(np.abs(above - np.median(above))))
+    limit = max(FAR_OFF * scale, LEAST_FAR)
+    return [float(np.expm1(value)) if value > limit else None for value in above]
