@@ -11,8 +11,8 @@ run: .venv/installed
 full: .venv/installed  # the Lakh archive (about 17,000 files) at full size; a GPU helps
 	@.venv/bin/python -m study.pipeline
 
-study: .venv/installed  # the run that the README quotes: at most HOURS=6, in study_run/; FAMILIES=transformer,lstm
-	@.venv/bin/python -m study.full_study $(if $(HOURS),--hours $(HOURS)) $(if $(FAMILIES),--families $(FAMILIES))
+study: .venv/installed  # the run that the README quotes, in hours, in study_run/; FAMILIES=transformer,lstm,ssm
+	@.venv/bin/python -m study.full_study --publish $(if $(FAMILIES),--families $(FAMILIES))
 
 test: .venv/installed-dev  # a file of tests is one process's, two of them at once, one thread each; not the longest last
 	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder

@@ -242,46 +242,31 @@ def test_an_interrupted_plane_can_be_fitted():
 
 def test_the_study_meets_its_largest_size_and_all_its_text_last(tmp_path):
     data = make_root(tmp_path, n_tunes=100)
-    plan = {**reference.FULL, "amounts": "0.25,0.5,1", "widest": "d048"}
+    plan = {**reference.PLAN, "amounts": "0.25,0.5,1", "widest": "d048"}
 
-    def plane_of(commands):
-        return {
-            name: run
-            for name, run in reference.planned_runs(commands, data).items()
+    def grid_of(commands):
+        runs = [
+            run
+            for family, words in commands
+            for run in reference.planned_runs(family, words, data)
             if run["suite"] == "ladder"
-        }
+        ]
+        return {run["name"]: run for run in runs}
 
-    first, second = map(plane_of, reference.training(plan, ["lstm"], []))
+    first, second = map(grid_of, reference.training(plan, ["lstm"], []))
     assert len(first) == 6 * 2 * 2 and len(second) == 7 * 3 * 2 and first.keys() < second.keys()
     largest = max(run["params_total"] for run in second.values())
     assert all(run["params_total"] < largest and run["data_fraction"] < 1 for run in first.values())
-    shrunk = {**plan, "plane_seeds": "2", "amounts": "0.25,1", "widest": "d032"}
-    assert {name for name, run in second.items() if reference.belongs(run, shrunk)} == plane_of(
-        sum(reference.training(shrunk, ["lstm"], []), [])
-    ).keys()
 
 
-def test_what_the_hours_do_not_hold_is_left_out_in_order(tmp_path, monkeypatch):
-    """Every run takes a minute; 131 runs on two cores and ten epochs of XL: 101 minutes with all
-    the rest."""
-    monkeypatch.setattr(suite, "expected_minutes", lambda runs, *_: [1.0] * len(runs))
-    monkeypatch.setattr(reference, "cpu_count", lambda: 2)
-    data = make_root(tmp_path, n_tunes=400)
-    runs = reference.planned_runs(
-        sum(reference.training(reference.FULL, ["transformer"], []), []), data
-    )
-    for run in runs.values():
-        run["train_tokens"] = 1e12  # evaluation takes no time
-    monkeypatch.setattr(reference, "planned_runs", lambda *_: runs)
-    plans = {
-        hours: reference.choose(tmp_path, data, hours, ["transformer"], [])
-        for hours in (6, 1.8, 0.1)
-    }
-    assert plans[6]["left_out"] == [] and plans[6]["plan"] == reference.FULL
-    assert plans[6]["runs"] == 5 + 3 * 2 + 120 + 1 and plans[6]["minutes"] == 101
-    assert plans[6]["corners"]["transformer"]["name"] == "transformer_d256"
-    assert plans[1.8]["left_out"] == ["five of XL's ten epochs"] and plans[1.8]["minutes"] == 96
-    assert len(plans[0.1]["left_out"]) == len(reference.LEFT_OUT)
+def test_the_study_says_and_keeps_what_it_plans(tmp_path, capsys):
+    make_root(tmp_path, n_tunes=400)
+    first, second = reference.training(reference.PLAN, ["transformer"], [])
+    largest = reference.write_plan(tmp_path, ["transformer"], first + second)
+    assert largest["transformer"]["name"] == "transformer_d256"
+    kept = stage.read_json(tmp_path / reference.KEPT)
+    assert kept["plan"] == reference.PLAN and kept["runs"] == 5 + 3 * 2 + 120 + 1
+    assert "132 runs" in capsys.readouterr().out
 
 
 def test_a_prediction_is_written_once_and_stands_in_the_manifest(tmp_path, monkeypatch):
@@ -303,7 +288,7 @@ def test_a_prediction_is_written_once_and_stands_in_the_manifest(tmp_path, monke
         "train_chars": 1000,
     }
     for _ in range(2):
-        reference.predict(tmp_path, reference.FULL, {"transformer": corner})
+        reference.predict(tmp_path, reference.PLAN, {"transformer": corner})
     assert asked == [(0, 100, 1000, 2)]
     promise = read_json(tmp_path / ladder.PREDICTION)
     assert promise["transformer"]["prediction"] == 1.1 and suite.promise_of(tmp_path, "lstm") == {}
