@@ -59,7 +59,7 @@ from music.continuation import last_bars, read_source
 from music.midi_to_abc import MAX_VOICES
 from music.right_bars import RightBars
 from music.validity import level_in_words
-from study.evaluate import evaluation, measurements, models, new_bars
+from study.evaluate import evaluation, ladder_copying, measurements, models
 from study.evaluate import figures as evaluate_figures
 from study.evaluate import samples as generated
 from study.evaluate.sampling import MODEL_ITSELF, Request, describe_sampler, generate
@@ -423,7 +423,7 @@ def draw_figures(root, content):
             evaluate_figures.draw_repetition,
         ):
             names += draw(folder, skills)
-    names += evaluate_figures.draw_looking_back(folder, new_bars.rows_of(root))
+    names += evaluate_figures.draw_looking_back(folder, ladder_copying.rows_of(root))
     copying = content["in_context_copying"] or {}
     names += evaluate_figures.draw_heads(folder, copying.get("heads"))
     losses = (measurements.read(root, "test") or {}).get("loss_by_position")

@@ -10,7 +10,7 @@ import pytest
 
 from study import figures
 from study.evaluate import figures as evaluate_figures
-from study.evaluate import new_bars
+from study.evaluate import ladder_copying
 from study.fit import headline_runs, sentences
 from study.fit import joint_law, robust
 from study.fit import analysis as scaling_fits
@@ -262,22 +262,17 @@ def test_the_corner_is_predicted_from_smaller_runs_alone():
     assert scaling_plane.compare_promise(promise, seen) is None
 
 
-def test_new_bars_may_follow_the_law_that_a_model_that_looks_back_leaves(tmp_path):
-    """Large models on much text save on bars that come back: their loss leaves the law, that of new
-    bars does not."""
-    rows = [dict(row, new=row["val_nats_per_char"] / math.log(2), saved=0.1) for row in plane(NORM)]
+def test_what_copying_saves_is_a_term_of_the_law(tmp_path):
+    """Large models on much text save on repeated bars: the loss leaves the law by that much."""
+    rows = [dict(row, saved=0.05) for row in plane(NORM)]
     for row in rows:
         if row["params_non_embedding"] > 2e5 and row["n_chars_seen"] > 5e5:
-            row.update(val_nats_per_char=0.88 * row["val_nats_per_char"], saved=1.0)
-    found = new_bars.laws(rows)["transformer"]
-    assert (
-        found["new_bars"]["identified"] and abs(found["new_bars"]["alpha"]["value"] - 0.13) < 0.03
-    )
-    assert (
-        not found["all_characters"]["identified"]
-        and "misses the runs" in found["all_characters"]["reason"]
-    )
-    assert new_bars.laws([row for row in rows if row["n_chars_seen"] > 1e6]) == {}
+            row.update(val_nats_per_char=row["val_nats_per_char"] - 0.08 * 0.95, saved=1.0)
+    found = ladder_copying.answer_of(rows, "X:1\nM:4/4\nL:1/8\nK:C\nCDEFGABc|CDEFGABc|\n")
+    assert abs(found["numbers"]["kappa"]["value"] - 0.08) < 0.02
+    assert abs(found["numbers"]["alpha"]["value"] - 0.13) < 0.03
+    assert found["numbers"]["kappa_from_text"]["value"] > 0.1
+    assert ladder_copying.answer_of([], "") is None
     assert set(evaluate_figures.draw_looking_back(tmp_path, rows)) == {
         "looking_back.png",
         "looking_back.svg",

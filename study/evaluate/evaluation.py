@@ -22,7 +22,7 @@ from study.stages.stage import BEST, file_digest
 from music.metrics import compare_sets, skills
 from music.right_bars import RightBars
 from music.samples import mean_of_known
-from study.evaluate import measurements, new_bars
+from study.evaluate import ladder_copying, measurements
 from study.evaluate.heads import has_heads, heads
 from study.evaluate.induction import repeats
 from study.evaluate.measurements import Digested
@@ -267,8 +267,8 @@ def evaluate_suite(evaluation, names):
 
 def evaluate_ladder(evaluation):
     """What each model of the ladder saves on repeated bars, the heads of the largest ones, and the
-    law of the bars that do not repeat."""
-    rows = new_bars.ladder_rows(evaluation.root)
+    law with that term in it."""
+    rows = ladder_copying.ladder_rows(evaluation.root)
     most = max((row["n_chars_seen"] for row in rows), default=0)
     first_seed = min((row["seed"] for row in rows), default=0)
     for row in rows:
@@ -281,7 +281,9 @@ def evaluate_ladder(evaluation):
         )
         if (row["n_chars_seen"], row["seed"]) == (most, first_seed) and has_heads(loaded.model):
             evaluation.knock_out(name, loaded)
-    evaluation.cached("new_bars", new_bars.laws, new_bars.rows_of(evaluation.root))
+    text = Path(evaluation.root, "data/val.txt").read_text(encoding="utf-8")
+    rows = ladder_copying.rows_of(evaluation.root)
+    evaluation.cached("answer", ladder_copying.answer_of, rows, text)
 
 
 def compare_losses(evaluation, best, records):

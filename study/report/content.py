@@ -11,7 +11,7 @@ import math
 import re
 from pathlib import Path
 
-from study.evaluate import new_bars
+from study.evaluate import ladder_copying
 from study.evaluate.measurements import read
 from study.report.headline import headline, not_beaten
 from study.report.required import is_ngram, value_at
@@ -82,7 +82,7 @@ def results(root):
         "data": describe_data(root, manifests),
         "tokenizer": describe_tokenizer(root),
         "runs": describe_runs(runs),
-        "fits": describe_fits(fits),
+        "fits": describe_fits({**fits, "answer": read(root, "answer") or fits.get("answer")}),
         "baselines": read_json(root / "data/baselines.json") or {},
         "best": describe_best(root),
         "samples": describe_samples(root, metadata),
@@ -391,9 +391,9 @@ def describe_novelty(root):
 
 
 def describe_copying(root):
-    """Returns what models save on a bar that they have read before: the best model, the most of
-    each family, and the laws of all other bars; None if it was not measured."""
-    rows, best = new_bars.rows_of(root), read(root, f"repeats/{BEST}")
+    """Returns what models save on a bar that they have read before: the best model, and the most
+    of each family; None if it was not measured."""
+    rows, best = ladder_copying.rows_of(root), read(root, f"repeats/{BEST}")
     most = {}
     for row in rows:
         if row["saved"] > most.get(row["family"], row)["saved"] or row["family"] not in most:
@@ -407,7 +407,6 @@ def describe_copying(root):
         "most_saved": {
             family: {key: row[key] for key in COPYING_KEYS} for family, row in most.items()
         },
-        "laws_of_new_bars": _short(read(root, "new_bars") or None),
         "heads": describe_heads(root),
     }
 

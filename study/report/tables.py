@@ -10,7 +10,7 @@ import csv
 import math
 from pathlib import Path
 
-from study.evaluate import new_bars
+from study.evaluate import ladder_copying
 from study.evaluate.measurements import read
 from study.families import in_order
 from study.fit.records import csv_text, read_records
@@ -30,7 +30,7 @@ TABLES = {  # file that stage 07 writes beside RESULTS.json -> its columns
     ).split(),
     "differences.csv": "model less nats_per_char se low high".split(),
     "loss_by_position.csv": "name position val_nats_per_char".split(),
-    "repeats.csv": new_bars.COLUMNS,
+    "repeats.csv": ladder_copying.COLUMNS,
     "skills.csv": (
         "name family size params_total val_nats_per_char n meter key in_key cadence repetition"
         " valid content ended copied_share log2_right_bar saved saved_se"
@@ -134,7 +134,7 @@ def tables(root):
         "music.csv": music,
         "differences.csv": differences,
         "loss_by_position.csv": positions,
-        "repeats.csv": new_bars.rows_of(root),
+        "repeats.csv": ladder_copying.rows_of(root),
         "skills.csv": skill_rows(describe_skills(root)),
     }
     return {

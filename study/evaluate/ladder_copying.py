@@ -1,0 +1,43 @@
+"""What the model ladder saves on repeated bars, and the law of the loss with that term in it.
+
+    rows = rows_of(root)              # the ladder's runs with what `induction.py` measured of each
+    found = answer_of(rows, text)     # the answer of `study/fit/answer.py`, which 06 cannot give yet
+
+A model that copies from its context pays little for a bar that it has read. Where it learns to do
+so, its loss leaves the law that smaller models follow, by what it saves. Loads no torch.
+"""
+
+from study.evaluate.measurements import read
+from study.fit.analysis import rows_of_plane
+from study.fit.answer import answer, saved_of_rows
+from study.fit.copying import second_occurrences
+from study.fit.records import is_ladder, read_records, rows_of_records
+
+COLUMNS = (
+    "name family size seed suite recipe params_total params_non_embedding params_blocks"
+    " n_chars_seen val_nats_per_char test_nats_per_char n_bars first second later once similar"
+    " fresh new saved saved_se saved_near saved_far"
+).split()
+
+
+def ladder_rows(root):
+    """Returns the ladder's runs in a root, as rows of `study/fit/records.py`."""
+    return [row for row in rows_of_records(read_records(root)) if is_ladder(row)]
+
+
+def rows_of(root):
+    """Returns the ladder's runs that were measured, as rows with the keys of COLUMNS; bits per
+    character but for the loss."""
+    rows = [{**row, **(read(root, f"repeats/{row['name']}") or {})} for row in ladder_rows(root)]
+    return [{key: row.get(key) for key in COLUMNS} for row in rows if row.get("saved") is not None]
+
+
+def answer_of(rows, text):
+    """Returns the answer with the copying term; None without rows. text: that of the losses, in
+    which the characters of repeated bars are counted."""
+    if not rows:
+        return None
+    families = dict.fromkeys(row["family"] for row in rows)
+    own = [[row for row in rows if row["family"] == family] for family in families]
+    on_grid = [row for group in own for row in rows_of_plane(group)]
+    return answer(on_grid, saved_of_rows(rows), second_occurrences(text)["share"])
