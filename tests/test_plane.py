@@ -3,7 +3,6 @@ corner."""
 
 import importlib
 import json
-import math
 
 import numpy as np
 import pytest
