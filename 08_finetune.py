@@ -58,7 +58,6 @@ from study.train import loop as training
 from study.train import runs
 from study.train.checkpoints import load_checkpoint, tokenizer_path, weights_digest
 from study.train.data import load_data
-from study.train.data import load_data
 from study.train.suite import calibrate
 
 # of new training text; spread evenly over the groups
