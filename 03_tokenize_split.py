@@ -309,9 +309,8 @@ def closing_block(stats, marks, verbose=False):
         ),
         "vocabulary": f"{stats['vocabulary']['size']}, {unknown:,} characters unknown to train",
         **{
-            ("strongest mark, " if name == best else "") + marks["test"][name][
-                "label"
-            ]: (
+            ("strongest mark, " if name == best else "")
+            + marks["test"][name]["label"]: (
                 f"{marks['val'][name]['bits_per_char']:.3f} bits per character on val, "
                 f"{marks['test'][name]['bits_per_char']:.3f} on test"
             )
@@ -382,10 +381,7 @@ def main(argv=None):
                     split: data_report.overlap_by_tune(shared, parts[split])
                     for split, shared in zip(("val", "test"), results["overlap"])
                 }
-                overlap = {
-                    split: data_report.overlap_statistics(arrays, split, rows[split], parts)
-                    for split in rows
-                }
+                overlap = {split: data_report.overlap_statistics(rows[split]) for split in rows}
             stats = data_report.statistics(
                 tunes, kept, report, parts, counts, n_notes, n_tokens, tokenizer, overlap
             )

@@ -26,7 +26,7 @@ import pytest
 from common import BEGIN, END, UNKNOWN, CharTokenizer, load_tokenizer
 from music.training_text import cut, cut_lines, training_text
 from music.windows import build_lookup, look_up, window_hashes
-from study.prepare import baselines, data_report, groups, reading, split_files
+from study.prepare import baselines, data_report, groups, reading
 from study.prepare.selection import SPLITS, limit_sequences
 from starts import an_end
 
@@ -884,7 +884,7 @@ def test_ppmd_is_the_growth_of_the_librarys_own_stream(corpus):
         assert found["label"] == "PPMd (order 16)"
 
 
-def test_overlap_counts_windows_and_names_the_source(token_files):
+def test_overlap_counts_windows_and_names_the_tune(token_files):
     data, texts = token_files
     sequence = texts["train"][63 * 7 : 63 * 8]
     np.save(data / "val_tokens.npy", np.concatenate([sequence, texts["val"][:63]]))
@@ -899,10 +899,6 @@ def test_overlap_counts_windows_and_names_the_source(token_files):
         (starts, found), [{"origin": name, "chars": 61} for name in ("copied", "new")]
     )
     assert rows[0] == (1.0, 30, "copied")
-    nearest = data_report.nearest_sequences(
-        data / "train_tokens.npy", np.arange(400) * 63, [data_report.windows_of(sequence)[1]]
-    )
-    assert nearest == [(7, 30)]
 
 
 def test_baselines_file_has_every_mark(corpus):

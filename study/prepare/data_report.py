@@ -100,32 +100,6 @@ def shared_windows(train_path, asked_paths):
     return [(starts, shared[np.searchsorted(lookup[0], hashes)]) for starts, hashes in asked]
 
 
-def nearest_sequences(train_path, train_starts, hashes):
-    """[(sequence of the training text that has most of these windows, how many)] for each array of
-    window hashes."""
-    wanted = [np.unique(part) for part in hashes]
-    lookup = build_lookup(np.concatenate(wanted))
-    train, seen = np.load(train_path, mmap_mode="r"), []
-    n_sequences = len(train_starts)
-    for start in range(0, len(train), baselines.BLOCK):
-        begin = max(0, start - WINDOW + 1)
-        at, number = look_up(
-            lookup, window_hashes(np.array(train[begin : start + baselines.BLOCK]), WINDOW)
-        )
-        sequence = np.searchsorted(train_starts, at + begin, side="right") - 1
-        # a window counts once in a sequence
-        seen.append(np.unique(number * n_sequences + sequence))
-    seen = np.unique(np.concatenate(seen)) if seen else np.empty(0, np.int64)
-    number, sequence = seen // n_sequences, seen % n_sequences
-    nearest = []
-    for part in wanted:
-        counts = np.bincount(
-            sequence[np.isin(number, np.searchsorted(lookup[0], part))], minlength=1
-        )
-        nearest.append((int(counts.argmax()), int(counts.max())))
-    return nearest
-
-
 def overlap_by_tune(shared, sequences):
     """[(share of its windows that train has, number of windows, origin)] of a split's tunes, the
     largest share first.
@@ -145,46 +119,18 @@ def overlap_by_tune(shared, sequences):
     )
 
 
-def overlap_statistics(arrays, split, rows, parts):
-    """What one split shares with train: over all windows, per tune, and the N_WORST tunes by name
-    with the tune of
-    train that shares most with each: whoever reads it can judge whether it is a copy.
-
-    arrays: folder of the files of characters; rows: from `overlap_by_tune`; parts: {split:
-    sequences}.
-    """
-    characters = np.load(arrays / f"{split}_tokens.npy", mmap_mode="r")
-    starts = sequence_starts(parts[split])
-    worst, hashes = [row for row in rows[:N_WORST] if row[0] > 0], []
-    for _, _, origin in worst:
-        pieces = [
-            np.array(characters[start : start + sequence["chars"] + 2])
-            for start, sequence in zip(starts, parts[split])
-            if sequence["origin"] == origin
-        ]
-        hashes.append(np.concatenate([windows_of(piece)[1] for piece in pieces]))
-    nearest = (
-        nearest_sequences(arrays / "train_tokens.npy", sequence_starts(parts["train"]), hashes)
-        if hashes
-        else []
-    )
+def overlap_statistics(rows):
+    """Returns what one split shares with train: over all windows, per tune, and the N_WORST tunes
+    by name. rows: from `overlap_by_tune`."""
     n_windows = sum(row[1] for row in rows)
+    worst = [row for row in rows[:N_WORST] if row[0] > 0]
     return {
         "tunes": len(rows),
         "windows": n_windows,
         "share_of_all_windows": sum(row[0] * row[1] for row in rows) / max(1, n_windows),
         "per_tune": spread(row[0] for row in rows),
         "per_tune_90%": float(np.quantile([row[0] for row in rows], 0.9)) if rows else None,
-        "worst": [
-            {
-                "tune": origin,
-                "share": share,
-                "windows": n,
-                "nearest_in_train": parts["train"][place]["origin"],
-                "share_in_nearest": count / len(np.unique(part)),
-            }
-            for (share, n, origin), (place, count), part in zip(worst, nearest, hashes)
-        ],
+        "worst": [{"tune": origin, "share": share, "windows": n} for share, n, origin in worst],
     }
 
 
