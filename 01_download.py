@@ -1,35 +1,31 @@
-"""Collects MIDI files from an archive, a folder, a URL or the music21 package into one folder.
+"""Collects music from an archive, a folder, a file, a URL or the music21 package into one folder of
+MIDI files.
 
-Reads:  --source: lakh (default; clean_midi, about 17,000 files), lakh-full (176,581 files), music21
-    (real music from
-        inside the music21 package, no network; the default with --quick), a folder, a
-        .tar.gz/.tgz/.tar/.zip or a URL
+Reads:  --source: lakh (default; clean_midi, about 17,000 files), lakh-full (176,581 files),
+            openscore (1,500 songs and quartets, CC0), polish (8,000 scores, CC BY), music21 (real
+            music from inside the music21 package, no network; the default with --quick), a file, a
+            folder, a .tar.gz/.tgz/.tar/.zip or a URL. MIDI, MusicXML (.mxl, .musicxml, .xml), kern
+            (.krn) and ABC (.abc), mixed as they come; scores are read as printed
 Writes: data/raw_midi/<artist or collection>/<title>.mid   Standard MIDI files
-        data/downloads/<archive>                           what came over the network (kept;
-            interrupted ones resume)
-        data/01_download.manifest.json                     counts, SHA-256, every reason for a file
-            left out
-Run:    python 01_download.py [--source music21] [--collections bach,essen] [--limit N] [--sha256
-    HEX]
-Prints last: the number of files and bytes, files left out by reason, the next command.
+        data/raw_midi.tsv                    one row a file: licence, composer, work, where it is from
+        data/downloads/<archive>             what came over the network (kept; interrupted ones
+            resume)
+        data/01_download.manifest.json       counts, sources with their licences, SHA-256, every
+            reason for a file left out
+Run:    python 01_download.py [--source openscore] [--collections bach,essen] [--limit N]
+    [--sha256 HEX]
+Prints last: the number of files and bytes, licences, files left out by reason, the next command.
 """
 
 import os
 import re
 import shlex
 import shutil
+import sys
 from pathlib import Path
 
 from study.stages.arguments import fail, name_list, number, stage_parser, whole
-from study.stages.stage import (
-    Stage,
-    cpu_count,
-    file_digest,
-    progress,
-    run,
-    value_digest,
-    worker_pool,
-)
+from study.stages.stage import Stage, atomic, file_digest, run, value_digest
 
 from music import corpus
 from study.prepare.fetch import (
@@ -39,17 +35,20 @@ from study.prepare.fetch import (
     hoist,
     in_words,
     listing_digest,
+    music_members,
     sample,
-    unpack,
 )
+from study.prepare.gather import (
+    MUSIC_SUFFIXES,
+    Collected,
+    gather,
+    licences_in,
+    take_embedded,
+)
+from study.prepare.sources import CLOSED, NAMES, SOURCES, source_rows
 
-ARCHIVES = {
-    "lakh": "http://hog.ee.columbia.edu/craffel/lmd/clean_midi.tar.gz",
-    "lakh-full": "http://hog.ee.columbia.edu/craffel/lmd/lmd_full.tar.gz",
-}
 DEFAULT_COLLECTIONS = ("oneills", "ryans", "airds", "miscfolk", "bach")
 MAX_SECONDS = 86_400  # a day, of --timeout and --retry-wait
-SCORES_PER_TASK = 8  # of a worker process
 
 
 def parse_arguments(argv):
@@ -58,8 +57,8 @@ def parse_arguments(argv):
         "--source",
         metavar="SOURCE",
         help=(
-            "lakh, lakh-full, music21, a folder, a .tar.gz, .tar or .zip file, or a URL "
-            "(default: lakh; with --quick: music21)"
+            f"{', '.join(NAMES)}, a file or folder of MIDI, MusicXML, kern or ABC, a .tar.gz, .tar or "
+            ".zip of them, or a URL (default: lakh; with --quick: music21)"
         ),
     )
     parser.add_argument(
@@ -96,9 +95,11 @@ def parse_arguments(argv):
         parser.error(
             "--collections is of --source music21 alone; 03_tokenize_split.py has one for folders"
         )
-    args.url = ARCHIVES.get(args.source) or (
-        args.source if re.match(r"https?://", args.source) else None
-    )
+    args.urls = ()
+    if args.source in SOURCES:
+        args.urls = SOURCES[args.source].urls
+    elif re.match(r"https?://", args.source):
+        args.urls = (args.source,)
     names = args.collections.split(",") if args.collections else DEFAULT_COLLECTIONS
     args.names = list(dict.fromkeys(name.strip().lower() for name in names))
     return args
@@ -115,6 +116,14 @@ def check_arguments(args):
             f"--collections: there is no {', '.join(unknown)}",
             f"choose from {', '.join([*corpus.BOOKS, *corpus.SCORES])}",
         )
+    if args.source in CLOSED and not Path(args.source).exists():
+        fail(
+            "01_download.py",
+            CLOSED[args.source],
+            "other folk tunes: --source music21 --collections oneills,ryans,airds",
+        )
+    if args.sha256 and len(args.urls) > 1:
+        fail("01_download.py", f"--sha256: --source {args.source} is more than one archive")
     if args.sha256 and not re.fullmatch("[0-9a-fA-F]{64}", args.sha256):
         fail("01_download.py", "--sha256 needs 64 hexadecimal digits", "see `sha256sum ARCHIVE`")
     if args.source == "music21" and not corpus.corpus_folder():
@@ -123,13 +132,13 @@ def check_arguments(args):
             "the music21 package is not installed, or without its corpus",
             "pip install -r requirements.txt",
         )
-    if args.source != "music21" and not args.url:
+    if args.source != "music21" and not args.urls:
         path = Path(args.source)
         if not args.source or not path.exists():
             fail(
                 "01_download.py",
                 f"--source {shlex.quote(args.source)}: there is no such file or folder",
-                "give lakh, lakh-full, music21, a folder, an archive or a URL",
+                f"give {', '.join(NAMES)}, a file, a folder, an archive or a URL",
             )
         if not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
             fail(
@@ -142,13 +151,13 @@ def check_arguments(args):
 def check_overlap(args, final):
     """Ends the script if the source is a folder in which, or in a part of which, this stage
     writes."""
-    if args.source not in ("music21", *ARCHIVES) and not args.url and Path(args.source).is_dir():
+    if args.source not in NAMES and not args.urls and Path(args.source).is_dir():
         source = Path(args.source).resolve()
         if source in (final, *final.parents) or final in source.parents:
             fail(
                 "01_download.py",
                 f"--source {args.source} overlaps data/raw_midi, where this stage writes",
-                "move your MIDI files elsewhere, or give another --root",
+                "move your music elsewhere, or give another --root",
             )
 
 
@@ -161,10 +170,10 @@ def source_identity(args):
             "collections": args.names,
             "files": value_digest(corpus.collection_files(args.names)),
         }
-    if args.url:
+    if args.urls:
         return {
-            "source": args.source if args.source in ARCHIVES else "url",
-            "url": value_digest(args.url),
+            "source": args.source if args.source in SOURCES else "url",
+            "url": value_digest(args.urls),
             "sha256": (args.sha256 or "").lower() or None,
         }
     path = Path(args.source)
@@ -173,41 +182,56 @@ def source_identity(args):
     return {"source": "folder", "listing": listing_digest(path)}
 
 
-def collect_embedded(args, midi, work):
-    """Fills `midi` from the collections of the music21 package; work: a folder for abc2midi."""
-    work.mkdir(exist_ok=True)
-    tunes = {f"tune {index}": tune for index, tune in enumerate(corpus.tunes_of(args.names))}
-    scores = {f"score {index}": score for index, score in enumerate(corpus.scores_of(args.names))}
-    chosen = sample([*tunes, *scores], args.limit, args.seed) or {*tunes, *scores}
-    tunes = {number: tune for number, (key, tune) in enumerate(tunes.items(), 1) if key in chosen}
-    scores = [score for key, score in scores.items() if key in chosen]
-    for name, data, reason in corpus.convert_tunes(tunes, work, cpu_count()):
-        midi.take(name, data, reason)
-    with worker_pool(cpu_count(), -(-len(scores) // SCORES_PER_TASK)) as pool:
-        converted = pool.map(corpus.convert_score, scores, chunksize=SCORES_PER_TASK)
-        for row in progress(converted, total=len(scores), desc="scores", unit="score"):
-            midi.take(*row)
-
-
-def collect(args, data, midi):
-    """Fills `midi` from the source; returns the archive's SHA-256, or None."""
+def collect(args, data, collected):
+    """Fills a Collected from the source; returns {archive: SHA-256}, of nothing but archives."""
+    work = data / ".raw_midi.work"
     if args.source == "music21":
-        collect_embedded(args, midi, data / ".raw_midi.work")
-        return None
-    path = Path(args.source)
-    if args.url:
-        path = download(args.url, data / "downloads", args.sha256, args.timeout, args.retry_wait)
-    elif path.is_file() and args.sha256:
-        digest = file_digest(path)
+        take_embedded(args.names, args.limit, args.seed, collected, work, sample)
+        return {}
+    if args.source in SOURCES:
+        collected.licence = SOURCES[args.source].licence
+    paths = [Path(args.source)]
+    if args.urls:
+        paths = [
+            download(url, data / "downloads", args.sha256, args.timeout, args.retry_wait, say)
+            for url in args.urls
+        ]
+    elif paths[0].is_file() and args.sha256:
+        digest = file_digest(paths[0])
         if digest != args.sha256.lower():
             raise Refused(f"the archive has SHA-256 {digest} and not {args.sha256.lower()}")
-    try:
-        unpack(path, midi, args.limit, args.seed)
-    except Refused:
-        if args.url:
-            path.unlink()  # the next run fetches it anew
-        raise
-    return None if path.is_dir() else file_digest(path)
+    left_out = collected.midi.left_out
+    for path in paths:
+        try:
+            members = music_members(path, left_out, args.limit, args.seed, MUSIC_SUFFIXES)
+            gather(members, collected, work)
+        except Refused:
+            if args.urls:
+                path.unlink()  # the next run fetches it anew
+            raise
+    return {path.name: file_digest(path) for path in paths if path.is_file()}
+
+
+def say(sentence):
+    """Prints what a download waits for."""
+    print(f"01_download: {sentence}", file=sys.stderr)
+
+
+def write_table(path, table, below):
+    """Writes the table of files; below: the folder that `hoist` left out of their paths."""
+    with open(table, encoding="utf-8") as rows, atomic(path) as file:
+        for row in rows:
+            file.write(row.removeprefix(below))
+
+
+def without_music(left_out):
+    """Why a source gave nothing, in words."""
+    words = "it holds no music that can be read"
+    if left_out:
+        words += f", only {in_words(left_out)}"
+    if left_out["link"]:
+        words += ": give the folder that the links lead to"
+    return words
 
 
 def main(argv=None):
@@ -220,6 +244,7 @@ def main(argv=None):
     new, old, final, work = (
         data / name for name in (".raw_midi.new", ".raw_midi.old", "raw_midi", ".raw_midi.work")
     )
+    table = data / ".raw_midi.tsv.new"
     check_overlap(args, final)
     for name in args.names if args.source == "music21" else []:
         if name in corpus.NOTICES:
@@ -232,41 +257,51 @@ def main(argv=None):
                 os.replace(old, final)
             shutil.rmtree(old, ignore_errors=True)
             new.mkdir()
-            midi = MidiFolder(new)
-            digest = collect(args, data, midi)
+            with open(table, "w", encoding="utf-8") as file:
+                collected = Collected(MidiFolder(new), file)
+                digests = collect(args, data, collected)
+            midi = collected.midi
             if not midi.files:
-                raise Refused(
-                    "it holds no MIDI file"
-                    + (f", only {in_words(midi.left_out)}" if midi.left_out else "")
-                    + (": give the folder that the links lead to" if midi.left_out["link"] else "")
-                )
+                raise Refused(without_music(midi.left_out))
+            kept = hoist(new)
         except BaseException as error:  # nothing was changed yet: what was there before stays valid
             for folder in (new, work):
                 shutil.rmtree(folder, ignore_errors=True)
+            table.unlink(missing_ok=True)
             stage.marker.unlink(missing_ok=True)
             if isinstance(error, Refused):
                 fail(
                     f"{stage.name}.py",
                     f"--source {args.source}: {error}",
                     "other sources: --source music21 (no network), --source FOLDER or ARCHIVE (your"
-                    " own MIDI)",
+                    " own music)",
                 )
             raise
         if final.exists():
             os.replace(final, old)
-        os.replace(hoist(new), final)
+        below = "" if kept == new else f"{kept.relative_to(new)}/"
+        os.replace(kept, final)
+        write_table(data / "raw_midi.tsv", table, below)
         for folder in (new, old, work):
             shutil.rmtree(folder, ignore_errors=True)
+        table.unlink()
         left_out = dict(midi.left_out.most_common())
+        licences = licences_in(data / "raw_midi.tsv")
         stage.finish(
-            outputs=["data/raw_midi"],
+            outputs=["data/raw_midi", "data/raw_midi.tsv"],
             skipped=left_out,
-            extra={"archive_sha256": digest},
+            extra={
+                "archive_sha256": digests,
+                "sources": source_rows(args.source, args.names),
+                "licences": licences,
+                "left_out_files": collected.unread,
+            },
             counts={"files": midi.files, "bytes": midi.bytes, "renamed": midi.renamed},
             summary={
                 "source": args.source,
                 "files": midi.files,
                 "bytes": midi.bytes,
+                "licences": ", ".join(f"{n:,} {licence}" for licence, n in licences.items()),
                 "left out": in_words(left_out) or "none",
             },
         )

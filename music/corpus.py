@@ -1,9 +1,10 @@
-"""The embedded corpus: real music that ships inside the music21 package, turned into MIDI.
+"""The embedded corpus, real music that ships inside the music21 package, and old tunes in ABC turned
+into MIDI.
 
-Two kinds: books of old tunes in ABC notation, one voice each, and scores with several voices in
-MusicXML or Humdrum Kern. All of it is set as printed: repeats once, ornaments and chord symbols
-left out, bars where the score has them, so that what stage 02 makes of the MIDI can be told from
-what is in the music.
+The corpus is of two kinds: books of old tunes in ABC notation, one voice each, and scores with
+several voices in MusicXML or Humdrum kern, which music/scores.py reads. Tunes are set as printed:
+repeats once, ornaments and chord symbols left out, bars where the book has them, so that what stage
+02 makes of the MIDI can be told from what is in the music.
 
 Nothing is written here but in a work folder that the caller gives to `convert_tunes`: abc2midi,
 which compiles the tunes, reads and writes files only.
@@ -14,15 +15,12 @@ import re
 import shutil
 import subprocess
 import tempfile
-import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
-from xml.etree import ElementTree
 
-from music.theory import LETTERS, SEMITONES
 from music.tunebook import split_tunebook
 
 # single-voice collections of the music21 package: old tunes in ABC notation
@@ -50,12 +48,8 @@ NOTICES = {
         "Monteverdi madrigals: encodings with their own conditions (music21/corpus/license.txt)"
     ),
 }
-# per quarter note, in the MIDI files written here; divisible by 2, 3 and 5
-TICKS = 480
 TUNES_PER_CALL = 250  # of abc2midi: a crash costs no more than these
 ABC2MIDI_SECONDS = 120  # for TUNES_PER_CALL tunes
-DEFAULT_BPM = 100  # of a score that gives none
-VELOCITY = 90  # of all notes: the ABC made of them has no dynamics
 
 
 class BookTune(NamedTuple):
@@ -323,8 +317,8 @@ def prepared_tune(number, header, body):
 
 
 def convert_tunes(tunes, work, n_workers):
-    """Compiles {number: BookTune} with abc2midi; yields (file name, MIDI bytes, None) or (None,
-    None, reason).
+    """Compiles {number: BookTune} with abc2midi; yields (number, MIDI bytes, None) or (number, None,
+    reason).
 
     The program is the copy inside the symusic package, whatever the PATH has: all machines get the
     same bytes. It runs in folders below `work`, where it writes one MIDI file a tune, named by its
@@ -335,7 +329,7 @@ def convert_tunes(tunes, work, n_workers):
         try:
             prepared.append((number, prepared_tune(number, tune.header, tune.body)))
         except (ValueError, ZeroDivisionError) as error:
-            yield None, None, f"{tune.collection}: {error}"
+            yield number, None, str(error)
     abc2midi = Path(find_spec("symusic").origin).parent / "bin" / "abc2midi"
     calls = [
         prepared[start : start + TUNES_PER_CALL]
@@ -346,11 +340,8 @@ def convert_tunes(tunes, work, n_workers):
             calls, pool.map(lambda call: compile_tunes(abc2midi, work, call), calls)
         ):
             for number, _ in call:
-                tune = tunes[number]
-                if number in midi:
-                    yield file_name(BOOKS, tune.collection, tune.title), midi[number], None
-                else:
-                    yield None, None, f"{tune.collection}: abc2midi wrote nothing"
+                reason = None if number in midi else "abc2midi wrote nothing"
+                yield number, midi.get(number), reason
 
 
 def compile_tunes(abc2midi, work, tunes):
@@ -376,190 +367,3 @@ def compile_tunes(abc2midi, work, tunes):
 def file_name(table, collection, title):
     """`Folder/Title.mid`; table: BOOKS or SCORES."""
     return f"{table[collection][0]}/{title.replace('/', '-')}.mid"
-
-
-# ---------------------------------------------------------------- scores
-
-
-def convert_score(score):
-    """What `convert_tunes` yields, of a (collection, path); never raises: a score that cannot be
-    read is one counted row."""
-    collection, path = score
-    try:
-        title, data = (kern_to_midi if path.suffix == ".krn" else score_to_midi)(path)
-    except Exception as error:
-        return None, None, f"{collection}: score: {type(error).__name__}"
-    # "bwv66.6.mxl"
-    title = path.stem if not title or path.stem in title else f"{title} ({path.stem})"
-    return file_name(SCORES, collection, title), data, None
-
-
-def kern_to_midi(path):
-    """(title, MIDI bytes) of a Humdrum Kern score, by way of music21 (0.5 s a piece)."""
-    from music21 import converter, midi
-
-    score = converter.parse(path, forceSource=True)
-    title = getattr(score.metadata, "title", None) or path.stem
-    return f"{title} {path.stem}", midi.translate.music21ObjectToMidiFile(score).writestr()
-
-
-def score_to_midi(path):
-    """(title, MIDI bytes) of a score in MusicXML (plain or .mxl): a track per part and voice, bars
-    as in the score, repeats played once. Graces are left out. Raises ValueError if it has no
-    notes."""
-    from symusic import Note, Score, Tempo, Track
-
-    xml = read_musicxml(path)
-    parts = xml.findall("part")
-    names = {
-        part.get("id"): (part.findtext("part-name") or "").strip()
-        for part in xml.iter("score-part")
-    }
-    starts, pickup = measure_starts(parts)
-    score, voices = Score(TICKS), {}
-    for part in parts:
-        read_part(part, starts, pickup, score, voices)
-    for (part, _), notes in voices.items():
-        track = Track(names.get(part, ""), 0, False)
-        for start, end, pitch in notes:
-            track.notes.append(
-                Note(ticks(start + pickup), ticks(end) - ticks(start), pitch, VELOCITY)
-            )
-        score.tracks.append(track)
-    if not voices:
-        raise ValueError("no notes")
-    if not score.tempos:
-        score.tempos.append(Tempo(0, DEFAULT_BPM))
-    return (
-        xml.findtext("movement-title") or xml.findtext("work/work-title") or "",
-        score.dumps_midi(),
-    )
-
-
-def read_musicxml(path):
-    """The root of a MusicXML file; in an .mxl archive the container says which member it is."""
-    if path.suffix != ".mxl":
-        return ElementTree.parse(path).getroot()
-    with zipfile.ZipFile(path) as archive:
-        container = ElementTree.fromstring(archive.read("META-INF/container.xml"))
-        return ElementTree.fromstring(
-            archive.read(container.find(".//{*}rootfile").get("full-path"))
-        )
-
-
-def read_part(part, starts, pickup, score, voices):
-    """Adds a part's signatures and tempo to `score`, and its notes to voices: {(part, voice):
-    [[onset, end, pitch]]} in quarter notes, tied heads joined. starts, pickup: see
-    `measure_starts`."""
-    from symusic import Tempo
-
-    transpose, ties = 0, {}  # ties: the last note of each pitch
-    for element, onset, length in timed_elements(part, starts):
-        if element.tag == "attributes":
-            if element.find("transpose") is not None:
-                transpose = int(element.findtext("transpose/chromatic") or 0) + 12 * int(
-                    element.findtext("transpose/octave-change") or 0
-                )
-            # a transposing instrument's written key is not the key of the music
-            add_signatures(
-                element, ticks(onset + pickup) if onset else 0, score, with_key=not transpose
-            )
-        elif element.tag == "direction":
-            sound = element.find("sound")
-            if sound is not None and sound.get("tempo") and not score.tempos:
-                score.tempos.append(Tempo(0, float(sound.get("tempo"))))
-        elif element.find("pitch") is not None and element.find("cue") is None:
-            pitch = transpose + midi_pitch(element.find("pitch"))
-            notes = voices.setdefault((part.get("id"), element.findtext("voice") or "1"), [])
-            tie = {end.get("type") for end in element.findall("tie")}
-            if "stop" in tie and pitch in ties and ties[pitch][1] == onset:
-                ties[pitch][1] = onset + length
-            else:
-                notes.append([onset, onset + length, pitch])
-                ties[pitch] = notes[-1]
-
-
-def timed_elements(part, starts):
-    """Yields (element, onset, length), times in quarter notes, of the notes, directions and
-    attributes of a part.
-
-    A measure is a cursor that notes move on and <backup> and <forward> move about; a <chord> note
-    starts where the note before it did. Graces, which have no time, are left out.
-    """
-    divisions = 1
-    for start, measure in zip(starts, part.findall("measure")):
-        cursor = onset = start
-        for element in measure:
-            if element.tag == "attributes":
-                divisions = int(element.findtext("divisions") or divisions)
-                yield element, start, 0
-            elif element.tag == "direction":
-                yield element, cursor, 0
-            elif element.tag in ("backup", "forward"):
-                step = Fraction(element.findtext("duration")) / divisions
-                cursor += step if element.tag == "forward" else -step
-            elif element.tag == "note" and element.find("grace") is None:
-                length = Fraction(element.findtext("duration") or 0) / divisions
-                if element.find("chord") is None:
-                    onset, cursor = cursor, cursor + length
-                yield element, onset, length
-
-
-def add_signatures(attributes, at, score, with_key):
-    """Adds the time and the key signature of an <attributes> element at tick `at`, where no part
-    had one before."""
-    from symusic import KeySignature, TimeSignature
-
-    has_time = any(signature.time == at for signature in score.time_signatures)
-    has_key = any(signature.time == at for signature in score.key_signatures)
-    if attributes.find("time/beats") is not None and not has_time:
-        # "3+2" is 5
-        beats = sum(int(beat) for beat in attributes.findtext("time/beats").split("+"))
-        score.time_signatures.append(
-            TimeSignature(at, beats, int(attributes.findtext("time/beat-type")))
-        )
-    if attributes.find("key/fifths") is not None and with_key and not has_key:
-        minor = attributes.findtext("key/mode") == "minor"
-        score.key_signatures.append(
-            KeySignature(at, int(attributes.findtext("key/fifths")), int(minor))
-        )
-
-
-def measure_starts(parts):
-    """Onsets (quarter notes) of the measures, from the longest part in each, and the rest before a
-    pickup measure."""
-    lengths, meter = [], Fraction(4)
-    for part in parts:
-        divisions = 1
-        for index, measure in enumerate(part.findall("measure")):
-            cursor = longest = Fraction(0)
-            for element in measure:
-                if element.tag == "attributes":
-                    divisions = int(element.findtext("divisions") or divisions)
-                    if index == 0 and element.find("time/beats") is not None:
-                        meter = Fraction(
-                            sum(int(beat) for beat in element.findtext("time/beats").split("+"))
-                            * 4,
-                            int(element.findtext("time/beat-type")),
-                        )
-                elif element.find("duration") is not None and element.find("chord") is None:
-                    step = Fraction(element.findtext("duration")) / divisions
-                    cursor += -step if element.tag == "backup" else step
-                    longest = max(longest, cursor)
-            lengths += [Fraction(0)] * (index + 1 - len(lengths))
-            lengths[index] = max(lengths[index], longest)
-    starts = [sum(lengths[:index], Fraction(0)) for index in range(len(lengths))]
-    return starts, max(meter - lengths[0], Fraction(0)) if lengths else Fraction(0)
-
-
-def midi_pitch(pitch):
-    """The MIDI number of a MusicXML <pitch>."""
-    step = SEMITONES[LETTERS.index(pitch.findtext("step"))]
-    return (
-        12 * (int(pitch.findtext("octave")) + 1) + step + round(float(pitch.findtext("alter") or 0))
-    )
-
-
-def ticks(quarters):
-    """MIDI ticks of a time in quarter notes."""
-    return round(quarters * TICKS)

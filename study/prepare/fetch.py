@@ -1,32 +1,24 @@
-"""Downloads, archives and folders: MIDI files from anywhere into one folder of files with safe
-names.
+"""Downloads, archives and folders: music files from anywhere, one by one, and a folder of files with
+safe names.
 
-A source is hostile until shown otherwise. A download goes on where it broke, across runs too, never
-mixes two versions of a file, and is checked by size and digest. From an archive nothing but regular
-MIDI files is taken, under names made
-here: no path, link or device of an archive ever reaches the disk, and members, bytes and inflation
-are bounded.
+A source is hostile until shown otherwise. A download goes on where it broke, across runs too, and
+is checked by size and digest. From an archive nothing but regular files with the endings that were
+asked for is read, and what is written gets a name made here: no path, link or device of an archive
+ever reaches the disk, and bytes and inflation are bounded.
 
-Both are our own because the libraries do one half each: none of those that this project needs
-anyway resumes a download by its validators, and `tarfile.extractall(filter="data")` keeps names,
-has no bounds, and unpacks what is no MIDI.
+A function that cannot go on raises Refused; nothing here prints or ends a script.
 """
 
-import bz2
 import collections
-import contextlib
-import email.utils
 import errno
 import gzip
 import hashlib
 import http.client
-import lzma
 import os
 import re
 import shutil
 import stat as stat_modes
 import struct
-import sys
 import tarfile
 import time
 import unicodedata
@@ -39,23 +31,25 @@ from pathlib import Path
 
 from study.stages.stage import file_digest, progress, read_json, value_digest, write_json
 
-MIDI_SUFFIXES = (".mid", ".midi", ".kar", ".rmi")
-# MIDI files of one corpus; lakh-full, the largest in public use, has 176,581
+from study.prepare.conversion import MIDI_BYTES, SUFFIXES
+
+# music files of one corpus; lakh-full, the largest in public use, has 176,581
 MAX_FILES = 1_000_000
-MAX_MEMBERS = 2_000_000  # members of an archive, taken or not
-MAX_FILE_BYTES = 16 << 20  # of one MIDI file; the largest of lakh-full is about 3 MB
+MAX_FILE_BYTES = MIDI_BYTES  # of one file
 MAX_TOTAL_BYTES = 64 << 30  # of a corpus; lakh-full holds about 6 GB
-# unpacked : packed bytes; MIDI compresses 3-5 : 1, a gzip bomb 1000 : 1
+# unpacked : packed bytes; MIDI compresses 3-5 : 1, scores 20 : 1, a gzip bomb 1000 : 1
 MAX_INFLATION = 100
 # of one file name; 255 is the limit of file systems, .abc and .1 must still fit
 MAX_NAME_BYTES = 200
-# tries in a row that bring next to nothing: with doubling waits about 30 s
+# tries in a row that bring nothing: with doubling waits about 30 s
 ATTEMPTS = 6
 MAX_WAIT_SECONDS = 300  # longest wait that a server may ask for (Retry-After)
-MIN_BYTES_PER_SECOND = 200  # a connection that brings less than this is cut and opened again
 BLOCK_BYTES = 1 << 18  # read and written at a time
 # not in names on every system
 RESERVED = {"<": "(", ">": ")", ":": " -", '"': "'", "|": "-", "?": "", "*": ""}
+
+
+ENDINGS = re.compile(r"(?i)\.(midi?|kar|rmi|abc|mxl|musicxml|xml|krn)$")
 
 
 class Refused(Exception):
@@ -77,25 +71,21 @@ class MidiFolder:
         self.taken, self.folders = set(), set()
 
     def add(self, name, data):
-        """Writes one MIDI file under a safe name that is made from `name` ("Artist/Title.mid")."""
+        """Writes one file under a safe name that is made from `name` ("Artist/Title.mid"); returns
+        its path below the folder."""
         if self.files >= MAX_FILES or self.bytes + len(data) > MAX_TOTAL_BYTES:
             raise Refused(
                 f"more than {MAX_FILES:,} files or {MAX_TOTAL_BYTES >> 30} GB of MIDI: not a corpus"
             )
-        path = self.folder / self.unique(name)
+        relative = self.unique(name)
+        path = self.folder / relative
         if str(path.parent) not in self.folders:
             path.parent.mkdir(parents=True, exist_ok=True)
             self.folders.add(str(path.parent))
         with open(path, "xb") as file:
             file.write(data)
         self.files, self.bytes = self.files + 1, self.bytes + len(data)
-
-    def take(self, name, data, reason):
-        """Adds a file, or counts the reason why there is none."""
-        if data is None:
-            self.left_out[reason] += 1
-        else:
-            self.add(name, data)
+        return relative
 
     def unique(self, name):
         """A relative path for `name` that no other file has, even where letter case does not
@@ -103,7 +93,7 @@ class MidiFolder:
         parts = [
             safe_name(part) for part in name.replace("\\", "/").split("/") if part not in ("", ".")
         ]
-        stem = re.sub(r"\.(midi?|kar|rmi|abc)$", "", parts[-1], flags=re.IGNORECASE) or "untitled"
+        stem = ENDINGS.sub("", parts[-1]) or "untitled"
         folders = []
         for part in parts[:-1]:  # a folder must not have the name of a file
             while fold("/".join([*folders, part])) in self.taken:
@@ -123,10 +113,10 @@ class MidiFolder:
 def in_words(left_out):
     """{reason: number of files} as a part of a sentence.
 
-    >>> in_words({"link": 2, "not MIDI": 1})
-    '2 links, 1 not MIDI'
+    >>> in_words({"link": 2, "not music": 1})
+    '2 links, 1 not music'
     """
-    things = ("link", "file", "folder")  # the others are no nouns: "not MIDI", "too large"
+    things = ("link", "file", "folder")  # the others are no nouns: "not music", "too large"
     return ", ".join(
         f"{n:,} {reason}" + "s" * (n > 1 and reason.endswith(things))
         for reason, n in left_out.items()
@@ -167,16 +157,16 @@ def safe_name(name):
     return (stem.lstrip(".").rstrip(". ") or "untitled") + suffix
 
 
-def refusal(name):
-    """Why a member of this name is not taken, or None."""
+def refusal(name, suffixes):
+    """Why a member of this name is not taken, or None. suffixes: those that are."""
     parts = name.replace("\\", "/").split("/")
     if name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:[/\\]", name):
         return "absolute path"
     if ".." in parts:
         return "path with .."
     if parts[-1].startswith("._") or "__MACOSX" in parts:
-        return "not MIDI"  # resource forks that macOS puts into archives
-    return None if name.lower().endswith(MIDI_SUFFIXES) else "not MIDI"
+        return "not music"  # resource forks that macOS puts into archives
+    return None if name.lower().endswith(suffixes) else "not music"
 
 
 def sample(names, limit, seed):
@@ -191,19 +181,16 @@ def sample(names, limit, seed):
 # ---------------------------------------------------------------- download
 
 
-def download(url, folder, sha256, timeout_seconds, wait_seconds):
+def download(url, folder, sha256, timeout_seconds, wait_seconds, say):
     """The file behind `url` as a path in `folder`; resumes what an earlier call has begun, retries,
     checks the size.
 
     sha256: refuse any other file, or None. timeout_seconds: of silence before a connection is
-    opened again;
-    wait_seconds: before the first retry, doubled for each further one. Raises Refused.
+    opened again; wait_seconds: before the first retry, doubled for each further one; say: is called
+    with a sentence before each wait. Raises Refused.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    name = safe_name(
-        urllib.parse.unquote(urllib.parse.urlsplit(url).path.rstrip("/").split("/")[-1])
-        or "archive"
-    )
+    name = file_name_of(url)
     path, part, state_path = folder / name, folder / f"{name}.part", folder / f"{name}.json"
     state = read_json(state_path)
     if not isinstance(state, dict) or state.get("url") != value_digest(url):
@@ -215,7 +202,7 @@ def download(url, folder, sha256, timeout_seconds, wait_seconds):
             check_digest(path, state["sha256"], sha256)
             return path
         path.unlink()
-    fetch_all(url, part, state, state_path, timeout_seconds, wait_seconds)
+    fetch_all(url, part, state, state_path, timeout_seconds, wait_seconds, say)
     digest = file_digest(part)
     check_digest(part, digest, sha256)
     write_json(state_path, {**state, "bytes": part.stat().st_size, "sha256": digest})
@@ -223,13 +210,31 @@ def download(url, folder, sha256, timeout_seconds, wait_seconds):
     return path
 
 
-def fetch_all(url, part, state, state_path, timeout_seconds, wait_seconds):
-    """Connections until `part` is complete. Only those that bring next to nothing count as
-    failures: a line that drops every minute still gets through; Refused after ATTEMPTS of them in a
-    row."""
-    failures, furthest = 0, part.stat().st_size if part.exists() else 0
+def file_name_of(url):
+    """The name under which a download is kept; of a repository's archive with the repository's.
+
+    >>> file_name_of("https://x.org/a%20b.zip?v=2")
+    'a b.zip'
+    >>> file_name_of("https://github.com/OpenScore/Lieder/archive/refs/heads/main.zip")
+    'Lieder-main.zip'
+    """
+    path = urllib.parse.unquote(urllib.parse.urlsplit(url).path).rstrip("/")
+    repository = re.search(r"/([^/]+)/archive/(?:refs/heads/)?([^/]+)$", path)
+    if repository:
+        return safe_name(f"{repository[1]}-{repository[2]}")
+    return safe_name(path.split("/")[-1] or "archive")
+
+
+def size_of(path):
+    """Bytes of a file, 0 if there is none."""
+    return path.stat().st_size if path.exists() else 0
+
+
+def fetch_all(url, part, state, state_path, timeout_seconds, wait_seconds, say):
+    """Connections until `part` is complete. Only those that bring nothing count as failures: a line
+    that drops every minute still gets through. Refused after ATTEMPTS of them in a row."""
+    failures, furthest = 0, size_of(part)
     while True:
-        started = time.monotonic()
         try:
             return fetch_rest(url, part, state, state_path, timeout_seconds)
         except (
@@ -239,16 +244,12 @@ def fetch_all(url, part, state, state_path, timeout_seconds, wait_seconds):
             TimeoutError,
         ) as error:
             reason, asked_seconds = why_again(error, part)
-        size = part.stat().st_size if part.exists() else 0
-        useful = size - furthest > MIN_BYTES_PER_SECOND * (time.monotonic() - started)
-        failures, furthest = 0 if useful else failures + 1, max(furthest, size)
+        failures = 0 if size_of(part) > furthest else failures + 1
+        furthest = max(furthest, size_of(part))
         if failures >= ATTEMPTS:
             raise Refused(f"given up after {ATTEMPTS} attempts: {reason}")
         wait = min(max(wait_seconds * 2 ** max(failures - 1, 0), asked_seconds), MAX_WAIT_SECONDS)
-        print(
-            f"01_download: {reason}; {size:,} bytes are here, going on in {wait:.3g} s",
-            file=sys.stderr,
-        )
+        say(f"{reason}; {size_of(part):,} bytes are here, going on in {wait:.3g} s")
         time.sleep(wait)
 
 
@@ -261,59 +262,47 @@ def why_again(error, part):
         part.unlink()
         return "the range was refused", 0
     if error.code in (408, 425, 429) or error.code >= 500:
-        return f"HTTP {error.code} {error.reason}", retry_after(error.headers.get("Retry-After"))
+        asked = error.headers.get("Retry-After", "")
+        return f"HTTP {error.code} {error.reason}", int(asked) if asked.isdecimal() else 0
     raise Refused(f"the server answers HTTP {error.code} {error.reason}")
 
 
 def fetch_rest(url, part, state, state_path, timeout_seconds):
-    """One connection: appends to `part` what is missing. Raises if the transfer ends early; `state`
-    keeps ETag and date of the version begun, so that bytes of two versions are never mixed."""
-    have = part.stat().st_size if part.exists() else 0
-    version = state.get("etag") or state.get("modified")
-    if have and not version:  # nothing to recognise the version by
-        have = 0
+    """One connection: appends to `part` what is missing. Raises if the transfer ends early. `state`
+    keeps the ETag or date of the version begun: the server is asked for the rest of that one, and
+    sends all of another."""
+    version, have = state.get("version"), size_of(part)
     headers = {"User-Agent": "music-scaling", "Accept-Encoding": "identity"}
-    if have:
-        headers["Range"] = f"bytes={have}-"
-        # a weak ETag must not stand in If-Range; it is compared below
-        if not version.startswith("W/"):
-            headers["If-Range"] = version
-    with urllib.request.urlopen(
-        urllib.request.Request(url, headers=headers), timeout=timeout_seconds
-    ) as answer:
+    if have and version:
+        headers.update({"Range": f"bytes={have}-", "If-Range": version})
+    request = urllib.request.Request(url, headers=headers)
+    with urllib.request.urlopen(request, timeout=timeout_seconds) as answer:
         if urllib.parse.urlsplit(answer.url).scheme not in ("http", "https"):
             raise Refused("the address leads away from http(s)")
-        sent = {"etag": answer.headers.get("ETag"), "modified": answer.headers.get("Last-Modified")}
-        length = answer.headers.get("Content-Length")
-        total = int(length) if length and length.isdigit() else None
-        if have and answer.status == 206:
-            content_range = re.fullmatch(
-                r"bytes (\d+)-\d+/(\d+|\*)", answer.headers.get("Content-Range", "")
-            )
-            same = all(sent[what] in (None, state.get(what)) for what in sent)
-            if not content_range or int(content_range[1]) != have or not same:
+        if answer.status == 206:
+            if not answer.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
                 part.unlink()
-                raise ConnectionError("the file on the server has changed; starting again")
-            total = int(content_range[2]) if content_range[2] != "*" else total and have + total
+                raise ConnectionError("the server sends another part of the file; starting again")
         elif answer.status == 200:
-            have = 0
-            state.update(sent)
+            have, tag = 0, answer.headers.get("ETag") or ""
+            # a weak ETag does not tell two versions apart byte by byte
+            state["version"] = answer.headers.get("Last-Modified") if tag[:2] == "W/" else tag
+            state["version"] = state["version"] or answer.headers.get("Last-Modified")
             write_json(state_path, state)
         else:
             raise Refused(f"the server answers HTTP {answer.status} to a plain request")
+        length = answer.headers.get("Content-Length") or ""
+        total = have + int(length) if length.isdecimal() else None
         free = shutil.disk_usage(part.parent).free
         if total and total - have > free:
-            raise Refused(
-                f"the archive needs {total - have:,} bytes and the disk has {free:,} left"
-            )
-        copy_answer(answer, part, have, total, timeout_seconds)
-    if total is not None and part.stat().st_size != total:
-        raise ConnectionError(f"the connection ended at {part.stat().st_size:,} of {total:,} bytes")
+            raise Refused(f"the file needs {total - have:,} bytes and the disk has {free:,} left")
+        copy_answer(answer, part, have, total)
+    if total is not None and size_of(part) != total:
+        raise ConnectionError(f"the connection ended at {size_of(part):,} of {total:,} bytes")
 
 
-def copy_answer(answer, part, have, total, timeout_seconds):
+def copy_answer(answer, part, have, total):
     """Streams a response into `part` from byte `have` on."""
-    window_start, window_bytes = time.monotonic(), 0
     with open(part, "r+b" if have else "wb") as file, progress(
         total=total, desc=part.stem, unit="B"
     ) as bar:
@@ -321,31 +310,13 @@ def copy_answer(answer, part, have, total, timeout_seconds):
         file.truncate()
         bar.update(have)
         while block := answer.read1(BLOCK_BYTES):
-            if have == 0 and re.match(
-                rb"\s*(<!doctype|<html|<head|<\?xml)", block[:200], re.IGNORECASE
-            ):
-                raise Refused("the server sent a web page in place of an archive")
+            if have == 0 and re.match(rb"\s*(<!doctype html|<html|<head)", block[:200], re.I):
+                raise Refused("the server sent a web page in place of music")
             file.write(block)
             have += len(block)
             if have > MAX_TOTAL_BYTES:
                 raise Refused(f"the server sends more than {MAX_TOTAL_BYTES >> 30} GB")
             bar.update(len(block))
-            window_bytes += len(block)
-            if time.monotonic() - window_start > timeout_seconds:
-                if window_bytes < MIN_BYTES_PER_SECOND * timeout_seconds:
-                    raise ConnectionError(f"only {window_bytes:,} bytes in {timeout_seconds:.3g} s")
-                window_start, window_bytes = time.monotonic(), 0
-
-
-def retry_after(value):
-    """Seconds that a Retry-After header asks for (a number or a date); 0 if it says nothing."""
-    if not value:
-        return 0
-    with contextlib.suppress(ValueError):
-        return max(0, int(value))
-    with contextlib.suppress(ValueError, TypeError):
-        return max(0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    return 0
 
 
 def check_digest(path, digest, wanted):
@@ -368,102 +339,89 @@ class Bounded:
         data = self.file.read(size)
         self.left -= len(data)
         if self.left < 0:
-            raise Refused("the archive unpacks to far more than MIDI files do (a bomb?)")
+            raise Refused("the archive unpacks to far more than music does (a bomb?)")
         return data
 
 
-def archive_kind(path):
-    """ "zip", "tar" or the reason why the file is neither."""
+def most_bytes(path):
+    """What an archive may unpack to."""
+    return (64 << 20) + MAX_INFLATION * path.stat().st_size
+
+
+def members_of(path, suffixes):
+    """The function that yields (name, read) of a folder, an archive or a single file; Refused if it
+    is none. read: gives the bytes."""
+    if path.is_dir():
+        return folder_members
+    if path.name.lower().endswith(suffixes):
+        return single_member
     with open(path, "rb") as file:
         head = file.read(512)
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
-        return "zip"
-    if head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ")) or head[257:262] == b"ustar":
-        return "tar"
+        return zip_members
+    if head.startswith(b"\x1f\x8b") or head[257:262] == b"ustar":
+        return tar_members
+    what = "no .tar.gz, .tar or .zip"
     if head.startswith((b"MThd", b"RIFF")):
-        raise Refused("this is a single MIDI file: give its folder")
-    what = (
-        "a web page"
-        if head.lstrip()[:1] == b"<"
-        else "empty" if not head else "no .tar.gz, .tar or .zip"
-    )
+        what = "a MIDI file without its ending: call it .mid"
+    elif head.lstrip()[:1] == b"<":
+        what = "a web page"
+    elif not head:
+        what = "empty"
     raise Refused(f"the archive is {what}")
 
 
-def tar_members(path, midi):
+def single_member(path, left_out):
+    """Yields (name, read) of one file."""
+    yield path.name, path.read_bytes
+
+
+def tar_members(path, left_out):
     """Yields (name, read) of the regular members of a tar file in one pass over the stream; names
-    may be hostile."""
+    may be hostile. left_out: counts what is passed over."""
     with open(path, "rb") as raw:
-        head = raw.read(6)
+        packed = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
-        opener = next(
-            (
-                opener
-                for magic, opener in (
-                    (b"\x1f\x8b", gzip.open),
-                    (b"BZh", bz2.open),
-                    (b"\xfd7zXZ", lzma.open),
-                )
-                if head.startswith(magic)
-            ),
-            None,
-        )
-        limit = (64 << 20) + MAX_INFLATION * path.stat().st_size
-        stream = Bounded(opener(raw) if opener else raw, limit)
+        stream = Bounded(gzip.open(raw) if packed else raw, most_bytes(path))
         with tarfile.open(fileobj=stream, mode="r|", errors="surrogateescape") as tar:
-            for number, member in enumerate(tar):
+            for member in tar:
                 tar.members = []  # else 200,000 members stay in memory
-                if number >= MAX_MEMBERS:
-                    raise Refused(f"the archive has more than {MAX_MEMBERS:,} members")
                 if member.isdir():
                     continue
-                kind = (
-                    "link"
-                    if member.issym() or member.islnk()
-                    else (
-                        "device or special file"
-                        if not member.isreg() or member.issparse()
-                        else None
-                    )
-                )
-                if kind or member.size > MAX_FILE_BYTES:
-                    midi.left_out[kind or "too large"] += 1
-                    continue
-                yield member.name, lambda: tar.extractfile(member).read()
+                if member.issym() or member.islnk():
+                    left_out["link"] += 1
+                elif not member.isreg() or member.issparse():
+                    left_out["device or special file"] += 1
+                elif member.size > MAX_FILE_BYTES:
+                    left_out["too large"] += 1
+                else:
+                    yield member.name, lambda: tar.extractfile(member).read()
             # to the end, so that the checksum of gzip is compared
             while rest := stream.read(BLOCK_BYTES):
                 if rest.strip(b"\0"):
                     raise tarfile.ReadError("data after the end of the archive")
 
 
-def zip_members(path, midi):
+def zip_members(path, left_out):
     """Yields (name, read) of the regular members of a zip file."""
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
-        if len(members) > MAX_MEMBERS:
-            raise Refused(f"the archive has more than {MAX_MEMBERS:,} members")
-        if (
-            sum(member.file_size for member in members)
-            > (64 << 20) + MAX_INFLATION * path.stat().st_size
-        ):
-            raise Refused("the archive unpacks to far more than MIDI files do (a bomb?)")
+        if sum(member.file_size for member in members) > most_bytes(path):
+            raise Refused("the archive unpacks to far more than music does (a bomb?)")
         for member in members:
             mode = stat_modes.S_IFMT(member.external_attr >> 16)
             if member.is_dir():
                 continue
-            kind = (
-                "link"
-                if mode == stat_modes.S_IFLNK
-                else (
-                    "encrypted"
-                    if member.flag_bits & 1
-                    else "device or special file" if mode not in (0, stat_modes.S_IFREG) else None
-                )
-            )
-            if kind or member.file_size > MAX_FILE_BYTES:
-                midi.left_out[kind or "too large"] += 1
-                continue
-            yield member.filename, lambda: read_bounded(archive, member)
+            if mode == stat_modes.S_IFLNK:
+                left_out["link"] += 1
+            elif member.flag_bits & 1:
+                left_out["encrypted"] += 1
+            elif mode not in (0, stat_modes.S_IFREG):
+                left_out["device or special file"] += 1
+            elif member.file_size > MAX_FILE_BYTES:
+                left_out["too large"] += 1
+            else:
+                yield member.filename, lambda: read_bounded(archive, member)
 
 
 def read_bounded(archive, member):
@@ -475,7 +433,7 @@ def read_bounded(archive, member):
     return data
 
 
-def folder_members(path, midi):
+def folder_members(path, left_out):
     """Yields (name, read) of the files below a folder in sorted order; links are not followed."""
     folders = [""]
     while folders:
@@ -483,7 +441,7 @@ def folder_members(path, midi):
         try:
             entries = sorted(os.scandir(path / below), key=lambda entry: entry.name)
         except PermissionError:
-            midi.left_out["unreadable folder"] += 1
+            left_out["unreadable folder"] += 1
             continue
         folders += [
             below + entry.name + "/"
@@ -494,46 +452,38 @@ def folder_members(path, midi):
             if entry.is_dir(follow_symlinks=False):
                 continue
             if not entry.is_file(follow_symlinks=False):
-                midi.left_out["link" if entry.is_symlink() else "device or special file"] += 1
-            elif (
-                entry.name.lower().endswith(MIDI_SUFFIXES) and entry.stat().st_size > MAX_FILE_BYTES
-            ):
-                midi.left_out["too large"] += 1
+                left_out["link" if entry.is_symlink() else "device or special file"] += 1
+            elif ENDINGS.search(entry.name) and entry.stat().st_size > MAX_FILE_BYTES:
+                left_out["too large"] += 1
             else:
                 yield below + entry.name, lambda: (path / below / entry.name).read_bytes()
 
 
-def unpack(path, midi, limit, seed, abc=None):
-    """Fills `midi` from a folder or an archive; a `limit` costs a first pass over the names. abc: a
-    second MidiFolder, which takes the .abc files (default: they are left out)."""
-    members = (
-        folder_members
-        if path.is_dir()
-        else {"tar": tar_members, "zip": zip_members}[archive_kind(path)]
-    )
+def music_members(path, left_out, limit, seed, suffixes=SUFFIXES):
+    """Yields (name, bytes) of the files in a folder or an archive, or of a single file, whose names
+    end in one of `suffixes`. left_out: a Counter of what is passed over. A `limit` takes a seeded
+    sample and costs a first pass over the names. Raises Refused."""
+    members = members_of(path, suffixes)
     try:
-        chosen = sample(
-            (name for name, _ in members(path, MidiFolder(None)) if not refusal(name)), limit, seed
-        )
-        for name, read in progress(members(path, midi), desc="files", unit="file"):
-            is_abc = abc is not None and name.lower().endswith(".abc")
-            reason = refusal(name[:-4] + ".mid" if is_abc else name)
+        chosen = None
+        if limit is not None:
+            names = (name for name, _ in members(path, collections.Counter()))
+            chosen = sample((name for name in names if not refusal(name, suffixes)), limit, seed)
+        for name, read in progress(members(path, left_out), desc="files", unit="file"):
+            reason = refusal(name, suffixes)
             if reason:
-                midi.left_out[reason] += 1
+                left_out[reason] += 1
             elif chosen is None or name in chosen:
                 try:
                     data = read()
                 except PermissionError:
-                    midi.left_out["unreadable file"] += 1
+                    left_out["unreadable file"] += 1
                     continue
-                (abc if is_abc else midi).add(
-                    os.fsencode(name).decode("utf-8", "surrogateescape"), data
-                )
+                yield os.fsencode(name).decode("utf-8", "surrogateescape"), data
     except (
         tarfile.TarError,
         zipfile.BadZipFile,
         zlib.error,
-        lzma.LZMAError,
         EOFError,
         NotImplementedError,
         ValueError,
@@ -541,12 +491,18 @@ def unpack(path, midi, limit, seed, abc=None):
         RuntimeError,
     ) as error:
         raise Refused(f"the archive is damaged: {error}") from None
-    except (
-        OSError
-    ) as error:  # of bz2 (no number) or of a seek to where a broken zip file points; not of the disk
+    except OSError as error:  # of a seek to where a broken zip file points; not of the disk
         if error.errno in (None, errno.EINVAL):
             raise Refused(f"the archive is damaged: {error}") from None
         raise
+
+
+def unpack(path, midi, limit, seed, abc=None):
+    """Fills `midi` from a folder or an archive. abc: a second MidiFolder, which takes the .abc files
+    (default: they are left out)."""
+    suffixes = SUFFIXES if abc is None else (*SUFFIXES, ".abc")
+    for name, data in music_members(path, midi.left_out, limit, seed, suffixes):
+        (abc if name.lower().endswith(".abc") else midi).add(name, data)
 
 
 def listing_digest(folder):

@@ -1,0 +1,259 @@
+"""Scores in MusicXML, plain or packed (.mxl): read as printed, 50 and more a second.
+
+Repeats stand once; graces, cue notes, hidden notes and chord symbols are left out. A file is
+hostile until shown otherwise: it may declare no entities, what it unpacks to is bounded, and
+numbers that no music has are errors (ScoreError).
+"""
+
+import contextlib
+import gc
+import io
+import math
+import zipfile
+import zlib
+from xml.etree import ElementTree
+
+from music.score import BPM, MAX_QUARTERS, TICKS, Score, ScoreError
+
+MAX_XML_BYTES = 64 << 20  # the largest quartet has 12 million
+MAX_DIVISIONS = 1 << 24  # of a quarter note; exporters use at most 10,080 or 16,384
+SEMITONES = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
+TIES = {frozenset(["start"]): "[", frozenset(["stop"]): "]", frozenset(["start", "stop"]): "_"}
+
+
+def read_musicxml(data):
+    """The Score in the bytes of a .musicxml, .xml or .mxl file; ScoreError says why there is
+    none."""
+    with without_collector():
+        return _read(data)
+
+
+@contextlib.contextmanager
+def without_collector():
+    """No search for cycles: a tree of XML has none, and is so many objects that the search takes
+    half of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _read(data):
+    root = parse(unpacked(data) if data.startswith(b"PK") else data)
+    score = Score()
+    score.title = text_of(root, "movement-title") or text_of(root, "work/work-title")
+    if score.title:
+        score.work = text_of(root, "work/work-title").replace(score.title, "")
+    for creator in root.findall("identification/creator"):
+        if creator.get("type") == "composer":
+            score.composer = (creator.text or "").strip()
+    score.rights = text_of(root, "identification/rights")
+    for part in root.findall("part-list/score-part"):
+        score.names[part.get("id")] = text_of(part, "part-name")
+    for part, measures in parts_of(root):
+        _Part(score, part).read(measures)
+    return score
+
+
+def unpacked(data):
+    """The XML inside an .mxl archive; its container says which member it is."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            names = [name for name in archive.namelist() if not name.startswith("META-INF/")]
+            if "META-INF/container.xml" in archive.namelist():
+                container = parse(_member(archive, "META-INF/container.xml"))
+                names = [root.get("full-path") for root in container.iter("rootfile")] + names
+            for name in names:
+                if name and name.lower().endswith((".xml", ".musicxml")):
+                    return _member(archive, name)
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, OSError) as error:
+        raise ScoreError(f"damaged archive: {error}") from None
+    except (NotImplementedError, RuntimeError) as error:  # encrypted, or an unknown compression
+        raise ScoreError(f"archive of another kind: {error}") from None
+    raise ScoreError("an archive without MusicXML")
+
+
+def _member(archive, name):
+    with archive.open(name) as file:
+        data = file.read(MAX_XML_BYTES + 1)
+    if len(data) > MAX_XML_BYTES:
+        raise ScoreError(f"more than {MAX_XML_BYTES >> 20} MB of XML")
+    return data
+
+
+def parse(data):
+    """The root of an XML document, its tags without name spaces. A document that declares entities
+    is refused: they can make a kilobyte grow to gigabytes."""
+    if len(data) > MAX_XML_BYTES:
+        raise ScoreError(f"more than {MAX_XML_BYTES >> 20} MB of XML")
+    text = data
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in data[:4]:
+        text = data.decode("utf-16", "replace").encode()
+        start = text.find(b"?>") + 2 if text.startswith(b"<?xml") else 0
+        text = text[start:]
+    if b"<!ENTITY" in text:
+        raise ScoreError("the XML declares entities")
+    try:
+        root = ElementTree.fromstring(text)
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
+        raise ScoreError(f"no XML: {error}") from None
+    if "}" in root.tag:
+        for element in root.iter():
+            element.tag = element.tag.rpartition("}")[2]
+    return root
+
+
+def parts_of(root):
+    """[(part's id, its measures)] of a score, by parts or by measures as it may be."""
+    if root.tag == "score-partwise":
+        return [(part.get("id"), part.findall("measure")) for part in root.findall("part")]
+    if root.tag != "score-timewise":
+        raise ScoreError(f"XML, but no score: <{root.tag[:40]}>")
+    parts = {}
+    for number, measure in enumerate(root.findall("measure")):
+        for part in measure.findall("part"):
+            measures = parts.setdefault(part.get("id"), [])
+            measures += [()] * (number - len(measures)) + [part]
+    return list(parts.items())
+
+
+def text_of(element, path):
+    """The text at a path as one line, '' if there is none."""
+    return " ".join((element.findtext(path) or "").split())
+
+
+def number_of(text, least, most):
+    """A number in XML text; ScoreError if it is none, or not between these bounds."""
+    try:
+        value = float(text)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not least <= value <= most:
+        raise ScoreError(f"{(text or '')[:20]!r} in place of a number from {least} to {most}")
+    return value
+
+
+class _Part:
+    """Reads one part into a Score. A measure is a cursor that notes move on and <backup> and
+    <forward> move about; a <chord> note starts where the note before it did."""
+
+    def __init__(self, score, part):
+        self.score, self.part = score, part
+        self.ticks = TICKS  # of one division
+        self.transpose = {}  # {staff: semitones}; None: of all staves
+        self.drums = set()  # staves with a percussion clef
+        self.measure, self.cursor, self.onset = 0, 0.0, 0.0
+
+    def read(self, measures):
+        """Reads all measures."""
+        for self.measure, measure in enumerate(measures):
+            self.cursor = self.onset = longest = 0.0
+            self.score.reach(self.measure, 0)
+            for element in measure:
+                tag = element.tag
+                if tag == "note":
+                    self.read_note(element)
+                elif tag == "backup":
+                    self.cursor = max(0.0, self.cursor - self.duration(element))
+                elif tag == "forward":
+                    self.cursor += self.duration(element)
+                elif tag == "attributes":
+                    self.read_attributes(element)
+                elif tag in ("direction", "sound"):
+                    self.read_tempo(element if tag == "sound" else element.find("sound"))
+                if self.cursor > longest:
+                    longest = self.cursor
+            self.score.reach(self.measure, round(longest))
+
+    def duration(self, element):
+        """Ticks of an element's <duration>."""
+        return self.ticks * number_of(
+            element.findtext("duration"), 0, MAX_QUARTERS * TICKS / self.ticks
+        )
+
+    def read_note(self, note):
+        """Adds a note to its voice and moves the cursor."""
+        tags = {child.tag: child for child in note}
+        if "grace" in tags:
+            return
+        length = 0.0
+        if "duration" in tags:
+            length = self.ticks * number_of(
+                tags["duration"].text, 0, MAX_QUARTERS * TICKS / self.ticks
+            )
+        if "chord" not in tags:
+            self.onset = self.cursor
+            self.cursor += length
+        hidden = note.get("print-object") == "no"
+        if "rest" in tags or "cue" in tags or hidden or not length:
+            return
+        offset = round(self.onset)
+        staff = tags["staff"].text if "staff" in tags else "1"
+        if "pitch" not in tags or staff in self.drums:
+            self.score.drums.append((self.measure, offset))
+            return
+        tie = ""
+        if "tie" in tags:
+            tie = TIES.get(frozenset(end.get("type") for end in note.iterfind("tie")), "")
+        pitch = self.transpose.get(staff, self.transpose.get(None, 0))
+        for child in tags["pitch"]:
+            if child.tag == "step":
+                pitch += SEMITONES.get(child.text, 1000)
+            elif child.tag == "octave":
+                pitch += 12 + 12 * int(number_of(child.text, -1, 10))
+            elif child.tag == "alter":
+                pitch += round(number_of(child.text, -4, 4))
+        voice = tags["voice"].text if "voice" in tags else "1"
+        length = round(self.onset + length) - offset
+        self.score.add_note(self.part, voice, (self.measure, offset), length, pitch, tie)
+
+    def read_attributes(self, attributes):
+        """Divisions, transposition, clefs, key and meter; of several parts the first one's hold."""
+        score, place = self.score, (self.measure, round(self.cursor))
+        for element in attributes:
+            if element.tag == "divisions":
+                self.ticks = TICKS / number_of(element.text, 0.25, MAX_DIVISIONS)
+            elif element.tag == "transpose":
+                semitones = number_of(element.findtext("chromatic") or "0", -60, 60)
+                octaves = number_of(element.findtext("octave-change") or "0", -5, 5)
+                self.transpose[element.get("number")] = round(semitones + 12 * octaves)
+            elif element.tag == "clef":
+                staff = element.get("number") or "1"
+                self.drums.discard(staff)
+                if element.findtext("sign") == "percussion":
+                    self.drums.add(staff)
+            elif element.tag == "time" and self.measure not in score.meters:
+                score.meters[self.measure] = read_meter(element)
+        # a transposing instrument's written key is not the key of the music
+        fifths = attributes.findtext("key/fifths")
+        if fifths is not None and place not in score.keys and not any(self.transpose.values()):
+            minor = attributes.findtext("key/mode") == "minor"
+            score.keys[place] = int(number_of(fifths, -14, 14)), minor
+
+    def read_tempo(self, sound):
+        """A tempo, of the first part that gives one here."""
+        if sound is not None and sound.get("tempo"):
+            tempo = number_of(sound.get("tempo"), 0, math.inf)
+            if BPM[0] <= tempo <= BPM[1]:
+                self.score.tempos.setdefault((self.measure, round(self.cursor)), tempo)
+
+
+def read_meter(time):
+    """(beats, beat type) of a <time>, several of them added up; None for free time.
+
+    >>> read_meter(ElementTree.fromstring("<time><beats>3+2</beats><beat-type>8</beat-type></time>"))
+    (5, 8)
+    """
+    if time.find("senza-misura") is not None or time.find("beats") is None:
+        return None
+    meters = []
+    for beats, beat_type in zip(time.findall("beats"), time.findall("beat-type")):
+        count = sum(number_of(part, 1, 1000) for part in (beats.text or "").split("+"))
+        meters.append((int(count), int(number_of(beat_type.text, 1, 128))))
+    finest = max(beat_type for _, beat_type in meters)
+    if any(finest % beat_type for _, beat_type in meters) or finest & (finest - 1):
+        raise ScoreError(f"no meter: {meters}")
+    return sum(beats * finest // beat_type for beats, beat_type in meters), finest

@@ -1,0 +1,207 @@
+"""Printed scores as MIDI: what the readers of MusicXML and kern find, and how it is written down.
+
+    score = read_musicxml(data)       # or read_kern(text): a Score of measures and voices
+    midi = score_midi(score)          # a track a voice, bar lines where the score has them
+
+Times in a Score are ticks from the start of a measure, so that a voice that is too short or too
+long disturbs one measure and no more. A measure is as long as the longest of its voices.
+"""
+
+from fractions import Fraction
+
+# per quarter note: 2^5 3^2 5 7, so that tuplets of 3, 5, 7 and 9 are exact
+TICKS = 10080
+SNAP = TICKS // 24  # ticks: a measure that misses its meter by less was rounded, not meant so
+SHORTEST_BAR = TICKS // 2  # ticks; and what the length of a bar is a multiple of:
+BAR_STEP = TICKS // 8
+MAX_MEASURES = 20_000  # the longest opera act has a tenth of this
+MAX_QUARTERS = 100_000  # of a whole score
+DEFAULT_BPM = 100  # of a score that gives none
+BPM = (10, 999)  # quarter notes a minute that are believed
+VELOCITY = 90  # of all notes: the ABC made of them has no dynamics
+
+
+class ScoreError(ValueError):
+    """A score that cannot be read; the message says why."""
+
+
+class Score:
+    """A printed score.
+
+    title, composer, work, rights: text, '' where the file does not say; work: the cycle, mass or
+    quartet that this is a part of. lengths: of the measures, ticks. meters: {measure: (beats, beat
+    type)}, None for free time. keys: {(measure, offset): (sharps, minor)}; tempos: {(measure,
+    offset): quarter notes a minute}. voices: {(part, voice): [[measure, offset, length, pitch]]}.
+    names: {part: name}. drums: [(measure, offset)] of strokes without a pitch.
+    """
+
+    def __init__(self):
+        self.title = self.composer = self.work = self.rights = ""
+        self.lengths, self.meters, self.keys, self.tempos = [], {}, {}, {}
+        self.voices, self.names, self.drums = {}, {}, []
+        self._open = {}
+
+    def reach(self, measure, offset):
+        """Makes a measure at least as long as `offset` ticks."""
+        while len(self.lengths) <= measure:
+            self.lengths.append(0)
+            if measure >= MAX_MEASURES:
+                raise ScoreError(f"more than {MAX_MEASURES:,} measures")
+        if offset > self.lengths[measure]:
+            self.lengths[measure] = offset
+
+    def add_note(self, part, voice, place, length, pitch, tie):
+        """Adds a note, or makes the one it is tied to longer.
+
+        place: (measure, offset); tie: "" or any of "[" (goes on), "_" (both), "]" (ends), as in
+        kern.
+        """
+        if not 0 <= pitch <= 127:
+            return
+        measure, offset = place
+        if tie in ("_", "]"):
+            held = self._tied_from(part, voice, measure, offset, pitch)
+            if held:
+                held[0][2] += length
+                held[2:] = [measure, offset + length]
+                if tie == "]":
+                    self._open[part, pitch].remove(held)
+                return
+        note = [measure, offset, length, pitch]
+        self.voices.setdefault((part, voice), []).append(note)
+        if tie in ("[", "_"):
+            # [note, voice, measure and offset where it ends so far]
+            self._open.setdefault((part, pitch), []).append([note, voice, measure, offset + length])
+
+    def _tied_from(self, part, voice, measure, offset, pitch):
+        """The open tie that a note at this place goes on from: the same voice's first."""
+        found = None
+        for held in self._open.get((part, pitch), ()):
+            _, its_voice, its_measure, its_end = held
+            same_bar = its_measure == measure and abs(its_end - offset) <= SNAP
+            next_bar = its_measure == measure - 1 and offset == 0
+            if (same_bar or next_bar) and (found is None or its_voice == voice):
+                found = held
+        return found
+
+    @property
+    def n_notes(self):
+        """Number of notes with a pitch, tied heads joined."""
+        return sum(map(len, self.voices.values()))
+
+
+# ---------------------------------------------------------------- bars
+
+
+def bar_length(meter):
+    """Ticks of a bar of this meter (beats, beat type).
+
+    >>> bar_length((6, 8)) // TICKS
+    3
+    """
+    return meter[0] * 4 * TICKS // meter[1]
+
+
+def place_bars(lengths, meters):
+    """(start of each measure, [(tick, beats, beat type)]): bars as in the score, in MIDI's terms.
+
+    A measure split by a repeat or a double bar is one bar; a pickup is a short first bar; any other
+    measure that is shorter or longer than its meter gets a meter of its own.
+    """
+    starts, signatures, at, meter, i = [], [], 0, (4, 4), 0
+
+    def sign(beats, beat_type):
+        if not signatures or signatures[-1][1:] != (beats, beat_type):
+            signatures.append((at, beats, beat_type))
+
+    lengths = list(lengths)
+    while i < len(lengths):
+        meter = meters.get(i, meter)
+        whole = bar_length(meter) if meter else 0
+        if whole and abs(lengths[i] - whole) <= SNAP:
+            lengths[i] = whole
+        n = _measures_of_a_bar(lengths, meters, i, whole)
+        if n > 1 or lengths[i] == whole or (i + 1 == len(lengths) and 0 < lengths[i] < whole):
+            sign(*meter)
+        elif lengths[i]:
+            n = 1
+            lengths[i] = max(SHORTEST_BAR, -(-lengths[i] // BAR_STEP) * BAR_STEP)
+            rest, start = lengths[i], at
+            while rest > 8 * TICKS:  # longer than any usual bar: several
+                sign(*(meter or (4, 4)))
+                rest -= bar_length(meter or (4, 4))
+                at += bar_length(meter or (4, 4))
+            if rest > 0:
+                sign(*_own_meter(rest))
+            at = start
+        for length in lengths[i : i + n]:
+            starts.append(at)
+            at += length
+        i += n
+    if at > MAX_QUARTERS * TICKS:
+        raise ScoreError(f"{at // TICKS:,} quarter notes long")
+    return starts, signatures
+
+
+def _measures_of_a_bar(lengths, meters, first, whole):
+    """How many measures from `first` on fill one bar together; 1 if only itself, or none do."""
+    total = 0
+    for i in range(first, min(first + 4, len(lengths))):
+        if i > first and (i in meters or not lengths[i]):
+            break
+        total += lengths[i]
+        if total >= whole:
+            return i - first + 1 if total == whole else 1
+    return 1
+
+
+def _own_meter(ticks):
+    """(beats, beat type) of a bar of so many ticks, a multiple of BAR_STEP.
+
+    >>> _own_meter(3 * TICKS), _own_meter(TICKS // 2)
+    ((3, 4), (1, 8))
+    """
+    length = Fraction(ticks, 4 * TICKS)
+    beat_type = max(4, length.denominator)
+    return int(length * beat_type), beat_type
+
+
+# ---------------------------------------------------------------- MIDI
+
+
+def score_midi(score):
+    """MIDI bytes of a Score: a track for each voice of each part; ScoreError if it has no notes."""
+    import numpy as np
+    import symusic
+
+    if not score.n_notes:
+        raise ScoreError(f"{len(score.drums)} drum notes only" if score.drums else "no notes")
+    starts, signatures = place_bars(score.lengths, score.meters)
+    midi = symusic.Score(TICKS)
+    midi.time_signatures = [symusic.TimeSignature(*signature) for signature in signatures]
+    for (measure, offset), (sharps, minor) in sorted(score.keys.items()):
+        midi.key_signatures.append(
+            symusic.KeySignature(starts[measure] + offset, sharps, int(minor))
+        )
+    tempos = sorted(score.tempos.items()) or [((0, 0), DEFAULT_BPM)]
+    midi.tempos = [
+        symusic.Tempo(starts[measure] + offset, qpm) for (measure, offset), qpm in tempos
+    ]
+    for (part, _), notes in score.voices.items():
+        table = np.array(notes, dtype=np.int64)
+        table[:, 1] += np.array(starts)[table[:, 0]]
+        table = table[np.lexsort((table[:, 3], table[:, 1]))].astype(np.int32)
+        track = symusic.Track(score.names.get(part, ""), 0, False)
+        track.notes = symusic.Note.from_numpy(
+            table[:, 1].copy(),
+            np.maximum(table[:, 2], 1),
+            table[:, 3].astype(np.int8),
+            np.full(len(table), VELOCITY, np.int8),
+        )
+        midi.tracks.append(track)
+    if score.drums:
+        track = symusic.Track("drums", 0, True)
+        for measure, offset in score.drums:
+            track.notes.append(symusic.Note(starts[measure] + offset, TICKS // 4, 38, VELOCITY))
+        midi.tracks.append(track)
+    return midi.dumps_midi()

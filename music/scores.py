@@ -1,0 +1,49 @@
+"""A score file of any kind as MIDI: MusicXML, plain or packed, and Humdrum kern.
+
+    row = convert_score("Schubert/Erlkönig.mxl", data)     # never raises
+    row.midi or row.reason
+"""
+
+from typing import NamedTuple
+
+from music.kern import read_kern
+from music.musicxml_in import read_musicxml
+from music.score import ScoreError, score_midi
+
+SUFFIXES = (".mxl", ".musicxml", ".xml", ".krn")
+
+
+class Converted(NamedTuple):
+    """What became of a score. midi: bytes, None if it could not be read, for `reason`; title,
+    composer, work, rights: as the file says, '' where it does not."""
+
+    midi: bytes | None
+    reason: str = ""
+    title: str = ""
+    composer: str = ""
+    work: str = ""
+    rights: str = ""
+
+
+def read_score(name, data):
+    """The Score in the bytes of a file of this name; ScoreError says why there is none."""
+    if not name.lower().endswith(".krn"):
+        return read_musicxml(data)
+    try:
+        return read_kern(data.decode("utf-8-sig"))
+    except UnicodeDecodeError:  # as old files are written
+        return read_kern(data.decode("latin-1"))
+
+
+def convert_score(name, data):
+    """The Converted of a score: whatever is wrong with it is a reason, for a corpus goes on."""
+    try:
+        score = read_score(name, data)
+        midi = score_midi(score)
+    except ScoreError as error:
+        return Converted(None, str(error))
+    except MemoryError:
+        return Converted(None, "needs too much memory")
+    except Exception as error:  # a surprise in one file must not end the run
+        return Converted(None, f"{type(error).__name__}: {error}"[:200])
+    return Converted(midi, "", score.title, score.composer, score.work, score.rights)

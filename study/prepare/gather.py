@@ -1,0 +1,163 @@
+"""Music of every kind into one folder of MIDI: MIDI as it is, scores and ABC as they are printed.
+
+Files go through in batches, so that memory holds one batch and the order of names does not depend on
+which core was faster. A file that cannot be read is a counted row.
+"""
+
+import re
+import shutil
+from collections import Counter
+
+from study.stages.stage import cpu_count, worker_pool
+
+from music import corpus
+from music.scores import SUFFIXES as SCORE_SUFFIXES
+from music.scores import convert_score
+from study.prepare.conversion import SUFFIXES, limit_memory
+from study.prepare.sources import licence_of, place_of
+
+MUSIC_SUFFIXES = (*SUFFIXES, *SCORE_SUFFIXES, ".abc")
+BATCH_FILES = 512
+BATCH_BYTES = 64 << 20
+MAX_NAMED = 100  # files left out that the manifest names
+COLUMNS = ("path", "licence", "composer", "work", "from")
+
+
+class Collected:
+    """What was taken: the folder of MIDI, a table with a row a file, and what was left out.
+
+    midi: a MidiFolder; table: an open text file; licence: of the source, None if its files say."""
+
+    def __init__(self, midi, table, licence=None):
+        self.midi, self.table, self.licence = midi, table, licence
+        self.unread = []  # [path, reason], the first MAX_NAMED
+        table.write("\t".join(COLUMNS) + "\n")
+
+    def take(self, name, data, origin="", rights="", composer="", work=""):
+        """Adds a MIDI file and its row."""
+        path = self.midi.add(name, data)
+        licence = self.licence or licence_of(rights)
+        row = (path, licence, composer, work, origin or name)
+        self.table.write("\t".join(re.sub(r"[\t\r\n]", " ", field) for field in row) + "\n")
+
+    def leave_out(self, name, kind, reason):
+        """Counts a file that gave no MIDI."""
+        self.midi.left_out[kind] += 1
+        if len(self.unread) < MAX_NAMED:
+            self.unread.append([name, reason])
+
+
+def gather(members, collected, work):
+    """Adds all (name, bytes) of `members` to a Collected. work: a folder for what is made on the
+    way."""
+    with worker_pool(cpu_count(), cpu_count()) as pool:
+        for batch in batches(members):
+            scores = [row for row in batch if row[0].lower().endswith(SCORE_SUFFIXES)]
+            converted = pool.map(_convert, scores, chunksize=4) if scores else iter(())
+            for name, data in batch:
+                if name.lower().endswith(SUFFIXES):
+                    place = place_of(name)
+                    collected.take(place.path, data, name)
+                elif name.lower().endswith(".abc"):
+                    take_tunes(name, data, collected, work)
+                else:
+                    take_score(name, next(converted), collected)
+
+
+def batches(members):
+    """Lists of members of at most BATCH_FILES, or about BATCH_BYTES."""
+    batch, n_bytes = [], 0
+    for name, data in members:
+        batch.append((name, data))
+        n_bytes += len(data)
+        if len(batch) == BATCH_FILES or n_bytes > BATCH_BYTES:
+            yield batch
+            batch, n_bytes = [], 0
+    yield batch
+
+
+def _convert(row):
+    limit_memory()
+    return convert_score(*row)
+
+
+def take_score(name, row, collected):
+    """Adds a score that was converted, or counts why there is none."""
+    if row.midi is None:
+        collected.leave_out(name, "unreadable score", row.reason)
+        return
+    place = place_of(name)
+    collected.take(
+        place.path,
+        row.midi,
+        name,
+        rights=row.rights,
+        composer=place.composer or row.composer,
+        work=place.work or row.work,
+    )
+
+
+def take_tunes(name, data, collected, work):
+    """Adds the tunes of an ABC file as printed; a book's are named by their titles."""
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = data.decode("latin-1")
+    tunes = dict(enumerate(corpus.read_book("", text), 1))
+    if not tunes:
+        collected.leave_out(name, "unreadable ABC", "no tune: no line begins with X:")
+        return
+    work.mkdir(exist_ok=True)
+    for number, midi, reason in corpus.convert_tunes(tunes, work, cpu_count()):
+        tune = tunes[number]
+        title = tune.title.replace("/", "-")
+        path = name if len(tunes) == 1 else f"{name[:-4]}/{title}.abc"
+        if midi is None:
+            collected.leave_out(f"{name}#{number}", "unreadable ABC", reason)
+        else:
+            composer = tune.header.get("C", "")
+            collected.take(path, midi, name, rights=tune.header.get("R", ""), composer=composer)
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def take_embedded(names, limit, seed, collected, work, sample):
+    """Adds the collections of the music21 package of these names, all or a seeded sample."""
+    work.mkdir(exist_ok=True)
+    tunes = {f"tune {index}": tune for index, tune in enumerate(corpus.tunes_of(names))}
+    scores = {f"score {index}": score for index, score in enumerate(corpus.scores_of(names))}
+    chosen = sample([*tunes, *scores], limit, seed) or {*tunes, *scores}
+    tunes = {number: tune for number, (key, tune) in enumerate(tunes.items(), 1) if key in chosen}
+    scores = [score for key, score in scores.items() if key in chosen]
+    licences = {name: corpus.NOTICES.get(name, "public domain") for name in names}
+    for number, midi, reason in corpus.convert_tunes(tunes, work, cpu_count()):
+        tune = tunes[number]
+        name = corpus.file_name(corpus.BOOKS, tune.collection, tune.title)
+        collected.licence = licences[tune.collection]
+        if midi is None:
+            collected.leave_out(name, f"{tune.collection}: {reason}", reason)
+        else:
+            collected.take(name, midi)
+    with worker_pool(cpu_count(), len(scores)) as pool:
+        rows = pool.map(_convert_embedded, scores, chunksize=8)
+        for (collection, path), row in zip(scores, rows):
+            title = path.stem  # "bwv66.6"
+            if row.title and path.stem not in row.title:
+                title = f"{row.title} ({path.stem})"
+            name = corpus.file_name(corpus.SCORES, collection, title)
+            collected.licence = licences[collection]
+            if row.midi is None:
+                collected.leave_out(name, f"{collection}: unreadable score", row.reason)
+            else:
+                collected.take(name, row.midi, composer=row.composer)
+
+
+def _convert_embedded(score):
+    _, path = score
+    return convert_score(path.name, path.read_bytes())
+
+
+def licences_in(path):
+    """{licence: files} of a table of files, most first."""
+    with open(path, encoding="utf-8") as table:
+        next(table)
+        return dict(Counter(line.split("\t")[1] for line in table).most_common(20))

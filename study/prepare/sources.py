@@ -1,0 +1,133 @@
+"""Where music comes from: the sources that have a name, what may be done with them, and where a file
+of theirs is put.
+
+A source's licence goes into the manifest of stage 01, and a file's into data/raw_midi.tsv.
+"""
+
+import re
+from typing import NamedTuple
+
+from music import corpus
+
+GITHUB = "https://github.com/{}/archive/refs/heads/{}.zip"
+NOT_STATED = "not stated"
+
+
+class Source(NamedTuple):
+    """A source with a name. urls: archives; may_share: whether its licence lets what is made of it
+    be passed on, None if nobody says."""
+
+    urls: tuple
+    licence: str
+    may_share: bool | None
+
+
+SOURCES = {
+    "lakh": Source(
+        ("http://hog.ee.columbia.edu/craffel/lmd/clean_midi.tar.gz",),
+        "files collected from the web, rights with their authors; for research",
+        False,
+    ),
+    "lakh-full": Source(
+        ("http://hog.ee.columbia.edu/craffel/lmd/lmd_full.tar.gz",),
+        "files collected from the web, rights with their authors; for research",
+        False,
+    ),
+    "openscore": Source(
+        (GITHUB.format("OpenScore/Lieder", "main"), GITHUB.format("OpenScore/StringQuartets", "main")),
+        "CC0 1.0",
+        True,
+    ),
+    "polish": Source(
+        (GITHUB.format("pl-wnifc/humdrum-polish-scores", "main"),),
+        "CC BY 4.0, Fryderyk Chopin Institute, polishscores.org",
+        True,
+    ),
+}
+# a name that people will try, and why there is nothing behind it
+CLOSED = {
+    "thesession": (
+        "The Session's licence forbids to train language models on its tunes"
+        " (LICENSE.md of github.com/adactio/TheSession-data)"
+    ),
+}
+NAMES = (*SOURCES, "music21")
+
+
+def source_rows(name, collections=()):
+    """[{name, licence, url, may_share}] of a source: one for each archive, or collection of
+    music21; of anything else one row that says that no licence is known."""
+    if name == "music21":
+        return [
+            {
+                "name": f"music21/{collection}",
+                "licence": corpus.NOTICES.get(collection, "public domain"),
+                "url": "https://github.com/cuthbertLab/music21",
+                "may_share": collection not in corpus.NOTICES,
+            }
+            for collection in collections
+        ]
+    if name in SOURCES:
+        licence, may_share = SOURCES[name].licence, SOURCES[name].may_share
+        return [
+            {"name": name, "licence": licence, "url": url, "may_share": may_share}
+            for url in SOURCES[name].urls
+        ]
+    return [{"name": "own files", "licence": NOT_STATED, "url": None, "may_share": None}]
+
+
+def licence_of(rights):
+    """The licence that a file's own words name, in one form; the words if they name none.
+
+    >>> licence_of("OpenScore (CC0)"), licence_of("License CC-BY-4.0 (https://x.org)"), licence_of("")
+    ('CC0 1.0', 'CC BY 4.0', 'not stated')
+    """
+    if re.search(r"\bCC[0O]\b", rights):
+        return "CC0 1.0"
+    match = re.search(r"(?i)\bCC[- ](BY(?:[- ](?:NC|SA|ND))*)[- ](\d\.\d)", rights)
+    if match:
+        return f"CC {match[1].upper().replace(' ', '-')} {match[2]}"
+    return re.sub(r"\s+", " ", rights).strip()[:120] or NOT_STATED
+
+
+# ---------------------------------------------------------------- where a file is put
+
+
+class Place(NamedTuple):
+    """Where a file is put, and what it is a part of. path: below data/raw_midi; work: the song cycle,
+    quartet or mass, '' if it stands alone; composer: '' if the path does not say."""
+
+    path: str
+    composer: str = ""
+    work: str = ""
+
+
+def place_of(name):
+    """The Place of a member of a source. Layouts that are known by their names become
+    Composer/Work/Title; others stay as they are.
+
+    >>> place_of("Lieder-main/scores/Wolf,_Hugo/Lieder/1_Im_Lenz/lc12.mxl")
+    Place(path='Wolf, Hugo/Lieder/1 Im Lenz.mxl', composer='Wolf, Hugo', work='Lieder')
+    >>> place_of("ABBA/SOS.mid").path
+    'ABBA/SOS.mid'
+    """
+    folders, _, file = name.rpartition("/")
+    folders = folders.replace("_", " ").split("/")
+    if re.fullmatch(r"(?i)(lc|sq)\d+\.mxl", file):  # OpenScore
+        for top in ("scores", "lieder", "quartets"):
+            if top in folders:
+                folders = folders[folders.index(top) + 1 :]
+        if file.lower().startswith("sq") and len(folders) >= 2:
+            composer, work = folders[:2]
+            return Place(f"{composer}/{work}.mxl", composer, work)
+        if len(folders) >= 3:
+            composer, work, title = folders[0], folders[1].strip(), folders[-1]
+            if not work:  # "_": a song that belongs to no set
+                return Place(f"{composer}/{title}.mxl", composer)
+            return Place(f"{composer}/{work}/{title}.mxl", composer, work)
+    # siglum--shelfmark--piece-part_composer--title of the Polish collection
+    polish = re.fullmatch(r"(.+--.*?)(?:-\d{3})?_([^_]+)--(.+)\.krn", file)
+    if polish and re.match(r"[a-z]+-[a-z]+--", file):
+        composer = polish[2].replace("-", " ").title()
+        return Place(f"{composer}/{file}", composer, polish[1] if "-0" in file else "")
+    return Place(name)
