@@ -1,16 +1,20 @@
 """Stage 02: every MIDI file below data/raw_midi becomes one ABC tune that a language model can
 read.
 
-Reads:  data/raw_midi/**/*.mid (stage 01)
+Reads:  data/raw_midi/**/*.mid, data/raw_midi.tsv (stage 01)
 Writes: data/abc_notation/<same relative path>.abc   one tune each, voices interleaved by short
     groups of bars
         data/failed_midi.txt   path, reason, detail of every file that gave no ABC (tab-separated)
         data/conversion.tsv    one row per converted file: characters, bars, voices, tracks, notes
             written, doubled
                                (the same note twice in one track, written once) and dropped (in voices left out), drum
-                               notes, median distance of the onsets from the grid in quarter notes
+                               notes, median distance of the onsets from the grid in quarter notes; composer, work and licence as in
+                               raw_midi.tsv
 Run:    python 02_midi_to_abc.py [--workers N] [--max-voices N] [--timeout SECONDS] [--only GLOB]
     [--check-all]
+        python 02_midi_to_abc.py song.mid [-o DIR] [--to midi|musicxml]   files alone, without a root:
+            MIDI, MusicXML, kern or ABC in, ABC (or what --to says) out, beside it; `-` writes to
+            standard output
 Prints last: files, converted, failed, what was counted above, files off the beat, files per second.
 
 Six voices are kept by default. On a sample of real songs that is 95 % of all pitched notes, a
@@ -20,8 +24,10 @@ tenth): benchmarks/conversion.md.
 """
 
 import fnmatch
+import sys
 import time
 from collections import Counter
+from pathlib import Path
 
 from study.stages.arguments import fail, number, stage_parser, whole
 from study.stages.stage import (
@@ -31,10 +37,12 @@ from study.stages.stage import (
     load_manifest,
     progress,
     run,
+    write_bytes,
     write_text,
 )
 
 from music.midi_to_abc import MAX_VOICES
+from study.prepare import one_file
 from study.prepare.conversion import (
     CrewLost,
     Settings,
@@ -70,10 +78,21 @@ TABLE = (
     "together",
     "error",
 )
+ORIGIN = ("composer", "work", "licence")  # also of conversion.tsv, from raw_midi.tsv
 
 
 def parse_arguments(argv):
     parser = stage_parser(__doc__)
+    parser.add_argument("files", nargs="*", metavar="FILE", help="convert these files alone")
+    parser.add_argument(
+        "-o", "--out", metavar="DIR", help="of files given alone: where to write (default: beside)"
+    )
+    parser.add_argument(
+        "--to",
+        choices=tuple(one_file.ENDINGS),
+        default="abc",
+        help="of files given alone: what to write (default: abc)",
+    )
     parser.add_argument(
         "--workers",
         type=whole(1),
@@ -109,6 +128,39 @@ def parse_arguments(argv):
     return parser.parse_args(argv)
 
 
+def convert_given(args):
+    """Converts the files that were named on the command line, each by itself."""
+    paths = [Path(name) for name in args.files if name != "-"]
+    to_stdout, failed = "-" in args.files, []
+    if not paths:
+        fail("02_midi_to_abc.py", "name a file", "python 02_midi_to_abc.py song.mid -")
+    for path in paths:
+        try:
+            data = one_file.convert_file(path, args.to, args.max_voices)
+            if to_stdout:
+                sys.stdout.buffer.write(data)
+            else:
+                folder = path.parent if args.out is None else Path(args.out)
+                target = folder / (path.stem + one_file.ENDINGS[args.to])
+                if target.exists() and not args.force:
+                    raise one_file.CannotConvert(f"{target} exists; --force writes over it")
+                write_bytes(target, data, durable=False)
+                print(target)
+        except one_file.CannotConvert as error:
+            failed.append(f"{path}: {error}")
+    if failed:
+        fail("02_midi_to_abc.py", "\n".join(failed))
+
+
+def read_origins(path):
+    """{MIDI name: [composer, work, licence]} of the table that stage 01 wrote."""
+    with open(path, encoding="utf-8") as table:
+        columns = next(table).rstrip("\n").split("\t")
+        places = [columns.index(name) for name in ORIGIN]
+        rows = (line.rstrip("\n").split("\t") for line in table)
+        return {row[0]: [row[place] for place in places] for row in rows}
+
+
 def finished(stage):
     """True if there is a finished conversion with these settings."""
     manifest = load_manifest(stage.root, stage.name)
@@ -137,13 +189,15 @@ def check_only(args, stage, tasks):
 
 def write_tables(root, tasks, rows):
     """failed_midi.txt and conversion.tsv, sorted by path."""
-    failed, converted = [], ["path\t" + "\t".join(TABLE)]
+    failed, converted = [], ["\t".join(["path", *TABLE, *ORIGIN])]
+    origins, unknown = read_origins(root / "data/raw_midi.tsv"), [""] * len(ORIGIN)
     for midi, abc in tasks:
         row = rows[midi]
         if "reason" in row:
             failed.append(f"{printable(midi)}\t{row['reason']}\t{printable(row['detail'])}")
         else:
-            converted.append("\t".join([printable(abc), *(str(row[key]) for key in TABLE)]))
+            values = [str(row[key]) for key in TABLE]
+            converted.append("\t".join([printable(abc), *values, *origins.get(midi, unknown)]))
     write_text(root / "data/failed_midi.txt", "".join(line + "\n" for line in failed))
     write_text(root / "data/conversion.tsv", "\n".join(converted) + "\n")
 
@@ -176,6 +230,9 @@ def count(rows):
 
 def main(argv=None):
     args = parse_arguments(argv)
+    if args.files:
+        convert_given(args)
+        return
     stage = Stage(__file__, args, {"max_voices": args.max_voices})
     raw, target = stage.root / "data/raw_midi", stage.root / "data/abc_notation"
     journal = stage.root / "data/.02_midi_to_abc.journal.jsonl"

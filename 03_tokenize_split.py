@@ -51,7 +51,7 @@ from study.stages.stage import (
 )
 
 from common import TOKENIZERS
-from study.prepare import baselines, data_report, reading, selection, split_files
+from study.prepare import baselines, data_report, groups, reading, selection, split_files
 from study.prepare.figures import draw_data
 from study.prepare.selection import SPLITS
 
@@ -251,6 +251,8 @@ def read_and_split(args, folder, names, holdout, spool):
     tunes = reading.read_all(reading.read_file, jobs, workers, spool, **limits)
     if not tunes:
         fail(ME, f"there is no tune in the .abc files of {folder.name}")
+    if not args.abc:
+        groups.name_by_works(tunes, selection.read_works(folder.parent / "conversion.tsv"))
     parts, kept, report = selection.split_groups(
         tunes,
         holdout,

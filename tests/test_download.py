@@ -43,7 +43,7 @@ def test_folder_tar_and_zip_give_the_same_corpus(tmp_path):
     for source in ("music", "a.tgz", "a.zip"):
         output = download(tmp_path / f"root-{source}", "--source", tmp_path / source)
         assert corpus(tmp_path / f"root-{source}") == EXPECTED, source
-        assert "1 not MIDI" in output
+        assert "1 not music" in output
     root = tmp_path / "root-music"
     assert "up to date" in download(root, "--source", tmp_path / "music")
     (tmp_path / "music/ABBA/SOS.mid").write_bytes(midi(9))
@@ -191,11 +191,11 @@ def test_bad_flags_write_nothing(tmp_path, flags, words):
 
 def test_a_folder_without_midi_is_refused_and_what_it_holds_is_said(tmp_path):
     (tmp_path / "music").mkdir()
-    assert "no MIDI file" in download(tmp_path / "root", "--source", tmp_path / "music", code=1)
+    assert "no music that can be read" in download(tmp_path / "root", "--source", tmp_path / "music", code=1)
     for number in range(12):
         (tmp_path / f"music/{number}.mid").symlink_to("/etc/passwd")
     output = download(tmp_path / "root", "--source", tmp_path / "music", code=1)
-    assert "it holds no MIDI file, only 12 links: give the folder that the links lead to" in output
+    assert "it holds no music that can be read, only 12 links: give the folder that the links lead to" in output
 
 
 def test_names_that_are_not_utf8_are_taken(tmp_path):

@@ -279,7 +279,7 @@ def test_similar_pairs_agrees_with_comparing_all():
 
 def test_groups_are_joined_by_names_notes_and_likeness():
     names, notes = ["a", None, "b", "a", None, None], [b"1", b"2", b"3", b"4", b"2", b""]
-    found = groups.find_groups(names, notes, np.array([[2, 4]]))
+    found = groups.find_groups([names, notes], np.array([[2, 4]]))
     assert found[0] == found[3] and found[1] == found[4] == found[2] and len(set(found)) == 3
 
 

@@ -41,8 +41,9 @@ MAX_TOTAL_BYTES = 64 << 30  # of a corpus; lakh-full holds about 6 GB
 MAX_INFLATION = 100
 # of one file name; 255 is the limit of file systems, .abc and .1 must still fit
 MAX_NAME_BYTES = 200
-# tries in a row that bring nothing: with doubling waits about 30 s
+# tries in a row that bring next to nothing: with doubling waits about 30 s
 ATTEMPTS = 6
+LEAST_BYTES = 64  # that a try must bring to count as one
 MAX_WAIT_SECONDS = 300  # longest wait that a server may ask for (Retry-After)
 BLOCK_BYTES = 1 << 18  # read and written at a time
 # not in names on every system
@@ -231,7 +232,7 @@ def size_of(path):
 
 
 def fetch_all(url, part, state, state_path, timeout_seconds, wait_seconds, say):
-    """Connections until `part` is complete. Only those that bring nothing count as failures: a line
+    """Connections until `part` is complete. Only those that bring next to nothing count as failures: a line
     that drops every minute still gets through. Refused after ATTEMPTS of them in a row."""
     failures, furthest = 0, size_of(part)
     while True:
@@ -244,7 +245,7 @@ def fetch_all(url, part, state, state_path, timeout_seconds, wait_seconds, say):
             TimeoutError,
         ) as error:
             reason, asked_seconds = why_again(error, part)
-        failures = 0 if size_of(part) > furthest else failures + 1
+        failures = 0 if size_of(part) > furthest + LEAST_BYTES else failures + 1
         furthest = max(furthest, size_of(part))
         if failures >= ATTEMPTS:
             raise Refused(f"given up after {ATTEMPTS} attempts: {reason}")

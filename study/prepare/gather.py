@@ -4,7 +4,6 @@ Files go through in batches, so that memory holds one batch and the order of nam
 which core was faster. A file that cannot be read is a counted row.
 """
 
-import re
 import shutil
 from collections import Counter
 
@@ -13,7 +12,7 @@ from study.stages.stage import cpu_count, worker_pool
 from music import corpus
 from music.scores import SUFFIXES as SCORE_SUFFIXES
 from music.scores import convert_score
-from study.prepare.conversion import SUFFIXES, limit_memory
+from study.prepare.conversion import SUFFIXES, limit_memory, printable
 from study.prepare.sources import licence_of, place_of
 
 MUSIC_SUFFIXES = (*SUFFIXES, *SCORE_SUFFIXES, ".abc")
@@ -38,7 +37,7 @@ class Collected:
         path = self.midi.add(name, data)
         licence = self.licence or licence_of(rights)
         row = (path, licence, composer, work, origin or name)
-        self.table.write("\t".join(re.sub(r"[\t\r\n]", " ", field) for field in row) + "\n")
+        self.table.write("\t".join(map(printable, row)) + "\n")
 
     def leave_out(self, name, kind, reason):
         """Counts a file that gave no MIDI."""

@@ -1,7 +1,7 @@
 """Which tunes are one song, and which split a song belongs to.
 
-Tunes are in one group if they have the same name (artist and title, cleaned), the same notes (in
-any key, at any speed), or so much melody in common that one is a version of the other (MinHash over
+Tunes are in one group if they have the same name (artist and title, cleaned), are parts of one work (a
+song cycle, a mass, a quartet), have the same notes (in any key, at any speed), or so much melody in common that one is a version of the other (MinHash over
 runs of intervals): of all voices, or of the top voices alone, as in two harmonisations of one hymn.
 Groups are whole: they are the connected components of these relations.
 
@@ -106,6 +106,18 @@ def path_key(path):
     """`name_key` of a file `artist/title.abc`."""
     path = PurePosixPath(path)
     return name_key(path.parent.name, path.stem)
+
+
+def name_by_works(tunes, works):
+    """Tells tunes what they are a part of, by {path: (composer, work)}: the songs of a cycle and the
+    movements of a mass are one group, and a song is named by its composer, not by its cycle."""
+    for tune in tunes:
+        path = PurePosixPath(tune["origin"].partition("#")[0])
+        tune["composer"], work = works.get(str(path), ("", ""))
+        if tune["composer"]:
+            title = re.sub(r"^(?:No\.? ?)?\d+[.)]? +", "", path.stem)
+            tune["name"] = name_key(tune["composer"], title)
+            tune["work"] = work and name_key(tune["composer"], work)
 
 
 # ---------------------------------------------------------------- notes
@@ -228,20 +240,20 @@ def similar_pairs(signatures, n_shingles, match=MATCH):
     )
 
 
-def find_groups(names, free_digests, pairs):
-    """Component number of every tune under equal names, equal notes (empty values say nothing) and
-    similar pairs."""
+def find_groups(keys, pairs):
+    """Component number of every tune under similar pairs and equal values. keys: lists with a value
+    for each tune, such as names or digests of notes; empty values say nothing."""
     from scipy.sparse import (  # here: 0.2 s that the workers who take fingerprints do not need
         coo_array,
         csgraph,
     )
 
     links = [pairs]
-    for values in (names, free_digests):
+    for values in keys:
         first = {}
         links.append([(first.setdefault(value, i), i) for i, value in enumerate(values) if value])
     links = np.concatenate([np.array(part, dtype=np.int64).reshape(-1, 2) for part in links])
-    graph = coo_array((np.ones(len(links), bool), links.T), shape=(len(names), len(names)))
+    graph = coo_array((np.ones(len(links), bool), links.T), shape=(len(keys[0]), len(keys[0])))
     return csgraph.connected_components(graph, directed=False)[1].tolist()
 
 
@@ -264,9 +276,8 @@ def group_tunes(tunes):
         )
     ]
     n_alike, pairs = len(pairs[0]), np.unique(np.concatenate(pairs), axis=0)
-    components = find_groups(
-        [tune["name"] for tune in tunes], [tune["free"] for tune in tunes], unique[pairs]
-    )
+    keys = [[tune.get(key) for tune in tunes] for key in ("name", "work", "free")]
+    components = find_groups(keys, unique[pairs])
     members = {}
     for tune, component in zip(tunes, components):
         members.setdefault(component, []).append(tune)

@@ -45,6 +45,17 @@ def chosen_folders(names, wanted):
     ]
 
 
+def read_works(path):
+    """{path: (composer, work)} of the rows of conversion.tsv that know a composer."""
+    with open(path, encoding="utf-8") as table:
+        columns = next(table).rstrip("\n").split("\t")
+        if "composer" not in columns:
+            return {}
+        at = columns.index("composer"), columns.index("work")
+        rows = (line.rstrip("\n").split("\t") for line in table)
+        return {row[0]: (row[at[0]], row[at[1]]) for row in rows if row[at[0]]}
+
+
 def read_holdout(path):
     """[(split, what)] of the lines `val|test|train TAB path, artist/title or group`; a line without
     TAB means test."""
@@ -217,6 +228,12 @@ def too_few(tunes, n_groups, dropped):
     )
 
 
+def composers_of(tunes):
+    """{n, most: {composer: tunes}} of the tunes whose composer is known."""
+    counts = Counter(tune["composer"] for tune in tunes if tune.get("composer"))
+    return {"n": len(counts), "most": dict(counts.most_common(NAMES))}
+
+
 def split_groups(tunes, holdout, seed, *, min_notes, max_rest_share, min_chars, limit_chars=None):
     """({split: sequences}, tunes that stay, report for stats.json) of tunes to be grouped, filtered
     and split.
@@ -267,6 +284,7 @@ def split_groups(tunes, holdout, seed, *, min_notes, max_rest_share, min_chars, 
     report = {
         "groups": sum(sizes.values()),
         "groups_left": len(chars),
+        "composers": composers_of(kept),
         "tunes_per_group": {str(size): n for size, n in sorted(sizes.items())},
         "exact_duplicates": dropped.get("exact duplicate of another tune", 0),
         "transposed_or_retimed_copies": (

@@ -155,11 +155,11 @@ def test_damaged_archives_end_in_a_message(tmp_path, n, capsys):
     [
         (b"", "empty"),
         (b"<html>404</html>", "web page"),
-        (b"MThd\0\0", "single MIDI"),
+        (b"MThd\0\0", "MIDI file without its ending"),
         (b"\0" * 2000, "no .tar.gz"),
         (gzip.compress(b"hello"), "damaged"),
-        (b"PK\x05\x06" + bytes(18), "no MIDI file"),
-        (b"BZh9garbage", "damaged"),
+        (b"PK\x05\x06" + bytes(18), "no music that can be read"),
+        (b"BZh9garbage", "no .tar.gz"),
     ],
     ids=["nothing", "page", "MIDI", "zeros", "gzip of a text", "zip of nothing", "torn bzip2"],
 )

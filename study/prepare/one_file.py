@@ -1,0 +1,64 @@
+"""One file converted by itself: MIDI, a score or ABC in; ABC, MIDI or MusicXML out."""
+
+from music.abc_text import AbcError, read_abc
+from music.midi_to_abc import ConversionError, convert
+from music.notation import midi_bytes, musicxml
+from music.scores import SUFFIXES as SCORE_SUFFIXES
+from music.scores import convert_score
+from music.tunebook import split_tunebook
+from study.prepare.conversion import MIDI_BYTES
+
+ENDINGS = {"abc": ".abc", "midi": ".mid", "musicxml": ".musicxml"}
+
+
+class CannotConvert(Exception):
+    """A file that cannot be converted; the message says why."""
+
+
+def convert_file(path, form, max_voices):
+    """The bytes of a file in another form (a key of ENDINGS); CannotConvert says why there are none.
+    max_voices: that are kept of MIDI and scores in ABC and MusicXML. Of a tunebook the first tune
+    is written as MIDI or MusicXML."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CannotConvert(error.strerror) from None
+    if len(data) > MIDI_BYTES:
+        raise CannotConvert(f"more than {MIDI_BYTES:,} bytes")
+    if form == "midi" and path.suffix.lower() in SCORE_SUFFIXES:
+        return read_one(path.name, data).midi
+    text = abc_of(path, data, max_voices)
+    if form == "abc":
+        return text.encode()
+    try:
+        tune = read_abc(split_tunebook(text)[0], strict=False)
+        if form == "midi":
+            return midi_bytes(tune)
+        return musicxml(tune, title=tune.fields.get("T") or path.stem)
+    except (AbcError, IndexError) as error:
+        raise CannotConvert(f"cannot be read as ABC: {error}") from None
+    except Exception as error:  # whatever music21 says of lengths that it cannot write
+        raise CannotConvert(f"cannot be written: {error}") from None
+
+
+def read_one(name, data):
+    """The Converted of a score that can be read."""
+    row = convert_score(name, data)
+    if row.midi is None:
+        raise CannotConvert(row.reason)
+    return row
+
+
+def abc_of(path, data, max_voices):
+    """ABC text of MIDI, a score or ABC."""
+    suffix, title = path.suffix.lower(), path.stem
+    if suffix == ".abc":
+        return data.decode("utf-8-sig", "replace")
+    if suffix in SCORE_SUFFIXES:
+        row = read_one(path.name, data)
+        data, title = row.midi, row.title or title
+    try:
+        return convert(data, title, max_voices)[0]
+    except ConversionError as error:
+        reason, detail = error.args
+        raise CannotConvert(f"{reason.replace('_', ' ')}: {detail}") from None
