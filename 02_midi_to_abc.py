@@ -8,8 +8,8 @@ Writes: data/abc_notation/<same relative path>.abc   one tune each, voices inter
         data/conversion.tsv    one row per converted file: characters, bars, voices, tracks, notes
             written, doubled
                                (the same note twice in one track, written once) and dropped (in voices left out), drum
-                               notes, median distance of the onsets from the grid in quarter notes; composer, work and licence as in
-                               raw_midi.tsv
+                               notes, median distance of the onsets from the grid in quarter
+                               notes; composer, work and licence as in raw_midi.tsv
 Run:    python 02_midi_to_abc.py [--workers N] [--max-voices N] [--timeout SECONDS] [--only GLOB]
     [--check-all]
         python 02_midi_to_abc.py song.mid [-o DIR] [--to midi|musicxml]   files alone, without a root:
@@ -153,7 +153,9 @@ def convert_given(args):
 
 
 def read_origins(path):
-    """{MIDI name: [composer, work, licence]} of the table that stage 01 wrote."""
+    """{MIDI name: [composer, work, licence]} of the table that stage 01 wrote, if there is one."""
+    if not path.exists():
+        return {}
     with open(path, encoding="utf-8") as table:
         columns = next(table).rstrip("\n").split("\t")
         places = [columns.index(name) for name in ORIGIN]

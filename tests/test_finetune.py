@@ -324,7 +324,7 @@ def bad_source(kind, folder):
         return folder, "it holds no MIDI or ABC file"
     if kind == "no music":
         (folder / "a.txt").write_text("x")
-        return folder, "it holds no MIDI or ABC file, only 1 not MIDI"
+        return folder, "it holds no MIDI or ABC file, only 1 not music"
     if kind == "no archive":
         (folder / "a.jpg").write_bytes(b"\xff\xd8\xff" * 100)
         return folder / "a.jpg", "the archive is no .tar.gz, .tar or .zip"

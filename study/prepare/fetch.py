@@ -1,5 +1,5 @@
-"""Downloads, archives and folders: music files from anywhere, one by one, and a folder of files with
-safe names.
+"""Downloads, archives and folders: music files from anywhere, one by one, and a folder of files
+with safe names.
 
 A source is hostile until shown otherwise. A download goes on where it broke, across runs too, and
 is checked by size and digest. From an archive nothing but regular files with the endings that were
@@ -232,8 +232,9 @@ def size_of(path):
 
 
 def fetch_all(url, part, state, state_path, timeout_seconds, wait_seconds, say):
-    """Connections until `part` is complete. Only those that bring next to nothing count as failures: a line
-    that drops every minute still gets through. Refused after ATTEMPTS of them in a row."""
+    """Connections until `part` is complete. Only those that bring next to nothing count as
+    failures: a line that drops every minute still gets through. Refused after ATTEMPTS of them in a
+    row."""
     failures, furthest = 0, size_of(part)
     while True:
         try:
@@ -499,8 +500,8 @@ def music_members(path, left_out, limit, seed, suffixes=SUFFIXES):
 
 
 def unpack(path, midi, limit, seed, abc=None):
-    """Fills `midi` from a folder or an archive. abc: a second MidiFolder, which takes the .abc files
-    (default: they are left out)."""
+    """Fills `midi` from a folder or an archive. abc: a second MidiFolder, which takes the .abc
+    files (default: they are left out)."""
     suffixes = SUFFIXES if abc is None else (*SUFFIXES, ".abc")
     for name, data in music_members(path, midi.left_out, limit, seed, suffixes):
         (abc if name.lower().endswith(".abc") else midi).add(name, data)

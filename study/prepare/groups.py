@@ -1,8 +1,9 @@
 """Which tunes are one song, and which split a song belongs to.
 
-Tunes are in one group if they have the same name (artist and title, cleaned), are parts of one work (a
-song cycle, a mass, a quartet), have the same notes (in any key, at any speed), or so much melody in common that one is a version of the other (MinHash over
-runs of intervals): of all voices, or of the top voices alone, as in two harmonisations of one hymn.
+Tunes are in one group if they have the same name (artist and title, cleaned), are parts of one work
+(a song cycle, a mass, a quartet), have the same notes (in any key, at any speed), or so much melody
+in common that one is a version of the other (MinHash over runs of intervals): of all voices, or of
+the top voices alone, as in two harmonisations of one hymn.
 Groups are whole: they are the connected components of these relations.
 
 A split is a function of the group's name and the seed alone. No function of a group's members can
@@ -109,8 +110,8 @@ def path_key(path):
 
 
 def name_by_works(tunes, works):
-    """Tells tunes what they are a part of, by {path: (composer, work)}: the songs of a cycle and the
-    movements of a mass are one group, and a song is named by its composer, not by its cycle."""
+    """Tells tunes what they are a part of, by {path: (composer, work)}: the songs of a cycle and
+    the movements of a mass are one group, and a song is named by its composer, not its cycle."""
     for tune in tunes:
         path = PurePosixPath(tune["origin"].partition("#")[0])
         tune["composer"], work = works.get(str(path), ("", ""))

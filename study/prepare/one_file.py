@@ -16,9 +16,9 @@ class CannotConvert(Exception):
 
 
 def convert_file(path, form, max_voices):
-    """The bytes of a file in another form (a key of ENDINGS); CannotConvert says why there are none.
-    max_voices: that are kept of MIDI and scores in ABC and MusicXML. Of a tunebook the first tune
-    is written as MIDI or MusicXML."""
+    """The bytes of a file in another form (a key of ENDINGS); CannotConvert says why there are
+    none. max_voices: that are kept of MIDI and scores in ABC and MusicXML. Of a tunebook the first
+    tune is written as MIDI or MusicXML."""
     try:
         data = path.read_bytes()
     except OSError as error:

@@ -47,6 +47,8 @@ def chosen_folders(names, wanted):
 
 def read_works(path):
     """{path: (composer, work)} of the rows of conversion.tsv that know a composer."""
+    if not path.exists():
+        return {}
     with open(path, encoding="utf-8") as table:
         columns = next(table).rstrip("\n").split("\t")
         if "composer" not in columns:

@@ -1,5 +1,5 @@
-"""Where music comes from: the sources that have a name, what may be done with them, and where a file
-of theirs is put.
+"""Where music comes from: the sources that have a name, what may be done with them, and where a
+file of theirs is put.
 
 A source's licence goes into the manifest of stage 01, and a file's into data/raw_midi.tsv.
 """
@@ -34,7 +34,10 @@ SOURCES = {
         False,
     ),
     "openscore": Source(
-        (GITHUB.format("OpenScore/Lieder", "main"), GITHUB.format("OpenScore/StringQuartets", "main")),
+        (
+            GITHUB.format("OpenScore/Lieder", "main"),
+            GITHUB.format("OpenScore/StringQuartets", "main"),
+        ),
         "CC0 1.0",
         True,
     ),
@@ -79,7 +82,7 @@ def source_rows(name, collections=()):
 def licence_of(rights):
     """The licence that a file's own words name, in one form; the words if they name none.
 
-    >>> licence_of("OpenScore (CC0)"), licence_of("License CC-BY-4.0 (https://x.org)"), licence_of("")
+    >>> licence_of("OpenScore (CC0)"), licence_of("License CC-BY-4.0"), licence_of("")
     ('CC0 1.0', 'CC BY 4.0', 'not stated')
     """
     if re.search(r"\bCC[0O]\b", rights):
@@ -94,8 +97,8 @@ def licence_of(rights):
 
 
 class Place(NamedTuple):
-    """Where a file is put, and what it is a part of. path: below data/raw_midi; work: the song cycle,
-    quartet or mass, '' if it stands alone; composer: '' if the path does not say."""
+    """Where a file is put, and what it is a part of. path: below data/raw_midi; work: the song
+    cycle, quartet or mass, '' if it stands alone; composer: '' if the path does not say."""
 
     path: str
     composer: str = ""
