@@ -3,6 +3,10 @@ corner."""
 
 import importlib
 import json
+import math
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,10 +17,13 @@ from study.evaluate import ladder_copying
 from study.fit import headline_runs, sentences
 from study.fit import joint_law, robust
 from study.fit import analysis as scaling_fits
+from study.fit import answer as study_answer
+from study.fit import copying
 from study.fit import records
 from study.fit import figures as figures_scaling
 from study.fit import joint_fit as scaling_plane
 
+HERE = Path(__file__).resolve().parent.parent
 fit_scaling = importlib.import_module("06_fit_scaling")
 TRUTH = (0.75, 35.3, 17.3, 0.486, 0.30, 1.0)  # E, A, B, alpha, beta, order
 LADDER = np.geomspace(3e3, 3e5, 7).round()
@@ -300,3 +307,86 @@ def drawn(rows, n_resamples=10):
 def test_the_plane_is_drawn():
     rows = plane() + plane((0.75, 97.9, 17.3, 0.6, 0.3, 1.0), family="lstm", seed=1)
     assert drawn(rows) == {"scaling", "plane"}
+
+
+# ---------------------------------------------------------------- the study that ships
+
+
+def test_the_answer_is_recomputed_from_the_rows_that_ship():
+    """A script without this project finds every number of the answer in the rows beside it."""
+    study = HERE / "docs/study"
+    done = subprocess.run(
+        [sys.executable, study / "recompute.py"], capture_output=True, text=True, check=True
+    )
+    found = json.loads(done.stdout)
+    answer = json.loads((study / "fits.json").read_text())["answer"]
+    for name, number in answer["numbers"].items():
+        assert found[name]["value"] == pytest.approx(number["value"], rel=1e-3), name
+        if "interval" in number:
+            assert found[name]["interval"] == pytest.approx(number["interval"], rel=5e-3), name
+    (alone,) = [row for row in answer["law"]["each_family"] if row["family"] == "transformer"]
+    with_copying = found["transformers_with_copying"]
+    assert with_copying["misfit_over_seeds"] == pytest.approx(
+        alone["regions"][0]["ratio"], rel=1e-3
+    )
+    assert with_copying["p"] > 0.3 and found["transformers_plain"]["p"] < 1e-5
+    tests = {row["law"]: row["test"] for row in answer["law"]["rivals"]}
+    for name, law in (
+        ("one_E", "exponents of each family, one E"),
+        ("nothing_shared", "all of each family"),
+    ):
+        assert found[f"shared_against_{name}"]["p"] == pytest.approx(tests[law]["p"], rel=0.05)
+    held_out = answer["prediction"]["held_out"][0]
+    for key in ("if_copies", "if_not"):
+        assert found["largest_transformer"][key] == pytest.approx(held_out[key]["value"], rel=1e-3)
+    lines = (study / "recompute.py").read_text().splitlines()
+    assert len(lines) < 150 and not any("study." in line for line in lines if "import" in line)
+
+
+def copying_grid(kappa=0.08, seed=0):
+    """Two families of one law; the first copies from N x D = 1e11 on, and saves up to 1.1 bits."""
+    rows, saved = [], {}
+    for family in ("transformer", "lstm"):
+        for row in plane(NORM, family=family, seed=seed):
+            n, d = row["params_non_embedding"], row["n_chars_seen"]
+            bits = 0.05 + (1.05 / (1 + (1e11 / (n * d)) ** 3) if family == "transformer" else 0)
+            loss = row["val_nats_per_char"] - kappa * (bits - 0.05)
+            rows.append({**row, "val_nats_per_char": loss, "test_nats_per_char": loss})
+            saved[family, n, d] = bits
+    return rows, saved
+
+
+def test_copying_is_a_term_of_one_law():
+    rows, saved = copying_grid()
+    found = study_answer.answer(rows, saved, share=0.08 / math.log(2))
+    numbers = found["numbers"]
+    for name, true in (("alpha", 0.13), ("beta", 0.19), ("kappa", 0.08), ("order", 2.9)):
+        low, high = numbers[name]["interval"]
+        assert low < true < high, name
+    assert numbers["kappa_from_text"]["value"] == pytest.approx(0.08)
+    assert numbers["copies_from_n_times_d"]["value"] == pytest.approx(1e11, rel=0.05)
+    assert len(numbers) <= 8 and len(found["sentence"].split()) <= 30
+    rivals = {row["law"]: row for row in found["law"]["rivals"]}
+    assert rivals["no copying term"]["test"]["p"] < 1e-6
+    assert rivals["all of each family"]["test"]["p"] > 1e-3
+    transformer, lstm = found["prediction"]["next"]
+    assert transformer["p_copies"] > 0.9 and lstm["if_copies"] is None
+    assert transformer["if_copies"]["value"] < transformer["if_not"]["value"] - 0.07
+    assert found["winners"][-1]["winner"] == "transformer" and found["winners"][-1]["clear"]
+
+
+def test_without_a_measure_of_copying_nothing_is_said_of_it():
+    rows, _ = copying_grid(kappa=0.0)
+    found = study_answer.answer(rows)
+    assert "kappa" not in found["numbers"] and "copy" not in found["sentence"]
+    assert all(row["p_copies"] is None for row in found["prediction"]["next"])
+    one_amount = [row for row in rows if row["n_chars_seen"] == rows[0]["n_chars_seen"]]
+    short = study_answer.answer(one_amount)
+    assert short["numbers"] == {} and short["prediction"] is None and short["winners"]
+
+
+def test_second_occurrences_are_counted_within_the_context():
+    tune = "X:1\nM:4/4\nL:1/8\nK:C\nCDEFGABc|CDEFGABc|CDEFGABc|c8|\n"
+    found = copying.second_occurrences(tune + "\n" + tune)
+    assert found["tunes"] == 2 and found["second"] == 2 * len("CDEFGABc")
+    assert copying.second_occurrences(tune, context=30)["second"] == 0

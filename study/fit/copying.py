@@ -26,7 +26,7 @@ def second_occurrences(text, context=CONTEXT):
 
     >>> tune = "X:1\\nM:4/4\\nL:1/8\\nK:C\\nCDEFGABc|CDEFGABc|\\n"
     >>> second_occurrences(tune)["second"]
-    9
+    8
     """
     tunes = [tune.strip("\n") for tune in text.split("\n\n") if tune.strip()]
     second, characters = 0, 0
