@@ -48,6 +48,7 @@ from study.stages.stage import (
     value_digest,
     write_bytes,
     write_json,
+    write_text,
 )
 
 from common import TOKENIZERS
@@ -86,6 +87,14 @@ def parse_arguments(argv):
         help=(
             "take DIR/train.txt, val.txt and test.txt as they are (any text; its parts are"
             " separated by empty lines or begin with an X: line)"
+        ),
+    )
+    parser.add_argument(
+        "--abc-raw",
+        action="store_true",
+        help=(
+            "with --abc: keep the text as it is written (default: mend it and set it in the form in"
+            " which stage 02 writes ABC)"
         ),
     )
     parser.add_argument(
@@ -158,6 +167,8 @@ def parse_arguments(argv):
         help="print last what was left out by name, and every mark",
     )
     args = parser.parse_args(argv)
+    if args.abc_raw and not args.abc:
+        parser.error("--abc-raw goes with --abc")
     if args.from_splits and (args.limit_chars or args.collections or args.holdout or args.tag):
         parser.error(
             "--from-splits takes the text as it is: --limit-chars, --collections, --holdout and"
@@ -202,6 +213,7 @@ def open_stage(args, holdout):
         "max_rest_share": args.max_rest_share,
         "holdout": holdout,
         "abc": bool(args.abc),
+        "abc_raw": args.abc_raw,
         "from_splits": bool(args.from_splits),
         "vocab": args.vocab,
         "tag": args.tag,
@@ -248,7 +260,8 @@ def read_and_split(args, folder, names, holdout, spool):
             {"groups": None, "floor": None},
         )
     jobs = [(str(folder / name), name) for name in names]
-    tunes = reading.read_all(reading.read_file, jobs, workers, spool, **limits)
+    reader = reading.read_people_file if as_people_write(args) else reading.read_file
+    tunes = reading.read_all(reader, jobs, workers, spool, **limits)
     if not tunes:
         fail(ME, f"there is no tune in the .abc files of {folder.name}")
     if not args.abc:
@@ -263,6 +276,17 @@ def read_and_split(args, folder, names, holdout, spool):
         limit_chars=args.limit_chars,
     )
     return parts, tunes, kept, report
+
+
+def as_people_write(args):
+    """True if the tunes are to be set in normal form first."""
+    return bool(args.abc) and not args.abc_raw
+
+
+def write_failed(path, tunes):
+    """A line for every tune that cannot be read: where it stands, its line in the file, and why."""
+    rows = [f"{tune['origin']}\t{tune['reason']}\n" for tune in tunes if tune.get("reason")]
+    write_text(path, "".join(rows))
 
 
 def closing_block(stats, marks, verbose=False):
@@ -304,6 +328,11 @@ def closing_block(stats, marks, verbose=False):
                 if left_out
                 else {}
             )
+        ),
+        **(
+            {"mended": ", ".join(f"{n:,} {kind}" for kind, n in stats["mended"].items())}
+            if stats.get("mended")
+            else {}
         ),
         "characters": (
             ", ".join(f"{n:,} {split}" for split, n in characters.items())
@@ -395,6 +424,9 @@ def main(argv=None):
             write_json(data / "baselines.json", {**marks, "tokenizer_digest": tokenizer.digest})
             write_json(data / "stats.json", stats)
             drawn = draw_data(data / "figures", kept, parts, rows, MAX_CHARS)
+            failed = ["data/failed_abc.txt"] if as_people_write(args) else []
+            for name in failed:
+                write_failed(stage.root / name, tunes)
             stage.finish(
                 ["data/tokenizer.pkl", "data/baselines.json", "data/stats.json"]
                 + [
@@ -402,7 +434,8 @@ def main(argv=None):
                     for split in SPLITS
                     for end in (".txt", "_tokens.npy", "_sequences.tsv")
                 ]
-                + [f"data/figures/{name}" for name in drawn],
+                + [f"data/figures/{name}" for name in drawn]
+                + failed,
                 counts={
                     "tunes": len(tunes),
                     "groups": stats["groups"],

@@ -28,7 +28,6 @@ Prints the headline block of RESULTS.json last.
 import argparse
 import contextlib
 import os
-import re
 from pathlib import Path
 
 # first of all: from here on Ctrl-C shows no traceback, however long the rest takes to load
@@ -62,6 +61,8 @@ from music.validity import level_in_words
 from study.evaluate import evaluation, ladder_copying, measurements, models
 from study.evaluate import figures as evaluate_figures
 from study.evaluate import samples as generated
+from study.evaluate.play import Asked
+from study.evaluate.play import prompt_of as play_prompt
 from study.evaluate.sampling import MODEL_ITSELF, Request, describe_sampler, generate
 from study.families import FAMILIES
 from study.fit.records import read_curves
@@ -147,7 +148,6 @@ SEEDS = {  # first seed of every set, so that no two sets share a random stream
 PLAY_CHARS = 2000
 # texts drawn for each sample that shall have so many voices: how many a tune has, no header says
 VOICE_DRAWS = 4
-HEADER = {"meter": "4/4", "key": "C"}  # where only one of the two is given
 # of one voice, drawn at most to continue a tune; the longest of the default corpus has 45
 CHARS_PER_BAR = 100
 PLAY_FLAGS = (
@@ -223,7 +223,7 @@ def parse_arguments(argv):
         parser.error(
             f"--continue {args.source}: "
             + (
-                "that is a folder; it takes one MIDI or ABC file"
+                "that is a folder; it takes one file: MIDI, a score or ABC"
                 if args.source.is_dir()
                 else "there is no such file"
             )
@@ -563,7 +563,7 @@ def show_played(root, rows, sampler):
 
 
 def go_on(root, args, loaded, sampler):
-    """Goes on from the last bars of a user's MIDI or ABC file, with right bars."""
+    """Goes on from the last bars of a user's MIDI file, score or ABC, with right bars."""
     music = (read_json(root / "data/stats.json") or {}).get("music") or {}
     most = (load_manifest(root, "02_midi_to_abc") or {}).get("config", {}).get(
         "max_voices"
@@ -574,7 +574,7 @@ def go_on(root, args, loaded, sampler):
             args.source.name,
             int(min(most, (music.get("voices") or {}).get("max") or most)),
         )
-        given = last_bars(source.text, args.bars_given)
+        given = last_bars(source.text, args.bars_given, music.get("meters") or ())
         tune = read_abc(given.text)
         unseen = [
             meter
@@ -608,7 +608,7 @@ def go_on(root, args, loaded, sampler):
         fail(
             ME,
             f"--continue {args.source}: {error.strerror or error}",
-            "give the path of a MIDI or ABC file",
+            "give the path of a MIDI file, a score or ABC",
         )
     except ValueError as error:
         fail(
@@ -628,6 +628,8 @@ def go_on(root, args, loaded, sampler):
             else ""
         )
     )
+    if source.mended:
+        print("mended: " + ", ".join(f"{n:,} {kind}" for kind, n in source.mended.items()))
     n_fewer = sum(sample["stop_reason"] != "bars" for sample in samples)
     if n_fewer:
         print(
@@ -649,30 +651,14 @@ def check_model(root, args, name):
 
 
 def prompt_of(args):
-    """What played samples begin with: --prompt, or the header that --style, --meter, --key and
-    --voices ask for.
-
-    The fields before the last one asked for stand in it, too, in the training text's order; the
-    model writes the rest.
-    """
-    if args.prompt is not None:
-        return args.prompt.replace("\\n", "\n")
-    style = f"R:{args.style}\n" if args.style else ""
-    if not (args.meter or args.key or (args.voices or 1) > 1):
-        return style and f"X:1\n{style}"
-    header = f"X:1\n{style}M:{args.meter or HEADER['meter']}\nL:1/16\n"
-    if args.key or (args.voices or 1) > 1:
-        header += f"Q:1/4=120\nK:{args.key or HEADER['key']}\n"
-    if args.key or args.meter:
-        check = check_abc(header if args.key else header + "K:C\n")
-        wrong = [message for line, kind, message in check.errors if kind == "header"]
-        if wrong or not re.fullmatch(r"\S+", (args.meter or "x") + (args.key or "x")):
-            fail(
-                ME,
-                "; ".join(wrong) or "--meter and --key take one word each",
-                "e.g. --meter 6/8 --key Am",
-            )
-    return header + ("[V:1]" if (args.voices or 1) > 1 else "")
+    """What played samples begin with; ends the script if the model has never seen what is asked
+    for."""
+    seen = (read_json(resolve_root(args) / "data/stats.json") or {}).get("music") or {}
+    asked = Asked(args.prompt, args.style, args.meter, args.key, args.voices)
+    try:
+        return play_prompt(asked, seen)
+    except ValueError as error:
+        fail(ME, str(error), "e.g. --meter 6/8 --key Am")
 
 
 def with_voices(samples, n_voices):

@@ -12,26 +12,34 @@ so that the bars before the given ones say which stretch of the file these are.
 """
 
 import re
+import tempfile
+import zipfile
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, NamedTuple
+from xml.etree import ElementTree
 
 from music.abc_fields import TICKS
-from music.abc_text import AbcError, Reader, read_abc
+from music.abc_people import read_people
+from music.abc_text import Reader, read_abc
+from music.corpus import kern_to_midi, score_to_midi
 from music.midi_to_abc import ConversionError, convert, read_midi
 from music.notation import MIDI_TICKS, midi_bytes
 from music.training_text import training_text
-from music.tunebook import piece_of_bars, split_tunebook
+from music.tunebook import piece_of_bars
 
 MARK = "new bars begin"  # what stands between the given bars and the new ones, in every format
 
 
 class Source(NamedTuple):
     """A tune to go on from. text: in the form of the training text; score: the MIDI file as symusic
-    reads it, None for ABC; start: where the text begins in the file, in quarter notes."""
+    reads it, None for ABC; start: where the text begins in the file, in quarter notes; mended:
+    {kind of fault: how often}."""
 
     text: str
     score: Any = None
     start: Fraction = Fraction(0)
+    mended: dict = {}
 
 
 class Given(NamedTuple):
@@ -46,42 +54,58 @@ class Given(NamedTuple):
 
 
 def read_source(data, name, max_voices):
-    """The Source in the bytes of a MIDI or ABC file; ValueError says what is wrong with it.
+    """The Source in the bytes of a MIDI file, a score or ABC; ValueError says what is wrong.
 
-    max_voices: of MIDI that are kept, the top line, the bass and the fullest first. Of a tunebook
-    the first tune counts.
+    max_voices: that are kept, the top line, the bass and the fullest first. Of a tunebook the first
+    tune that can be read counts.
     """
-    if not re.search(r"(?i)\.(abc|txt)$", name):
-        try:
-            text, counts = convert(data, name, max_voices)
-        except ConversionError as error:
-            raise ValueError(
-                f"{name} gives no notes to go on from: {error.args[0]}, {error.args[1]}"
-            ) from None
-        return Source(training_text(text), read_midi(data), Fraction(counts["start"]))
-    tunes = split_tunebook(data.decode("utf-8", "replace"))
-    if not tunes:
-        raise ValueError(f"{name} holds no tune: no line begins with X:")
-    text = training_text(tunes[0])
+    if re.search(r"(?i)\.(abc|txt)$", name):
+        tunes = read_people(data, name, max_voices)
+        if not tunes:
+            raise ValueError(f"{name} holds no tune")
+        readable = [tune for tune in tunes if tune.text]
+        if not readable:
+            raise ValueError(f"{name} cannot be read as ABC: {tunes[0].reason}")
+        return Source(training_text(readable[0].text), mended=readable[0].mended)
+    if suffix := re.search(r"(?i)\.(mxl|musicxml|xml|krn)$", name):
+        data = score_bytes_to_midi(data, suffix.group().lower())
     try:
-        read_abc(text)
-    except AbcError as error:
-        raise ValueError(f"{name} cannot be read as ABC: {error}") from None
-    return Source(text)
+        text, counts = convert(data, name, max_voices)
+        start = Fraction(counts["start"])
+        return Source(training_text(text), read_midi(data), start, counts["mended"])
+    except ConversionError as error:
+        raise ValueError(
+            f"{name} gives no notes to go on from: {error.args[0]}, {error.args[1]}"
+        ) from None
 
 
-def last_bars(text, n_bars):
+def score_bytes_to_midi(data, suffix):
+    """MIDI bytes of a score in MusicXML or kern; ValueError for what is none."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"score{suffix}"
+        path.write_bytes(data)
+        try:
+            return (kern_to_midi if suffix == ".krn" else score_to_midi)(path)[1]
+        except (ElementTree.ParseError, KeyError, OSError, zipfile.BadZipFile) as error:
+            raise ValueError(f"the score cannot be read: {error}") from None
+
+
+def last_bars(text, n_bars, meters=()):
     """Given: at least the last n_bars bars of a tune, whole groups of bars of all voices; all of
     them if there are no more. A short last bar stays away: nothing could follow it. ValueError if
-    there is no whole bar."""
+    there is no whole bar.
+
+    meters: those that a model knows, if any; the bars given are the last ones that have them, and
+    fewer if a bar in another meter stands among them."""
     reader = Reader(text, strict=True)
     voices = reader.sounding_voices()
     n_whole = min(
         (len(voice.bars) - (voice.bars[-1].length != voice.bars[-1].meter) for voice in voices),
         default=0,
     )
-    _, _, last = piece_of_bars(reader, 0, n_whole)
-    piece, first, last = piece_of_bars(reader, last - n_bars, last)
+    first, last = known_run(voices[0].bars[:n_whole], n_bars, meters) if n_whole else (0, 0)
+    _, _, last = piece_of_bars(reader, 0, last)
+    piece, first, last = piece_of_bars(reader, first, last)
     if last == first:
         raise ValueError(
             "the tune is too short: it has no whole bar that all its voices end together"
@@ -92,6 +116,19 @@ def last_bars(text, n_bars):
         Fraction(voices[0].bars[first].onset, TICKS),
         max(len(voice.bars) for voice in voices) - last,
     )
+
+
+def known_run(bars, n_bars, meters):
+    """(first, stop) of the last n_bars of a voice's bars, or of the last run of bars in known
+    meters where others stand among them; all meters are known if none are given."""
+    known = [not meters or bar.after[0] in meters for bar in bars]
+    if not any(known):
+        return max(0, len(bars) - n_bars), len(bars)
+    stop = len(bars) - known[::-1].index(True)
+    first = stop
+    while first > max(0, stop - n_bars) and known[first - 1]:
+        first -= 1
+    return first, stop
 
 
 def marked(text, n_given):

@@ -12,7 +12,7 @@ from music.abc_text import check_abc, read_abc
 from music.continuation import MARK, last_bars, marked, midi_with_source, read_source
 from music.midi_to_abc import convert
 from study.evaluate import models
-from tunes import long_tune, music
+from tunes import long_tune, music, tune
 
 stage07 = importlib.import_module("07_train_best_and_generate")
 SCALE = (60, 62, 64, 65, 67, 69, 71, 72)
@@ -103,7 +103,8 @@ def test_the_mark_in_the_text_is_a_comment():
         (b"noise", "a.mid", "not_midi"),
         (song()[:300], "a.mid", "damaged"),
         (b"words", "a.abc", "no tune"),
-        (b"X:1\nK:C\nC[D|\n", "a.abc", "cannot be read"),
+        (b"X:1\nK:C\n@@5 9 @;; 0|C|\n", "a.abc", "cannot be read as ABC: line 3"),
+        (b"noise", "a.mxl", "score cannot be read"),
         (b"\xff", "a.abc", "no tune"),
     ],
 )
@@ -163,9 +164,8 @@ def test_given_and_new_bars_stand_in_one_file_of_each_kind(go_on):
 @pytest.mark.parametrize(
     "name, content, words",
     [
-        ("a.abc", music(4).replace("4/4", "7/8"), "never seen the meter 7/8"),
+        ("a.abc", tune("C2D4E4F4|" * 4).replace("4/4", "7/8"), "never seen the meter 7/8"),
         ("a.abc", music(4).replace("K:C", "K:F#m"), "characters that the training text lacks: '#'"),
-        ("a.abc", music(4).replace("C4", "C6", 1), "no right bar can follow"),
         ("a.abc", music(1)[:-2], "too short"),
         ("a.mid", b"MThd", "damaged"),
         ("a.mid", b"", "no bytes"),

@@ -508,15 +508,33 @@ def test_rests_and_scraps_are_left_out_and_counted(tmp_path):
     rests = make_abc(piece(99, 1, 40)).rstrip() + "\n" + "z16|" * 400 + "\n"
     (tmp_path / "abc/Artist 1/rests.abc").write_text(rests)
     (tmp_path / "abc/Artist 1/scrap.abc").write_text(make_abc([make_melody(98, 8)]))
-    done = run_stage(tmp_path / "root", "--abc", tmp_path / "abc")
+    done = run_stage(tmp_path / "root", "--abc", tmp_path / "abc", "--abc-raw")
     assert done.returncode == 0, done.stderr
     dropped = json.loads((tmp_path / "root/data/stats.json").read_text())["dropped_tunes"]
     assert dropped == {"rests for more than 0.95 of the time": 1, "fewer than 16 notes": 1}
     assert not {"Artist 1/rests.abc", "Artist 1/scrap.abc"} & set(split_of(tmp_path / "root"))
-    done = run_stage(
-        tmp_path / "root", "--abc", tmp_path / "abc", "--max-rest-share", 1, "--min-notes", 0
-    )
+    limits = ["--max-rest-share", 1, "--min-notes", 0]
+    run_stage(tmp_path / "root", "--abc", tmp_path / "abc", "--abc-raw", *limits)
     assert {"Artist 1/rests.abc"} <= set(split_of(tmp_path / "root"))
+
+
+def test_abc_of_people_becomes_normal_form_and_what_cannot_be_read_is_a_row(tmp_path):
+    write_corpus(tmp_path / "abc", range(30))
+    letter = "X:1\nT:A letter\nK:C\nDear friend, this is no tune at all.\n"
+    (tmp_path / "abc/Artist 1/letter.abc").write_text(letter)
+    html = "X:1\nM:4/4\nL:1/8\nK:G\n" + '"Em"GA&lt;Bc dedB|<br>' * 16 + "\n"
+    (tmp_path / "abc/Artist 1/page.abc").write_text(html)
+    done = run_stage(tmp_path / "root", "--abc", tmp_path / "abc")
+    assert done.returncode == 0, done.stderr
+    data = tmp_path / "root/data"
+    assert (data / "failed_abc.txt").read_text() == (
+        "Artist 1/letter.abc\tline 1: a tune without notes\n"
+    )
+    stats = json.loads((data / "stats.json").read_text())
+    assert stats["dropped_tunes"] == {"cannot be read as ABC": 1}
+    assert stats["mended"]["HTML left-overs"] == 32 and "32 HTML left-overs" in done.stdout
+    text = "".join((data / f"{split}.txt").read_text() for split in ("train", "val", "test"))
+    assert "G2AB3c2d2e2d2B2|" in text and "&" not in text and "Em" not in text
 
 
 def test_budget_is_spread_over_groups_and_nested():

@@ -109,9 +109,14 @@ def read_source(
     left_out = Counter(
         row["reason"] for _, row in convert_all(plan(raw), workers, settings) if "reason" in row
     )
-    jobs = [(str(folder / name), name) for folder in (made, given) for name in tree_files(folder)]
+    jobs = [
+        (reader, [(str(folder / name), name) for name in tree_files(folder)])
+        for folder, reader in ((made, reading.read_file), (given, reading.read_people_file))
+    ]
     with tempfile.TemporaryFile(dir=work) as spool:
-        read = reading.read_all(reading.read_file, jobs, workers, spool, **limits) if jobs else []
+        read = []
+        for reader, files in jobs:
+            read += reading.read_all(reader, files, workers, spool, **limits) if files else []
         tunes = [tune for tune in read if tune["n_bars"] or _has_bars(tune, spool)]
         left_out.update({"no ABC": len(read) - len(tunes)} if len(read) > len(tunes) else {})
         if tunes:

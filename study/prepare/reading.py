@@ -29,7 +29,7 @@ from study.stages.stage import progress, worker_pool
 
 import numpy as np
 
-from music import corpus
+from music import abc_people, corpus
 from music.abc_fields import TICKS
 from music.abc_text import AbcError, read_abc
 from music.training_text import cut, tagged, training_text
@@ -165,6 +165,26 @@ def read_file(job, **limits):
         title = re.search(r"(?m)^T:[ \t]*(\S.*)$", raw)
         name = groups.name_key(origin.removesuffix(".abc"), title.group(1)) if title else None
         rows.append(read_tune(f"{origin}#{number}", name, training_text(raw), **limits))
+    return rows
+
+
+def read_people_file(job, **limits):
+    """Pool worker: all tunes of one .abc file as people write it, (path, path below the folder), in
+    the project's normal form. A row has "mended", and "reason" if its tune cannot be read. Text
+    without any tune is taken as it is."""
+    path, relative = job
+    origin = re.sub(r"[\t\r\n]", " ", os.fsencode(relative).decode("utf-8", "replace"))
+    tunes = abc_people.read_people(Path(path).read_bytes(), Path(relative).stem)
+    if not tunes:
+        return read_file(job, **limits)
+    rows = []
+    for number, tune in enumerate(tunes, 1):
+        title = tune.title and groups.name_key(origin.removesuffix(".abc"), tune.title)
+        name = groups.path_key(origin) if len(tunes) == 1 else title or None
+        place = origin if len(tunes) == 1 else f"{origin}#{number}"
+        text = training_text(tune.text or "X:1\nK:C\n")
+        row = read_tune(place, name, text, **limits)
+        rows.append({**row, "mended": tune.mended, "reason": tune.reason})
     return rows
 
 

@@ -114,6 +114,9 @@ def filter_tunes(tunes, min_notes, max_rest_share):
     is music."""
     kept, dropped, seen = [], {}, set()
     for tune in tunes:
+        if tune.get("reason"):
+            dropped.setdefault("cannot be read as ABC", []).append(tune["origin"])
+            continue
         if tune["exact"] in seen:
             reason = "exact duplicate of another tune"
         elif tune["n_notes"] is not None and tune["n_notes"] < min_notes:
@@ -295,6 +298,7 @@ def split_groups(tunes, holdout, seed, *, min_notes, max_rest_share, min_chars, 
         "similar_pairs": n_pairs,
         "similar_melodies": n_melodies,
         "dropped_tunes": dropped,
+        "mended": dict(sum((Counter(tune.get("mended")) for tune in tunes), Counter())),
         "short_sequences": n_short,
         "dropped_names": {reason: origins[:NAMES] for reason, origins in names.items()},
         "floor": {
