@@ -12,10 +12,8 @@ so that the bars before the given ones say which stretch of the file these are.
 """
 
 import re
-import tempfile
 import zipfile
 from fractions import Fraction
-from pathlib import Path
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
@@ -53,11 +51,11 @@ class Given(NamedTuple):
     n_left_out: int
 
 
-def read_source(data, name, max_voices):
+def read_source(data, name, max_voices, path=None):
     """The Source in the bytes of a MIDI file, a score or ABC; ValueError says what is wrong.
 
     max_voices: that are kept, the top line, the bass and the fullest first. Of a tunebook the first
-    tune that can be read counts.
+    tune that can be read counts. path: of the file, which a score is read from.
     """
     if re.search(r"(?i)\.(abc|txt)$", name):
         tunes = read_people(data, name, max_voices)
@@ -67,8 +65,8 @@ def read_source(data, name, max_voices):
         if not readable:
             raise ValueError(f"{name} cannot be read as ABC: {tunes[0].reason}")
         return Source(training_text(readable[0].text), mended=readable[0].mended)
-    if suffix := re.search(r"(?i)\.(mxl|musicxml|xml|krn)$", name):
-        data = score_bytes_to_midi(data, suffix.group().lower())
+    if path and re.search(r"(?i)\.(mxl|musicxml|xml|krn)$", name):
+        data = score_midi(path)
     try:
         text, counts = convert(data, name, max_voices)
         start = Fraction(counts["start"])
@@ -79,15 +77,12 @@ def read_source(data, name, max_voices):
         ) from None
 
 
-def score_bytes_to_midi(data, suffix):
+def score_midi(path):
     """MIDI bytes of a score in MusicXML or kern; ValueError for what is none."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"score{suffix}"
-        path.write_bytes(data)
-        try:
-            return (kern_to_midi if suffix == ".krn" else score_to_midi)(path)[1]
-        except (ElementTree.ParseError, KeyError, OSError, zipfile.BadZipFile) as error:
-            raise ValueError(f"the score cannot be read: {error}") from None
+    try:
+        return (kern_to_midi if path.suffix.lower() == ".krn" else score_to_midi)(path)[1]
+    except (ElementTree.ParseError, KeyError, AttributeError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path.name}: the score cannot be read: {error}") from None
 
 
 def last_bars(text, n_bars, meters=()):

@@ -11,7 +11,9 @@ from common import CharTokenizer
 from music.abc_text import check_abc, read_abc
 from music.continuation import MARK, last_bars, marked, midi_with_source, read_source
 from music.midi_to_abc import convert
+from music.notation import musicxml
 from study.evaluate import models
+from study.evaluate.play import Asked, prompt_of
 from tunes import long_tune, music, tune
 
 stage07 = importlib.import_module("07_train_best_and_generate")
@@ -104,7 +106,6 @@ def test_the_mark_in_the_text_is_a_comment():
         (song()[:300], "a.mid", "damaged"),
         (b"words", "a.abc", "no tune"),
         (b"X:1\nK:C\n@@5 9 @;; 0|C|\n", "a.abc", "cannot be read as ABC: line 3"),
-        (b"noise", "a.mxl", "score cannot be read"),
         (b"\xff", "a.abc", "no tune"),
     ],
 )
@@ -168,6 +169,7 @@ def test_given_and_new_bars_stand_in_one_file_of_each_kind(go_on):
         ("a.abc", music(4).replace("K:C", "K:F#m"), "characters that the training text lacks: '#'"),
         ("a.abc", music(1)[:-2], "too short"),
         ("a.mid", b"MThd", "damaged"),
+        ("a.mxl", b"noise", "score cannot be read"),
         ("a.mid", b"", "no bytes"),
     ],
 )
@@ -194,3 +196,59 @@ def test_a_model_that_was_told_of_no_styles_says_so(go_on, tmp_path):
         SystemExit, match="was not told of styles\n  -> run: python 03_tokenize_split.py .*--tag"
     ):
         stage07.main(["--root", str(tmp_path), "--style", "bach"])
+
+
+def test_a_score_is_gone_on_from(go_on):
+    folder, _ = go_on("tune.musicxml", musicxml(read_abc(music(8))), "--bars-new", "2")
+    text = (folder / "continued_000.abc").read_text()
+    assert text.startswith("X:1\nM:4/4\nL:1/16\nQ:1/4=120\nK:C\n") and text.count("C16|") == 2
+
+
+def test_abc_of_people_is_gone_on_from_and_what_was_mended_is_said(go_on):
+    text = 'X:1\nT:Reel\nM:4/4\nL:1/8\nK:C\n"C"C2E2 G2A2|$(C2E2 G2A2|{d}C2&nbsp;E2 G2A2|C2D2 C2D2|!\n'
+    folder, said = go_on("reel.abc", text, "--bars-new", "1")
+    assert "given: 4 bars of reel.abc" in said and "1 HTML left-overs" in said
+    assert "C4E4G4A4|C4E4G4A4|" in (folder / "continued_000.abc").read_text()
+
+
+def test_bars_in_a_meter_that_the_model_knows_are_given():
+    text = tune("C16|D16|[M:9/8]C16C2|[M:4/4]E16|F16|G16|")
+    assert last_bars(text, 8, ["4/4"]).text.endswith("E16|F16|G16|")
+    assert last_bars(text, 2, ["4/4"]).n_bars >= 2
+    assert last_bars(text, 8).n_bars == 6
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--key", "H"], "is no key"),
+        (["--meter", "7/8"], "has never seen it; it knows 4/4, 13/8"),
+        (["--meter", "x"], "is no meter"),
+    ],
+    ids=["key", "unseen", "meter"],
+)
+def test_what_no_sample_could_be_is_said_before_drawing(tmp_path, capsys, flags, words):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/stats.json").write_text('{"music": {"meters": {"4/4": 7, "13/8": 1}}}')
+    args = stage07.parse_arguments(["--root", str(tmp_path), *flags])
+    with pytest.raises(SystemExit, match=words):
+        stage07.prompt_of(args)
+
+
+@pytest.mark.parametrize(
+    "asked, prompt",
+    [
+        (Asked(key="am"), "X:1\nM:4/4\nL:1/16\nQ:1/4=120\nK:Am\n"),
+        (Asked(key="Dor"), "X:1\nM:4/4\nL:1/16\nQ:1/4=120\nK:C\n"),
+        (Asked(meter="C|"), "X:1\nM:2/2\nL:1/16\n"),
+        (Asked(prompt="X:1\\nT:Air\\nM: 6/8\\nL: 1/16\\n"), "X:1\nM:6/8\nL:1/16\n"),
+        (
+            Asked(prompt="X:1\nT:a\nM:4/4\nL:1/8\nK:C\nC2E2 G4|"),
+            "X:1\nM:4/4\nL:1/16\nQ:1/4=120\nK:C\nC4E4G8|",
+        ),
+        (Asked(prompt="X:1\nM:4/4\nL:1/16\nK:C\nC4 E4"), "X:1\nM:4/4\nL:1/16\nK:C\nC4E4"),
+    ],
+    ids=["minor", "mode", "cut-time", "title", "eighths", "blanks"],
+)
+def test_what_is_asked_for_is_set_in_the_form_of_the_training_text(asked, prompt):
+    assert prompt_of(asked, {}) == prompt
