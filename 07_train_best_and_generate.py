@@ -761,8 +761,8 @@ def write_results(root):
     for name, text in tables(root).items():
         write_text(root / f"part4_outputs/{name}", text)
     drawn = draw_figures(root, content)
-    write_report(root)
     compose.write_compose_of(root)
+    write_report(root)  # it leads to compose.html
     return content, drawn
 
 

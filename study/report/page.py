@@ -42,6 +42,7 @@ HERE = Path(__file__).resolve().parent
 TEMPLATES = ("page.html", "parts.html", "played.html", "page.css", "page.js")
 PAGE_BYTES = 3_000_000  # the page stays below: mail and forges refuse more
 CAPTION_BYTES = 400  # what stands around a picture
+COMPOSE = ("compose.html", "../compose.html")  # beside the page, or of docs/ beside docs/study/
 MAX_SAMPLES = 20  # shown on a page
 ATTENTION_CONTRAST = 0.6  # exponent: below 1, so that weak attention can be seen beside strong
 DECIDING = ("plane", "looking_back")  # figures that stand open; without a grid of sizes x data ...
@@ -117,7 +118,7 @@ def page_data(outputs):
         "sentence": sentence,
         "numbers": numbers,
         "is_quick": bool(results.get("quick")),
-        "compose": "compose.html" if (outputs / "compose.html").exists() else None,
+        "compose": next((name for name in COMPOSE if (outputs / name).exists()), None),
         "figures": figures_of(outputs / "figures", fits.get("figures") or []),
         "law": headline.law_rows(results),
         "predictions": headline.predictions(results),
