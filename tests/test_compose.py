@@ -60,9 +60,10 @@ def page(browser, tmp_path_factory):
 
 
 def open_page(browser, path, settings="start=0"):
-    browser.events.clear()
-    browser("Page.navigate", url=path.as_uri() + "#" + settings)
-    browser.wait(lambda answer: answer.get("method") == "Page.loadEventFired")
+    for url in ("about:blank", path.as_uri() + "#" + settings):  # another hash alone loads nothing
+        browser.events.clear()
+        browser("Page.navigate", url=url)
+        browser.wait(lambda answer: answer.get("method") == "Page.loadEventFired")
 
 
 def complaints(browser):
@@ -303,3 +304,60 @@ def test_pages_of_recurrent_models_say_why_they_have_no_arcs(browser, tmp_path):
         assert "memory is one state" in browser.js("$('cutWords').textContent")
         assert browser.js("$('heads').children.length") == 0
         assert not complaints(browser)
+
+
+def press(browser, key, **more):
+    for kind in ("keyDown", "keyUp"):
+        browser("Input.dispatchKeyEvent", type=kind, key=key, text=key if key == " " else "", **more)
+
+
+def test_keys_play_move_and_undo(browser, page):
+    browser("Emulation.setFocusEmulationEnabled", enabled=True)
+    text = composed(browser, seed=21, voices=1)
+    browser.js("$('roll').focus()")
+    press(browser, "ArrowRight")
+    press(browser, "ArrowRight")
+    assert browser.js("[state.note, $('noteWords').textContent.includes('bits')]") == [1, True]
+    press(browser, " ")
+    browser.js("new Promise(done => { const look = () => player.playing && player.now > 0 ? done()"
+               " : setTimeout(look, 20); look() })")  # fmt: skip
+    assert browser.js("$('play').textContent") == "■ Stop"
+    press(browser, " ")
+    assert not browser.js("player.playing")
+    composed(browser, seed=22, voices=1)
+    assert browser.js("state.text") != text
+    browser.js("undo()")
+    assert browser.js("state.text") == text
+
+
+@pytest.mark.parametrize("sound", ["pluck", "struck"])
+def test_sound_is_in_tune_and_fades(browser, page, sound):
+    loud, faint, period = browser.js(
+        f"(() => {{ const rate = 44100, f = 440, data = {sound}(f, rate);"
+        " const power = (from, to) => data.slice(from, to).reduce((s, x) => s + x * x, 0);"
+        " let best = 0, at = 0; for (let lag = 60; lag < 140; lag++) { let s = 0;"
+        " for (let i = 4000; i < 12000; i++) s += data[i] * data[i + lag];"
+        " if (s > best) { best = s; at = lag } }"
+        " return [power(0, 8000), power(70000, 78000), at] })()"
+    )
+    assert loud > 1 and faint < loud / 20 and abs(period - 44100 / 440) < 1.5
+
+
+def test_memory_stays_flat(browser, page):
+    """Nine tunes need no more than three did."""
+    used = []
+    for part in range(3):
+        for seed in range(3):
+            composed(browser, seed=30 + 3 * part + seed, voices=1, bars="drawn")
+        browser("HeapProfiler.collectGarbage")
+        used.append(browser("Runtime.getHeapUsage")["usedSize"])
+    assert used[2] < used[0] + 8e6
+
+
+def test_a_link_holds_the_settings(browser, page):
+    open_page(browser, page, "key=Am&meter=6%2F8&temperature=0.8&seed=12&start=0&nBars=%3Cb%3E")
+    now = browser.js("settings()")
+    assert (now["key"], now["meter"], now["temperature"], now["seed"]) == ("Am", "6/8", "0.8", "12")
+    assert now["nBars"] == "16"
+    assert browser.js("linkOfSettings()") == "#key=Am&meter=6%2F8&temperature=0.8&seed=12"
+    assert not complaints(browser)

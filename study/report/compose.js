@@ -14,7 +14,7 @@ const headColour = head => `hsl(${Math.round(360 * head / nHeads)} 70% 50%)`;
 const KEYS = ['', 'C', 'G', 'D', 'A', 'E', 'F', 'Bb', 'Eb', 'Am', 'Em', 'Bm', 'Dm', 'Gm', 'Cm', 'F#m'];
 const METERS = ['', '4/4', '3/4', '2/4', '6/8', '9/8', '2/2', '3/2', '12/8'];
 const NOTE_NAMES = ['C', 'C♯', 'D', 'E♭', 'E', 'F', 'F♯', 'G', 'A♭', 'A', 'B♭', 'B'];
-const SLICE = 14; // milliseconds of work before the page gets its turn
+const SLICE = 8; // milliseconds of work before the page gets its turn
 const DEFAULTS = { key: '', meter: '', voices: '0', nBars: '16', bars: 'right', temperature: '1', minP: '0.05', seed: '1' };
 
 const state = { text: '', score: null, given: 0, why: '', undo: [], bar: null, note: null, owner: [], job: null, own: null, allOn: null };
@@ -228,7 +228,7 @@ function isWrong(i) {
 function drawRoll() {
   const { notes, bars } = state.score, width = $('roll').clientWidth || 800;
   const pitches = notes.map(note => note.pitch), low = Math.min(60, ...pitches) - 1, high = Math.max(72, ...pitches) + 1;
-  const perRow = Math.max(1, Math.min(bars.length || 1, Math.floor((width - LEFT) / (width < 600 ? 85 : 150)), 8));
+  const fit = (width - LEFT - 6) / (width < 600 ? 75 : 130), perRow = [8, 4, 2].find(n => n <= fit) || 1;
   const step = Math.max(3, Math.min(6, 170 / (high - low + 1))), tall = (high - low + 1) * step, barWidth = (width - LEFT - 6) / perRow;
   const rows = Math.max(1, Math.ceil(bars.length / perRow)), height = rows * (tall + TOP + GAP) + 4;
   layout = { perRow, step, tall, barWidth, high, rects: [], width };
@@ -256,7 +256,7 @@ function drawRoll() {
     for (let i = note.bar; i < bars.length && from < end - 1e-9; i++) {
       const bar = bars[i], to = Math.min(end, bar.onset + bar.length), scale = bar.length ? barWidth / bar.length : 0;
       const x = left(i) + (from - bar.onset) * scale, y = top(i) + (high - note.pitch) * step;
-      const colour = surprise ? `color-mix(in oklab, var(--heat) ${Math.round(Math.min(100, bits[n] * 12))}%, var(--cool))` : VOICE_COLOURS[note.voice % 8];
+      const colour = surprise ? `color-mix(in oklab, var(--heat) ${Math.round(Math.min(100, bits[n] * 18))}%, var(--cool))` : VOICE_COLOURS[note.voice % 8];
       const rect = element('rect', { class: 'note' + (note.at < state.given ? ' given' : '') + (state.note === n ? ' chosen' : ''),
         x: x.toFixed(1), y: y.toFixed(1), width: Math.max(2, (to - from) * scale - 1).toFixed(1), height: Math.max(2, step - 0.5).toFixed(1),
         rx: 1.5, fill: colour, 'data-note': n }, svg);
@@ -363,7 +363,7 @@ function showHeads() {
     return;
   }
   $('cutWords').textContent = 'Switch a head off: the tune above is read again without it. ' + (facts.heads ?
-    'Beside each head: what it costs on the validation tunes. A bar heard before should be cheaper the second time; that saving is in-context copying.' : '');
+    'Beside each head: what it costs on the validation tunes. A bar heard before is cheaper the second time: that saving is in-context copying. Red: what costs much.' : '');
   const table = document.createElement('table'), head = table.createTHead().insertRow(), body = table.createTBody();
   const columns = ['head', ...facts.heads ? ['loss', 'saving of a repeated bar'] : []];
   for (const words of columns) head.append(Object.assign(document.createElement('th'), { textContent: words }));
@@ -489,7 +489,7 @@ function pluck(frequency, rate) {
 function struck(frequency, rate) {
   const data = new Float32Array(Math.round(rate * 1.8)), w = 2 * Math.PI * frequency / rate;
   for (let i = 0; i < data.length; i++) {
-    const t = i / rate, bend = 2.2 * Math.exp(-5 * t) * Math.sin(3.5 * w * i);
+    const t = i / rate, bend = 2.2 * Math.exp(-5 * t) * Math.sin(3 * w * i);
     data[i] = 0.7 * Math.exp(-3 * t) * Math.min(1, t * 400) * Math.sin(w * i + bend);
   }
   return data;

@@ -58,8 +58,8 @@ function erf(x) {
 function add(x, y) { for (let i = 0; i < x.length; i++) x[i] += y[i]; }
 
 // ---------------------------------------------------------------- families
-// A model has start(): an empty cache; keep(cache, tokens, n): how many of the tokens the cache has read already and
-// what it goes on from; feed(cache, token): reads one token, returns the logits after it.
+// A model has start(): an empty cache; keep(cache, tokens, n): takes the cache back to what it has read already of the
+// first n tokens, all but the last at most; feed(cache, token): reads one token, returns the logits after it.
 
 class Model {
   constructor(config, weights) { this.config = config; this.weights = weights; this.slots = {}; }
@@ -92,14 +92,17 @@ function shifted(line, at, d, to) {
 }
 
 class Transformer extends Model {
-  // store: keys, values and what is shifted, of every position of the window, so that going back inside a window
-  // costs nothing. off: heads that are switched off (layer * n_head + head). attention: the newest token's softmax
-  // rows, (n_layer * n_head, positions), where watch is true.
-  start() {
+  // A window's store: keys, values and what is shifted, of every position, so that going back inside a window costs
+  // nothing. Two windows are kept, or a bar that is drawn again over an anchor would have half a window read each time.
+  // off: heads that are switched off (layer * n_head + head). attention: the newest token's softmax rows,
+  // (n_layer * n_head, positions), where watch is true.
+  start() { return { tokens: [], begin: 0, windows: [], off: new Set(), watch: false, attention: null }; }
+
+  newWindow() {
     const { n_layer, d_model: d, block_size: T } = this.config;
-    const store = Array.from({ length: n_layer }, () => ['k', 'v', 'attention', 'mlp'].reduce(
-      (layer, name) => ({ ...layer, [name]: new Float32Array(T * d) }), {}));
-    return { tokens: [], begin: 0, store, off: new Set(), watch: false, attention: null };
+    const store = Array.from({ length: n_layer }, () => Object.fromEntries(
+      ['k', 'v', 'attention', 'mlp'].map(name => [name, new Float32Array(T * d)])));
+    return { begin: -1, tokens: [], store };
   }
 
   // Where the window of a text of n tokens begins: once it is full, the newest half is read again from position 0.
@@ -109,10 +112,16 @@ class Transformer extends Model {
   }
 
   keep(cache, tokens, n) {
-    const begin = this.windowStart(n);
-    const same = begin === cache.begin ? commonLength(cache.tokens, tokens, n - 1, begin) : begin;
-    cache.begin = begin;
-    return same;
+    const begin = this.windowStart(n), { windows } = cache;
+    let window = windows.find(one => one.begin === begin);
+    if (!window) {
+      window = windows.length < 2 ? this.newWindow() : windows.pop(); // the one not used of late
+      Object.assign(window, { begin, tokens: [] });
+    }
+    cache.windows = [window, ...windows.filter(one => one !== window)];
+    const same = Math.max(begin, commonLength(window.tokens, tokens, n - 1, begin));
+    cache.tokens = window.tokens = tokens.slice(0, same);
+    Object.assign(cache, { begin, store: window.store });
   }
 
   feed(cache, token) {
@@ -186,11 +195,11 @@ class Recurrent extends Model {
 
   keep(cache, tokens, n) {
     const same = commonLength(cache.tokens, tokens, n - 1);
-    if (same === cache.tokens.length) return same;
+    if (same === cache.tokens.length) return;
     let best = 0;
     for (const at of cache.marks.keys()) if (at > same) cache.marks.delete(at); else best = Math.max(best, at);
     cache.state = best ? cache.marks.get(best).map(part => part.slice()) : this.zeros();
-    return best;
+    cache.tokens = tokens.slice(0, best);
   }
 
   feed(cache, token) {
@@ -284,7 +293,7 @@ function commonLength(a, b, most, from = 0) {
 // The logits after the first n of the tokens, as Transformer.step has them; what the cache has read of them is not
 // read again. Yields after every token but the last.
 function* read(model, cache, tokens, n = tokens.length) {
-  cache.tokens = tokens.slice(0, model.keep(cache, tokens, n));
+  model.keep(cache, tokens, n);
   let logits;
   while (cache.tokens.length < n) {
     logits = model.feed(cache, tokens[cache.tokens.length]);
