@@ -100,6 +100,8 @@ def predict(root, plan, corners):
     corners: {family: what is said of the plane's largest run: "name", "size",
     "params_non_embedding", "train_chars"}.
     """
+    from study.fit import sentences
+    from study.fit.copying import ATTENTION, second_occurrences, two_numbers
     from study.fit.joint_fit import predict_corner
     from study.fit.records import read_records, rows_of_records
 
@@ -119,12 +121,12 @@ def predict(root, plan, corners):
         except ValueError as problem:
             print(f"{corner['name']}: no prediction from {problem}")
             continue
-        low, high = promise["interval"]
-        print(
-            f"{corner['name']}: {promise['prediction']:.4f} nats per character predicted ({low:.4f}"
-            f" to {high:.4f})",
-            flush=True,
-        )
+        promise |= {"family": family, "if_copies": None, "p_copies": None}
+        promise["if_not"] = {"value": promise["prediction"], "interval": promise["interval"]}
+        if family in ATTENTION:
+            text = (root / "data/val.txt").read_text(encoding="utf-8")
+            promise = two_numbers(promise, second_occurrences(text)["share"])
+        print(sentences.prediction(promise), flush=True)
         promises[family] = {
             "size": corner["size"],
             "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-import types
 from pathlib import Path
 
 from study.stages import stage
@@ -271,15 +270,17 @@ def test_the_study_says_and_keeps_what_it_plans(tmp_path, capsys):
 
 def test_a_prediction_is_written_once_and_stands_in_the_manifest(tmp_path, monkeypatch):
     asked = []
-    plane = types.ModuleType("study.fit.joint_fit")
-    plane.predict_corner = lambda rows, n, d, runs: asked.append((len(rows), n, d, runs)) or {
+    said_of_corner = lambda rows, n, d, runs: asked.append((len(rows), n, d, runs)) or {
         "n": n,
         "d": d,
         "prediction": 1.1,
         "interval": [1.0, 1.2],
     }
-    monkeypatch.setitem(sys.modules, "study.fit.joint_fit", plane)
+    monkeypatch.setattr("study.fit.joint_fit.predict_corner", said_of_corner)
     (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "data").mkdir()
+    tune = "X:1\nM:4/4\nL:1/8\nK:C\nCDEFGABc|CDEFGABc|\n"
+    (tmp_path / "data/val.txt").write_text(tune)
     assert suite.promise_of(tmp_path, "transformer") == {}
     corner = {
         "name": "transformer_d256",
@@ -291,6 +292,9 @@ def test_a_prediction_is_written_once_and_stands_in_the_manifest(tmp_path, monke
         reference.predict(tmp_path, reference.PLAN, {"transformer": corner})
     assert asked == [(0, 100, 1000, 2)]
     promise = read_json(tmp_path / ladder.PREDICTION)
+    predicted = promise["transformer"]
+    assert predicted["if_copies"]["value"] < predicted["if_not"]["value"] == 1.1
+    assert predicted["p_copies"] is None  # no smaller run says when models copy
     assert promise["transformer"]["prediction"] == 1.1 and suite.promise_of(tmp_path, "lstm") == {}
     said = suite.promise_of(tmp_path, "transformer")["prediction"]
     assert said["written"] == promise["transformer"]["written"] and len(said["sha256"]) == 64

@@ -17,6 +17,7 @@ from study.fit.shared_law import BASE_SAVED, COPIES_FROM
 CONTEXT = 510  # characters of a tune that a model of context 512 reads beside BEGIN and the last
 PLATEAU = 1.1  # bits saved by models that copy, measured over sizes and passes: 0.9 to 1.2
 PLATEAU_RANGE = (1.0, 1.2)
+ATTENTION = ("transformer",)  # families that can copy at all: no other has saved above 0.2 bits
 
 
 def second_occurrences(text, context=CONTEXT):
@@ -55,6 +56,21 @@ def kappa_of_share(share):
 def gain(kappa, saved=PLATEAU):
     """Returns by how many nats per character a model that copies lies below one that does not."""
     return kappa * (saved - BASE_SAVED)
+
+
+def two_numbers(prediction, share, starts=None):
+    """Returns a prediction of `joint_fit.predict_corner` with "if_not", "if_copies", "p_copies".
+
+    The runs that it comes from do not copy, or they would say so: it is the loss without copying.
+    share: of characters in second occurrences; starts: the Onset where smaller runs show one.
+    """
+    low, high = prediction["interval"]
+    if_not = {"value": prediction["prediction"], "interval": [low, high]}
+    kappa = kappa_of_share(share)
+    most, least = (gain(kappa, saved) for saved in reversed(PLATEAU_RANGE))
+    copied = {"value": if_not["value"] - gain(kappa), "interval": [low - most, high - least]}
+    p = starts.probability(prediction["n"], prediction["d"]) if starts else None
+    return {**prediction, "if_not": if_not, "if_copies": copied, "p_copies": p}
 
 
 class Onset(NamedTuple):

@@ -392,8 +392,10 @@ def beside_measured(promise, losses):
     whether it lies inside."""
     measured = float(np.mean(losses))
     low, high = promise["interval"]
+    copied = (promise.get("if_copies") or {}).get("interval")
     return {
         **promise,
+        "inside_if_copies": copied and bool(copied[0] <= measured <= copied[1]),
         "measured": measured,
         "measured_runs": len(losses),
         "relative_error": promise["prediction"] / measured - 1,
