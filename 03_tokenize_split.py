@@ -18,7 +18,7 @@ Writes: data/{train,val,test}.txt             tunebooks: sequences of 101 to 4,9
 Run:    python 03_tokenize_split.py [--limit-chars N] [--collections NAME,NAME] [--holdout FILE]
     [--abc PATH] ...
         --tag collection names the collection in the headers (R:bach), for one model of all styles
-Prints last: tunes, groups, what was left out, characters per split, vocabulary, strongest mark,
+Prints last: tunes, groups, what was left out, characters per split, vocabulary, strongest baseline,
 worst overlap.
 
 Which split a tune lands in depends on its group (see study/prepare/groups.py) and the seed alone;
@@ -164,7 +164,7 @@ def parse_arguments(argv):
     parser.add_argument(
         "--verbose",
         action="store_true",
-        help="print last what was left out by name, and every mark",
+        help="print last what was left out by name, and every baseline",
     )
     args = parser.parse_args(argv)
     if args.abc_raw and not args.abc:
@@ -291,7 +291,7 @@ def write_failed(path, tunes):
 
 def closing_block(stats, marks, verbose=False):
     """{key: value} that the stage prints last: at most eight lines, and with `verbose` everything
-    that was left out by name and every mark."""
+    that was left out by name and every baseline."""
     splits, names = stats["splits"], stats.get("dropped_names", {})
     counts = {
         **{reason: len(origins) for reason, origins in names.items()},
@@ -340,7 +340,7 @@ def closing_block(stats, marks, verbose=False):
         ),
         "vocabulary": f"{stats['vocabulary']['size']}, {unknown:,} characters unknown to train",
         **{
-            ("strongest mark, " if name == best else "")
+            ("strongest baseline, " if name == best else "")
             + marks["test"][name]["label"]: (
                 f"{marks['val'][name]['bits_per_char']:.3f} bits per character on val, "
                 f"{marks['test'][name]['bits_per_char']:.3f} on test"

@@ -637,7 +637,7 @@ def test_the_last_lines_say_what_was_held_out_and_left_out(tmp_path):
     share = int(re.search(r"characters: .*: (\d+) of 100 train", done.stdout).group(1))
     assert share >= 80 and "tunes: 13 in 13 groups" in done.stdout
     assert "left out: fewer than 16 notes: 1 (scrap.abc)" in done.stdout
-    assert re.search(r"strongest mark, .+: [\d.]+ bits per character on val", done.stdout)
+    assert re.search(r"strongest baseline, .+: [\d.]+ bits per character on val", done.stdout)
     more = run_stage(tmp_path / "root", "--abc", tmp_path / "abc", "--verbose", "--force").stdout
     assert "xz -9: " in more and "6-gram: " in more
 

@@ -274,7 +274,7 @@ def draw_repetition(folder, skills):
 
 
 def draw_looking_back(folder, rows):
-    """looking_back.png and .svg: what is saved on a bar heard before against size, a panel for each
+    """looking_back.png and .svg: what is saved on a repeated bar against size, a panel for each
     family and a line for each amount of text; returns the file names, none without rows. rows: of
     `ladder_copying.rows_of`."""
     if not rows:
