@@ -77,14 +77,6 @@ def read_source(data, name, max_voices, path=None):
         ) from None
 
 
-def score_midi(path):
-    """MIDI bytes of a score in MusicXML or kern; ValueError for what is none."""
-    try:
-        return (kern_to_midi if path.suffix.lower() == ".krn" else score_to_midi)(path)[1]
-    except (ElementTree.ParseError, KeyError, AttributeError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path.name}: the score cannot be read: {error}") from None
-
-
 def last_bars(text, n_bars, meters=()):
     """Given: at least the last n_bars bars of a tune, whole groups of bars of all voices; all of
     them if there are no more. A short last bar stays away: nothing could follow it. ValueError if
