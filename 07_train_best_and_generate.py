@@ -573,7 +573,6 @@ def go_on(root, args, loaded, sampler):
             args.source.read_bytes(),
             args.source.name,
             int(min(most, (music.get("voices") or {}).get("max") or most)),
-            args.source,
         )
         given = last_bars(source.text, args.bars_given, music.get("meters") or ())
         tune = read_abc(given.text)

@@ -12,17 +12,15 @@ so that the bars before the given ones say which stretch of the file these are.
 """
 
 import re
-import zipfile
 from fractions import Fraction
 from typing import Any, NamedTuple
-from xml.etree import ElementTree
 
 from music.abc_fields import TICKS
 from music.abc_people import read_people
 from music.abc_text import Reader, read_abc
-from music.corpus import kern_to_midi, score_to_midi
 from music.midi_to_abc import ConversionError, convert, read_midi
 from music.notation import MIDI_TICKS, midi_bytes
+from music.scores import SUFFIXES, convert_score
 from music.training_text import training_text
 from music.tunebook import piece_of_bars
 
@@ -51,11 +49,11 @@ class Given(NamedTuple):
     n_left_out: int
 
 
-def read_source(data, name, max_voices, path=None):
+def read_source(data, name, max_voices):
     """The Source in the bytes of a MIDI file, a score or ABC; ValueError says what is wrong.
 
     max_voices: that are kept, the top line, the bass and the fullest first. Of a tunebook the first
-    tune that can be read counts. path: of the file, which a score is read from.
+    tune that can be read counts.
     """
     if re.search(r"(?i)\.(abc|txt)$", name):
         tunes = read_people(data, name, max_voices)
@@ -65,8 +63,11 @@ def read_source(data, name, max_voices, path=None):
         if not readable:
             raise ValueError(f"{name} cannot be read as ABC: {tunes[0].reason}")
         return Source(training_text(readable[0].text), mended=readable[0].mended)
-    if path and re.search(r"(?i)\.(mxl|musicxml|xml|krn)$", name):
-        data = score_midi(path)
+    if name.lower().endswith(SUFFIXES):
+        score = convert_score(name, data)
+        if score.midi is None:
+            raise ValueError(f"{name}: the score cannot be read: {score.reason}")
+        data = score.midi
     try:
         text, counts = convert(data, name, max_voices)
         start = Fraction(counts["start"])
