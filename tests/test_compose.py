@@ -293,7 +293,7 @@ def test_nothing_is_asked_of_a_network(page):
     assert page.stat().st_size < 4_000_000
 
 
-def test_pages_of_recurrent_models_say_why_they_have_no_arcs(browser, tmp_path):
+def test_pages_of_recurrent_models_say_why_they_have_no_arcs(browser, page, tmp_path):
     for family in ("lstm", "ssm"):
         model = random_model(family, "tiny", 64)
         tokenizer = CharTokenizer("\n|" + "".join(map(chr, range(48, 48 + VOCABULARY - 5))))
@@ -304,6 +304,7 @@ def test_pages_of_recurrent_models_say_why_they_have_no_arcs(browser, tmp_path):
         assert "memory is one state" in browser.js("$('cutWords').textContent")
         assert browser.js("$('heads').children.length") == 0
         assert not complaints(browser)
+    open_page(browser, page)
 
 
 def press(browser, key, **more):
