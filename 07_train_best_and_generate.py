@@ -80,9 +80,9 @@ from study.report.tables import (
 )
 from study.train import runs
 from study.train import loop as training
+from study.train.calibrate import expected_minutes
 from study.train.checkpoints import finished, tokenizer_path
 from study.train.data import load_data
-from study.train.suite import expected_minutes
 
 # SIZE:EPOCHS[:WINDOWS] of the best model; without WINDOWS a step has as many windows of 512 tokens
 # as suit the amount of text

@@ -56,9 +56,9 @@ from study.report.page import write_report
 from study.report.tables import DIGITS
 from study.train import loop as training
 from study.train import runs
+from study.train.calibrate import calibrate
 from study.train.checkpoints import load_checkpoint, tokenizer_path, weights_digest
 from study.train.data import load_data
-from study.train.suite import calibrate
 
 # of new training text; spread evenly over the groups
 LIMIT_CHARS = {"full": 3_000_000, "quick": 250_000}

@@ -20,7 +20,8 @@ from study.stages.stage import cpu_count
 
 from common import BEGIN, END
 from study.families import FAMILIES, model_class
-from study.train import suite
+from study.train import plan, suite
+from study.train.calibrate import calibrate
 
 # characters of the embedded corpus, by split
 SPLITS = {"train": 1_350_000, "val": 150_000, "test": 180_000}
@@ -65,16 +66,16 @@ def planned_runs(family, words, data):
     script, model = importlib.import_module(FAMILIES[family].stage), model_class(family)
     args = suite.suite_parser("").parse_args(words)
     names = suite.check_suite(args, model, script.SIZES)
-    sizes = suite.suite_sizes(args.suite, model, script.SIZES, data.vocab_size)
+    sizes = plan.suite_sizes(args.suite, model, script.SIZES, data.vocab_size)
     rule = getattr(script, "LADDER_RATE", None)
-    asked = suite.Suite(model, sizes, script.LEARNING_RATES, script.SIZES, rule)
-    return suite.plan_suite(args, asked, data, names)
+    asked = plan.Suite(model, sizes, script.LEARNING_RATES, script.SIZES, rule)
+    return plan.plan_suite(args, asked, data, names)
 
 
 def minutes_of_runs(runs, data):
     """Returns the minutes of each run of one family, alone on one thread, evaluation included."""
     timed = [run for run in runs if run["size"] in TIMED_SIZES]
-    costs = [1 / suite.calibrate(run, data, "cpu", SECONDS_EACH) for run in timed]
+    costs = [1 / calibrate(run, data, "cpu", SECONDS_EACH) for run in timed]
     low, high = (run["flops_per_token"] for run in timed)
     slope = max(0.0, (costs[1] - costs[0]) / (high - low))
     evaluated = SPLITS["val"] + SPLITS["test"] + CURVE_TOKENS
@@ -109,7 +110,7 @@ def best_minutes(runs, data):
         "batch_windows": windows,
         "tokens_per_step": size["tokens_per_step"] // size["batch_windows"] * windows,
     }
-    speed = suite.calibrate(step, data, "cpu", SECONDS_EACH) * cpu_count() ** SHARED_GAIN
+    speed = calibrate(step, data, "cpu", SECONDS_EACH) * cpu_count() ** SHARED_GAIN
     evaluated = SPLITS["val"] + SPLITS["test"] + CURVE_TOKENS * args.best["epochs"]
     return (SPLITS["train"] * args.best["epochs"] + PASS_COST * evaluated) / speed / 60
 

@@ -21,7 +21,7 @@ from test_training import environment, make_root, stage_root
 import common
 from study import full_study as reference
 from study.families import build_model
-from study.train import jobs, ladder, suite
+from study.train import jobs, ladder, plan, suite
 from study.train.checkpoints import load_checkpoint
 from study.train.data import BLOCK_SIZE
 from study.train.runs import RunSpec, plan_run, train
@@ -147,16 +147,16 @@ def test_the_rule_is_found_again_and_checked_where_it_was_not_fitted():
 
 def test_rates_go_by_the_rule_and_without_one_by_width():
     args = suite.suite_parser("").parse_args([])
-    tuned = suite.Suite(
+    tuned = plan.Suite(
         common.Transformer,
         {**CLASSICAL, **ladder.LADDER},
         {"muon": {"tiny": 0.03}},
         CLASSICAL,
         (0.02, 0.5),
     )
-    assert suite.choose_rate(args, "d016", tuned) == pytest.approx(0.04)
-    assert suite.choose_rate(args, "tiny", tuned) == 0.03
-    assert suite.choose_rate(args, "d016", tuned._replace(rule=None)) == 0.03
+    assert plan.choose_rate(args, "d016", tuned) == pytest.approx(0.04)
+    assert plan.choose_rate(args, "tiny", tuned) == 0.03
+    assert plan.choose_rate(args, "d016", tuned._replace(rule=None)) == 0.03
 
 
 # ---------------------------------------------------------------- plan
@@ -225,7 +225,7 @@ def test_an_interrupted_plane_can_be_fitted():
         for n in range(1, 8)
     ]
     for longest_first in (False, True):
-        order = suite.in_order_of_use(plane, [2, 3], longest_first)
+        order = plan.in_order_of_use(plane, [2, 3], longest_first)
         assert len(order) == len(plane) and [run["seed"] for run in order] == [2] * 35 + [3] * 35
         assert {(run["size"], run["data_fraction"]) for run in order[:9]} == {
             (n, share) for n in (1, 4, 7) for share in (0.125, 0.5, 1)
@@ -233,7 +233,7 @@ def test_an_interrupted_plane_can_be_fitted():
         costs = [run["train_flops"] for run in order[9:35]]
         assert costs == sorted(costs, reverse=longest_first)
     one_amount = [run for run in plane if run["data_fraction"] == 1]
-    assert [run["size"] for run in suite.in_order_of_use(one_amount, [2, 3])] == [*range(1, 8)] * 2
+    assert [run["size"] for run in plan.in_order_of_use(one_amount, [2, 3])] == [*range(1, 8)] * 2
 
 
 # ---------------------------------------------------------------- the study
@@ -355,9 +355,9 @@ def test_side_by_side_gives_the_bytes_of_one_by_one(tmp_path):
 SCRIPT = """
 import importlib, sys
 from study.stages import stage
-from study.train import suite
+from study.train import calibrate, suite
 if __name__ == "__main__":
-    suite.CALIBRATION_SECONDS = 0.01
+    calibrate.CALIBRATION_SECONDS = 0.01
     sys.argv = ["04_train_transformers.py", *{arguments!r}]
     stage.run(importlib.import_module("04_train_transformers").main)
 """

@@ -4,7 +4,6 @@ import base64
 import hashlib
 import json
 import re
-import shutil
 from gzip import decompress
 from html.parser import HTMLParser
 

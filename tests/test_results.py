@@ -1,7 +1,6 @@
 """Stage 07: prompts, repair, MIDI, the chosen sampler, the results file and what happens when it is
 run again."""
 
-import csv
 import importlib
 import json
 import math

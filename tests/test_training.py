@@ -26,7 +26,7 @@ import common
 from common import BEGIN, END, IGNORE, CharTokenizer, Transformer
 from starts import start
 from study.families import FAMILIES, build_model
-from study.train import checkpoints, machine, runs, suite
+from study.train import checkpoints, machine, plan, runs, suite
 from study.train import loop as training
 from study.train.data import (
     BLOCK_SIZE,
@@ -434,12 +434,12 @@ def test_sizes_that_were_not_swept_take_the_rate_of_the_nearest_width():
     args = argparse.Namespace(learning_rate=None, recipe="tuned")
     swept = {"narrow": {"n_layer": 2, "d_hidden": 100}, "broad": {"n_layer": 2, "d_hidden": 400}}
     sizes = {"mini": {"n_layer": 9, "d_hidden": 190}, "maxi": {"n_layer": 1, "d_hidden": 210}}
-    chosen = suite.Suite(common.LSTM, sizes, {"muon": {"narrow": 0.04, "broad": 0.01}}, swept)
-    assert [suite.choose_rate(args, size, chosen) for size in sizes] == [0.04, 0.01]
+    chosen = plan.Suite(common.LSTM, sizes, {"muon": {"narrow": 0.04, "broad": 0.01}}, swept)
+    assert [plan.choose_rate(args, size, chosen) for size in sizes] == [0.04, 0.01]
     assert (
-        suite.choose_rate(args, "mini", chosen._replace(shapes={"broad": swept["broad"]})) == 0.01
+        plan.choose_rate(args, "mini", chosen._replace(shapes={"broad": swept["broad"]})) == 0.01
     )
-    assert suite.choose_rate(args, "mini", chosen._replace(shapes=sizes)) in (0.04, 0.01)
+    assert plan.choose_rate(args, "mini", chosen._replace(shapes=sizes)) in (0.04, 0.01)
 
 
 def test_the_code_of_a_run_is_that_of_its_family():
@@ -824,8 +824,8 @@ SCRIPT = """
 import importlib, sys, torch
 torch.set_num_threads(1)
 from study.stages import stage
-from study.train import runs, suite
-runs.CHECKPOINT_SECONDS, suite.CALIBRATION_SECONDS = {seconds}, 0.01
+from study.train import calibrate, runs, suite
+runs.CHECKPOINT_SECONDS, calibrate.CALIBRATION_SECONDS = {seconds}, 0.01
 t = importlib.import_module("04_train_transformers")
 t.SIZES = {{"tiny": {shape!r}, "small": {shape!r}, **{more!r}}}
 sys.argv = ["04_train_transformers.py"] + {arguments!r}

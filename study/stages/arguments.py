@@ -72,12 +72,6 @@ def stage_parser(doc, training=False):
             default="auto",
             help="where to compute (default: auto = cuda, else mps, else cpu)",
         )
-        parser.add_argument(
-            "--only",
-            type=name_list,
-            metavar="NAME[,NAME]",
-            help="these sizes only, e.g. tiny,small",
-        )
     return parser
 
 

@@ -1,80 +1,43 @@
-"""A family's suites: what 04 and 05 share. Command line, plan and expected minutes, the runs, the
-learning-rate sweep.
+"""A family's suites: what 04, 05 and 05b share: command line, expected minutes, the runs, manifest.
 
 A *suite* trains every size of a family, for every seed and share of the data asked for: the study's
-own sizes
-("classical"), or those of `study/train/ladder.py`. It may be made in parts and by several processes at once; its manifest
-lists every run on disk that belongs to the family.
+own sizes ("classical"), or those of `study/train/ladder.py`. It may be made in parts and by several
+processes at once; its manifest lists every run on disk that belongs to the family.
+
+The plan of the runs is `study/train/plan.py`, the training loop `Loop.advance` in
+`study/train/loop.py`.
 """
 
 import argparse
 import contextlib
 import fcntl
-import math
 import os
-import sys
-import time
 from pathlib import Path
-from typing import NamedTuple
 
-from study.stages.arguments import MAX_SEED, fail, list_of, number, stage_parser, whole
-from study.stages.stage import HERE, Stage, cpu_count, file_digest, read_json, write_json
+from study.stages.arguments import (
+    MAX_SEED,
+    fail,
+    list_of,
+    name_list,
+    number,
+    stage_parser,
+    whole,
+)
+from study.stages.stage import Stage, cpu_count, file_digest, read_json
 
-import numpy as np
 import torch
 
 from common import pick_device
-from study.families import build_model, in_order, label
-from study.figures import pyplot, save
 from study.train import machine
+from study.train.calibrate import expected_minutes
 from study.train.checkpoints import finished
-from study.train.data import BLOCK_SIZE, count_chars, cut_windows, load_data, subset, to_tensor
+from study.train.data import count_chars, load_data
 from study.train.jobs import threads_of, train_side_by_side
-from study.train.ladder import (
-    LADDER,
-    PREDICTION,
-    QUICK_WIDTH,
-    fit_rule,
-    ladder_sizes,
-    rule_rate,
-    width_of,
-)
-from study.train.loop import Stopped, gradient
-from study.train.optimizer import make_optimizers
-from study.train.runs import (
-    BATCH_WINDOWS,
-    HEADLINE_SEED,
-    QUICK_TRAIN_CHARS,
-    RECIPES,
-    RunSpec,
-    plan_run,
-    train,
-)
-
-SUITES = ("classical", "ladder")
-ANY_VOCABULARY = 75  # where only the names of sizes are asked for
-CLASSIC_LEARNING_RATE = 3e-4  # of the original study, for every size
-CALIBRATION_SECONDS = 3.0  # for all runs of a plan together
-CALIBRATION_TOKENS = 1 << 16  # of the training text, repeated as needed
-SWEEP_FACTOR = 2.0  # between neighbouring learning rates
-# where outcomes are kept, by suite
-SWEEPS = {"classical": "docs/lr_sweep.json", "ladder": "docs/ladder_rates.json"}
-SWEEP_MAX_RUNS = 9  # a size; more are added at the open end while the best lies at an end
-
-
-class Suite(NamedTuple):
-    """A family, its sizes, and what was found out about its learning rates."""
-
-    model: type  # its class
-    sizes: dict  # size -> shape, of the sizes that are asked for
-    rates: dict  # optimizer -> {size: peak learning rate}, from a sweep
-    shapes: dict  # size -> shape, of the sizes that were swept
-    rule: tuple | None = None  # of the ladder's rates with Muon, see `study/train/ladder.py`
-
-    @property
-    def family(self):
-        """Its name."""
-        return self.model.family
+from study.train.ladder import LADDER, PREDICTION, QUICK_WIDTH, width_of
+from study.train.loop import Stopped
+from study.train.plan import SUITES, Suite, has_ladder, plan_suite, replan, suite_sizes
+from study.train.runs import HEADLINE_SEED, QUICK_TRAIN_CHARS, RECIPES, train
+from study.train.sweep import sweep_learning_rates
 
 
 def suite_main(script, model, sizes, rates, doc, argv=None, ladder_rate=None):
@@ -158,6 +121,12 @@ def suite_parser(doc):
     """The command line of 04 and 05."""
     parser = stage_parser(doc, training=True)
     add = parser.add_argument
+    add(
+        "--only",
+        type=name_list,
+        metavar="SIZE[,SIZE]",
+        help="these sizes only, e.g. tiny,small",
+    )
     add(
         "--seeds",
         type=list_of(whole(0, MAX_SEED)),
@@ -322,168 +291,7 @@ def suite_config(args, sizes, rates, rule=None):
     }
 
 
-# ---------------------------------------------------------------- sizes and rates
-
-
-def has_ladder(model):
-    """False for a family whose class cannot say which shape has a given number of parameters."""
-    try:
-        return bool(ladder_sizes(model, ANY_VOCABULARY))
-    except ValueError:
-        return False
-
-
-def suite_sizes(suites, model, sizes, vocab_size=ANY_VOCABULARY):
-    """{size: shape} of these suites together, where "classical" are the sizes of the script."""
-    return {
-        **(sizes if "classical" in suites else {}),
-        **(ladder_sizes(model, vocab_size) if "ladder" in suites else {}),
-    }
-
-
-def suite_of(size):
-    """The suite that a size belongs to."""
-    return "ladder" if size in LADDER else "classical"
-
-
-def choose_rate(args, size, suite):
-    """The peak learning rate of a run: asked for, of the recipe, by the ladder's rule, or tuned;
-    for sizes without a sweep that of the tuned size most alike in width."""
-    if args.learning_rate:
-        return args.learning_rate
-    if args.recipe == "classic":
-        return CLASSIC_LEARNING_RATE
-    if size in LADDER and suite.rule:
-        return rule_rate(suite.rule, size)
-    tuned = suite.rates[RECIPES[args.recipe]]
-    if size in tuned:
-        return tuned[size]
-    swept = [known for known in tuned if known in suite.shapes]
-    if not swept:  # a table of sizes with none of the swept ones in it
-        return sorted(tuned.values())[len(tuned) // 2]
-    return tuned[min(swept, key=lambda known: width_ratio(suite.shapes[known], suite.sizes[size]))]
-
-
-def width_ratio(shape, other):
-    """How unlike two shapes of one family are in width: mean |ln ratio| of their d_model, d_hidden
-    and the like. (The best learning rate goes with the width; depth moves it little.)
-
-    >>> math.exp(width_ratio({"n_layer": 2, "d_model": 64, "d_ff": 256}, {"n_layer": 9, "d_model": 128, "d_ff": 512}))
-    2.0
-    """
-    widths = [key for key in shape if key.startswith("d_") and key in other]
-    return sum(abs(math.log(shape[key] / other[key])) for key in widths) / len(widths)
-
-
-# ---------------------------------------------------------------- plan
-
-
-def plan_suite(args, suite, data, names):
-    """The runs of these sizes, in the order in which they are to be trained."""
-    runs = [
-        plan_run(
-            data,
-            RunSpec(
-                suite.family,
-                size,
-                shape,
-                choose_rate(args, size, suite),
-                seed=seed,
-                recipe=args.recipe,
-                suite=suite_of(size),
-                epochs=args.epochs,
-                data_fraction=fraction,
-                max_train_chars=args.max_train_chars,
-                max_minutes=args.max_minutes,
-            ),
-        )
-        for fraction in args.data_fractions
-        for seed in args.seeds
-        for size, shape in suite.sizes.items()
-        if size in names
-    ]
-    return in_order_of_use(runs, args.seeds, longest_first=args.jobs > 1)
-
-
-def in_order_of_use(runs, seeds, longest_first=False):
-    """The runs so ordered that a study stopped on the way can be fitted: seed by seed, and where
-    the amount of data is varied first the coarse grid of lowest, middle and highest size and
-    amount. Within that the smallest comes first; or the longest, so that where runs stand side by
-    side the last one is short."""
-    amounts = {run["data_fraction"] for run in runs}
-    coarse_amounts = _coarse(amounts)
-    coarse_sizes = {
-        suite: _coarse({run["params_total"] for run in runs if run["suite"] == suite})
-        for suite in SUITES
-    }
-
-    def place(run):
-        coarse = len(amounts) == 1 or (
-            run["data_fraction"] in coarse_amounts
-            and run["params_total"] in coarse_sizes[run["suite"]]
-        )
-        return (
-            seeds.index(run["seed"]),
-            not coarse,
-            run["train_flops"] * (-1 if longest_first else 1),
-        )
-
-    return sorted(runs, key=place)
-
-
-def _coarse(values):
-    """The lowest, the middle and the highest of some numbers."""
-    values = sorted(values)
-    return {values[0], values[len(values) // 2], values[-1]} if values else set()
-
-
-def replan(record, suite, data):
-    """The run that a record on disk would be with today's sizes, data and code; None if it cannot
-    be."""
-    try:
-        shapes = suite_sizes([record["suite"]], suite.model, suite.shapes, data.vocab_size)
-        return plan_run(
-            data,
-            RunSpec(
-                suite.family,
-                record["size"],
-                shapes[record["size"]],
-                record["learning_rate"],
-                seed=record["seed"],
-                recipe=record["recipe"],
-                suite=record["suite"],
-                epochs=record["epochs_planned"],
-                data_fraction=record["data_fraction"],
-                max_train_chars=record["max_train_chars"],
-                max_minutes=record["max_minutes"],
-                optimizer=record["optimizer"],
-            ),
-        )
-    except (KeyError, TypeError, ValueError):
-        return None
-
-
-def calibrate(run, data, device, seconds):
-    """Tokens per second of a run's steps on this machine, measured for about `seconds` (at least
-    two steps): of training alone, as `tokens_per_second` of a record; evaluation comes on top."""
-    torch.manual_seed(0)
-    model = build_model(run["config"]).to(device)
-    optimizers = make_optimizers(model, run)
-    tokens = np.resize(np.asarray(data.train[:CALIBRATION_TOKENS]), run["tokens_per_step"] + 1)
-    starts = torch.arange(run["batch_windows"], device=device) * BLOCK_SIZE
-    x, y = cut_windows(to_tensor(tokens, device), starts)
-    token_chars = torch.from_numpy(np.asarray(data.token_chars)).to(device)
-    micro_batch, times = run["batch_windows"], []
-    while len(times) < 3 or sum(times) < seconds:
-        started = time.monotonic()
-        *_, micro_batch = gradient(model, x, y, token_chars, micro_batch, run["name"])
-        for optimizer in optimizers:
-            optimizer.step()
-        if torch.device(device).type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.monotonic() - started)
-    # the first step warms up
-    return machine.n_processes() * run["tokens_per_step"] / float(np.median(times[1:]))
+# ---------------------------------------------------------------- what is said and written
 
 
 def print_plan(runs, data, device, args):
@@ -516,26 +324,6 @@ def print_plan(runs, data, device, args):
         + (f", {args.jobs} runs side by side" if args.jobs > 1 else ""),
         flush=True,
     )
-
-
-def expected_minutes(runs, data, device):
-    """Minutes of training of each run on this machine, from a few steps of each size and batch."""
-    batches = {_speed_key(run): run for run in runs}
-    rates = {
-        batch: calibrate(run, data, device, CALIBRATION_SECONDS / len(batches))
-        for batch, run in batches.items()
-    }
-    return [
-        min(
-            run["train_tokens"] * run["epochs"] / rates[_speed_key(run)] / 60,
-            run["max_minutes"] or math.inf,
-        )
-        for run in runs
-    ]
-
-
-def _speed_key(run):
-    return run["family"], run["size"], run["batch_windows"]
 
 
 def finish_suite(stage, suite, data, runs, device):
@@ -589,123 +377,3 @@ def promise_of(root, family):
         if promise
         else {}
     )
-
-
-# ---------------------------------------------------------------- learning-rate sweep
-
-
-def sweep_learning_rates(stage, args, suite, names, data, device):
-    """Sweeps the learning rate of each size; merges the outcome into a file in docs/ and draws it
-    beside it. For sizes of the ladder the rule of all sweeps so far is fitted."""
-    for size in names:
-        path = HERE / SWEEPS[suite_of(size)]
-        outcome = sweep_size(stage, args, suite, size, data, device)
-        swept = read_json(path) or {}
-        of_family = swept.setdefault(suite.family, {})
-        of_family.setdefault(size, {})[args.sweep_lr] = outcome
-        if size in LADDER:
-            of_family.pop("rule", None)
-            rule = fit_rule(
-                {
-                    size: outcomes[args.sweep_lr]
-                    for size, outcomes in of_family.items()
-                    if args.sweep_lr in outcomes
-                }
-            )
-            of_family.update({"rule": rule} if rule else {})
-        write_json(path, swept)
-        draw_sweeps(swept, path.parent, path.stem)
-        print(
-            f"{suite.family} {size} {args.sweep_lr}: best learning rate {outcome['best']:.3g}"
-            + ("" if outcome["inside"] else " (at the end of the range: not settled)"),
-            flush=True,
-        )
-    print(
-        f"wrote: {path.relative_to(HERE)} and its figure; enter the rates in "
-        f"{'LADDER_RATE' if size in LADDER else 'LEARNING_RATES'} of {stage.name}.py"
-    )
-
-
-def sweep_size(stage, args, suite, size, data, device):
-    """Trains one size at learning rates around the present one until the best has neighbours on
-    both sides, then, where
-    the best is to be taken, that one again with a fresh seed: the winner of a sweep owes part of
-    its loss to luck."""
-    optimizer = args.sweep_lr
-
-    def run_at(rate, seed=0):
-        run = plan_run(
-            data,
-            RunSpec(
-                suite.family,
-                size,
-                suite.sizes[size],
-                rate,
-                seed=seed,
-                optimizer=optimizer,
-                max_train_chars=args.max_train_chars,
-                name=f"{suite.family}_{size}_{optimizer}_{rate:.3g}_{seed}",
-            ),
-        )
-        losses = dict.fromkeys(("val_nats_per_char", "train_nats_per_char"))
-        try:
-            record = train(stage.root / "checkpoints/.sweep", run, data, device)
-            losses = {name: round(record[name], 5) for name in losses}
-            print(f"{run['name']}: {record['val_nats_per_char']:.4f}", flush=True)
-        except Stopped as problem:  # a rate that is too high: it counts as the worst
-            print(problem, file=sys.stderr)
-        return {"learning_rate": rate, "seed": seed, **losses}
-
-    def loss(exponent):
-        nats = tried[exponent]["val_nats_per_char"]
-        return math.inf if nats is None else nats
-
-    center = suite.rates[optimizer].get(size) or choose_rate(args, size, suite)
-    tried = {exponent: run_at(center * SWEEP_FACTOR**exponent) for exponent in (0, -1, 1, -2, 2)}
-    while (best := min(tried, key=loss)) in (min(tried), max(tried)) and len(
-        tried
-    ) < SWEEP_MAX_RUNS:
-        exponent = best - 1 if best == min(tried) else best + 1
-        tried[exponent] = run_at(center * SWEEP_FACTOR**exponent)
-    tokens = subset(data.train, data.token_chars, max_chars=args.max_train_chars)
-    return {
-        "best": tried[best]["learning_rate"],
-        "inside": min(tried) < best < max(tried),
-        "runs": [tried[exponent] for exponent in sorted(tried)],
-        **({} if size in LADDER else {"fresh_seed": run_at(tried[best]["learning_rate"], 1)}),
-        "train_chars": count_chars(tokens, data.token_chars),
-        "val_chars": count_chars(data.val, data.token_chars),
-        "batch_windows": BATCH_WINDOWS,
-    }
-
-
-def draw_sweeps(swept, folder, name):
-    """Loss against learning rate, a panel for each family and optimizer, a line for each size, a
-    star at its best; returns the file names. swept: the content of docs/lr_sweep.json."""
-    plt = pyplot()
-    from matplotlib.ticker import NullFormatter
-
-    panels = [
-        (family, optimizer)
-        for family in in_order(swept)
-        for optimizer in ("muon", "adamw")
-        if any(optimizer in outcomes for outcomes in swept[family].values())
-    ]
-    figure, axes = plt.subplots(
-        1, len(panels), figsize=(4.2 * len(panels), 3.8), sharex=True, sharey=True, squeeze=False
-    )
-    for axis, (family, optimizer) in zip(axes[0], panels):
-        for size, outcomes in swept[family].items():
-            points = [
-                (run["learning_rate"], run["val_nats_per_char"])
-                for run in outcomes.get(optimizer, {}).get("runs", ())
-                if run["val_nats_per_char"] is not None
-            ]
-            if points:
-                axis.plot(*zip(*points), "o-", label=size)
-                axis.plot(*min(points, key=lambda point: point[1]), "k*", markersize=11)
-        axis.set(xscale="log", xlabel="peak learning rate", title=f"{label(family)}, {optimizer}")
-        axis.xaxis.set_minor_formatter(NullFormatter())
-        axis.legend()
-    axes[0][0].set_ylabel("validation, nats per character")
-    return save(figure, folder, name)

@@ -42,7 +42,7 @@ class Forked:
         sys.stdout, sys.stderr, sys.argv = open(os.devnull, "w"), open(2, "w", closefd=False), words
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # as in a script that is loading
         importlib.import_module("study.train.runs").CHECKPOINT_SECONDS = 0.1
-        importlib.import_module("study.train.suite").CALIBRATION_SECONDS = 0.1
+        importlib.import_module("study.train.calibrate").CALIBRATION_SECONDS = 0.1
         torch = importlib.import_module("torch")
         torch.set_num_threads(1)
         runpy.run_path(words[0], run_name="__main__")

@@ -1,0 +1,59 @@
+"""What training costs on this machine: a few steps of each size, timed."""
+
+import math
+import time
+
+import numpy as np
+import torch
+
+from study.families import build_model
+from study.train import machine
+from study.train.data import BLOCK_SIZE, cut_windows, to_tensor
+from study.train.loop import gradient
+from study.train.optimizer import make_optimizers
+
+CALIBRATION_SECONDS = 3.0  # for all runs of a plan together
+CALIBRATION_TOKENS = 1 << 16  # of the training text, repeated as needed
+
+
+def calibrate(run, data, device, seconds):
+    """Tokens per second of a run's steps on this machine, measured for about `seconds` (at least
+    two steps): of training alone, as `tokens_per_second` of a record; evaluation comes on top."""
+    torch.manual_seed(0)
+    model = build_model(run["config"]).to(device)
+    optimizers = make_optimizers(model, run)
+    tokens = np.resize(np.asarray(data.train[:CALIBRATION_TOKENS]), run["tokens_per_step"] + 1)
+    starts = torch.arange(run["batch_windows"], device=device) * BLOCK_SIZE
+    x, y = cut_windows(to_tensor(tokens, device), starts)
+    token_chars = torch.from_numpy(np.asarray(data.token_chars)).to(device)
+    micro_batch, times = run["batch_windows"], []
+    while len(times) < 3 or sum(times) < seconds:
+        started = time.monotonic()
+        *_, micro_batch = gradient(model, x, y, token_chars, micro_batch, run["name"])
+        for optimizer in optimizers:
+            optimizer.step()
+        if torch.device(device).type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.monotonic() - started)
+    # the first step warms up
+    return machine.n_processes() * run["tokens_per_step"] / float(np.median(times[1:]))
+
+
+def expected_minutes(runs, data, device):
+    """Minutes of training of each run on this machine, from a few steps of each size and batch."""
+    batches = {_speed_key(run): run for run in runs}
+    rates = {
+        batch: calibrate(run, data, device, CALIBRATION_SECONDS / len(batches))
+        for batch, run in batches.items()
+    }
+    return [
+        min(
+            run["train_tokens"] * run["epochs"] / rates[_speed_key(run)] / 60,
+            run["max_minutes"] or math.inf,
+        )
+        for run in runs
+    ]
+
+
+def _speed_key(run):
+    return run["family"], run["size"], run["batch_windows"]
