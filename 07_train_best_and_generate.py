@@ -54,7 +54,7 @@ from study.stages.stage import (
 
 from common import UNKNOWN, load_tokenizer, pick_device
 from music.abc_text import check_abc, read_abc
-from music.continuation import last_bars, read_source
+from music.continuation import NextBars, last_bars, read_source
 from music.midi_to_abc import MAX_VOICES
 from music.right_bars import RightBars
 from music.validity import level_in_words
@@ -602,7 +602,7 @@ def go_on(root, args, loaded, sampler):
                 for i in range(args.num_samples or 1)
             ],
             loaded.device,
-            right_bars=RightBars,
+            right_bars=NextBars,
         )
     except OSError as error:
         fail(

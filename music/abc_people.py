@@ -706,7 +706,8 @@ def read_people(data, name="", max_voices=MAX_VOICES):
     tunes = []
     for raw in raws:
         raw_text = "\n".join(line for _, line in raw.lines) + "\n"
-        if not raw.mended and is_normal(raw_text):
+        n_voices = len(set(re.findall(r"\[V:(\d+)\]", raw_text)))
+        if not raw.mended and n_voices <= max_voices and is_normal(raw_text):
             title = re.search(r"(?m)^T:[ \t]*(.*)$", raw_text)
             found = title.group(1) if title else ""
             tunes.append(PeoplesTune(found, raw.lines[0][0], raw_text, "", {}))

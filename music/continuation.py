@@ -20,10 +20,12 @@ from music.abc_people import read_people
 from music.abc_text import Reader, read_abc
 from music.midi_to_abc import ConversionError, convert, read_midi
 from music.notation import MIDI_TICKS, midi_bytes
+from music.right_bars import RightBars
 from music.scores import SUFFIXES, convert_score
 from music.training_text import training_text
 from music.tunebook import piece_of_bars
 
+VOICE_TAG = re.compile(r"\[V:([^\]\s]+)\]")
 MARK = "new bars begin"  # what stands between the given bars and the new ones, in every format
 
 
@@ -117,6 +119,30 @@ def known_run(bars, n_bars, meters):
     while first > max(0, stop - n_bars) and known[first - 1]:
         first -= 1
     return first, stop
+
+
+class NextBars(RightBars):
+    """RightBars for a tune whose voices are known: they go on in the order of the given bars, as in
+    all text that this project writes. A voice out of turn is wrong as soon as its tag stands there,
+    not bars later, where most draws of a piece of many voices were lost."""
+
+    def __init__(self, prompt, n_wanted=0):
+        super().__init__(prompt, n_wanted)
+        names = [voice.name for voice in Reader(prompt, strict=False).sounding_voices()]
+        self.next_of = dict(zip(names, [*names[1:], *names[:1]]))
+
+    def is_due(self, newest, n_chars):
+        return newest.endswith("]") or super().is_due(newest, n_chars)
+
+    def judge(self, text, n_chars, ended):
+        if ended or not text.endswith("]"):
+            return super().judge(text, n_chars, ended)
+        tags = VOICE_TAG.findall(text[-self.MAX_CHARS :])
+        if VOICE_TAG.search(text, text.rfind("[")) and len(tags) > 1:
+            if self.next_of.get(tags[-2]) != tags[-1]:
+                self.n_tries += 1
+                return "wrong"
+        return "open"
 
 
 def marked(text, n_given):

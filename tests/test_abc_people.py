@@ -36,7 +36,7 @@ PLAIN = pitches(only(HEAD + BARS).text)
     [
         (HEAD + BARS.replace("|c2", "|!\nc2").replace("|B", "|$B"), "line-break signs"),
         (HEAD + BARS.replace("GABc", "G&nbsp;ABc<br>", 1), "HTML left-overs"),
-        (HEAD + BARS.replace("GABc", "\u201cG\u201dGA\u00a0Bc", 1), "typographic quotes and blanks"),
+        (HEAD + BARS.replace("GABc", "\u201cG\u201dGA\u00a0Bc"), "typographic quotes and blanks"),
         (HEAD + BARS.replace("GABc", "(GABc", 1), "unclosed slurs"),
         (HEAD + BARS.replace("GABc", '"G GABc', 1), "unclosed quotes"),
         (HEAD.replace("K:G\n", "K:G clef=treble\n") + BARS, None),
@@ -44,7 +44,7 @@ PLAIN = pitches(only(HEAD + BARS).text)
         (HEAD + BARS.replace("GABc", "[K:treble]GA[I:x]Bc", 1), None),
         (HEAD + BARS.replace("GABc", '"^50% slower"{ab}GA.B!trill!c', 1), None),
         (HEAD + BARS + "w:la la; la la\nW:words; and\n", None),
-        (HEAD.replace("\n", "\r\r\n") + BARS.replace("\n", "\r\r\n"), "files with doubled line ends"),
+        ((HEAD + BARS).replace("\n", "\r\r\n"), "files with doubled line ends"),
         (re.sub("(?m)^", "  ", HEAD.strip()) + "\n" + BARS, "blanks before a field"),
         (HEAD.replace("K:G\n", "") + BARS.replace("F", "^F"), "tunes without K:"),
         (HEAD.replace("X:1\n", "") + BARS, "tunes without X:"),

@@ -9,7 +9,14 @@ from test_sampling import Chain
 
 from common import CharTokenizer
 from music.abc_text import check_abc, read_abc
-from music.continuation import MARK, last_bars, marked, midi_with_source, read_source
+from music.continuation import (
+    MARK,
+    NextBars,
+    last_bars,
+    marked,
+    midi_with_source,
+    read_source,
+)
 from music.midi_to_abc import convert
 from music.notation import musicxml
 from study.evaluate import models
@@ -205,7 +212,8 @@ def test_a_score_is_gone_on_from(go_on):
 
 
 def test_abc_of_people_is_gone_on_from_and_what_was_mended_is_said(go_on):
-    text = 'X:1\nT:Reel\nM:4/4\nL:1/8\nK:C\n"C"C2E2 G2A2|$(C2E2 G2A2|{d}C2&nbsp;E2 G2A2|C2D2 C2D2|!\n'
+    bars = '"C"C2E2 G2A2|$(C2E2 G2A2|{d}C2&nbsp;E2 G2A2|C2D2 C2D2|!\n'
+    text = "X:1\nT:Reel\nM:4/4\nL:1/8\nK:C\n" + bars
     folder, said = go_on("reel.abc", text, "--bars-new", "1")
     assert "given: 4 bars of reel.abc" in said and "1 HTML left-overs" in said
     assert "C4E4G4A4|C4E4G4A4|" in (folder / "continued_000.abc").read_text()
@@ -252,3 +260,19 @@ def test_what_no_sample_could_be_is_said_before_drawing(tmp_path, capsys, flags,
 )
 def test_what_is_asked_for_is_set_in_the_form_of_the_training_text(asked, prompt):
     assert prompt_of(asked, {}) == prompt
+
+
+def test_a_voice_out_of_turn_is_wrong_at_its_tag():
+    prompt = "X:1\nM:4/4\nL:1/16\nK:C\n[V:1]C16|[V:2]C16|[V:3]C16|"
+    bars = NextBars(prompt, 1)
+    wrong, right = prompt + "[V:2]", prompt + "[V:1]D16|[V:2]"
+    assert bars.is_due("]", 5) and bars.judge(wrong, 5, False) == "wrong" and bars.n_tries == 1
+    assert bars.judge(prompt + "[V:1]", 5, False) == "open"
+    assert bars.judge(prompt + "[V:1]D16|", 9, False) == "right"
+    for text in (right, right + "[CE]"):
+        assert bars.judge(text, 14, False) == "open"
+
+
+def test_voices_beyond_the_limit_leave_a_tune_in_normal_form_too():
+    source = read_source(long_tune(1, 4).encode(), "a.abc", 2)
+    assert len(read_abc(source.text).voices) == 2
