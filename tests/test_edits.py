@@ -196,10 +196,10 @@ ROWS = {  # edit: (file, text, another text, what is made again, in part or whol
         {"draws", "measures", "figures", "page"},
     ),
     "the fits": (
-        "study/fit/power_law.py",
-        "HUBER_DELTA = 1e-3",
-        "HUBER_DELTA = 2e-3",
-        # of the measures the law of new bars alone, a fit too
+        "study/fit/robust.py",
+        "SQUARES = 10.0",
+        "SQUARES = 9.0",
+        # of the measures the law with the copying term alone, a fit too
         {"fits", "measures", "figures", "page"},
     ),
     "the reader": (
