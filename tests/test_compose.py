@@ -208,7 +208,7 @@ def test_tunes_are_right_bar_by_bar_and_the_same_again(browser, page):
         check = check_abc(text)
         assert check.header and check.tokens and check.meter and check.aligned, text
     assert read_abc(texts[0]).key == "D" and read_abc(texts[0]).meter == "6/8"
-    assert len(read_abc(texts[1]).voices) == 2
+    assert [len(voice.bars) for voice in read_abc(texts[1]).voices] == [4, 4]
     assert [len(voice.bars) for voice in read_abc(texts[2]).voices] == [8]
     assert composed(browser, seed=3, nBars=8, voices=1) == texts[2]
     assert not complaints(browser)
@@ -291,6 +291,14 @@ def test_nothing_is_asked_of_a_network(page):
     for word in ("fetch(", "XMLHttpRequest", "import(", 'src="http', "localStorage", "innerHTML"):
         assert word not in text
     assert page.stat().st_size < 4_000_000
+
+
+def test_the_page_that_ships_has_the_script_of_today():
+    """If not: python -m study.report.compose docs/compose.html"""
+    path = HERE.parent / "docs/compose.html"
+    text = path.read_text(encoding="utf-8")
+    assert compose.renewed(text) == text
+    assert path.stat().st_size < 4_000_000
 
 
 def test_pages_of_recurrent_models_say_why_they_have_no_arcs(browser, page, tmp_path):

@@ -2,6 +2,7 @@
 
     python -m study.report.compose ROOT                     # its best model -> part4_outputs/
     python -m study.report.compose checkpoints/lstm_small.pt -o lstm.html
+    python -m study.report.compose docs/compose.html        # today's script around its model
 
 The weights stand in the page as int8 rows with a scale each; what rounding costs is measured on the
 validation split, where it is at hand, and stands on the page.
@@ -11,6 +12,7 @@ import argparse
 import base64
 import hashlib
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -128,17 +130,29 @@ def compose_page(model, tokenizer, facts):
         "heads": None,
         **facts,
     }
+    return _filled(embedded(content), base64.b64encode(weights).decode())
+
+
+def _filled(content, weights):
     script = "\n".join((HERE / name).read_text(encoding="utf-8") for name in PARTS)
     values = {
         "STYLE": (HERE / "compose.css").read_text(encoding="utf-8"),
-        "MODEL": embedded(content),
-        "WEIGHTS": base64.b64encode(weights).decode(),
+        "MODEL": content,
+        "WEIGHTS": weights,
         "SCRIPT": script,
     }
     page = (HERE / "compose.html").read_text(encoding="utf-8")
     for name, value in values.items():
         page = page.replace(f"<!--{name}-->", value)
     return page
+
+
+def renewed(page):
+    """The text of a page with the script and style of today around the same model."""
+    found = re.findall(r'<script type="application/[a-z-]+" id="[a-z]+">(.*?)</script>', page, re.S)
+    if len(found) != 2:
+        raise ValueError("it is no page of this program")
+    return _filled(*found)
 
 
 def write_compose(checkpoint, tokenizer, out, val_tokens=None):
@@ -182,15 +196,19 @@ def write_compose_of(root, name=BEST, out=None):
 def main(argv=None):
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("source", type=Path, help="folder of a run, or a checkpoint in it")
+    parser.add_argument("source", type=Path, help="folder of a run, a checkpoint in it, or a page")
     parser.add_argument("-o", "--out", type=Path, help="default: compose.html beside its results")
     args = parser.parse_args(argv)
     checkpoint = args.source
-    if checkpoint.suffix != ".pt":
+    if checkpoint.suffix not in (".pt", ".html"):
         checkpoint = checkpoint / f"checkpoints/{BEST}.pt"
     try:
+        if checkpoint.suffix == ".html":
+            page = args.out or checkpoint
+            write_text(page, renewed(checkpoint.read_text(encoding="utf-8")))
+            return print(f"{page} is written again")
         page = write_compose_of(checkpoint.resolve().parent.parent, checkpoint.stem, args.out)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"compose: {error}\n  -> run: python 07_train_best_and_generate.py")
     print(f"{page}: {page.stat().st_size / 1e6:.1f} MB; open it in a browser")
 

@@ -79,7 +79,9 @@ function* composeTune(writer, settings) {
     const forced = isChar ? forcedText(text, settings) : '';
     if (forced) yield* writer.force(forced);
     else {
-      const token = yield* writer.draw(sampler, (piece, i) => i === END ? !nBars : !isChar || mayFollow(text, piece, settings));
+      const isFull = isChar && nBars > 0 && text.endsWith('|') && voiceIsFull(text, last);
+      const token = yield* writer.draw(sampler, (piece, i) => i === END ? !nBars :
+        !isChar || mayFollow(text, piece, settings) && !(isFull && piece !== '\n' && piece !== '['));
       if (token === END) {
         if (!right || judge(text, prompt.length, place.nBars, true).verdict === 'right') { writer.cut(writer.tokens.length - 1); return 'end'; }
         tries++;
@@ -121,6 +123,13 @@ function* composeTune(writer, settings) {
     if (text.length - prompt.length > writer.maxChars) { writer.cut(levels.at(-1).n); return 'budget'; }
     yield;
   }
+}
+
+// Whether the voice that a text is in has all the bars that are wanted, and another voice has to come.
+function voiceIsFull(text, last) {
+  if (!text.includes('[V:')) return false;
+  const { order } = new Reader(text);
+  return order.length > 0 && order.filter(bar => bar.voice === order.at(-1).voice).length >= last;
 }
 
 // Whether all voices have come: where there are tags, the first turn ends with the last voice.
