@@ -184,8 +184,8 @@ def source_identity(args):
 
 def collect(args, data, collected):
     """Fills a Collected from the source; returns {archive: SHA-256}, of nothing but archives."""
-    work = data / ".raw_midi.work"
     if args.source == "music21":
+        work = data / ".raw_midi.work"
         take_embedded(args.names, args.limit, args.seed, collected, work, sample)
         return {}
     if args.source in SOURCES:
@@ -204,7 +204,7 @@ def collect(args, data, collected):
     for path in paths:
         try:
             members = music_members(path, left_out, args.limit, args.seed, MUSIC_SUFFIXES)
-            gather(members, collected, work)
+            gather(members, collected)
         except Refused:
             if args.urls:
                 path.unlink()  # the next run fetches it anew

@@ -5,8 +5,8 @@ PYTHON ?= python3
 
 .PHONY: run full study test test-faults clean-quick
 
-run: .venv/installed
-	@.venv/bin/python -m study.pipeline --quick
+run: .venv/installed  # SOURCE=openscore, or a folder of yours: other music
+	@.venv/bin/python -m study.pipeline --quick $(if $(SOURCE),--source '$(SOURCE)')
 
 full: .venv/installed  # the Lakh archive (about 17,000 files) at full size; a GPU helps
 	@.venv/bin/python -m study.pipeline

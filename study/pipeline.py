@@ -106,12 +106,31 @@ def run_stage(name, words):
     return worked
 
 
+def without_source(words):
+    """Words of a command line without --source and its value, which stage 01 alone takes.
+
+    >>> without_source(["--quick", "--source", "openscore", "--seed", "1"])
+    ['--quick', '--seed', '1']
+    """
+    kept = [word for word in words if not word.startswith("--source=")]
+    if "--source" in kept:
+        at = kept.index("--source")
+        del kept[at : at + 2]
+    return kept
+
+
 def main(argv=None):
-    args = stage_parser(__doc__).parse_args(argv)
-    root, words, names = resolve_root(args), given_words(args), names_of_stages()
+    parser = stage_parser(__doc__)
+    parser.add_argument("--source", metavar="SOURCE", help="of 01_download.py, which lists them")
+    args = parser.parse_args(argv)
+    root, names = resolve_root(args), names_of_stages()
+    common = without_source(given_words(args))
+    words = dict.fromkeys(names, common)
+    if args.source is not None:
+        words["01_download"] = [*common, "--source", args.source]
 
     def is_done(name):
-        return not args.force and is_up_to_date(root, name, words)
+        return not args.force and is_up_to_date(root, name, words[name])
 
     waiting = [name for name in names if not is_done(name)]
     if not waiting:
@@ -129,7 +148,7 @@ def main(argv=None):
             print(f"{name}: up to date", flush=True)
             continue
         began = time.monotonic()
-        if run_stage(name, words):
+        if run_stage(name, words[name]):
             print(progress.done(name, time.monotonic() - began), flush=True)
     print(f"all stages: {(time.monotonic() - progress.began) / 60:.1f} minutes")
 

@@ -4,12 +4,15 @@ Files go through in batches, so that memory holds one batch and the order of nam
 on which core was faster. A file that cannot be read is a counted row.
 """
 
-import shutil
 from collections import Counter
+from pathlib import PurePosixPath
 
 from study.stages.stage import cpu_count, worker_pool
 
 from music import corpus
+from music.abc_people import read_people
+from music.abc_text import read_abc
+from music.notation import midi_bytes
 from music.scores import SUFFIXES as SCORE_SUFFIXES
 from music.scores import convert_score
 from study.prepare.conversion import SUFFIXES, limit_memory, printable
@@ -46,9 +49,8 @@ class Collected:
             self.unread.append([name, reason])
 
 
-def gather(members, collected, work):
-    """Adds all (name, bytes) of `members` to a Collected. work: a folder for what is made on the
-    way."""
+def gather(members, collected):
+    """Adds all (name, bytes) of `members` to a Collected."""
     with worker_pool(cpu_count(), cpu_count()) as pool:
         for batch in batches(members):
             scores = [row for row in batch if row[0].lower().endswith(SCORE_SUFFIXES)]
@@ -58,7 +60,7 @@ def gather(members, collected, work):
                     place = place_of(name)
                     collected.take(place.path, data, name)
                 elif name.lower().endswith(".abc"):
-                    take_tunes(name, data, collected, work)
+                    take_tunes(name, data, collected)
                 else:
                     take_score(name, next(converted), collected)
 
@@ -96,27 +98,18 @@ def take_score(name, row, collected):
     )
 
 
-def take_tunes(name, data, collected, work):
-    """Adds the tunes of an ABC file as printed; a book's are named by their titles."""
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = data.decode("latin-1")
-    tunes = dict(enumerate(corpus.read_book("", text), 1))
+def take_tunes(name, data, collected):
+    """Adds the tunes of an ABC file as people write it; a book's are named by their titles."""
+    tunes = read_people(data, PurePosixPath(name).stem)
     if not tunes:
         collected.leave_out(name, "unreadable ABC", "no tune: no line begins with X:")
-        return
-    work.mkdir(exist_ok=True)
-    for number, midi, reason in corpus.convert_tunes(tunes, work, cpu_count()):
-        tune = tunes[number]
-        title = tune.title.replace("/", "-")
+    for tune in tunes:
+        if tune.text is None:
+            collected.leave_out(name, "unreadable ABC", tune.reason)
+            continue
+        title = tune.title.replace("/", "-") or "untitled"
         path = name if len(tunes) == 1 else f"{name[:-4]}/{title}.abc"
-        if midi is None:
-            collected.leave_out(f"{name}#{number}", "unreadable ABC", reason)
-        else:
-            composer = tune.header.get("C", "")
-            collected.take(path, midi, name, rights=tune.header.get("R", ""), composer=composer)
-    shutil.rmtree(work, ignore_errors=True)
+        collected.take(path, midi_bytes(read_abc(tune.text, strict=False)), name)
 
 
 def take_embedded(names, limit, seed, collected, work, sample):

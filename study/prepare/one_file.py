@@ -1,5 +1,6 @@
 """One file converted by itself: MIDI, a score or ABC in; ABC, MIDI or MusicXML out."""
 
+from music.abc_people import read_people
 from music.abc_text import AbcError, read_abc
 from music.midi_to_abc import ConversionError, convert
 from music.notation import midi_bytes, musicxml
@@ -53,7 +54,11 @@ def abc_of(path, data, max_voices):
     """ABC text of MIDI, a score or ABC."""
     suffix, title = path.suffix.lower(), path.stem
     if suffix == ".abc":
-        return data.decode("utf-8-sig", "replace")
+        tunes = read_people(data, title, max_voices)
+        texts = [tune.text for tune in tunes if tune.text]
+        if not texts:
+            raise CannotConvert(tunes[0].reason if tunes else "no tune: no line begins with X:")
+        return "\n".join(texts)
     if suffix in SCORE_SUFFIXES:
         row = read_one(path.name, data)
         data, title = row.midi, row.title or title
