@@ -169,7 +169,7 @@ def fit_table(args):
         fail(
             NAME,
             f"{args.table}: {error}",
-            "a table has the columns N and loss, and family, D and seed where they differ; one run a line",
+            "a table has the columns N and loss, and family, D and seed where they differ",
         )
     chosen = settings(args.bootstrap, args.seed)
     analysis = scaling_fits.analyse(rows, chosen, measured="loss of the table")

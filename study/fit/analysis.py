@@ -313,7 +313,8 @@ def by_position(rows, settings):
 
     rows have `val_loss_by_position` (bins of equal width over the context) and `block_size`, the
     length of the context.
-    {size: {"positions_per_bin", "loss": bins, "n_seeds", "gain_from_far_context": nats}}; a size whose runs have
+    {size: {"positions_per_bin", "loss": bins, "n_seeds", "gain_from_far_context": nats}}; a
+    size whose runs have
     contexts of different lengths is left out, and so is a run that does not say how long its
     context is.
     """

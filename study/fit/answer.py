@@ -228,8 +228,8 @@ def predict(points, found, other, family, n, d, kappa, starts, runs=1):
 
 
 def predictions(points, share, starts):
-    """Returns {"held_out": the largest run of each family from runs smaller in both, beside what was
-    measured, "next": twice the largest size on twice the text}.
+    """Returns {"held_out": the largest run of each family from runs smaller in both, beside
+    what was measured, "next": twice the largest size on twice the text}.
 
     Each family's own exponents, kappa as counted in the text: on held-out amounts of text that
     missed by 0.6 to 1.6 %, shared exponents by 1.4 to 1.8 % (benchmarks/scaling.md).

@@ -71,7 +71,8 @@ class Headline(NamedTuple):
     one recipe and one D;
     nine: those of the original suite, to be fitted by themselves; uncut: rows and the small sizes
     below `bends_below`
-    (None: the law holds from the smallest); common_p: of the test whether ladder and original suite lie on one law.
+    (None: the law holds from the smallest); common_p: of the test whether ladder
+    and original suite lie on one law.
     """
 
     rows: list

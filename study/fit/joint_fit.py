@@ -191,7 +191,7 @@ def _fit(rows, count):
 
 
 def _parameters(fit, draws, on_bound, settings):
-    """Returns {name: {"value", "interval", "standard_error"}}; no values on a bound of the search."""
+    """Returns {name: {"value", "interval", "standard_error"}}; no values on a search bound."""
     entry = {}
     for i, name in enumerate(joint_law.JOINT):
         entry[name] = {

@@ -127,8 +127,8 @@ def fit_power_law(n, loss, noise=None, level=LEVEL):
     fewer than three sizes are given; with three the curve has no interval.
 
     Why a profile and not alpha +- 1.96 standard errors: alpha and c trade against each other along
-    a curved valley
-    (`joint_region`), so the interval is lopsided (0.05 to 0.63 about 0.15 for the original study's Transformers) and
+    a curved valley,
+    so the interval is lopsided (0.05 to 0.63 about 0.15 for the original study's Transformers) and
     may have no end at all, which a standard error cannot say. Why not the bootstrap: redrawing five
     sizes leaves too few distinct ones, and residuals of five points about three parameters
     understate the noise by sqrt(5 / 2). The profile covers 94 to 98 % in every simulated design

@@ -49,7 +49,7 @@ def describe_method(settings):
             f" {RIVALS['power']} is rejected likewise, and {law.MIN_NOISE_DOF} degrees of freedom"
             " measure the noise"
         ),
-        "huber": f"cross-check: summed Huber loss on log L, delta {robust.HUBER_DELTA:g}, multi-start",
+        "huber": f"cross-check: summed Huber loss of log L, delta {robust.HUBER_DELTA:g}",
         "not_covered": (
             "the intervals cover the noise of runs, not what another corpus, recipe or validation"
             " set would change"

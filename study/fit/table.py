@@ -221,8 +221,8 @@ def _without_far_off(rows):
                 kept.append(row)
                 continue
             remarks.append(
-                f"{row['name']}: the loss {row['val_nats_per_char']:g} lies {100 * share:.0f} % above"
-                f" the law of the other {family} runs and is left out: it may have diverged"
+                f"{row['name']}: the loss {row['val_nats_per_char']:g} lies {100 * share:.0f} %"
+                f" above the law of the other {family} runs and is left out: it may have diverged"
             )
     return kept, remarks
 
