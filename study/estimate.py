@@ -24,8 +24,8 @@ from study.train import plan, suite
 from study.train.calibrate import calibrate
 
 # characters of the embedded corpus, by split
-SPLITS = {"train": 1_350_000, "val": 150_000, "test": 180_000}
-VOCABULARY = 75
+SPLITS = {"train": 1_352_000, "val": 27_500, "test": 30_500}
+VOCABULARY = 50
 TUNE_CHARS = 600
 TIMED_SIZES = ("d008", "medium")  # cheap enough for a slow machine, and far apart
 SECONDS_EACH = 0.3
