@@ -423,7 +423,7 @@ def draw_figures(root, content):
             evaluate_figures.draw_repetition,
         ):
             names += draw(folder, skills)
-    names += evaluate_figures.draw_looking_back(folder, ladder_copying.rows_of(root))
+    names += evaluate_figures.draw_repeated_bars(folder, ladder_copying.rows_of(root))
     copying = content["in_context_copying"] or {}
     names += evaluate_figures.draw_heads(folder, copying.get("heads"))
     losses = (measurements.read(root, "test") or {}).get("loss_by_position")

@@ -88,7 +88,7 @@ FIGURES = {
         " their second (solid), validation split. Star: the best model, whose training was longer."
         " A model that does not copy from the context pays the same twice."
     ),
-    "looking_back": (
+    "repeated_bars": (
         "In-context copying by model size and amount of text: bits per character saved on a"
         " repeated bar, its first occurrence less its second (model ladder, validation split)."
     ),

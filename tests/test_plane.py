@@ -279,11 +279,11 @@ def test_what_copying_saves_is_a_term_of_the_law(tmp_path):
     assert abs(found["numbers"]["alpha"]["value"] - 0.13) < 0.03
     assert found["numbers"]["kappa_from_text"]["value"] > 0.1
     assert ladder_copying.answer_of([], "") is None
-    assert set(evaluate_figures.draw_looking_back(tmp_path, rows)) == {
-        "looking_back.png",
-        "looking_back.svg",
+    assert set(evaluate_figures.draw_repeated_bars(tmp_path, rows)) == {
+        "repeated_bars.png",
+        "repeated_bars.svg",
     }
-    assert evaluate_figures.draw_looking_back(tmp_path, []) == [] and not list(tmp_path.iterdir())
+    assert evaluate_figures.draw_repeated_bars(tmp_path, []) == [] and not list(tmp_path.iterdir())
 
 
 # ---------------------------------------------------------------- figures

@@ -273,12 +273,12 @@ def draw_repetition(folder, skills):
     return save(figure, folder, "repetition")
 
 
-def draw_looking_back(folder, rows):
-    """looking_back.png and .svg: what is saved on a repeated bar against size, a panel for each
+def draw_repeated_bars(folder, rows):
+    """repeated_bars.png and .svg: what is saved on a repeated bar against size, a panel for each
     family and a line for each amount of text; returns the file names, none without rows. rows: of
     `ladder_copying.rows_of`."""
     if not rows:
-        return remove(folder, "looking_back") or []
+        return remove(folder, "repeated_bars") or []
     families, amounts, plt = (
         in_order({row["family"] for row in rows}),
         sorted({row["n_chars_seen"] for row in rows}),
@@ -306,7 +306,7 @@ def draw_looking_back(folder, rows):
         log_axes(axis, x=si)
     axes[0][0].set_ylabel("saved on a repeated bar\n(bits per character)")
     axes[0][0].legend(title="characters of text", fontsize=8)
-    return save(figure, folder, "looking_back")
+    return save(figure, folder, "repeated_bars")
 
 
 def draw_best_by_position(folder, losses, context):

@@ -45,15 +45,15 @@ CAPTION_BYTES = 400  # what stands around a picture
 COMPOSE = ("compose.html", "../compose.html")  # beside the page, or of docs/ beside docs/study/
 MAX_SAMPLES = 20  # shown on a page
 ATTENTION_CONTRAST = 0.6  # exponent: below 1, so that weak attention can be seen beside strong
-DECIDING = ("plane", "looking_back")  # figures that stand open; without a grid of sizes x data ...
-CLASSICAL = ("scaling", "looking_back")  # ... these
+DECIDING = ("plane", "repeated_bars")  # figures that stand open; without a grid of sizes x data ...
+CLASSICAL = ("scaling", "repeated_bars")  # ... these
 # the section of a figure that is none of a law; the validity levels are a table on the page
 PLACES = {
     "sampler": "validity",
     "cost_of_control": "validity",
     "skills": "skills",
     "repetition": "skills",
-    "looking_back": "skills",
+    "repeated_bars": "skills",
     "heads": "skills",
     "best_by_position": "inside",
     "ladder": None,
