@@ -727,8 +727,9 @@ def test_playing_leaves_the_results_alone(done, capsys):
         (["--meter", "six"], "meter"),
         (["--key", "H"], "key"),
         (
+            # set in normal form: three quarters make it M:3/4, and the text has no 3
             ["--prompt", "X:1\nM:2/4\nL:1/4\nK:G\nGGG|"],
-            "no right bar can follow this prompt: voice 1, bar 1: 3 quarter",
+            "characters that the training text lacks: '3'",
         ),
     ],
 )
