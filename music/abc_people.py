@@ -12,9 +12,11 @@ symbols are left out.
 import html
 import re
 from collections import Counter
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
+import symusic
 
 from music.abc_bar import read_stretch
 from music.abc_fields import (
@@ -36,6 +38,7 @@ from music.midi_to_abc import (
     meter_of_length,
     write_tune,
 )
+from music.notation import MIDI_TICKS, midi_bytes
 from music.quantise import QUARTER, SIXTY_FOURTH, SMALLEST, beat_grid
 
 MAX_FOREIGN_SHARE = 0.25  # unreadable signs to notes: beyond it a text is no music
@@ -45,13 +48,16 @@ MUSIC_FIELDS = "KLMQV"
 
 class PeoplesTune(NamedTuple):
     """A tune of a book. line: of the book, where it begins; text: in normal form, None if it cannot
-    be read, and reason says why; mended: {kind of fault: how often}."""
+    be read, and reason says why; mended: {kind of fault: how often}; composer, rights: what
+    C: and R: say."""
 
     title: str
     line: int
     text: str | None
     reason: str
     mended: dict
+    composer: str = ""
+    rights: str = ""
 
 
 class _Unreadable(ValueError):
@@ -713,6 +719,28 @@ def read_people(data, name="", max_voices=MAX_VOICES):
             tunes.append(PeoplesTune(found, raw.lines[0][0], raw_text, "", {}))
         else:
             tunes.append(normal_form(raw, name, max_voices))
+        fields = {line[0]: line[2:].strip() for _, line in reversed(raw.lines) if is_field(line)}
+        about = {"composer": fields.get("C", ""), "rights": fields.get("R", "")}
+        tunes[-1] = tunes[-1]._replace(**about)
     if tunes:
         tunes[0].mended.update(of_file + in_book)
     return tunes
+
+
+def tune_midi(text):
+    """MIDI bytes of a tune in normal form, for stage 02: with its key signatures, and with rests
+    before a pickup, so that bar lines fall where they are."""
+    tune = read_abc(text)
+    score = symusic.Score.from_midi(midi_bytes(tune))
+    meter, first = parse_meter(tune.meter)[0], tune.voices[0].bars[0]
+    gap = round(max(0, Fraction(meter or 0, TICKS) - first.length) * MIDI_TICKS)
+    for track in score.tracks:
+        for note in track.notes:
+            note.time += gap
+    for event in [*score.tempos, *score.time_signatures]:
+        event.time += gap if event.time else 0
+    for onset, key in tune.keys:
+        at = round(onset * MIDI_TICKS) + (gap if onset else 0)
+        signature = symusic.KeySignature(at, sharps_of(parse_key(key)), int(is_minor(key)))
+        score.key_signatures.append(signature)
+    return score.dumps_midi()

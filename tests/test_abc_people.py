@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from music.abc_people import decoded, is_normal, read_people
+from music.abc_people import decoded, is_normal, read_people, tune_midi
 from music.abc_text import check_abc, read_abc
+from music.midi_to_abc import convert
 from tunes import long_tune, music
 
 HEAD = "X:1\nT:Air\nM:4/4\nL:1/8\nK:G\n"
@@ -148,3 +149,9 @@ def test_any_text_gives_normal_form_or_a_reason(text):
 def test_any_bytes_are_read(data):
     decoded(data)
     read_people(data)
+
+
+def test_the_midi_of_a_tune_keeps_its_bars_and_its_key():
+    tune = only(HEAD.replace("K:G", "C:Trad\nK:Em") + "dc|" + BARS)
+    text = convert(tune_midi(tune.text))[0]
+    assert "K:Em" in text and "|c4A4A8|" in text and tune.composer == "Trad"

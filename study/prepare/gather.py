@@ -5,14 +5,11 @@ on which core was faster. A file that cannot be read is a counted row.
 """
 
 from collections import Counter
-from pathlib import PurePosixPath
 
 from study.stages.stage import cpu_count, worker_pool
 
 from music import corpus
-from music.abc_people import read_people
-from music.abc_text import read_abc
-from music.notation import midi_bytes
+from music.abc_people import read_people, tune_midi
 from music.scores import SUFFIXES as SCORE_SUFFIXES
 from music.scores import convert_score
 from study.prepare.conversion import SUFFIXES, limit_memory, printable
@@ -99,17 +96,19 @@ def take_score(name, row, collected):
 
 
 def take_tunes(name, data, collected):
-    """Adds the tunes of an ABC file as people write it; a book's are named by their titles."""
-    tunes = read_people(data, PurePosixPath(name).stem)
+    """Adds the tunes of an ABC file, mended where they have faults, as printed; a book's are named
+    by their titles."""
+    tunes = read_people(data, name)
     if not tunes:
         collected.leave_out(name, "unreadable ABC", "no tune: no line begins with X:")
-    for tune in tunes:
-        if tune.text is None:
-            collected.leave_out(name, "unreadable ABC", tune.reason)
-            continue
-        title = tune.title.replace("/", "-") or "untitled"
+    for number, tune in enumerate(tunes, 1):
+        title = (tune.title or str(number)).replace("/", "-")
         path = name if len(tunes) == 1 else f"{name[:-4]}/{title}.abc"
-        collected.take(path, midi_bytes(read_abc(tune.text, strict=False)), name)
+        if tune.text is None:
+            collected.leave_out(f"{name}#{number}", "unreadable ABC", tune.reason)
+        else:
+            midi = tune_midi(tune.text)
+            collected.take(path, midi, name, rights=tune.rights, composer=tune.composer)
 
 
 def take_embedded(names, limit, seed, collected, work, sample):
