@@ -363,7 +363,7 @@ function showHeads() {
     return;
   }
   $('cutWords').textContent = 'Switch a head off: the tune above is read again without it. ' + (facts.heads ?
-    'Beside each head: what it costs on the validation tunes. A bar heard before is cheaper the second time: that saving is in-context copying. Red: what costs much.' : '');
+    'Beside each head: what it costs on the validation tunes. A repeated bar is cheaper the second time: that saving is in-context copying. Red: what costs much.' : '');
   const table = document.createElement('table'), head = table.createTHead().insertRow(), body = table.createTBody();
   const columns = ['head', ...facts.heads ? ['loss', 'saving of a repeated bar'] : []];
   for (const words of columns) head.append(Object.assign(document.createElement('th'), { textContent: words }));
