@@ -147,8 +147,8 @@ def in_few_colors(path):
 
 
 def publish(root, folder):
-    """Copies what a reader wants to see of a finished study to a folder, in place of what was
-    there."""
+    """Copies what a reader wants to see of a finished study to a folder, in place of the same files
+    of an earlier one. What else lies there stays: weights, rows of experiments, recompute.py."""
     outputs = root / "part4_outputs"
     paths = [path for pattern in PUBLISHED for path in sorted(outputs.glob(pattern))]
     shown = {
@@ -162,7 +162,8 @@ def publish(root, folder):
             f" {PUBLISHED_BYTES:,}",
             "look for what has grown in " + str(outputs),
         )
-    shutil.rmtree(folder, ignore_errors=True)
+    for earlier in [path for pattern in PUBLISHED for path in folder.glob(pattern)]:
+        earlier.unlink()
     for path, content in shown.items():
         write_bytes(folder / path.relative_to(outputs), content)
     for path in (root / KEPT, root / PREDICTION):

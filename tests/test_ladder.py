@@ -310,11 +310,13 @@ def test_what_is_shown_of_the_study_is_small_and_replaces_what_was_there(tmp_pat
     Image.fromarray(pixels).save(outputs / "figures/a.png")
     (shown / "figures").mkdir(parents=True)
     (shown / "figures/old.png").write_text("old")
+    (shown / "recompute.py").write_text("stays: no stage makes it")
     reference.publish(tmp_path / "root", shown)
     assert {str(path.relative_to(shown)) for path in shown.rglob("*") if path.is_file()} == {
         "RESULTS.json",
         "figures/a.png",
         "generated/sample_000.abc",
+        "recompute.py",
     }
     with Image.open(shown / "figures/a.png") as image:
         assert image.size == (64, 64) and (shown / "figures/a.png").stat().st_size < pixels.size / 2
