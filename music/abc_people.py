@@ -43,7 +43,6 @@ from music.quantise import QUARTER, SIXTY_FOURTH, SMALLEST, beat_grid
 
 MAX_FOREIGN_SHARE = 0.25  # unreadable signs to notes: beyond it a text is no music
 DEFAULT_TEMPO = 120
-MUSIC_FIELDS = "KLMQV"
 
 
 class PeoplesTune(NamedTuple):

@@ -12,7 +12,7 @@ import re
 
 import numpy as np
 
-from music.samples import as_sample, mean_of_known
+from music.samples import as_sample
 from music.tunebook import body_start
 from music.windows import build_lookup, look_up, window_hashes
 

@@ -17,10 +17,8 @@ from study.fit.power_law import LEVEL, t_quantile
 from study.fit.records import count_of, is_ladder, is_positive
 
 MIN_SIZES, MIN_AMOUNTS = 4, 3  # of a grid
-LEAST_WIDTH = 12  # of the ladder, for the cut fit
 TIE = 2.0  # standard errors of a difference below which two families are a draw
 MOST_ROWS = 30  # of the table of winners
-SAME_SIZE = 0.03  # sizes of families that differ by less are one row
 
 
 def saved_of_rows(measured):

@@ -36,11 +36,6 @@ GROUPS = (
     "subset",
     "seed",
 )
-SYMBOLS = {
-    "alpha": "exponent α of N",
-    "beta": "exponent β of D",
-    "n_opt_exponent": "a = β / (α + β)",
-}
 NESTED = ": whole tunes in one fixed random order, so that a smaller part lies within a larger one"
 FORM_LOOKS = (
     ("a N^-α + c", "#0072B2", "o"),
