@@ -45,8 +45,8 @@ from study.fit.records import (
 from study.fit.table import rows_of_table
 
 NAME = "06_fit_scaling.py"
-# {family: loss of the far corner, said before its training}
-PROMISES = "checkpoints/predicted_corner.json"
+# {family: loss of the largest run, written before its training}
+PROMISES = "checkpoints/prediction.json"
 # what stage 07 measured of in-context copying; without it the law has no term for it
 REPEATS = "part4_outputs/repeats.csv"
 N_RESAMPLES = 1000  # of every bootstrap; 0.3 s per family, tens of seconds for a joint law

@@ -2,11 +2,10 @@
 
     python -m study.full_study [--families transformer,lstm] [--publish]
 
-The whole embedded corpus; the study's own models, with three seeds up to medium; the ladder's grid
-of sizes, amounts of text and seeds; the best model. What is trained stands in PLAN: change it there.
-The largest size on all the text is predicted, with an interval, from runs that are smaller in both
-before it is trained: the prediction stands in PREDICTION. With --publish, what readers want to see
-of a study is copied to docs/study/.
+The whole embedded corpus; the study's own models; the ladder's grid of sizes, amounts of text and
+seeds; the best model: the table below, where you change it. The largest size on all the text is
+predicted, with an interval, from runs that are smaller in both, before it is trained. With
+--publish, what readers want to see of a study is copied to docs/study/.
 """
 
 import io
@@ -22,23 +21,35 @@ from study.families import FAMILIES
 from study.pipeline import run_stage
 from study.train.ladder import LADDER, PREDICTION
 
-PLAN = {  # of every family; about six hours on two cores with bf16
-    "seeds": "2,3,4",  # of the study's own sizes in SEEDED; the larger ones have the first
-    "grid_seeds": "2,3",
-    "amounts": "0.0625,0.125,0.25,0.5,1",  # shares of the text, of the grid
-    "widest": "d256",  # largest size of the grid
+LARGEST = "d256"  # of the grid
+SIZES = [size for size in LADDER if size <= LARGEST]
+AMOUNTS = ["0.0625", "0.125", "0.25", "0.5", "1"]  # shares of the text
+GRID_SEEDS = "2,3"
+
+
+def grid(sizes, amounts):
+    """Returns the flags of a training script for a grid of sizes and amounts of text."""
+    grid_of = f"--only {','.join(sizes)} --data-fractions {','.join(amounts)}"
+    return f"--suite ladder --seeds {GRID_SEEDS} {grid_of}"
+
+
+PLAN = {  # flags of each family's training script; about six hours on two cores with bf16
+    # no run has the largest size or all the text of the grid: from these it is predicted
+    "before": ["--suite classical --seeds 2", grid(SIZES[:-1], AMOUNTS[:-1])],
+    "after": [
+        grid(SIZES, AMOUNTS),
+        "--suite classical --seeds 2,3,4 --only tiny,small,medium",
+    ],
     "best": "xl:10",  # the best model, SIZE:EPOCHS
 }
-SEEDED = "tiny,small,medium"  # sizes that are trained with several seeds
 KEPT = "study_plan.json"  # in the root: what was planned
-PUBLISHED = (
+PUBLISHED = (  # of part4_outputs/
     "RESULTS.json",
     "report.html",
     *(f"{name}.csv" for name in ("runs", "repeats", "skills", "music", "differences")),
     "fits.json",
     "figures/*.png",
     "generated/metadata.json",
-    # of part4_outputs/
     "generated/sample_*.abc",
     "generated/sample_*.mid",
     "generated/sample_00[01].png",
@@ -46,59 +57,36 @@ PUBLISHED = (
 PUBLISHED_BYTES = 6_000_000
 
 
-# ---------------------------------------------------------------- the plan, as lists of commands
-
-
-def training(plan, families, words):
-    """Returns [(family, words of its script's command line)] in two parts.
-
-    In the first no run has the largest size or all the text of the grid: it can be fitted, and
-    predicts the second. words: what every command is given.
-    """
-    sizes = [size for size in LADDER if size <= plan["widest"]]
-    amounts = plan["amounts"].split(",")
-    grid, own = ["--suite", "ladder", "--seeds", plan["grid_seeds"]], ["--suite", "classical"]
-
-    def part_of(sizes, amounts):
-        return [*grid, "--only", ",".join(sizes), "--data-fractions", ",".join(amounts)]
-
-    first = [[*own, "--seeds", plan["seeds"].split(",")[0]], part_of(sizes[:-1], amounts[:-1])]
-    second = [part_of(sizes, amounts), [*own, "--only", SEEDED, "--seeds", plan["seeds"]]]
+def training(part, families, words):
+    """Returns [(family, words of its script's command line)] of a part of PLAN. words: what every
+    command is given."""
     jobs = ["--jobs", str(cpu_count())]
     return [
-        [(family, [*words, *flags, *jobs]) for flags in part for family in families]
-        for part in (first, second)
+        (family, [*words, *flags.split(), *jobs]) for flags in PLAN[part] for family in families
     ]
 
 
 def write_plan(root, families, commands):
-    """Writes what is planned, says it, and returns the largest run of each family's grid."""
+    """Writes what is planned, prints it, and returns the largest run of each family's grid."""
     from study.train.data import load_data
 
     data, runs = load_data(root), {}
     for family, words in commands:
-        runs.update({run["name"]: run for run in planned_runs(family, words, data)})
+        runs |= {run["name"]: run for run in planned_runs(family, words, data)}
     keys = ("name", "size", "params_non_embedding", "train_chars")
-    largest = {}
-    for family in families:
-        planned = runs[f"{family}_{PLAN['widest']}"]
-        largest[family] = {key: planned[key] for key in keys}
-    write_json(root / KEPT, {"plan": PLAN, "runs": len(runs) + 1, "corners": largest})
+    largest = {
+        family: {key: runs[f"{family}_{LARGEST}"][key] for key in keys} for family in families
+    }
+    write_json(root / KEPT, {"plan": PLAN, "runs": len(runs) + 1, "largest_runs": largest})
     print(f"plan: {len(runs) + 1} runs on {cpu_count()} cores; each script says its minutes")
     return largest
 
 
-# ---------------------------------------------------------------- the promise, and what is shown of
-# the study
+def predict(root, largest):
+    """Writes PREDICTION: what the largest run of each family should reach, with an interval, from
+    the ladder's runs so far. It is written once: what is trained afterwards cannot change it.
 
-
-def predict(root, plan, corners):
-    """Writes PREDICTION: for each family what the largest size of the plane should reach on all the
-    text, with an interval, from the ladder's runs so far. It is written once: what is trained
-    afterwards cannot change it.
-
-    corners: {family: what is said of the plane's largest run: "name", "size",
-    "params_non_embedding", "train_chars"}.
+    largest: {family: {"name", "size", "params_non_embedding", "train_chars"}}.
     """
     from study.fit import sentences
     from study.fit.copying import ATTENTION, second_occurrences, two_numbers
@@ -107,37 +95,36 @@ def predict(root, plan, corners):
 
     if (root / PREDICTION).exists():
         return
-    rows, promises = [
-        row for row in rows_of_records(read_records(root)) if row["suite"] == "ladder"
-    ], {}
-    for family, corner in corners.items():
+    rows = [row for row in rows_of_records(read_records(root)) if row["suite"] == "ladder"]
+    text = (root / "data/val.txt").read_text(encoding="utf-8")
+    predictions, n_seeds = {}, len(GRID_SEEDS.split(","))
+    for family, planned in largest.items():
+        own = [row for row in rows if row["family"] == family]
+        n, d = planned["params_non_embedding"], planned["train_chars"]
         try:
-            promise = predict_corner(
-                [row for row in rows if row["family"] == family],
-                corner["params_non_embedding"],
-                corner["train_chars"],
-                runs=len(plan["grid_seeds"].split(",")),
-            )
+            found = predict_corner(own, n, d, runs=n_seeds)
         except ValueError as problem:
-            print(f"{corner['name']}: no prediction from {problem}")
+            print(f"{planned['name']}: no prediction from {problem}")
             continue
-        promise |= {"family": family, "if_copies": None, "p_copies": None}
-        promise["if_not"] = {"value": promise["prediction"], "interval": promise["interval"]}
         if family in ATTENTION:
-            text = (root / "data/val.txt").read_text(encoding="utf-8")
-            promise = two_numbers(promise, second_occurrences(text)["share"])
-        print(sentences.prediction(promise), flush=True)
-        promises[family] = {
-            "size": corner["size"],
-            "written": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            **promise,
+            found = two_numbers(found, second_occurrences(text)["share"])
+        else:
+            one = {"value": found["prediction"], "interval": found["interval"]}
+            found |= {"if_not": one, "if_copies": None, "p_copies": None}
+        written = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        predictions[family] = {
+            "size": planned["size"],
+            "written": written,
+            "family": family,
+            **found,
         }
-    write_json(root / PREDICTION, promises)
+        print(sentences.prediction(predictions[family]), flush=True)
+    write_json(root / PREDICTION, predictions)
 
 
 def in_few_colors(path):
-    """The bytes of a PNG with a palette of 256 colours: to look at the same, at a third of the
-    size."""
+    """Returns the bytes of a PNG with a palette of 256 colours: it looks the same at a third of
+    the size."""
     from PIL import Image  # of matplotlib
 
     buffer = io.BytesIO()
@@ -156,12 +143,8 @@ def publish(root, folder):
     }
     n_bytes = sum(map(len, shown.values()))
     if n_bytes > PUBLISHED_BYTES:
-        fail(
-            "study",
-            f"what is to be shown of the study has {n_bytes:,} bytes, more than"
-            f" {PUBLISHED_BYTES:,}",
-            "look for what has grown in " + str(outputs),
-        )
+        problem = f"what is to be shown has {n_bytes:,} bytes, more than {PUBLISHED_BYTES:,}"
+        fail("study", problem, f"look for what has grown in {outputs}")
     for earlier in [path for pattern in PUBLISHED for path in folder.glob(pattern)]:
         earlier.unlink()
     for path, content in shown.items():
@@ -170,9 +153,6 @@ def publish(root, folder):
         if path.exists():
             shutil.copyfile(path, folder / path.name)
     print(f"copied to {folder.relative_to(HERE)}: {len(paths)} files, {n_bytes / 1e6:.1f} MB")
-
-
-# ---------------------------------------------------------------- the story
 
 
 def parse_arguments(argv):
@@ -205,12 +185,12 @@ def main(argv=None):
     run_stage("01_download", [*words, "--source", "music21"])
     for stage in ("02_midi_to_abc", "03_tokenize_split"):
         run_stage(stage, words)
-    first, second = training(PLAN, args.families, words)
-    largest = write_plan(root, args.families, first + second)
-    for family, flags in first:
+    before, after = (training(part, args.families, words) for part in ("before", "after"))
+    largest = write_plan(root, args.families, before + after)
+    for family, flags in before:
         run_stage(FAMILIES[family].stage, flags)
-    predict(root, PLAN, largest)
-    for family, flags in second:
+    predict(root, largest)
+    for family, flags in after:
         run_stage(FAMILIES[family].stage, flags)
     run_stage("06_fit_scaling", words)
     run_stage("07_train_best_and_generate", [*words, "--best", PLAN["best"]])

@@ -240,28 +240,31 @@ def test_an_interrupted_plane_can_be_fitted():
 
 
 def test_the_study_meets_its_largest_size_and_all_its_text_last(tmp_path):
-    data = make_root(tmp_path, n_tunes=100)
-    plan = {**reference.PLAN, "amounts": "0.25,0.5,1", "widest": "d048"}
+    data = make_root(tmp_path, n_tunes=400)
 
-    def grid_of(commands):
+    def grid_of(part):
         runs = [
             run
-            for family, words in commands
+            for family, words in reference.training(part, ["lstm"], [])
             for run in reference.planned_runs(family, words, data)
             if run["suite"] == "ladder"
         ]
         return {run["name"]: run for run in runs}
 
-    first, second = map(grid_of, reference.training(plan, ["lstm"], []))
-    assert len(first) == 6 * 2 * 2 and len(second) == 7 * 3 * 2 and first.keys() < second.keys()
+    first, second = grid_of("before"), grid_of("after")
+    assert len(first) == 11 * 4 * 2 and len(second) == 12 * 5 * 2 and first.keys() < second.keys()
     largest = max(run["params_total"] for run in second.values())
     assert all(run["params_total"] < largest and run["data_fraction"] < 1 for run in first.values())
 
 
 def test_the_study_says_and_keeps_what_it_plans(tmp_path, capsys):
     make_root(tmp_path, n_tunes=400)
-    first, second = reference.training(reference.PLAN, ["transformer"], [])
-    largest = reference.write_plan(tmp_path, ["transformer"], first + second)
+    commands = [
+        command
+        for part in ("before", "after")
+        for command in reference.training(part, ["transformer"], [])
+    ]
+    largest = reference.write_plan(tmp_path, ["transformer"], commands)
     assert largest["transformer"]["name"] == "transformer_d256"
     kept = stage.read_json(tmp_path / reference.KEPT)
     assert kept["plan"] == reference.PLAN and kept["runs"] == 5 + 3 * 2 + 120 + 1
@@ -270,34 +273,34 @@ def test_the_study_says_and_keeps_what_it_plans(tmp_path, capsys):
 
 def test_a_prediction_is_written_once_and_stands_in_the_manifest(tmp_path, monkeypatch):
     asked = []
-    said_of_corner = lambda rows, n, d, runs: asked.append((len(rows), n, d, runs)) or {
+    said_of_largest = lambda rows, n, d, runs: asked.append((len(rows), n, d, runs)) or {
         "n": n,
         "d": d,
         "prediction": 1.1,
         "interval": [1.0, 1.2],
     }
-    monkeypatch.setattr("study.fit.joint_fit.predict_corner", said_of_corner)
+    monkeypatch.setattr("study.fit.joint_fit.predict_corner", said_of_largest)
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "data").mkdir()
     tune = "X:1\nM:4/4\nL:1/8\nK:C\nCDEFGABc|CDEFGABc|\n"
     (tmp_path / "data/val.txt").write_text(tune)
     assert suite.promise_of(tmp_path, "transformer") == {}
-    corner = {
+    largest = {
         "name": "transformer_d256",
         "size": "d256",
         "params_non_embedding": 100,
         "train_chars": 1000,
     }
     for _ in range(2):
-        reference.predict(tmp_path, reference.PLAN, {"transformer": corner})
+        reference.predict(tmp_path, {"transformer": largest})
     assert asked == [(0, 100, 1000, 2)]
-    promise = read_json(tmp_path / ladder.PREDICTION)
-    predicted = promise["transformer"]
+    written = read_json(tmp_path / ladder.PREDICTION)
+    predicted = written["transformer"]
     assert predicted["if_copies"]["value"] < predicted["if_not"]["value"] == 1.1
     assert predicted["p_copies"] is None  # no smaller run says when models copy
-    assert promise["transformer"]["prediction"] == 1.1 and suite.promise_of(tmp_path, "lstm") == {}
+    assert written["transformer"]["prediction"] == 1.1 and suite.promise_of(tmp_path, "lstm") == {}
     said = suite.promise_of(tmp_path, "transformer")["prediction"]
-    assert said["written"] == promise["transformer"]["written"] and len(said["sha256"]) == 64
+    assert said["written"] == written["transformer"]["written"] and len(said["sha256"]) == 64
 
 
 def test_what_is_shown_of_the_study_is_small_and_replaces_what_was_there(tmp_path, monkeypatch):

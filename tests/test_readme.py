@@ -83,7 +83,7 @@ def test_the_study_that_ships_has_all_that_this_code_promises():
 
 def test_the_largest_runs_were_predicted_before_they_were_trained():
     promises, results = (
-        stage.read_json(STUDY / name) for name in ("predicted_corner.json", "RESULTS.json")
+        stage.read_json(STUDY / name) for name in ("prediction.json", "RESULTS.json")
     )
     for family, promise in promises.items():
         said = results["fits"]["joint"][family]["promise"]

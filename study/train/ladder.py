@@ -24,8 +24,8 @@ LADDER = {
 QUICK_WIDTH = 128  # the widest of the short run
 RULE_WIDTH = 64  # at which the rule's r is the rate
 LEFT_OUT = "d064"  # swept, but not fitted: here the rule is checked
-# {family: loss of the plane's largest run, said before its training}
-PREDICTION = "checkpoints/predicted_corner.json"
+# {family: loss of the grid's largest run, written before its training}
+PREDICTION = "checkpoints/prediction.json"
 NEAR_NATS = 0.1  # above a size's best loss: points farther up lie on no parabola
 
 
