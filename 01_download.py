@@ -25,7 +25,9 @@ import sys
 from pathlib import Path
 
 from study.stages.arguments import fail, name_list, number, stage_parser, whole
-from study.stages.stage import Stage, atomic, file_digest, run, value_digest
+from study.stages.files import atomic, file_digest, value_digest
+from study.stages.process import run
+from study.stages.stage import Stage
 
 from music import corpus
 from study.prepare.fetch import (

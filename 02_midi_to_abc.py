@@ -30,16 +30,10 @@ from collections import Counter
 from pathlib import Path
 
 from study.stages.arguments import fail, number, stage_parser, whole
-from study.stages.stage import (
-    Stage,
-    cpu_count,
-    input_problems,
-    load_manifest,
-    progress,
-    run,
-    write_bytes,
-    write_text,
-)
+from study.stages.files import write_bytes, write_text
+from study.stages.manifest import input_problems, load_manifest
+from study.stages.process import cpu_count, progress, run
+from study.stages.stage import Stage
 
 from music.midi_to_abc import MAX_VOICES
 from study.prepare import one_file

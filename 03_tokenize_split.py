@@ -38,18 +38,17 @@ from study.stages.arguments import (
     stage_parser,
     whole,
 )
-from study.stages.stage import (
+from study.stages.files import (
     TEMPORARY,
-    Stage,
-    cpu_count,
     file_digest,
-    run,
     tree_files,
     value_digest,
     write_bytes,
     write_json,
     write_text,
 )
+from study.stages.process import cpu_count, run
+from study.stages.stage import Stage
 
 from common import TOKENIZERS
 from study.prepare import baselines, data_report, groups, reading, selection, split_files

@@ -10,7 +10,7 @@ Run:    python 04_train_transformers.py [--quick] [--only tiny,small] [--seeds 0
 Prints the plan with expected minutes, a line for each run, and the best validation loss last.
 """
 
-from study.stages.stage import run
+from study.stages.process import run
 
 from common import Transformer
 from study.train.suite import suite_main

@@ -12,7 +12,7 @@ Run:    python 05b_train_ssms.py [--quick] [--only tiny,small] [--seeds 0,1,2]
 Prints the plan with expected minutes, a line for each run, and the best validation loss last.
 """
 
-from study.stages.stage import run
+from study.stages.process import run
 
 from common import SSM
 from study.train.suite import suite_main

@@ -25,7 +25,9 @@ from pathlib import Path
 
 # first of all: from here on Ctrl-C shows no traceback, however long the rest takes to load
 from study.stages.arguments import fail, number, resolve_root, root_flags, stage_parser, whole
-from study.stages.stage import Stage, read_json, run, write_json, write_text
+from study.stages.files import read_json, write_json, write_text
+from study.stages.process import run
+from study.stages.stage import Stage
 
 from study.families import FAMILIES, label
 from study.fit import joint_law, sentences

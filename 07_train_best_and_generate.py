@@ -40,17 +40,10 @@ from study.stages.arguments import (
     stage_parser,
     whole,
 )
-from study.stages.stage import (
-    BEST,
-    Stage,
-    file_digest,
-    load_manifest,
-    read_json,
-    run,
-    write_bytes,
-    write_json,
-    write_text,
-)
+from study.stages.files import file_digest, read_json, write_bytes, write_json, write_text
+from study.stages.manifest import BEST, load_manifest
+from study.stages.process import run
+from study.stages.stage import Stage
 
 from common import UNKNOWN, load_tokenizer, pick_device
 from music.abc_text import check_abc, read_abc

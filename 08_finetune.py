@@ -33,19 +33,10 @@ from study.stages.arguments import (
     stage_parser,
     whole,
 )
-from study.stages.stage import (
-    BEST,
-    Stage,
-    cpu_count,
-    file_digest,
-    load_manifest,
-    marker_path,
-    plain,
-    restate,
-    run,
-    write_json,
-    write_text,
-)
+from study.stages.files import file_digest, plain, write_json, write_text
+from study.stages.manifest import BEST, load_manifest, marker_path, restate
+from study.stages.process import cpu_count, run
+from study.stages.stage import Stage
 
 from common import load_tokenizer, pick_device
 from study.evaluate import models

@@ -14,7 +14,8 @@ import itertools
 from pathlib import Path
 
 from study.stages.arguments import list_of
-from study.stages.stage import progress, read_json, write_text
+from study.stages.files import read_json, write_text
+from study.stages.process import progress
 
 from common import load_tokenizer
 from study.evaluate import heads as knock

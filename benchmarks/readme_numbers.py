@@ -19,7 +19,9 @@ from study.report.content import level_rows
 from study.report.required import without_ladder
 from study.report.tables import read_tables
 from study.stages.arguments import number as number_above
-from study.stages.stage import HERE, load_manifest, read_json, write_json, write_text
+from study.stages.code_key import HERE
+from study.stages.files import read_json, write_json, write_text
+from study.stages.manifest import load_manifest
 from study.wording import measured, measured_share, number, percent, si
 
 PIPELINE = (  # stage, reads, writes

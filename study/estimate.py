@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from study.stages.stage import cpu_count
+from study.stages.process import cpu_count
 
 from common import BEGIN, END
 from study.families import FAMILIES, model_class

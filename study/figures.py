@@ -11,7 +11,7 @@ import io
 import math
 from typing import NamedTuple
 
-from study.stages.stage import write_bytes
+from study.stages.files import write_bytes
 
 from study.families import FAMILIES
 

@@ -14,7 +14,9 @@ import shutil
 import time
 
 from study.stages.arguments import fail, list_of, resolve_root, root_flags, stage_parser
-from study.stages.stage import HERE, cpu_count, run, write_bytes, write_json
+from study.stages.code_key import HERE
+from study.stages.files import write_bytes, write_json
+from study.stages.process import cpu_count, run
 
 from study.estimate import planned_runs
 from study.families import FAMILIES

@@ -12,16 +12,10 @@ import subprocess
 import sys
 import time
 
-from study.stages.arguments import resolve_root, stage_parser
-from study.stages.stage import (
-    HERE,
-    OPTIONAL,
-    STAGES,
-    given_words,
-    is_up_to_date,
-    load_manifest,
-    run,
-)
+from study.stages.arguments import given_words, resolve_root, stage_parser
+from study.stages.code_key import HERE
+from study.stages.manifest import OPTIONAL, STAGES, is_up_to_date, load_manifest
+from study.stages.process import run
 
 
 def names_of_stages():

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-from study.stages.stage import HERE
+from study.stages.code_key import HERE
 
 
 def collect(hash_seed):

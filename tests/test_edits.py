@@ -7,7 +7,8 @@ import shutil
 from fnmatch import fnmatch
 from pathlib import Path
 
-from study.stages.stage import HERE, TRAINING
+from study.stages.code_key import HERE
+from study.stages.manifest import TRAINING
 
 import pytest
 
@@ -292,7 +293,7 @@ GRU_ROW = (
 )
 GRU_SCRIPT = '''"""Trains three GRUs."""
 from common import GRU
-from study.stages.stage import run
+from study.stages.process import run
 from study.train.suite import suite_main
 
 SIZES = {"tiny": {"n_layer": 1, "d_embedding": 8, "d_hidden": 9}, "small": {"n_layer": 1, "d_embedding": 8, "d_hidden": 17},

@@ -6,7 +6,9 @@ import json
 import tarfile
 
 from study.stages.arguments import stage_parser
-from study.stages.stage import HERE, Stage, input_problems, load_manifest
+from study.stages.code_key import HERE
+from study.stages.manifest import input_problems, load_manifest
+from study.stages.stage import Stage
 
 import numpy as np
 import pytest

@@ -10,7 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from study.stages import stage
+from study.stages.files import write_json, write_text
+from study.stages.manifest import STAGES
 
 import numpy as np
 import pytest
@@ -740,11 +741,11 @@ def fake_project(folder, seeds=(0,)):
         (shutil.copytree if (PROJECT / name).is_dir() else shutil.copy)(
             PROJECT / name, folder / name
         )
-    for name in stage.STAGES:
+    for name in STAGES:
         if not (folder / f"{name}.py").exists():
             (folder / f"{name}.py").write_text("")
     root = folder / "quick"
-    stage.write_text(root / "data/train.txt", "X:1\n")
+    write_text(root / "data/train.txt", "X:1\n")
     for family, points in (("transformer", TRANSFORMER), ("lstm", LSTM)):
         for i, (n, loss) in enumerate(points):
             for seed in seeds:
@@ -772,8 +773,8 @@ def fake_project(folder, seeds=(0,)):
                     "config": {"block_size": 512},
                     "val_loss_by_position": [loss + 1 / (k + 1) for k in range(64)],
                 }
-                stage.write_json(root / f"checkpoints/{name}.json", record)
-                stage.write_text(
+                write_json(root / f"checkpoints/{name}.json", record)
+                write_text(
                     root / f"checkpoints/{name}.curve.jsonl",
                     "".join(
                         json.dumps(

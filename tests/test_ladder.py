@@ -9,8 +9,8 @@ import sys
 import time
 from pathlib import Path
 
-from study.stages import stage
-from study.stages.stage import read_json
+from study.stages.files import read_json
+from study.stages.process import cpu_count, is_alive
 
 import numpy as np
 import pytest
@@ -192,7 +192,7 @@ def test_rates_go_by_the_rule_and_without_one_by_width():
 def test_what_is_trained_by_default(flags, suites, names):
     args = suite.suite_parser("").parse_args(flags)
     assert suite.check_suite(args, common.Transformer, CLASSICAL) == names and args.suite == suites
-    assert args.jobs == (stage.cpu_count() if "--quick" in flags else 1)
+    assert args.jobs == (cpu_count() if "--quick" in flags else 1)
 
 
 @pytest.mark.parametrize(
@@ -266,7 +266,7 @@ def test_the_study_says_and_keeps_what_it_plans(tmp_path, capsys):
     ]
     largest = reference.write_plan(tmp_path, ["transformer"], commands)
     assert largest["transformer"]["name"] == "transformer_d256"
-    kept = stage.read_json(tmp_path / reference.KEPT)
+    kept = read_json(tmp_path / reference.KEPT)
     assert kept["plan"] == reference.PLAN and kept["runs"] == 5 + 3 * 2 + 120 + 1
     assert "132 runs" in capsys.readouterr().out
 
@@ -345,7 +345,7 @@ def test_side_by_side_gives_the_bytes_of_one_by_one(tmp_path):
     names = [plan["name"] for plan in plans]
     for plan in plans:
         train(tmp_path / "one", plan, data, "cpu")
-    records = list(jobs.train_side_by_side(tmp_path / "two", plans, "cpu", jobs=stage.cpu_count()))
+    records = list(jobs.train_side_by_side(tmp_path / "two", plans, "cpu", jobs=cpu_count()))
     assert {record["name"] for record in records} == set(names) and {
         record["threads"] for record in records
     } == {1}
@@ -359,12 +359,12 @@ def test_side_by_side_gives_the_bytes_of_one_by_one(tmp_path):
 
 SCRIPT = """
 import importlib, sys
-from study.stages import stage
+from study.stages.process import run
 from study.train import calibrate, suite
 if __name__ == "__main__":
     calibrate.CALIBRATION_SECONDS = 0.01
     sys.argv = ["04_train_transformers.py", *{arguments!r}]
-    stage.run(importlib.import_module("04_train_transformers").main)
+    run(importlib.import_module("04_train_transformers").main)
 """
 
 
@@ -421,7 +421,7 @@ def test_a_process_that_dies_ends_the_others_with_their_states_saved(tmp_path):
     ), said
     assert said.count("state saved after step") == 1 and "Traceback" not in said
     assert len(list((tmp_path / "checkpoints").glob(".*.state"))) == 1
-    assert len(workers) == 2 and not any(stage.is_alive(pid) for pid in workers)
+    assert len(workers) == 2 and not any(is_alive(pid) for pid in workers)
 
 
 @pytest.mark.slow
@@ -431,6 +431,6 @@ def test_all_processes_end_with_the_first(tmp_path):
     process.kill()
     process.communicate(timeout=60)
     deadline = time.monotonic() + 20
-    while any(stage.is_alive(pid) for pid in workers) and time.monotonic() < deadline:
+    while any(is_alive(pid) for pid in workers) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert len(workers) == 2 and not any(stage.is_alive(pid) for pid in workers)
+    assert len(workers) == 2 and not any(is_alive(pid) for pid in workers)

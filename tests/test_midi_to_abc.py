@@ -13,8 +13,10 @@ from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 
-from study.stages import stage
 from study.stages.arguments import stage_parser
+from study.stages.files import tree_files
+from study.stages.process import cpu_count, is_alive
+from study.stages.stage import Stage
 
 import pytest
 import symusic
@@ -502,7 +504,7 @@ def make_root(root, files):
         with open(path, "wb") as file:
             file.write(data)
     args = stage_parser("").parse_args(["--root", str(root)])
-    first = stage.Stage(str(PROJECT / "01_download.py"), args, {})
+    first = Stage(str(PROJECT / "01_download.py"), args, {})
     with first.writing():
         first.finish(["data/raw_midi"])
 
@@ -513,7 +515,7 @@ def convert_root(root, *flags):
 
 def outputs(root):
     data = root / "data"
-    names = [f"abc_notation/{name}" for name in stage.tree_files(data / "abc_notation")]
+    names = [f"abc_notation/{name}" for name in tree_files(data / "abc_notation")]
     return {
         name: (data / name).read_bytes() for name in [*names, "failed_midi.txt", "conversion.tsv"]
     }
@@ -716,13 +718,13 @@ def test_no_worker_outlives_a_run_that_is_killed(tmp_path):
     """One of them is at a file that never ends."""
     script, _ = hostile(tmp_path, ["sleeper", *(f"song{i}" for i in range(40))], timeout=100)
     run = subprocess.Popen([sys.executable, script], stderr=subprocess.PIPE, text=True)
-    found = workers(run.pid, min(2, stage.cpu_count()))
+    found = workers(run.pid, min(2, cpu_count()))
     while not (tmp_path / "asleep").exists():
         time.sleep(0.01)
     run.kill()
     assert run.communicate(timeout=60)[1] == ""  # the pipe ends with its last writer
     assert not any(
-        stage.is_alive(pid) and "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+        is_alive(pid) and "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
         for pid in found
     )
 

@@ -6,17 +6,18 @@ import shutil
 import subprocess
 import sys
 
-from study.stages import stage
+from study.stages.code_key import HERE
 
 import pytest
 
 from study import pipeline
 
-HERE = stage.HERE
 FAKE = '''"""A stage."""
 import sys
 from study.stages.arguments import stage_parser
-from study.stages.stage import Stage, run, write_text
+from study.stages.files import write_text
+from study.stages.process import run
+from study.stages.stage import Stage
 
 def main():
     stage = Stage(__file__, stage_parser(__doc__).parse_args(), {})

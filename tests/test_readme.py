@@ -4,7 +4,9 @@ it cites."""
 import importlib
 import re
 
-from study.stages import stage
+from study.stages.code_key import HERE
+from study.stages.files import read_json
+from study.stages.manifest import STAGES
 
 import pytest
 
@@ -13,7 +15,6 @@ from study import full_study as reference
 from study.report.required import MOST_BYTES, check_results, value_at
 from study.report.tables import read_tables
 
-HERE = stage.HERE
 README = (HERE / "README.md").read_text(encoding="utf-8")
 
 
@@ -40,7 +41,7 @@ def test_every_module_at_the_top_is_explained():
         assert path.name in README, path.name
 
 
-@pytest.mark.parametrize("name", list(stage.STAGES))
+@pytest.mark.parametrize("name", list(STAGES))
 def test_flags_in_commands_are_understood(name, capsys):
     with pytest.raises(SystemExit) as ended:
         importlib.import_module(name).main(["--help"])
@@ -65,12 +66,12 @@ def test_the_numbers_are_those_of_the_study_that_ships():
 
 
 def test_the_study_that_ships_has_all_that_this_code_promises():
-    results, tables = stage.read_json(STUDY / "RESULTS.json"), read_tables(STUDY)
+    results, tables = read_json(STUDY / "RESULTS.json"), read_tables(STUDY)
     assert check_results(results, tables) == [] and results["quick"] is False
     assert (STUDY / "RESULTS.json").stat().st_size < MOST_BYTES
     assert len(tables["runs.csv"]) == results["runs"]["n"]
     assert "<button" in (STUDY / "report.html").read_text()
-    for sample in stage.read_json(STUDY / "generated/metadata.json")["samples"]:
+    for sample in read_json(STUDY / "generated/metadata.json")["samples"]:
         assert (STUDY / "generated" / sample["file"]).read_text() and (
             STUDY / "generated" / sample["file"]
         ).with_suffix(".mid").exists()
@@ -83,7 +84,7 @@ def test_the_study_that_ships_has_all_that_this_code_promises():
 
 def test_the_largest_runs_were_predicted_before_they_were_trained():
     promises, results = (
-        stage.read_json(STUDY / name) for name in ("prediction.json", "RESULTS.json")
+        read_json(STUDY / name) for name in ("prediction.json", "RESULTS.json")
     )
     for family, promise in promises.items():
         said = results["fits"]["joint"][family]["promise"]
@@ -94,7 +95,7 @@ def test_the_largest_runs_were_predicted_before_they_were_trained():
 
 
 def test_the_dictionary_names_keys_that_are_there():
-    results = stage.read_json(STUDY / "RESULTS.json")
+    results = read_json(STUDY / "RESULTS.json")
     text = (HERE / "docs/results_keys.md").read_text(encoding="utf-8")
     lines = text[: text.index("## The tables")].splitlines()
     rows = [line.split("|")[1] for line in lines if line.startswith("| `")]

@@ -6,7 +6,7 @@ import re
 import shlex
 import shutil
 
-from study.stages.stage import HERE
+from study.stages.code_key import HERE
 
 import symusic
 from test_edits import copy_project

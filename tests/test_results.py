@@ -8,7 +8,10 @@ import random
 import shutil
 
 from study.stages.arguments import stage_parser
-from study.stages.stage import HERE, Stage, manifest_path, plain
+from study.stages.code_key import HERE
+from study.stages.files import plain
+from study.stages.manifest import manifest_path
+from study.stages.stage import Stage
 
 import numpy as np
 import pytest

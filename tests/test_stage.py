@@ -9,15 +9,19 @@ import subprocess
 import sys
 import time
 
-from study.stages import stage
-from study.stages.code_key import code_digest
+from study.stages.code_key import HERE, code_digest
+from study.stages.files import TEMPORARY, atomic, read_json, write_json, write_text
+from study.stages.process import cpu_count
+from study.stages.stage import SUITE_FLAGS, repeated
 
 import pytest
 
 SCRIPT = '''"""A small stage."""
 import sys, time
 from study.stages.arguments import fail, stage_parser
-from study.stages.stage import Stage, run, write_text
+from study.stages.files import write_text
+from study.stages.process import run
+from study.stages.stage import Stage
 TEXT = "one"  # knob
 
 def main(argv=None):
@@ -44,8 +48,8 @@ NAMES = ["01_download", "02_midi_to_abc", "03_tokenize_split"]
 
 @pytest.fixture
 def project(tmp_path):
-    shutil.copytree(stage.HERE / "study/stages", tmp_path / "study/stages")
-    shutil.copy(stage.HERE / "study/families.py", tmp_path / "study")
+    shutil.copytree(HERE / "study/stages", tmp_path / "study/stages")
+    shutil.copy(HERE / "study/families.py", tmp_path / "study")
     for name in NAMES:
         (tmp_path / f"{name}.py").write_text(SCRIPT)
     return tmp_path
@@ -133,7 +137,7 @@ def test_the_next_command_can_be_pasted(project):
         "cpu",
     ]
     assert (
-        stage.repeated(words, stage.SUITE_FLAGS)
+        repeated(words, SUITE_FLAGS)
         == " --only 'tiny, small' --max-train-chars 1000 --max-minutes 2 --device cpu"
     )
 
@@ -227,14 +231,14 @@ def test_an_interrupted_stage_is_unfinished_and_continues(project, with_signal, 
     unfinished = call(project, "02_midi_to_abc", code=1)
     assert "unfinished" in unfinished and "python 01_download.py" in unfinished
     assert "resuming" in call(project, "01_download", "--shout")
-    assert not list(project.rglob(stage.TEMPORARY + "*"))
+    assert not list(project.rglob(TEMPORARY + "*"))
 
 
 def test_ctrl_c_while_a_script_is_loading(project):
     script = project / "01_download.py"
     script.write_text(
-        "import time\nfrom study.stages import stage\nprint('loading',"
-        " flush=True)\ntime.sleep(300)\nstage.run(None)\n"
+        "import time\nfrom study.stages import process\nprint('loading',"
+        " flush=True)\ntime.sleep(300)\nprocess.run(None)\n"
     )
     process = subprocess.Popen(
         [sys.executable, script.name],
@@ -250,7 +254,7 @@ def test_ctrl_c_while_a_script_is_loading(project):
 
 POOL = """
 import os, signal, sys, time
-from study.stages.stage import run, worker_pool
+from study.stages.process import run, worker_pool
 
 def work(number):
     open("at-work", "w").close()
@@ -270,7 +274,7 @@ run(main)
 def test_a_pool_has_one_worker_a_core_and_ends_when_one_is_killed(project):
     script = project / "pool.py"
     script.write_text(POOL.format(killer=None, sleep=0))
-    assert call(project, "pool") == f"780 {stage.cpu_count()}\n"
+    assert call(project, "pool") == f"780 {cpu_count()}\n"
     script.write_text(POOL.format(killer=7, sleep=0))
     assert "pool: a worker process was killed, most often for want of memory\n  -> " in call(
         project, "pool", code=1
@@ -296,8 +300,8 @@ def test_no_worker_of_a_pool_outlives_its_parent(project, with_signal):
 
 def test_atomic_write_leaves_the_old_file_when_it_fails(tmp_path):
     path = tmp_path / ("x" * 251 + ".txt")
-    stage.write_text(path, "old")
-    with pytest.raises(RuntimeError), stage.atomic(path) as file:
+    write_text(path, "old")
+    with pytest.raises(RuntimeError), atomic(path) as file:
         file.write("half of the new")
         raise RuntimeError
     assert path.read_text() == "old" and os.listdir(tmp_path) == [path.name]
@@ -305,10 +309,10 @@ def test_atomic_write_leaves_the_old_file_when_it_fails(tmp_path):
 
 def test_json_is_strict(tmp_path):
     with pytest.raises(ValueError):
-        stage.write_json(tmp_path / "a.json", {"loss": float("nan")})
+        write_json(tmp_path / "a.json", {"loss": float("nan")})
     assert not (tmp_path / "a.json").exists()
     (tmp_path / "torn.json").write_text('{"a": 1')
-    assert stage.read_json(tmp_path / "torn.json") is None
+    assert read_json(tmp_path / "torn.json") is None
 
 
 def test_full_disk_is_one_line(project):

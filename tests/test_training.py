@@ -14,8 +14,9 @@ import sys
 import time
 from pathlib import Path
 
-from study.stages.stage import HERE as REPOSITORY
-from study.stages.stage import Stage, read_json
+from study.stages.code_key import HERE as REPOSITORY
+from study.stages.files import read_json
+from study.stages.stage import Stage
 
 import numpy as np
 import pytest
@@ -766,7 +767,7 @@ TRAIN_ON_OLDER_CPU = """
 import sys, torch
 torch.set_num_threads(1)
 from pathlib import Path
-from study.stages.stage import read_json
+from study.stages.files import read_json
 from study.train import data, runs
 root = Path(sys.argv[1])
 runs.train(root, read_json(root / "plan.json"), data.load_data(root), "cpu")
@@ -823,13 +824,13 @@ def test_an_older_cpu_trains_to_the_same_loss(tmp_path, data):
 SCRIPT = """
 import importlib, sys, torch
 torch.set_num_threads(1)
-from study.stages import stage
+from study.stages.process import run
 from study.train import calibrate, runs, suite
 runs.CHECKPOINT_SECONDS, calibrate.CALIBRATION_SECONDS = {seconds}, 0.01
 t = importlib.import_module("04_train_transformers")
 t.SIZES = {{"tiny": {shape!r}, "small": {shape!r}, **{more!r}}}
 sys.argv = ["04_train_transformers.py"] + {arguments!r}
-stage.run(t.main)
+run(t.main)
 """
 
 

@@ -17,7 +17,8 @@ and rates/, music/, copying/, skills/, control/ with a file for each set; repeat
 from pathlib import Path
 from typing import NamedTuple
 
-from study.stages.stage import BEST, file_digest
+from study.stages.files import file_digest
+from study.stages.manifest import BEST
 
 from music.metrics import compare_sets, skills
 from music.right_bars import RightBars

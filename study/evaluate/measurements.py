@@ -15,7 +15,7 @@ import json
 from typing import Any, NamedTuple
 
 from study.stages.code_key import code_digest
-from study.stages.stage import plain, read_json, value_digest, write_json
+from study.stages.files import plain, read_json, value_digest, write_json
 
 FOLDER = "part4_outputs/evaluation"
 

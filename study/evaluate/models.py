@@ -2,7 +2,8 @@
 
 from typing import Any, NamedTuple
 
-from study.stages.stage import HERE, value_digest
+from study.stages.code_key import HERE
+from study.stages.files import value_digest
 
 from common import load_tokenizer
 from study.train.checkpoints import load_checkpoint

@@ -8,17 +8,9 @@ looked at and heard.
 import contextlib
 import itertools
 
-from study.stages.stage import (
-    BEST,
-    environment,
-    file_digest,
-    plain,
-    progress,
-    read_json,
-    write_bytes,
-    write_json,
-    write_text,
-)
+from study.stages.files import file_digest, plain, read_json, write_bytes, write_json, write_text
+from study.stages.manifest import BEST, environment
+from study.stages.process import progress
 
 from music.abc_text import check_abc
 from music.continuation import marked, midi_with_source

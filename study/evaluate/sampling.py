@@ -39,7 +39,7 @@ import copy
 import time
 from typing import Any, NamedTuple
 
-from study.stages.stage import progress
+from study.stages.process import progress
 
 import numpy as np
 import torch

@@ -12,7 +12,7 @@ import tempfile
 from collections import Counter
 from typing import NamedTuple
 
-from study.stages.stage import file_digest, tree_files, write_bytes, write_json
+from study.stages.files import file_digest, tree_files, write_bytes, write_json
 
 import numpy as np
 

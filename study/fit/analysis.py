@@ -11,7 +11,7 @@ import itertools
 import math
 from typing import NamedTuple
 
-from study.stages.stage import plain
+from study.stages.files import plain
 
 import numpy as np
 

@@ -14,7 +14,7 @@ shared law with its copying term (`study/fit/shared_law.py`), which is what the 
 import math
 from typing import NamedTuple
 
-from study.stages.stage import value_digest
+from study.stages.files import value_digest
 
 import numpy as np
 from scipy import special

@@ -9,7 +9,8 @@ import json
 import math
 from pathlib import Path
 
-from study.stages.stage import load_manifest, read_json
+from study.stages.files import read_json
+from study.stages.manifest import load_manifest
 
 import numpy as np
 

@@ -20,7 +20,8 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import NamedTuple
 
-from study.stages.stage import cpu_count, die_with_parent, tree_files, write_text
+from study.stages.files import tree_files, write_text
+from study.stages.process import cpu_count, die_with_parent
 
 from music.midi_to_abc import ConversionError, convert, self_check
 

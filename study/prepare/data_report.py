@@ -9,7 +9,7 @@ windows only (see baselines.py, also for what a *file of characters* is).
 
 from collections import Counter
 
-from study.stages.stage import progress, worker_pool
+from study.stages.process import progress, worker_pool
 
 import numpy as np
 

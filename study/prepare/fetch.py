@@ -29,7 +29,8 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from study.stages.stage import file_digest, progress, read_json, value_digest, write_json
+from study.stages.files import file_digest, read_json, value_digest, write_json
+from study.stages.process import progress
 
 from study.prepare.conversion import MIDI_BYTES, SUFFIXES
 

@@ -6,7 +6,7 @@ on which core was faster. A file that cannot be read is a counted row.
 
 from collections import Counter
 
-from study.stages.stage import cpu_count, worker_pool
+from study.stages.process import cpu_count, worker_pool
 
 from music import corpus
 from music.abc_people import read_people, tune_midi

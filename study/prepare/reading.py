@@ -25,7 +25,7 @@ import re
 import zlib
 from pathlib import Path
 
-from study.stages.stage import progress, worker_pool
+from study.stages.process import progress, worker_pool
 
 import numpy as np
 

@@ -11,7 +11,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from study.stages.stage import atomic
+from study.stages.files import atomic
 
 import numpy as np
 

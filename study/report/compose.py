@@ -24,7 +24,8 @@ from study.evaluate import heads as knock_out
 from study.evaluate.induction import read_tunes
 from study.evaluate.models import LoadedModel
 from study.families import label
-from study.stages.stage import BEST, write_text
+from study.stages.files import write_text
+from study.stages.manifest import BEST
 from study.train.checkpoints import load_checkpoint, tokenizer_path
 
 HERE = Path(__file__).parent

@@ -16,7 +16,8 @@ from study.evaluate.measurements import read
 from study.report.headline import headline, not_beaten
 from study.report.required import is_ngram, value_at
 from study.report.tables import DIGITS, RUN_COLUMNS, run_rows
-from study.stages.stage import BEST, STAGES, load_manifest, plain, read_json
+from study.stages.files import plain, read_json
+from study.stages.manifest import BEST, STAGES, load_manifest
 from study.wording import TOKENIZER_KINDS
 
 VERSION = 2  # of the keys; docs/results_keys.md lists what each replaced

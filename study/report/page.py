@@ -15,6 +15,9 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from study.stages.code_key import HERE as PROJECT
+from study.stages.files import read_json, write_text
+
 import jinja2
 from markupsafe import Markup
 
@@ -35,7 +38,6 @@ from study.report.sample_views import (
     within,
 )
 from study.report.tables import read_tables
-from study.stages import stage
 from study.wording import NOTHING, interval, number, percent, rounded
 
 HERE = Path(__file__).resolve().parent
@@ -88,7 +90,7 @@ def write_report(root):
     attention map checkpoints/best_model.pt with data/tokenizer.pkl and data/test.txt.
     """
     outputs = Path(root) / "part4_outputs"
-    metadata = stage.read_json(outputs / "generated/metadata.json") or {}
+    metadata = read_json(outputs / "generated/metadata.json") or {}
     rows = (metadata.get("samples") or [])[:MAX_SAMPLES]
     samples = [
         sample_view(row, outputs / "generated", f"sample {i}") for i, row in enumerate(rows, 1)
@@ -109,9 +111,9 @@ def write_report(root):
 
 def page_data(outputs):
     """Returns what the page says of a run, {name in the template: value}, but for its samples."""
-    results, tables = stage.read_json(outputs / "RESULTS.json") or {}, read_tables(outputs)
+    results, tables = read_json(outputs / "RESULTS.json") or {}, read_tables(outputs)
     runs = tables.get("runs.csv") or []
-    fits = stage.read_json(outputs / "fits.json") or {}
+    fits = read_json(outputs / "fits.json") or {}
     (_, sentence), *numbers = headline.rows(results) if results else [("answer", "")]
     return {
         "lead": lead(results, runs),
@@ -161,7 +163,7 @@ def _fit_and_write(path, template, page, pictures):
     n_bytes = sum(len(picture.data) for picture in pictures)
     rest = len(fill(template, page).encode()) - n_bytes
     within(pictures, PAGE_BYTES - rest - CAPTION_BYTES * len(pictures))
-    stage.write_text(path, fill(template, page))
+    write_text(path, fill(template, page))
 
 
 def fill(template, page):
@@ -446,4 +448,4 @@ def heat_picture(weights):
 
 
 if __name__ == "__main__":  # python -m study.report.page [ROOT]: the page alone
-    print(write_report(sys.argv[1] if len(sys.argv) > 1 else stage.HERE))
+    print(write_report(sys.argv[1] if len(sys.argv) > 1 else PROJECT))

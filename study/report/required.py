@@ -8,7 +8,7 @@ Loads no torch.
 import math
 
 from study.families import FAMILIES, in_order
-from study.stages.stage import load_manifest
+from study.stages.manifest import load_manifest
 
 N_SAMPLES, N_RATED = 10, 100  # what a complete results file holds at least
 MOST_BYTES = 60_000  # of RESULTS.json: long tables stand in files of their own

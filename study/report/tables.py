@@ -15,7 +15,8 @@ from study.evaluate.measurements import read
 from study.families import in_order
 from study.fit.records import csv_text, read_records
 from study.report.required import suite_runs
-from study.stages.stage import BEST, plain, read_json
+from study.stages.files import plain, read_json
+from study.stages.manifest import BEST
 
 DIGITS = 6  # of every number: more than any of them is known to
 RUN_COLUMNS = (

@@ -80,36 +80,24 @@ def stage_parser(doc, training=False):
 
 def whole(least=0, most=None):
     """A kind of argument: a whole number from `least` to `most`."""
-
-    def kind(text):
-        try:
-            value = int(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from None
-        return _within(value, text, least, most)
-
-    return kind
+    return lambda text: _within(text, int, "no whole number", least, most)
 
 
 def number(least=None, most=None, above=None):
     """A kind of argument: a finite number, at least `least`, at most `most`, greater than
     `above`."""
-
-    def kind(text):
-        try:
-            value = float(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
-        if not math.isfinite(value):
-            raise argparse.ArgumentTypeError(f"{text} is not finite")
-        if above is not None and value <= above:
-            raise argparse.ArgumentTypeError(f"{text} is not above {above:g}")
-        return _within(value, text, least, most)
-
-    return kind
+    return lambda text: _within(text, float, "no number", least, most, above)
 
 
-def _within(value, text, least, most):
+def _within(text, convert, otherwise, least, most, above=None):
+    try:
+        value = convert(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is {otherwise}") from None
+    if isinstance(value, float) and not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text} is not finite")
+    if above is not None and value <= above:
+        raise argparse.ArgumentTypeError(f"{text} is not above {above:g}")
     if least is not None and value < least:
         raise argparse.ArgumentTypeError(f"{text} is below {least:g}")
     if most is not None and value > most:
@@ -154,13 +142,19 @@ def existing(text):
 
 
 def resolve_root(args):
-    """The folder that holds data/, checkpoints/ and part4_outputs/."""
-    return Path(args.root).resolve() if args.root else HERE / "quick" if args.quick else HERE
+    """Returns the folder that holds data/, checkpoints/ and part4_outputs/."""
+    if args.root:
+        return Path(args.root).resolve()
+    return HERE / "quick" if args.quick else HERE
 
 
 def root_flags(args):
-    """The flags that make another stage's command act on the same root, quoted as a shell wants
-    them."""
-    return (" --quick" if args.quick else "") + (
-        f" --root {shlex.quote(str(args.root))}" if args.root else ""
-    )
+    """Returns the flags that make another stage's command act on the same root, quoted as a shell
+    wants them."""
+    root = f" --root {shlex.quote(str(args.root))}" if args.root else ""
+    return (" --quick" if args.quick else "") + root
+
+
+def given_words(args):
+    """Returns the words of the command line that `args` were read from."""
+    return getattr(args, "words", sys.argv[1:])

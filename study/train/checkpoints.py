@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-from study.stages.stage import atomic, file_digest, read_json
+from study.stages.files import atomic, file_digest, read_json
 
 import torch
 

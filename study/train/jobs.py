@@ -15,7 +15,7 @@ import os
 import sys
 from multiprocessing import connection
 
-from study.stages.stage import cpu_count, die_with_parent, progress
+from study.stages.process import cpu_count, die_with_parent, progress
 
 import torch
 

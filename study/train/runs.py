@@ -24,14 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from study.stages.code_key import code_digest
-from study.stages.stage import (
-    file_digest,
-    progress,
-    read_json,
-    value_digest,
-    write_json,
-    write_text,
-)
+from study.stages.files import file_digest, read_json, value_digest, write_json, write_text
+from study.stages.process import progress
 
 import numpy as np
 import torch

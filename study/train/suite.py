@@ -14,16 +14,10 @@ import fcntl
 import os
 from pathlib import Path
 
-from study.stages.arguments import (
-    MAX_SEED,
-    fail,
-    list_of,
-    name_list,
-    number,
-    stage_parser,
-    whole,
-)
-from study.stages.stage import Stage, cpu_count, file_digest, read_json
+from study.stages.arguments import MAX_SEED, fail, list_of, name_list, number, stage_parser, whole
+from study.stages.files import file_digest, read_json
+from study.stages.process import cpu_count
+from study.stages.stage import Stage
 
 import torch
 

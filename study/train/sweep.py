@@ -3,7 +3,8 @@
 import math
 import sys
 
-from study.stages.stage import HERE, read_json, write_json
+from study.stages.code_key import HERE
+from study.stages.files import read_json, write_json
 
 from study.families import in_order, label
 from study.figures import pyplot, save

@@ -15,6 +15,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from study.stages.files import read_json
+from study.stages.manifest import marker_path
+
 import pytest
 
 from fault_roots import SINGLE_THREAD, STAGES, command, outputs, run_stage, times_apart
@@ -100,12 +103,10 @@ def interrupted(name, root_for, how, n_times, same=outputs, longest=1.05):
     that the last signal left. `longest`: of the moments, as a share of an undisturbed run. Signals
     while the script is loading (one in ten) or after it has ended do not count. SIGINT goes to all
     processes of the stage, as from a keyboard."""
-    chance, stage = random.Random(f"{name} {how} {n_times}"), importlib.import_module(
-        "study.stages.stage"
-    )
+    chance = random.Random(f"{name} {how} {n_times}")
 
     def at_work(child, root):
-        return (stage.read_json(stage.marker_path(root, name)) or {}).get("pid") == child.pid
+        return (read_json(marker_path(root, name)) or {}).get("pid") == child.pid
 
     def until_at_work(child, root):
         while child.poll() is None and not at_work(child, root):
@@ -150,7 +151,7 @@ def interrupted(name, root_for, how, n_times, same=outputs, longest=1.05):
         if chance.random() < 0.2 * longest or child.returncode == 0:
             finish(start(name, root))
             assert same(root) == expected
-            assert not stage.marker_path(root, name).exists()
+            assert not marker_path(root, name).exists()
             root, fresh, roots = root_for(name), True, roots + 1
     finish(start(name, root))
     assert same(root) == expected

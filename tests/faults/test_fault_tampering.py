@@ -9,7 +9,8 @@ import pickle
 import random
 import shutil
 
-from study.stages import stage
+from study.stages.files import file_digest, read_json, value_digest
+from study.stages.manifest import input_problems, manifest_path, seal
 
 import numpy as np
 import pytest
@@ -34,15 +35,15 @@ class Code:
 def forge(root, name):
     """Makes the manifest of stage `name` fit files that were changed: a forger who knows the
     format."""
-    path = stage.manifest_path(root, name)
+    path = manifest_path(root, name)
     manifest = json.loads(path.read_text())
     for output, expected in manifest["outputs"].items():
         if "files" not in expected:
             expected.update(
-                bytes=(root / output).stat().st_size, sha256=stage.file_digest(root / output)
+                bytes=(root / output).stat().st_size, sha256=file_digest(root / output)
             )
-    manifest["output_digest"] = stage.value_digest(manifest["outputs"])
-    manifest["seal"] = stage._seal(manifest)
+    manifest["output_digest"] = value_digest(manifest["outputs"])
+    manifest["seal"] = seal(manifest)
     path.write_text(json.dumps(manifest))
 
 
@@ -162,20 +163,20 @@ def edits(manifest, chance):
 def test_edited_manifests_never_surprise(root_for, n):
     """No edit is believed, and none ends in an exception."""
     root, chance = root_for("03_tokenize_split"), random.Random(n)
-    path = stage.manifest_path(root, "02_midi_to_abc")
+    path = manifest_path(root, "02_midi_to_abc")
     text = path.read_text()
     original = json.loads(text)
     for _ in range(n):
         manifest = edits(original, chance)
         path.write_text(json.dumps(manifest))
-        problems = stage.input_problems(root, "02_midi_to_abc")
+        problems = input_problems(root, "02_midi_to_abc")
         assert all(isinstance(words, str) for problem in problems for words in problem)
         assert problems or manifest == original
     for _ in range(n):  # bytes changed
         data = bytearray(text.encode())
         data[chance.randrange(len(data))] = chance.randrange(256)
         path.write_bytes(data)
-        assert stage.input_problems(root, "02_midi_to_abc") or stage.read_json(path) == original
+        assert input_problems(root, "02_midi_to_abc") or read_json(path) == original
     for garbage in (
         b"",
         b"null",
@@ -187,9 +188,9 @@ def test_edited_manifests_never_surprise(root_for, n):
         b"1e999",
     ):
         path.write_bytes(garbage)
-        assert stage.input_problems(root, "02_midi_to_abc")
+        assert input_problems(root, "02_midi_to_abc")
     path.write_text(text)
-    assert not stage.input_problems(root, "02_midi_to_abc")
+    assert not input_problems(root, "02_midi_to_abc")
 
 
 def test_changed_output_is_damaged(root_for):

@@ -1,0 +1,174 @@
+"""Files of a stage: written whole or not at all, read without trust, known by their digests.
+
+write_text(root / "data/train.txt", text)      # a kill leaves the old file or the new one
+with atomic(path, "wb") as file:
+    file.write(part)
+"""
+
+import contextlib
+import hashlib
+import itertools
+import json
+import math
+import os
+from fractions import Fraction
+from pathlib import Path
+
+from study.stages.process import is_alive
+
+# prefix of files being written; short, because names may already be 255 bytes long
+TEMPORARY = ".tmp-"
+_temporary_number = itertools.count()
+
+
+# ---------------------------------------------------------------- writing and reading
+
+
+@contextlib.contextmanager
+def atomic(path, mode="w", durable=True):
+    """Opens a temporary file beside `path`; it takes the name `path` only when it is complete.
+
+    durable: flush to disk before the rename. Switch it off for thousands of small files;
+    `Stage.finish` syncs the disk once for all of them before it writes the manifest.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{next(_temporary_number)}"
+    # a byte of a path that is no UTF-8 is written as \udcff, which JSON reads back
+    text = {"encoding": "utf-8", "newline": "\n", "errors": "backslashreplace"}
+    try:
+        with open(temporary, mode, **({} if "b" in mode else text)) as file:
+            yield file
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path, text, durable=True):
+    """Writes text (UTF-8, LF) atomically."""
+    with atomic(path, durable=durable) as file:
+        file.write(text)
+
+
+def write_bytes(path, data, durable=True):
+    """Writes bytes atomically."""
+    with atomic(path, "wb", durable=durable) as file:
+        file.write(data)
+
+
+def write_json(path, value):
+    """Writes strict JSON atomically; NaN and Infinity raise ValueError."""
+    write_text(path, json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def read_json(path):
+    """Returns the value in a JSON file, or None if the file is missing or not JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
+        return None
+
+
+def plain(value, digits=None):
+    """Returns the value as strict JSON wants it: tuples as lists, NumPy's types and fractions as
+    Python's numbers (to so many significant digits), keys as text, None for what is not finite.
+
+    >>> plain({3: (float("nan"), Fraction(1, 2))})
+    {'3': [None, 0.5]}
+    """
+    if isinstance(value, dict):
+        return {str(key): plain(item, digits) for key, item in value.items()}
+    if hasattr(value, "tolist"):  # a NumPy array or number
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        return [plain(item, digits) for item in value]
+    if isinstance(value, Fraction):
+        value = float(value)
+    if not isinstance(value, float):
+        return value
+    if not math.isfinite(value):
+        return None
+    return value if digits is None else float(f"{value:.{digits}g}")
+
+
+# ---------------------------------------------------------------- folders
+
+
+def tree_files(folder):
+    """Returns all files under a folder as sorted relative paths (str), but for temporary ones; no
+    links are followed."""
+    files, folders = [], [""]
+    while folders:
+        below = folders.pop()
+        with os.scandir(folder / below) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(below + entry.name + "/")
+                elif not entry.name.startswith(TEMPORARY):
+                    files.append(below + entry.name)
+    return sorted(files)
+
+
+def remove_temporaries(folder):
+    """Deletes what killed writers left behind; files of living processes stay."""
+    for path in folder.rglob(TEMPORARY + "*"):
+        pid = path.name[len(TEMPORARY) :].split("-")[0]
+        if not (pid.isdigit() and int(pid) != os.getpid() and is_alive(int(pid))):
+            path.unlink(missing_ok=True)
+
+
+# ---------------------------------------------------------------- digests
+
+
+def file_digest(path):
+    """Returns the SHA-256 of a file's bytes, hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def value_digest(value):
+    """Returns the SHA-256 of a JSON value, independent of the order of keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def describe(path, index):
+    """Returns what a manifest says of an output: {"bytes", "sha256"}, of a folder "files" too.
+
+    index: path of the list of a folder's files; those that have the size and time in it are not
+    read again.
+    """
+    if not path.is_dir():
+        return {"bytes": path.stat().st_size, "sha256": file_digest(path)}
+    rows = _tree_rows(path, index)
+    listing = "".join(f"{json.dumps(relative)}\t{digest}\n" for _, _, digest, relative in rows)
+    return {
+        "files": len(rows),
+        "bytes": sum(size for size, *_ in rows),
+        "sha256": hashlib.sha256(listing.encode()).hexdigest(),
+    }
+
+
+def write_index(path, index):
+    """Writes the list of a folder's files."""
+    with atomic(index) as file:
+        for size, mtime, digest, relative in _tree_rows(path, index):
+            file.write(f"{size}\t{mtime}\t{digest}\t{json.dumps(relative)}\n")
+
+
+def _tree_rows(folder, index):
+    """[(bytes, time of writing in ns, SHA-256, relative path)] of a folder's files."""
+    known, rows = {}, []
+    for line in index.read_text(encoding="utf-8").splitlines() if index.exists() else ():
+        with contextlib.suppress(ValueError):  # a torn line: that one file is read again
+            size, mtime, digest, relative = line.split("\t", 3)
+            known[json.loads(relative), int(size), int(mtime)] = digest
+    for relative in tree_files(folder):
+        stat = os.stat(folder / relative)
+        size, mtime = stat.st_size, stat.st_mtime_ns
+        digest = known.get((relative, size, mtime)) or file_digest(folder / relative)
+        rows.append((size, mtime, digest, relative))
+    return rows

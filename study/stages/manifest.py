@@ -1,0 +1,221 @@
+"""Manifests: which stages there are, what each has made from what, and what is wrong with it now.
+
+A stage's manifest, `<stage>.manifest.json`, is written last. From the manifests alone every script
+can tell whether its input is missing, unfinished, damaged or stale. Staleness goes by content: an
+upstream stage that ran again and wrote the same bytes makes nothing stale.
+"""
+
+import contextlib
+import platform
+from importlib import metadata
+from pathlib import Path
+
+from study.stages.code_key import HERE, code_digest
+from study.stages.files import describe, read_json, value_digest, write_json
+from study.stages.process import cpu_count
+
+from study.families import FAMILIES
+
+TRAINING = tuple(family.stage for family in FAMILIES.values())
+OPTIONAL = {family.stage for family in FAMILIES.values() if family.optional} | {"08_finetune"}
+# stage -> (folder of its manifest, below the root; stages it reads)
+STAGES = {
+    "01_download": ("data", ()),
+    "02_midi_to_abc": ("data", ("01_download",)),
+    "03_tokenize_split": ("data", ("02_midi_to_abc",)),
+    **{name: ("checkpoints", ("03_tokenize_split",)) for name in TRAINING},
+    "06_fit_scaling": ("part4_outputs", ("03_tokenize_split", *TRAINING)),
+    "07_train_best_and_generate": (
+        "part4_outputs",
+        ("03_tokenize_split", *TRAINING, "06_fit_scaling"),
+    ),
+    "08_finetune": ("finetuned", ("03_tokenize_split",)),
+}
+BEST = "best_model"  # name of the best model's files
+# recorded in manifests
+PACKAGES = ("torch", "music21", "symusic", "numpy", "scipy", "matplotlib", "verovio", "pyppmd")
+
+
+# ---------------------------------------------------------------- places
+
+
+def stage_folder(name):
+    """Returns (folder of a stage's manifest below the root, its script's name); `08_finetune/mine`
+    is one of several that a script makes.
+
+    >>> stage_folder("02_midi_to_abc"), stage_folder("08_finetune/mine")
+    (('data', '02_midi_to_abc'), ('finetuned/mine', '08_finetune'))
+    """
+    script, _, part = name.partition("/")
+    return f"{STAGES[script][0]}/{part}".rstrip("/"), script
+
+
+def manifest_path(root, name):
+    """Returns where a stage's manifest stands, e.g. ROOT/data/02_midi_to_abc.manifest.json."""
+    folder, script = stage_folder(name)
+    return root / folder / f"{script}.manifest.json"
+
+
+def marker_path(root, name):
+    """Returns the path of the marker that stands while a stage is writing: an interrupted run
+    leaves it behind."""
+    folder, script = stage_folder(name)
+    return root / folder / f"{script}.running.json"
+
+
+def index_path(root, name, output):
+    """Returns where the list of the files of a stage's output folder stands."""
+    folder, script = stage_folder(name)
+    return root / folder / f".{script}.{output.replace('/', '-')}.files.tsv"
+
+
+def stages_read(root, name):
+    """Returns the stages whose outputs a stage reads in this root: optional ones only if they were
+    run."""
+    return [
+        before
+        for before in STAGES[name][1]
+        if before not in OPTIONAL
+        or manifest_path(root, before).exists()
+        or marker_path(root, before).exists()
+    ]
+
+
+# ---------------------------------------------------------------- what is in one
+
+
+def load_manifest(root, name):
+    """Returns a stage's manifest as a dict, or None if there is none that can be read."""
+    manifest = read_json(manifest_path(root, name))
+    with contextlib.suppress(ValueError):  # infinite numbers, which no stage writes
+        if isinstance(manifest, dict) and manifest.get("seal") == seal(manifest):
+            return manifest
+    return None
+
+
+def write_manifest(root, name, manifest):
+    """Writes a stage's manifest and its seal."""
+    write_json(manifest_path(root, name), {**manifest, "seal": seal(manifest)})
+
+
+def seal(manifest):
+    """Returns the digest of all that a manifest says: one that was edited by hand is not
+    believed."""
+    return value_digest({key: value for key, value in manifest.items() if key != "seal"})
+
+
+def restate(root, name, outputs):
+    """Puts outputs of a finished stage that a later one has written anew into its manifest, if it
+    has one; their content is a function of the root, and both write it by the same function."""
+    manifest = load_manifest(root, name)
+    if manifest is not None:
+        for output in manifest["outputs"].keys() & set(outputs):
+            described = describe(root / output, index_path(root, name, output))
+            manifest["outputs"][output] = described
+        manifest["output_digest"] = value_digest(manifest["outputs"])
+        write_manifest(root, name, manifest)
+
+
+def stage_code(name):
+    """Returns the digest of the code of a stage: what its main() reaches. Where pages and figures
+    are made, words count too, and the names and colours of the families."""
+    shows = STAGES[name][0] == "part4_outputs"
+    code = code_digest([(HERE / f"{name}.py", "main")], words=shows)
+    return value_digest([code, list(FAMILIES.values())]) if shows else code
+
+
+def command_line(name, words):
+    """Returns a stage's command as manifests keep it: absolute paths cut to their last part."""
+    shown = [f".../{Path(word).name}" if word.startswith("/") else word for word in words]
+    return " ".join(["python", f"{name}.py", *shown])
+
+
+def environment(device=None):
+    """Returns versions and machine for the record; no paths, no host name."""
+    versions = {}
+    for package in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    return {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cpu_cores": cpu_count(),
+        "device": device,
+        **versions,
+    }
+
+
+# ---------------------------------------------------------------- what is wrong
+
+
+def all_problems(root, names, flags=""):
+    """Returns [(problem, mending command)] of these stages and, first, of what they in turn are
+    made from, in the order in which the commands are to be run."""
+    found, waiting = {}, list(names)
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found[name] = input_problems(root, name, flags)
+            if found[name] and not marker_path(root, name).exists():
+                manifest = load_manifest(root, name)
+                waiting += stages_read(root, name) if manifest is None else manifest["inputs"]
+    return [problem for name in STAGES for problem in found.get(name, [])]
+
+
+def input_problems(root, name, flags=""):
+    """Returns [(problem, mending command)] for the outputs of a stage: missing, unfinished, damaged
+    or stale."""
+    folder, script = stage_folder(name)
+    manifest, command = load_manifest(root, name), f"python {script}.py{flags}"
+    if marker_path(root, name).exists():
+        problem = f"{name} was interrupted before its output in {folder}/ was complete"
+        return [(f"unfinished: {problem}", command)]
+    if manifest is None and manifest_path(root, name).exists():
+        problem = f"{folder}/{script}.manifest.json cannot be read or was edited"
+        return [(f"damaged: {problem}", command + " --force")]
+    if manifest is None:
+        return [(f"missing: there is no output of {name} in {folder}/", command)]
+    problems = []
+    for before, digest in manifest["inputs"].items():
+        upstream = load_manifest(root, before)
+        if upstream and upstream["output_digest"] != digest:
+            problems.append(
+                f"stale: the output of {name} was made from an older output of {before}"
+            )
+    if manifest["code_digest"] != stage_code(script):
+        problems.append(f"stale: {name}.py (or a module it uses) has changed since it ran")
+    for output, expected in manifest["outputs"].items():
+        damage = _damage(root / output, expected, index_path(root, name, output))
+        if damage:
+            problems.append(f"damaged: {output} {damage}")
+    return [(problem, command) for problem in problems]
+
+
+def _damage(path, expected, index):
+    """What differs between an output and its manifest entry, in words; None if it is intact."""
+    if not path.exists():
+        return "is gone"
+    found = describe(path, index)
+    if found == expected:
+        return None
+    if found.get("files") != expected.get("files"):
+        return f"holds {found.get('files', 1):,} files instead of {expected.get('files', 1):,}"
+    if found["bytes"] != expected["bytes"]:
+        return f"has {found['bytes']:,} bytes instead of {expected['bytes']:,}"
+    return "has changed since it was written"
+
+
+def is_up_to_date(root, name, words):
+    """Returns True if a stage's manifest says that this command made what stands in the root now.
+
+    words: of the command line. It asks no script, so that seven stages take seconds; False means
+    only that the script has to be asked.
+    """
+    manifest = load_manifest(root, name)
+    return (
+        manifest is not None
+        and manifest["command"] == command_line(name, words)
+        and set(manifest["inputs"]) == set(stages_read(root, name))
+        and not manifest.get("missing")
+        and not input_problems(root, name)
+    )

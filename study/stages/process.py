@@ -1,0 +1,149 @@
+"""Processes: how a script runs and ends, its pool of workers, its progress bar.
+
+Loads no torch: converters and their workers start quickly.
+"""
+
+import contextlib
+import ctypes
+import errno
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+from study.stages.arguments import fail
+
+from tqdm import tqdm
+
+AGAIN = "what is finished is kept; the same command goes on from there"
+DISK_ERRORS = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "a file would exceed the size limit",
+    errno.EROFS: "the folder is read-only",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "permission denied",
+}
+
+# A numbered script that is still loading (torch takes seconds) ends at Ctrl-C without a traceback;
+# `run` takes over from here.
+if (
+    Path(sys.argv[0]).name[:2].isdigit()
+    and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+):
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+# ---------------------------------------------------------------- the frame of a script
+
+
+def run(main):
+    """Calls a script's main(): Ctrl-C, SIGTERM, a full disk and a closed pipe end in one line, not
+    in a traceback."""
+    name = Path(sys.argv[0]).stem
+
+    def terminated(*_):
+        raise KeyboardInterrupt("terminated")
+
+    signal.signal(signal.SIGTERM, terminated)
+    with contextlib.suppress(AttributeError):  # output that a test has put in its place
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        main()
+    except KeyboardInterrupt as stop:
+        print(f"\n{name}: {str(stop) or 'interrupted'}: {AGAIN}", file=sys.stderr)
+        sys.exit(143 if str(stop) else 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        # tempfile cannot write in any folder
+        if error.errno == errno.ENOENT and "temporary directory" in str(error):
+            problem = "the disk is full: no temporary folder can be written"
+            fail(name, problem, f"make room, or set TMPDIR; {AGAIN}")
+        if error.errno not in DISK_ERRORS:
+            raise
+        where = f": {error.filename}" if error.filename else ""
+        fail(name, DISK_ERRORS[error.errno] + where, f"make room or permit writing; {AGAIN}")
+    except MemoryError:
+        mend = "use a machine with more, or smaller budgets (see --help)"
+        fail(name, "not enough memory", f"{mend}; {AGAIN}")
+    except BrokenProcessPool:
+        problem = "a worker process was killed, most often for want of memory"
+        fail(name, problem, f"give fewer --workers; {AGAIN}")
+
+
+def progress(iterable=None, total=None, desc=None, unit="it"):
+    """Returns a tqdm bar: on a terminal only, and not in worker processes, whose bars would write
+    over each other."""
+    silent = not sys.stderr.isatty() or multiprocessing.parent_process() is not None
+    return tqdm(iterable, total=total, desc=desc, unit=unit, disable=silent, dynamic_ncols=True)
+
+
+# ---------------------------------------------------------------- processes
+
+
+def cpu_count():
+    """Returns the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def is_alive(pid):
+    """Returns True if there is a process of this number."""
+    try:
+        os.kill(pid, 0)  # signal 0 asks only
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # there is one, of another user
+        pass
+    return True
+
+
+def die_with_parent():
+    """Prepares a worker process: Ctrl-C is its parent's business, and it ends when its parent does,
+    however that ended. (A worker that merely finds its pipe closed may be at a file for minutes,
+    and then complains.)"""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent.pid:  # it died before it could be told
+            os._exit(1)
+    else:  # a thread, which has to wait while C code holds the interpreter
+        threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+
+@contextlib.contextmanager
+def worker_pool(n_workers, n_jobs):
+    """Yields a ProcessPoolExecutor of at most n_workers, at most one a core and one a job; use its
+    `map`.
+
+    The workers end with this process. One that is killed ends the work with BrokenProcessPool, of
+    which `run` makes a sentence (a multiprocessing.Pool would wait for its answer for ever).
+    """
+    # a spawned worker of a script loads torch, for seconds; fork is safe as no thread runs yet
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    pool = ProcessPoolExecutor(
+        max(1, min(n_workers, cpu_count(), n_jobs)), context, die_with_parent
+    )
+    shown = threading.excepthook
+    try:
+        yield pool
+    except BaseException:
+        # the pool's thread finds its futures cancelled: a traceback that helps nobody
+        threading.excepthook = lambda _: None
+        for worker in multiprocessing.active_children():
+            worker.kill()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+        threading.excepthook = shown
