@@ -46,7 +46,8 @@ from study.stages.process import run
 from study.stages.stage import Stage
 
 from common import UNKNOWN, load_tokenizer, pick_device
-from music.abc_text import check_abc, read_abc
+from music.abc_check import check_abc
+from music.abc_text import read_abc
 from music.continuation import NextBars, last_bars, read_source
 from music.midi_to_abc import MAX_VOICES
 from music.right_bars import RightBars

@@ -1,13 +1,9 @@
 """Reads one stretch of music: notes, chords, rests and their signs between two bar lines or fields.
 
-What a stretch means depends on what came before only through the key and the accidentals in force,
-the unit note length, the kind of meter and the open ties. So its reading is a function of these and
-of its text, and is remembered: music repeats itself (28 % of the 27,000 stretches of 900 folk and
-classical tunes), and every tune is read several times, by the converter's self-check, the split,
-the checker and the metrics.
-
-How pitches are read (abc2midi reads the same): an accidental holds for its letter in all octaves to
-the end of the bar; a tied note keeps its accidental across the bar line, the notes after it do not.
+Its reading depends on its text, the accidentals in force, the unit note length, the kind of meter
+and the open ties alone, and is remembered: music repeats itself, and every tune is read several
+times. As in abc2midi, an accidental holds for its letter in all octaves to the end of the bar; a
+tied note keeps its accidental across the bar line, the notes after it do not.
 """
 
 import re
@@ -76,8 +72,8 @@ class Stretch(NamedTuple):
 
 class Head(NamedTuple):
     """A note head as written. step: letters above the C of MIDI pitch 0; natural: MIDI pitch
-    without accidentals;
-    alteration: of its own accidental, None without; over/under: its length in unit notes."""
+    without accidentals; alteration: of its own accidental, or None; over/under: its length in unit notes.
+    """
 
     letter: int
     step: int
@@ -90,8 +86,7 @@ class Head(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def read_head(token):
-    """The Head of a note's text: `C` is middle C, `c` an octave above, `,` and `'` go down and up
-    by octaves.
+    """The Head of a note's text: `C` is middle C, `c` an octave above.
 
     >>> read_head("^f'3/2-")
     Head(letter=3, step=52, natural=89, alteration=1, over=3, under=2, tied=True)
@@ -113,20 +108,16 @@ def read_head(token):
 def _fraction(text):
     """`3/2` -> (3, 2), `/` -> (1, 2), `//` -> (1, 4), `` -> (1, 1); what is none, such as `//3`, ->
     (1, 0)."""
-    over, slash, under = text.partition("/")
-    if not slash:
-        return int(over or 1), 1
-    halves = len(under) - len(under.lstrip("/")) + 1
-    digits = under.lstrip("/")
-    return int(over or 1), int(digits) if digits and halves == 1 else 2**halves if not digits else 0
+    over, _, _ = text.partition("/")
+    slashes, digits = text.count("/"), text.rpartition("/")[2]
+    if not digits or not slashes:
+        return int(over or 1), 2**slashes
+    return int(over or 1), int(digits) if slashes == 1 else 0
 
 
 def _read_token(token):
     """(kind, heads, numerator, denominator, all tied) of a token; kind is "sound" for a note, a
-    chord or a rest.
-
-    A chord is as long as its first note, times the fraction after it: `[C2E2]3` sounds for 6. A
-    rest has no heads."""
+    chord or a rest (without heads). `[C2E2]3` sounds for 6."""
     kind = _KIND.match(token).lastgroup
     if kind == "note":
         head = read_head(token)
@@ -136,9 +127,8 @@ def _read_token(token):
     if kind != "chord":
         return kind, (), 1, 1, False
     inside, _, after = token[1:].rpartition("]")
-    heads = tuple(
-        [read_head(match.group()) for match in HEAD.finditer(re.sub(r"![^!]*!", "", inside))]
-    )
+    inside = re.sub(r"![^!]*!", "", inside)
+    heads = tuple([read_head(match.group()) for match in HEAD.finditer(inside)])
     if not heads:
         return "empty chord", (), 1, 1, False
     over, under = _fraction(after.rstrip("-"))
@@ -151,10 +141,7 @@ _read_short_token = lru_cache(maxsize=1 << 14)(_read_token)
 @lru_cache(maxsize=16)
 def _broken_factor(signs):
     """(numerator, denominator) for the first note by `>` (1), `>>` (2), `<` (-1), ...; the second
-    gets -signs.
-
-    `a>b` is a dotted note and one of half the length, `a>>b` a double-dotted one and a quarter: 3/2
-    and 1/2, 7/4 and 1/4; `<` the other way round."""
+    gets -signs. `a>b` is 3/2 and 1/2, `a>>b` 7/4 and 1/4; `<` the other way round."""
     short = Fraction(1, 2 ** abs(signs))
     return (2 - short if signs > 0 else short).as_integer_ratio()
 
@@ -162,12 +149,10 @@ def _broken_factor(signs):
 @lru_cache(maxsize=1024)
 def _read_tuplet(text, compound):
     """(notes, numerator, denominator) of `(p:q:r`: the next r notes, each q/p of its length; (0, 1,
-    1) if it is none.
-
-    q defaults to what ABC 2.1, section 4.13, says of p, r to p: `(3` is `(3:2:3`."""
+    1) if it is none. `(3` is `(3:2:3` (ABC 2.1, section 4.13)."""
     p, q, r = (text[1:].split(":") + ["", ""])[:3]
     p = int(p)
-    if p < 2 or q == "0" or r.strip("0") != r and not r.strip("0"):
+    if p < 2 or q == "0" or r and not int(r):
         return 0, 1, 1
     q = int(q) if q else _TUPLET_TIME.get(p, 3 if compound else 2)
     r = int(r) if r else p
@@ -178,34 +163,9 @@ class _StretchReader:
     """Where the reading of a stretch stands: what it has heard, and what still waits for the next
     note."""
 
-    __slots__ = (
-        "unit",
-        "compound",
-        "alterations",
-        "ties",
-        "now",
-        "onsets",
-        "durations",
-        "pitches",
-        "n_heads",
-        "joined",
-        "broken_ties",
-        "slur",
-        "slur_low",
-        "rest_bars",
-        "timed",
-        "errors",
-        "last",
-        "broken",
-        "tuplet_left",
-        "tuplet_over",
-        "tuplet_under",
-    )
-
     def __init__(self, alterations, unit, compound, ties):
         self.unit, self.compound, self.alterations, self.now = unit, compound, list(alterations), 0
-        # open ties: (step, pitch, where); where: index of the note here, or -1 - index of the tie
-        # from before
+        # (step, pitch, where); where: index of the note here, or -1 - index of the tie from before
         self.ties = [(step, pitch, -1 - i) for i, (step, pitch) in enumerate(ties)]
         self.onsets, self.durations, self.pitches, self.n_heads, self.errors = [], [], [], 0, []
         self.joined = {}  # tie from before -> ticks that it goes on here
@@ -223,12 +183,8 @@ class _StretchReader:
         self.timed = True
         if self.tuplet_left or self.broken:
             over, under = self.in_rhythm(over, under)
-        ticks, first, joined, still_open = (
-            self.ticks_of(over, under, token),
-            len(self.durations),
-            [],
-            [],
-        )
+        ticks = self.ticks_of(over, under, token)
+        first, joined, still_open = len(self.durations), [], []
         for head in heads:
             pitch, tie = self.pitch_of(head)
             length = ticks if head is heads[0] else self.ticks_in_chord(head, heads[0], ticks)
@@ -277,8 +233,7 @@ class _StretchReader:
         return 0
 
     def ticks_in_chord(self, head, first, ticks):
-        """Ticks of one head of a chord whose first head has `ticks`: `[C4E2]` ends E before C, time
-        goes on after C."""
+        """Ticks of one head of a chord whose first head has `ticks`: `[C4E2]` ends E before C."""
         if (head.over, head.under) == (first.over, first.under) or not head.under or not first.over:
             return ticks
         if not head.over:
@@ -317,8 +272,7 @@ class _StretchReader:
             self.errors.append(("tuplet", f"no tuplet: {token}"))
 
     def broken_rhythm(self, token):
-        """`>` or `<`: changes the note, chord or rest before it now, and the one after it when that
-        comes."""
+        """`>` or `<`: changes what sounds before it now, and what comes after it then."""
         if self.last is None or self.broken:
             self.errors.append(("broken rhythm", f"{token} without a note before it"))
             return
@@ -335,8 +289,7 @@ class _StretchReader:
         self.now += longer - ticks
 
     def slur_sign(self, token):
-        """Slurs are for players and change no note; counted because a text with open ones is not
-        well-formed."""
+        """Slurs change no note; a text with open ones is not well-formed."""
         self.slur += 1 if token == "(" else -1
         self.slur_low = min(self.slur_low, self.slur)
 
@@ -349,8 +302,7 @@ class _StretchReader:
             self.errors.append(("length", "a rest without length"))
 
     def grace_notes(self, token):
-        """`{^ga}`: they take no time and are not counted as notes, but their accidentals hold (so
-        in abc2midi)."""
+        """`{^ga}`: no notes, but their accidentals hold (so in abc2midi)."""
         inside = token[1:-1]
         if not _GRACE.fullmatch(inside) or not inside.strip("/ \t"):
             self.errors.append(("grace", f"no grace notes: {token[:40]}"))
@@ -361,10 +313,8 @@ class _StretchReader:
                 self.alterations[head.letter] = head.alteration
 
     def finish(self):
-        if self.tuplet_left:
-            self.errors.append(
-                ("tuplet", f"a tuplet lacks {self.tuplet_left} of its notes in its bar")
-            )
+        if left := self.tuplet_left:
+            self.errors.append(("tuplet", f"a tuplet lacks {left} of its notes in its bar"))
         if self.broken:
             self.errors.append(("broken rhythm", "no note after > or <"))
         return Stretch(
@@ -406,35 +356,28 @@ def read_stretch(text, alterations, unit, compound, ties):
     `parse_meter`; ties: the open ones, ((step, pitch), ...).
     """
     reader = _StretchReader(alterations, unit, compound, ties)
-    # which together are the text: the last kind takes anything
     sound, tokens = reader.sound, _TOKEN.findall(text)
     for i, token in enumerate(tokens):
-        kind, heads, over, under, all_tied = (
-            _read_short_token if len(token) <= 64 else _read_token
-        )(token)
+        read = _read_short_token if len(token) <= 64 else _read_token
+        kind, heads, over, under, all_tied = read(token)
         if kind == "sound":
             sound(token, heads, over, under, all_tied)
         elif kind in _SIGN_METHODS:
             _SIGN_METHODS[kind](reader, token)
         elif kind == "unreadable" and len(reader.errors) < MAX_ERRORS:
-            reader.errors.append(_unreadable(token, "".join(tokens[i : i + 12])[:12]))
+            excerpt = "".join(tokens[i : i + 12])[:12]
+            reader.errors.append((_SPOILT.get(token, "token"), f"cannot read {excerpt!r}"))
     return reader.finish()
 
 
 read_short_stretch = lru_cache(maxsize=CACHED_BARS)(read_stretch)
 
 
-def _unreadable(character, excerpt):
-    """(kind, message) for a character that begins no token."""
-    kind = {
-        '"': "quote",
-        "!": "quote",
-        "[": "chord",
-        "]": "chord",
-        "{": "grace",
-        "}": "grace",
-        "(": "tuplet",
-        ">": "broken rhythm",
-        "<": "broken rhythm",
-    }.get(character, "token")
-    return kind, f"cannot read {excerpt!r}"
+# what an unreadable character spoils, by the character
+_SPOILT = {
+    **dict.fromkeys('"!', "quote"),
+    **dict.fromkeys("[]", "chord"),
+    **dict.fromkeys("{}", "grace"),
+    "(": "tuplet",
+    **dict.fromkeys("<>", "broken rhythm"),
+}

@@ -1,9 +1,8 @@
 """What the fields K: M: L: Q: of ABC say: alterations of the key, ticks of a bar and of the unit
 note, tempo.
 
-Time is counted in integer ticks, TICKS to the quarter note. Every function raises ValueError for a
-value that it
-cannot read: a key that is not understood would shift every note after it, so nothing is guessed.
+Time is counted in integer ticks, TICKS to the quarter note. Every parser raises ValueError for a
+value that it cannot read: nothing is guessed.
 """
 
 import re
@@ -24,18 +23,7 @@ _KEY_REST = re.compile(
     r"(?:[ \t]*(?:(?:clef|middle|m|stafflines|name|style|octave|transpose|t)[ \t]*=[ \t]*\S+|"
     r"(?:treble|bass|alto|tenor|perc|none)\d?(?:[+-]8)?))*[ \t]*"
 )
-_STAFF_WORDS = (
-    "clef",
-    "exp",
-    "middle",
-    "treble",
-    "bass",
-    "alto",
-    "tenor",
-    "perc",
-    "octave",
-    "transpose",
-)
+_STAFF_WORDS = "clef exp middle treble bass alto tenor perc octave transpose".split()
 _SHIFTS = re.compile(
     r"(?:octave|transpose|\bt)[ \t]*=[ \t]*([^\s]+)|(?:treble|bass|alto|tenor)\d?[+-]8"
 )
@@ -43,19 +31,15 @@ _SHIFTS = re.compile(
 
 def transposes(text):
     """True if a K: or V: value asks for notes that sound elsewhere than they are written
-    (`octave=-1`, `treble+8`).
-
-    Players disagree about what it does to the sound, so the readers of this project refuse it."""
+    (`octave=-1`, `treble+8`): players disagree about it, so the strict reader refuses it."""
     shift = _SHIFTS.search(text[:200])
     return bool(shift) and shift.group(1) not in ("0", "+0")
 
 
 @lru_cache(maxsize=512)
 def parse_key(text):
-    """Alterations of C D E F G A B in semitones by a K: value, e.g. `G` -> (0, 0, 0, 1, 0, 0, 0).
-
-    Raises ValueError if it is no key of at most seven sharps or flats, or asks for a
-    transposition."""
+    """Alterations of C D E F G A B in semitones by a K: value, e.g. `G` -> (0, 0, 0, 1, 0, 0, 0);
+    ValueError beyond seven sharps or flats and for a transposition."""
     text = text[:200].strip()
     if transposes(text):
         raise ValueError(f"transposing is not supported: {text[:40]}")
@@ -88,6 +72,11 @@ def parse_key(text):
     return tuple(alterations)
 
 
+def sharps_of(alterations):
+    """Sharps (+) or flats (-) of a signature; of one with signs of its own their sum."""
+    return max(-7, min(7, sum(alterations)))
+
+
 def tonic_of(key):
     """(pitch class of the tonic, 1 if the mode is minor-like else 0) of a K: value; None without a
     tonic.
@@ -106,11 +95,9 @@ def tonic_of(key):
 
 @lru_cache(maxsize=512)
 def parse_meter(text):
-    """(length of a bar in ticks or None for a free meter, compound: True for 6/8, 9/8, 12/8) of an
-    M: value.
+    """(ticks of a bar, None for a free meter; compound: True for 6/8, 9/8, 12/8) of an M: value.
 
-    Compound meters have beats of three; there `(5`, `(7` and `(9` fill the time of three notes,
-    else of two."""
+    In compound meters `(5`, `(7` and `(9` fill the time of three notes, else of two."""
     text = text[:60].strip()
     if text in ("C", "C|"):
         return WHOLE, False
@@ -150,8 +137,8 @@ def default_unit(meter):
 def parse_tempo(text, unit=WHOLE // 8):
     """Quarter notes per minute of a Q: value (None if it holds words only).
 
-    `1/4=120`; several beats add up (`1/4 3/8=40`); old tunes say `120`, which counts unit notes
-    (`unit` ticks each), or `C3=120`, which counts three of them."""
+    `1/4=120`; several beats add up (`1/4 3/8=40`); `120` counts unit notes (`unit` ticks each),
+    `C3=120` three of them."""
     bare = re.sub(r'"[^"]*"', " ", text[:200]).strip()
     if not bare:
         if text.strip():
@@ -166,18 +153,13 @@ def parse_tempo(text, unit=WHOLE // 8):
     if not match or not float(match.group(2)):
         raise ValueError(f"no tempo: {text[:40]!r}")
     beat, speed = match.groups()
-    if beat is None or beat.startswith("C"):
-        factor = (
-            Fraction(beat[1:])
-            if beat and beat[1:] and beat[1:].split("/")[-1].strip("0")
-            else Fraction(1)
-        )
-        quarters = Fraction(unit, TICKS) * factor
-    else:
-        parts = [part.split("/") for part in beat.split()]
-        if any(not int(under) for _, under in parts):
-            raise ValueError(f"no tempo: {text[:40]!r}")
-        quarters = 4 * sum(Fraction(int(over), int(under)) for over, under in parts)
+    try:
+        if beat is None or beat.startswith("C"):
+            quarters = Fraction(unit, TICKS) * Fraction((beat or "")[1:] or 1)
+        else:
+            quarters = 4 * sum(map(Fraction, beat.split()))
+    except ZeroDivisionError:
+        quarters = 0
     if not quarters:
         raise ValueError(f"no tempo: {text[:40]!r}")
     return float(quarters * Fraction(speed))

@@ -4,7 +4,8 @@ up to an error."""
 import contextlib
 import re
 
-from music.abc_text import AbcError, check_abc, read_abc
+from music.abc_check import check_abc
+from music.abc_text import AbcError, read_abc
 from music.tunebook import body_start
 from music.validity import VALID_LEVEL
 

@@ -15,7 +15,8 @@ import re
 import numpy as np
 
 from music.abc_fields import TICKS, parse_key, tonic_of
-from music.abc_text import Tune, check_abc, read_abc
+from music.abc_check import check_abc
+from music.abc_text import Tune, read_abc
 from music.samples import as_sample, mean_of_known
 from music.theory import SCALES, SEMITONES, best_key
 from music.validity import VALID_LEVEL

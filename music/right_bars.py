@@ -20,7 +20,8 @@ later bar could mend it.
 import re
 from typing import NamedTuple
 
-from music.abc_text import Reader, check_abc
+from music.abc_check import check_abc
+from music.abc_text import Reader
 from music.tunebook import body_start
 from music.validity import LEVELS
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from music.abc_text import check_abc
+from music.abc_check import check_abc
 from music.samples import as_sample, mean_of_known
 from music.tunebook import trim_to_bars
 

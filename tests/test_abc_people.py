@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from music.abc_people import decoded, is_normal, read_people, tune_midi
-from music.abc_text import check_abc, read_abc
+from music.abc_check import check_abc
+from music.abc_text import read_abc
 from music.midi_to_abc import convert
 from tunes import long_tune, music
 

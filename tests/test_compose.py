@@ -11,7 +11,8 @@ import torch
 
 from browser import CHROMIUM, Browser
 from common import CharTokenizer, Transformer, load_tokenizer
-from music.abc_text import check_abc, read_abc
+from music.abc_check import check_abc
+from music.abc_text import read_abc
 from music.right_bars import judge
 from study.families import build_model
 from study.report import compose

@@ -8,7 +8,8 @@ import symusic
 from test_sampling import Chain
 
 from common import CharTokenizer
-from music.abc_text import check_abc, read_abc
+from music.abc_check import check_abc
+from music.abc_text import read_abc
 from music.continuation import (
     MARK,
     NextBars,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from browser import CHROMIUM, Browser
-from music.abc_text import check_abc
+from music.abc_check import check_abc
 from study.evaluate.samples import write_pictures
 from study.report import attention, page, sample_views
 from test_notation import HOSTILE, JIG, OVERFULL, RANDOM, RESTS, TWO_VOICES

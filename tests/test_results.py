@@ -18,7 +18,8 @@ import pytest
 import torch
 
 from common import BEGIN, END, CharTokenizer
-from music.abc_text import check_abc, read_abc
+from music.abc_check import check_abc
+from music.abc_text import read_abc
 from music.excerpts import first_bars, header_of, repaired
 from music.notation import midi_bytes
 from music.validity import count_midi_notes, rate_samples

@@ -3,7 +3,7 @@ bar could mend."""
 
 import pytest
 
-from music.abc_text import check_abc
+from music.abc_check import check_abc
 from music.right_bars import RightBars, judge
 from tunes import C_MAJOR_HEADER, VALID_TUNES, long_tune
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from common import BEGIN, END, UNKNOWN, CharTokenizer
-from music.abc_text import check_abc
+from music.abc_check import check_abc
 from music.right_bars import RightBars
 from study.evaluate import sampling
 from study.evaluate.sampling import MAX_TRIES, Request, draw, filtered_weights, generate, unprompted

@@ -24,7 +24,8 @@ from common import (
     NoteTokenizer,
     load_tokenizer,
 )
-from music.abc_text import check_abc, read_abc
+from music.abc_check import check_abc
+from music.abc_text import read_abc
 from music.right_bars import RightBars
 from music.training_text import training_text
 from music.tunebook import split_tunebook

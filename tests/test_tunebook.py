@@ -3,7 +3,8 @@
 import pytest
 from hypothesis import given, settings
 
-from music.abc_text import AbcError, check_abc, read_abc
+from music.abc_check import check_abc
+from music.abc_text import AbcError, read_abc
 from music.tunebook import cut_tune, regroup_voices, split_tunebook, trim_to_bars
 from tunes import C_MAJOR_HEADER as HEADER
 from tunes import TWO_VOICES, long_tune, music, mutated_tunes, tune

@@ -12,7 +12,7 @@ from study.stages.files import file_digest, plain, read_json, write_bytes, write
 from study.stages.manifest import BEST, environment
 from study.stages.process import progress
 
-from music.abc_text import check_abc
+from music.abc_check import check_abc
 from music.continuation import marked, midi_with_source
 from music.excerpts import repaired
 from music.metrics import music_metrics

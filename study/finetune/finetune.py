@@ -18,7 +18,7 @@ import numpy as np
 
 from common import BEGIN, END, UNKNOWN
 from music import corpus
-from music.abc_text import check_abc
+from music.abc_check import check_abc
 from music.excerpts import header_of
 from music.novelty import Novelty
 from music.right_bars import RightBars

@@ -6,7 +6,8 @@ import string
 
 import pytest
 
-from music.abc_text import AbcError, check_abc, read_abc
+from music.abc_check import check_abc
+from music.abc_text import AbcError, read_abc
 from music.tunebook import cut_tune, split_tunebook
 from starts import an_end
 

@@ -1,0 +1,175 @@
+"""Says how good an ABC text is as music (levels 1 to 5).
+
+check = check_abc(text)      # never raises: level, flags, bar accuracy, errors with lines
+"""
+
+import re
+from fractions import Fraction
+from typing import NamedTuple
+
+from music.abc_bar import HEAD, MAX_ERRORS
+from music.abc_fields import TICKS
+from music.abc_text import Reader
+
+# level 3: the least that deserves the name of music
+MIN_NOTES, MIN_BARS, MIN_PITCHES, MAX_REST_SHARE = 16, 4, 4, 0.75
+
+
+class Check(NamedTuple):
+    """What `check_abc` finds. level: how many of the five flags hold from the first on;
+    bar_accuracy: share of the sounding bars that are read without error and exactly as long as
+    their meter (a shorter first or last bar counts as right; None if no bar sounds);
+    rest_bar_share: of the bars of all voices (None without bars). Counts are of the generated part.
+    errors: [(line, kind, message)], n_errors: all of them."""
+
+    level: int
+    header: bool
+    tokens: bool
+    content: bool
+    meter: bool
+    aligned: bool
+    bar_accuracy: float | None
+    n_notes: int
+    n_bars: int
+    n_voices: int
+    n_pitches: int
+    rest_bar_share: float | None
+    n_sounding_bars: int
+    n_right_bars: int
+    n_voice_bars: int
+    n_errors: int
+    errors: list
+    warnings: list
+
+
+def check_abc(text, prompt_chars=0):
+    """How far an ABC text is music, on the part after its first `prompt_chars` characters. Never
+    raises.
+
+    The five flags, of which `level` counts those that hold from the first on:
+    header   X: first, K: parses and ends the header, M: L: Q: parse where they stand
+    tokens   every character is read by the grammar; brackets, slurs and tuplets closed; pitches
+        within 0-127
+    content  at least 16 notes, 4 bars, 4 different pitches; at most 75 % of the bars are rests
+    meter    every bar exactly as long as its meter; a shorter first or last bar of a voice is let
+        pass, a longer never
+    aligned  all voices have the same number of bars of the same lengths (the last bar let pass)
+    """
+    try:
+        text = text if isinstance(text, str) else bytes(text).decode("utf-8", "replace")
+    except (TypeError, ValueError):
+        text = ""
+    reader = Reader(text, strict=False)
+    voices, prompt_chars = reader.sounding_voices(), max(prompt_chars, 0)
+    n_notes = n_bars = 0
+    # of the generated bars, with and without notes: do they fit their meter?
+    pitches, rests, sounding = set(), [], []
+    for voice in voices:
+        first_bar, first_note = _first_generated(voice, text, prompt_chars)
+        n_bars = max(n_bars, len(voice.bars) - first_bar)
+        n_notes += len(voice.pitches) - first_note
+        pitches.update(voice.pitches[first_note:])
+        last = len(voice.bars) - 1
+        for i in range(first_bar, last + 1):
+            bar = voice.bars[i]
+            (sounding if bar.n_notes else rests).append(_fits_meter(bar, i in (0, last)))
+    n_voice_bars = len(rests) + len(sounding)
+    rest_share = len(rests) / n_voice_bars if n_voice_bars else None
+    all_fit = all(sounding) and all(rests)
+    header = not reader.n_header_errors
+    tokens = reader.n_errors == reader.n_header_errors
+    content = (
+        n_notes >= MIN_NOTES
+        and n_bars >= MIN_BARS
+        and len(pitches) >= MIN_PITCHES
+        and rest_share is not None
+        and rest_share <= MAX_REST_SHARE
+    )
+    # a tune of nothing but short first and last bars, or without any meter, does not show that it
+    # knows its meter
+    meter = all_fit and any(bar.length == bar.meter for voice in voices for bar in voice.bars)
+    aligned = _aligned(voices)
+    flags = (header, tokens, content, meter, aligned)
+    errors = reader.errors
+    if not all_fit or not aligned:
+        errors = errors + _bar_errors(voices, prompt_chars)[:MAX_ERRORS]
+    return Check(
+        (*flags, False).index(False),
+        *flags,
+        sum(sounding) / len(sounding) if sounding else None,
+        n_notes,
+        n_bars,
+        len(voices),
+        len(pitches),
+        rest_share,
+        len(sounding),
+        sum(sounding),
+        n_voice_bars,
+        reader.n_errors,
+        errors,
+        reader.warnings,
+    )
+
+
+def _first_generated(voice, text, prompt_chars):
+    """(index of a voice's first bar, of its first note) after the prompt.
+
+    A bar in which the prompt ends counts as generated: the model had to fill it up. Of its notes
+    those count whose heads stand after the prompt."""
+    first_bar = next(
+        (i for i, bar in enumerate(voice.bars) if bar.end > prompt_chars), len(voice.bars)
+    )
+    if first_bar == len(voice.bars):
+        return first_bar, len(voice.pitches)
+    bar = voice.bars[first_bar]
+    if bar.start >= prompt_chars:
+        return first_bar, bar.first_note
+    following = voice.bars[first_bar + 1 : first_bar + 2]
+    after = following[0].first_note if following else len(voice.pitches)
+    tail = re.sub(r'"[^"]*"|![^!]*!|\[[A-Za-z]:[^\]]*\]', "", text[prompt_chars : bar.end])
+    return first_bar, max(bar.first_note, after - len(HEAD.findall(tail)))
+
+
+def _fits_meter(bar, at_end):
+    """True for a bar that is read without error and as long as its meter; the first and the last of
+    a voice (at_end) may be shorter: music begins with a pickup, which the last bar gives back."""
+    return bar.ok and (
+        bar.length == bar.meter or at_end and bar.meter is not None and bar.length < bar.meter
+    )
+
+
+def _aligned(voices):
+    """All voices have the same bars; without any voice there is nothing to align: False."""
+    if not voices:
+        return False
+    first = voices[0].bars
+    return all(
+        len(voice.bars) == len(first)
+        and all(a.length == b.length for a, b in zip(first[:-1], voice.bars))
+        for voice in voices[1:]
+    )
+
+
+def _bar_errors(voices, prompt_chars):
+    """[(line, kind, message)] for bars that do not fill their meter and voices that do not fit each
+    other."""
+    errors = []
+    for voice in voices:
+        last = len(voice.bars) - 1
+        for i, bar in enumerate(voice.bars):
+            if len(errors) >= MAX_ERRORS:
+                return errors
+            if bar.end <= prompt_chars or bar.length == bar.meter:
+                continue
+            if bar.meter is None:
+                errors.append((bar.line, "meter", "no meter is given"))
+                break
+            if bar.length > bar.meter or i not in (0, last):
+                length, meter = Fraction(bar.length, TICKS), Fraction(bar.meter, TICKS)
+                message = f"bar {i + 1}: {length} quarter notes instead of {meter}"
+                errors.append((bar.line, "meter", f"voice {voice.name}, {message}"))
+    if voices and not _aligned(voices):
+        counts = ", ".join(f"{voice.name}: {len(voice.bars)}" for voice in voices[:20])
+        message = f"the voices do not have the same bars ({counts})"
+        errors.append((voices[0].bars[-1].line, "aligned", message))
+    return errors
