@@ -20,7 +20,8 @@ from torch import nn
 # Text <-> token numbers, with tokens for the two ends of a tune. A tokenizer class has a `kind`;
 # `vocab_size`; `dtype`, the smallest that holds its numbers; `token_chars`, how many characters
 # each token stands for (losses are per character, whatever a token is); `encode`, `decode`;
-# `digest`; `dumps` and `from_saved`. Made from a training text, it learns its vocabulary there.
+# `texts_of`, the exact text of each token of a sequence; `digest`; `dumps` and `from_saved`. Made
+# from a training text, it learns its vocabulary there.
 
 BEGIN, END, UNKNOWN = 0, 1, 2  # first tokens of every vocabulary
 N_SPECIAL = 3
@@ -43,6 +44,13 @@ _UNIT = re.compile(
 )
 
 
+def _frequent(units):
+    """Those of more than one character that occur often enough, the most frequent first."""
+    counts = Counter(unit for unit in units if len(unit) > 1)
+    ranked = sorted(counts, key=lambda unit: (-counts[unit], unit))
+    return [unit for unit in ranked if counts[unit] >= RARE]
+
+
 class CharTokenizer:
     """Character-level vocabulary.
 
@@ -58,7 +66,8 @@ class CharTokenizer:
 
     def __init__(self, characters):
         self.characters = "".join(sorted(set(characters)))
-        self.vocab_size = N_SPECIAL + len(self.characters)
+        self.texts = ["", "", "\ufffd", *self.characters]
+        self.vocab_size = len(self.texts)
         self.dtype = np.uint8 if self.vocab_size <= 256 else np.uint16
         self.token_chars = np.array([*SPECIAL_CHARS, *(1 for _ in self.characters)])
         self._codes = np.array([ord(c) for c in self.characters], dtype=np.uint32)
@@ -72,10 +81,13 @@ class CharTokenizer:
         place = np.minimum(np.searchsorted(self._codes, points), len(self._codes) - 1)
         return np.where(self._codes[place] == points, place + N_SPECIAL, UNKNOWN).astype(self.dtype)
 
+    def texts_of(self, tokens):
+        """The text of each token; begin and end give nothing, unknown gives U+FFFD."""
+        return [self.texts[token] for token in tokens]
+
     def decode(self, tokens):
-        """Text of token numbers; begin and end give nothing, unknown gives U+FFFD."""
-        table = ["", "", "\ufffd", *self.characters]
-        return "".join(table[token] for token in tokens)
+        """Text of token numbers."""
+        return "".join(self.texts_of(tokens))
 
     @property
     def digest(self):
@@ -124,7 +136,7 @@ class NoteTokenizer(CharTokenizer):
     def __init__(self, text, pieces=None):
         super().__init__(text)
         self.pieces = self.learn(text) if pieces is None else pieces
-        self.texts = ["", "", "\ufffd", *self.characters, *self.pieces]
+        self.texts += self.pieces
         self.numbers = {
             piece: number for number, piece in enumerate(self.texts) if number >= N_SPECIAL
         }
@@ -135,12 +147,7 @@ class NoteTokenizer(CharTokenizer):
     @staticmethod
     def learn(text):
         """The units that the training text has often enough, the most frequent first."""
-        counts = Counter(unit for unit in _UNIT.findall(text) if len(unit) > 1)
-        return [
-            unit
-            for unit in sorted(counts, key=lambda unit: (-counts[unit], unit))
-            if counts[unit] >= RARE
-        ]
+        return _frequent(_UNIT.findall(text))
 
     def encode(self, text):
         """Token numbers of a text, without begin and end; 1-D, the smallest integer type."""
@@ -151,10 +158,6 @@ class NoteTokenizer(CharTokenizer):
             else:
                 tokens += [self.numbers.get(character, UNKNOWN) for character in unit]
         return np.array(tokens, self.dtype)
-
-    def decode(self, tokens):
-        """Text of token numbers; begin and end give nothing, unknown gives U+FFFD."""
-        return "".join(self.texts[token] for token in tokens)
 
     @property
     def digest(self):
@@ -175,7 +178,59 @@ class NoteTokenizer(CharTokenizer):
         return cls(characters, pieces=pieces)
 
 
-TOKENIZERS = {"char": CharTokenizer, "note": NoteTokenizer}  # kind -> class
+class EventTokenizer(NoteTokenizer):
+    """Event vocabulary, REMI-like (`music/events.py`): position, pitch and duration of every note;
+    fields, voice tags, rests of whole bars, bar lines and line ends as they stand.
+
+    Lossless: a stretch of music that its events do not give back is written in characters. What a
+    token stands for depends on its bar, so `token_chars` is nominal; `texts_of` is exact.
+
+    >>> t = EventTokenizer("K:G\nG4F2z2|\n" * RARE)
+    >>> t.texts_of(t.encode("K:G\nF2z2G4|"))
+    ['K:G\n', '', 'F', '', '2', '', 'z2', 'G', '4', '|']
+    """
+
+    kind = "event"
+
+    def __init__(self, text, pieces=None):
+        from music.events import nominal_chars
+
+        super().__init__(text, pieces)
+        self.token_chars = np.array([*SPECIAL_CHARS, *map(nominal_chars, self.texts[N_SPECIAL:])])
+
+    @staticmethod
+    def learn(text):
+        """The events and fields that the training text has often enough, the most frequent
+        first."""
+        from music.events import parts_of
+
+        parts = parts_of(text)
+        return _frequent(name for events, part in parts for name in events or _UNIT.findall(part))
+
+    def encode(self, text):
+        """Token numbers of a text, without begin and end; 1-D, the smallest integer type."""
+        from music.events import parts_of
+
+        tokens = [np.array([], self.dtype)]
+        for events, part in parts_of(text):
+            if events and all(name in self.numbers for name in events):
+                tokens.append(np.array([self.numbers[name] for name in events], self.dtype))
+            else:
+                tokens.append(super().encode(part))
+        return np.concatenate(tokens)
+
+    def texts_of(self, tokens):
+        """The text of each token where it stands; a bar's text is divided among its events."""
+        from music.events import texts_of
+
+        return texts_of([self.texts[token] for token in tokens])
+
+
+TOKENIZERS = {
+    "char": CharTokenizer,
+    "note": NoteTokenizer,
+    "event": EventTokenizer,
+}  # kind -> class
 
 
 def load_tokenizer(path):

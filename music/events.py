@@ -1,0 +1,239 @@
+"""Event tokens: the music between two bar lines as REMI-like events, and back to the same text.
+
+A note is three tokens, as in REMI (Huang & Yang 2020, arXiv:2002.00212, without velocities):
+`Pos 3/2` (quarter notes from the bar line, exact), `Pitch 66` (MIDI number; the key spells it) and
+`Dur 1/2`; `Tie` where it goes on after the bar line. Rests, accidentals, chord signs and tuplets
+follow from these. A `Pos` without a note is the end of a bar shorter than its meter. All else is
+its own text: a field with its line end (`K:D`, `M:6/8`), `[V:2]`, `Z4` (silent bars), `|`, the line
+end.
+
+Bars come in the order of the text, and what stands before a bar line never changes. The writer is
+stage 02's; a stretch of music that it would write in another way has no events.
+"""
+
+import re
+from fractions import Fraction
+from functools import lru_cache
+
+import numpy as np
+
+from music import abc_bar
+from music.abc_fields import TICKS, WHOLE
+from music.midi_to_abc import LONGEST_BAR, chord_text, pitch_texts, voice_text
+from music.notation import sharps_of
+from music.quantise import QUARTER, SIXTEENTH, beat_grid
+from music.theory import key_alterations
+from music.voices import Voice
+
+UNITS = TICKS // QUARTER  # ticks of a unit of the converter's grid
+# what has no events: fields, bar lines, line ends, rests of whole bars
+LITERAL = re.compile(
+    r"(^[A-Za-z]:[^|\n]*\n|\[[A-Za-z]:[^][|\n]*\]|\||\n|Z\d{0,4}(?=\|))", re.ASCII | re.MULTILINE
+)
+_EVENT = re.compile(r"(Pos|Dur) (\d{1,2}(?:/[1-9]\d{0,3})?)|(Pitch) (1?\d{1,2})|Tie", re.ASCII)
+_FIELD = re.compile(r"(?:^|\[)([KM]):([^]\n]*)", re.MULTILINE)
+_SOUND = re.compile(
+    rf"\[(?P<chord>[^]]*)\]{abc_bar.LENGTH}(?P<tie>-?)|(?P<note>{abc_bar.NOTE}{abc_bar.LENGTH}-?)",
+    re.ASCII,
+)
+CACHED = 1 << 14  # stretches: music repeats itself
+
+
+def parts_of(text):
+    """[(events, text)] of the parts of a text; events: names, () for what is its own text."""
+    parts, key_meter, literals = [], ("C", "4/4"), ""
+    pieces = LITERAL.split(text)
+    for i, piece in enumerate(pieces):
+        events = ()
+        if i % 2 == 0 and piece:
+            key_meter, literals = in_force(key_meter, literals), ""
+            closed = pieces[i + 1 : i + 2] == ["|"]
+            events = events_of(piece, *key_meter, closed)
+        if not events:
+            literals += piece
+        if piece:
+            parts.append((events, piece))
+    return parts
+
+
+def texts_of(names):
+    """The text that each of these names gives, in all that of the tune; that of a stretch of music
+    is divided among its events. The empty name begins and ends a tune."""
+    texts, events, key_meter, literals = [], [], ("C", "4/4"), ""
+    for name in [*names, ""]:
+        if _EVENT.fullmatch(name):
+            events.append(name)
+            continue
+        if events:
+            key_meter, literals = in_force(key_meter, literals), ""
+            text = text_of(tuple(events), *key_meter, name == "|")
+            cuts = [len(text) * i // len(events) for i in range(len(events) + 1)]
+            texts += [text[a:b] for a, b in zip(cuts, cuts[1:])]
+            events = []
+        texts.append(name)
+        literals += name
+        if not name:
+            key_meter, literals = ("C", "4/4"), ""
+    return texts[:-1]
+
+
+def in_force(key_meter, literals):
+    """(K:, M:) after a text."""
+    found = dict(zip("KM", key_meter))
+    found.update((letter, value.strip()) for letter, value in _FIELD.findall(literals))
+    return found["K"], found["M"]
+
+
+def nominal_chars(name):
+    """Characters that a name stands for in most places; rests, accidentals and chords not counted.
+
+    >>> [nominal_chars(name) for name in ("Pos 1", "Pitch 48", "Dur 1/2", "Tie", "K:D", "|")]
+    [0, 2, 1, 1, 3, 1]
+    """
+    event = _EVENT.fullmatch(name)
+    if not event:
+        return len(name)
+    if event[3]:
+        return len(pitch_texts(0)[min(int(event[4]), 127)].bare)
+    return int(event[1] != "Pos")
+
+
+# ---------------------------------------------------------------- one stretch of music
+
+
+@lru_cache(maxsize=CACHED)
+def events_of(text, key, meter, closed):
+    """The names of a stretch of music's events; () if these do not give it back.
+
+    key, meter: K: and M: in force; closed: a bar line ends it."""
+    heads, end = read_heads(text, key)
+    for chords in (joined(heads), heads):
+        names = [name for chord in chords for name in names_of(*chord)]
+        if chords and end != (bar_of(meter)[0] if closed else chords[-1][1]):
+            names.append(f"Pos {Fraction(end, QUARTER)}")
+        if chords and text_of(tuple(names), key, meter, closed) == text:
+            return tuple(names)
+    return ()
+
+
+def read_heads(text, key):
+    """([(on, off, pitches, ties)], end) of a stretch of music as it is written, in units of the
+    converter's grid; no heads if it holds anything but notes and rests."""
+    alterations = key_alterations(sharps_of(key))
+    # without ties every head is a note of its own
+    stretch = abc_bar.read_stretch(text.replace("-", ""), alterations, WHOLE // 16, False, ())
+    ties = []
+    for sound in _SOUND.finditer(text):
+        inside = [head[0].endswith("-") for head in abc_bar.HEAD.finditer(sound["chord"] or "")]
+        ties.append([tied or bool(sound["tie"]) for tied in inside] or [sound[0].endswith("-")])
+    times = [*stretch.onsets, *stretch.durations, stretch.length]
+    if (
+        stretch.errors
+        or len(stretch.pitches) != sum(map(len, ties))
+        or any(time % UNITS for time in times)
+    ):
+        return [], 0
+    heads, first = [], 0
+    for flags in ties:
+        on, duration = stretch.onsets[first] // UNITS, stretch.durations[first] // UNITS
+        pitches = stretch.pitches[first : first + len(flags)]
+        heads.append((on, on + duration, pitches, tuple(flags)))
+        first += len(flags)
+    return heads, stretch.length // UNITS
+
+
+def joined(heads):
+    """The heads with those in one that are tied together as a whole."""
+    chords = []
+    for head in heads:
+        if chords and all(chords[-1][3]) and chords[-1][1:3] == (head[0], head[2]):
+            head = (chords.pop()[0], *head[1:])
+        chords.append(head)
+    return chords
+
+
+def names_of(on, off, pitches, ties):
+    """The names of the events of a note or chord."""
+    names = [f"Pos {Fraction(on, QUARTER)}"]
+    for pitch, tied in zip(pitches, ties):
+        names += [f"Pitch {pitch}", f"Dur {Fraction(off - on, QUARTER)}", *["Tie"] * tied]
+    return names
+
+
+@lru_cache(maxsize=CACHED)
+def text_of(names, key, meter, closed):
+    """The text of a stretch of music; any events give one.
+
+    A note that begins before the one before it has ended is put behind it; a chord is as long as
+    its first note."""
+    chords, end = read_events(names)
+    if not chords:
+        return ""
+    last, bar = chords[-1][1], bar_of(meter)
+    end = max(last, end or (bar[0] if closed else last))
+    sharps = sharps_of(key)
+    on, off, pitches, ties = zip(*chords)
+    voice = Voice(np.array(on), np.array(off), pitches, dict(enumerate(ties)))
+    bars = np.array([0, end])
+    try:
+        meters, keys = [(0, bar[1])], [(0, sharps, False)]
+        return voice_text(voice, bars, beat_grid(bars), meters, keys)[0]
+    except (KeyError, ValueError):  # no grid holds these places: plain fractions do
+        return fractions_text(chords, end, sharps)
+
+
+def read_events(names):
+    """([(on, off, pitches, ties)], end of a stretch or 0 where no `Pos` gives it) of events."""
+    notes, place, is_new = [], 0, True
+    for event in map(_EVENT.fullmatch, names):
+        kind = event[1] or event[3] or "Tie"
+        if kind == "Pos":
+            place, is_new = units_of(event[2]), True
+        elif kind == "Pitch":
+            notes.append([place, is_new, min(int(event[4]), 127), SIXTEENTH, False])
+            is_new = False
+        elif notes and kind == "Dur":
+            notes[-1][3] = units_of(event[2]) or SIXTEENTH
+        elif notes:
+            notes[-1][4] = True
+    chords = []
+    for on, begins, pitch, duration, tied in notes:
+        if begins:
+            on = max(on, chords[-1][1] if chords else 0)
+            chords.append((on, on + duration, (), ()))
+        on, off, pitches, ties = chords[-1]
+        chords[-1] = on, off, (*pitches, pitch), (*ties, tied)
+    return chords, place if is_new else 0
+
+
+def units_of(quarters):
+    """Units of the grid in so many quarter notes, at most the longest bar's."""
+    return min(int(Fraction(quarters) * QUARTER), LONGEST_BAR)
+
+
+def bar_of(meter):
+    """(units of a bar, (n, d)) of an M: value; what has no such bar counts as 4/4."""
+    found = re.fullmatch(r"(\d{1,3})/(1|2|4|8|16|32)", meter, re.ASCII) or re.match(
+        "(4)/(4)", "4/4"
+    )
+    n, d = max(1, int(found[1])), int(found[2])
+    return min(n * 4 * QUARTER // d, LONGEST_BAR), (n, d)
+
+
+def fractions_text(chords, end, sharps):
+    """The text of chords anywhere: lengths as fractions of a sixteenth, no tuplets."""
+    table, signature = pitch_texts(sharps), list(key_alterations(sharps))
+    texts, now = [], 0
+
+    def length(units):
+        fraction = Fraction(units, SIXTEENTH)
+        return "" if fraction == 1 else str(fraction)
+
+    for on, off, pitches, ties in chords:
+        if on > now:
+            texts.append("z" + length(on - now))
+        texts.append(chord_text(pitches, table, signature, ties)[0] + length(off - on))
+        now = off
+    if end > now:
+        texts.append("z" + length(end - now))
+    return "".join(texts)
