@@ -178,7 +178,7 @@ def text_of(names, key, meter, closed):
     try:
         meters, keys = [(0, bar[1])], [(0, sharps, False)]
         return voice_text(voice, bars, beat_grid(bars), meters, keys)[0]
-    except (KeyError, ValueError):  # no grid holds these places: plain fractions do
+    except (IndexError, KeyError, ValueError):  # no grid holds these places: fractions do
         return fractions_text(chords, end, sharps)
 
 

@@ -236,9 +236,7 @@ def test_stage_03_in_another_kind(tmp_path, capfd):
         ]
     )
     assert not capfd.readouterr().err
-    stats, data = json.loads((tmp_path / "data/stats.json").read_text()), load_data(
-        tmp_path
-    )
+    stats, data = json.loads((tmp_path / "data/stats.json").read_text()), load_data(tmp_path)
     tokenizer = load_tokenizer(tmp_path / "data/tokenizer.pkl")
     assert tokenizer.kind == "note" and tokenizer.decode(data.val) == "".join(VALID_TUNES[20:25])
     notes = sum(len(pitches) for tune in VALID_TUNES[20:25] for *_, pitches in read_abc(tune).ticks)
@@ -293,7 +291,7 @@ def test_a_step_holds_the_text_of_two_windows_of_characters_or_the_nearest(tunes
         else pytest.approx(
             len("".join(tunes[:100]))
             / sum(len(tokenizers[kind].encode(tune)) for tune in tunes[:100]),
-            rel=0.02,
+            rel=0.1 if kind == "event" else 0.02,  # whose characters are nominal
         )
     )
     large = runs.windows_per_step(40_000_000 / per_token, per_token)  # 16 windows of characters
