@@ -150,8 +150,8 @@ def parse_arguments(argv):
         choices=tuple(TOKENIZERS),
         default=TOKENIZER,
         help=(
-            "what a token is: a character, or a whole note, rest or field. Losses are per"
-            f" character with both (default: {TOKENIZER})"
+            "what a token is: a character; a whole note, rest or field; an event (position, pitch or"
+            f" duration of a note; compare it in nats per note) (default: {TOKENIZER})"
         ),
     )
     parser.add_argument(

@@ -2,7 +2,7 @@
 
 import math
 
-TOKENIZER_KINDS = {"char": "character", "note": "note"}  # in words
+TOKENIZER_KINDS = {"char": "character", "note": "note", "event": "event"}  # in words
 NOTHING = "–"  # stands where there is no number
 
 

@@ -2,11 +2,18 @@
 
 import random
 
+import numpy as np
 import pytest
+import torch
 
-from common import RARE, EventTokenizer
+from common import BEGIN, END, RARE, EventTokenizer
 from music import events
 from music.abc_text import Reader
+from music.right_bars import RightBars
+from study.evaluate.induction import KINDS, costs_of_bars, read_tunes
+from study.evaluate.models import LoadedModel
+from study.evaluate.sampling import Request, bits_of_characters, generate
+from study.families import build_model
 from tunes import C_MAJOR_HEADER, TWO_VOICES, VALID_TUNES, long_tune
 
 TUNES = [TWO_VOICES, *VALID_TUNES, long_tune(3, 2, 20)]
@@ -88,3 +95,85 @@ def test_a_bar_is_as_long_as_its_meter_unless_its_notes_are_longer():
     assert "".join(events.texts_of(head + short)).endswith("K:C\nC4z2|")
     late = ["Pos 0", "Pitch 60", "Dur 2", "Pos 1", "Pitch 62", "Dur 1", "|"]
     assert "".join(events.texts_of(head + late)).endswith("K:C\nC8D4|")
+
+
+# ---------------------------------------------------------------- models of events
+
+
+class Uniform:
+    """A stand-in for a model of the two that `repeats` needs."""
+
+    def __init__(self, vocab_size):
+        self.config = {"block_size": 512}
+        self.vocab_size = vocab_size
+
+    def __call__(self, idx):
+        return torch.zeros(*idx.shape, self.vocab_size), None
+
+
+def test_bits_of_a_bar_are_those_of_its_events():
+    tune = C_MAJOR_HEADER + "C4D4E4F4|G16|C4D4E4F4|G8z8|\n"
+    tokenizer = EventTokenizer(tune * RARE)
+    loaded = LoadedModel(Uniform(tokenizer.vocab_size), tokenizer, "cpu", "")
+    stream = np.concatenate([[BEGIN], tokenizer.encode(tune), [END]])
+    bits, chars, n_bars = costs_of_bars(loaded, read_tunes(loaded, stream))
+    second = KINDS.index("second")
+    assert n_bars[0, second] == 1 and chars[0, second] == len("C4D4E4F4")
+    assert bits[0, second] == pytest.approx(12 * np.log2(tokenizer.vocab_size))
+    assert bits[0, -1] == pytest.approx((len(stream) - 1) * np.log2(tokenizer.vocab_size))
+    assert bits_of_characters([1, 2, 3, 4], [0, 2, 0, 1]).tolist() == [1.5, 1.5, 7]
+
+
+@pytest.mark.parametrize("family", ["transformer", "lstm"])
+def test_samples_end_within_their_budget_and_right_bars_are_right(family):
+    text = "".join(
+        f"{C_MAJOR_HEADER}C4D4E4F4|G4A4B4c4|" + "c8G8|E8C8|" * 4 + "\n" for _ in range(9)
+    )
+    tokenizer = EventTokenizer(text)
+    torch.manual_seed(0)
+    shapes = {
+        "transformer": {"n_layer": 1, "n_head": 1, "d_model": 16, "d_ff": 16, "rotary": True},
+        "lstm": {"n_layer": 1, "d_embedding": 8, "d_hidden": 16},
+    }
+    config = {"family": family, "vocab_size": tokenizer.vocab_size, "block_size": 512}
+    model = build_model({**config, "qk_norm": True, "dropout": 0.0, **shapes[family]}).eval()
+    prompt = C_MAJOR_HEADER + "C4D4E4F4|"
+    requests = [
+        Request([prompt, ""][i % 2], seed=i, max_chars=120, bars=bars, n_bars=n)
+        for i in range(4)
+        for bars, n in (("free", 0), ("right", 0))
+    ]
+    for sample in generate(model, tokenizer, requests, right_bars=RightBars):
+        assert sample["text"].startswith(sample["prompt"])
+        assert len(sample["surprisal_bits"]) <= len(sample["text"]) <= len(prompt) + 120
+        assert sample["stop_reason"] in ("end", "budget", "stuck", "bars")
+
+
+def test_a_trained_model_goes_on_with_right_bars():
+    """A model that knows one rhythm: its bars are kept, and each ends at its bar line."""
+    bar = "C4D4E4F4|"
+    tokenizer = EventTokenizer(f"{C_MAJOR_HEADER}{bar * 8}\n" * RARE)
+    names = tokenizer.texts
+
+    class Rote(Uniform):
+        def step_rows(self, tokens, n, cache=None):
+            logits = torch.full((len(tokens), self.vocab_size), -50.0)
+            order = tokenizer.encode(bar).tolist()
+            for row, length in enumerate(n.tolist()):
+                read = ["|", *(names[token] for token in tokens[row, :length].tolist())]
+                since = read[::-1].index("|")
+                logits[row, order[since % len(order)]] = 0.0
+            return logits, ()
+
+        def read_on(self, idx):
+            yield torch.zeros(*idx.shape, self.vocab_size)
+
+        def take_rows(self, cache, rows):
+            return cache
+
+        mark = rewind = staticmethod(lambda cache, rows: None)
+
+    request = Request(f"{C_MAJOR_HEADER}{bar}", max_chars=900, bars="right", n_bars=4)
+    (sample,) = generate(Rote(tokenizer.vocab_size), tokenizer, [request], right_bars=RightBars)
+    assert sample["text"] == f"{C_MAJOR_HEADER}{bar * 5}" and sample["stop_reason"] == "bars"
+    assert set(sample["draws"]) == {1}

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from common import BEGIN
+from common import BEGIN, END
 from music.abc_text import Reader
 from music.validity import standard_error
-from study.evaluate.sampling import START
+from study.evaluate.sampling import START, bits_of_characters
 
 ROWS = 16  # tunes read side by side
 NEAR = 128  # characters from one occurrence to the next: farther ones are *far*
@@ -50,8 +50,10 @@ def read_tunes(loaded, tokens):
     for start, stop in zip(starts, [*starts[1:], len(tokens)]):
         sequence = np.asarray(tokens[start + 1 : stop], np.int64)
         read = np.concatenate((START, sequence))[: size + 1]
-        n_chars = np.asarray(tokenizer.token_chars)[read[len(START) :]]
-        text = tokenizer.decode(sequence.tolist())
+        texts = tokenizer.texts_of(sequence.tolist())
+        n_chars = np.array([len(part) for part in texts[: len(read) - len(START)]], int)
+        n_chars += read[len(START) :] == END
+        text = "".join(texts)
         tunes.append(Tune(read, n_chars, bars_of(text, int(n_chars.sum()))))
     return sorted(tunes, key=lambda tune: len(tune.tokens))
 
@@ -109,7 +111,7 @@ def costs_of_bars(loaded, tunes):
         nats = F.cross_entropy(logits.float().transpose(1, 2), x[:, 1:], reduction="none")
         for i, (tune, row) in enumerate(zip(part, nats.cpu().numpy() / np.log(2)), first):
             given = row[1 : 1 + len(tune.n_chars)]  # but the first prediction, which is of BEGIN
-            spread = np.repeat(given / np.maximum(tune.n_chars, 1), tune.n_chars)
+            spread = bits_of_characters(given, tune.n_chars)
             total = np.concatenate(([0.0], np.cumsum(spread)))
             bits[i, -1], chars[i, -1] = total[-1], len(spread)
             for start, end, kinds in tune.bars:

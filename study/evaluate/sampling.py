@@ -29,7 +29,7 @@ places from which hardly any right bar leads on (a header whose meter the model 
 meter changed in one voice that the others do not follow).
 
 Budgets and surprisal count characters whatever a token is (`tokenizer.token_chars`), so that models
-of different vocabularies can be compared.
+of different vocabularies can be compared; of events they count the nominal ones.
 
 There is no repetition penalty on purpose: ABC needs `|`, digits and `z` again and again, and music
 repeats.
@@ -282,7 +282,9 @@ class _Batch:
     def __init__(self, requests, tokenizer, together, right_bars):
         padded = requests + [Request(max_chars=1)] * (-len(requests) % LANES)
         prompts = [np.concatenate([START, tokenizer.encode(request.prompt)]) for request in padded]
-        self.decode, self.token_chars = tokenizer.decode, torch.as_tensor(tokenizer.token_chars)
+        # an event counts as a character at least: budgets end, and there is room for all tokens
+        self.decode = tokenizer.decode
+        self.token_chars = torch.as_tensor(tokenizer.token_chars).clamp(min=1)
         self.n_prompt = torch.tensor([len(prompt) for prompt in prompts])
         self.max_chars = torch.tensor([request.max_chars for request in padded])
         self.right = {
@@ -471,6 +473,15 @@ def _read_prompts(model, batch, device):
         batch.bits[row, 1:n] = (surprisal / np.log(2)).float()
 
 
+def bits_of_characters(bits, n_chars):
+    """The bits of tokens spread evenly over the characters that each gives; where it gives none,
+    over those of the next one."""
+    bits, n_chars = np.array(bits, float), np.asarray(n_chars, int)
+    for i in np.flatnonzero(n_chars[:-1] == 0):
+        bits[i + 1] += bits[i]
+    return np.repeat(bits / np.maximum(n_chars, 1), n_chars)
+
+
 def _rows_to_keep(alive):
     """Places of the rows to go on with: all that are alive and finished ones up to a multiple of
     LANES; None where leaving the others saves too little."""
@@ -486,17 +497,15 @@ def _sample(request, tokenizer, batch, row, seconds):
     written = slice(len(START), batch.n_tokens[row])
     tokens, bits = batch.tokens[row, written].tolist(), batch.bits[row, written].tolist()
     end_bits = round(bits.pop(), 3) if batch.stop_reasons[row] == "end" else None
-    text = tokenizer.decode(tokens)[: len(request.prompt) + request.max_chars]
-    per_char = []
-    for token, n_bits in zip(tokens, bits):
-        n_chars = int(tokenizer.token_chars[token])
-        per_char += [round(n_bits / n_chars, 3)] * n_chars
+    texts = tokenizer.texts_of(tokens)
+    text = "".join(texts)[: len(request.prompt) + request.max_chars]
+    per_char = bits_of_characters(bits, [len(part) for part in texts][: len(bits)])
     sample = {
         **request._asdict(),
         "text": text,
         "new_chars": len(text) - len(request.prompt),
         "stop_reason": batch.stop_reasons[row],
-        "surprisal_bits": per_char[: len(text)],
+        "surprisal_bits": [round(n, 3) for n in per_char[: len(text)].tolist()],
         "end_bits": end_bits,
         "seconds": round(seconds, 3),
     }

@@ -79,7 +79,7 @@ def attention_map(model, tokenizer, text, head=None):
     from study.evaluate.heads import OFFSETS, attention_weights, matches
 
     tokens = tokenizer.encode(text[: REACH * CHARS])[: model.config["block_size"] - 1]
-    texts = [tokenizer.decode([token]) for token in tokens]
+    texts = tokenizer.texts_of(tokens)
     tokens = np.append([BEGIN], tokens.astype(np.int64))
     rows, ends = matches(tokens)
     layers = attention_weights(model, torch.as_tensor(tokens)) if len(rows) else []

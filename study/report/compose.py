@@ -67,6 +67,10 @@ def packed_weights(weights):
     return table, b"".join(parts)
 
 
+class NoPage(ValueError):
+    """A model that the page cannot play."""
+
+
 def token_texts(tokenizer):
     """What each token stands for; nothing for the two ends, U+FFFD for an unknown character."""
     return [tokenizer.decode([token]) for token in range(tokenizer.vocab_size)]
@@ -163,6 +167,8 @@ def write_compose(checkpoint, tokenizer, out, val_tokens=None):
     of the validation split, for the loss before and after rounding (None: not measured).
     ValueError if the two do not belong together.
     """
+    if tokenizer.kind == "event":
+        raise NoPage("the page cannot write events; characters and notes it can")
     model, saved = load_checkpoint(checkpoint)
     if saved["tokenizer_digest"] != tokenizer.digest:
         raise ValueError(f"{Path(checkpoint).name} was trained with another vocabulary")

@@ -58,6 +58,8 @@ UPPER_BOUND = (
     "losses are upper bounds: a text can be written in several ways with these tokens, and one is "
     "counted"
 )
+NOMINAL = "an event's characters are nominal (few percent off): compare it in nats per note"
+REMARKS = {"note": UPPER_BOUND, "event": f"{UPPER_BOUND}; {NOMINAL}"}  # by kind of tokenizer
 VALID = (
     "valid = level 4: header, tokens, content, and every bar exactly its meter; of all samples at "
     "the first try, judged on the generated part"
@@ -199,7 +201,7 @@ def describe_tokenizer(root):
         "vocab_size": tokenizer.vocab_size,
         "characters": getattr(tokenizer, "characters", None),
         "digest": tokenizer.digest,
-        "remark": None if tokenizer.kind == "char" else UPPER_BOUND,
+        "remark": REMARKS.get(tokenizer.kind),
     }
 
 

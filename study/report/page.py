@@ -60,7 +60,7 @@ PLACES = {
     "best_by_position": "inside",
     "ladder": None,
 }
-NEXT = {"note": "note or sign"}  # kind of tokenizer -> what is next
+NEXT = {"note": "note or sign", "event": "event"}  # kind of tokenizer -> what is next
 MUSIC = {  # metric -> words
     "pitch_class_entropy": "pitch-class entropy, bits",
     "scale_consistency": "scale consistency",
@@ -190,7 +190,8 @@ def lead(results, runs):
     who = f"{n} models, small and large," if n > 1 else "A model"
     what = f"{tunes:,} tunes as text" if tunes else "tunes as text"
     unit = NEXT.get(value_at(results, "tokenizer.kind"), "character")
-    return f"{who} read {what} and learnt to predict the next {unit}."
+    remark = " Bits per character are nominal: compare nats per note." if unit == "event" else ""
+    return f"{who} read {what} and learnt to predict the next {unit}.{remark}"
 
 
 # ---------------------------------------------------------------- tables
