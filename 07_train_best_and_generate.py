@@ -8,7 +8,7 @@ Writes: checkpoints/best_model.{pt,json,curve.jsonl}
         .png, _roll.svg, _roll.png, metadata.json, repaired/sample_*.abc (only where a sample had to
         be cut to be readable) part4_outputs/evaluation/ (samples and measurements, each kept under
         a key: an interrupted run goes on after the last, and an edit re-makes what it changes)
-        part4_outputs/figures/{sampler,ladder,skills,cost_of_control,repetition,best_by_position}.{png,svg},
+        part4_outputs/figures/{sampler,skills,cost_of_control,repetition,best_by_position}.{png,svg},
         RESULTS.json, report.html, compose.html, music.csv, differences.csv, loss_by_position.csv
 Run:    python 07_train_best_and_generate.py [--quick] [--best xl:10] [--skip-training]
         python 07_train_best_and_generate.py --samples-only
@@ -61,7 +61,7 @@ from study.evaluate.sampling import MODEL_ITSELF, Request, describe_sampler, gen
 from study.families import FAMILIES
 from study.fit.records import read_curves
 from study.report import compose, headline
-from study.report.content import level_rows, results
+from study.report.content import results
 from study.report.page import write_played_page, write_report
 from study.report.required import check_results, planned_runs, suite_runs
 from study.report.tables import (
@@ -408,8 +408,6 @@ def draw_figures(root, content):
     """Draws the figures of this stage; returns their names below the root."""
     folder, sweep = root / "part4_outputs/figures", measurements.read(root, "sweep")
     names = evaluate_figures.draw_sampler(folder, sweep, describe_sampler(sweep["chosen"]))
-    if levels := level_rows(content["samples"]):
-        names += evaluate_figures.draw_ladder(folder, levels)
     if skills := describe_skills(root):
         for draw in (
             evaluate_figures.draw_skills,

@@ -192,7 +192,7 @@ def baselines(results):
 
 def validity(results):
     """Returns how much of the music is valid, beside real music and the best n-gram."""
-    samples = level_rows(results["samples"])
+    samples = level_rows(results)
     ngrams = [row for row in samples if row["kind"] == "ngram"]
     best = max(ngrams, key=lambda row: row["bar_accuracy"] or 0)
     kinds = ("model", "sampler", "right", "real")

@@ -73,10 +73,6 @@ FIGURES = {
         " right bars only, from the free samples of every model; bars: 95 % intervals. At -1 every"
         " second bar has to be drawn again, at 0 none, as in real music."
     ),
-    "ladder": (
-        "Share of texts that reach each validity level: real music, the model, n-grams (with the"
-        " share of their text that is copied), random text."
-    ),
     "skills": (
         "Which skill appears at which size: unprompted samples of every model. Grey: held-out music"
         " under the same length limit. Dashed: the n-gram with the most bars of the right length,"
@@ -93,8 +89,8 @@ FIGURES = {
         " repeated bar, its first occurrence less its second (model ladder, validation split)."
     ),
     "heads": (
-        "In-context copying is the work of one or two attention heads: bits per character saved on a"
-        " repeated bar with all heads on, without the head whose loss costs most of the saving"
+        "In-context copying is the work of one or two attention heads: bits per character saved on"
+        " a repeated bar with all heads on, without the head whose loss costs most of the saving"
         " (layer.head), without the best two, and without two others that harm the loss as much."
     ),
     "best_by_position": (
@@ -206,12 +202,3 @@ def log_axes(axes, x=None, y=None):
             ticker.LogLocator(subs=tuple(range(1, 10))) if wide else ticker.NullLocator()
         )
         axis.set_minor_formatter(ticker.NullFormatter())
-
-
-# ---------------------------------------------------------------- stage 03: the training data
-
-# ---------------------------------------------------------------- stages 04 and 05: the
-# learning-rate sweep
-
-# ---------------------------------------------------------------- stage 07: the sampler, validity,
-# skills

@@ -147,6 +147,9 @@ def publish(root, folder):
     if n_bytes > PUBLISHED_BYTES:
         problem = f"what is to be shown has {n_bytes:,} bytes, more than {PUBLISHED_BYTES:,}"
         fail("study", problem, f"look for what has grown in {outputs}")
+    page = outputs / "report.html"
+    if page in shown:  # compose.html of the study's model lies in docs/
+        shown[page] = shown[page].replace(b'href="compose.html"', b'href="../compose.html"')
     for earlier in [path for pattern in PUBLISHED for path in folder.glob(pattern)]:
         earlier.unlink()
     for path, content in shown.items():

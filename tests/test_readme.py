@@ -70,7 +70,8 @@ def test_the_study_that_ships_has_all_that_this_code_promises():
     assert check_results(results, tables) == [] and results["quick"] is False
     assert (STUDY / "RESULTS.json").stat().st_size < MOST_BYTES
     assert len(tables["runs.csv"]) == results["runs"]["n"]
-    assert "<button" in (STUDY / "report.html").read_text()
+    page = (STUDY / "report.html").read_text()
+    assert "<button" in page and 'href="../compose.html"' in page
     for sample in read_json(STUDY / "generated/metadata.json")["samples"]:
         assert (STUDY / "generated" / sample["file"]).read_text() and (
             STUDY / "generated" / sample["file"]

@@ -206,10 +206,11 @@ def test_the_template_is_given_the_headline_and_the_tables(outputs):
     assert data["sentence"] == "Loss falls with <i>size</i>." and data["is_quick"]
     numbers = dict(data["numbers"])
     assert numbers["bits per character of unseen music"] == "1.42 (95 %: 1.36 to 1.49)"
-    assert data["lead"].startswith("A model read 12 tunes") and data["compose"] is None
+    assert data["lead"].startswith("A model read 12 tunes") and not data["compose"]
     assert data["licences"] == ["Ours <b>CC0</b>"]
-    rate = dict(data["rates"].rows)["right bars, temperature 1"]
+    rate = dict(data["rates"].rows)["best model, right bars"]
     assert (rate[1].text, rate[-1].text) == ("97 %", "1.13")
+    assert "random <b>" not in dict(data["rates"].rows)
     assert [name for name, _ in data["levels"].rows] == [
         "real music, held out",
         "best model",
@@ -353,18 +354,19 @@ def test_attention_map_shows_what_the_model_computes(monkeypatch):
     watch.__name__ = "scaled_dot_product_attention"
     monkeypatch.setattr(common.F, "scaled_dot_product_attention", watch)
     best = attention.attention_map(model, tokenizer, text)
-    row, column = best.places[0]  # "abcd" again
-    assert (row, column) == (17, 12 + best.offset) and best.offset in (1, 2, 3, 4)
-    assert attention.attention_map(model, tokenizer, text, (1, 0))[2:4] == (2, 1)
+    row, column = best["places"][0]  # "abcd" again
+    assert (row, column) == (17, 12 + best["offset"]) and best["offset"] in (1, 2, 3, 4)
+    other = attention.attention_map(model, tokenizer, text, (1, 0))
+    assert (other["layer"], other["head"]) == (2, 1)
     seen.clear()
     best = attention.attention_map(model, tokenizer, text)
     # the weights shown, times the values, are what the model's own head gave
-    values, out = seen[best.layer - 1]
-    shown = torch.from_numpy(best.weights) @ values[best.head - 1]
-    assert torch.allclose(shown, out[0, best.head - 1], atol=1e-5)
-    assert best.n_heads == 4 and 0 <= best.share <= 1 and best.weights.shape == (len(text) + 1,) * 2
+    values, out = seen[best["layer"] - 1]
+    shown = torch.from_numpy(best["weights"]) @ values[best["head"] - 1]
+    assert torch.allclose(shown, out[0, best["head"] - 1], atol=1e-5)
+    assert best["n_heads"] == 4 and best["weights"].shape == (len(text) + 1,) * 2
     assert model.training
-    assert "".join(best.tokens) == text
+    assert "".join(best["tokens"]) == text
     lstm = build_model(
         dict(
             family="lstm",

@@ -1,6 +1,5 @@
 """Draws what stage 07 measured: validity, skills, repeated bars, the sampler."""
 
-import itertools
 import math
 
 from study.families import in_order, label
@@ -26,10 +25,6 @@ SKILLS = {  # of `metrics.skills`, in the order of the figure
 }
 # a skill that no model shows in more than this share has no panel: a line of zeros says nothing
 NO_SKILL = 0.01
-# by kind of row; n-grams have their own ...
-LADDER_COLORS = {"real": "0.2", "model": "#0072B2", "sampler": "#56B4E9"}
-# ... the longest first, other floors are grey
-NGRAM_COLORS = ("#CC79A7", "#D55E00", "#E69F00", "#009E73", "#F0E442")
 SHARES = (-0.03, 1.03)  # an axis of shares: 0 and 1 do not lie on the frame
 
 
@@ -59,43 +54,6 @@ def draw_sampler(folder, sweep, chosen):
         f" {chosen}"
     )
     return save(figure, folder, "sampler")
-
-
-def draw_ladder(folder, rows):
-    """ladder.png and .svg: share of texts that reach each level of validity; returns the file
-    names.
-
-    rows: `samples.ladder` of RESULTS.json: real music, the model, n-grams with what they copied,
-    and random text."""
-    plt = pyplot()
-    figure, axis = plt.subplots(figsize=(8.5, 3.6))
-    levels = list(rows[0]["level_rates"])
-    steps, colors = range(1, len(levels) + 1), itertools.cycle(NGRAM_COLORS)
-    for i, row in enumerate(rows):
-        stands_out = row["kind"] in ("model", "real")
-        copied = row.get("copied_share") if row["kind"] == "ngram" else None
-        text = f"{row['name']} (n = {row['n']}" + (
-            f", {copied:.0%} copied)" if copied is not None else ")"
-        )
-        axis.plot(
-            steps,
-            [row["level_rates"][level] for level in levels],
-            marker="osD^vPX*"[i % 8],
-            label=text,
-            linewidth=2 if stands_out else 1,
-            linestyle="-" if stands_out else "--",
-            color=LADDER_COLORS.get(row["kind"])
-            or (next(colors) if row["kind"] == "ngram" else "0.65"),
-        )
-    axis.set(
-        xticks=steps,
-        xticklabels=[f"{i} {name}" for i, name in zip(steps, levels)],
-        ylim=SHARES,
-        ylabel="share of texts",
-        title="Validity, level by level",
-    )
-    figure.legend(fontsize=8, loc="outside right center")
-    return save(figure, folder, "ladder")
 
 
 def draw_skills(folder, skills):
@@ -172,7 +130,7 @@ def _levels_beside(skills):
             (
                 f"{name}{'' if copied is None else f', {copied:.0%} copied'}",
                 floors[name],
-                {"color": NGRAM_COLORS[0], "linewidth": 1.5, "linestyle": "--"},
+                {"color": "#CC79A7", "linewidth": 1.5, "linestyle": "--"},
             )
         )
     return levels

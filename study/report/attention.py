@@ -1,68 +1,68 @@
 """Finds the attention head of the best model that copies, and what it looks at on a held-out tune:
 the only part of the page that loads torch."""
 
-from typing import NamedTuple
+import io
 
 import numpy as np
 
+from music import notation
 from music.tunebook import split_tunebook
 from study.evaluate.measurements import read
+from study.report.sample_views import data_uri
+from study.wording import percent
 
 CHARS = 96  # of the map: more cannot be told apart on a screen
 REACH = 4  # maps' lengths that the model reads: the end of a longer text has more to look back at
+CONTRAST = 0.6  # exponent: below 1, so that weak attention can be seen beside strong
 
 
-class AttentionMap(NamedTuple):
-    """Weights of one head; tokens as text, without the one that begins a tune."""
-
-    tokens: list  # T texts
-    # (T + 1, T + 1): rows read, columns looked at; row 0 is the beginning of the tune
-    weights: np.ndarray
-    layer: int  # from 1
-    head: int  # from 1
-    n_heads: int  # of all layers
-    offset: int  # tokens after the end of an earlier occurrence of the newest four: most weight
-    share: float  # mean weight there
-    even_share: float  # the same if attention were spread evenly
-    places: list  # [(row, column)] of these, as in weights
-    # bits per character saved on repeated bars, and without the head; None: not measured
-    saved: float | None = None
-    saved_without: float | None = None
-
-
-def of_best_model(root):
-    """Returns the AttentionMap of a run's best model on a held-out tune; ValueError says why it
-    cannot be had.
+def attention_view(root):
+    """Returns the attention map of a run's best model on a held-out tune as the template draws it,
+    or {"reason"} where it cannot be had.
 
     The head is the one whose knock-out costs most of the saving on repeated bars, as stage 07
     measured it (`study/evaluate/heads.py`).
     """
-    try:
-        from common import load_tokenizer
-        from study.train.checkpoints import load_checkpoint
+    from common import load_tokenizer
+    from study.train.checkpoints import load_checkpoint
 
+    try:
         model, checkpoint = load_checkpoint(root / "checkpoints/best_model.pt")
         tokenizer = load_tokenizer(root / "data/tokenizer.pkl")
         tunes = split_tunebook((root / "data/test.txt").read_text(encoding="utf-8"), any_text=True)
-    except ImportError as error:
-        raise ValueError(str(error)) from None
     except OSError as error:
-        raise ValueError(type(error).__name__) from None
+        return {"reason": type(error).__name__}
+    except ValueError as error:
+        return {"reason": str(error)}
     if checkpoint["tokenizer_digest"] != tokenizer.digest:
-        raise ValueError(
-            "the best model was trained with another vocabulary than data/tokenizer.pkl"
-        )
-    long_enough = (tune for tune in tunes if len(tune) >= 3 * CHARS)
+        return {"reason": "the best model was trained with another vocabulary"}
+    text = next((tune for tune in tunes if len(tune) >= 3 * CHARS), tunes[0] if tunes else "")
     knocked = read(root, "heads/best_model") or {}
     best = knocked.get("best")
-    text = next(long_enough, tunes[0] if tunes else "")
-    attention = attention_map(model, tokenizer, text, best and best["heads"][0])
-    if attention is None:
-        raise ValueError("the best model has no attention")
-    if best:
-        saved = {"saved": knocked["all"]["saved"], "saved_without": best["saved"]}
-        attention = attention._replace(**saved)
-    return attention
+    found = attention_map(model, tokenizer, text, best and best["heads"][0])
+    if found is None:
+        return {"reason": "the best model has no attention"}
+    tokens = found["tokens"]
+    n = min(len(tokens), CHARS)  # the end of the text has most to look back at
+    n_left_out = len(tokens) + 1 - n
+    weights = found["weights"][-n:, -n:]
+    return found | {
+        "reason": None,
+        "n": n,
+        "picture": heat_picture(weights),
+        "strongest": percent(float(weights.max())),
+        "tokens": [token.replace("\n", " ") for token in tokens[-n:]],
+        "bar_lines": [i for i, token in enumerate(tokens[-n:], 1) if "|" in token],
+        "unit": "character" if max(map(len, tokens)) == 1 else "token",
+        "places": [
+            (row - n_left_out, column - n_left_out)
+            for row, column in found["places"]
+            if column >= n_left_out
+        ],
+        # bits per character saved on repeated bars, and without the head; None: not measured
+        "saved": best and knocked["all"]["saved"],
+        "saved_without": best and best["saved"],
+    }
 
 
 def attention_map(model, tokenizer, text, head=None):
@@ -72,6 +72,11 @@ def attention_map(model, tokenizer, text, head=None):
     head: (layer, head) from 0; None: the head with most weight on the tokens after an earlier
     occurrence of the newest four. With token shift what is to be copied may stand up to three
     tokens later than the token that followed, so the place with most weight is sought.
+
+    {"tokens" (T texts, without the one that begins a tune), "weights" (T + 1, T + 1: rows read,
+    columns looked at), "layer", "head" (from 1), "n_heads" (of all layers), "offset" (tokens after
+    the end of an earlier occurrence of the newest four, with most weight), "share" (mean weight
+    there), "even_share" (if attention were spread evenly), "places" [(row, column)]}.
     """
     import torch
 
@@ -92,14 +97,28 @@ def attention_map(model, tokenizer, text, head=None):
         head = divmod(int(shares.amax(-1).argmax()), shares.size(1))
     layer, number = head
     best = int(shares[layer, number].argmax())
-    return AttentionMap(
-        texts,
-        weights[layer, number].numpy(),
-        layer + 1,
-        number + 1,
-        shares.size(0) * shares.size(1),
-        OFFSETS[1:][best],
-        float(shares[layer, number, best]),
-        float((1 / (rows + 1)).mean()),
-        list(zip(rows.tolist(), columns[:, best].tolist())),
-    )
+    return {
+        "tokens": texts,
+        "weights": weights[layer, number].numpy(),
+        "layer": layer + 1,
+        "head": number + 1,
+        "n_heads": shares.size(0) * shares.size(1),
+        "offset": OFFSETS[1:][best],
+        "share": percent(float(shares[layer, number, best])),
+        "even_share": percent(float((1 / (rows + 1)).mean())),
+        "places": list(zip(rows.tolist(), columns[:, best].tolist())),
+    }
+
+
+def heat_picture(weights):
+    """Returns a matrix as a PNG of one colour, opaque where weights are large: legible on light and
+    on dark paper."""
+    from matplotlib import colors, image
+
+    pixels = np.empty((*weights.shape, 4))
+    pixels[..., :3] = colors.to_rgb(notation.VOICE_COLOURS[1])
+    pixels[..., 3] = (weights / weights.max()) ** CONTRAST
+    png = io.BytesIO()
+    pixels = np.round(255 * pixels).astype(np.uint8)
+    image.imsave(png, pixels, format="png", metadata={"Software": None})
+    return data_uri("image/png", png.getvalue())

@@ -29,7 +29,13 @@ from study.stages.manifest import BEST
 from study.train.checkpoints import load_checkpoint, tokenizer_path
 
 HERE = Path(__file__).parent
-PARTS = "engine.js", "abc.js", "writer.js", "files.js", "compose.js"  # in this order, into one script
+PARTS = (
+    "engine.js",
+    "abc.js",
+    "writer.js",
+    "files.js",
+    "compose.js",
+)  # in this order, into one script
 LEVELS = 127  # int8 on either side of zero
 VAL_TOKENS = 8_192  # of the validation split, read for the loss before and after rounding
 KNOCKED_TUNES = 12  # with repeated bars, read without each head

@@ -2,16 +2,14 @@
 
     content = results(root)   # what was not measured is None
 
-Nothing is computed here that could be computed where it is measured. Numbers have six significant
-digits; None says "not measured", an end of an interval that has no bound is the word "unbounded".
-Loads torch for the vocabulary alone.
+docs/results_keys.md explains the keys. Numbers have six significant digits; None says "not
+measured", an end of an interval that has no bound is the word "unbounded".
 """
 
 import math
 import re
 from pathlib import Path
 
-from study.evaluate import ladder_copying
 from study.evaluate.measurements import read
 from study.report.headline import headline, not_beaten
 from study.report.required import is_ngram, value_at
@@ -20,26 +18,14 @@ from study.stages.files import plain, read_json
 from study.stages.manifest import BEST, STAGES, load_manifest
 from study.wording import TOKENIZER_KINDS
 
-VERSION = 2  # of the keys; docs/results_keys.md lists what each replaced
-FILES = {  # what lies beside RESULTS.json -> what is in it
-    "runs.csv": "every run: size, cost, losses",
-    "fits.json": "every fit in full",
-    "joint_bootstrap.csv": "draws of the joint laws",
-    "repeats.csv": "in-context copying of every run of the model ladder",
-    "skills.csv": "musical skills of every model of the suite",
-    "music.csv": "figures of generated and real music",
-    "differences.csv": "paired differences of losses on the test split",
-    "loss_by_position.csv": "loss by position in the context",
-    "generated/metadata.json": "the samples",
-}
+VERSION = 3  # of the keys; docs/results_keys.md lists what each replaced
 RATE_KEYS = (
-    "n rate interval level_rates bar_accuracy bar_accuracy_interval rest_bar_share truncated_share"
-    " abc2midi_clean_rate"
+    "n rate interval level_rates bar_accuracy bar_accuracy_interval abc2midi_clean_rate"
 ).split()
+COPIED_KEYS = "copied_share longest_copied_chars new_4_bar_share".split()
 SPLIT_KEYS = "characters tokens notes sequences tunes groups".split()
 DATA_KEYS = (
-    "tunes tunes_kept groups exact_duplicates transposed_or_retimed_copies similar_pairs"
-    " dropped_tunes holdout"
+    "tunes tunes_kept groups exact_duplicates transposed_or_retimed_copies dropped_tunes holdout"
 ).split()
 LONG = set(  # keys of fits.json that RESULTS.json leaves to it
     (
@@ -48,30 +34,12 @@ LONG = set(  # keys of fits.json that RESULTS.json leaves to it
         " more_comparisons objective points reason_in_short resamples sizes standard_error"
     ).split()
 )
-NOVELTY_KEYS = ("n", "copied_share", "longest_copied_chars", "new_4_bar_share")
-COPYING_KEYS = ("name", "params_total", "n_chars_seen", "first", "second", "saved", "saved_se")
-LICENCES = {  # of the sources whose manifest says nothing
-    "music21": "public-domain tunes; their edition: music21/corpus/license.txt",
-    "lakh": "Lakh MIDI dataset, CC BY 4.0",
-}
 UPPER_BOUND = (
     "losses are upper bounds: a text can be written in several ways with these tokens, and one is "
     "counted"
 )
 NOMINAL = "an event's characters are nominal (few percent off): compare it in nats per note"
 REMARKS = {"note": UPPER_BOUND, "event": f"{UPPER_BOUND}; {NOMINAL}"}  # by kind of tokenizer
-VALID = (
-    "valid = level 4: header, tokens, content, and every bar exactly its meter; of all samples at "
-    "the first try, judged on the generated part"
-)
-RIGHT_BARS = (
-    "bar-level rejection sampling at temperature 1: a bar that its meter does not allow is drawn "
-    "again; model and sampler together"
-)
-COPYING = (
-    "saved: bits per character of bars at their first occurrence less those of the same bars at "
-    "their second; validation split"
-)
 
 
 def results(root):
@@ -84,61 +52,23 @@ def results(root):
     parts = {
         "data": describe_data(root, manifests),
         "tokenizer": describe_tokenizer(root),
-        "runs": describe_runs(runs),
+        "runs": {"n": len(runs)},
         "fits": describe_fits({**fits, "answer": read(root, "answer") or fits.get("answer")}),
         "baselines": read_json(root / "data/baselines.json") or {},
         "best": describe_best(root),
         "samples": describe_samples(root, metadata),
-        "in_context_copying": describe_copying(root),
+        "in_context_copying": describe_copying(root, runs),
         "music": describe_music(root),
-        "novelty": describe_novelty(root),
         "finetuned": describe_finetuned(root),
         "environment": metadata.get("environment"),
     }
-    quick = manifests["03_tokenize_split"].get("config", {}).get("quick")
     head = {
         "version": VERSION,
-        "quick": quick,
+        "quick": manifests["03_tokenize_split"].get("config", {}).get("quick"),
         "headline": headline(parts),
         "baselines_not_beaten": not_beaten(parts, runs),
-        "files": FILES,
     }
     return plain({**head, **parts}, DIGITS)
-
-
-# ---------------------------------------------------------------- runs
-
-
-def describe_runs(rows):
-    """Returns how many runs there are, and of which sizes."""
-    families = {}
-    for row in rows:
-        family = families.setdefault(row["family"], {"n": 0, "params_total": []})
-        family["n"] += 1
-        family["params_total"] = sorted({*family["params_total"], row["params_total"]})
-    return {"n": len(rows), **families}
-
-
-def notes_of_splits(root):
-    """Returns {split: notes as written}; None where stage 03 counted none, as in text that is no
-    ABC."""
-    stats = read_json(root / "data/stats.json") or {}
-    return {split: value_at(stats, f"splits.{split}.notes") for split in ("val", "test")}
-
-
-def per_note(record, notes):
-    """Returns the losses of a record per note of music: a unit that does not depend on how music is
-    spelt. Headers, bar lines and the ends of tunes are paid for by the notes.
-
-    >>> per_note({"val_nats_per_char": 0.5, "val_chars": 40}, {"val": 10, "test": None})
-    {'val_nats_per_note': 2.0, 'test_nats_per_note': None}
-    """
-    losses = {}
-    for split, n_notes in notes.items():
-        nats, n_chars = record.get(f"{split}_nats_per_char"), record.get(f"{split}_chars")
-        known = nats and n_chars and n_notes
-        losses[f"{split}_nats_per_note"] = nats * n_chars / n_notes if known else None
-    return losses
 
 
 # ---------------------------------------------------------------- data, vocabulary, fits
@@ -154,12 +84,9 @@ def describe_data(root, manifests):
         "sources": download.get("config"),
         "licences": licences(download),
         "may_share": may_share(download),
-        "downloaded": download.get("counts"),
-        "conversion": conversion
-        and {
-            "counts": conversion.get("counts"),
-            "failed": conversion.get("skipped"),
-        },
+        "conversion": (
+            conversion and {"counts": conversion.get("counts"), "failed": conversion.get("skipped")}
+        ),
         **{key: stats.get(key) for key in DATA_KEYS},
         "splits": {
             split: {key: row.get(key) for key in SPLIT_KEYS} for split, row in splits.items()
@@ -173,19 +100,14 @@ def describe_data(root, manifests):
 def licences(download):
     """Returns the licences of the sources as sentences, as stage 01 says them; [] where none is
     known. download: its manifest."""
-    rows = [row for row in download.get("sources") or [] if isinstance(row, dict)]
-    if rows:
-        return [f"{row.get('name')}: {row.get('licence') or 'not stated'}" for row in rows]
-    source = value_at(download, "config.source")
-    return [LICENCES[source]] if source in LICENCES else []
+    rows = download.get("sources") or []
+    return [f"{row['name']}: {row['licence'] or 'not stated'}" for row in rows]
 
 
 def may_share(download):
     """Returns False if a source's licence forbids to pass on what is made of it; None: not known."""
-    said = [row.get("may_share") for row in download.get("sources") or [] if isinstance(row, dict)]
-    if False in said:
-        return False
-    return True if said and None not in said else None
+    said = {row["may_share"] for row in download.get("sources") or []}
+    return next((answer for answer in (False, None, True) if answer in said), None)
 
 
 def describe_tokenizer(root):
@@ -212,40 +134,30 @@ def describe_fits(fits):
         family: {**unknown, "identified": False, "reason": reason}
         for family, reason in (fits.get("refused") or {}).items()
     }
-    rest = {
-        key: value
-        for key, value in fits.items()
-        if key not in ("families", "answer", "headline", "quick")
-    }
-    short = _short({**refused, **(fits.get("families") or {}), **rest})
+    moved = ("families", "answer", "headline", "quick")
+    rest = {key: value for key, value in fits.items() if key not in moved}
     answer = fits.get("answer")
     if answer:
         answer = {key: answer.get(key) for key in ("sentence", "numbers", "winners", "prediction")}
-    return with_unbounded({"answer": answer, **short})
+    laws = {**refused, **(fits.get("families") or {}), **rest}
+    return {"answer": short(answer), **short(laws, LONG)}
 
 
-def _short(value):
-    """Returns the same without the keys of LONG and without rows of tables."""
-    if isinstance(value, dict):
-        return {key: _short(item) for key, item in value.items() if key not in LONG}
-    if isinstance(value, list):
-        return [_short(item) for item in value]
-    return value
+def short(value, left_out=(), is_interval=False):
+    """Returns the same without some keys, and "unbounded" for a missing end of an interval.
 
-
-def with_unbounded(value, is_interval=False):
-    """Returns the same with "unbounded" for a missing end of an interval.
-
-    >>> with_unbounded({"alpha": None, "alpha_interval": [0.1, None]})
+    >>> short({"alpha": None, "alpha_interval": [0.1, None], "points": []}, ["points"])
     {'alpha': None, 'alpha_interval': [0.1, 'unbounded']}
     """
     if isinstance(value, dict):
         return {
-            key: with_unbounded(item, str(key).endswith("interval")) for key, item in value.items()
+            key: short(item, left_out, str(key).endswith("interval"))
+            for key, item in value.items()
+            if key not in left_out
         }
     if isinstance(value, list):
         return [
-            "unbounded" if item is None and is_interval else with_unbounded(item) for item in value
+            "unbounded" if item is None and is_interval else short(item, left_out) for item in value
         ]
     return value
 
@@ -254,43 +166,53 @@ def with_unbounded(value, is_interval=False):
 
 
 def describe_best(root):
-    """Returns the best model's row, with its loss on the test split and intervals over tunes."""
+    """Returns the best model's row, with its loss on the test split and an interval over tunes."""
     record = read_json(root / f"checkpoints/{BEST}.json") or {}
     test, tunes = read(root, "test") or {}, read(root, "tunes") or {}
     nats = value_at(tunes, f"losses.{BEST}.interval")
     return {
         **{column: record.get(column) for column in RUN_COLUMNS},
-        **per_note(record, notes_of_splits(root)),
-        "best_epoch": record.get("best_epoch"),
-        "checkpoint": f"checkpoints/{BEST}.pt",
-        "checkpoint_sha256": record.get("checkpoint_sha256"),
+        **per_note(root, record),
         **{
             f"test_{key}": test.get(key) for key in ("nats_per_char", "bits_per_char", "perplexity")
         },
-        "test_nats_per_char_interval": nats,
         "test_bits_per_char_interval": nats and [end / math.log(2) for end in nats],
-        "test_perplexity_interval": nats and [math.exp(end) for end in nats],
-        "test_tunes": tunes.get("n_tunes"),
-        "test_chars": test.get("n_chars"),
     }
+
+
+def per_note(root, record):
+    """Returns the losses of a record per note of music: a unit that does not depend on how music is
+    spelt. Headers, bar lines and the ends of tunes are paid for by the notes."""
+    stats = read_json(root / "data/stats.json") or {}
+    losses = {}
+    for split in ("val", "test"):
+        nats, n_chars = record.get(f"{split}_nats_per_char"), record.get(f"{split}_chars")
+        n_notes = value_at(stats, f"splits.{split}.notes")
+        known = nats and n_chars and n_notes
+        losses[f"{split}_nats_per_note"] = nats * n_chars / n_notes if known else None
+    return losses
 
 
 def describe_samples(root, metadata):
     """Returns the rates of every set of samples, beside real music and simpler methods."""
     baselines = read(root, "floors") or {}
-    right = read(root, "rates/right")
+    right = set_of(root, "right")
     return {
-        "definition": VALID,
         "unprompted": set_of(root, "unprompted"),
         "chosen_sampler": set_of(root, "chosen"),
-        "right_bars": right and {**set_of(root, "right"), **describe_right_bars(root)},
+        "right_bars": right and {**right, "draws_per_bar": draws_per_bar(root)},
         "prompted": {"header": set_of(root, "header"), "bars": set_of(root, "bars")},
         "real_music": set_of(root, "real"),
-        "baselines": {
-            name: _rates_of(baselines[name], baselines[name].get("copied_share"))
-            for name in by_length(baselines)
-        }
-        or None,
+        "baselines": (
+            {
+                name: {
+                    **{key: baselines[name].get(key) for key in RATE_KEYS},
+                    "copied_share": baselines[name].get("copied_share"),
+                }
+                for name in by_length(baselines)
+            }
+            or None
+        ),
         "sampler": (read(root, "sweep") or {}).get("chosen"),
         "files": [row.get("file") for row in metadata.get("samples") or []],
     }
@@ -304,38 +226,18 @@ def set_of(root, name):
         return None
     whose, of = ("unprompted", "real_mean") if name == "real" else (name, "generated_mean")
     music = read(root, f"music/{whose}") or {}
-    copied = (read(root, f"copying/{name}") or {}).get("copied_share")
+    copied = read(root, f"copying/{name}") or {}
     return {
-        **_rates_of(rates, copied),
+        **{key: rates.get(key) for key in RATE_KEYS},
+        **{key: copied.get(key) for key in COPIED_KEYS},
         "repeated_bars": value_at(music, f"metrics.bar_repetition.{of}"),
     }
 
 
-def _rates_of(rates, copied):
-    return {**{key: rates.get(key) for key in RATE_KEYS}, "copied_share": copied}
-
-
-def describe_right_bars(root):
-    """Returns what bar-level rejection sampling took, and the bits of its text beside free text."""
-    samples, free = read(root, "drawn/right"), read(root, "drawn/unprompted")
-    return {
-        "definition": RIGHT_BARS,
-        "draws_per_bar": draws_per_bar(samples),
-        "log2_right_per_bar": (read(root, "control/right") or {}).get("log2"),
-        "stuck_share": sum(row["stop_reason"] == "stuck" for row in samples) / len(samples),
-        "bits_per_char": _mean_bits(samples),
-        "bits_per_char_free": _mean_bits(free),
-    }
-
-
-def _mean_bits(samples):
-    known = [(row["bits_per_char"], row["new_chars"]) for row in samples if row["new_chars"]]
-    return sum(bits * n for bits, n in known) / sum(n for _, n in known) if known else None
-
-
-def draws_per_bar(samples):
+def draws_per_bar(root):
     """Returns the draws for each bar kept in samples with right bars, header and end counted as
     bars; None without any."""
+    samples = read(root, "drawn/right")
     n_kept = sum(sample["n_kept"] for sample in samples)
     return sum(sum(sample["draws"]) for sample in samples) / n_kept if n_kept else None
 
@@ -350,16 +252,20 @@ def by_length(names):
     return ngrams + sorted(set(names) - set(ngrams))
 
 
-def level_rows(samples):
-    """Returns the table of validity levels: [{"name", "kind", and its rates}]. samples: as in
-    RESULTS.json; kind: real, model, sampler, right, ngram, random or other."""
+def level_rows(results):
+    """Returns the rated sets of samples of RESULTS.json: [{"name", "kind", and their rates}]; kind:
+    real, model, sampler, right, ngram, random or another of `music/floors.py`."""
+    samples = results.get("samples") or {}
     sets = [
-        ("real music, held out", "real", samples["real_music"]),
-        ("best model", "model", samples["unprompted"]),
-        ("best model, chosen sampler", "sampler", samples["chosen_sampler"]),
-        ("best model, right bars", "right", samples["right_bars"]),
+        (name, kind, samples.get(key))
+        for name, kind, key in (
+            ("real music, held out", "real", "real_music"),
+            ("best model", "model", "unprompted"),
+            ("best model, chosen sampler", "sampler", "chosen_sampler"),
+            ("best model, right bars", "right", "right_bars"),
+        )
     ]
-    for name, row in (samples["baselines"] or {}).items():
+    for name, row in (samples.get("baselines") or {}).items():
         sets.append((name, "ngram" if is_ngram(name) else name, row))
     return [{"name": name, "kind": kind, **row} for name, kind, row in sets if row]
 
@@ -378,49 +284,19 @@ def describe_music(root):
     }
 
 
-def describe_novelty(root):
-    """Returns what each set of samples, and real music, shares with the training text."""
-    names = {
-        "unprompted": "unprompted",
-        "chosen_sampler": "chosen",
-        "right_bars": "right",
-        "real_music": "real",
-    }
-    found = {}
-    for key, name in names.items():
-        row = read(root, f"copying/{name}")
-        found[key] = row and {column: row.get(column) for column in NOVELTY_KEYS}
-    return found if any(found.values()) else None
+def describe_copying(root, runs):
+    """Returns what the best model saves on a bar that it has read before, and the heads that do
+    it."""
+    return {"best_model": read(root, f"repeats/{BEST}"), "heads": describe_heads(root, runs)}
 
 
-def describe_copying(root):
-    """Returns what models save on a bar that they have read before: the best model, and the most
-    of each family; None if it was not measured."""
-    rows, best = ladder_copying.rows_of(root), read(root, f"repeats/{BEST}")
-    most = {}
-    for row in rows:
-        if row["saved"] > most.get(row["family"], row)["saved"] or row["family"] not in most:
-            most[row["family"]] = row
-    if not rows and not best:
-        return None
-    return {
-        "definition": COPYING,
-        "n_models": len(rows),
-        "best_model": best,
-        "most_saved": {
-            family: {key: row[key] for key in COPYING_KEYS} for family, row in most.items()
-        },
-        "heads": describe_heads(root),
-    }
-
-
-def describe_heads(root):
+def describe_heads(root, runs):
     """Returns the heads that carry in-context copying, {model: {"all", "best", "pair", "control"}}:
     bits per character saved on repeated bars, and of all characters, with all heads, without the
     best one, the best pair, and a control pair that harms as much; heads as "layer.head" from 1.
     None where no model copies."""
     models = {}
-    for name in [BEST, *(row["name"] for row in run_rows(root))]:
+    for name in [BEST, *(row["name"] for row in runs)]:
         found = read(root, f"heads/{name}") or {}
         if found.get("best"):
             rows = [(key, found[key]) for key in ("all", "best", "pair", "control") if found[key]]

@@ -1,9 +1,7 @@
 """The headline: one sentence and eight numbers. Terminal, page and README print what `rows` gives.
 
-    content["headline"] = headline(parts)       # {"sentence", "numbers": {name: {"value", ...}}}
-    for name, words in rows(content): ...       # the same in words, and the baselines not beaten
-
-Loads no torch.
+content["headline"] = headline(parts)       # {"sentence", "numbers": {name: {"value", ...}}}
+for name, words in rows(content): ...       # the same in words, and the baselines not beaten
 """
 
 import math
@@ -48,12 +46,9 @@ def headline(parts):
     """
     best, samples = parts["best"], parts["samples"]
     name, bits = strongest_baseline(parts["baselines"], "test")
-    free, right = samples["unprompted"] or {}, samples["right_bars"] or {}
-    real = samples["real_music"] or {}
-    novelty = parts["novelty"] or {}
-    copied = [
-        (novelty.get(whose) or {}).get("copied_share") for whose in ("unprompted", "real_music")
-    ]
+    free, right, real = (samples[way] or {} for way in ("unprompted", "right_bars", "real_music"))
+    copying = value_at(parts, "in_context_copying.best_model") or {}
+    saved, error = copying.get("saved"), copying.get("saved_se")
     numbers = {
         "test_bits_per_char": {
             "value": best["test_bits_per_char"],
@@ -64,12 +59,14 @@ def headline(parts):
         "alpha": exponent(parts["fits"]),
         "valid_rate": {**_rate(free), "real_music": real.get("rate")},
         "valid_rate_right_bars": _rate(right),
-        "repeated_bars": {
-            "value": free.get("repeated_bars"),
-            "real_music": real.get("repeated_bars"),
+        **{
+            key: {"value": free.get(key), "real_music": real.get(key)}
+            for key in ("repeated_bars", "copied_share")
         },
-        "copied_share": {"value": copied[0], "real_music": copied[1]},
-        "saved_on_repeated_bars": _saved(parts),
+        "saved_on_repeated_bars": {
+            "value": saved,
+            "interval": None if error is None else [saved - 2 * error, saved + 2 * error],
+        },
     }
     return {"sentence": sentence(parts["fits"], numbers), "numbers": numbers}
 
@@ -84,14 +81,6 @@ def name_of_best(best):
 
 def _rate(row):
     return {"value": row.get("rate"), "interval": row.get("interval"), "n": row.get("n")}
-
-
-def _saved(parts):
-    """What the best model saves on a bar that it has read before: in-context copying."""
-    row = value_at(parts, "in_context_copying.best_model") or {}
-    saved, error = row.get("saved"), row.get("saved_se")
-    interval = None if saved is None or error is None else [saved - 2 * error, saved + 2 * error]
-    return {"value": saved, "interval": interval}
 
 
 def exponent(fits):
@@ -116,9 +105,11 @@ def sentence(fits, numbers):
     if answer:
         return answer
     best, baseline = numbers["test_bits_per_char"], numbers["baseline_bits_per_char"]
-    if best["value"] is None:
+    value, pair = best["value"], best["interval"]
+    if value is None:
         return "No model was measured."
-    words = f"{best['model']}: {_in_words('test_bits_per_char', best, False)} bits per character"
+    bits = rounded(value, *pair) if pair else number(value, 3)
+    words = f"{best['model']}: {bits} bits per character"
     if baseline["value"] is not None:
         words += f" ({baseline['model']}: {number(baseline['value'], 3)})"
     valid = numbers["valid_rate"]["value"]
@@ -131,11 +122,11 @@ def sentence(fits, numbers):
 def rows(content):
     """Returns [(name, words)]: the sentence, the eight numbers, and the baselines not beaten."""
     head = content.get("headline") or {}
-    shown = [("answer", head.get("sentence") or "not measured")]
     numbers = head.get("numbers") or {}
-    shown += [(name, _in_words(key, numbers.get(key) or {})) for key, name in NUMBERS.items()]
-    return shown + [
-        ("baselines not beaten", value_at(content, "baselines_not_beaten.sentence") or "none")
+    return [
+        ("answer", head.get("sentence") or "not measured"),
+        *((name, _in_words(key, numbers.get(key) or {})) for key, name in NUMBERS.items()),
+        ("baselines not beaten", value_at(content, "baselines_not_beaten.sentence") or "none"),
     ]
 
 
@@ -144,13 +135,11 @@ def lines(content):
     return [f"{name}: {words}" for name, words in rows(content)]
 
 
-def _in_words(key, row, with_more=True):
+def _in_words(key, row):
     """Returns a number with its interval and what stands beside it."""
     value, pair = row.get("value"), row.get("interval")
     if value is None:
         return "not measured"
-    if not with_more:
-        return rounded(value, *pair) if pair else number(value, 3)
     words = measured_share(value, pair) if key in SHARES else measured(value, pair)
     if row.get("n"):
         words += f", n = {row['n']}"
@@ -215,40 +204,34 @@ def not_beaten(parts, runs):
     A row is {"baseline", "split", "measure", "value", "models": {name: value}}. runs: all runs, of
     which the ladder's do not count.
     """
-    rows = [_behind_baseline(parts, runs, split) for split in ("test", "val")]
-    rows += _behind_ngrams(parts["samples"])
     best = parts["best"]
+    models = {"best model": best, **{row["name"]: row for row in without_ladder(runs)}}
+    rows = [_behind_baseline(parts["baselines"], models, split) for split in ("test", "val")]
+    rows += _behind_ngrams(parts["samples"])
     val, test = best.get("val_nats_per_char"), best.get("test_nats_per_char")
     if val and test and abs(test - val) > UNLIKE * val:
-        rows.append(
-            {
-                "baseline": "its validation loss: the splits are unlike",
-                "split": "test",
-                "measure": "nats per character",
-                "value": val,
-                "models": {"best model": test},
-            }
-        )
+        name = "its validation loss: the splits are unlike"
+        rows.append(_behind(name, "test", "nats per character", val, {"best model": test}))
     rows = [row for row in rows if row["models"]]
     return {"sentence": not_beaten_sentence(rows), "rows": rows}
 
 
-def _behind_baseline(parts, runs, split):
-    name, bits = strongest_baseline(parts["baselines"], split)
-    models = {"best model": parts["best"].get(f"{split}_nats_per_char")}
-    models |= {row["name"]: row.get(f"{split}_nats_per_char") for row in without_ladder(runs)}
-    behind = {
-        model: nats / math.log(2)
-        for model, nats in models.items()
-        if bits is not None and nats is not None and nats / math.log(2) >= bits
-    }
+def _behind(baseline, split, measure, value, models):
     return {
-        "baseline": name,
+        "baseline": baseline,
         "split": split,
-        "measure": "bits per character",
-        "value": bits,
-        "models": behind,
+        "measure": measure,
+        "value": value,
+        "models": models,
     }
+
+
+def _behind_baseline(baselines, models, split):
+    name, bits = strongest_baseline(baselines, split)
+    nats = {model: row.get(f"{split}_nats_per_char") for model, row in models.items()}
+    losses = {model: value / math.log(2) for model, value in nats.items() if value is not None}
+    behind = {} if bits is None else {model: loss for model, loss in losses.items() if loss >= bits}
+    return _behind(name, split, "bits per character", bits, behind)
 
 
 def _behind_ngrams(samples):
@@ -269,13 +252,7 @@ def _behind_ngrams(samples):
     if low and high and low[0] <= high[1]:
         found.append(("bars of the right length", "bar_accuracy", bars))
     return [
-        {
-            "baseline": f"{name} text",
-            "split": "samples",
-            "measure": measure,
-            "value": ngrams[name][key],
-            "models": {"best model": free[key]},
-        }
+        _behind(f"{name} text", "samples", measure, ngrams[name][key], {"best model": free[key]})
         for measure, key, name in found
     ]
 

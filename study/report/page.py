@@ -1,16 +1,15 @@
-"""part4_outputs/report.html: one page, without network, that shows, plays and judges what a run
-made; and generated/played.html, the same for samples that a user asked for.
+"""Writes part4_outputs/report.html: one page, without network, that shows, plays and judges what a
+run made; and generated/played.html, the same for samples that a user asked for.
 
-This file collects what the pages show, as text, numbers and lists; `headline.py` gives the answer,
-`sample_views.py` the samples. `page.html`, `played.html` and `parts.html` say how it looks, with
-`page.css` and `page.js` put into them, so that a page is one file. The templates escape everything
-that they are given. Pictures enter as compressed SVG, which the page inflates and shows as images,
-in which a browser runs no script and loads nothing. What is missing in a run is left out.
+This file collects what the pages show; `headline.py` gives the answer, `sample_views.py` the
+samples. `page.html`, `played.html` and `parts.html` say how it looks, with `page.css` and `page.js`
+put into them, so that a page is one file. The templates escape everything that they are given.
+Pictures enter as compressed SVG, shown as images, in which a browser runs no script and loads
+nothing. What is missing in a run is left out.
 """
 
 import base64
 import hashlib
-import io
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -21,35 +20,30 @@ from study.stages.files import read_json, write_text
 import jinja2
 from markupsafe import Markup
 
-from music import notation
 from music.validity import LEVELS
 from study.figures import FIGURES
-from study.report import attention, headline
+from study.report import headline
+from study.report.attention import attention_view
 from study.report.content import level_rows
 from study.report.required import value_at, without_ladder
 from study.report.sample_views import (
     LEVEL_WORDS,
     Picture,
-    data_uri,
     first_of,
     pictures_of,
     sample_view,
     shade_words,
-    within,
 )
 from study.report.tables import read_tables
-from study.wording import NOTHING, interval, number, percent, rounded
+from study.wording import NOTHING, number, percent
 
 HERE = Path(__file__).resolve().parent
-TEMPLATES = ("page.html", "parts.html", "played.html", "page.css", "page.js")
 PAGE_BYTES = 3_000_000  # the page stays below: mail and forges refuse more
 CAPTION_BYTES = 400  # what stands around a picture
-COMPOSE = ("compose.html", "../compose.html")  # beside the page, or of docs/ beside docs/study/
 MAX_SAMPLES = 20  # shown on a page
-ATTENTION_CONTRAST = 0.6  # exponent: below 1, so that weak attention can be seen beside strong
 DECIDING = ("plane", "repeated_bars")  # figures that stand open; without a grid of sizes x data ...
 CLASSICAL = ("scaling", "repeated_bars")  # ... these
-# the section of a figure that is none of a law; the validity levels are a table on the page
+# the section of a figure that is none of a law
 PLACES = {
     "sampler": "validity",
     "cost_of_control": "validity",
@@ -58,8 +52,9 @@ PLACES = {
     "repeated_bars": "skills",
     "heads": "skills",
     "best_by_position": "inside",
-    "ladder": None,
 }
+# kinds of text in the table of rates
+RATED = ("real", "model", "sampler", "right", "ngram", "random")
 NEXT = {"note": "note or sign", "event": "event"}  # kind of tokenizer -> what is next
 MUSIC = {  # metric -> words
     "pitch_class_entropy": "pitch-class entropy, bits",
@@ -120,12 +115,11 @@ def page_data(outputs):
         "sentence": sentence,
         "numbers": numbers,
         "is_quick": bool(results.get("quick")),
-        "compose": next((name for name in COMPOSE if (outputs / name).exists()), None),
+        "compose": (outputs / "compose.html").exists(),
         "figures": figures_of(outputs / "figures", fits.get("figures") or []),
         "law": headline.law_rows(results),
         "predictions": headline.predictions(results),
         "winners": winners_table(results),
-        "beside": beside_table(results),
         "finetuned": finetuned_table(results),
         "rates": rate_table(results),
         "runs": run_table(runs),
@@ -159,10 +153,14 @@ def write_played_page(root, rows):
 
 def _fit_and_write(path, template, page, pictures):
     """Writes a page with as many of its pictures, in their order, as PAGE_BYTES allow."""
-    pictures = list({id(picture): picture for picture in pictures}.values())
     n_bytes = sum(len(picture.data) for picture in pictures)
-    rest = len(fill(template, page).encode()) - n_bytes
-    within(pictures, PAGE_BYTES - rest - CAPTION_BYTES * len(pictures))
+    others = len(fill(template, page).encode()) - n_bytes
+    room = PAGE_BYTES - others - CAPTION_BYTES * len(pictures)
+    for picture in pictures:
+        if len(picture.data) > room:
+            picture.data = None
+        else:
+            room -= len(picture.data)
     write_text(path, fill(template, page))
 
 
@@ -229,13 +227,6 @@ def rate_cell(row):
     return Cell(percent(row.get("rate")), note)
 
 
-def measured_cell(value, pair):
-    """Returns a number with the decimals that its interval allows, the interval below it."""
-    if value is None or not pair:
-        return Cell(number(value, 3))
-    return Cell(rounded(value, *pair), interval(pair))
-
-
 def winners_table(results):
     """Returns which family has the lowest loss at which size and amount of text."""
     found = headline.winners(results)
@@ -247,75 +238,42 @@ def winners_table(results):
     return table("The family with the lowest loss, by model size and amount of text", head, cells)
 
 
-def beside_table(results):
-    """Returns the best model beside real music, the best simpler method and random text."""
-    best, samples = results.get("best") or {}, results.get("samples") or {}
-    levels = {}
-    for row in level_rows(samples) if samples else []:
-        levels.setdefault(row["kind"], row)  # of several n-grams the longest, which comes first
-    rows = [levels.get(kind, {}) for kind in ("model", "real", "ngram", "random")]
-    name, bits = headline.strongest_baseline(results.get("baselines") or {}, "test")
-    unigram = value_at(results, "baselines.test.unigram.bits_per_char")
-    ours = [
-        measured_cell(best.get(f"test_{key}"), best.get(f"test_{key}_interval"))
-        for key in ("bits_per_char", "perplexity")
-    ]
-    others = [Cell(number(bits, 3), name or ""), Cell(number(unigram, 3), "unigram")]
-    perplexities = [number(value and 2**value, 2) for value in (bits, unigram)]
-    return table(
-        "The best model beside real music, the best simpler method and random text",
-        ["", "best model", "real music", "simpler method", "random"],
-        [
-            ("Bits per character of test music", [ours[0], NOTHING, *others]),
-            ("Perplexity per character", [ours[1], NOTHING, *perplexities]),
-            ("Valid at the first try (level 4)", [rate_cell(row) for row in rows]),
-            ("Bars of the right length", [percent(row.get("bar_accuracy")) for row in rows]),
-            ("Clean by abc2midi", [percent(row.get("abc2midi_clean_rate")) for row in rows]),
-            ("Copied from training text", [percent(row.get("copied_share")) for row in rows]),
-        ],
-    )
-
-
 def rate_table(results):
-    """Returns the three ways to draw side by side: the model, a sampler, right bars."""
-    samples = results.get("samples") or {}
-    ways = {
-        "free bars, temperature 1": "unprompted",
-        "free bars, chosen sampler": "chosen_sampler",
-        "right bars, temperature 1": "right_bars",
-        "real music": "real_music",
-    }
-    rows = {words: samples.get(key) or {} for words, key in ways.items()}
-    shares = ("bar_accuracy", "repeated_bars", "copied_share", "stuck_share")
+    """Returns the best model's three ways to draw, never mixed, between real music and texts
+    without it: the longest n-gram and random characters."""
+    kinds = {}
+    for row in level_rows(results):
+        kinds.setdefault(row["kind"], row)
+    shares = ("bar_accuracy", "abc2midi_clean_rate", "repeated_bars", "copied_share")
+    rows = []
+    for row in (kinds[kind] for kind in RATED if kind in kinds):
+        cells = [rate_cell(row), *(percent(row.get(key)) for key in shares)]
+        rows.append((row["name"], [number(row["n"]), *cells, number(row.get("draws_per_bar"))]))
     return table(
-        "Three ways to draw, never mixed. Right bars: bar-level rejection sampling",
-        ["", "n", "valid", "bars right", "repeated bars", "copied", "stuck", "draws per bar"],
+        "Valid (level 4) at the first try. Right bars: bar-level rejection sampling",
         [
-            (
-                words,
-                [
-                    number(row.get("n")),
-                    rate_cell(row),
-                    *(percent(row.get(key)) for key in shares),
-                    number(row.get("draws_per_bar")),
-                ],
-            )
-            for words, row in rows.items()
+            "",
+            "n",
+            "valid",
+            "bars right",
+            "clean by abc2midi",
+            "repeated bars",
+            "copied",
+            "draws per bar",
         ],
+        rows,
     )
 
 
 def level_table(results):
     """Returns the validity levels, one row for each source of text, bars behind the numbers."""
-    samples = results.get("samples")
     rows = []
-    for row in level_rows(samples) if samples else []:
+    for row in level_rows(results):
         rates = [row["level_rates"].get(name) for name in LEVELS]
-        cells = [Cell(percent(rate), share=rate) for rate in rates]
-        rows.append((row["name"], [number(row["n"]), *cells, number(row["bar_accuracy"], 2)]))
+        rows.append((row["name"], [Cell(percent(rate), share=rate) for rate in rates]))
     names = [f"{i}\N{NO-BREAK SPACE}{name}" for i, name in enumerate(LEVELS, 1)]
     caption = "Share of texts that reach each validity level; valid means level 4"
-    return table(caption, ["", "n", *names, "bar accuracy"], rows)
+    return table(caption, ["", *names], rows)
 
 
 def finetuned_table(results):
@@ -380,72 +338,17 @@ def figures_of(folder, law_captions):
     those of each section. law_captions: [{"name", "caption"}] as stage 06 filled them."""
     captions = {name: words for name, words in FIGURES.items() if "{" not in words}
     captions |= {row["name"]: row["caption"] for row in law_captions}
-    there = {path.stem: path for path in sorted(folder.glob("*.svg"))}
+    order = list(FIGURES)
+    there = {path.stem: path.read_text(encoding="utf-8") for path in folder.glob("*.svg")}
+    known = sorted(there.keys() & set(order), key=order.index)
     open_ones = DECIDING if "plane" in there else CLASSICAL
     shown = {section: [] for section in ("deciding", "laws", "validity", "skills", "inside")}
-    for name in sorted(there, key=lambda name: (name not in FIGURES, _place(name), name)):
+    for name in [*known, *sorted(there.keys() - set(order))]:
         section = "deciding" if name in open_ones else PLACES.get(name, "laws")
-        if section is not None:
-            svg = there[name].read_text(encoding="utf-8")
-            caption = captions.get(name, name.replace("_", " "))
-            missing = f"Figure {name} is too large for this page: see figures/{name}.svg."
-            picture = Picture(svg, caption, missing)
-            picture.name = name
-            shown[section].append(picture)
+        missing = f"Figure {name} is too large for this page: see figures/{name}.svg."
+        caption = captions.get(name, name.replace("_", " "))
+        shown[section].append(Picture(there[name], caption, missing, name))
     return shown
-
-
-def _place(name):
-    return list(FIGURES).index(name) if name in FIGURES else 0
-
-
-def attention_view(root):
-    """Returns the attention map of the best model as the template draws it, or {"reason"} where it
-    cannot be had."""
-    try:
-        best = attention.of_best_model(root)
-    except ValueError as error:
-        return {"reason": str(error)}
-    n = min(len(best.tokens), attention.CHARS)  # the end of the text has most to look back at
-    weights = best.weights[-n:, -n:]
-    return {
-        "reason": None,
-        "n": n,
-        "picture": heat_picture(weights),
-        "strongest": percent(float(weights.max())),
-        "tokens": [token.replace("\n", " ") for token in best.tokens[-n:]],
-        "bar_lines": [i for i, token in enumerate(best.tokens[-n:], 1) if "|" in token],
-        "unit": "character" if max(map(len, best.tokens)) == 1 else "token",
-        "layer": best.layer,
-        "head": best.head,
-        "n_heads": best.n_heads,
-        "offset": best.offset,
-        # of the part that is drawn, row and column counted from it
-        "places": [
-            (row - len(best.tokens) - 1 + n, column - len(best.tokens) - 1 + n)
-            for row, column in best.places
-            if column > len(best.tokens) - n
-        ],
-        "saved": best.saved,
-        "saved_without": best.saved_without,
-        "share": percent(best.share),
-        "even_share": percent(best.even_share),
-    }
-
-
-def heat_picture(weights):
-    """Returns a matrix as a PNG of one colour, opaque where weights are large: legible on light and
-    on dark paper."""
-    import numpy as np
-    from matplotlib import colors, image
-
-    pixels = np.empty((*weights.shape, 4))
-    pixels[..., :3] = colors.to_rgb(notation.VOICE_COLOURS[1])
-    pixels[..., 3] = (weights / weights.max()) ** ATTENTION_CONTRAST
-    png = io.BytesIO()
-    pixels = np.round(255 * pixels).astype(np.uint8)
-    image.imsave(png, pixels, format="png", metadata={"Software": None})
-    return data_uri("image/png", png.getvalue())
 
 
 if __name__ == "__main__":  # python -m study.report.page [ROOT]: the page alone

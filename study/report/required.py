@@ -1,8 +1,6 @@
 """What RESULTS.json must hold, and which runs a study has: the contract of stage 07's last file.
 
-    missing = check_results(content, tables, planned)   # sentences; [] if nothing is missing
-
-Loads no torch.
+missing = check_results(content, tables, planned)   # sentences; [] if nothing is missing
 """
 
 import math
@@ -15,41 +13,20 @@ MOST_BYTES = 60_000  # of RESULTS.json: long tables stand in files of their own
 SPLITS = ("train", "val", "test")
 BASELINES = ("uniform", "unigram", "xz")
 REQUIRED = (
-    "version",
     "quick",
-    "headline.sentence",
-    "headline.numbers.test_bits_per_char.value",
-    "headline.numbers.test_bits_per_char.interval",
-    "headline.numbers.baseline_bits_per_char.value",
-    "headline.numbers.valid_rate.value",
-    "headline.numbers.valid_rate.interval",
-    "baselines_not_beaten.rows",
-    "files",
     "data.sources",
     "data.conversion",
     *(f"data.splits.{split}.characters" for split in SPLITS),
     "tokenizer.vocab_size",
-    "tokenizer.digest",
-    "runs.n",
     *(f"baselines.{split}.{name}.bits_per_char" for split in SPLITS[1:] for name in BASELINES),
-    *(f"best.{key}" for key in ("params_total", "epochs", "val_nats_per_char")),
-    *(f"best.test_{key}" for key in ("nats_per_char", "bits_per_char", "perplexity")),
-    "best.test_bits_per_char_interval",
-    *(f"samples.unprompted.{key}" for key in ("n", "rate", "interval", "level_rates")),
-    "samples.unprompted.bar_accuracy",
-    "samples.chosen_sampler.rate",
-    "samples.chosen_sampler.interval",
-    "samples.prompted.header.rate",
-    "samples.prompted.bars.rate",
-    "samples.real_music.rate",
+    "best.val_nats_per_char",
+    *(f"best.test_{key}" for key in ("bits_per_char", "bits_per_char_interval", "perplexity")),
+    *(f"samples.unprompted.{key}" for key in ("rate", "interval", "bar_accuracy", "copied_share")),
+    *(f"samples.{way}.rate" for way in ("chosen_sampler", "right_bars", "real_music")),
+    *(f"samples.prompted.{kind}.rate" for kind in ("header", "bars")),
     "samples.baselines",
     "samples.sampler",
-    "samples.files",
     "music.metrics",
-    "music.jsd",
-    "novelty.unprompted",
-    "novelty.real_music",
-    "environment.python",
     "environment.torch",
 )
 # alpha itself is null where the best fit lies on the bound of the search
@@ -96,13 +73,6 @@ def planned_runs(root):
     return list(dict.fromkeys(names))
 
 
-def expected_families(families):
-    """Returns the families that results speak of, in the table's order: those that the study asks
-    for, and those that have runs."""
-    asked = {name for name, family in FAMILIES.items() if not family.optional}
-    return in_order(asked | set(families))
-
-
 # ---------------------------------------------------------------- the check
 
 
@@ -112,48 +82,44 @@ def check_results(content, tables, planned=()):
     tables: {file name: rows}, of `read_tables`; planned: names of the runs that should be there.
     A family that gives no law is no gap: `fits.refused` says why, and there is nothing to compare.
     """
-    content = content if isinstance(content, dict) else {}
     runs = tables.get("runs.csv") or []
+    with_runs = {row["family"] for row in runs}
+    asked = {name for name, family in FAMILIES.items() if not family.optional}
+    families = in_order(asked | with_runs)
     refused = value_at(content, "fits.refused") or {}
-    paths = list(REQUIRED)
-    for family in expected_families({row["family"] for row in runs}):
+    paths = [*REQUIRED, *([] if refused else ["fits.comparison"])]
+    for family in families:
         if family not in refused:
             paths += [path.format(family) for path in REQUIRED_OF_FAMILY]
-    if not refused:
-        paths.append("fits.comparison")
     missing = [f"{path} is missing" for path in paths if value_at(content, path) is None]
     for split in SPLITS[1:]:
         if not any(map(is_ngram, value_at(content, f"baselines.{split}") or {})):
             missing.append(f"baselines.{split} has no n-gram")
-    return missing + _missing_runs(runs, tables, planned) + _missing_samples(content)
-
-
-def _missing_runs(runs, tables, planned):
-    names = {row["name"] for row in runs}
-    skills = {row["name"] for row in tables.get("skills.csv") or []}
-    absent = [name for name in planned if name not in names]
-    missing = [f"runs.csv lacks {', '.join(absent)}"] if absent else []
-    families = {row["family"] for row in runs}
-    missing += [
-        f"runs.csv has none of the family {family}"
-        for family in expected_families(families)
-        if family not in families
-    ]
-    without = [row["name"] for row in suite_runs(runs) if row["name"] not in skills]
-    missing += [f"skills.csv lacks {', '.join(without)}"] if without else []
-    losses = [row.get(f"{split}_nats_per_char") for row in runs for split in SPLITS]
-    if any(not isinstance(loss, (int, float)) or not math.isfinite(loss) for loss in losses):
-        missing.append("runs.csv has losses that are no numbers")
-    return missing
-
-
-def _missing_samples(content):
-    missing = []
     if len(value_at(content, "samples.files") or ()) < N_SAMPLES:
         missing.append(f"samples.files has fewer than {N_SAMPLES} entries")
     for way in ("unprompted", "chosen_sampler"):
         if (value_at(content, f"samples.{way}.n") or 0) < N_RATED:
             missing.append(f"samples.{way}.n is below {N_RATED}")
+    missing += [
+        f"runs.csv has none of the family {family}"
+        for family in families
+        if family not in with_runs
+    ]
+    return missing + _missing_rows(runs, tables.get("skills.csv") or [], planned)
+
+
+def _missing_rows(runs, skills, planned):
+    own = [row["name"] for row in suite_runs(runs)]
+    lacking = {
+        "runs.csv": set(planned) - {row["name"] for row in runs},
+        "skills.csv": set(own) - {row["name"] for row in skills},
+    }
+    missing = [
+        f"{file} lacks {', '.join(sorted(names))}" for file, names in lacking.items() if names
+    ]
+    losses = [row.get(f"{split}_nats_per_char") for row in runs for split in SPLITS]
+    if any(not isinstance(loss, (int, float)) or not math.isfinite(loss) for loss in losses):
+        missing.append("runs.csv has losses that are no numbers")
     return missing
 
 

@@ -36,25 +36,18 @@ PROMPTS = {
     "bars": "header and first four bars given",
     "continued": "goes on from a user's tune",
 }
-SAMPLER = (  # key of a sample, its name, the value that means "off"
-    ("temperature", "temperature", None),
-    ("top_k", "top-k", 0),
-    ("top_p", "top-p", 1),
-    ("min_p", "min-p", 0),
-    ("seed", "seed", None),
-)
+SAMPLER = {  # key of a sample -> the value that means "off"
+    "temperature": None,
+    "top_k": 0,
+    "top_p": 1,
+    "min_p": 0,
+    "seed": None,
+}
 WAYS = {"free": "free bars", "right": "right bars"}
 ENDS = {
     "end": "ended by the model",
     "budget": "cut off by the budget",
     "stuck": "given up: a bar failed too often",
-}
-REMARKS = {
-    "prompt": "Grey notes and the shaded part of the roll were given: the model begins at the"
-    " double bar line.",
-    "wrong": "Red notes stand in bars of the wrong length.",
-    "realigned": "Voices that a wrong bar would shift meet again at the next bar line, on paper"
-    " and in the sound.",
 }
 
 
@@ -67,20 +60,11 @@ class Picture:
     data: base64 of gzip; None where it was left out, and `missing` says why.
     """
 
-    def __init__(self, svg, alt, missing=""):
+    def __init__(self, svg, alt, missing, name=""):
         size = re.search(r'<svg\b[^>]*? width="([\d.]+)pt"', svg)
         self.points = float(size[1]) if size else 432.0  # width in print, 1/72 inch
         self.data = b64encode(compress(svg.encode(), 9, mtime=0)).decode()
-        self.alt, self.missing = alt, missing
-
-
-def within(pictures, room):
-    """Leaves out the data of pictures that do not fit into so many bytes, the first come first."""
-    for picture in pictures:
-        if len(picture.data) > room:
-            picture.data = None
-        else:
-            room -= len(picture.data)
+        self.alt, self.missing, self.name = alt, missing, name
 
 
 def data_uri(kind, data):
@@ -88,34 +72,33 @@ def data_uri(kind, data):
     return f"data:{kind};base64,{b64encode(data).decode()}"
 
 
-def midi_link(path):
-    """Returns a sample's MIDI file with its name, size and address; None if there is none."""
-    return _link("MIDI", path.name, "audio/midi", path.read_bytes()) if path.exists() else None
-
-
-def mxl_link(path):
-    """Returns the same of a sample's MusicXML, compressed as notation programs exchange it."""
-    if not path.exists():
-        return None
-    contents = {
-        "META-INF/container.xml": MXL_CONTAINER % path.name.encode(),
-        path.name: path.read_bytes(),
-    }
-    data = io.BytesIO()
-    with zipfile.ZipFile(data, "w") as archive:
-        for name, content in contents.items():  # ZipInfo is of 1980: the same bytes every time
-            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
-    kind = "application/vnd.recordare.musicxml"
-    return _link("MusicXML", f"{path.stem}.mxl", kind, data.getvalue())
-
-
-def _link(kind, name, media_type, data):
-    return {
-        "kind": kind,
-        "name": name,
-        "kilobytes": f"{len(data) / 1000:.1f}",
-        "uri": data_uri(media_type, data),
-    }
+def links(folder, stem):
+    """Returns a sample's MIDI and MusicXML files, those that are there, as {"kind", "name",
+    "kilobytes", "uri"}; MusicXML compressed as notation programs exchange it."""
+    files = []
+    midi, score = folder / f"{stem}.mid", folder / f"{stem}.musicxml"
+    if midi.exists():
+        files.append(("MIDI", midi.name, "audio/midi", midi.read_bytes()))
+    if score.exists():
+        contents = {
+            "META-INF/container.xml": MXL_CONTAINER % score.name.encode(),
+            score.name: score.read_bytes(),
+        }
+        data = io.BytesIO()
+        with zipfile.ZipFile(data, "w") as archive:
+            for name, content in contents.items():  # ZipInfo is of 1980: the same bytes every time
+                archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED)
+        kind = "application/vnd.recordare.musicxml"
+        files.append(("MusicXML", f"{stem}.mxl", kind, data.getvalue()))
+    return [
+        {
+            "kind": kind,
+            "name": name,
+            "kilobytes": f"{len(data) / 1000:.1f}",
+            "uri": data_uri(media_type, data),
+        }
+        for kind, name, media_type, data in files
+    ]
 
 
 # ---------------------------------------------------------------- one sample
@@ -126,7 +109,6 @@ def sample_view(sample, folder, name):
     text, stem = sample["text"], Path(sample["file"]).stem
     prompt = sample.get("prompt") or ""
     tune, n_chars, unread = notation.readable(text)
-    files = (midi_link(folder / f"{stem}.mid"), mxl_link(folder / f"{stem}.musicxml"))
     view = {
         "name": name,
         "stem": stem,
@@ -135,25 +117,25 @@ def sample_view(sample, folder, name):
         "n_chars": n_chars,
         "length": len(text),
         "unread": unread,
-        "files": [file for file in files if file],
+        "files": links(folder, stem),
         "runs": shaded_runs(text, sample.get("surprisal_bits") or [], prompt),
         "score": None,
         "roll": None,
     }
-    if notation.has_notes(tune):
-        svg, drawn = score_of(sample, folder / f"{stem}.svg")
-        given, notes = notation.given_bars(text, len(prompt)), notation.notes_in_seconds(tune)
-        see_file = f"The score would make this page too large: see generated/{stem}.svg."
-        realigned = notation.at_bar_lines(tune) is not tune
-        view |= {
-            "score": Picture(svg, f"score of {name}", see_file) if svg else None,
-            "no_score": f"No score: {value_at(drawn, 'reasons.score') or 'none was drawn'}.",
-            "remarks": remarks(drawn, svg, any(given.values()), realigned),
-            "roll": Picture(notation.piano_roll(tune, given), "notes over time", see_file),
-            "notes": notes,
-            "seconds": max(onset + duration for onset, duration, _, _ in notes),
-        }
-    return view
+    if not notation.has_notes(tune):
+        return view
+    svg, drawn = score_of(sample, folder / f"{stem}.svg")
+    given, notes = notation.given_bars(text, len(prompt)), notation.notes_in_seconds(tune)
+    see_file = f"The score would make this page too large: see generated/{stem}.svg."
+    realigned = notation.at_bar_lines(tune) is not tune
+    return view | {
+        "score": Picture(svg, f"score of {name}", see_file) if svg else None,
+        "no_score": f"No score: {value_at(drawn, 'reasons.score') or 'none was drawn'}.",
+        "remarks": remarks(drawn, svg, any(given.values()), realigned),
+        "roll": Picture(notation.piano_roll(tune, given), "notes over time", see_file),
+        "notes": notes,
+        "seconds": max(onset + duration for onset, duration, _, _ in notes),
+    }
 
 
 def pictures_of(views):
@@ -173,30 +155,36 @@ def remarks(drawn, svg, has_prompt, is_realigned):
     """Returns what a reader of score and roll has to know, in sentences."""
     n_drawn, n_bars = drawn.get("bars_drawn"), drawn.get("bars")
     found = [f"Bars 1–{n_drawn} of {n_bars}."] if n_drawn and n_bars and n_drawn < n_bars else []
-    holds = {
-        "prompt": has_prompt,
-        "wrong": notation.WRONG in svg.lower(),
-        "realigned": is_realigned,
-    }
-    return found + [REMARKS[key] for key in REMARKS if holds[key]]
+    if has_prompt:
+        found.append(
+            "Grey notes and the shaded part of the roll were given: the model begins at the double"
+            " bar line."
+        )
+    if notation.WRONG in svg.lower():
+        found.append("Red notes stand in bars of the wrong length.")
+    if is_realigned:
+        found.append(
+            "Voices that a wrong bar would shift meet again at the next bar line, on paper and in"
+            " the sound."
+        )
+    return found
 
 
 def facts(sample):
     """Returns what is known of a sample, in two lines of several items each."""
     kind = sample.get("type") or "unconditional"
     source = f", from {sample['prompt_source']}" if sample.get("prompt_source") else ""
-    origin = [PROMPTS.get(kind, kind) + source]
-    origin += [WAYS[sample["bars"]]] if sample.get("bars") in WAYS else []
-    origin += [
-        f"{name} {sample[key]}" for key, name, off in SAMPLER if sample.get(key) not in (None, off)
-    ]
+    origin = [PROMPTS.get(kind, kind) + source, WAYS.get(sample.get("bars"))]
+    for key, off in SAMPLER.items():
+        if sample.get(key) not in (None, off):
+            origin.append(f"{key.replace('_', '-')} {sample[key]}")
     check = sample.get("validity") or {}
     music = []
-    for key, word in (("n_notes", "note"), ("n_bars", "bar"), ("n_voices", "voice")):
-        if check.get(key) is not None:
-            music.append(f"{check[key]:,} {word}{'s' * (check[key] != 1)}")
-    music.append(f"{len(sample['text']):,} characters")
-    music += [ENDS[sample["stop_reason"]]] if sample.get("stop_reason") in ENDS else []
+    for word in ("note", "bar", "voice"):
+        n = check.get(f"n_{word}s")
+        if n is not None:
+            music.append(f"{n:,} {word}{'s' * (n != 1)}")
+    music += [f"{len(sample['text']):,} characters", ENDS.get(sample.get("stop_reason"))]
     if check.get("bar_accuracy") is not None:
         music.append(f"bar accuracy {check['bar_accuracy']:.2f}")
     if judge := value_at(sample, "cross_checks.abc2midi"):
@@ -204,7 +192,7 @@ def facts(sample):
     copied = value_at(sample, "novelty.longest_copied_chars")
     if copied is not None:
         music.append(f"longest run copied from training: {run_in_words(copied)} characters")
-    return [origin, music]
+    return [list(filter(None, origin)), list(filter(None, music))]
 
 
 def verdict(check):

@@ -26,20 +26,24 @@ RUN_COLUMNS = (
 ).split()
 TABLES = {  # file that stage 07 writes beside RESULTS.json -> its columns
     "music.csv": (
-        "set figure generated_mean generated_sd real_mean real_sd wasserstein_in_sd"
-        " real_vs_real_mean real_vs_real_p95"
-    ).split(),
+        (
+            "set figure generated_mean generated_sd real_mean real_sd wasserstein_in_sd"
+            " real_vs_real_mean real_vs_real_p95"
+        ).split()
+    ),
     "differences.csv": "model less nats_per_char se low high".split(),
     "loss_by_position.csv": "name position val_nats_per_char".split(),
     "repeats.csv": ladder_copying.COLUMNS,
     "skills.csv": (
-        "name family size params_total val_nats_per_char n meter key in_key cadence repetition"
-        " valid content ended copied_share log2_right_bar saved saved_se"
-    ).split(),
+        (
+            "name family size params_total val_nats_per_char n meter key in_key cadence repetition"
+            " valid content ended copied_share log2_right_bar saved saved_se"
+        ).split()
+    ),
 }
 
 
-# ---------------------------------------------------------------- runs
+# ---------------------------------------------------------------- runs and skills
 
 
 def run_rows(root):
@@ -53,31 +57,30 @@ def run_rows(root):
     return sorted(rows, key=place)
 
 
-# ---------------------------------------------------------------- skills, for figures and a table
-
-
 def describe_skills(root):
     """Returns the skills of the suite's models from small sets of free samples, beside real music
     and n-grams under the same limit of length; None without any. The figures' data."""
+
+    def skills_of(name):
+        copied = read(root, f"copying/{name}") or {}
+        return {
+            **read(root, f"skills/{name}"),
+            "control": read(root, f"control/{name}"),
+            "copied_share": copied.get("copied_share"),
+        }
+
     models = {}
     for row in suite_runs(run_rows(root)):
         name = row["name"]
-        skills, copied = read(root, f"skills/{name}"), read(root, f"copying/{name}") or {}
-        if skills:
+        if read(root, f"skills/{name}"):
             known = {
                 key: row[key] for key in ("family", "size", "params_total", "val_nats_per_char")
             }
-            models[name] = {
-                **known,
-                **skills,
-                "control": read(root, f"control/{name}"),
-                "repeats": read(root, f"repeats/{name}"),
-                "copied_share": copied.get("copied_share"),
-            }
+            repeats = read(root, f"repeats/{name}")
+            models[name] = {**known, **skills_of(name), "repeats": repeats}
     if not models:
         return None
     best = read_json(root / f"checkpoints/{BEST}.json") or {}
-    real, copied = read(root, "skills/real_cut"), read(root, "copying/real_cut") or {}
     return {
         "n": next(iter(models.values()))["n"],
         "models": models,
@@ -86,12 +89,7 @@ def describe_skills(root):
             "repeats": read(root, f"repeats/{BEST}"),
         },
         "floors": read(root, "skills/floors"),
-        "real_music": real
-        and {
-            **real,
-            "control": read(root, "control/real_cut"),
-            "copied_share": copied.get("copied_share"),
-        },
+        "real_music": skills_of("real_cut") if read(root, "skills/real_cut") else None,
     }
 
 
@@ -100,17 +98,17 @@ def skill_rows(skills):
     if not skills:
         return []
     sets = {**skills["models"], "real music": skills["real_music"], **(skills["floors"] or {})}
-    rows = []
-    for name, row in sets.items():
-        if row:
-            row = {
-                **row,
-                "name": name,
-                "log2_right_bar": (row.get("control") or {}).get("log2"),
-                **(row.get("repeats") or {}),
-            }
-            rows.append({column: row.get(column) for column in TABLES["skills.csv"]})
-    return rows
+    return [
+        {
+            **dict.fromkeys(TABLES["skills.csv"]),
+            **row,
+            **(row.get("repeats") or {}),
+            "name": name,
+            "log2_right_bar": (row.get("control") or {}).get("log2"),
+        }
+        for name, row in sets.items()
+        if row
+    ]
 
 
 # ---------------------------------------------------------------- the tables beside it
@@ -146,14 +144,12 @@ def tables(root):
 def read_tables(folder):
     """Returns {file name: rows} of the CSV files beside RESULTS.json; what is a number is one, and
     what was not measured is None."""
+    paths = [Path(folder) / name for name in ("runs.csv", *TABLES)]
     found = {}
-    for name in ("runs.csv", *TABLES):
-        path = Path(folder) / name
-        if path.exists():
-            with open(path, newline="", encoding="utf-8") as file:
-                found[name] = [
-                    {key: _value(text) for key, text in row.items()} for row in csv.DictReader(file)
-                ]
+    for path in filter(Path.exists, paths):
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = csv.DictReader(file)
+            found[path.name] = [{key: _value(text) for key, text in row.items()} for row in rows]
     return found
 
 
@@ -161,7 +157,7 @@ def _value(text):
     for kind in (int, float):
         try:
             return kind(text)
-        except (TypeError, ValueError):
+        except ValueError:
             continue
     return text or None
 
