@@ -30,16 +30,11 @@ from music.abc_fields import (
     tonic_of,
 )
 from music.abc_text import AbcError, read_abc
-from music.midi_to_abc import (
-    LONGEST_BAR,
-    MAX_BARS,
-    MAX_VOICES,
-    TUPLETS,
-    meter_of_length,
-    write_tune,
-)
+from music.midi_to_abc import MAX_BARS, MAX_VOICES, write_tune
 from music.notation import MIDI_TICKS, midi_bytes
 from music.quantise import QUARTER, SIXTY_FOURTH, SMALLEST, beat_grid
+from music.theory import meter_of_length
+from music.voice_text import LONGEST_BAR, TUPLETS
 
 MAX_FOREIGN_SHARE = 0.25  # unreadable signs to notes: beyond it a text is no music
 DEFAULT_TEMPO = 120
@@ -612,7 +607,7 @@ def bar_plan(voices, mended):
     lengths, meters, starts, now, i = [], [], [], 0, 0
 
     def write(length, nominal):
-        meter = meter_of_length(nominal)
+        meter = meter_of_length(nominal, QUARTER)
         if not meters or meters[-1][1] != meter:
             meters.append((len(lengths), meter))
         lengths.append(length)

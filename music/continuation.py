@@ -1,11 +1,9 @@
 """A user's tune to go on from: MIDI or ABC in, its last bars as a prompt, and the given and the new
 bars as one file.
 
-    source = read_source(data, "song.mid", 6)       # ValueError says in a sentence why there is
-        nothing to go on from
+    source = read_source(data, "song.mid", 6)       # ValueError says why there is none
     given = last_bars(source.text, 8)               # given.text is what a model continues
-    midi = midi_with_source(text, given, source)    # with a mark where the new bars begin, the
-        drums of the given ones
+    midi = midi_with_source(text, given, source)
 
 Times of bars are those of the file: the converter takes its bar lines from the MIDI's own meters,
 so that the bars before the given ones say which stretch of the file these are.
@@ -14,6 +12,8 @@ so that the bars before the given ones say which stretch of the file these are.
 import re
 from fractions import Fraction
 from typing import Any, NamedTuple
+
+import symusic
 
 from music.abc_fields import TICKS
 from music.abc_people import read_people
@@ -52,11 +52,8 @@ class Given(NamedTuple):
 
 
 def read_source(data, name, max_voices):
-    """The Source in the bytes of a MIDI file, a score or ABC; ValueError says what is wrong.
-
-    max_voices: that are kept, the top line, the bass and the fullest first. Of a tunebook the first
-    tune that can be read counts.
-    """
+    """Returns the Source in the bytes of a MIDI file, a score or ABC; ValueError says what is
+    wrong. max_voices: that are kept; of a tunebook the first tune that can be read counts."""
     if re.search(r"(?i)\.(abc|txt)$", name):
         tunes = read_people(data, name, max_voices)
         if not tunes:
@@ -72,18 +69,16 @@ def read_source(data, name, max_voices):
         data = score.midi
     try:
         text, counts = convert(data, name, max_voices)
-        start = Fraction(counts["start"])
-        return Source(training_text(text), read_midi(data), start, counts["mended"])
     except ConversionError as error:
-        raise ValueError(
-            f"{name} gives no notes to go on from: {error.args[0]}, {error.args[1]}"
-        ) from None
+        raise ValueError(f"{name} gives no notes to go on from: {', '.join(error.args)}") from None
+    start = Fraction(counts["start"])
+    return Source(training_text(text), read_midi(data)[0], start, counts["mended"])
 
 
 def last_bars(text, n_bars, meters=()):
-    """Given: at least the last n_bars bars of a tune, whole groups of bars of all voices; all of
-    them if there are no more. A short last bar stays away: nothing could follow it. ValueError if
-    there is no whole bar.
+    """Returns Given: at least the last n_bars bars of a tune, whole groups of bars of all voices;
+    all of them if there are no more. A short last bar stays away: nothing could follow it.
+    ValueError if there is no whole bar.
 
     meters: those that a model knows, if any; the bars given are the last ones that have them, and
     fewer if a bar in another meter stands among them."""
@@ -109,8 +104,8 @@ def last_bars(text, n_bars, meters=()):
 
 
 def known_run(bars, n_bars, meters):
-    """(first, stop) of the last n_bars of a voice's bars, or of the last run of bars in known
-    meters where others stand among them; all meters are known if none are given."""
+    """Returns (first, stop) of the last n_bars of a voice's bars, or of the last run of bars in
+    known meters where others stand among them; all meters are known if none are given."""
     known = [not meters or bar.after[0] in meters for bar in bars]
     if not any(known):
         return max(0, len(bars) - n_bars), len(bars)
@@ -122,9 +117,8 @@ def known_run(bars, n_bars, meters):
 
 
 class NextBars(RightBars):
-    """RightBars for a tune whose voices are known: they go on in the order of the given bars, as in
-    all text that this project writes. A voice out of turn is wrong as soon as its tag stands there,
-    not bars later, where most draws of a piece of many voices were lost."""
+    """RightBars for a tune whose voices are known and go on in the order of the given bars: a voice
+    out of turn is wrong as soon as its tag stands there, not bars later."""
 
     def __init__(self, prompt, n_wanted=0):
         super().__init__(prompt, n_wanted)
@@ -138,55 +132,42 @@ class NextBars(RightBars):
         if ended or not text.endswith("]"):
             return super().judge(text, n_chars, ended)
         tags = VOICE_TAG.findall(text[-self.MAX_CHARS :])
-        if VOICE_TAG.search(text, text.rfind("[")) and len(tags) > 1:
-            if self.next_of.get(tags[-2]) != tags[-1]:
-                self.n_tries += 1
-                return "wrong"
+        is_tag = VOICE_TAG.search(text, text.rfind("["))
+        if is_tag and len(tags) > 1 and self.next_of.get(tags[-2]) != tags[-1]:
+            self.n_tries += 1
+            return "wrong"
         return "open"
 
 
 def marked(text, n_given):
-    """The text of given and new bars with a comment between them, on a line of its own."""
+    """Returns the text of given and new bars with a comment between them, on a line of its own."""
     return f"{text[:n_given].rstrip()}\n% {MARK}\n{text[n_given:].strip()}\n"
 
 
 def midi_with_source(text, given, source):
-    """MIDI bytes of given and new bars: a marker where the new ones begin; of a source in MIDI the
-    drums and the exact tempos of the given bars besides. Instruments do not pass through: a track
-    may have become several voices, and several tracks one.
-
-    given: Given, of the source's bars."""
-    import symusic
-
+    """Returns MIDI bytes of given and new bars: a marker where the new ones begin; of a source in
+    MIDI the drums and the exact tempos of the given bars (Given) besides. Instruments do not pass
+    through: a track may have become several voices, and several tracks one."""
     score = symusic.Score.from_midi(midi_bytes(read_abc(text, strict=False)))
-    bars = read_abc(given.text, strict=False).voices[0].bars
-    length = bars[-1].onset + bars[-1].length
-    score.markers.append(symusic.TextMeta(round(length * MIDI_TICKS), MARK))
+    last = read_abc(given.text, strict=False).voices[0].bars[-1]
+    length = (last.onset + last.length) * MIDI_TICKS
+    score.markers.append(symusic.TextMeta(round(length), MARK))
     if source.score is not None:
         scale = Fraction(MIDI_TICKS, source.score.tpq)
-        onset = source.start + given.onset
-        start, stop = onset * MIDI_TICKS, (onset + length) * MIDI_TICKS
-        tempos = sorted((tempo.time * scale, tempo.qpm) for tempo in source.score.tempos)
-        inside = [(at, qpm) for at, qpm in tempos if start < at < stop]
-        before = [qpm for at, qpm in tempos if at <= start][-1:]
+        start = (source.start + given.onset) * MIDI_TICKS
+        tempos = sorted((tempo.time * scale - start, tempo.qpm) for tempo in source.score.tempos)
+        before = [(0, qpm) for at, qpm in tempos if at <= 0][-1:]
+        inside = [(round(at), qpm) for at, qpm in tempos if 0 < at < length]
         if before or inside:
-            score.tempos = [
-                symusic.Tempo(round(at - start), qpm)
-                for at, qpm in [(start, qpm) for qpm in before] + inside
-            ]
+            score.tempos = [symusic.Tempo(*tempo) for tempo in before + inside]
         drums = symusic.Track("drums", 0, True)
         for track in source.score.tracks:
             for note in track.notes if track.is_drum else ():
-                at = note.time * scale
-                if start <= at < stop:
-                    drums.notes.append(
-                        symusic.Note(
-                            round(at - start),
-                            max(1, round(note.duration * scale)),
-                            note.pitch,
-                            note.velocity,
-                        )
-                    )
+                at = note.time * scale - start
+                if 0 <= at < length:
+                    duration = max(1, round(note.duration * scale))
+                    stroke = symusic.Note(round(at), duration, note.pitch, note.velocity)
+                    drums.notes.append(stroke)
         if len(drums.notes):
             score.tracks.append(drums)
     return score.dumps_midi()

@@ -7,33 +7,33 @@ A file is hostile until shown otherwise: what does not fit is a ScoreError with 
 """
 
 import re
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from music.score import BPM, MAX_QUARTERS, TICKS, Score, ScoreError, bar_length
+from music.score import BPM, MAX_QUARTERS, TICKS, Score, ScoreError
+from music.theory import SEMITONES_OF, bar_length, place_of
 
 MAX_CHARS = 32 << 20  # the longest opera act has 3 million
 MAX_SPINES = 400
 NOTE = re.compile(r"([a-g]+|[A-G]+)(#+|-+)?")
 DURATION = re.compile(r"(\d+)(?:%(\d+))?")
 TREMOLO = re.compile(r"@+\d*@*")
-SEMITONES = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
 RECORDS = {"OTL": "title", "COM": "composer", "OPR": "work", "YEM": "rights", "YEC": "copyright"}
-MAJOR_SHARPS = {"c": 0, "d": 2, "e": 4, "f": -1, "g": 1, "a": 3, "b": 5}
 
 
+@dataclass
 class Spine:
     """A column. part: number of the column it began as; is_kern: whether it holds notes; end: ticks
     from the start of the score at which its last note ends."""
 
-    def __init__(self, part, is_kern, end=0.0, is_drums=False):
-        self.part, self.is_kern, self.end, self.is_drums = part, is_kern, end, is_drums
-
-    def copy(self):
-        return Spine(self.part, self.is_kern, self.end, self.is_drums)
+    part: int
+    is_kern: bool
+    end: float = 0.0
+    is_drums: bool = False
 
 
 def read_kern(text):
-    """The Score in the text of a .krn file; ScoreError says why there is none."""
+    """Returns the Score in the text of a .krn file; ScoreError says why there is none."""
     if len(text) > MAX_CHARS:
         raise ScoreError(f"more than {MAX_CHARS >> 20} million characters")
     reader = _Reader()
@@ -43,25 +43,24 @@ def read_kern(text):
         except ScoreError as error:
             raise ScoreError(f"line {number}: {error}") from None
     reader.close_measure(reader.last_end())
-    reader.score.rights = reader.score.rights or reader.copyright
+    for key, value in reader.records.items():
+        setattr(reader.score, key, value)
+    reader.score.rights = reader.score.rights or reader.records.get("copyright", "")
     return reader.score
 
 
 class _Reader:
     def __init__(self):
-        self.score, self.spines, self.copyright = Score(), [], ""
+        self.score, self.spines, self.records = Score(), [], {}
         self.measure, self.start, self.now = 0, 0.0, -1.0  # start: of the measure, ticks
-        self.meter, self.tonic = None, None
-        self.parts = 0  # columns that have begun
+        self.meter = None
 
     def read_line(self, line):
         """Reads one line."""
         if line.startswith("!!"):
             record = re.match(r"!!!([A-Z]{3})(?:@+[A-Z]+)?:\s*(.*)", line)
-            if record and record[1] in RECORDS:
-                target = self if record[1] == "YEC" else self.score
-                if not getattr(target, RECORDS[record[1]]):
-                    setattr(target, RECORDS[record[1]], record[2].strip())
+            if record and record[1] in RECORDS and record[2].strip():
+                self.records.setdefault(RECORDS[record[1]], record[2].strip())
             return
         if not line.strip() or line[0] == "!":
             return
@@ -80,29 +79,31 @@ class _Reader:
             self.read_data(fields)
 
     def begin(self, fields):
-        """The columns of a score, or of its next movement."""
+        """Begins the columns of a score, or of its next movement."""
         if len(fields) > MAX_SPINES:
             raise ScoreError(f"more than {MAX_SPINES} columns")
         end = self.last_end()
-        self.spines = []
-        for number, field in enumerate(fields):
-            self.spines.append(Spine(number, field == "**kern", end))
-        if not any(spine.is_kern for spine in self.spines):
+        self.spines = [Spine(i, field == "**kern", end) for i, field in enumerate(fields)]
+        if not self.sounding():
             raise ScoreError("no **kern column")
 
     # ------------------------------------------------------------ time
 
+    def sounding(self):
+        """Returns the spines that hold notes."""
+        return [spine for spine in self.spines if spine.is_kern]
+
     def last_end(self):
-        """The latest end of a note so far."""
-        return max((spine.end for spine in self.spines if spine.is_kern), default=self.start)
+        """Returns the latest end of a note so far."""
+        return max((spine.end for spine in self.sounding()), default=self.start)
 
     def end_of_measure(self):
-        """Where a bar line stands: at the end of the last notes, but a note may sound on across it,
-        and a voice may have stopped before. The first end that fills the meter counts, or the
-        next end after what was read last."""
-        ends = [spine.end for spine in self.spines if spine.is_kern and spine.end > self.now + 0.5]
+        """Returns where a bar line stands: at the end of the last notes, but a note may sound on
+        across it, and a voice may have stopped before. The first end that fills the meter counts,
+        or the next end after what was read last."""
+        ends = [spine.end for spine in self.sounding() if spine.end > self.now + 0.5]
         if self.meter:
-            full = self.start + bar_length(self.meter)
+            full = self.start + bar_length(self.meter, TICKS)
             if any(abs(end - full) < 1 for end in ends):
                 return full
         return min(ends, default=self.start)
@@ -110,9 +111,9 @@ class _Reader:
     def close_measure(self, at):
         """Ends the measure here; nothing if nothing was in it."""
         length = round(at - self.start)
+        if length > MAX_QUARTERS * TICKS:
+            raise ScoreError("a measure that is too long")
         if length > 0:
-            if length > MAX_QUARTERS * TICKS:
-                raise ScoreError("a measure that is too long")
             self.score.reach(self.measure, length)
             self.measure, self.start = self.measure + 1, at
         for spine in self.spines:
@@ -121,31 +122,30 @@ class _Reader:
     # ------------------------------------------------------------ notes
 
     def read_data(self, fields):
-        """The notes of one moment."""
-        lengths = [
-            0.0 if field == "." or not spine.is_kern else token_ticks(field)
-            for field, spine in zip(fields, self.spines)
+        """Reads the notes of one moment."""
+        columns = [
+            (spine, field, 0.0 if field == "." else token_ticks(field))
+            for spine, field in zip(self.spines, fields)
+            if spine.is_kern
         ]
-        sounding = [spine for spine, length in zip(self.spines, lengths) if length]
-        if not sounding:
+        starting = [spine for spine, _, length in columns if length]
+        if not starting:
             return
-        at = max(spine.end for spine in sounding)
+        at = max(spine.end for spine in starting)
         if at <= self.now:  # voices that had a gap begin here: at the next end of the others
-            later = [s.end for s in self.spines if s.is_kern and s.end > self.now]
+            later = [spine.end for spine in self.sounding() if spine.end > self.now]
             at = min(later, default=at)
         self.now = at
         voices = {}
-        for spine, field, length in zip(self.spines, fields, lengths):
-            if not spine.is_kern:
-                continue
+        for spine, field, length in columns:
             voice = voices[spine.part] = voices.get(spine.part, 0) + 1
             if length:
                 self.add_notes(spine, voice, field, at)
                 spine.end = at + length
 
     def add_notes(self, spine, voice, field, at):
-        """The notes of one token."""
-        offset, place = round(at - self.start), self.measure
+        """Adds the notes of one token."""
+        place = self.measure, round(at - self.start)
         for head in TREMOLO.sub("", field).split(" "):
             length = token_ticks(head) or token_ticks(field)
             if "r" in head or "q" in head:
@@ -153,108 +153,88 @@ class _Reader:
             note = NOTE.search(head)
             if note is None or spine.is_drums:
                 if note or "R" in head:
-                    self.score.drums.append((place, offset))
+                    self.score.drums.append(place)
                 continue
-            tie = "[" if "[" in head else "_" if "_" in head else "]" if "]" in head else ""
+            tie = next((sign for sign in "[_]" if sign in head), "")
             ticks = round(at + length) - round(at)
-            pitch = midi_pitch(*note.groups())
-            self.score.add_note(spine.part, voice, (place, offset), ticks, pitch, tie)
+            self.score.add_note(spine.part, voice, place, ticks, midi_pitch(*note.groups()), tie)
 
     # ------------------------------------------------------------ interpretations
 
     def read_interpretations(self, fields):
-        """Meters, keys, tempos, names, and how the columns change."""
-        score, place = self.score, (self.measure, round(self.last_end() - self.start))
-        spines, i = [], 0
-        while i < len(fields):
-            field, spine = fields[i], self.spines[i]
-            i += 1
+        """Reads meters, keys, tempos, names, and how the columns change."""
+        place = self.measure, round(self.last_end() - self.start)
+        spines, columns = [], list(zip(self.spines, fields))
+        while columns:
+            spine, field = columns.pop(0)
             if field == "*^":
-                spines += [spine, spine.copy()]
+                spines += [spine, replace(spine)]
             elif field == "*v":
-                joined = [spine]
-                while i < len(fields) and fields[i] == "*v" and self.spines[i].part == spine.part:
-                    joined.append(self.spines[i])
-                    i += 1
-                spine.end = max(one.end for one in joined)
+                while columns and columns[0][1] == "*v" and columns[0][0].part == spine.part:
+                    spine.end = max(spine.end, columns.pop(0)[0].end)
                 spines.append(spine)
-            elif field == "*x" and i < len(fields) and fields[i] == "*x":
-                spines += [self.spines[i], spine]
-                i += 1
+            elif field == "*x" and columns and columns[0][1] == "*x":
+                spines += [columns.pop(0)[0], spine]
             elif field == "*+":
                 spines += [spine, Spine(spine.part, False, spine.end)]
-            elif field.startswith("**"):
-                spine.is_kern = field == "**kern"
-                spines.append(spine)
             elif field != "*-":
                 spines.append(spine)
-                if spine.is_kern:
-                    self.read_interpretation(field, spine, score, place)
+                if field.startswith("**"):
+                    spine.is_kern = field == "**kern"
+                elif spine.is_kern:
+                    self.read_interpretation(field, spine, place)
         if len(spines) > MAX_SPINES:
             raise ScoreError(f"more than {MAX_SPINES} columns")
         if not spines:
             self.close_measure(self.last_end())
         self.spines = spines
 
-    def read_interpretation(self, field, spine, score, place):
-        """One interpretation of a kern column."""
+    def read_interpretation(self, field, spine, place):
+        """Reads one interpretation of a kern column."""
+        score = self.score
         if field.startswith("*clef"):
             spine.is_drums = field.startswith("*clefX")
         elif meter := re.fullmatch(r"\*M(\d{1,3})(?:/(\d{1,3}))?", field):
             beats, beat_type = int(meter[1]), int(meter[2] or 4)
             if beats and beat_type and not 4 * TICKS % beat_type:
-                self.meter = beats, beat_type
-                score.meters[self.measure] = self.meter
+                self.meter = score.meters[self.measure] = beats, beat_type
         elif field.startswith("*MX"):
-            self.meter = None
-            score.meters[self.measure] = None
-        elif field.startswith("*MM"):
-            number = re.match(r"\d+(\.\d+)?", field[3:])
-            if number and BPM[0] <= float(number[0]) <= BPM[1]:
-                score.tempos.setdefault(place, float(number[0]))
+            self.meter = score.meters[self.measure] = None
+        elif tempo := re.match(r"\*MM(\d+(?:\.\d+)?)", field):
+            if BPM[0] <= float(tempo[1]) <= BPM[1]:
+                score.tempos.setdefault(place, float(tempo[1]))
         elif field.startswith("*k["):
             sharps = field.count("#") - field.count("-")
             score.keys.setdefault(place, (sharps, False))
         elif tonic := re.fullmatch(r"\*([A-Ga-g])([#-]?):", field):
+            alteration = {"": 0, "#": 1, "-": -1}[tonic[2]]
             minor = tonic[1].islower()
-            score.keys[place] = key_of(tonic[1].lower(), tonic[2], minor), minor
+            score.keys[place] = place_of(tonic[1].upper(), alteration) - 3 * minor, minor
         elif field.startswith('*I"'):
             score.names.setdefault(spine.part, field[3:].strip())
 
 
-def key_of(letter, accidental, minor):
-    """Sharps of a key, negative for flats.
-
-    >>> key_of("b", "-", False), key_of("f", "#", True)
-    (-2, 3)
-    """
-    return MAJOR_SHARPS[letter] + {"": 0, "#": 7, "-": -7}[accidental] - 3 * minor
-
-
 @lru_cache(1 << 14)
 def midi_pitch(letters, accidentals):
-    """MIDI number of a kern pitch.
+    """Returns the MIDI number of a kern pitch.
 
     >>> midi_pitch("c", None), midi_pitch("CC", "#"), midi_pitch("bb", "-")
     (60, 37, 82)
     """
     octave = 4 + len(letters) if letters.islower() else 5 - len(letters)
-    alter = len(accidentals or "") * (-1 if accidentals and accidentals[0] == "-" else 1)
-    return 12 * octave + SEMITONES[letters[0].upper()] + alter
+    alteration = (accidentals or "").count("#") - (accidentals or "").count("-")
+    return 12 * octave + SEMITONES_OF[letters[0].upper()] + alteration
 
 
+@lru_cache(1 << 14)
 def token_ticks(token):
-    """Ticks of a token's first note or rest; 0.0 for a grace, or where no length stands.
+    """Returns the ticks of a token's first note or rest; 0.0 for a grace, or where no length
+    stands.
 
     >>> token_ticks("8.cc#L") / TICKS, token_ticks("3%2r") / TICKS, token_ticks("0c 0e") / TICKS
     (0.75, 2.6666666666666665, 8.0)
     """
-    head = TREMOLO.sub("", token.partition(" ")[0]) if "@" in token else token.partition(" ")[0]
-    return _ticks(head)
-
-
-@lru_cache(1 << 14)
-def _ticks(head):
+    head = TREMOLO.sub("", token.partition(" ")[0])
     match = DURATION.search(head)
     if not match or "q" in head:
         return 0.0

@@ -1,8 +1,7 @@
 """Figures of music: of one tune, of a set of tunes beside another, and the skills that a model has.
 
     figures = music_metrics(tune)                  # of one tune
-    beside = compare_sets(samples, test_tunes)     # samples beside real music and beside
-        real-against-real
+    beside = compare_sets(samples, test_tunes)     # and real music beside real music
     learned = skills(samples)                      # one number a skill
 
 Tunes are texts, samples (see `as_sample`) or Tunes. Every function is pure, gives JSON values, and
@@ -42,33 +41,33 @@ METRICS = (
 )
 
 
+# {name: number of classes}
+HISTOGRAMS = {"duration": 193, "interval": 49, "onset": 64}
+
+
 # ---------------------------------------------------------------- one tune
 
 
 def as_tune(tune):
-    """The Tune of a text, a sample or a Tune; text that is not ABC gives what can be read of it."""
+    """Returns the Tune of a text, a sample or a Tune; of what is not ABC what can be read of it."""
     return tune if isinstance(tune, Tune) else read_abc(as_sample(tune).text, strict=False)
 
 
 def _note_arrays(tune):
-    """(onsets, durations, pitches, voice numbers) of a tune as arrays; times in quarter notes."""
+    """Returns (onsets, durations, pitches, voice numbers) as arrays; times in quarter notes."""
     columns = [
-        (
-            np.array(onsets, float),
-            np.array(durations, float),
-            np.array(pitches, int),
-            np.full(len(onsets), i),
-        )
+        (onsets, durations, pitches, [i] * len(onsets))
         for i, (_, onsets, durations, pitches) in enumerate(tune.ticks)
     ]
-    if not columns:
-        return np.zeros(0), np.zeros(0), np.zeros(0, int), np.zeros(0, int)
-    onsets, durations, pitches, voices = (np.concatenate(column) for column in zip(*columns))
+    onsets, durations, pitches, voices = (
+        np.concatenate([np.array(column, int) for column in kind] or [np.zeros(0, int)])
+        for kind in (zip(*columns) if columns else [()] * 4)
+    )
     return onsets / TICKS, durations / TICKS, pitches, voices
 
 
 def entropy(counts):
-    """Shannon entropy in bits of a histogram; None if it is empty."""
+    """Returns the Shannon entropy in bits of a histogram; None if it is empty."""
     counts = np.asarray(counts, float)
     p = counts[counts > 0] / counts.sum() if counts.sum() else None
     return None if p is None else float(max(0.0, -(p * np.log2(p)).sum()))
@@ -95,12 +94,15 @@ def music_metrics(tune):
     classes = np.bincount(pitches % 12, minlength=12)
     n_bars = max((len(voice.bars) for voice in tune.voices), default=0)
     sounding, polyphony = _polyphony(onsets, durations)
-    total = _end_of(tune, onsets, durations)
-    intervals = np.abs(_intervals(tune, onsets, pitches, voices))
+    # a note may be tied beyond the last bar line, and the last bar may be a rest
+    last_bars = [voice.bars[-1] for voice in tune.voices if voice.bars]
+    ends = [float(bar.onset + bar.length) for bar in last_bars]
+    total = max(float((onsets + durations).max()), *ends)
+    intervals = np.abs(_intervals(onsets, pitches, voices))
     return {
         "pitch_class_entropy": entropy(classes),
         "scale_consistency": float((SCALES @ classes).max() / len(pitches)),
-        "in_key_share": in_key_share(tune, onsets, pitches),
+        "in_key_share": in_key_share(tune),
         "groove_consistency": _groove(tune, onsets),
         "polyphony": polyphony,
         "notes_per_bar": len(pitches) / n_bars if n_bars else None,
@@ -122,15 +124,8 @@ def repeated_bars(tune):
     return 1 - sum(len(set(bars)) for bars in sounding) / n if n else None
 
 
-def _end_of(tune, onsets, durations):
-    """Quarter notes to the end of the last bar or note: a note may be tied beyond the last bar
-    line, and the last bar may be a rest."""
-    ends = [voice.bars[-1].onset + voice.bars[-1].length for voice in tune.voices if voice.bars]
-    return max(float((onsets + durations).max()), *map(float, ends))
-
-
 def _polyphony(onsets, durations):
-    """(quarter notes in which anything sounds, mean number of notes then)."""
+    """Returns (quarter notes in which anything sounds, mean number of notes then)."""
     times = np.concatenate([onsets, onsets + durations])
     order = np.argsort(times, kind="stable")
     count = np.cumsum(np.repeat([1, -1], len(onsets))[order])[:-1]
@@ -139,95 +134,67 @@ def _polyphony(onsets, durations):
     return sounding, float((length * count).sum() / sounding) if sounding > 0 else None
 
 
-def melodic_intervals(onsets, pitches):
-    """Semitones between the highest notes of successive onsets of one voice: of a chord, the top is
-    heard as melody."""
-    if len(onsets) < 2:
-        return np.zeros(0, int)
-    order = np.lexsort((-pitches, onsets))
-    first = np.concatenate(([True], np.diff(onsets[order]) > EPSILON))
-    return np.diff(pitches[order][first])
+def _intervals(onsets, pitches, voices):
+    """Returns the melodic intervals of all voices in semitones: between the highest notes of
+    successive onsets, for of a chord the top is heard as melody."""
+    order = np.lexsort((-pitches, onsets, voices))
+    onsets, pitches, voices = onsets[order], pitches[order], voices[order]
+    other_voice = np.diff(voices, prepend=-1) != 0
+    top = other_voice | (np.diff(onsets, prepend=-1) > EPSILON)
+    return np.diff(pitches[top])[~other_voice[top][1:]]
 
 
-def _intervals(tune, onsets, pitches, voices):
-    """The melodic intervals of all voices, one after the other."""
-    return np.concatenate(
-        [
-            melodic_intervals(onsets[voices == i], pitches[voices == i])
-            for i in range(len(tune.voices))
-        ]
-    )
-
-
-def in_key_share(tune, onsets=None, pitches=None):
-    """Share of notes that belong to the scale of the key in force where they begin; None without
-    notes."""
-    if onsets is None:
-        onsets, _, pitches, _ = _note_arrays(tune)
+def in_key_share(tune):
+    """Returns the share of notes that belong to the scale of the key in force where they begin;
+    None without notes."""
+    onsets, _, pitches, _ = _note_arrays(tune)
     if not len(pitches):
         return None
     starts = np.array([float(at) for at, _ in tune.keys])
-    scales = np.array(
-        [
-            np.isin(np.arange(12), (np.array(SEMITONES) + _alterations(key)) % 12)
-            for _, key in tune.keys
-        ]
-    )
-    return float(
-        scales[np.searchsorted(starts, onsets + EPSILON, "right") - 1, pitches % 12].mean()
-    )
+    key = np.searchsorted(starts, onsets + EPSILON, "right") - 1
+    scales = np.array([np.isin(np.arange(12), _scale(key)) for _, key in tune.keys])
+    return float(scales[key, pitches % 12].mean())
 
 
-def _alterations(key):
+def _scale(key):
+    """Returns the pitch classes of a key as K: gives it; of C major if it is none."""
     try:
-        return np.array(parse_key(key))
+        return np.add(SEMITONES, parse_key(key)) % 12
     except ValueError:
-        return np.zeros(7, int)
+        return SEMITONES
 
 
-def _bar_grid(tune):
-    """(onsets, meters) of the bars of the voice that has most, quarter notes; meter 0: free."""
+def _bars_of(tune, onsets):
+    """Returns (starts, meters) of the bars of the voice that has most, quarter notes (meter 0:
+    free), and the number of the bar in which each onset lies."""
     bars = max((voice.bars for voice in tune.voices), key=len, default=[])
-    return np.array([float(bar.onset) for bar in bars]), np.array(
-        [float(bar.meter or 0) for bar in bars]
-    )
-
-
-def _bars_of(onsets, starts):
-    """Number of the bar in which each onset lies."""
-    return np.clip(
-        np.searchsorted(starts, onsets + EPSILON, "right") - 1, 0, max(0, len(starts) - 1)
-    )
+    starts = np.array([float(bar.onset) for bar in bars])
+    meters = np.array([float(bar.meter or 0) for bar in bars])
+    bar = np.searchsorted(starts, onsets + EPSILON, "right") - 1
+    return starts, meters, np.clip(bar, 0, max(0, len(starts) - 1))
 
 
 def _groove(tune, onsets):
-    starts, meters = _bar_grid(tune)
-    if len(starts) < 2:
+    """Returns the groove consistency of `music_metrics`."""
+    starts, meters, bar = _bars_of(tune, onsets)
+    # bars of two meters have no positions to compare
+    same = (meters[1:] == meters[:-1]) & (meters[1:] > 0)
+    if not same.any():
         return None
-    bar = _bars_of(onsets, starts)
     width = int(min(64, max(1, round(meters.max() * POSITIONS))))
     position = np.floor((onsets - starts[bar]) * POSITIONS + 1e-6).astype(int)
     inside = (position >= 0) & (position < width)
     grid = np.zeros((len(starts), width), bool)
     grid[bar[inside], position[inside]] = True
-    # bars of two meters have no positions to compare
-    same = (meters[1:] == meters[:-1]) & (meters[1:] > 0)
-    if not same.any():
-        return None
-    return float(
-        1
-        - ((grid[1:] ^ grid[:-1]).sum(1)[same] / np.maximum(1, meters[1:][same] * POSITIONS)).mean()
-    )
+    n_changed = (grid[1:] ^ grid[:-1]).sum(1)[same]
+    return float(1 - (n_changed / np.maximum(1, meters[1:][same] * POSITIONS)).mean())
 
 
 # ---------------------------------------------------------------- sets of tunes
 
-# name: number of classes
-HISTOGRAMS = {"duration": 193, "interval": 49, "onset": 64}
-
 
 def note_histograms(tune):
-    """{name in HISTOGRAMS: counts}, a long piece scaled down to CAP_NOTES notes.
+    """Returns {name in HISTOGRAMS: counts}, a long piece scaled down to CAP_NOTES notes.
 
     duration: in 1/24 of a quarter note, the last class is 8 quarter notes and more; interval:
     melodic, -24 to 24 semitones and more; onset: position in the bar in quarters of a quarter
@@ -236,17 +203,12 @@ def note_histograms(tune):
     onsets, durations, pitches, voices = _note_arrays(tune)
     if not len(pitches):
         return {name: np.zeros(size) for name, size in HISTOGRAMS.items()}
-    starts, _ = _bar_grid(tune)
-    inside = (
-        (onsets - starts[_bars_of(onsets, starts)]) * POSITIONS
-        if len(starts)
-        else onsets * POSITIONS
-    )
-    intervals = _intervals(tune, onsets, pitches, voices)
+    starts, _, bar = _bars_of(tune, onsets)
+    inside = onsets - starts[bar] if len(starts) else onsets
     classes = {
         "duration": np.round(np.minimum(durations, 8) * 24),
-        "interval": np.clip(intervals, -24, 24) + 24,
-        "onset": np.clip(np.floor(inside + 1e-6), 0, 63),
+        "interval": np.clip(_intervals(onsets, pitches, voices), -24, 24) + 24,
+        "onset": np.clip(np.floor(inside * POSITIONS + 1e-6), 0, 63),
     }
     weight = min(1.0, CAP_NOTES / len(pitches))
     return {
@@ -256,8 +218,8 @@ def note_histograms(tune):
 
 
 def jensen_shannon(p, q):
-    """Jensen-Shannon divergence of two histograms, base 2: 0 for equal, 1 for disjoint; None if one
-    is empty."""
+    """Returns the Jensen-Shannon divergence of two histograms, base 2: 0 for equal, 1 for disjoint;
+    None if one is empty."""
     p, q = np.asarray(p, float), np.asarray(q, float)
     if not p.sum() or not q.sum():
         return None
@@ -271,43 +233,44 @@ def compare_sets(generated, real, seed=0, resamples=200):
     "metrics": {name: row}, "jsd": {name: row}}; see `_compare_metric`, `_compare_histogram`.
 
     generated, real: lists of texts, samples or Tunes. Distances shrink as sets grow, so all are
-    taken between n_compared tunes and n_compared others, drawn at random `resamples` times:
-    generated against real ones (the mean is given), and real against real ones. A distance below
-    the 95th percentile of real against real is no difference. n_compared: at most half of the real
-    set.
+    taken between n_compared tunes and n_compared others (at most half of the real set), drawn at
+    random `resamples` times: generated against real ones (the mean is given), and real against real
+    ones. A distance below the 95th percentile of real against real is no difference.
     """
     rng = np.random.default_rng(seed)
-    generated, real = [as_tune(tune) for tune in generated], [as_tune(tune) for tune in real]
-    n, n_real = len(generated), len(real)
+    sets = [[as_tune(tune) for tune in tunes] for tunes in (generated, real)]
+    n, n_real = map(len, sets)
     size = min(n, n_real // 2)
     draws = []
     for _ in range(resamples if size else 0):
         order = rng.permutation(n_real)
         draws.append((rng.permutation(n)[:size], order[:size], order[size : 2 * size]))
-    found = {"n": n, "n_real": n_real, "n_compared": size, "metrics": {}, "jsd": {}}
-    ours, theirs = ([music_metrics(tune) for tune in tunes] for tunes in (generated, real))
-    for name in METRICS:
-        columns = ([row[name] for row in rows] for rows in (ours, theirs))
-        found["metrics"][name] = _compare_metric(*columns, draws)
-    ours, theirs = ([note_histograms(tune) for tune in tunes] for tunes in (generated, real))
-    for name in HISTOGRAMS:
-        columns = ([row[name] for row in rows] for rows in (ours, theirs))
-        found["jsd"][name] = _compare_histogram(*columns, draws)
-    return found
+
+    def rows(names, figures_of, compare):
+        figures = [list(map(figures_of, tunes)) for tunes in sets]
+        return {
+            name: compare(*([row[name] for row in rows] for rows in figures), draws)
+            for name in names
+        }
+
+    return {
+        "n": n,
+        "n_real": n_real,
+        "n_compared": size,
+        "metrics": rows(METRICS, music_metrics, _compare_metric),
+        "jsd": rows(HISTOGRAMS, note_histograms, _compare_histogram),
+    }
 
 
 def _compare_metric(ours, theirs, draws):
-    """A row of `compare_sets`; draws: triples of index arrays, into the generated, the real, and
-    the real again. wasserstein_in_sd: Wasserstein-1 distance over the standard deviation of the
-    real set."""
+    """Returns a row of `compare_sets`; draws: triples of index arrays, into the generated, the
+    real, and the real again. wasserstein_in_sd: Wasserstein-1 distance over the standard deviation
+    of the real set."""
     from scipy.stats import wasserstein_distance
 
-    ours, theirs = (
-        np.array([np.nan if value is None else value for value in values], float)
-        for values in (ours, theirs)
-    )
+    ours, theirs = np.array(ours, float), np.array(theirs, float)  # None becomes nan
     known, known_of_ours = theirs[~np.isnan(theirs)], ours[~np.isnan(ours)]
-    spread = float(known.std()) if len(known) > 1 else 0.0
+    spread = float(known.std()) if len(known) > 1 else None
 
     def distance(a, b):
         a, b = a[~np.isnan(a)], b[~np.isnan(b)]
@@ -317,14 +280,14 @@ def _compare_metric(ours, theirs, draws):
         "generated_mean": mean_of_known(known_of_ours),
         "generated_sd": float(known_of_ours.std()) if len(known_of_ours) > 1 else None,
         "real_mean": mean_of_known(known),
-        "real_sd": spread if len(known) > 1 else None,
+        "real_sd": spread,
         "wasserstein_in_sd": mean_of_known([distance(ours[a], theirs[b]) for a, b, _ in draws]),
         **_real_vs_real([distance(theirs[b], theirs[c]) for _, b, c in draws]),
     }
 
 
 def _compare_histogram(ours, theirs, draws):
-    """A row of Jensen-Shannon divergences; the histograms of a set are summed up, as one piece."""
+    """Returns a row of divergences; the histograms of a set are summed up, as one piece."""
 
     def distance(a, b):
         return jensen_shannon(a.sum(0), b.sum(0))
@@ -348,8 +311,8 @@ def _real_vs_real(values):
 
 
 def skills(samples):
-    """One number a skill, for the figure that shows which appears at which model size; None where
-    undefined.
+    """Returns one number a skill, for the figure that shows which appears at which model size; None
+    where undefined.
 
     meter       share of sounding bars that are exactly as long as their meter
     key         share of tunes whose notes fit the key of their K: better than the other 23 (or its
@@ -365,28 +328,26 @@ def skills(samples):
     samples = [as_sample(sample) for sample in samples]
     checks = [check_abc(sample.text, sample.prompt_chars) for sample in samples]
     tunes = [as_tune(sample.text) for sample in samples]
-    n, sounding = len(samples), sum(check.n_sounding_bars for check in checks)
+    whole = [tune for tune, sample in zip(tunes, samples) if not sample.truncated]
+    n_sounding = sum(check.n_sounding_bars for check in checks)
+    n_right = sum(check.n_right_bars for check in checks)
     return {
-        "n": n,
-        "meter": sum(check.n_right_bars for check in checks) / sounding if sounding else None,
+        "n": len(samples),
+        "meter": n_right / n_sounding if n_sounding else None,
         "key": mean_of_known([_keeps_key(tune) for tune in tunes]),
         "in_key": mean_of_known([in_key_share(tune) for tune in tunes]),
-        "cadence": mean_of_known(
-            [_ends_at_home(tune) for tune, sample in zip(tunes, samples) if not sample.truncated]
-        ),
+        "cadence": mean_of_known([_ends_at_home(tune) for tune in whole]),
         "repetition": mean_of_known([repeated_bars(tune) for tune in tunes]),
-        "valid": sum(check.level >= VALID_LEVEL for check in checks) / n if n else None,
-        "content": sum(check.content for check in checks) / n if n else None,
-        "ended": sum(not sample.truncated for sample in samples) / n if n else None,
+        "valid": mean_of_known([check.level >= VALID_LEVEL for check in checks]),
+        "content": mean_of_known([check.content for check in checks]),
+        "ended": mean_of_known([not sample.truncated for sample in samples]),
     }
 
 
 def _keeps_key(tune):
-    """True if the notes, weighted by duration, fit the key of K: or its relative best; None if K:
-    has no tonic.
-
-    The relative counts as right since it has the same notes, and many folk tunes stand between the
-    two."""
+    """Returns whether the notes, weighted by duration, fit the key of K: or its relative best; None
+    if K: has no tonic. The relative counts as right since it has the same notes, and many folk
+    tunes stand between the two."""
     key = tonic_of(tune.key)
     if not key:
         return None
@@ -399,15 +360,11 @@ def _keeps_key(tune):
 
 
 def _ends_at_home(tune):
-    """True if the tune ends on the tonic of the key that its end is in."""
+    """Returns whether the lowest of the notes that sound last is the tonic of the key in force."""
     key = tonic_of(tune.key)
-    return bool(key and ends_on(tune, tonic_of(tune.keys[-1][1]) or key))
-
-
-def ends_on(tune, key):
-    """True if the lowest of the notes that sound last is the tonic of `key` (pitch class, mode)."""
     onsets, durations, pitches, _ = _note_arrays(tune)
-    if not len(pitches):
+    if not key or not len(pitches):
         return False
-    last = (onsets + durations) > (onsets + durations).max() - 1e-6
-    return int(pitches[last].min() % 12) == key[0]
+    tonic, _ = tonic_of(tune.keys[-1][1]) or key
+    ends = onsets + durations
+    return bool(pitches[ends > ends.max() - 1e-6].min() % 12 == tonic)

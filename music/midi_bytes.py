@@ -2,10 +2,9 @@
 
     data, counts = mend(data)      # counts: {what was mended: how often}, empty for a sound file
 
-Files are old and were made by many programs. What is mended here is what can be read in one way
-only: a packed or wrapped file, a long header, running status that goes on behind a system message,
-notes that nothing ends, and parts that a GS or XG message makes drums. Anything else stays as it
-is, and the strict reader says what is wrong with it.
+What is mended is what can be read in one way only: a packed or wrapped file, a long header, running
+status that goes on behind a system message, notes that nothing ends, and parts that a GS or XG
+message makes drums. Anything else stays as it is, and the strict reader says what is wrong with it.
 """
 
 import re
@@ -14,7 +13,6 @@ from collections import Counter
 
 MAX_UNPACKED = 16 << 20  # bytes of a gzip file; the largest real song has a twentieth of it
 DRUM_CHANNEL = 9
-MAC_HEADER = 128  # bytes of a MacBinary header
 SOUND_OFF = 120, 123  # controllers: all sound off, all notes off
 END_OF_TRACK = b"\xff\x2f\x00"
 
@@ -27,7 +25,7 @@ _DRUMS = re.compile(
 
 
 def mend(data):
-    """(MIDI bytes that a strict reader reads right, Counter of what was mended by kind).
+    """Returns (MIDI bytes that a strict reader reads right, Counter of what was mended by kind).
 
     Bytes that no tolerant reader understands either are returned as they are, but unpacked."""
     counts = Counter()
@@ -38,17 +36,18 @@ def mend(data):
     except (ValueError, IndexError):
         return data, Counter()
     mark_drums(data, tracks, counts)
-    for events in tracks:
-        end_notes(events, counts)
+    tracks = [with_ends(events, counts) for events in tracks]
     if not counts:
         return data, counts
     bodies = map(track_bytes, tracks)
-    chunk = b"".join(b"MTrk" + len(body).to_bytes(4, "big") + body for body in bodies)
-    return header + chunk, counts
+    return (
+        header + b"".join(b"MTrk" + len(body).to_bytes(4, "big") + body for body in bodies),
+        counts,
+    )
 
 
 def unpacked(data, counts):
-    """The MIDI file in gzip, MacBinary or RMID bytes; other bytes as they are."""
+    """Returns the MIDI file in gzip, MacBinary or RMID bytes; other bytes as they are."""
     if data[:2] == b"\x1f\x8b":
         try:
             inside = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(data, MAX_UNPACKED)
@@ -57,21 +56,23 @@ def unpacked(data, counts):
         if inside.startswith(b"MThd"):
             data = inside
             counts["packed files"] += 1
-    if data[:1] == b"\0" and data[MAC_HEADER : MAC_HEADER + 4] == b"MThd":
-        data = data[MAC_HEADER:]
-        counts["wrapped files"] += 1
+    if data[:1] == b"\0" or data[:4] == b"RIFF":
+        start = data.find(b"MThd")
+        if start > 0:
+            data = data[start:]
+            counts["wrapped files"] += 1
     return data
 
 
 def chunks(data, counts):
-    """(header chunk of 14 bytes, [bytes of a track]); ValueError if there is no header."""
+    """Returns (header chunk of 14 bytes, [bytes of a track]); ValueError if there is no header."""
     size = int.from_bytes(data[4:8], "big")
     if data[:4] != b"MThd" or not 6 <= size <= len(data):
         raise ValueError("no header")
     if size > 6:
         counts["long headers"] += 1
     tracks, at = [], 8 + size
-    while data[at : at + 4] == b"MTrk" or data[at : at + 4].isalnum():
+    while data[at : at + 4].isalnum():
         kind, size = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "big")
         if kind == b"MTrk":
             tracks.append(data[at + 8 : at + 8 + size])
@@ -80,25 +81,17 @@ def chunks(data, counts):
 
 
 def read_track(data, counts):
-    """[[time in ticks, status, data bytes]] of a track; ValueError or IndexError if it is none.
-
-    A status goes on behind system messages, whose data bytes hold their length, too."""
+    """Returns [(time in ticks, status, data bytes)] of a track; ValueError or IndexError if it is
+    none. A status goes on behind system messages, whose data bytes hold their length, too."""
     events, at, now, status, is_kept = [], 0, 0, 0, False
-    append, n_bytes = events.append, len(data)
-    while at < n_bytes:
-        byte = data[at]
+    while at < len(data):
+        delta, start = data[at], at
         at += 1
-        if byte < 0x80:
-            now += byte
-        else:
-            delta, n_more = byte & 0x7F, 1
-            while byte >= 0x80:
-                byte = data[at]
-                at, n_more = at + 1, n_more + 1
-                delta = delta << 7 | byte & 0x7F
-            now += delta
-            if n_more > 4:
+        if delta >= 0x80:
+            delta, at = read_number(data, start)
+            if at - start > 4:
                 counts["long delta times"] += 1
+        now += delta
         byte = data[at]
         if 0x80 <= byte < 0xF0:
             status, is_kept = byte, False
@@ -106,7 +99,7 @@ def read_track(data, counts):
         elif byte >= 0xF0:
             start, at = at, end_of_system(data, at)
             if at > start + 1:
-                append([now, byte, data[start + 1 : at]])
+                events.append((now, byte, data[start + 1 : at]))
             is_kept = byte in (0xF0, 0xF7)
             if data[start:at] == END_OF_TRACK:
                 break
@@ -116,24 +109,29 @@ def read_track(data, counts):
         elif is_kept:
             counts["running status behind a system message"] += 1
             is_kept = False
-        stop = at + (1 if 0xC0 <= status < 0xE0 else 2)
-        append([now, status, data[at:stop]])
-        at = stop
-    if at > n_bytes:
+        start, at = at, at + (1 if 0xC0 <= status < 0xE0 else 2)
+        events.append((now, status, data[start:at]))
+    if at > len(data):
         raise ValueError("a message without its end")
     return events
 
 
+def read_number(data, at):
+    """Returns (a number of seven bits a byte, the place after it)."""
+    number, byte = 0, 0x80
+    while byte >= 0x80:
+        byte = data[at]
+        number, at = number << 7 | byte & 0x7F, at + 1
+    return number, at
+
+
 def end_of_system(data, at):
-    """Where a system message that begins at a place ends; one of a single byte is skipped."""
+    """Returns where a system message that begins at a place ends; one of a single byte is
+    skipped."""
     status = data[at]
     if status not in (0xF0, 0xF7, 0xFF):
         return at + 1 + {0xF1: 1, 0xF2: 2, 0xF3: 1}.get(status, 0)
-    at += 2 if status == 0xFF else 1
-    size, byte = 0, 0x80
-    while byte >= 0x80:
-        byte = data[at]
-        size, at = size << 7 | byte & 0x7F, at + 1
+    size, at = read_number(data, at + (2 if status == 0xFF else 1))
     if at + size > len(data):
         raise ValueError("a message without its end")
     return at + size
@@ -152,65 +150,56 @@ def mark_drums(data, tracks, counts):
             drums.add(channel)
         else:
             drums.discard(channel)
-    for channel in sorted(drums - {DRUM_CHANNEL}):
-        n_moved = 0
-        for events in tracks:
-            for event in events:
-                if event[1] in (0x80 | channel, 0x90 | channel):
-                    event[1] = event[1] & 0xF0 | DRUM_CHANNEL
-                    n_moved += 1
-        if n_moved:
+    for channel in drums - {DRUM_CHANNEL}:
+        moved = {kind | channel: kind | DRUM_CHANNEL for kind in (0x80, 0x90)}
+        if any(status in moved for events in tracks for _, status, _ in events):
             counts["parts made drums by a message"] += 1
+            for events in tracks:
+                events[:] = [(now, moved.get(status, status), body) for now, status, body in events]
 
 
-def end_notes(events, counts):
-    """Adds the note-offs that a track lacks: at "all notes off", at the next stroke of the same
-    key, or at the track's end."""
-    sounding, lacking, n_ended = {}, set(), 0
+def with_ends(events, counts):
+    """Returns events with the note-offs that a track lacks: at "all notes off", at the next stroke
+    of the same key, or at the track's end."""
+    sounding = Counter()
     for _, status, body in events:  # most tracks lack none, and are done after this
-        kind = status & 0xF0
-        if kind == 0x90 and body[1]:
+        if status & 0xE0 == 0x80:
             key = status & 15, body[0]
-            sounding[key] = sounding.get(key, 0) + 1
-        elif kind == 0x80 or kind == 0x90:
-            key = status & 15, body[0]
-            if sounding.get(key):
+            if status >= 0x90 and body[1]:
+                sounding[key] += 1
+            elif sounding[key]:
                 sounding[key] -= 1
-    lacking = {key for key, n in sounding.items() if n}
+    lacking = set(+sounding)
     if not lacking:
-        return
+        return events
     open_keys, mended = set(), []
 
-    def end(key, now):
-        mended.append([now, 0x80 | key[0], bytes([key[1], 64])])
-        open_keys.discard(key)
-        return 1
+    def end(keys, now):
+        for channel, pitch in keys:
+            mended.append((now, 0x80 | channel, bytes([pitch, 64])))
+            open_keys.discard((channel, pitch))
+            counts["notes without an end"] += 1
 
     for now, status, body in events:
-        kind, channel = status & 0xF0, status & 15
-        key = channel, body[0] if body else None
-        if kind == 0xB0 and body[0] in SOUND_OFF:
-            for open_key in sorted(open_keys):
-                if open_key[0] == channel:
-                    n_ended += end(open_key, now)
-        elif kind in (0x80, 0x90) and key in lacking:
-            if kind == 0x90 and body[1]:
-                if key in open_keys:
-                    n_ended += end(key, now)
+        channel, key = status & 15, (status & 15, body[:1] and body[0])
+        if status & 0xF0 == 0xB0 and body[0] in SOUND_OFF:
+            end(sorted(open_key for open_key in open_keys if open_key[0] == channel), now)
+        elif status & 0xE0 == 0x80 and key in lacking:
+            is_open = key in open_keys
+            if status >= 0x90 and body[1]:
+                end([key] if is_open else [], now)
                 open_keys.add(key)
-            elif key not in open_keys:
+            elif not is_open:
                 continue
             else:
                 open_keys.discard(key)
-        mended.append([now, status, body])
-    for key in sorted(open_keys):
-        n_ended += end(key, events[-1][0])
-    events[:] = mended
-    counts["notes without an end"] += n_ended
+        mended.append((now, status, body))
+    end(sorted(open_keys), events[-1][0])
+    return mended
 
 
 def track_bytes(events):
-    """A track's bytes of its events, every status written out."""
+    """Returns a track's bytes of its events, every status written out."""
     parts, before = [], 0
     for now, status, body in events:
         if status == 0xFF and body[:1] == b"\x2f":
@@ -221,7 +210,7 @@ def track_bytes(events):
 
 
 def variable_length(number):
-    """A number as MIDI writes delta times, seven bits a byte; at most four bytes.
+    """Returns a number as MIDI writes delta times, seven bits a byte; at most four bytes.
 
     >>> variable_length(480).hex()
     '8360'

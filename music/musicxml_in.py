@@ -5,7 +5,6 @@ hostile until shown otherwise: it may declare no entities, what it unpacks to is
 numbers that no music has are errors (ScoreError).
 """
 
-import contextlib
 import gc
 import io
 import math
@@ -14,39 +13,33 @@ import zlib
 from xml.etree import ElementTree
 
 from music.score import BPM, MAX_QUARTERS, TICKS, Score, ScoreError
+from music.theory import SEMITONES_OF
 
 MAX_XML_BYTES = 64 << 20  # the largest quartet has 12 million
 MAX_DIVISIONS = 1 << 24  # of a quarter note; exporters use at most 10,080 or 16,384
-SEMITONES = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
 TIES = {frozenset(["start"]): "[", frozenset(["stop"]): "]", frozenset(["start", "stop"]): "_"}
 
 
 def read_musicxml(data):
-    """The Score in the bytes of a .musicxml, .xml or .mxl file; ScoreError says why there is
-    none."""
-    with without_collector():
-        return _read(data)
-
-
-@contextlib.contextmanager
-def without_collector():
-    """No search for cycles: a tree of XML has none, and is so many objects that the search takes
-    half of the time."""
-    enabled = gc.isenabled()
+    """Returns the Score in the bytes of a .musicxml, .xml or .mxl file; ScoreError says why there
+    is none."""
+    # a tree of XML has no cycles, and is so many objects that the search for them takes half of
+    # the time
+    is_collecting = gc.isenabled()
     gc.disable()
     try:
-        yield
+        return _read(data)
     finally:
-        if enabled:
+        if is_collecting:
             gc.enable()
 
 
 def _read(data):
     root = parse(unpacked(data) if data.startswith(b"PK") else data)
     score = Score()
-    score.title = text_of(root, "movement-title") or text_of(root, "work/work-title")
-    if score.title:
-        score.work = text_of(root, "work/work-title").replace(score.title, "")
+    work = text_of(root, "work/work-title")
+    score.title = text_of(root, "movement-title") or work
+    score.work = work.replace(score.title, "") if score.title else ""
     for creator in root.findall("identification/creator"):
         if creator.get("type") == "composer":
             score.composer = (creator.text or "").strip()
@@ -59,7 +52,7 @@ def _read(data):
 
 
 def unpacked(data):
-    """The XML inside an .mxl archive; its container says which member it is."""
+    """Returns the XML inside an .mxl archive; its container says which member it is."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             names = [name for name in archive.namelist() if not name.startswith("META-INF/")]
@@ -78,26 +71,18 @@ def unpacked(data):
 
 def _member(archive, name):
     with archive.open(name) as file:
-        data = file.read(MAX_XML_BYTES + 1)
-    if len(data) > MAX_XML_BYTES:
-        raise ScoreError(f"more than {MAX_XML_BYTES >> 20} MB of XML")
-    return data
+        return file.read(MAX_XML_BYTES + 1)
 
 
 def parse(data):
-    """The root of an XML document, its tags without name spaces. A document that declares entities
-    is refused: they can make a kilobyte grow to gigabytes."""
+    """Returns the root of an XML document, its tags without name spaces. A document that declares
+    entities is refused: they can make a kilobyte grow to gigabytes."""
     if len(data) > MAX_XML_BYTES:
         raise ScoreError(f"more than {MAX_XML_BYTES >> 20} MB of XML")
-    text = data
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in data[:4]:
-        text = data.decode("utf-16", "replace").encode()
-        start = text.find(b"?>") + 2 if text.startswith(b"<?xml") else 0
-        text = text[start:]
-    if b"<!ENTITY" in text:
+    if b"<!ENTITY" in data.replace(b"\0", b""):  # zeros: of UTF-16
         raise ScoreError("the XML declares entities")
     try:
-        root = ElementTree.fromstring(text)
+        root = ElementTree.fromstring(data)
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         raise ScoreError(f"no XML: {error}") from None
     if "}" in root.tag:
@@ -107,7 +92,7 @@ def parse(data):
 
 
 def parts_of(root):
-    """[(part's id, its measures)] of a score, by parts or by measures as it may be."""
+    """Returns [(part's id, its measures)] of a score, by parts or by measures as it may be."""
     if root.tag == "score-partwise":
         return [(part.get("id"), part.findall("measure")) for part in root.findall("part")]
     if root.tag != "score-timewise":
@@ -121,12 +106,12 @@ def parts_of(root):
 
 
 def text_of(element, path):
-    """The text at a path as one line, '' if there is none."""
+    """Returns the text at a path as one line, '' if there is none."""
     return " ".join((element.findtext(path) or "").split())
 
 
 def number_of(text, least, most):
-    """A number in XML text; ScoreError if it is none, or not between these bounds."""
+    """Returns a number in XML text; ScoreError if it is none, or not between these bounds."""
     try:
         value = float(text)
     except (TypeError, ValueError):
@@ -164,54 +149,47 @@ class _Part:
                     self.read_attributes(element)
                 elif tag in ("direction", "sound"):
                     self.read_tempo(element if tag == "sound" else element.find("sound"))
-                if self.cursor > longest:
-                    longest = self.cursor
+                longest = max(longest, self.cursor)
             self.score.reach(self.measure, round(longest))
 
     def duration(self, element):
-        """Ticks of an element's <duration>."""
-        return self.ticks * number_of(
-            element.findtext("duration"), 0, MAX_QUARTERS * TICKS / self.ticks
-        )
+        """Returns the ticks of an element's <duration>."""
+        most = MAX_QUARTERS * TICKS / self.ticks
+        return self.ticks * number_of(element.findtext("duration"), 0, most)
 
     def read_note(self, note):
         """Adds a note to its voice and moves the cursor."""
         tags = {child.tag: child for child in note}
         if "grace" in tags:
             return
-        length = 0.0
-        if "duration" in tags:
-            length = self.ticks * number_of(
-                tags["duration"].text, 0, MAX_QUARTERS * TICKS / self.ticks
-            )
+        length = self.duration(note) if "duration" in tags else 0.0
         if "chord" not in tags:
             self.onset = self.cursor
             self.cursor += length
         hidden = note.get("print-object") == "no"
         if "rest" in tags or "cue" in tags or hidden or not length:
             return
-        offset = round(self.onset)
+        place = self.measure, round(self.onset)
         staff = tags["staff"].text if "staff" in tags else "1"
         if "pitch" not in tags or staff in self.drums:
-            self.score.drums.append((self.measure, offset))
+            self.score.drums.append(place)
             return
-        tie = ""
-        if "tie" in tags:
-            tie = TIES.get(frozenset(end.get("type") for end in note.iterfind("tie")), "")
+        tie = TIES.get(frozenset(end.get("type") for end in note.iterfind("tie")), "")
         pitch = self.transpose.get(staff, self.transpose.get(None, 0))
         for child in tags["pitch"]:
             if child.tag == "step":
-                pitch += SEMITONES.get(child.text, 1000)
+                pitch += SEMITONES_OF.get(child.text, 1000)
             elif child.tag == "octave":
                 pitch += 12 + 12 * int(number_of(child.text, -1, 10))
             elif child.tag == "alter":
                 pitch += round(number_of(child.text, -4, 4))
         voice = tags["voice"].text if "voice" in tags else "1"
-        length = round(self.onset + length) - offset
-        self.score.add_note(self.part, voice, (self.measure, offset), length, pitch, tie)
+        length = round(self.onset + length) - place[1]
+        self.score.add_note(self.part, voice, place, length, pitch, tie)
 
     def read_attributes(self, attributes):
-        """Divisions, transposition, clefs, key and meter; of several parts the first one's hold."""
+        """Reads divisions, transposition, clefs, key and meter; of several parts the first one's
+        hold."""
         score, place = self.score, (self.measure, round(self.cursor))
         for element in attributes:
             if element.tag == "divisions":
@@ -234,7 +212,7 @@ class _Part:
             score.keys[place] = int(number_of(fifths, -14, 14)), minor
 
     def read_tempo(self, sound):
-        """A tempo, of the first part that gives one here."""
+        """Reads a tempo, of the first part that gives one here."""
         if sound is not None and sound.get("tempo"):
             tempo = number_of(sound.get("tempo"), 0, math.inf)
             if BPM[0] <= tempo <= BPM[1]:
@@ -242,7 +220,7 @@ class _Part:
 
 
 def read_meter(time):
-    """(beats, beat type) of a <time>, several of them added up; None for free time.
+    """Returns (beats, beat type) of a <time>, several of them added up; None for free time.
 
     >>> read_meter(ElementTree.fromstring("<time><beats>3+2</beats><beat-type>8</beat-type></time>"))
     (5, 8)

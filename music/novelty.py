@@ -1,11 +1,9 @@
 """What samples share with the training text: copied runs, new four-bar sequences.
 
-    copied = Novelty(train_text).measure(samples)  # longest copied run, copied share, new four-bar
-        sequences
+    copied = Novelty(train_text).measure(samples)
 
-Samples are texts or dicts (see `as_sample`). None of it means anything alone: real music repeats
-others' phrases too, so the same figures of held-out tunes belong beside it (Yin, Reuben, Stepney
-and Collins 2022).
+Samples are texts or dicts (see `as_sample`). Real music repeats others' phrases too, so the same
+figures of held-out tunes belong beside it (Yin, Reuben, Stepney and Collins 2022).
 """
 
 import re
@@ -23,8 +21,7 @@ CHUNK_CHARS = 4_000_000  # of training text hashed at a time: 130 MB of work mem
 
 
 def run_in_words(n_chars):
-    """The length of a longest copied run for people: 0 says that none reaches COPY_CHARS, not that
-    there is none.
+    """Returns the length of a longest copied run for people; 0 means that none reaches COPY_CHARS.
 
     >>> run_in_words(0), run_in_words(1234)
     ('under 32', '1,234')
@@ -33,7 +30,7 @@ def run_in_words(n_chars):
 
 
 def character_codes(text):
-    """One byte a character, shape (len(text),); what is not ASCII becomes `?`."""
+    """Returns one byte a character, shape (len(text),); what is not ASCII becomes `?`."""
     return np.frombuffer(text.encode("ascii", "replace"), np.uint8)
 
 
@@ -44,7 +41,8 @@ _VOICE_TAG = re.compile(r"\[V:\s*([^\]\s|]*)[^\]|]*\]|^V:\s*(\S*).*$", re.M)
 
 
 def four_bar_sequences(text, n_bars=4):
-    """Sequences of n sounding bars of one voice, as strings; blanks, fields and rest bars left out.
+    """Returns the sequences of n sounding bars of one voice, as strings; blanks, fields and rest
+    bars left out.
 
     Found by splitting at bar lines and voice tags, without reading the notes: the training text may
     be large. Tunes are split here and not by `split_tunebook`, since the generated part of a sample
@@ -52,16 +50,14 @@ def four_bar_sequences(text, n_bars=4):
     """
     sequences = []
     for tune in re.split(r"\n[ \t\r]*\n|^X:.*$", text, flags=re.M):
-        pieces = _VOICE_TAG.split(_NO_MUSIC.sub("", tune))
+        first, *pieces = _VOICE_TAG.split(_NO_MUSIC.sub("", tune))
+        stretches = [("", first)]
+        for inline, on_a_line, music in zip(pieces[::3], pieces[1::3], pieces[2::3]):
+            stretches.append((inline or on_a_line, music))
         voices = {}
-        for name, music in zip(
-            ["", *(a or b for a, b in zip(pieces[1::3], pieces[2::3]))], pieces[::3]
-        ):
-            voices.setdefault(name, []).extend(
-                bar
-                for bar in re.split(r"[|:]+", re.sub(r"\s+", "", music))
-                if re.search("[A-Ga-g]", bar)
-            )
+        for name, music in stretches:
+            bars = re.split(r"[|:]+", re.sub(r"\s+", "", music))
+            voices.setdefault(name, []).extend(bar for bar in bars if re.search("[A-Ga-g]", bar))
         for bars in voices.values():
             sequences += ["|".join(bars[i : i + n_bars]) for i in range(len(bars) - n_bars + 1)]
     return sequences
@@ -75,88 +71,82 @@ def _hashes_of(sequences):
 
 
 class Novelty:
-    """Finds in samples what was copied from a training text (str).
-
-    A run of 32 characters that also stands in the training text counts as copied, wherever it
-    stands there. Compare with the same figures of held-out tunes: real music repeats others'
-    phrases too.
-    """
+    """Finds in samples what was copied from a training text (str): runs of 32 characters that also
+    stand in the training text, wherever they stand there."""
 
     def __init__(self, train_text):
         self.train = character_codes(train_text)
         self.sequences = np.unique(_hashes_of(four_bar_sequences(train_text)))
 
     def measure(self, samples):
-        """Figures of every sample and of the set, on the generated music text (header and prompt
-        left out).
+        """Returns figures of every sample and of the set, on the generated music text (header and
+        prompt left out).
 
-        {"samples": [{longest_copied_chars, copied_share, new_4_bar_share, n_chars}], longest_copied_chars (largest),
-         longest_copied_chars_median, copied_share (of all characters), new_4_bar_share (of all
-         sequences), n_chars, shortest_run_counted (a longest run of 0 is one below this)}
+        {"samples": [{longest_copied_chars, copied_share, new_4_bar_share, n_chars}],
+         longest_copied_chars (largest), longest_copied_chars_median, copied_share (of all
+         characters), new_4_bar_share (of all sequences), n_chars, shortest_run_counted (a longest
+         run of 0 is one below this)}
         """
-        samples = [as_sample(sample) for sample in samples]
-        bodies = [
-            sample.text[max(sample.prompt_chars, body_start(sample.text)) :] for sample in samples
-        ]
+        bodies = []
+        for sample in map(as_sample, samples):
+            bodies.append(sample.text[max(sample.prompt_chars, body_start(sample.text)) :])
         longest, copied = self._copied([character_codes(body) for body in bodies])
         rows, n_new, n_sequences = [], 0, 0
         for body, run, covered in zip(bodies, longest, copied):
             sequences = _hashes_of(four_bar_sequences(body))
-            new = len(sequences) - int(_count_in(self.sequences, sequences)[1].astype(bool).sum())
+            new = int((~np.isin(sequences, self.sequences)).sum())
             n_new, n_sequences = n_new + new, n_sequences + len(sequences)
             rows.append(
                 {
-                    "longest_copied_chars": int(run),
+                    "longest_copied_chars": run,
                     "copied_share": covered / len(body) if body else None,
                     "new_4_bar_share": new / len(sequences) if len(sequences) else None,
                     "n_chars": len(body),
                 }
             )
-        total = sum(len(body) for body in bodies)
-        runs = [row["longest_copied_chars"] for row in rows]
+        total = sum(map(len, bodies))
         return {
             "samples": rows,
             "n": len(rows),
             "n_chars": total,
             "shortest_run_counted": COPY_CHARS,
-            "longest_copied_chars": max(runs, default=None),
-            "longest_copied_chars_median": float(np.median(runs)) if runs else None,
+            "longest_copied_chars": max(longest, default=None),
+            "longest_copied_chars_median": float(np.median(longest)) if longest else None,
             "copied_share": sum(copied) / total if total else None,
             "new_4_bar_share": n_new / n_sequences if n_sequences else None,
             "n_4_bar_sequences": n_sequences,
         }
 
     def _copied(self, codes):
-        """(longest copied run, number of characters in copied runs of at least COPY_CHARS) of every
-        code array."""
-        longest, covered = [0] * len(codes), [0] * len(codes)
+        """Returns the longest copied run of every code array, and its number of characters in
+        copied runs of at least COPY_CHARS."""
+        longest = [0] * len(codes)
         starts = np.cumsum([0] + [len(c) + 1 for c in codes])  # a zero keeps the samples apart
         joined = np.zeros(starts[-1], np.uint8)
         for start, c in zip(starts, codes):
             joined[start : start + len(c)] = c
         hashes = window_hashes(joined, COPY_CHARS)
         if not len(hashes):
-            return longest, covered
+            return longest, longest
         wanted = np.unique(hashes)
         which, places = self._places(wanted)
-        seen = np.bincount(which, minlength=len(wanted))
         window_of = np.searchsorted(wanted, hashes)
-        exists = seen[window_of] > 0
+        copied = np.flatnonzero(np.isin(window_of, which))
         inside = np.zeros(len(joined) + 1, np.int64)  # +1 where a copied window begins, -1 after it
-        np.add.at(inside, np.flatnonzero(exists), 1)
-        np.add.at(inside, np.flatnonzero(exists) + COPY_CHARS, -1)
-        copied = np.concatenate([[0], np.cumsum(np.cumsum(inside[:-1]) > 0)])
-        covered = [int(copied[start + len(c)] - copied[start]) for start, c in zip(starts, codes)]
-        for place, length in self._longest_runs(
-            joined, np.flatnonzero(exists), window_of, which, places
-        ):
+        inside[copied] += 1
+        inside[copied + COPY_CHARS] -= 1
+        n_before = np.concatenate([[0], np.cumsum(np.cumsum(inside) > 0)])
+        covered = [
+            int(n_before[start + len(c)] - n_before[start]) for start, c in zip(starts, codes)
+        ]
+        for place, length in self._longest_runs(joined, copied, window_of, which, places):
             sample = int(np.searchsorted(starts, place, "right") - 1)
             longest[sample] = max(longest[sample], length)
         return longest, covered
 
     def _places(self, wanted):
-        """(numbers of wanted hashes, places in the training text), at most SEEDS places each, by
-        one pass over the text. wanted: sorted, each once."""
+        """Returns (numbers of wanted hashes, places in the training text), at most SEEDS places
+        each, by one pass over the text. wanted: sorted, each once."""
         lookup = build_lookup(wanted)
         numbers, places, n_seen = [], [], np.zeros(len(wanted), np.int64)
         for start in range(0, len(self.train), CHUNK_CHARS):
@@ -169,45 +159,34 @@ class Novelty:
             n_seen += np.bincount(number, minlength=len(wanted))
             numbers.append(number[keep])
             places.append(place[keep] + start)
-        if not numbers:
-            return np.empty(0, np.int64), np.empty(0, np.int64)
-        return np.concatenate(numbers), np.concatenate(places)
+        none = np.empty(0, np.int64)
+        return np.concatenate([none, *numbers]), np.concatenate([none, *places])
 
     def _longest_runs(self, joined, here, window_of, which, there):
-        """[(place in the samples, length)] of the copied runs: pairs of equal windows on one
-        diagonal, joined up."""
+        """Returns [(place in the samples, length)] of the copied runs: pairs of equal windows on
+        one diagonal, joined up."""
         order = np.argsort(which, kind="stable")
         which, there = which[order], there[order]
-        first, n_places = _count_in(which, window_of[here])
+        first = np.searchsorted(which, window_of[here])
+        n_places = np.searchsorted(which, window_of[here], "right") - first
         # equal windows: place in samples, in train
-        i, p = np.repeat(here, n_places), there[_ranges(first, n_places)]
+        rank = np.arange(n_places.sum()) - np.repeat(np.cumsum(n_places) - n_places, n_places)
+        i, p = np.repeat(here, n_places), there[np.repeat(first, n_places) + rank]
         order = np.lexsort((i, p - i))
         i, p = i[order], p[order]
-        if not len(i):
-            return []
-        begins = np.concatenate(([True], (np.diff(p - i) != 0) | (np.diff(i) != 1)))
-        start, lengths = np.flatnonzero(begins), np.diff(np.append(np.flatnonzero(begins), len(i)))
-        left_i, left_p = i[start].copy(), p[start].copy()
-        length = lengths + COPY_CHARS - 1
+        begins = (np.diff(p - i, prepend=np.nan) != 0) | (np.diff(i, prepend=np.nan) != 1)
+        start = np.flatnonzero(begins)
+        left_i, left_p = i[start], p[start]
+        length = np.diff(np.append(start, len(i))) + COPY_CHARS - 1
         length += _extend(joined, self.train, left_i + length, left_p + length, 1)
         back = _extend(joined, self.train, left_i - 1, left_p - 1, -1)
         return list(zip((left_i - back).tolist(), (length + back).tolist()))
 
 
-def _count_in(ranked, values):
-    """(first place, number) of each value in a sorted array."""
-    first = np.searchsorted(ranked, values)
-    return first, np.searchsorted(ranked, values, "right") - first
-
-
-def _ranges(first, lengths):
-    """The numbers first[0], first[0] + 1, ... (lengths[0] of them), first[1], ..."""
-    return np.repeat(first - np.cumsum(lengths) + lengths, lengths) + np.arange(lengths.sum())
-
-
 def _extend(a, b, i, j, step):
-    """How many characters agree from (i, j) on in direction `step`, for arrays of places. It takes
-    SEEDS places a window only, so a run may go on where its windows were not looked for."""
+    """Returns how many characters agree from (i, j) on in direction `step`, for arrays of places:
+    only SEEDS places a window are known, so a run may go on where its windows were not looked
+    for."""
     n, active = np.zeros(len(i), np.int64), np.arange(len(i))
     while len(active):
         x, y = i[active] + step * n[active], j[active] + step * n[active]

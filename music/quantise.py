@@ -18,11 +18,9 @@ GRIDS = BINARY, TERNARY, THIRTY_SECOND, SEXTUPLET  # those of hand-played music
 
 # All costs and errors below are in 24ths of a quarter note (200 ms at 120: 1 is 21 ms).
 POINT = QUARTER // 24
-GRID_COST = {
-    THIRTY_SECOND: (1.0, 1.0),
-    SEXTUPLET: (0.8, 1.0),
-}  # error (per onset, per beat) that a finer grid
-# must save before it is used: with less, hand-played sixteenths turn into ragged 32nds
+# error (per onset, per beat) that a finer grid must save before it is used: with less, hand-played
+# sixteenths turn into ragged 32nds
+GRID_COST = {THIRTY_SECOND: (1.0, 1.0), SEXTUPLET: (0.8, 1.0)}
 TERNARY_ONSET_COST = 0.1  # per onset: a beat that fits both grids equally well is binary
 # per beat of triplets, times the share of the triplet grid in the file's total error: where most
 # beats swing, the next one does so too, and a lone "triplet" among straight beats is a late
@@ -43,17 +41,16 @@ RARE_COST = 1.5  # per beat
 
 
 def beat_grid(bars):
-    """Starts of all beats (quarter notes from each bar line, the last of a bar may be shorter), one
-    more than beats."""
-    lengths = np.diff(bars)
-    n_beats = -(-lengths // QUARTER)
+    """Returns the starts of all beats (quarter notes from each bar line, the last of a bar may be
+    shorter), one more than beats."""
+    n_beats = np.ceil(np.diff(bars) / QUARTER).astype(np.int64)
     first = np.cumsum(n_beats) - n_beats
     within = np.arange(n_beats.sum()) - np.repeat(first, n_beats)
     return np.append(np.repeat(bars[:-1], n_beats) + within * QUARTER, bars[-1])
 
 
 def quantise(track, pitch, onset, end, beats, n_tracks):
-    """(on, off): onsets and ends on the grid, in units; every note lasts at least one step.
+    """Returns (on, off): onsets and ends on the grid, in units; every note lasts at least one step.
 
     The grid is chosen per beat and track, so a swung melody over straight chords keeps both. Two
     notes of one pitch in one track that fall on one place though the MIDI has them apart (a trill,
@@ -77,7 +74,8 @@ def quantise(track, pitch, onset, end, beats, n_tracks):
 
 
 def choose_grids(cell, place, length, n_cells):
-    """The step of the grid of every cell (a beat of a track), by the error of the onsets in it.
+    """Returns the step of the grid of every cell (a beat of a track), by the error of the onsets in
+    it.
 
     cell, place, length: of every onset, the cell, the units from the start of its beat, and the
     length of the beat.
@@ -116,7 +114,8 @@ def choose_grids(cell, place, length, n_cells):
 
 
 def n_places(cell, place, step):
-    """1 for the first onset of each cell at each place of a grid, 0 for those that join it."""
+    """Returns 1 for the first onset of each cell at each place of a grid, 0 for those that join
+    it."""
     first = np.zeros(len(cell), np.int64)
     places = cell * 64 + np.rint(place / step).astype(np.int64)
     first[np.unique(places, return_index=True)[1]] = 1
@@ -124,21 +123,24 @@ def n_places(cell, place, step):
 
 
 def quantised_ends(track, on, end, beats, step):
-    """Ends on the grid of the beat they fall into; a note that would vanish lasts one step. step:
-    of every cell."""
+    """Returns ends on the grid of the beat they fall into; a note that would vanish lasts one step.
+    step: of every cell."""
     n_beats = len(beats) - 1
+
+    def beat_and_step(at):
+        beat = np.minimum(np.searchsorted(beats, at, side="right") - 1, n_beats - 1)
+        return beat, step[track * n_beats + beat]
+
     end = unify_ends(track, on, end)
-    beat = np.minimum(np.searchsorted(beats, end, side="right") - 1, n_beats - 1)
-    step_of_end = step[track * n_beats + beat]
-    off = beats[beat] + snap(  # half-way: the longer
-        end - beats[beat] + step_of_end * 1e-6, step_of_end, beats[beat + 1] - beats[beat]
-    )
-    beat = np.minimum(np.searchsorted(beats, on, side="right") - 1, n_beats - 1)
-    return np.where(off <= on, np.minimum(on + step[track * n_beats + beat], beats[beat + 1]), off)
+    beat, own = beat_and_step(end)
+    place = end - beats[beat] + own * 1e-6  # half-way: the longer
+    off = beats[beat] + snap(place, own, beats[beat + 1] - beats[beat])
+    beat, own = beat_and_step(on)
+    return np.where(off <= on, np.minimum(on + own, beats[beat + 1]), off)
 
 
 def unify_ends(track, on, end):
-    """Ends of the notes of one chord that lie within a sixteenth of their mean become one: fingers
+    """Returns ends; those of a chord that lie within a sixteenth of their mean become one: fingers
     leave the keys one by one, but a chord of unequal ends would be written as a row of ties."""
     new = np.flatnonzero(differs(on, track))
     sizes = np.diff(np.append(new, len(on)))
@@ -148,25 +150,22 @@ def unify_ends(track, on, end):
 
 
 def snap(place, step, length):
-    """Places within a beat moved to the nearest multiple of step, at most to the end of the
-    beat."""
+    """Returns places within a beat moved to the nearest multiple of step, at most to its end."""
     return np.minimum(np.rint(place / step).astype(np.int64) * step, length)
 
 
 def differs(*columns):
-    """True at the first element and where one of the columns differs from the element before.
+    """Returns True at the first element and where a column differs from the element before.
 
     >>> differs(np.array([1, 1, 2, 2]), np.array([5, 6, 6, 6])).tolist()
     [True, True, True, False]
     """
     changed = np.ones(len(columns[0]), bool)
-    np.not_equal(columns[0][1:], columns[0][:-1], out=changed[1:])
-    for column in columns[1:]:
-        changed[1:] |= column[1:] != column[:-1]
+    changed[1:] = np.logical_or.reduce([column[1:] != column[:-1] for column in columns])
     return changed
 
 
 def distinct(*times):
-    """The sorted distinct values of int arrays (np.unique takes several times as long)."""
+    """Returns the sorted distinct values of int arrays (np.unique takes several times as long)."""
     values = np.sort(np.concatenate(times))
     return values[differs(values)]

@@ -1,16 +1,12 @@
-"""Is the bar that a text ends with right? The judge behind `--bars right`, which draws a bar again
-until it is.
+"""Is the bar that a text ends with right? The judge behind `--bars right` (rejection sampling of
+bars).
 
     judge("X:1\\nM:4/4\\nL:1/4\\nK:C\\nCDEF|")     # Judged(verdict="right", ...)
 
-It is the strict reader itself (`abc_text`), asked at every bar line, so that *right* means here
-what it means where
-samples are rated: no error, and exactly as long as the meter. It knows three answers. A bar that is
-too short may be the tune's last one, which nobody can tell before the tune has ended or gone on;
-such a text is "open". A tune is right as a whole if it reaches level 5 of `check_abc`: its voices
-have the same bars, and it does not end before 16 notes and 4 bars.
-
-`first_draws` asks it about text that was drawn freely: how likely is the next bar to be right?
+It is the strict reader itself (`abc_text`), asked at every bar line: *right* means no error, and
+exactly as long as the meter. A bar that is too short may be the tune's last one, which nobody can
+tell before the tune has ended or gone on; such a text is "open". A tune is right as a whole if it
+reaches level 5 of `check_abc`.
 
 Voices come in turns, as this project writes them: `[V:1]` some bars, `[V:2]` as many, and again. A
 voice that falls behind, runs ahead, or joins after the first turn is wrong at once, because no
@@ -31,9 +27,9 @@ class RightBars:
 
     n_wanted: bars of every voice to come after the prompt, 0: any number. is_level: True if all
     voices have equally many bars at the last right one, so that the tune could be cut there;
-    is_done: those wanted are there; n_kept: bars
-    (header and end counted as such) kept; n_tries: draws of the present one; draws: of each before it, kept or given
-    up, which copies of this object go on counting together.
+    is_done: those wanted are there; n_kept: bars (header and end counted as such) kept; n_tries:
+    draws of the present one; draws: of each before it, kept or given up, which copies of this
+    object go on counting together.
     """
 
     # a longer header or bar is wrong; the longest of 27,047 bars of the default corpus has 45
@@ -46,70 +42,57 @@ class RightBars:
         self.in_header, self.is_level, self.is_done = not body_start(prompt), True, False
         self.n_kept, self.n_tries, self.draws = 0, 0, []
 
+    def is_too_long(self, n_chars):
+        """Returns whether more was drawn since the last right bar than any bar has."""
+        return n_chars - self.n_chars > self.MAX_CHARS
+
     def is_due(self, newest, n_chars):
-        """True if the text may be judged: its header or a bar may have ended with the newest
-        characters, or it is too long by now. n_chars: drawn after the prompt."""
-        return (
-            "\n" if self.in_header else "|"
-        ) in newest or n_chars - self.n_chars > self.MAX_CHARS
+        """Returns whether the text may be judged: its header or a bar may have ended with the
+        newest characters, or it is too long by now. n_chars: drawn after the prompt."""
+        end = "\n" if self.in_header else "|"
+        return end in newest or self.is_too_long(n_chars)
 
     def judge(self, text, n_chars, ended):
-        """ "right", "wrong" or "open" (only more text can tell) of what came after the last right
-        bar."""
+        """Returns "right", "wrong" or "open" (only more text can tell) of what came after the last
+        right bar."""
         judged = judge(text, self.n_given, self.n_bars, ended)
-        verdict = (
-            "wrong"
-            if judged.verdict == "open" and n_chars - self.n_chars > self.MAX_CHARS
-            else judged.verdict
-        )
+        verdict = judged.verdict
+        if verdict == "open" and self.is_too_long(n_chars):
+            verdict = "wrong"
         self.n_tries += verdict != "open"
         if verdict == "right":
-            self.draws.append(self.n_tries)
-            self.n_kept, self.n_tries, self.n_bars, self.n_chars = (
-                self.n_kept + 1,
-                0,
-                judged.n_bars,
-                n_chars,
-            )
+            self.give_up()
+            self.n_kept, self.n_bars, self.n_chars = self.n_kept + 1, judged.n_bars, n_chars
             self.in_header, self.is_level = False, judged.level
             self.is_done = judged.level and 0 < self.n_wanted and judged.n_each >= self.n_last
         return verdict
 
     def give_up(self):
-        """The present bar will not be drawn again."""
+        """Ends the draws of the present bar."""
         self.draws.append(self.n_tries)
         self.n_tries = 0
 
     @staticmethod
     def what_is_wrong(prompt):
-        """What keeps every continuation of a prompt from being right, in words; None if nothing
-        does."""
+        """Returns what keeps every continuation of a prompt from being right, in words; None if
+        nothing does."""
         header = prompt[: body_start(prompt)]
         text = prompt[: max(prompt.rfind("|") + 1, len(header))]
         judged = judge(text)
-        wrong = [
-            message
-            for _, kind, message in check_abc(text).errors
-            if kind not in ("slur", "aligned")
-        ]
-        longer = [
-            voice.name
-            for voice in Reader(prompt, strict=False).sounding_voices()
-            if voice.meter and voice.bars[-1].length > voice.meter
-        ]
-        if judged.verdict == "wrong" and wrong:
-            return wrong[0]
-        if longer:
-            return f"the last bar of voice {longer[0]} is longer than its meter"
+        if judged.verdict == "wrong":
+            for _, kind, message in check_abc(text).errors:
+                if kind not in ("slur", "aligned"):
+                    return message
+        for voice in Reader(prompt, strict=False).sounding_voices():
+            if voice.meter and voice.bars[-1].length > voice.meter:
+                return f"the last bar of voice {voice.name} is longer than its meter"
         if judged.verdict == "right" or not judged.n_bars and judged.verdict == "open":
             return None
         if text == header:
             return "its header gives no meter"
-        return (
-            "its last bar is shorter than its meter"
-            if judged.verdict == "open"
-            else "its voices do not come in turns of equally many bars"
-        )
+        if judged.verdict == "open":
+            return "its last bar is shorter than its meter"
+        return "its voices do not come in turns of equally many bars"
 
 
 class Judged(NamedTuple):
@@ -123,15 +106,14 @@ class Judged(NamedTuple):
 
 
 def judge(text, n_given=0, n_before=0, ended=False):
-    """Judged: what the text's newest header, bar or end is worth.
+    """Returns Judged: what the text's newest header, bar or end is worth.
 
     n_given: characters at its beginning that were given, whose bars are not judged; n_before: bars
     of all voices that were closed when the text was last right; ended: the tune ends here.
     """
     if ended:
-        return Judged(
-            "right" if check_abc(text, n_given).level == len(LEVELS) else "wrong", n_before, True
-        )
+        is_whole = check_abc(text, n_given).level == len(LEVELS)
+        return Judged("right" if is_whole else "wrong", n_before, True)
     start = body_start(text)
     if not start or "|" not in text[start:]:
         return _judge_header(text, start)
@@ -140,11 +122,11 @@ def judge(text, n_given=0, n_before=0, ended=False):
         return Judged("open")
     reader = Reader(text, strict=False)
     voices = reader.sounding_voices()
-    closed = [voice.bars if voice.bars[-1].closing else voice.bars[:-1] for voice in voices]
-    n_bars = sum(map(len, closed))
     # a slur left open is wrong at the end of a tune only
     if reader.n_errors > sum(voice.slur > 0 for voice in voices):
         return Judged("wrong")
+    closed = [voice.bars if voice.bars[-1].closing else voice.bars[:-1] for voice in voices]
+    n_bars = sum(map(len, closed))
     if n_bars <= n_before:
         return Judged("open", n_bars)
     in_turns, level = _turns(reader.order[:n_bars])
@@ -154,29 +136,33 @@ def judge(text, n_given=0, n_before=0, ended=False):
         for i, bar in enumerate(bars)
         if bar.end > n_given
     ]
-    is_open = "open" in fits
-    if not in_turns or "wrong" in fits or not is_open and not _equal(closed):
+    if not in_turns or "wrong" in fits:
         return Judged("wrong")
-    return Judged("open" if is_open else "right", n_bars, level, min(map(len, closed)))
+    if "open" in fits:
+        return Judged("open", n_bars, level, min(map(len, closed)))
+    # a change of meter has come in all voices
+    lengths = [[bar.length for bar in bars] for bars in closed]
+    longest = max(lengths, key=len)
+    if any(own != longest[: len(own)] for own in lengths):
+        return Judged("wrong")
+    return Judged("right", n_bars, level, min(map(len, closed)))
 
 
 def first_draws(text, ended):
-    """(bars that are right, bars that were judged) of a free text after its first bar, up to its
-    first wrong one.
+    """Returns (bars that are right, bars that were judged) of a free text after its first bar, up
+    to its first wrong one.
 
     Each of them comes after nothing but right ones and was drawn once. So the share that is right,
     over many texts, is the probability that the next bar is right after right ones, at no cost
-    beyond the texts. The first bar does not
-    count: as a pickup it may be of nearly any length. ended: the text is a whole tune, whose end is
-    judged as a bar.
+    beyond the texts. The first bar does not count: as a pickup it may be of nearly any length.
+    ended: the text is a whole tune, whose end is judged as a bar.
     """
-    bars, start, verdict = RightBars(""), body_start(text), "wrong"
-    if start:
-        verdict = bars.judge(text[:start], start, False)
-    for n_chars in (start + match.end() for match in re.finditer(r"\|", text[start:])):
-        if verdict == "wrong":
-            break
-        verdict = bars.judge(text[:n_chars], n_chars, False)
+    bars, start = RightBars(""), body_start(text)
+    ends = [start + match.end() for match in re.finditer(r"\|", text[start:])]
+    verdict = "open" if start else "wrong"
+    for n_chars in [start, *ends]:
+        if verdict != "wrong":
+            verdict = bars.judge(text[:n_chars], n_chars, False)
     if ended and verdict != "wrong":
         verdict = bars.judge(text, len(text), True)
     n_right = max(bars.n_kept - 2, 0)  # but header and first bar
@@ -187,26 +173,25 @@ def _judge_header(text, start):
     """A header is right if it can be read and gives a meter; without one no bar could be right."""
     if start:
         reader = Reader(text[:start], strict=False)
-        return Judged(
-            "wrong" if reader.n_header_errors or reader.meter is None else "right", 0, True
-        )
+        is_right = reader.meter is not None and not reader.n_header_errors
+        return Judged("right" if is_right else "wrong", 0, True)
     lines = text.split("\n")[:-1]
     return Judged("open" if all(line[1:2] == ":" or line[:1] == "%" for line in lines) else "wrong")
 
 
 def _fits(bar, index, is_newest):
-    """ "right", "wrong", or "open" for a short bar that may be its voice's last. The first one may
-    be a pickup."""
+    """Returns "right", "wrong", or "open" for a short bar that may be its voice's last. The first
+    one may be a pickup."""
     if not bar.ok or bar.meter is None or bar.length > bar.meter:
         return "wrong"
-    return "right" if bar.length == bar.meter or index == 0 else "open" if is_newest else "wrong"
+    if bar.length == bar.meter or index == 0:
+        return "right"
+    return "open" if is_newest else "wrong"
 
 
 def _turns(bars):
-    """(whether the voices come in turns of equally many bars, whether all of them are level at the
-    end).
-
-    bars: of all voices in written order."""
+    """Returns whether the voices come in turns of equally many bars, and whether all of them are
+    level at the end. bars: of all voices in written order."""
     counts, turns, voice, leads = {}, {}, None, True
     for bar in bars:
         if bar.voice != voice:
@@ -224,13 +209,3 @@ def _turns(bars):
                 return False, False
         counts[voice] = counts.get(voice, 0) + 1
     return True, len(set(counts.values())) == 1
-
-
-def _equal(closed):
-    """The bars that voices have so far are pairwise of equal length: a change of meter has come in
-    all of them.
-
-    closed: the bars of each voice."""
-    lengths = [[bar.length for bar in bars] for bars in closed]
-    longest = max(lengths, key=len)
-    return all(own == longest[: len(own)] for own in lengths)

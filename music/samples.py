@@ -1,5 +1,4 @@
-"""A sample: a text, how much of it was given instead of generated, and whether it ended by
-itself."""
+"""A sample: a text, what of it was given, and whether it ended by itself."""
 
 from typing import NamedTuple
 
@@ -7,8 +6,7 @@ import numpy as np
 
 
 class Sample(NamedTuple):
-    """prompt_chars: characters that were given; truncated: stopped by its budget, not by the end of
-    the tune."""
+    """prompt_chars: characters that were given; truncated: stopped by its budget."""
 
     text: str
     prompt_chars: int = 0
@@ -16,7 +14,7 @@ class Sample(NamedTuple):
 
 
 def as_sample(sample):
-    """The Sample of a text or of a dict with `text` and, where they matter, `prompt_chars` or
+    """Returns the Sample of a text or of a dict with `text` and, where they matter, `prompt_chars` or
     `prompt`, and `truncated` or `stop_reason`."""
     if isinstance(sample, str):
         return Sample(sample)
@@ -28,7 +26,6 @@ def as_sample(sample):
 
 
 def mean_of_known(values):
-    """Mean of the values that are not None; None if there are none: no rate is made up for what has
-    no value."""
+    """Returns the mean of the values that are not None; None if there are none."""
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None

@@ -7,7 +7,12 @@ Times in a Score are ticks from the start of a measure, so that a voice that is 
 long disturbs one measure and no more. A measure is as long as the longest of its voices.
 """
 
-from fractions import Fraction
+import math
+
+import numpy as np
+import symusic
+
+from music.theory import bar_length, meter_of_length
 
 # per quarter note: 2^5 3^2 5 7, so that tuplets of 3, 5, 7 and 9 are exact
 TICKS = 10080
@@ -28,11 +33,11 @@ class ScoreError(ValueError):
 class Score:
     """A printed score.
 
-    title, composer, work, rights: text, '' where the file does not say; work: the cycle, mass or
-    quartet that this is a part of. lengths: of the measures, ticks. meters: {measure: (beats, beat
-    type)}, None for free time. keys: {(measure, offset): (sharps, minor)}; tempos: {(measure,
-    offset): quarter notes a minute}. voices: {(part, voice): [[measure, offset, length, pitch]]}.
-    names: {part: name}. drums: [(measure, offset)] of strokes without a pitch.
+    title, composer, work (of which this is a part), rights: text, '' where the file does not say.
+    lengths: of the measures, ticks. meters: {measure: (beats, beat type)}, None for free time.
+    keys: {(measure, offset): (sharps, minor)}; tempos: {(measure, offset): quarter notes a minute}.
+    voices: {(part, voice): [[measure, offset, length, pitch]]}. names: {part: name}. drums:
+    [(measure, offset)] of strokes without a pitch.
     """
 
     def __init__(self):
@@ -74,7 +79,7 @@ class Score:
             self._open.setdefault((part, pitch), []).append([note, voice, measure, offset + length])
 
     def _tied_from(self, part, voice, measure, offset, pitch):
-        """The open tie that a note at this place goes on from: the same voice's first."""
+        """Returns the open tie that a note at this place goes on from: the same voice's first."""
         found = None
         for held in self._open.get((part, pitch), ()):
             _, its_voice, its_measure, its_end = held
@@ -86,54 +91,43 @@ class Score:
 
     @property
     def n_notes(self):
-        """Number of notes with a pitch, tied heads joined."""
+        """The number of notes with a pitch, tied heads joined."""
         return sum(map(len, self.voices.values()))
 
 
 # ---------------------------------------------------------------- bars
 
 
-def bar_length(meter):
-    """Ticks of a bar of this meter (beats, beat type).
-
-    >>> bar_length((6, 8)) // TICKS
-    3
-    """
-    return meter[0] * 4 * TICKS // meter[1]
-
-
 def place_bars(lengths, meters):
-    """(start of each measure, [(tick, beats, beat type)]): bars as in the score, in MIDI's terms.
+    """Returns (start of each measure, [(tick, beats, beat type)]): bars as in the score, in MIDI's
+    terms.
 
     A measure split by a repeat or a double bar is one bar; a pickup is a short first bar; any other
     measure that is shorter or longer than its meter gets a meter of its own.
     """
     starts, signatures, at, meter, i = [], [], 0, (4, 4), 0
 
-    def sign(beats, beat_type):
-        if not signatures or signatures[-1][1:] != (beats, beat_type):
-            signatures.append((at, beats, beat_type))
+    def sign(tick, meter):
+        if not signatures or signatures[-1][1:] != meter:
+            signatures.append((tick, *meter))
 
     lengths = list(lengths)
     while i < len(lengths):
         meter = meters.get(i, meter)
-        whole = bar_length(meter) if meter else 0
+        whole = bar_length(meter, TICKS) if meter else 0
         if whole and abs(lengths[i] - whole) <= SNAP:
             lengths[i] = whole
         n = _measures_of_a_bar(lengths, meters, i, whole)
         if n > 1 or lengths[i] == whole or (i + 1 == len(lengths) and 0 < lengths[i] < whole):
-            sign(*meter)
+            sign(at, meter)
         elif lengths[i]:
-            n = 1
-            lengths[i] = max(SHORTEST_BAR, -(-lengths[i] // BAR_STEP) * BAR_STEP)
-            rest, start = lengths[i], at
+            lengths[i] = max(SHORTEST_BAR, math.ceil(lengths[i] / BAR_STEP) * BAR_STEP)
+            usual, rest = meter or (4, 4), lengths[i]
             while rest > 8 * TICKS:  # longer than any usual bar: several
-                sign(*(meter or (4, 4)))
-                rest -= bar_length(meter or (4, 4))
-                at += bar_length(meter or (4, 4))
+                sign(at + lengths[i] - rest, usual)
+                rest -= bar_length(usual, TICKS)
             if rest > 0:
-                sign(*_own_meter(rest))
-            at = start
+                sign(at + lengths[i] - rest, meter_of_length(rest, TICKS))
         for length in lengths[i : i + n]:
             starts.append(at)
             at += length
@@ -144,7 +138,7 @@ def place_bars(lengths, meters):
 
 
 def _measures_of_a_bar(lengths, meters, first, whole):
-    """How many measures from `first` on fill one bar together; 1 if only itself, or none do."""
+    """Returns how many measures from `first` on fill one bar together; 1 if none do."""
     total = 0
     for i in range(first, min(first + 4, len(lengths))):
         if i > first and (i in meters or not lengths[i]):
@@ -155,38 +149,21 @@ def _measures_of_a_bar(lengths, meters, first, whole):
     return 1
 
 
-def _own_meter(ticks):
-    """(beats, beat type) of a bar of so many ticks, a multiple of BAR_STEP.
-
-    >>> _own_meter(3 * TICKS), _own_meter(TICKS // 2)
-    ((3, 4), (1, 8))
-    """
-    length = Fraction(ticks, 4 * TICKS)
-    beat_type = max(4, length.denominator)
-    return int(length * beat_type), beat_type
-
-
 # ---------------------------------------------------------------- MIDI
 
 
 def score_midi(score):
-    """MIDI bytes of a Score: a track for each voice of each part; ScoreError if it has no notes."""
-    import numpy as np
-    import symusic
-
+    """Returns MIDI bytes of a Score, a track for each voice of each part; ScoreError if it has no
+    notes."""
     if not score.n_notes:
         raise ScoreError(f"{len(score.drums)} drum notes only" if score.drums else "no notes")
     starts, signatures = place_bars(score.lengths, score.meters)
     midi = symusic.Score(TICKS)
     midi.time_signatures = [symusic.TimeSignature(*signature) for signature in signatures]
-    for (measure, offset), (sharps, minor) in sorted(score.keys.items()):
-        midi.key_signatures.append(
-            symusic.KeySignature(starts[measure] + offset, sharps, int(minor))
-        )
-    tempos = sorted(score.tempos.items()) or [((0, 0), DEFAULT_BPM)]
-    midi.tempos = [
-        symusic.Tempo(starts[measure] + offset, qpm) for (measure, offset), qpm in tempos
-    ]
+    for (measure, offset), key in sorted(score.keys.items()):
+        midi.key_signatures.append(symusic.KeySignature(starts[measure] + offset, *map(int, key)))
+    for (measure, offset), qpm in sorted(score.tempos.items()) or [((0, 0), DEFAULT_BPM)]:
+        midi.tempos.append(symusic.Tempo(starts[measure] + offset, qpm))
     for (part, _), notes in score.voices.items():
         table = np.array(notes, dtype=np.int64)
         table[:, 1] += np.array(starts)[table[:, 0]]

@@ -1,7 +1,6 @@
 """A score file of any kind as MIDI: MusicXML, plain or packed, and Humdrum kern.
 
-    row = convert_score("Schubert/Erlkönig.mxl", data)     # never raises
-    row.midi or row.reason
+row = convert_score("Schubert/Erlkönig.mxl", data)     # row.midi, or row.reason
 """
 
 from typing import NamedTuple
@@ -25,20 +24,14 @@ class Converted(NamedTuple):
     rights: str = ""
 
 
-def read_score(name, data):
-    """The Score in the bytes of a file of this name; ScoreError says why there is none."""
-    if not name.lower().endswith(".krn"):
-        return read_musicxml(data)
-    try:
-        return read_kern(data.decode("utf-8-sig"))
-    except UnicodeDecodeError:  # as old files are written
-        return read_kern(data.decode("latin-1"))
-
-
 def convert_score(name, data):
-    """The Converted of a score: whatever is wrong with it is a reason, for a corpus goes on."""
+    """Returns the Converted of the bytes of a file of this name; it never raises, for a corpus goes
+    on."""
     try:
-        score = read_score(name, data)
+        if name.lower().endswith(".krn"):
+            score = read_kern(decoded(data))
+        else:
+            score = read_musicxml(data)
         midi = score_midi(score)
     except ScoreError as error:
         return Converted(None, str(error))
@@ -47,3 +40,11 @@ def convert_score(name, data):
     except Exception as error:  # a surprise in one file must not end the run
         return Converted(None, f"{type(error).__name__}: {error}"[:200])
     return Converted(midi, "", score.title, score.composer, score.work, score.rights)
+
+
+def decoded(data):
+    """Returns the text of a kern file; old ones are in Latin-1."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return data.decode("latin-1")

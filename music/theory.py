@@ -1,4 +1,4 @@
-"""Keys, scales and spelling: the tables that writing, reading and measuring music share.
+"""Keys, scales, meters and spelling: the tables that writing, reading and measuring music share.
 
 Keys are places on the line of fifths: 0 is C major or A minor, 1 has one sharp, -1 one flat, up to
 seven of either. Notes are places on it, too (F -1, C 0, G 1 ... B 5, F sharp 6), seven to an
@@ -6,14 +6,18 @@ accidental; so the notes of a key stand side by side, and the spelling of a pitc
 one place out of those twelve apart.
 """
 
+from fractions import Fraction
+
 import numpy as np
 
 LETTERS = "CDEFGAB"
 # of LETTERS above C; also the steps of a major scale above its tonic
 SEMITONES = (0, 2, 4, 5, 7, 9, 11)
+SEMITONES_OF = dict(zip(LETTERS, SEMITONES))
 # letters along the line of fifths: the order of sharps in a signature (of flats: reversed)
 FIFTHS = "FCGDAEB"
 SIGNS = {"^^": 2, "^": 1, "=": 0, "_": -1, "__": -2}  # ABC's accidentals, in semitones
+# sharps of a key beyond those of the major key on the same tonic
 MODES = {
     "": 0,
     "maj": 0,
@@ -26,26 +30,7 @@ MODES = {
     "dor": -2,
     "phr": -4,
     "loc": -5,
-}  # sharps of a key beyond those of the major key on the same tonic
-# 7 flats to 7 sharps
-MAJOR_KEYS = ("Cb", "Gb", "Db", "Ab", "Eb", "Bb", "F", "C", "G", "D", "A", "E", "B", "F#", "C#")
-MINOR_KEYS = (
-    "Abm",
-    "Ebm",
-    "Bbm",
-    "Fm",
-    "Cm",
-    "Gm",
-    "Dm",
-    "Am",
-    "Em",
-    "Bm",
-    "F#m",
-    "C#m",
-    "G#m",
-    "D#m",
-    "A#m",
-)
+}
 
 # How well each of the twelve pitch classes above the tonic fits a key in listeners' ears, major and
 # minor: probe tone ratings of Krumhansl and Kessler (1982), "Tracing the dynamic changes in
@@ -58,28 +43,50 @@ KEY_PROFILES = np.array(
 )
 # (tonic, pitch class): 1 in the major scale. A natural minor scale has the notes of the major scale
 # three semitones up.
-SCALES = np.array(
-    [np.roll(np.isin(np.arange(12), SEMITONES).astype(int), tonic) for tonic in range(12)]
-)
+SCALES = np.array([np.isin((np.arange(12) - tonic) % 12, SEMITONES) for tonic in range(12)], int)
 # a given signature is believed if its scale holds at most this share fewer notes than the best
 SIGNATURE_SLACK = 0.05
+
+
+# ---------------------------------------------------------------- meters
+
+
+def bar_length(meter, quarter):
+    """Returns the length of a bar of a meter (n, d), where a quarter note is `quarter` long.
+
+    >>> bar_length((6, 8), 24)
+    72
+    """
+    return meter[0] * 4 * quarter // meter[1]
+
+
+def meter_of_length(length, quarter):
+    """Returns the meter (n, d) of a bar that has none of its own, e.g. one cut short by a change.
+
+    >>> meter_of_length(60, 24), meter_of_length(72, 24)
+    ((5, 8), (3, 4))
+    """
+    share = Fraction(length, 4 * quarter)
+    d = max(4, share.denominator)
+    return int(share * d), d
 
 
 # ---------------------------------------------------------------- keys
 
 
 def key_name(sharps, minor):
-    """A key as K: writes it.
+    """Returns a key as K: writes it.
 
-    >>> key_name(-3, False), key_name(-3, True)
-    ('Eb', 'Cm')
+    >>> key_name(-3, False), key_name(-3, True), key_name(6, False)
+    ('Eb', 'Cm', 'F#')
     """
-    return (MINOR_KEYS if minor else MAJOR_KEYS)[sharps + 7]
+    letter, alteration = note_at(sharps + 3 * minor)
+    return letter + "b" * -alteration + "#" * alteration + "m" * minor
 
 
 def place_of(letter, alteration=0):
-    """Place of a note on the line of fifths; for a tonic it is the number of sharps of its major
-    key.
+    """Returns the place of a note on the line of fifths; for a tonic it is the number of sharps of
+    its major key.
 
     >>> place_of("C"), place_of("F"), place_of("F", 1), place_of("B", -1)
     (0, -1, 6, -2)
@@ -88,12 +95,12 @@ def place_of(letter, alteration=0):
 
 
 def note_at(place):
-    """(letter, alteration) of a place on the line of fifths; the inverse of `place_of`."""
+    """Returns (letter, alteration) of a place on the line of fifths: the inverse of `place_of`."""
     return FIFTHS[(place + 1) % 7], (place + 1) // 7
 
 
 def key_alterations(sharps):
-    """Alterations of C D E F G A B in semitones, in a key of so many sharps (or minus flats).
+    """Returns the alterations of C D E F G A B in a key of so many sharps (or minus flats).
 
     >>> key_alterations(2)
     (1, 0, 0, 1, 0, 0, 0)
@@ -103,9 +110,9 @@ def key_alterations(sharps):
 
 
 def best_key(histogram):
-    """(pitch class of the tonic, 0 major or 1 minor): the key whose profile correlates best with
-    the weights of the twelve pitch classes (Krumhansl 1990, chapter 4): the key that a listener
-    would name."""
+    """Returns (pitch class of the tonic, 0 major or 1 minor): the key whose profile correlates best
+    with the weights of the twelve pitch classes, as a listener would name it (Krumhansl 1990,
+    chapter 4)."""
     fits = [
         [np.corrcoef(np.roll(profile, tonic), histogram)[0, 1] for profile in KEY_PROFILES]
         for tonic in range(12)
@@ -115,31 +122,25 @@ def best_key(histogram):
 
 
 def best_signature(histogram, given=None):
-    """(sharps or minus flats, minor) of the key to write a pitch-class histogram in; `given` wins
-    if it fits.
+    """Returns (sharps or minus flats, minor) of the key to write a pitch-class histogram in;
+    `given` wins if it fits.
 
     The signature is the one whose scale holds most notes, so that fewest accidentals are written.
-    `best_key` would
-    not do: it weighs the tonic triad, not the scale, and prefers e.g. the dominant's key for music
-    that dwells there. The profiles only choose between the major and the minor key of that
-    signature.
+    `best_key` would not do: it weighs the tonic triad, not the scale. The profiles only choose
+    between the major and the minor key of that signature.
 
     >>> best_signature(np.array([9, 0, 5, 0, 8, 4, 0, 9, 0, 4, 0, 3]))
     (0, False)
     """
     total = max(histogram.sum(), 1)
-    share = {
-        sharps: sum(histogram[(step + 7 * sharps) % 12] for step in SEMITONES) / total
-        for sharps in range(-7, 8)
-    }
+    share = {sharps: SCALES[7 * sharps % 12] @ histogram / total for sharps in range(-7, 8)}
     # five flats to six sharps
     best = max(range(-5, 7), key=lambda sharps: (share[sharps], -abs(sharps)))
     if given and share[given[0]] >= share[best] - SIGNATURE_SLACK:
         return given
-    tonic = 7 * best % 12
     major, minor = (
-        float(np.roll(profile, place) @ histogram) / profile.sum()
-        for profile, place in zip(KEY_PROFILES, (tonic, tonic + 9))
+        float(np.roll(profile, 7 * best % 12 + above) @ histogram) / profile.sum()
+        for profile, above in zip(KEY_PROFILES, (0, 9))
     )
     return best, bool(minor > major)
 
@@ -148,7 +149,7 @@ def best_signature(histogram, given=None):
 
 
 def spell(pitch, sharps):
-    """(letter, alteration, octave) of a MIDI pitch in a key; octave 4 begins at middle C.
+    """Returns (letter, alteration, octave) of a MIDI pitch in a key; octave 4 begins at middle C.
 
     The twelve pitch classes are spelled from three fifths below the tonic of the major key to eight
     above it: flat keys have flats, a minor key's seventh degree is raised, and no note has a double

@@ -1,7 +1,6 @@
 """How many samples are valid music: rates at each level, and the verdict of an independent judge.
 
-    rates = rate_samples(samples)                  # share of samples at each level, bar accuracy,
-        abc2midi's verdict
+    rates = rate_samples(samples)    # share at each level, bar accuracy, abc2midi's verdict
 
 Samples are texts or dicts (see `as_sample`). Results are JSON values, with None for what is
 undefined, never NaN and never a made-up zero. The judge is abc2midi, which reads and writes files
@@ -13,12 +12,15 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import symusic
 
 from music.abc_check import check_abc
+from music.midi_bytes import chunks, read_track
 from music.samples import as_sample, mean_of_known
 from music.tunebook import trim_to_bars
 
@@ -27,8 +29,8 @@ LEVELS = ("header", "tokens", "content", "meter", "aligned")
 Z = 1.959964  # standard normal deviates of a 95 % interval
 VALID_LEVEL = 4  # a sample is valid if it reaches this level
 JUDGE_SECONDS = 10  # time limit of abc2midi for one text; real tunes take 5 ms
-# its files may have this many blocks of 512 bytes: one text in a million asks for a gigabyte
 JUDGES = 2  # at a time
+# its files may have this many blocks of 512 bytes: one text in a million asks for a gigabyte
 JUDGE_BLOCKS = 40_000
 
 
@@ -36,10 +38,8 @@ JUDGE_BLOCKS = 40_000
 
 
 def wilson(k, n):
-    """[low, high]: Wilson's 95 % interval of a share k/n (Wilson 1927); None if n is 0.
-
-    Unlike k/n plus and minus its standard error it is right near 0 and 1, where rates of validity
-    lie.
+    """Returns [low, high], Wilson's 95 % interval of a share k/n (Wilson 1927), which is right near
+    0 and 1, too; None if n is 0.
 
     >>> [round(bound, 3) for bound in wilson(10, 10)]
     [0.722, 1.0]
@@ -53,15 +53,15 @@ def wilson(k, n):
 
 
 def share(k, n):
-    """{"count", "n", "rate", "interval"}: a share k/n with Wilson's interval; rate and interval
-    None if n is 0."""
+    """Returns {"count", "n", "rate", "interval"} of a share k/n, with Wilson's interval; rate and
+    interval are None if n is 0."""
     return {"count": int(k), "n": int(n), "rate": k / n if n else None, "interval": wilson(k, n)}
 
 
 def is_above(ours, theirs):
-    """True if the share `ours` lies above `theirs` by more than chance: the 95 % interval of their
-    difference (Newcombe 1998, method 10, from both Wilson intervals) lies above 0. Each is a dict
-    of `share`; False where one has no n.
+    """Returns whether the share `ours` lies above `theirs` by more than chance: the 95 % interval
+    of their difference (Newcombe 1998, method 10) lies above 0. Each is a dict of `share`; False
+    where one has no n.
 
     >>> is_above(share(3, 100), share(0, 100)), is_above(share(9, 100), share(0, 100))
     (False, True)
@@ -83,30 +83,40 @@ def rate_samples(samples, judge=True):
     """
     samples = [as_sample(sample) for sample in samples]
     checks = [check_abc(sample.text, sample.prompt_chars) for sample in samples]
-    n = len(checks)
-    levels = np.array([check.level for check in checks], int)
+    levels = [check.level for check in checks]
+    levels_of_cut = [
+        (
+            check_abc(trim_to_bars(sample.text), sample.prompt_chars).level
+            if sample.truncated
+            else level
+        )
+        for sample, level in zip(samples, levels)
+    ]
     verdicts = judge_texts([sample.text for sample in samples]) if judge else None
     return {
-        **share(int((levels >= VALID_LEVEL).sum()), n),
+        **_share_of_valid(levels),
         "level_rates": {
-            name: float((levels > i).mean()) if n else None for i, name in enumerate(LEVELS)
+            name: mean_of_known([level > i for level in levels]) for i, name in enumerate(LEVELS)
         },
         **_bar_rates(checks),
         "truncated_share": mean_of_known([sample.truncated for sample in samples]),
-        "without_unfinished_bar": _rate_of_cut(samples, levels),
+        "without_unfinished_bar": _share_of_valid(levels_of_cut),
         "abc2midi_clean_rate": mean_of_known([verdict["clean"] for verdict in verdicts or []]),
     }
 
 
+def _share_of_valid(levels):
+    return share(sum(level >= VALID_LEVEL for level in levels), len(levels))
+
+
 def _bar_rates(checks):
-    counts = np.array(
-        [(check.n_right_bars, check.n_sounding_bars) for check in checks], float
-    ).reshape(-1, 2)
+    counts = np.array([(check.n_right_bars, check.n_sounding_bars) for check in checks], float)
+    counts = counts.reshape(-1, 2)
     right, sounding = map(int, counts.sum(0))
     voice_bars = sum(check.n_voice_bars for check in checks)
     rest_bars = sum(round((check.rest_bar_share or 0) * check.n_voice_bars) for check in checks)
     accuracy = right / sounding if sounding else None
-    error, interval = standard_error(*counts.T) if sounding else None, None
+    error, interval = standard_error(*counts.T), None
     if error is not None:
         interval = [max(0.0, accuracy - Z * error), min(1.0, accuracy + Z * error)]
     return {
@@ -119,7 +129,8 @@ def _bar_rates(checks):
 
 
 def standard_error(parts, wholes):
-    """Standard error of sum(parts) / sum(wholes), a pair for each text; None for fewer than two.
+    """Returns the standard error of sum(parts) / sum(wholes), a pair for each text; None for fewer
+    than two.
 
     The texts are what was drawn at random, not the bars in them (a text with one wrong length has
     many), so the ratio is linearised and the texts' deviations from it are summed (Cochran 1977,
@@ -130,17 +141,8 @@ def standard_error(parts, wholes):
     return float(np.sqrt((deviations**2).sum() * len(parts) / (len(parts) - 1)) / wholes.sum())
 
 
-def _rate_of_cut(samples, levels):
-    """The rate of validity after truncated samples lost their unfinished last bar."""
-    levels = levels.copy()
-    for i, sample in enumerate(samples):
-        if sample.truncated:
-            levels[i] = check_abc(trim_to_bars(sample.text), sample.prompt_chars).level
-    return share(int(np.sum(levels >= VALID_LEVEL)), len(samples))
-
-
 def level_in_words(level):
-    """What a level says of a text.
+    """Returns what a level says of a text.
 
     >>> level_in_words(3)
     'level 3 of 5 (header, tokens, content; not meter)'
@@ -149,39 +151,22 @@ def level_in_words(level):
     return f"level {level} of {len(LEVELS)} ({reached}{f'; not {missed[0]}' if missed else ''})"
 
 
-def check_record(check):
-    """A Check as JSON values, for a sample's row in metadata.json."""
-    return {
-        **check._asdict(),
-        "errors": [list(error) for error in check.errors],
-        "warnings": [list(warning) for warning in check.warnings],
-    }
-
-
 # ---------------------------------------------------------------- the independent judge
 
 
 def find_abc2midi():
-    """Path of abc2midi: from the PATH, else the copy in the symusic wheel; None if there is
-    none."""
-    found = shutil.which("abc2midi")
-    if found:
-        return found
-    try:
-        import symusic
-    except ImportError:
-        return None
-    program = Path(symusic.__file__).parent / "bin" / "abc2midi"
-    return str(program) if program.exists() else None
+    """Returns the path of abc2midi: from the PATH, else the copy in the symusic wheel; None if
+    there is none."""
+    program = shutil.which("abc2midi") or Path(symusic.__file__).parent / "bin" / "abc2midi"
+    return str(program) if Path(program).exists() else None
 
 
 def judge_texts(texts, seconds=JUDGE_SECONDS):
-    """[{"notes", "errors", "bar_warnings", "timed_out", "clean", "first"}] by abc2midi, one child
-    process a text, which is stopped after `seconds`.
+    """Returns [{"notes", "errors", "bar_warnings", "timed_out", "clean", "first"}] by abc2midi, one
+    child process a text, which is stopped after `seconds`; None if abc2midi is not installed.
 
     Its exit code says nothing (0 for random characters), so its words are read: clean means notes
-    in the MIDI file, no line `Error` and no bar that is longer or shorter than its meter. None if
-    abc2midi is not installed.
+    in the MIDI file, no line `Error` and no bar that is longer or shorter than its meter.
     """
     program = find_abc2midi()
     if program is None:
@@ -191,74 +176,43 @@ def judge_texts(texts, seconds=JUDGE_SECONDS):
 
 
 def _judge(program, text, seconds):
+    # /bin/sh sets the limits: a child forked from a process that holds torch would cost 30 ms
     limits = f'ulimit -f {JUDGE_BLOCKS}; ulimit -t {seconds}; exec "$0" t.abc -o t.mid'
-    timed_out = False
+    command = ["/bin/sh", "-c", limits, program]
+    timed_out, n_notes = False, 0
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "t.abc").write_text(text, encoding="utf-8", errors="replace")
-        with open(Path(folder, "log"), "wb") as log:
-            # /bin/sh sets the limits: a child forked from a process that holds torch would cost 30
-            # ms
+        folder = Path(folder)
+        (folder / "t.abc").write_text(text, encoding="utf-8", errors="replace")
+        with open(folder / "log", "wb") as log:
+            streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
             try:
-                subprocess.run(
-                    ["/bin/sh", "-c", limits, program],
-                    cwd=folder,
-                    stdout=log,
-                    stderr=log,
-                    stdin=subprocess.DEVNULL,
-                    timeout=seconds,
-                )
+                subprocess.run(command, cwd=folder, timeout=seconds, **streams)
             except subprocess.TimeoutExpired:
                 timed_out = True
-        words = Path(folder, "log").read_bytes()[:1_000_000].decode("utf-8", "replace")
-        midi = Path(folder, "t.mid")
-        notes = 0 if timed_out or not midi.exists() else count_midi_notes(midi.read_bytes())
+        words = (folder / "log").read_bytes()[:1_000_000].decode("utf-8", "replace")
+        midi = folder / "t.mid"
+        if midi.exists() and not timed_out:
+            n_notes = count_midi_notes(midi.read_bytes())
     complaints = re.findall(r"^(?:Error|Warning).*", words, re.M)
-    errors = sum(line.startswith("Error") for line in complaints)
-    bars = sum("time units while the time signature" in line for line in complaints)
+    n_errors = sum(line.startswith("Error") for line in complaints)
+    n_bars = sum("time units while the time signature" in line for line in complaints)
     return {
-        "notes": notes,
-        "errors": errors,
-        "bar_warnings": bars,
+        "notes": n_notes,
+        "errors": n_errors,
+        "bar_warnings": n_bars,
         "timed_out": timed_out,
-        "clean": notes > 0 and not errors and not bars and not timed_out,
+        "clean": n_notes > 0 and not n_errors and not n_bars and not timed_out,
         "first": complaints[0][:120] if complaints else None,
     }
 
 
 def count_midi_notes(data):
-    """Number of note-on events (velocity above 0) in the bytes of a MIDI file; 0 if it is none.
-
-    Not symusic's business: it counts the same in music (225 of 225 tunes), but not in what abc2midi
-    makes of hostile texts (36 of 208 differed). It refuses a whole file for one pitch above 127,
-    which `C'''''''` gives, and leaves out notes without length. Here bytes are only counted, so
-    that a broken file cannot end this process.
-    """
-    n_notes, at = 0, 14  # 14: after the file's header
-    if data[:4] != b"MThd":
+    """Returns the number of note-on events (velocity above 0) in the bytes of a MIDI file; 0 if it
+    is none. symusic refuses a whole file for one pitch above 127, which `C'''''''` gives."""
+    try:
+        tracks = [read_track(track, Counter()) for track in chunks(data, Counter())[1]]
+    except (ValueError, IndexError):
         return 0
-    while data[at : at + 4] == b"MTrk":
-        end = min(len(data), at + 8 + int.from_bytes(data[at + 4 : at + 8], "big"))
-        at, status = at + 8, 0
-        try:
-            while at < end:
-                # delta time: seven bits a byte, the last one without the high bit
-                while data[at] & 0x80:
-                    at += 1
-                at += 1
-                if data[at] & 0x80:  # else the event has the status of the one before it
-                    status = data[at]
-                    at += 1
-                if status >= 0xF0:  # a meta event or a system exclusive message: skip its length
-                    at += status == 0xFF
-                    length = 0
-                    while data[at] & 0x80:
-                        length, at = (length << 7) | (data[at] & 0x7F), at + 1
-                    at += 1 + ((length << 7) | data[at])
-                else:
-                    n_notes += status & 0xF0 == 0x90 and data[at + 1] > 0
-                    # program and channel pressure have one byte
-                    at += 1 if status & 0xE0 == 0xC0 else 2
-        except IndexError:  # the file was cut off
-            return n_notes
-        at = end
-    return n_notes
+    return sum(
+        status & 0xF0 == 0x90 and body[1] > 0 for events in tracks for _, status, body in events
+    )

@@ -1,5 +1,5 @@
-"""What is copied from a training text is found, planted copies to the character; and the floors
-made from it."""
+"""What is copied from a training text is found, planted copies to the character; and the
+baselines made from it."""
 
 import json
 import random
@@ -7,7 +7,7 @@ import random
 import pytest
 
 from music import novelty
-from music.floors import floors, ngram_samples
+from music.baseline_texts import baseline_samples, ngram_samples
 from music.novelty import Novelty, four_bar_sequences, run_in_words
 from music.validity import rate_samples
 from tunes import C_MAJOR_HEADER as HEADER
@@ -76,12 +76,12 @@ def test_four_bar_sequences_know_voices_in_both_layouts():
     assert four_bar_sequences("A1|[K:G]B2|c3|d4|") == ["A1|B2|c3|d4"]
 
 
-# ---------------------------------------------------------------- floors
+# ---------------------------------------------------------------- baselines
 
 
-def test_floors_stay_on_the_floor():
-    bottom = floors(VALID_TUNES, n=30, seed=1, max_chars=500)
-    assert set(bottom) == {
+def test_baselines_are_never_valid():
+    baselines = baseline_samples(VALID_TUNES, n=30, seed=1, max_chars=500)
+    assert set(baselines) == {
         "random",
         "printable",
         "shuffled",
@@ -93,20 +93,23 @@ def test_floors_stay_on_the_floor():
         "12-gram",
     }
     for name in ("random", "printable", "shuffled", "rests"):
-        rates = strict(rate_samples(bottom[name], judge=False))
+        rates = strict(rate_samples(baselines[name], judge=False))
         assert rates["n"] == 30 and rates["count"] == 0, name
-    assert rate_samples(bottom["rests"], judge=False)["rest_bar_share"] == 1
-    again = floors(VALID_TUNES, n=30, seed=1, max_chars=500)
-    assert again == bottom and floors(VALID_TUNES, n=30, seed=2, max_chars=500) != floors
-    assert floors([], 10) == {}
+    assert rate_samples(baselines["rests"], judge=False)["rest_bar_share"] == 1
+    again = baseline_samples(VALID_TUNES, n=30, seed=1, max_chars=500)
+    assert (
+        again == baselines
+        and baseline_samples(VALID_TUNES, n=30, seed=2, max_chars=500) != baselines
+    )
+    assert baseline_samples([], 10) == {}
 
 
 def test_long_ngrams_keep_more_bars_right_and_copy_more():
-    bottom, copied = floors(VALID_TUNES, n=30, seed=1, max_chars=400), Novelty(
+    baselines, copied = baseline_samples(VALID_TUNES, n=30, seed=1, max_chars=400), Novelty(
         "\n".join(VALID_TUNES)
     )
     right, share = (
-        [figures(bottom[f"{order}-gram"]) for order in (3, 8, 12)]
+        [figures(baselines[f"{order}-gram"]) for order in (3, 8, 12)]
         for figures in (
             lambda samples: rate_samples(samples, judge=False)["bar_accuracy"] or 0,
             lambda samples: copied.measure(samples)["copied_share"],

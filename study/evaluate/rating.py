@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from music.floors import floors
+from music.baseline_texts import baseline_samples
 from music.metrics import skills
 from music.novelty import Novelty
 from music.right_bars import first_draws
@@ -117,7 +117,9 @@ def floor_rates(train, n, seed, max_chars):
     "copied_share"}."""
     return {
         name: {**rate_samples(samples), "copied_share": copying(samples, train)["copied_share"]}
-        for name, samples in floors(split_tunebook(train.content), n, seed, max_chars).items()
+        for name, samples in baseline_samples(
+            split_tunebook(train.content), n, seed, max_chars
+        ).items()
     }
 
 
@@ -129,7 +131,9 @@ def floor_skills(train, n, seed, max_chars):
             "control": control(samples),
             "copied_share": copying(samples, train)["copied_share"],
         }
-        for name, samples in floors(split_tunebook(train.content), n, seed, max_chars).items()
+        for name, samples in baseline_samples(
+            split_tunebook(train.content), n, seed, max_chars
+        ).items()
         if name.endswith("gram")
     }
 

@@ -26,7 +26,7 @@ from music.notation import (
     readable,
 )
 from music.right_bars import RightBars
-from music.validity import check_record, judge_texts
+from music.validity import judge_texts
 from study.evaluate.prompts import prompts_from, prompts_left_out
 from study.evaluate.rating import copying_of_each, judged
 from study.evaluate.sampling import MODEL_ITSELF, Request
@@ -70,8 +70,8 @@ def write_sample(folder, stem, sample, kind, origin):
         "length": len(sample["text"]),
         "truncated": sample["stop_reason"] == "budget",
         "mean_logprob_bits": -sum(bits) / max(len(bits), 1),
-        "validity": check_record(check_abc(sample["text"], n_given)),
-        "validity_repaired": check_record(check_abc(cut, min(n_given, len(cut)))) if cut else None,
+        "validity": check_abc(sample["text"], n_given)._asdict(),
+        "validity_repaired": check_abc(cut, min(n_given, len(cut)))._asdict() if cut else None,
     }
 
 

@@ -1,10 +1,9 @@
-"""What any judge of music has to refuse: random characters, shuffled music, rests, n-grams.
+"""Baselines of a rate of validity: random characters, shuffled music, rests and n-grams.
 
-    bottom = floors(train_tunes, n=100, seed=0)    # {name: samples}: rate them like those of a
-        model
+    baselines = baseline_samples(train_tunes, n=100, seed=0)    # {name: samples}
 
-A rate of validity says nothing without them: a check that random characters after a real header
-pass is no check.
+Rate them like the samples of a model: a check that random characters after a real header pass is no
+check.
 """
 
 import re
@@ -15,34 +14,29 @@ from music.novelty import character_codes
 from music.tunebook import body_start
 from music.windows import window_hashes
 
-# training text an n-gram floor is made from; more changes nothing it can do
+# training text an n-gram baseline is made from; more changes nothing it can do
 NGRAM_CHARS = 20_000_000
+ALPHABET_TUNES = 200  # of which the characters are drawn
 
 
-def floors(train_tunes, n, seed=0, max_chars=1000, orders=(3, 5, 8, 10, 12)):
-    """{name: [sample]} with n samples each, ready for `rate_samples`.
+def baseline_samples(train_tunes, n, seed=0, max_chars=1000, orders=(3, 5, 8, 10, 12)):
+    """Returns {name: [sample]} with n samples each, ready for `rate_samples`.
 
     random: a real header and characters drawn evenly from those of the training text; printable:
     ... from printable ASCII; shuffled: a real tune, its music's characters shuffled; rests: a real
-    header and bars of rest; 3-gram, ...: drawn from a maximum-likelihood character model of that
-    order, from the first character to the end of a tune. Long
-    orders keep more bars right because they copy: their copied share belongs beside their bar
-    accuracy.
+    header and bars of rest; 3-gram, ...: see `ngram_samples`. Long orders keep more bars right
+    because they copy: their copied share belongs beside their bar accuracy.
     """
     rng = np.random.default_rng(seed)
     tunes = [tune for tune in train_tunes if body_start(tune)]
     if not tunes or n <= 0:
         return {}
-    alphabet = sorted(
-        set("".join(tunes[i] for i in rng.choice(len(tunes), min(200, len(tunes)), replace=False)))
-    )
-    alphabet = [character for character in alphabet if character != "\n"]
+    chosen = rng.choice(len(tunes), min(ALPHABET_TUNES, len(tunes)), replace=False)
+    alphabet = sorted(set("".join(tunes[i] for i in chosen)) - {"\n"})
     samples = {"random": [], "printable": [], "shuffled": [], "rests": []}
     for i in rng.choice(len(tunes), n):
-        header, body = (
-            tunes[i][: body_start(tunes[i])],
-            tunes[i][body_start(tunes[i]) :].strip()[:max_chars],
-        )
+        start = body_start(tunes[i])
+        header, body = tunes[i][:start], tunes[i][start:].strip()[:max_chars]
         length = max(1, max_chars - len(header))
         rest = _bar_of_rest(header)
         bodies = {
@@ -55,37 +49,26 @@ def floors(train_tunes, n, seed=0, max_chars=1000, orders=(3, 5, 8, 10, 12)):
             samples[name].append(
                 {"text": header + music + "\n", "prompt_chars": len(header), "truncated": False}
             )
-    text = _limited(tunes, rng)
+    shuffled = [tunes[i] for i in rng.permutation(len(tunes))]
+    n_chars = np.cumsum([len(tune) for tune in shuffled])
+    text = shuffled[: int(np.searchsorted(n_chars, NGRAM_CHARS, "right")) + 1]
     for order in orders:
-        samples[f"{order}-gram"] = ngram_samples(
-            text, order, n, max_chars, int(rng.integers(2**32))
-        )
+        draw = int(rng.integers(2**32))
+        samples[f"{order}-gram"] = ngram_samples(text, order, n, max_chars, draw)
     return samples
 
 
 def _bar_of_rest(header):
-    """`z16|` for 4/4 and a unit of a sixteenth: rests that fill their bars pass every check but
-    that for content."""
-    meter = re.search(r"^M:\s*(\d+)/(\d+)", header, re.M)
-    beats, kind = (int(meter.group(1)), int(meter.group(2))) if meter else (1, 0)
-    return f"z{16 * beats // kind}|" if kind else "z16|"
-
-
-def _limited(tunes, rng):
-    """Tunes in random order, as many as NGRAM_CHARS allow."""
-    chosen, n_chars = [], 0
-    for i in rng.permutation(len(tunes)):
-        chosen.append(tunes[i])
-        n_chars += len(tunes[i])
-        if n_chars > NGRAM_CHARS:
-            break
-    return chosen
+    """Returns `z16|` for 4/4 and a unit of a sixteenth: rests that fill their bars pass every check
+    but that for content."""
+    meter = re.search(r"^M:\s*(\d+)/([1-9]\d*)", header, re.M)
+    return f"z{16 * int(meter[1]) // int(meter[2])}|" if meter else "z16|"
 
 
 def ngram_samples(tunes, order, n, max_chars, seed=0):
-    """n samples of a character model of this order: the next character follows a random occurrence
-    of the last order - 1 characters in the tunes (that is sampling from the maximum-likelihood
-    model)."""
+    """Returns n samples of the maximum-likelihood character model of this order, from the first
+    character to the end of a tune: the next character follows a random occurrence of the last
+    order - 1 characters in the tunes."""
     k, rng = order - 1, np.random.default_rng(seed)
     pad = "\0" * max(1, k)  # before the first character of a tune, and its end
     codes = character_codes(pad + pad.join(tune.rstrip("\n") + "\n" for tune in tunes) + pad)
@@ -100,7 +83,7 @@ def ngram_samples(tunes, order, n, max_chars, seed=0):
         chosen = places[low + (rng.random(n) * (high - low)).astype(int)] + k
         character = np.where(alive, codes[chosen], 0)
         alive &= character != 0
-        drawn[:, step] = np.where(alive, character, 0)
+        drawn[:, step] = character
         state = np.concatenate([state[:, 1:], character[:, None]], 1)
         if not alive.any():
             break
