@@ -1,0 +1,220 @@
+"""Compares characters, whole notes and events as tokens, in nats per note of the same tunes.
+
+Reads:  ROOT/data/{train,val,test}.txt (stage 03, of whatever tokens)
+Writes: OUT/events.csv, a row for each run; a run that has a row is not repeated
+Run:    OMP_NUM_THREADS=1 python -m benchmarks.bench_events --root quick --out quick/events
+            [--kinds char,note,event] [--models transformer:tiny,lstm:small] [--seeds 2,3] [--chars N]
+        python -m benchmarks.bench_events --out quick/events --table    (the tables alone)
+Prints tables in Markdown over all rows in OUT. All kinds train on the same tunes, once, at the
+rates swept for characters, and learn their vocabulary there. Nats are summed over a whole split and
+divided by its notes as written; those of headers, of the layout (bar lines, line ends, voices,
+changes of key and meter, ends of tunes) and of the music between them stand beside their sum.
+"""
+
+import argparse
+import csv
+import importlib
+import re
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from scipy import stats
+
+from study.stages.arguments import list_of
+from study.stages.files import write_text
+
+from common import BEGIN, END, IGNORE, TOKENIZERS
+from music.abc_text import read_abc
+from music.tunebook import split_tunebook
+from study.evaluate.induction import costs_of_bars, read_tunes, repeats_of
+from study.evaluate.models import LoadedModel
+from study.families import FAMILIES, label
+from study.fit.records import csv_text
+from study.prepare.split_files import count_notes
+from study.train.data import BLOCK_SIZE, Data, cut_windows, n_windows
+from study.train.loop import Loop
+from study.train.runs import RunSpec, plan_run
+
+MODELS = "transformer:tiny,transformer:small,lstm:tiny,lstm:small"
+LAYOUT = re.compile(r"\||\n|\[[A-Za-z]:[^]]*\]")
+PARTS = ("music", "layout", "header")
+KEYS = ("kind", "family", "size", "seed", "n_chars")
+
+
+def tunes_of(root, split):
+    """The sequences of a split as text."""
+    text = (root / f"data/{split}.txt").read_bytes().decode()
+    return split_tunebook(text, any_text=True)
+
+
+def chosen(tunes, max_chars):
+    """Tunes with so many characters together, drawn as `subset` draws sequences."""
+    if max_chars is None:
+        return tunes
+    order = np.random.default_rng(0).permutation(len(tunes))
+    fits = np.cumsum([len(tunes[i]) for i in order]) <= max_chars
+    return [tunes[i] for i in sorted(order[fits])]
+
+
+def stream(tunes, tokenizer):
+    """The token stream of tunes."""
+    parts = [np.concatenate([[BEGIN], tokenizer.encode(tune), [END]]) for tune in tunes]
+    return np.concatenate(parts).astype(tokenizer.dtype)
+
+
+@torch.inference_mode()
+def token_nats(model, tokens):
+    """What each token of a stream costs, in windows side by side; 0 for BEGIN."""
+    padded = torch.from_numpy(np.append(tokens, np.full(BLOCK_SIZE + 1, BEGIN)).astype(np.int64))
+    nats = [torch.zeros(1)]
+    for start in range(n_windows(len(tokens))):
+        x, y = cut_windows(padded, torch.tensor([start * BLOCK_SIZE]))
+        logits = model(x)[0].float().transpose(1, 2)
+        nats.append(F.cross_entropy(logits, y, ignore_index=IGNORE, reduction="none")[0])
+    return torch.cat(nats)[: len(tokens)].double().numpy()
+
+
+def parts_of(tune, tokenizer, tokens):
+    """For each token of a tune and its END, the number of its part in PARTS."""
+    kinds = np.zeros(len(tune) + 1, int)
+    for match in LAYOUT.finditer(tune):
+        kinds[match.start() : match.end()] = 1
+    kinds[-1] = 1
+    kinds[: re.search(r"^K:.*\n", tune, re.MULTILINE).end()] = 2
+    lengths = [len(text) for text in tokenizer.texts_of(tokens)]
+    return kinds[np.append(0, np.cumsum(lengths))]
+
+
+def measured(model, tunes, tokenizer):
+    """{part: nats per note, "note": all of them, "quarter": nats per quarter note, "notes",
+    "tokens_per_note"} of a split."""
+    tokens = stream(tunes, tokenizer)
+    nats, sums = token_nats(model, tokens), np.zeros(len(PARTS))
+    starts = np.flatnonzero(tokens == BEGIN)
+    for tune, start, stop in zip(tunes, starts, [*starts[1:], len(tokens)]):
+        parts = parts_of(tune, tokenizer, tokens[start + 1 : stop - 1])
+        sums += np.bincount(parts, nats[start + 1 : stop], minlength=len(PARTS))
+    notes = sum(map(count_notes, tunes))
+    last = [read_abc(tune).voices[0].bars[-1] for tune in tunes]
+    quarters = float(sum(bar.onset + bar.length for bar in last))
+    return {
+        **dict(zip(PARTS, sums / notes)),
+        "note": sums.sum() / notes,
+        "quarter": sums.sum() / quarters,
+        "notes": notes,
+        "tokens_per_note": len(tokens) / notes,
+    }
+
+
+def run_of(root, kind, family, size, seed, n_chars):
+    """Trains one model and measures it: a row of events.csv."""
+    tunes = {split: tunes_of(root, split) for split in ("train", "val", "test")}
+    tunes["train"] = chosen(tunes["train"], n_chars)
+    tokenizer = TOKENIZERS[kind]("\n".join(tunes["train"]))
+    data = Data(
+        *(stream(part, tokenizer) for part in tunes.values()),
+        tokenizer.digest,
+        tokenizer.vocab_size,
+        tokenizer.token_chars,
+    )
+    module = importlib.import_module(FAMILIES[family].stage)
+    rate = module.LEARNING_RATES["muon"][size]
+    plan = plan_run(data, RunSpec(family, size, module.SIZES[size], rate, seed=seed))
+    loop, began = Loop(plan, data, "cpu"), time.process_time()
+    while not loop.ended:
+        loop.advance()
+    seconds, model = time.process_time() - began, loop.model.eval()
+    val = measured(model, tunes["val"], tokenizer)
+    test = measured(model, tunes["test"], tokenizer)
+    loaded = LoadedModel(model, tokenizer, "cpu", "")
+    copied = repeats_of(costs_of_bars(loaded, read_tunes(loaded, data.val)))
+    return {
+        **dict(zip(KEYS, (kind, family, size, seed, sum(map(len, tunes["train"]))))),
+        "vocab_size": tokenizer.vocab_size,
+        "params_total": plan["params_total"],
+        "steps": plan["steps"],
+        "windows": plan["batch_windows"],
+        "tokens": len(data.train),
+        "seconds": round(seconds, 1),
+        **{f"val_{name}": round(float(value), 4) for name, value in val.items()},
+        **{f"test_{name}": round(float(value), 4) for name, value in test.items()},
+        "saved": None if copied["saved"] is None else round(copied["saved"], 4),
+    }
+
+
+def mean_and_half(values):
+    """A mean, with half of its 95 % t interval where there are several values."""
+    n = len(values)
+    text = f"{np.mean(values):.3f}"
+    if n > 1:
+        text += f" ± {stats.t.ppf(0.975, n - 1) * np.std(values, ddof=1) / n**0.5:.3f}"
+    return text
+
+
+def tables(rows):
+    """The lines of the tables: nats per note, of each kind, and their differences to `char`."""
+    groups = {}
+    for row in rows:
+        group = groups.setdefault((row["family"], row["size"], row["n_chars"]), {})
+        group.setdefault(row["kind"], {})[row["seed"]] = row
+    columns = ("val_note", "test_note", "val_music", "val_layout", "val_header", "val_quarter")
+    yield (
+        "| model | characters | tokens | seeds | val | test | music | layout | headers | per"
+        " quarter | minus `char` | saved | seconds |"
+    )
+    yield "|---" * 13 + "|"
+    for (family, size, n_chars), kinds in groups.items():
+        for kind in (name for name in TOKENIZERS if name in kinds):
+            runs, base = kinds[kind], kinds.get("char", {})
+            both = sorted(runs.keys() & base.keys())
+            less = [float(runs[s]["val_note"]) - float(base[s]["val_note"]) for s in both]
+            cells = [mean_and_half([float(row[name]) for row in runs.values()]) for name in columns]
+            yield " | ".join(
+                [
+                    f"| {label(family)} {size}",
+                    f"{int(n_chars):,}",
+                    f"`{kind}`",
+                    ", ".join(sorted(runs)),
+                    *cells,
+                    mean_and_half(less) if less and kind != "char" else "",
+                    mean_and_half([float(row["saved"]) for row in runs.values()]),
+                    f"{np.median([float(row['seconds']) for row in runs.values()]):.0f} |",
+                ]
+            )
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--root", type=Path, default=Path("quick"))
+    parser.add_argument("--out", type=Path, default=Path("quick/events"))
+    parser.add_argument("--kinds", type=list_of(str), default=list(TOKENIZERS))
+    parser.add_argument("--models", type=list_of(str), default=MODELS.split(","))
+    parser.add_argument("--seeds", type=list_of(int), default=[2, 3])
+    parser.add_argument("--chars", type=int, help="of training text (default: all)")
+    parser.add_argument("--table", action="store_true", help="print the tables only")
+    args = parser.parse_args(argv)
+    path, rows = args.out / "events.csv", []
+    if path.exists():
+        with open(path, encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+    asked = [
+        (kind, *model.split(":"), seed)
+        for seed in args.seeds
+        for model in args.models
+        for kind in args.kinds
+    ]
+    for run in [] if args.table else asked:
+        done = [tuple(row[key] for key in KEYS[:4]) for row in rows]
+        if tuple(map(str, run)) not in done:
+            row = run_of(args.root, *run, args.chars)
+            rows.append({key: str(value) for key, value in row.items()})
+            write_text(path, csv_text(rows, list(rows[0])))
+            print(row, flush=True)
+    print("\n".join(tables(rows)))
+
+
+if __name__ == "__main__":
+    main()
