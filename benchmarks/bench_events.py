@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import symusic
 import torch
 import torch.nn.functional as F
 from scipy import stats
@@ -26,8 +27,9 @@ from scipy import stats
 from study.stages.arguments import list_of
 from study.stages.files import write_text
 
-from common import BEGIN, END, IGNORE, TOKENIZERS
+from common import BEGIN, END, IGNORE, N_SPECIAL, TOKENIZERS, UNKNOWN
 from music.abc_text import read_abc
+from music.notation import midi_bytes
 from music.tunebook import split_tunebook
 from study.evaluate.induction import costs_of_bars, read_tunes, repeats_of
 from study.evaluate.models import LoadedModel
@@ -41,6 +43,7 @@ from study.train.runs import RunSpec, plan_run
 MODELS = "transformer:tiny,transformer:small,lstm:tiny,lstm:small"
 LAYOUT = re.compile(r"\||\n|\[[A-Za-z]:[^]]*\]")
 PARTS = ("music", "layout", "header")
+MIDITOK = ("REMI", "TSD")  # further kinds, of MidiTok
 KEYS = ("kind", "family", "size", "seed", "n_chars")
 
 
@@ -79,6 +82,8 @@ def token_nats(model, tokens):
 
 def parts_of(tune, tokenizer, tokens):
     """For each token of a tune and its END, the number of its part in PARTS."""
+    if tokenizer.texts_of is None:
+        return np.zeros(len(tokens) + 1, int)
     kinds = np.zeros(len(tune) + 1, int)
     for match in LAYOUT.finditer(tune):
         kinds[match.start() : match.end()] = 1
@@ -86,6 +91,50 @@ def parts_of(tune, tokenizer, tokens):
     kinds[: re.search(r"^K:.*\n", tune, re.MULTILINE).end()] = 2
     lengths = [len(text) for text in tokenizer.texts_of(tokens)]
     return kinds[np.append(0, np.cumsum(lengths))]
+
+
+class MidiTokens:
+    """MidiTok's own tokens of the MIDI that the ABC gives back, all voices in one track: the field's
+    way, which keeps neither key, spelling nor voices. Types that the training text lacks are one.
+
+    `pip install --target FOLDER miditok==3.1.0`, and FOLDER in PYTHONPATH."""
+
+    texts_of = None
+
+    def __init__(self, kind, tunes):
+        import miditok
+
+        self.kind = kind
+        signatures = {d: list(range(1, 33)) for d in (1, 2, 4, 8, 16, 32)}
+        config = miditok.TokenizerConfig(
+            pitch_range=(0, 128),
+            beat_res={(0, 64): 24},
+            use_velocities=False,
+            use_time_signatures=True,
+            time_signature_range=signatures,
+            use_rests=kind == "TSD",
+            beat_res_rest={(0, 64): 24},
+        )
+        self.tokenizer = getattr(miditok, kind)(config)
+        seen = sorted({number for tune in tunes for number in self.numbers(tune)})
+        self.known = {number: N_SPECIAL + i for i, number in enumerate(seen)}
+        self.vocab_size = N_SPECIAL + len(seen)
+        self.dtype = np.min_scalar_type(self.vocab_size)
+        self.token_chars = np.array([0, *[1] * (self.vocab_size - 1)])
+        self.digest = f"miditok {kind} {seen}"
+
+    def numbers(self, tune):
+        """MidiTok's token numbers of a tune."""
+        score = symusic.Score.from_midi(midi_bytes(read_abc(tune)))
+        for track in score.tracks[1:]:
+            score.tracks[0].notes.extend(track.notes)
+        score.tracks = score.tracks[:1]
+        score.tracks[0].sort()
+        found = self.tokenizer.encode(score)
+        return (found[0] if isinstance(found, list) else found).ids
+
+    def encode(self, tune):
+        return [self.known.get(number, UNKNOWN) for number in self.numbers(tune)]
 
 
 def measured(model, tunes, tokenizer):
@@ -113,7 +162,10 @@ def run_of(root, kind, family, size, seed, n_chars):
     """Trains one model and measures it: a row of events.csv."""
     tunes = {split: tunes_of(root, split) for split in ("train", "val", "test")}
     tunes["train"] = chosen(tunes["train"], n_chars)
-    tokenizer = TOKENIZERS[kind]("\n".join(tunes["train"]))
+    if kind in TOKENIZERS:
+        tokenizer = TOKENIZERS[kind]("\n".join(tunes["train"]))
+    else:
+        tokenizer = MidiTokens(kind, tunes["train"])
     data = Data(
         *(stream(part, tokenizer) for part in tunes.values()),
         tokenizer.digest,
@@ -129,8 +181,10 @@ def run_of(root, kind, family, size, seed, n_chars):
     seconds, model = time.process_time() - began, loop.model.eval()
     val = measured(model, tunes["val"], tokenizer)
     test = measured(model, tunes["test"], tokenizer)
-    loaded = LoadedModel(model, tokenizer, "cpu", "")
-    copied = repeats_of(costs_of_bars(loaded, read_tunes(loaded, data.val)))
+    saved = None
+    if tokenizer.texts_of:
+        loaded = LoadedModel(model, tokenizer, "cpu", "")
+        saved = round(repeats_of(costs_of_bars(loaded, read_tunes(loaded, data.val)))["saved"], 4)
     return {
         **dict(zip(KEYS, (kind, family, size, seed, sum(map(len, tunes["train"]))))),
         "vocab_size": tokenizer.vocab_size,
@@ -141,7 +195,7 @@ def run_of(root, kind, family, size, seed, n_chars):
         "seconds": round(seconds, 1),
         **{f"val_{name}": round(float(value), 4) for name, value in val.items()},
         **{f"test_{name}": round(float(value), 4) for name, value in test.items()},
-        "saved": None if copied["saved"] is None else round(copied["saved"], 4),
+        "saved": saved,
     }
 
 
@@ -167,7 +221,7 @@ def tables(rows):
     )
     yield "|---" * 13 + "|"
     for (family, size, n_chars), kinds in groups.items():
-        for kind in (name for name in TOKENIZERS if name in kinds):
+        for kind in (name for name in [*TOKENIZERS, *MIDITOK] if name in kinds):
             runs, base = kinds[kind], kinds.get("char", {})
             both = sorted(runs.keys() & base.keys())
             less = [float(runs[s]["val_note"]) - float(base[s]["val_note"]) for s in both]
@@ -180,7 +234,7 @@ def tables(rows):
                     ", ".join(sorted(runs)),
                     *cells,
                     mean_and_half(less) if less and kind != "char" else "",
-                    mean_and_half([float(row["saved"]) for row in runs.values()]),
+                    mean_and_half([float(row["saved"] or "nan") for row in runs.values()]),
                     f"{np.median([float(row['seconds']) for row in runs.values()]):.0f} |",
                 ]
             )

@@ -19,10 +19,10 @@ import numpy as np
 
 from music import abc_bar
 from music.abc_fields import TICKS, WHOLE
-from music.midi_to_abc import LONGEST_BAR, chord_text, pitch_texts, voice_text
 from music.notation import sharps_of
 from music.quantise import QUARTER, SIXTEENTH, beat_grid
 from music.theory import key_alterations
+from music.voice_text import LONGEST_BAR, chord_text, pitch_texts, voice_text
 from music.voices import Voice
 
 UNITS = TICKS // QUARTER  # ticks of a unit of the converter's grid
@@ -232,7 +232,7 @@ def fractions_text(chords, end, sharps):
     for on, off, pitches, ties in chords:
         if on > now:
             texts.append("z" + length(on - now))
-        texts.append(chord_text(pitches, table, signature, ties)[0] + length(off - on))
+        texts.append(chord_text(pitches, table, signature, ties) + length(off - on))
         now = off
     if end > now:
         texts.append("z" + length(end - now))

@@ -215,7 +215,8 @@ def test_a_foreign_vocabulary_is_refused(tmp_path, pieces):
         load_tokenizer(tmp_path / "tokenizer.pkl")
 
 
-def test_stage_03_in_another_kind(tmp_path, capfd):
+@pytest.mark.parametrize("kind", ["note", "event"])
+def test_stage_03_in_another_kind(tmp_path, capfd, kind):
     (tmp_path / "text").mkdir()
     for split, part in (
         ("train", VALID_TUNES[:20]),
@@ -230,7 +231,7 @@ def test_stage_03_in_another_kind(tmp_path, capfd):
             "--from-splits",
             str(tmp_path / "text"),
             "--vocab",
-            "note",
+            kind,
             "--workers",
             "1",
         ]
@@ -238,12 +239,13 @@ def test_stage_03_in_another_kind(tmp_path, capfd):
     assert not capfd.readouterr().err
     stats, data = json.loads((tmp_path / "data/stats.json").read_text()), load_data(tmp_path)
     tokenizer = load_tokenizer(tmp_path / "data/tokenizer.pkl")
-    assert tokenizer.kind == "note" and tokenizer.decode(data.val) == "".join(VALID_TUNES[20:25])
+    assert tokenizer.kind == kind and tokenizer.decode(data.val) == "".join(VALID_TUNES[20:25])
     notes = sum(len(pitches) for tune in VALID_TUNES[20:25] for *_, pitches in read_abc(tune).ticks)
     assert stats["splits"]["val"]["notes"] == notes and stats["splits"]["val"]["tokens"] == len(
         data.val
     )
-    assert results.describe_tokenizer(tmp_path)["kind"] == "note"
+    described = results.describe_tokenizer(tmp_path)
+    assert (described["kind"], described["remark"]) == (kind, results.REMARKS[kind])
 
 
 # ---------------------------------------------------------------- losses
