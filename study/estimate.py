@@ -10,7 +10,7 @@ from minutes measured on the machine of README's table.
 
 import importlib
 import json
-import time
+import timeit
 from types import SimpleNamespace
 
 import numpy as np
@@ -78,23 +78,24 @@ def minutes_of_runs(runs, data):
     costs = [1 / calibrate(run, data, "cpu", SECONDS_EACH) for run in timed]
     low, high = (run["flops_per_token"] for run in timed)
     slope = max(0.0, (costs[1] - costs[0]) / (high - low))
-    evaluated = SPLITS["val"] + SPLITS["test"] + CURVE_TOKENS
     return [
-        (run["train_tokens"] * run["epochs"] + PASS_COST * evaluated)
-        * (costs[0] + slope * (run["flops_per_token"] - low))
-        / 60
+        minutes(
+            run["train_tokens"], run["epochs"], costs[0] + slope * (run["flops_per_token"] - low)
+        )
         for run in runs
     ]
 
 
+def minutes(tokens, epochs, cost):
+    """Returns the minutes of a training, evaluation included. cost: seconds a token of training."""
+    evaluated = SPLITS["val"] + SPLITS["test"] + CURVE_TOKENS * epochs
+    return (tokens * epochs + PASS_COST * evaluated) * cost / 60
+
+
 def loop_seconds():
     """Returns the seconds of a loop of plain Python, the best of five."""
-    times = []
-    for _ in range(5):
-        began = time.perf_counter()
-        sum(number * number % 7 for number in range(1_000_000))
-        times.append(time.perf_counter() - began)
-    return min(times)
+    loop = "sum(number * number % 7 for number in range(1_000_000))"
+    return min(timeit.repeat(loop, number=1, repeat=5))
 
 
 def best_minutes(runs, data):
@@ -102,32 +103,27 @@ def best_minutes(runs, data):
     best = importlib.import_module(BEST)
     args = best.parse_arguments(["--quick"])
     size = next(run for run in runs if run["size"] == args.best["size"])
-    windows = args.best["windows"] or best.runs.windows_per_step(
-        SPLITS["train"] * args.best["epochs"]
-    )
-    step = {
-        **size,
-        "batch_windows": windows,
-        "tokens_per_step": size["tokens_per_step"] // size["batch_windows"] * windows,
-    }
+    epochs = args.best["epochs"]
+    windows = args.best["windows"] or best.runs.windows_per_step(SPLITS["train"] * epochs)
+    tokens_per_step = size["tokens_per_step"] // size["batch_windows"] * windows
+    step = {**size, "batch_windows": windows, "tokens_per_step": tokens_per_step}
     speed = calibrate(step, data, "cpu", SECONDS_EACH) * cpu_count() ** SHARED_GAIN
-    evaluated = SPLITS["val"] + SPLITS["test"] + CURVE_TOKENS * args.best["epochs"]
-    return (SPLITS["train"] * args.best["epochs"] + PASS_COST * evaluated) / speed / 60
+    return minutes(SPLITS["train"], epochs, 1 / speed)
 
 
 def main():
     data, jobs = made_up_data(), cpu_count()
     slower = loop_seconds() / LOOP_SECONDS
-    expected = {name: minutes * slower for name, minutes in OTHER_MINUTES.items()}
+    expected = {name: alone * slower for name, alone in OTHER_MINUTES.items()}
     torch.set_num_threads(1)
     for family, row in FAMILIES.items():
         if not row.optional:
             runs = planned_runs(family, ["--quick"], data)
-            minutes = minutes_of_runs(runs, data)
-            expected[row.stage] = max(sum(minutes) / jobs, max(minutes))
+            each = minutes_of_runs(runs, data)
+            expected[row.stage] = max(sum(each) / jobs, max(each))
             if family == "transformer":
                 expected[BEST] += best_minutes(runs, data)
-    print(json.dumps({name: round(minutes, 2) for name, minutes in expected.items()}))
+    print(json.dumps({name: round(value, 2) for name, value in expected.items()}))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
 """The model families of the study, one row each. A family more is a class in common.py, a row here
 and a script.
 
-The row holds what people see of a family (name, label, colour) and which script trains it; what a
-model knows of itself
-(parameter groups, dropout, cost, cache) stands in its class. Loads no torch: stages and pages that only need names and
-colours read this table too. Classes are looked up by name at run time, so `code_key` does not
-follow them: whoever takes a digest names the class as well (`run_code` in `study/train/runs.py`).
+The row holds what people see of a family and which script trains it; what a model knows of itself
+(parameter groups, dropout, cost, cache) stands in its class. Classes are looked up by name at run
+time, so `code_key` does not follow them: whoever takes a digest names the class as well (`run_code`
+in `study/train/runs.py`).
 """
 
 from typing import NamedTuple
@@ -33,7 +32,7 @@ FAMILIES = {family.name: family for family in ROWS}
 
 
 def model_class(name):
-    """The class of a family; ValueError if there is no such family."""
+    """Returns the class of a family; ValueError if there is no such family."""
     import common  # with torch: only where a model is needed
 
     if name not in FAMILIES:
@@ -42,20 +41,18 @@ def model_class(name):
 
 
 def build_model(config):
-    """A new model from its configuration, a dict of JSON values: "family", "vocab_size",
+    """Returns a new model from its configuration, a dict of JSON values: "family", "vocab_size",
     "block_size", "dropout", and what else its class asks for. Weights are drawn from torch's global
     generator: seed it first."""
     return model_class(config["family"])(config)
 
 
 def label(family):
-    """Gives the name of a family in text; a family without a row is called by its own name."""
+    """Returns the name of a family in text; a family without a row is called by its own name."""
     return FAMILIES[family].label if family in FAMILIES else family
 
 
 def in_order(families):
-    """Names of families in the order of the table, then those without a row, by name."""
-    rows = list(FAMILIES)
-    return sorted(
-        families, key=lambda name: (rows.index(name) if name in rows else len(rows), name)
-    )
+    """Returns names of families in the order of the table, then those without a row, by name."""
+    known = [name for name in FAMILIES if name in families]
+    return known + sorted(set(families) - set(known))

@@ -1,4 +1,4 @@
-"""Writes compose.html: one file with a trained model, that composes in a browser without any network.
+"""Writes compose.html: one file with a trained model, that composes in a browser without a network.
 
     python -m study.report.compose ROOT                     # its best model -> part4_outputs/
     python -m study.report.compose checkpoints/lstm_small.pt -o lstm.html
@@ -29,26 +29,23 @@ from study.stages.manifest import BEST
 from study.train.checkpoints import load_checkpoint, tokenizer_path
 
 HERE = Path(__file__).parent
-PARTS = (
-    "engine.js",
-    "abc.js",
-    "writer.js",
-    "files.js",
-    "compose.js",
-)  # in this order, into one script
+PARTS = "engine abc writer files compose".split()  # .js, in this order, into one script
 LEVELS = 127  # int8 on either side of zero
 VAL_TOKENS = 8_192  # of the validation split, read for the loss before and after rounding
 KNOCKED_TUNES = 12  # with repeated bars, read without each head
 
 
+# ---------------------------------------------------------------- weights
+
+
 def rounded_rows(matrix):
-    """(int8 values, scales (rows,)) of a matrix: each row's largest value becomes 127."""
+    """Returns (int8 values, scales (rows,)) of a matrix: each row's largest value becomes 127."""
     scales = (matrix.abs().amax(dim=1) / LEVELS).clamp(min=1e-12)
     return (matrix / scales[:, None]).round().to(torch.int8), scales
 
 
 def rounded_weights(weights):
-    """The state dict that the page computes with: what int8 rows stand for."""
+    """Returns the state dict that the page computes with: what int8 rows stand for."""
     rounded = {}
     for name, tensor in weights.items():
         rounded[name] = tensor.float()
@@ -59,36 +56,29 @@ def rounded_weights(weights):
 
 
 def packed_weights(weights):
-    """([[name, rows, columns (0: a vector)]], bytes) as `unpackWeights` of engine.js reads them."""
+    """Returns ([[name, rows, columns (0: a vector)]], bytes) as `unpackWeights` of engine.js reads
+    them."""
     table, parts = [], []
     for name, tensor in weights.items():
-        tensor = tensor.float()
         if tensor.ndim == 2:
-            values, scales = rounded_rows(tensor)
+            values, scales = rounded_rows(tensor.float())
             table.append([name, *tensor.shape])
             parts += [scales.numpy().astype("<f4").tobytes(), values.numpy().tobytes()]
         else:
             table.append([name, len(tensor), 0])
-            parts.append(tensor.numpy().astype("<f4").tobytes())
+            parts.append(tensor.float().numpy().astype("<f4").tobytes())
     return table, b"".join(parts)
 
 
-class NoPage(ValueError):
-    """A model that the page cannot play."""
-
-
-def token_texts(tokenizer):
-    """What each token stands for; nothing for the two ends, U+FFFD for an unknown character."""
-    return [tokenizer.decode([token]) for token in range(tokenizer.vocab_size)]
+# ---------------------------------------------------------------- what the page says of the model
 
 
 @torch.inference_mode()
 def bits_per_char(model, tokenizer, tokens):
-    """Mean loss on the beginning of a token stream in bits per character, in windows side by
-    side."""
-    size = model.config["block_size"]
+    """Returns the mean loss on the beginning of a token stream in bits per character, in windows
+    side by side."""
+    size = min(model.config["block_size"], len(tokens) - 1)
     n_windows = max(1, min(len(tokens) - 1, VAL_TOKENS) // size)
-    size = min(size, len(tokens) - 1)
     stream = torch.as_tensor(np.asarray(tokens[: n_windows * size + 1], np.int64))
     idx, targets = stream[:-1].view(n_windows, size), stream[1:].view(n_windows, size)
     losses = torch.nn.functional.cross_entropy(
@@ -98,9 +88,9 @@ def bits_per_char(model, tokenizer, tokens):
     return float(losses[n_chars > 0].sum() / n_chars.sum() / np.log(2))
 
 
-def measured(model, tokenizer, tokens):
-    """{"exact", "rounded"}: bits per character before and after rounding; leaves the model as it
-    was."""
+def loss_of_rounding(model, tokenizer, tokens):
+    """Returns {"exact", "rounded"}: bits per character before and after rounding; leaves the model
+    as it was."""
     exact = bits_per_char(model, tokenizer, tokens)
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model.load_state_dict(rounded_weights(weights))
@@ -110,8 +100,9 @@ def measured(model, tokenizer, tokens):
 
 
 def costs_of_heads(model, tokenizer, tokens):
-    """{"base", "off": one for each head}: (loss, saving of a repeated bar) in bits per character,
-    with all heads and without each; None for a model without heads or tunes without such bars."""
+    """Returns {"base", "off": one for each head}: (loss, saving of a repeated bar) in bits per
+    character, with all heads and without each; None for a model without heads or tunes without such
+    bars."""
     if not knock_out.has_heads(model):
         return None
     loaded = LoadedModel(model, tokenizer, "cpu", "")
@@ -121,36 +112,37 @@ def costs_of_heads(model, tokenizer, tokens):
         return None
     off = [[], *([head] for head in knock_out.all_heads(model))]
     rows = [knock_out.without(loaded, tunes, heads) for heads in off]
-    costs = [(row["bits_per_char"], row["saved"]) for row in rows]
-    return {"base": costs[0], "off": costs[1:]}
+    base, *without = [(row["bits_per_char"], row["saved"]) for row in rows]
+    return {"base": base, "off": without}
 
 
-def embedded(value):
-    """JSON that can stand in a script element: no text ends the element."""
-    return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
+# ---------------------------------------------------------------- the page
 
 
 def compose_page(model, tokenizer, facts):
-    """The text of compose.html. facts: what the page says of the model, see `write_compose`."""
+    """Returns the text of compose.html. facts: what the page says of the model, see
+    `write_compose`."""
     table, weights = packed_weights(model.state_dict())
     content = {
         "config": {key: value for key, value in model.config.items() if key != "dropout"},
-        "texts": token_texts(tokenizer),
+        # nothing for the two ends, U+FFFD for an unknown character
+        "texts": [tokenizer.decode([token]) for token in range(tokenizer.vocab_size)],
         "weights": table,
         "digest": hashlib.sha256(weights).hexdigest(),
         "heads": None,
         **facts,
     }
-    return _filled(embedded(content), base64.b64encode(weights).decode())
+    # no text ends the script element that it stands in
+    embedded = json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")
+    return _filled(embedded, base64.b64encode(weights).decode())
 
 
 def _filled(content, weights):
-    script = "\n".join((HERE / name).read_text(encoding="utf-8") for name in PARTS)
     values = {
         "STYLE": (HERE / "compose.css").read_text(encoding="utf-8"),
         "MODEL": content,
         "WEIGHTS": weights,
-        "SCRIPT": script,
+        "SCRIPT": "\n".join((HERE / f"{name}.js").read_text(encoding="utf-8") for name in PARTS),
     }
     page = (HERE / "compose.html").read_text(encoding="utf-8")
     for name, value in values.items():
@@ -159,7 +151,7 @@ def _filled(content, weights):
 
 
 def renewed(page):
-    """The text of a page with the script and style of today around the same model."""
+    """Returns a page with the script and style of today around the same model."""
     found = re.findall(r'<script type="application/[a-z-]+" id="[a-z]+">(.*?)</script>', page, re.S)
     if len(found) != 2:
         raise ValueError("it is no page of this program")
@@ -173,23 +165,17 @@ def write_compose(checkpoint, tokenizer, out, val_tokens=None):
     of the validation split, for the loss before and after rounding (None: not measured).
     ValueError if the two do not belong together.
     """
-    if tokenizer.kind == "event":
-        raise NoPage("the page cannot write events; characters and notes it can")
     model, saved = load_checkpoint(checkpoint)
     if saved["tokenizer_digest"] != tokenizer.digest:
         raise ValueError(f"{Path(checkpoint).name} was trained with another vocabulary")
-    record = saved.get("record") or {}
-    loss = heads = None
-    if val_tokens is not None and len(val_tokens) > 1:
-        loss = measured(model, tokenizer, val_tokens)
-        heads = costs_of_heads(model, tokenizer, val_tokens)
+    is_measured = val_tokens is not None and len(val_tokens) > 1
     facts = {
         "name": Path(checkpoint).stem,
         "family": label(model.config["family"]),
         "n_parameters": model.count_parameters()["total"],
-        "n_chars": record.get("train_chars"),
-        "loss": loss,
-        "heads": heads,
+        "n_chars": (saved.get("record") or {}).get("train_chars"),
+        "loss": loss_of_rounding(model, tokenizer, val_tokens) if is_measured else None,
+        "heads": costs_of_heads(model, tokenizer, val_tokens) if is_measured else None,
     }
     write_text(Path(out), compose_page(model, tokenizer, facts))
     return Path(out)
@@ -207,20 +193,19 @@ def write_compose_of(root, name=BEST, out=None):
 
 
 def main(argv=None):
-    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("source", type=Path, help="folder of a run, a checkpoint in it, or a page")
     parser.add_argument("-o", "--out", type=Path, help="default: compose.html beside its results")
     args = parser.parse_args(argv)
-    checkpoint = args.source
-    if checkpoint.suffix not in (".pt", ".html"):
-        checkpoint = checkpoint / f"checkpoints/{BEST}.pt"
+    source = args.source
     try:
-        if checkpoint.suffix == ".html":
-            page = args.out or checkpoint
-            write_text(page, renewed(checkpoint.read_text(encoding="utf-8")))
-            return print(f"{page} is written again")
-        page = write_compose_of(checkpoint.resolve().parent.parent, checkpoint.stem, args.out)
+        if source.suffix == ".html":
+            page = args.out or source
+            write_text(page, renewed(source.read_text(encoding="utf-8")))
+        elif source.suffix == ".pt":
+            page = write_compose_of(source.resolve().parent.parent, source.stem, args.out)
+        else:
+            page = write_compose_of(source, out=args.out)
     except (ValueError, OSError) as error:
         sys.exit(f"compose: {error}\n  -> run: python 07_train_best_and_generate.py")
     print(f"{page}: {page.stat().st_size / 1e6:.1f} MB; open it in a browser")

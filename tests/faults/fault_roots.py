@@ -15,7 +15,7 @@ import pytest
 from starts import start
 
 HERE = Path(__file__).resolve().parent.parent.parent
-STAGES = importlib.import_module("study.pipeline").names_of_stages()
+STAGES = importlib.import_module("study.pipeline").REQUIRED
 TINY = {  # flags that make a stage small; every call of a stage in these tests has them
     "01_download": ("--source", "music21", "--limit", "70"),
     "02_midi_to_abc": ("--workers", "2"),
