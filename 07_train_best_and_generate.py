@@ -8,7 +8,7 @@ Writes: checkpoints/best_model.{pt,json,curve.jsonl}
         .png, _roll.svg, _roll.png, metadata.json, repaired/sample_*.abc (only where a sample had to
         be cut to be readable) part4_outputs/evaluation/ (samples and measurements, each kept under
         a key: an interrupted run goes on after the last, and an edit re-makes what it changes)
-        part4_outputs/figures/{sampler,skills,cost_of_control,repetition,best_by_position}.{png,svg},
+        part4_outputs/figures/{sampler,skills,cost_of_control,repeated_bars,heads}.{png,svg},
         RESULTS.json, report.html, compose.html, music.csv, differences.csv, loss_by_position.csv
 Run:    python 07_train_best_and_generate.py [--quick] [--best xl:10] [--skip-training]
         python 07_train_best_and_generate.py --samples-only
@@ -409,19 +409,11 @@ def draw_figures(root, content):
     folder, sweep = root / "part4_outputs/figures", measurements.read(root, "sweep")
     names = evaluate_figures.draw_sampler(folder, sweep, describe_sampler(sweep["chosen"]))
     if skills := describe_skills(root):
-        for draw in (
-            evaluate_figures.draw_skills,
-            evaluate_figures.draw_cost_of_control,
-            evaluate_figures.draw_repetition,
-        ):
+        for draw in (evaluate_figures.draw_skills, evaluate_figures.draw_cost_of_control):
             names += draw(folder, skills)
     names += evaluate_figures.draw_repeated_bars(folder, ladder_copying.rows_of(root))
     copying = content["in_context_copying"] or {}
     names += evaluate_figures.draw_heads(folder, copying.get("heads"))
-    losses = (measurements.read(root, "test") or {}).get("loss_by_position")
-    if losses:
-        context = read_json(root / f"checkpoints/{BEST}.json")["config"]["block_size"]
-        names += evaluate_figures.draw_best_by_position(folder, losses, context)
     return [f"part4_outputs/figures/{name}" for name in names]
 
 

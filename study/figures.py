@@ -79,11 +79,6 @@ FIGURES = {
         " and the share of its text that is copied from the training text. A skill below 1 % in"
         " every model has no panel."
     ),
-    "repetition": (
-        "Repeated bars by model size: bits per character at their first occurrence (dashed) and at"
-        " their second (solid), validation split. Star: the best model, whose training was longer."
-        " A model that does not copy from the context pays the same twice."
-    ),
     "repeated_bars": (
         "In-context copying by model size and amount of text: bits per character saved on a"
         " repeated bar, its first occurrence less its second (model ladder, validation split)."
@@ -92,10 +87,6 @@ FIGURES = {
         "In-context copying is the work of one or two attention heads: bits per character saved on"
         " a repeated bar with all heads on, without the head whose loss costs most of the saving"
         " (layer.head), without the best two, and without two others that harm the loss as much."
-    ),
-    "best_by_position": (
-        "Surprisal by position in the context: what the best model gains from having read more of"
-        " the tune."
     ),
 }
 

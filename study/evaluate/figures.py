@@ -1,7 +1,5 @@
 """Draws what stage 07 measured: validity, skills, repeated bars, the sampler."""
 
-import math
-
 from study.families import in_order, label
 from study.figures import log_axes, look, pyplot, remove, save
 from study.wording import si
@@ -136,44 +134,32 @@ def _levels_beside(skills):
     return levels
 
 
-def _by_size(skills, measure, *keys):
-    """[(look, parameters, values of each key)] of every family, over its models by size: those of
-    which a measure found something (the first key is not None)."""
+def draw_cost_of_control(folder, skills):
+    """Draws cost_of_control.png and .svg: log2 P(next bar is right) over model size; returns the
+    file names, none where no model has a right bar."""
     models = [
         model
         for model in skills["models"].values()
-        if (model.get(measure) or {}).get(keys[0]) is not None
+        if (model["control"] or {}).get("log2") is not None
     ]
-    families = in_order({model["family"] for model in models})
-    return [
-        (
-            look(family, families),
-            *zip(
-                *sorted(
-                    (model["params_total"], *(model[measure][key] for key in keys))
-                    for model in models
-                    if model["family"] == family
-                )
-            ),
-        )
-        for family in families
-    ]
-
-
-def draw_cost_of_control(folder, skills):
-    """cost_of_control.png and .svg: log2 P(next bar is right) over model size; returns the file
-    names, none where no model has a right bar."""
-    curves = _by_size(skills, "control", "log2", "log2_interval")
-    if not curves:
+    if not models:
         return remove(folder, "cost_of_control") or []
     plt = pyplot()
     figure, axis = plt.subplots(figsize=(6.2, 3.4))
-    for shown, sizes, middle, intervals in curves:
-        low, high = zip(*intervals)
+    families = in_order({model["family"] for model in models})
+    for family in families:
+        own = [model for model in models if model["family"] == family]
+        own.sort(key=lambda model: model["params_total"])
+        middle = [model["control"]["log2"] for model in own]
+        ends = [model["control"]["log2_interval"] for model in own]
+        shown = look(family, families)
         axis.errorbar(
-            sizes,
+            [model["params_total"] for model in own],
             middle,
-            yerr=[[m - a for m, a in zip(middle, low)], [b - m for m, b in zip(middle, high)]],
+            yerr=[
+                [value - low for value, (low, _) in zip(middle, ends)],
+                [high - value for value, (_, high) in zip(middle, ends)],
+            ],
             color=shown.color,
             marker=shown.marker,
             linestyle=shown.line,
@@ -185,50 +171,6 @@ def draw_cost_of_control(folder, skills):
     log_axes(axis, x=si)
     axis.legend()
     return save(figure, folder, "cost_of_control")
-
-
-def draw_repetition(folder, skills):
-    """repetition.png and .svg: bits of bars at their first and second occurrence over model size;
-    returns the file names, none where nothing comes back."""
-    curves = _by_size(skills, "repeats", "first", "second")
-    if not curves:
-        return remove(folder, "repetition") or []
-    plt = pyplot()
-    figure, axis = plt.subplots(figsize=(6.2, 3.4))
-    for shown, sizes, first, second in curves:
-        axis.plot(
-            sizes,
-            first,
-            color=shown.color,
-            marker=shown.marker,
-            linestyle="--",
-            fillstyle="none",
-            label=f"{shown.label}, first time",
-        )
-        axis.plot(
-            sizes,
-            second,
-            color=shown.color,
-            marker=shown.marker,
-            label=f"{shown.label}, second time",
-        )
-    best = skills.get("best_model") or {}
-    if (best.get("repeats") or {}).get("first") is not None:
-        color = look(best["family"]).color
-        for key, fill in (("first", "none"), ("second", "full")):
-            axis.plot(
-                best["params_total"],
-                best["repeats"][key],
-                "*",
-                color=color,
-                markersize=11,
-                fillstyle=fill,
-                label=f"best model, {key} time",
-            )
-    axis.set(xlabel="parameters", ylabel="bits per character", title="Bars that come back")
-    log_axes(axis, x=si)
-    figure.legend(*axis.get_legend_handles_labels(), loc="outside right center", fontsize=8)
-    return save(figure, folder, "repetition")
 
 
 def draw_repeated_bars(folder, rows):
@@ -267,23 +209,6 @@ def draw_repeated_bars(folder, rows):
     return save(figure, folder, "repeated_bars")
 
 
-def draw_best_by_position(folder, losses, context):
-    """best_by_position.png and .svg: surprisal of the best model over its context; returns the file
-    names.
-
-    losses: nats per character in bins of equal width; context: tokens that the model can see."""
-    plt = pyplot()
-    figure, axis = plt.subplots(figsize=(6.2, 3))
-    width = context / len(losses)
-    axis.plot(
-        [(i + 0.5) * width for i in range(len(losses))],
-        [math.nan if loss is None else loss / math.log(2) for loss in losses],
-        color="#0072B2",
-    )
-    axis.set(xlabel="position in the context, tokens", ylabel="bits per character")
-    return save(figure, folder, "best_by_position")
-
-
 KNOCKED = {  # what is knocked out -> (words, colour)
     "all": ("no head off", "0.75"),
     "best": ("best head off", "#D55E00"),
@@ -294,7 +219,7 @@ KNOCKED = {  # what is knocked out -> (words, colour)
 
 def draw_heads(folder, models):
     """heads.png and .svg: bits saved on repeated bars with heads knocked out, for every model that
-    copies; returns the file names, none without a model. models: of `content.describe_heads`."""
+    copies; returns the file names, none without a model. models: of `content.describe_copying`."""
     if not models:
         return remove(folder, "heads") or []
     plt = pyplot()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from study.evaluate.measurements import read
 from study.report.headline import headline, not_beaten
-from study.report.required import is_ngram, value_at
+from study.report.required import is_ngram, pick, value_at
 from study.report.tables import DIGITS, RUN_COLUMNS, run_rows
 from study.stages.files import plain, read_json
 from study.stages.manifest import BEST, STAGES, load_manifest
@@ -27,6 +27,12 @@ SPLIT_KEYS = "characters tokens notes sequences tunes groups".split()
 DATA_KEYS = (
     "tunes tunes_kept groups exact_duplicates transposed_or_retimed_copies dropped_tunes holdout"
 ).split()
+SETS = {  # key of a set of samples -> what a reader sees, kind
+    "real_music": ("real music, held out", "real"),
+    "unprompted": ("best model", "model"),
+    "chosen_sampler": ("best model, chosen sampler", "sampler"),
+    "right_bars": ("best model, right bars", "right"),
+}
 LONG = set(  # keys of fits.json that RESULTS.json leaves to it
     (
         "alpha_without_size best_predicting_form choices collapse counting crossover figures"
@@ -78,19 +84,15 @@ def describe_data(root, manifests):
     """Returns where the text came from, its licences, and what became of it."""
     download, conversion = manifests["01_download"], manifests["02_midi_to_abc"]
     stats = read_json(root / "data/stats.json") or {}
-    splits = stats.get("splits") or {}
-    overlap = stats.get("overlap_with_train") or {}
+    splits, overlap = stats.get("splits") or {}, stats.get("overlap_with_train") or {}
+    failed = {"counts": conversion.get("counts"), "failed": conversion.get("skipped")}
     return {
         "sources": download.get("config"),
         "licences": licences(download),
         "may_share": may_share(download),
-        "conversion": (
-            conversion and {"counts": conversion.get("counts"), "failed": conversion.get("skipped")}
-        ),
-        **{key: stats.get(key) for key in DATA_KEYS},
-        "splits": {
-            split: {key: row.get(key) for key in SPLIT_KEYS} for split, row in splits.items()
-        },
+        "conversion": failed if conversion else None,
+        **pick(stats, DATA_KEYS),
+        "splits": {split: pick(row, SPLIT_KEYS) for split, row in splits.items()},
         "overlap_with_train": {
             split: value_at(overlap, f"{split}.share_of_all_windows") for split in ("val", "test")
         },
@@ -98,8 +100,7 @@ def describe_data(root, manifests):
 
 
 def licences(download):
-    """Returns the licences of the sources as sentences, as stage 01 says them; [] where none is
-    known. download: its manifest."""
+    """Returns the licences of the sources as sentences. download: the manifest of stage 01."""
     rows = download.get("sources") or []
     return [f"{row['name']}: {row['licence'] or 'not stated'}" for row in rows]
 
@@ -129,17 +130,14 @@ def describe_tokenizer(root):
 
 def describe_fits(fits):
     """Returns the short form of fits.json, families at the top; one without a law says why."""
-    unknown = dict.fromkeys(("alpha", "alpha_interval", "r_squared"))
-    refused = {
-        family: {**unknown, "identified": False, "reason": reason}
-        for family, reason in (fits.get("refused") or {}).items()
-    }
+    unknown = dict.fromkeys(("alpha", "alpha_interval", "r_squared")) | {"identified": False}
+    refused = fits.get("refused") or {}
+    laws = {family: {**unknown, "reason": reason} for family, reason in refused.items()}
+    laws |= fits.get("families") or {}
     moved = ("families", "answer", "headline", "quick")
-    rest = {key: value for key, value in fits.items() if key not in moved}
+    laws |= {key: value for key, value in fits.items() if key not in moved}
     answer = fits.get("answer")
-    if answer:
-        answer = {key: answer.get(key) for key in ("sentence", "numbers", "winners", "prediction")}
-    laws = {**refused, **(fits.get("families") or {}), **rest}
+    answer = answer and pick(answer, ("sentence", "numbers", "winners", "prediction"))
     return {"answer": short(answer), **short(laws, LONG)}
 
 
@@ -171,12 +169,12 @@ def describe_best(root):
     test, tunes = read(root, "test") or {}, read(root, "tunes") or {}
     nats = value_at(tunes, f"losses.{BEST}.interval")
     return {
-        **{column: record.get(column) for column in RUN_COLUMNS},
+        **pick(record, RUN_COLUMNS),
         **per_note(root, record),
-        **{
-            f"test_{key}": test.get(key) for key in ("nats_per_char", "bits_per_char", "perplexity")
-        },
+        "test_nats_per_char": test.get("nats_per_char"),
+        "test_bits_per_char": test.get("bits_per_char"),
         "test_bits_per_char_interval": nats and [end / math.log(2) for end in nats],
+        "test_perplexity": test.get("perplexity"),
     }
 
 
@@ -203,16 +201,10 @@ def describe_samples(root, metadata):
         "right_bars": right and {**right, "draws_per_bar": draws_per_bar(root)},
         "prompted": {"header": set_of(root, "header"), "bars": set_of(root, "bars")},
         "real_music": set_of(root, "real"),
-        "baselines": (
-            {
-                name: {
-                    **{key: baselines[name].get(key) for key in RATE_KEYS},
-                    "copied_share": baselines[name].get("copied_share"),
-                }
-                for name in by_length(baselines)
-            }
-            or None
-        ),
+        "baselines": {
+            name: pick(baselines[name], [*RATE_KEYS, "copied_share"])
+            for name in by_length(baselines)
+        },
         "sampler": (read(root, "sweep") or {}).get("chosen"),
         "files": [row.get("file") for row in metadata.get("samples") or []],
     }
@@ -228,8 +220,8 @@ def set_of(root, name):
     music = read(root, f"music/{whose}") or {}
     copied = read(root, f"copying/{name}") or {}
     return {
-        **{key: rates.get(key) for key in RATE_KEYS},
-        **{key: copied.get(key) for key in COPIED_KEYS},
+        **pick(rates, RATE_KEYS),
+        **pick(copied, COPIED_KEYS),
         "repeated_bars": value_at(music, f"metrics.bar_repetition.{of}"),
     }
 
@@ -256,15 +248,7 @@ def level_rows(results):
     """Returns the rated sets of samples of RESULTS.json: [{"name", "kind", and their rates}]; kind:
     real, model, sampler, right, ngram, random or another of `music/floors.py`."""
     samples = results.get("samples") or {}
-    sets = [
-        (name, kind, samples.get(key))
-        for name, kind, key in (
-            ("real music, held out", "real", "real_music"),
-            ("best model", "model", "unprompted"),
-            ("best model, chosen sampler", "sampler", "chosen_sampler"),
-            ("best model, right bars", "right", "right_bars"),
-        )
-    ]
+    sets = [(name, kind, samples.get(key)) for key, (name, kind) in SETS.items()]
     for name, row in (samples.get("baselines") or {}).items():
         sets.append((name, "ngram" if is_ngram(name) else name, row))
     return [{"name": name, "kind": kind, **row} for name, kind, row in sets if row]
@@ -276,41 +260,31 @@ def describe_music(root):
     if not music:
         return None
     keys = ("generated_mean", "real_mean", "wasserstein_in_sd", "real_vs_real_mean")
-    return {
-        **{key: music[key] for key in ("n", "n_real", "n_compared", "jsd")},
-        "metrics": {
-            name: {key: row[key] for key in keys} for name, row in music["metrics"].items()
-        },
-    }
+    metrics = {name: pick(row, keys) for name, row in music["metrics"].items()}
+    return {**pick(music, ("n", "n_real", "n_compared", "jsd")), "metrics": metrics}
 
 
 def describe_copying(root, runs):
-    """Returns what the best model saves on a bar that it has read before, and the heads that do
-    it."""
-    return {"best_model": read(root, f"repeats/{BEST}"), "heads": describe_heads(root, runs)}
-
-
-def describe_heads(root, runs):
-    """Returns the heads that carry in-context copying, {model: {"all", "best", "pair", "control"}}:
-    bits per character saved on repeated bars, and of all characters, with all heads, without the
-    best one, the best pair, and a control pair that harms as much; heads as "layer.head" from 1.
-    None where no model copies."""
+    """Returns {"best_model": what it saves on a bar that it has read before, "heads": {model:
+    {"all", "best", "pair", "control"}}}: bits per character saved on repeated bars, and of all
+    characters, with all heads, without the best one, the best pair, and a control pair that harms
+    as much; heads as "layer.head" from 1, None where no model copies."""
     models = {}
     for name in [BEST, *(row["name"] for row in runs)]:
         found = read(root, f"heads/{name}") or {}
         if found.get("best"):
             rows = [(key, found[key]) for key in ("all", "best", "pair", "control") if found[key]]
-            models[name] = {key: _without_heads(row) for key, row in rows}
-    return models or None
-
-
-def _without_heads(row):
-    heads = [f"{layer + 1}.{head + 1}" for layer, head in row["heads"]]
-    return {"heads": heads, "saved": row["saved"], "bits_per_char": row["bits_per_char"]}
+            models[name] = {
+                key: {
+                    "heads": [f"{layer + 1}.{head + 1}" for layer, head in row["heads"]],
+                    **pick(row, ("saved", "bits_per_char")),
+                }
+                for key, row in rows
+            }
+    return {"best_model": read(root, f"repeats/{BEST}"), "heads": models or None}
 
 
 def describe_finetuned(root):
     """Returns {name: what stage 08 reports} of the models that were fine-tuned in a root."""
     paths = sorted((root / "finetuned").glob("*/report.json"))
-    reports = {path.parent.name: read_json(path) for path in paths}
-    return {name: report for name, report in reports.items() if isinstance(report, dict)} or None
+    return {path.parent.name: read_json(path) for path in paths} or None

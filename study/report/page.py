@@ -48,10 +48,8 @@ PLACES = {
     "sampler": "validity",
     "cost_of_control": "validity",
     "skills": "skills",
-    "repetition": "skills",
     "repeated_bars": "skills",
     "heads": "skills",
-    "best_by_position": "inside",
 }
 # kinds of text in the table of rates
 RATED = ("real", "model", "sampler", "right", "ngram", "random")
@@ -342,7 +340,7 @@ def figures_of(folder, law_captions):
     there = {path.stem: path.read_text(encoding="utf-8") for path in folder.glob("*.svg")}
     known = sorted(there.keys() & set(order), key=order.index)
     open_ones = DECIDING if "plane" in there else CLASSICAL
-    shown = {section: [] for section in ("deciding", "laws", "validity", "skills", "inside")}
+    shown = {section: [] for section in ("deciding", "laws", "validity", "skills")}
     for name in [*known, *sorted(there.keys() - set(order))]:
         section = "deciding" if name in open_ones else PLACES.get(name, "laws")
         missing = f"Figure {name} is too large for this page: see figures/{name}.svg."

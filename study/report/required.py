@@ -24,7 +24,6 @@ REQUIRED = (
     *(f"samples.unprompted.{key}" for key in ("rate", "interval", "bar_accuracy", "copied_share")),
     *(f"samples.{way}.rate" for way in ("chosen_sampler", "right_bars", "real_music")),
     *(f"samples.prompted.{kind}.rate" for kind in ("header", "bars")),
-    "samples.baselines",
     "samples.sampler",
     "music.metrics",
     "environment.torch",
@@ -42,6 +41,11 @@ def value_at(content, path):
     for part in path.split("."):
         content = content.get(part) if isinstance(content, dict) else None
     return content
+
+
+def pick(row, keys):
+    """Returns these keys of a dict; None where it has not."""
+    return {key: row.get(key) for key in keys}
 
 
 # ---------------------------------------------------------------- which runs a study has

@@ -1,9 +1,7 @@
 """The long tables beside RESULTS.json: runs, skills, music, in-context copying, differences.
 
-    files = tables(root)         # {file name: CSV} from what stands below root
-    rows = read_tables(folder)   # {file name: rows}, as page, README and check read them
-
-Loads no torch.
+files = tables(root)         # {file name: CSV} from what stands below root
+rows = read_tables(folder)   # {file name: rows}, as page, README and check read them
 """
 
 import csv
@@ -14,9 +12,8 @@ from study.evaluate import ladder_copying
 from study.evaluate.measurements import read
 from study.families import in_order
 from study.fit.records import csv_text, read_records
-from study.report.required import suite_runs
-from study.stages.files import plain, read_json
-from study.stages.manifest import BEST
+from study.report.required import pick, suite_runs
+from study.stages.files import plain
 
 DIGITS = 6  # of every number: more than any of them is known to
 RUN_COLUMNS = (
@@ -48,7 +45,7 @@ TABLES = {  # file that stage 07 writes beside RESULTS.json -> its columns
 
 def run_rows(root):
     """Returns a flat row for each run that the training stages list, by family and size."""
-    rows = [{column: record.get(column) for column in RUN_COLUMNS} for record in read_records(root)]
+    rows = [pick(record, RUN_COLUMNS) for record in read_records(root)]
     families = in_order({row["family"] for row in rows})
 
     def place(row):
@@ -73,21 +70,14 @@ def describe_skills(root):
     for row in suite_runs(run_rows(root)):
         name = row["name"]
         if read(root, f"skills/{name}"):
-            known = {
-                key: row[key] for key in ("family", "size", "params_total", "val_nats_per_char")
-            }
+            known = pick(row, ("family", "size", "params_total", "val_nats_per_char"))
             repeats = read(root, f"repeats/{name}")
             models[name] = {**known, **skills_of(name), "repeats": repeats}
     if not models:
         return None
-    best = read_json(root / f"checkpoints/{BEST}.json") or {}
     return {
         "n": next(iter(models.values()))["n"],
         "models": models,
-        "best_model": {
-            **{key: best.get(key) for key in ("family", "size", "params_total", "epochs")},
-            "repeats": read(root, f"repeats/{BEST}"),
-        },
         "floors": read(root, "skills/floors"),
         "real_music": skills_of("real_cut") if read(root, "skills/real_cut") else None,
     }
@@ -170,11 +160,10 @@ def training_history(record, curve):
     for point in curve:
         epoch = math.ceil(point["step"] / per_epoch - 1e-9) if per_epoch else 1
         epochs[max(1, epoch)] = {**point, "val_perplexity": math.exp(point["val_nats_per_char"])}
-    known = ("best_epoch", "learning_rate", "optimizer", "seconds")
     return {
         "unit": "nats per character",
         "epochs": [{"epoch": epoch, **point} for epoch, point in sorted(epochs.items())],
         "best_val_nats_per_char": record.get("val_nats_per_char"),
-        **{key: record.get(key) for key in known},
+        **pick(record, ("best_epoch", "learning_rate", "optimizer", "seconds")),
         "curve": curve,
     }
