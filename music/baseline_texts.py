@@ -23,9 +23,9 @@ def baseline_samples(train_tunes, n, seed=0, max_chars=1000, orders=(3, 5, 8, 10
     """Returns {name: [sample]} with n samples each, ready for `rate_samples`.
 
     random: a real header and characters drawn evenly from those of the training text; printable:
-    ... from printable ASCII; shuffled: a real tune, its music's characters shuffled; rests: a real
-    header and bars of rest; 3-gram, ...: see `ngram_samples`. Long orders keep more bars right
-    because they copy: their copied share belongs beside their bar accuracy.
+    ... from printable ASCII; shuffled: a real tune's characters shuffled; rests: a real header and
+    bars of rest; 3-gram, ...: see `ngram_samples`. Long orders keep more bars right because they
+    copy.
     """
     rng = np.random.default_rng(seed)
     tunes = [tune for tune in train_tunes if body_start(tune)]

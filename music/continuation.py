@@ -5,8 +5,7 @@ bars as one file.
     given = last_bars(source.text, 8)               # given.text is what a model continues
     midi = midi_with_source(text, given, source)
 
-Times of bars are those of the file: the converter takes its bar lines from the MIDI's own meters,
-so that the bars before the given ones say which stretch of the file these are.
+Times of bars are those of the file, for the converter takes its bar lines from the MIDI's meters.
 """
 
 import re
@@ -30,9 +29,9 @@ MARK = "new bars begin"  # what stands between the given bars and the new ones, 
 
 
 class Source(NamedTuple):
-    """A tune to go on from. text: in the form of the training text; score: the MIDI file as symusic
-    reads it, None for ABC; start: where the text begins in the file, in quarter notes; mended:
-    {kind of fault: how often}."""
+    """A tune to go on from. text: in the form of the training text; score: symusic's of the MIDI
+    file, None for ABC; start: where the text begins in the file, in quarter notes; mended: {kind of
+    fault: how often}."""
 
     text: str
     score: Any = None
@@ -92,15 +91,10 @@ def last_bars(text, n_bars, meters=()):
     _, _, last = piece_of_bars(reader, 0, last)
     piece, first, last = piece_of_bars(reader, first, last)
     if last == first:
-        raise ValueError(
-            "the tune is too short: it has no whole bar that all its voices end together"
-        )
-    return Given(
-        piece.rstrip("\n"),
-        last - first,
-        Fraction(voices[0].bars[first].onset, TICKS),
-        max(len(voice.bars) for voice in voices) - last,
-    )
+        raise ValueError("the tune is too short: it has no whole bar that all its voices end")
+    onset = Fraction(voices[0].bars[first].onset, TICKS)
+    n_left_out = max(len(voice.bars) for voice in voices) - last
+    return Given(piece.rstrip("\n"), last - first, onset, n_left_out)
 
 
 def known_run(bars, n_bars, meters):
@@ -108,7 +102,7 @@ def known_run(bars, n_bars, meters):
     known meters where others stand among them; all meters are known if none are given."""
     known = [not meters or bar.after[0] in meters for bar in bars]
     if not any(known):
-        return max(0, len(bars) - n_bars), len(bars)
+        known = [True] * len(bars)
     stop = len(bars) - known[::-1].index(True)
     first = stop
     while first > max(0, stop - n_bars) and known[first - 1]:

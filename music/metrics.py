@@ -77,8 +77,7 @@ def music_metrics(tune):
     """Returns the musical figures of one tune, {name in METRICS: number or None}.
 
     pitch_class_entropy: bits over the 12 pitch classes, one count a note (at most 3.585).
-    scale_consistency: largest share of notes in any major or natural minor scale (Mogren 2016);
-        ABC's key signature makes random letters score 0.9, so no proof of anything.
+    scale_consistency: largest share of notes in any major or natural minor scale (Mogren 2016).
     in_key_share: share of notes in the scale of the key that K: gives.
     groove_consistency: 1 - mean share of the positions (16 in a 4/4 bar) in which neighbouring bars
         of one meter differ in having an onset (MusPy, there with another grid).
@@ -114,8 +113,8 @@ def music_metrics(tune):
 
 
 def repeated_bars(tune):
-    """Returns the share of sounding bars whose text stood before in their voice; None without any.
-    Bars of rest do not count: everyone can repeat silence."""
+    """Returns the share of sounding bars whose text stood before in their voice; None without
+    any."""
     sounding = [
         [re.sub(r"\[[A-Za-z]:[^\]]*\]|\s+", "", bar.text) for bar in voice.bars if bar.n_notes]
         for voice in tune.voices
@@ -135,8 +134,8 @@ def _polyphony(onsets, durations):
 
 
 def _intervals(onsets, pitches, voices):
-    """Returns the melodic intervals of all voices in semitones: between the highest notes of
-    successive onsets, for of a chord the top is heard as melody."""
+    """Returns the melodic intervals of all voices in semitones, between the highest notes of
+    successive onsets."""
     order = np.lexsort((-pitches, onsets, voices))
     onsets, pitches, voices = onsets[order], pitches[order], voices[order]
     other_voice = np.diff(voices, prepend=-1) != 0
@@ -145,8 +144,7 @@ def _intervals(onsets, pitches, voices):
 
 
 def in_key_share(tune):
-    """Returns the share of notes that belong to the scale of the key in force where they begin;
-    None without notes."""
+    """Returns the share of notes in the scale of the key in force; None without notes."""
     onsets, _, pitches, _ = _note_arrays(tune)
     if not len(pitches):
         return None
@@ -194,11 +192,9 @@ def _groove(tune, onsets):
 
 
 def note_histograms(tune):
-    """Returns {name in HISTOGRAMS: counts}, a long piece scaled down to CAP_NOTES notes.
-
-    duration: in 1/24 of a quarter note, the last class is 8 quarter notes and more; interval:
-    melodic, -24 to 24 semitones and more; onset: position in the bar in quarters of a quarter
-    note."""
+    """Returns {name in HISTOGRAMS: counts}, a long piece scaled down to CAP_NOTES notes: durations
+    in 1/24 of a quarter note, up to 8; melodic intervals from -24 to 24 semitones; onsets in the
+    bar in quarters of a quarter note."""
     tune = as_tune(tune)
     onsets, durations, pitches, voices = _note_arrays(tune)
     if not len(pitches):
@@ -232,10 +228,9 @@ def compare_sets(generated, real, seed=0, resamples=200):
     """Returns generated beside real music, and real beside real: {"n", "n_real", "n_compared",
     "metrics": {name: row}, "jsd": {name: row}}; see `_compare_metric`, `_compare_histogram`.
 
-    generated, real: lists of texts, samples or Tunes. Distances shrink as sets grow, so all are
-    taken between n_compared tunes and n_compared others (at most half of the real set), drawn at
-    random `resamples` times: generated against real ones (the mean is given), and real against real
-    ones. A distance below the 95th percentile of real against real is no difference.
+    Distances shrink as sets grow, so all are taken between n_compared tunes and n_compared others
+    (at most half of the real set), drawn at random `resamples` times. A distance below the 95th
+    percentile of real against real is no difference.
     """
     rng = np.random.default_rng(seed)
     sets = [[as_tune(tune) for tune in tunes] for tunes in (generated, real)]
@@ -264,8 +259,8 @@ def compare_sets(generated, real, seed=0, resamples=200):
 
 def _compare_metric(ours, theirs, draws):
     """Returns a row of `compare_sets`; draws: triples of index arrays, into the generated, the
-    real, and the real again. wasserstein_in_sd: Wasserstein-1 distance over the standard deviation
-    of the real set."""
+    real, and the real again; distances (Wasserstein-1) are in standard deviations of the real
+    set."""
     from scipy.stats import wasserstein_distance
 
     ours, theirs = np.array(ours, float), np.array(theirs, float)  # None becomes nan
@@ -311,19 +306,14 @@ def _real_vs_real(values):
 
 
 def skills(samples):
-    """Returns one number a skill, for the figure that shows which appears at which model size; None
-    where undefined.
+    """Returns one number a skill; None where undefined.
 
-    meter       share of sounding bars that are exactly as long as their meter
-    key         share of tunes whose notes fit the key of their K: better than the other 23 (or its
-        relative)
-    in_key      share of notes in the scale of their key, mean over tunes (near 0.9 even for random
-        letters)
-    cadence     share of the tunes that end by themselves whose last sounding notes have the tonic
-        in the bass
-    repetition  mean share of repeated bars
-    valid       share at level 4; ended: share that ended by themselves; content: share with enough
-        music in them
+    meter: share of sounding bars that are exactly as long as their meter; key: share of tunes whose
+    notes fit the key of their K: (or its relative) better than the others; in_key: mean share of
+    notes in the scale of their key (near 0.9 even for random letters); cadence: share of the tunes
+    that end by themselves whose last notes have the tonic in the bass; repetition: mean share of
+    repeated bars; valid: share at level 4; content: share with enough music in them; ended: share
+    that ended by themselves.
     """
     samples = [as_sample(sample) for sample in samples]
     checks = [check_abc(sample.text, sample.prompt_chars) for sample in samples]
@@ -345,9 +335,8 @@ def skills(samples):
 
 
 def _keeps_key(tune):
-    """Returns whether the notes, weighted by duration, fit the key of K: or its relative best; None
-    if K: has no tonic. The relative counts as right since it has the same notes, and many folk
-    tunes stand between the two."""
+    """Returns whether the notes, weighted by duration, fit the key of K: or its relative best (it
+    has the same notes, and many folk tunes stand between the two); None if K: has no tonic."""
     key = tonic_of(tune.key)
     if not key:
         return None

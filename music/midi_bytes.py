@@ -25,9 +25,8 @@ _DRUMS = re.compile(
 
 
 def mend(data):
-    """Returns (MIDI bytes that a strict reader reads right, Counter of what was mended by kind).
-
-    Bytes that no tolerant reader understands either are returned as they are, but unpacked."""
+    """Returns (MIDI bytes that a strict reader reads right, Counter of what was mended by kind);
+    bytes that no tolerant reader understands either as they are, but unpacked."""
     counts = Counter()
     data = unpacked(data, counts)
     try:
@@ -82,7 +81,7 @@ def chunks(data, counts):
 
 def read_track(data, counts):
     """Returns [(time in ticks, status, data bytes)] of a track; ValueError or IndexError if it is
-    none. A status goes on behind system messages, whose data bytes hold their length, too."""
+    none. The data bytes of system messages hold their length, too."""
     events, at, now, status, is_kept = [], 0, 0, 0, False
     while at < len(data):
         delta, start = data[at], at

@@ -11,6 +11,7 @@ key as -1. Times are in units of the grid (`music/quantise.py`), QUARTER to the 
 import math
 import os
 import re
+from collections import defaultdict
 from itertools import groupby
 
 import numpy as np
@@ -24,18 +25,15 @@ from music.voice_text import LONGEST_BAR, pitch_texts, voice_text
 from music.voices import make_voices
 
 MAX_VOICES = 15  # a MIDI file has 16 channels and one is drums
-# of 4/4: over two hours of music; longer files are endless loops or broken time stamps
-MAX_BARS = 4000
-# meters in shorter beats come from programs that count in ticks: 64/128 is read as 2/4
-SHORTEST_BEAT = 16
+MAX_BARS = 4000  # of 4/4: over two hours; longer files are endless loops or broken time stamps
+SHORTEST_BEAT = 16  # programs that count in ticks write shorter ones: 64/128 is read as 2/4
 KEY_BARS = 4  # a key that lasts less is a passing one and gets accidentals
 TEMPOS = (10, 999)  # quarter notes a minute; what lies beyond is set to the nearer one
 MAX_LEAD = 8  # silent bars before the music that stay
 ROLLED = QUARTER / 12  # units between two notes that were played one after the other (42 ms at 120)
 TEMPO_STEP = 0.1  # a smaller change of tempo is a player's rubato and not written
 GROUP_BARS = (4, 3, 2, 1)  # bars of one voice that stand together before the next voice's
-# all voices of a group of bars should be heard in one 512-character window of the model
-LINE_CHARS = 340
+LINE_CHARS = 340  # so that one 512-character window of the model hears all voices of a group
 
 
 class ConversionError(Exception):
@@ -45,12 +43,11 @@ class ConversionError(Exception):
 def convert(data, name="", max_voices=MAX_VOICES):
     """Returns (ABC text, {what was counted}) of MIDI bytes, or raises ConversionError.
 
-    name: for T:, any string; max_voices: 1 to MAX_VOICES. Counted are bars, voices, tracks with
-    pitched notes, notes written, doubled and dropped, drum notes; `error`, the median distance of
-    the onsets from the grid in quarter notes; `together`, notes played at least ROLLED after the
-    one before them in their track and written as a chord with it; `onsets`, different times at
-    which notes begin; `start`, quarter notes of silence cut at the beginning; `mended`, {kind of
-    fault: how often}.
+    name: for T:, any string; max_voices: 1 to MAX_VOICES. Counted are, besides what `write_tune`
+    counts, tracks with pitched notes, drum notes; `error`, the median distance of the onsets from
+    the grid in quarter notes; `together`, notes played at least ROLLED after the one before them in
+    their track and written as a chord with it; `start`, quarter notes of silence cut at the
+    beginning; `mended`, {kind of fault: how often}.
     """
     score, mended = read_midi(data)
     track, pitch, onset, end, n_drums = read_notes(score)
@@ -63,10 +60,9 @@ def convert(data, name="", max_voices=MAX_VOICES):
     on, off = quantise(track, pitch, onset, end, beat_grid(bars), n_tracks)
     scale = QUARTER / score.tpq
     signatures = [
-        (signature.time * scale - start, signature.key, bool(signature.tonality))
-        for signature in score.key_signatures
+        (mark.time * scale - start, mark.key, bool(mark.tonality)) for mark in score.key_signatures
     ]
-    tempos = [(tempo.time * scale - start, tempo.qpm) for tempo in score.tempos]
+    tempos = [(mark.time * scale - start, mark.qpm) for mark in score.tempos]
     n_wild = sum(not TEMPOS[0] <= qpm <= TEMPOS[1] for _, qpm in tempos)
     if n_wild:
         mended["tempos out of range"] = n_wild
@@ -86,7 +82,8 @@ def convert(data, name="", max_voices=MAX_VOICES):
 
 
 def write_tune(notes, bars, meters, signatures, tempos, name="", max_voices=MAX_VOICES):
-    """Returns (ABC text, {bars, voices, notes, doubled, dropped, onsets}) of notes on the grid.
+    """Returns (ABC text, counts) of notes on the grid. Counted are bars, voices, notes written,
+    doubled and dropped with their voice, and onsets: different times at which notes begin.
 
     notes: (track, pitch, on, off), int arrays sorted by track and onset; bars: the bar lines, one
     more than bars; meters: [(first bar, (n, d))]; signatures: [(time, sharps, is minor)]; tempos:
@@ -123,8 +120,7 @@ def write_tune(notes, bars, meters, signatures, tempos, name="", max_voices=MAX_
 
 
 def self_check(text, counts):
-    """Raises ConversionError if ABC does not read back as it was meant: every bar its meter, every
-    note once, and at one time what shall sound together."""
+    """Raises ConversionError if ABC does not read back with these counts and in whole bars."""
     try:
         tune = read_abc(text)
     except AbcError as error:
@@ -171,14 +167,10 @@ def read_notes(score):
             n_drums += len(track.notes)
         elif len(track.notes):
             notes = track.notes.numpy()
-            notes = {
-                key: value[np.lexsort((notes["pitch"], notes["time"]))]
-                for key, value in notes.items()
-            }
-            onset = notes["time"] * scale
-            end = onset + np.maximum(notes["duration"], 0) * scale
-            number = np.full(len(onset), len(columns))
-            columns.append((number, notes["pitch"].astype(np.int64), onset, end))
+            order = np.lexsort((notes["pitch"], notes["time"]))
+            onset, pitch = notes["time"][order] * scale, notes["pitch"][order].astype(np.int64)
+            end = onset + np.maximum(notes["duration"][order], 0) * scale
+            columns.append((np.full(len(onset), len(columns)), pitch, onset, end))
     if not columns:
         raise ConversionError("no_notes", f"{n_drums} drum notes" if n_drums else "no notes at all")
     track, pitch, onset, end = map(np.concatenate, zip(*columns))
@@ -194,17 +186,17 @@ def read_notes(score):
 
 
 def meter_changes(score):
-    """Returns [(position, bar length, numerator, denominator)] in units, first at 0; signatures
-    that no bar can have are passed over, and a file without any is in 4/4."""
+    """Returns [(position, bar length, n, d)] in units, first at 0; signatures that no bar can have
+    are passed over, and a file without any is in 4/4."""
     changes = [(0, 4 * QUARTER, 4, 4)]
-    for signature in sorted(score.time_signatures, key=lambda signature: signature.time):
-        n, d = signature.numerator, signature.denominator
-        while signature.denominator > SHORTEST_BEAT and n % 2 == 0 and d > 4:
+    for mark in sorted(score.time_signatures, key=lambda mark: mark.time):
+        n, d = mark.numerator, mark.denominator
+        while mark.denominator > SHORTEST_BEAT and n % 2 == 0 and d > 4:
             n, d = n // 2, d // 2
         length = n * 4 * QUARTER / d if d > 0 else 0
         if length % SMALLEST or not 2 * SIXTEENTH <= length <= LONGEST_BAR:
             continue
-        at = round(signature.time * QUARTER / SMALLEST / score.tpq) * SMALLEST
+        at = round(mark.time * QUARTER / SMALLEST / score.tpq) * SMALLEST
         if changes[-1][0] == at:
             changes.pop()
         if not changes or changes[-1][2:] != (n, d):
@@ -214,11 +206,8 @@ def meter_changes(score):
 
 def bar_grid(changes, end):
     """Returns bar lines in units (one more than bars) that cover everything up to `end`, and
-    [(first bar, (n, d))].
-
-    A meter change inside a bar ends it there. A short first bar before a longer meter is a pickup:
-    it keeps its length and takes the meter of what follows.
-    """
+    [(first bar, (n, d))]. A meter change inside a bar ends it there. A short first bar before a
+    longer meter is a pickup: it takes the meter of what follows."""
     lines, meters, position = [], [], 0
     untils = [at for at, *_ in changes[1:]] + [None]
     for (_, length, n, d), until in zip(changes, untils):
@@ -247,8 +236,8 @@ def bar_grid(changes, end):
 
 
 def without_lead(bars, meters, first):
-    """Returns (place in units where the music begins, bars and meters from there): silent bars
-    before the first onset are cut where they are more than MAX_LEAD; fewer are a count-in."""
+    """Returns (place in units where the music begins, bars and meters from there): more than
+    MAX_LEAD silent bars before the first onset are cut; fewer are a count-in."""
     n_silent = int(np.searchsorted(bars, first + 1, side="right")) - 1
     if n_silent <= MAX_LEAD:
         return 0, bars, meters
@@ -261,11 +250,10 @@ def without_lead(bars, meters, first):
 def tempo_marks(tempos, bars):
     """Returns quarter notes a minute at the start, and {bar: quarter notes a minute} where it
     changes by more than a tenth. tempos: [(time in units, quarter notes a minute)]."""
-    low, high = TEMPOS
-    marks = [(at, min(max(qpm, low), high)) for at, qpm in sorted(tempos)] or [(0, 120)]
+    times, qpm = zip(*(sorted(tempos) or [(0, 120)]))
     # a mark less than a sixteenth after a bar line is meant for that bar
-    mark = np.searchsorted([at for at, _ in marks], bars[:-1] + SIXTEENTH, side="right") - 1
-    qpm_of_bars = [round(marks[max(i, 0)][1]) for i in mark.tolist()]
+    mark = np.searchsorted(times, bars[:-1] + SIXTEENTH, side="right") - 1
+    qpm_of_bars = np.rint(np.clip(qpm, *TEMPOS)).astype(int)[np.maximum(mark, 0)].tolist()
     current, changes = qpm_of_bars[0], {}
     for bar, qpm in enumerate(qpm_of_bars):
         if abs(qpm - current) > TEMPO_STEP * current:
@@ -277,8 +265,8 @@ def tempo_marks(tempos, bars):
 
 
 def choose_keys(signatures, bars, pitch, on):
-    """Returns [(first bar, sharps, minor)] from the signatures [(time in units, sharps, is minor)]
-    where they fit the notes, else from the notes."""
+    """Returns [(first bar, sharps, minor)] from the signatures where they fit the notes, else from
+    the notes."""
     given = {}
     for time, sharps, is_minor in sorted(signatures, key=lambda signature: signature[0]):
         if -7 <= sharps <= 7:
@@ -314,19 +302,21 @@ def end_at_respelling(voices, bars, keys):
 
 
 def changes_at_bars(meters, keys, tempos):
-    """Returns {bar: (fields for every voice, fields for the first)} of all that changes after the
+    """Returns {bar: [fields for every voice, fields for the first]} of all that changes after the
     start; a tempo is the whole tune's and stands once."""
-    changes = {bar: (f"[M:{n}/{d}]", "") for bar, (n, d) in meters[1:]}
+    changes = defaultdict(lambda: ["", ""])
+    for bar, (n, d) in meters[1:]:
+        changes[bar][0] += f"[M:{n}/{d}]"
     for bar, *key in keys[1:]:
-        changes[bar] = (changes.get(bar, ("", ""))[0] + f"[K:{key_name(*key)}]", "")
+        changes[bar][0] += f"[K:{key_name(*key)}]"
     for bar, qpm in tempos.items():
-        changes[bar] = (changes.get(bar, ("", ""))[0], f"[Q:1/4={qpm}]")
+        changes[bar][1] += f"[Q:1/4={qpm}]"
     return changes
 
 
 def layout(voices, changes, n_bars):
-    """Returns the music lines: the voices one after the other, a group of bars at a time. changes:
-    from `changes_at_bars`; a line starts wherever something changes."""
+    """Returns the music lines: the voices one after the other, a group of bars at a time; a line
+    starts wherever something changes."""
     per_bar = sum(sum(map(len, voice)) for voice in voices) / n_bars + len(voices)
     room = LINE_CHARS - len("[V:1]") * len(voices)
     group = next((n for n in GROUP_BARS if per_bar * n <= room), 1)

@@ -42,11 +42,8 @@ _VOICE_TAG = re.compile(r"\[V:\s*([^\]\s|]*)[^\]|]*\]|^V:\s*(\S*).*$", re.M)
 
 def four_bar_sequences(text, n_bars=4):
     """Returns the sequences of n sounding bars of one voice, as strings; blanks, fields and rest
-    bars left out.
-
-    Found by splitting at bar lines and voice tags, without reading the notes: the training text may
-    be large. Tunes are split here and not by `split_tunebook`, since the generated part of a sample
-    begins without an `X:`.
+    bars left out. The notes are not read, since the training text may be large; the text may begin
+    within a tune.
     """
     sequences = []
     for tune in re.split(r"\n[ \t\r]*\n|^X:.*$", text, flags=re.M):
@@ -79,14 +76,9 @@ class Novelty:
         self.sequences = np.unique(_hashes_of(four_bar_sequences(train_text)))
 
     def measure(self, samples):
-        """Returns figures of every sample and of the set, on the generated music text (header and
-        prompt left out).
-
-        {"samples": [{longest_copied_chars, copied_share, new_4_bar_share, n_chars}],
-         longest_copied_chars (largest), longest_copied_chars_median, copied_share (of all
-         characters), new_4_bar_share (of all sequences), n_chars, shortest_run_counted (a longest
-         run of 0 is one below this)}
-        """
+        """Returns figures of the set and, in "samples", of every sample, on the generated music
+        text (header and prompt left out): shares of all characters and of all sequences. A longest
+        run of 0 is one below "shortest_run_counted"."""
         bodies = []
         for sample in map(as_sample, samples):
             bodies.append(sample.text[max(sample.prompt_chars, body_start(sample.text)) :])
@@ -184,9 +176,8 @@ class Novelty:
 
 
 def _extend(a, b, i, j, step):
-    """Returns how many characters agree from (i, j) on in direction `step`, for arrays of places:
-    only SEEDS places a window are known, so a run may go on where its windows were not looked
-    for."""
+    """Returns how many characters agree from (i, j) on in direction `step`, for arrays of places: a
+    run may go on beyond the SEEDS places that are known of a window."""
     n, active = np.zeros(len(i), np.int64), np.arange(len(i))
     while len(active):
         x, y = i[active] + step * n[active], j[active] + step * n[active]

@@ -1,10 +1,8 @@
 """From played to written time: the grid of every beat, and the onsets and ends of notes on it.
 
 Time is counted in integer *units*, QUARTER to the quarter note: 1/64 notes and 3, 5, 6, 7 and 9
-notes in a beat are whole numbers of them.
-
-In names, *onset* and *end* are times as played (floats), *on* and *off* the same on the grid
-(ints).
+notes in a beat are whole numbers of them. In names, *onset* and *end* are times as played (floats),
+*on* and *off* the same on the grid (ints).
 """
 
 import numpy as np
@@ -14,17 +12,14 @@ SIXTEENTH = QUARTER // 4  # the unit note length, L:1/16
 THIRTY_SECOND, SIXTY_FOURTH = QUARTER // 8, QUARTER // 16
 SMALLEST = THIRTY_SECOND  # units; what bars and changes of meter are multiples of
 BINARY, TERNARY, SEXTUPLET = SIXTEENTH, QUARTER // 3, QUARTER // 6  # steps of the grid of one beat
-GRIDS = BINARY, TERNARY, THIRTY_SECOND, SEXTUPLET  # those of hand-played music
 
-# All costs and errors below are in 24ths of a quarter note (200 ms at 120: 1 is 21 ms).
-POINT = QUARTER // 24
+POINT = QUARTER // 24  # of all costs and errors below (21 ms at 120 quarter notes a minute)
 # error (per onset, per beat) that a finer grid must save before it is used: with less, hand-played
 # sixteenths turn into ragged 32nds
 GRID_COST = {THIRTY_SECOND: (1.0, 1.0), SEXTUPLET: (0.8, 1.0)}
 TERNARY_ONSET_COST = 0.1  # per onset: a beat that fits both grids equally well is binary
-# per beat of triplets, times the share of the triplet grid in the file's total error: where most
-# beats swing, the next one does so too, and a lone "triplet" among straight beats is a late
-# sixteenth
+# per beat of triplets, times the share of the triplet grid in the file's total error: a lone
+# "triplet" among straight beats is a late sixteenth
 TERNARY_COST = 3.0
 FAR = 3.0  # an onset that a grid moves further than this (an eighth of a beat) speaks against it
 APART = 1.5  # between two onsets of one pitch that are two notes; closer ones are one note doubled
@@ -53,8 +48,8 @@ def quantise(track, pitch, onset, end, beats, n_tracks):
     """Returns (on, off): onsets and ends on the grid, in units; every note lasts at least one step.
 
     The grid is chosen per beat and track, so a swung melody over straight chords keeps both. Two
-    notes of one pitch in one track that fall on one place though the MIDI has them apart (a trill,
-    a repeated note) take their beat to the 32nd grid, and if that is too coarse to the 64th grid.
+    notes of one pitch that fall on one place though the MIDI has them apart (a trill, a repeated
+    note) take their beat to the 32nd grid, and if that is too coarse to the 64th grid.
     """
     n_beats = len(beats) - 1
     beat = np.searchsorted(beats, onset + 1e-4, side="right") - 1
@@ -90,36 +85,24 @@ def choose_grids(cell, place, length, n_cells):
         unfit = (length % (3 * step) != 0) & (step in (TERNARY, SEXTUPLET))
         return error + 2 * np.maximum(error - FAR, 0) + np.where(unfit, 1e6, 0)
 
-    errors = {step: error_on(step) for step in GRIDS}
-    binary, ternary = np.abs(errors[BINARY]).sum(), np.minimum(errors[TERNARY], 24).sum()
-    costs = {
-        TERNARY: (TERNARY_ONSET_COST, TERNARY_COST * ternary / (binary + ternary + 1e-9)),
-        **GRID_COST,
-    }
-    least = np.bincount(cell, errors[BINARY], n_cells)
-    chosen = np.full(n_cells, BINARY)
-    for step, (per_onset, per_beat) in costs.items():
-        total = np.bincount(cell, errors[step] + per_onset, n_cells) + per_beat
-        better = total < least - 1e-9
+    def choose(step, errors, per_beat, allowed=True):
+        total = np.bincount(cell, errors, n_cells) + per_beat
+        better = allowed & (total < least - 1e-9)
         least[better], chosen[better] = total[better], step
-    whole = length == QUARTER
+
+    binary, ternary = error_on(BINARY), error_on(TERNARY)
+    least, chosen = np.bincount(cell, binary, n_cells), np.full(n_cells, BINARY)
+    swing = np.minimum(ternary, 24).sum()
+    swing_share = swing / (binary.sum() + swing + 1e-9)
+    choose(TERNARY, ternary + TERNARY_ONSET_COST, TERNARY_COST * swing_share)
+    for step, (per_onset, per_beat) in GRID_COST.items():
+        choose(step, error_on(step) + per_onset, per_beat)
     for step, (n_least, per_onset) in RARE_GRIDS.items():
-        error = distance(step)
-        off_grid = np.bincount(cell, (error > RARE_ERROR) | ~whole, n_cells)
-        n_onsets = np.bincount(cell, n_places(cell, place, step), n_cells)
-        total = np.bincount(cell, error + per_onset, n_cells) + RARE_COST
-        better = (off_grid == 0) & (n_onsets >= n_least) & (total < least - 1e-9)
-        least[better], chosen[better] = total[better], step
+        error, places = distance(step), np.rint(place / step).astype(np.int64)
+        off_grid = np.bincount(cell, (error > RARE_ERROR) | (length != QUARTER), n_cells)
+        n_places = np.bincount(np.unique(cell * 64 + places) // 64, minlength=n_cells)
+        choose(step, error + per_onset, RARE_COST, (off_grid == 0) & (n_places >= n_least))
     return chosen
-
-
-def n_places(cell, place, step):
-    """Returns 1 for the first onset of each cell at each place of a grid, 0 for those that join
-    it."""
-    first = np.zeros(len(cell), np.int64)
-    places = cell * 64 + np.rint(place / step).astype(np.int64)
-    first[np.unique(places, return_index=True)[1]] = 1
-    return first
 
 
 def quantised_ends(track, on, end, beats, step):

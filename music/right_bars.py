@@ -3,14 +3,11 @@ bars).
 
     judge("X:1\\nM:4/4\\nL:1/4\\nK:C\\nCDEF|")     # Judged(verdict="right", ...)
 
-It is the strict reader itself (`abc_text`), asked at every bar line: *right* means no error, and
-exactly as long as the meter. A bar that is too short may be the tune's last one, which nobody can
-tell before the tune has ended or gone on; such a text is "open". A tune is right as a whole if it
-reaches level 5 of `check_abc`.
-
-Voices come in turns, as this project writes them: `[V:1]` some bars, `[V:2]` as many, and again. A
-voice that falls behind, runs ahead, or joins after the first turn is wrong at once, because no
-later bar could mend it.
+*Right* means that the strict reader (`abc_text`) finds no error, and that the bar is exactly as long
+as its meter. A bar that is too short may be the tune's last one; such a text is "open". A tune is
+right as a whole if it reaches level 5 of `check_abc`. Voices come in turns, as this project writes
+them: `[V:1]` some bars, `[V:2]` as many, and again. A voice that falls behind, runs ahead, or joins
+after the first turn is wrong at once, because no later bar could mend it.
 """
 
 import re
@@ -25,11 +22,10 @@ from music.validity import LEVELS
 class RightBars:
     """Follows one text while it is drawn, and says at every bar line whether it may stay.
 
-    n_wanted: bars of every voice to come after the prompt, 0: any number. is_level: True if all
-    voices have equally many bars at the last right one, so that the tune could be cut there;
-    is_done: those wanted are there; n_kept: bars (header and end counted as such) kept; n_tries:
-    draws of the present one; draws: of each before it, kept or given up, which copies of this
-    object go on counting together.
+    n_wanted: bars of every voice to come after the prompt, 0: any number. is_level: all voices have
+    equally many bars at the last right one; is_done: those wanted are there; n_kept: bars (header
+    and end counted as such) kept; n_tries: draws of the present one; draws: of each before it, kept
+    or given up, which copies of this object go on counting together.
     """
 
     # a longer header or bar is wrong; the longest of 27,047 bars of the default corpus has 45
@@ -47,8 +43,8 @@ class RightBars:
         return n_chars - self.n_chars > self.MAX_CHARS
 
     def is_due(self, newest, n_chars):
-        """Returns whether the text may be judged: its header or a bar may have ended with the
-        newest characters, or it is too long by now. n_chars: drawn after the prompt."""
+        """Returns whether the text may be judged: its header or a bar may have ended, or it is too
+        long by now. n_chars: drawn after the prompt."""
         end = "\n" if self.in_header else "|"
         return end in newest or self.is_too_long(n_chars)
 
@@ -152,10 +148,9 @@ def first_draws(text, ended):
     """Returns (bars that are right, bars that were judged) of a free text after its first bar, up
     to its first wrong one.
 
-    Each of them comes after nothing but right ones and was drawn once. So the share that is right,
-    over many texts, is the probability that the next bar is right after right ones, at no cost
-    beyond the texts. The first bar does not count: as a pickup it may be of nearly any length.
-    ended: the text is a whole tune, whose end is judged as a bar.
+    Over many texts, their share is the probability that the next bar is right after right ones. The
+    first bar does not count: as a pickup it may be of nearly any length. ended: the text is a whole
+    tune, whose end is judged as a bar.
     """
     bars, start = RightBars(""), body_start(text)
     ends = [start + match.end() for match in re.finditer(r"\|", text[start:])]
@@ -170,7 +165,7 @@ def first_draws(text, ended):
 
 
 def _judge_header(text, start):
-    """A header is right if it can be read and gives a meter; without one no bar could be right."""
+    """Returns Judged: a header is right if it can be read and gives a meter."""
     if start:
         reader = Reader(text[:start], strict=False)
         is_right = reader.meter is not None and not reader.n_header_errors

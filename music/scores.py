@@ -13,8 +13,8 @@ SUFFIXES = (".mxl", ".musicxml", ".xml", ".krn")
 
 
 class Converted(NamedTuple):
-    """What became of a score. midi: bytes, None if it could not be read, for `reason`; title,
-    composer, work, rights: as the file says, '' where it does not."""
+    """What became of a score. midi: bytes, or None for `reason`; title, composer, work, rights: as
+    the file says, '' where it does not."""
 
     midi: bytes | None
     reason: str = ""

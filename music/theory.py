@@ -2,8 +2,7 @@
 
 Keys are places on the line of fifths: 0 is C major or A minor, 1 has one sharp, -1 one flat, up to
 seven of either. Notes are places on it, too (F -1, C 0, G 1 ... B 5, F sharp 6), seven to an
-accidental; so the notes of a key stand side by side, and the spelling of a pitch is the choice of
-one place out of those twelve apart.
+accidental; the spelling of a pitch is the choice of one place out of those twelve apart.
 """
 
 from fractions import Fraction
@@ -32,17 +31,15 @@ MODES = {
     "loc": -5,
 }
 
-# How well each of the twelve pitch classes above the tonic fits a key in listeners' ears, major and
-# minor: probe tone ratings of Krumhansl and Kessler (1982), "Tracing the dynamic changes in
-# perceived tonal organization", table 1.
+# how well each pitch class above the tonic fits a major and a minor key in listeners' ears:
+# Krumhansl and Kessler (1982), table 1
 KEY_PROFILES = np.array(
     [
         [6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88],
         [6.33, 2.68, 3.52, 5.38, 2.60, 3.53, 2.54, 4.75, 3.98, 2.69, 3.34, 3.17],
     ]
 )
-# (tonic, pitch class): 1 in the major scale. A natural minor scale has the notes of the major scale
-# three semitones up.
+# (tonic, pitch class): 1 in the major scale
 SCALES = np.array([np.isin((np.arange(12) - tonic) % 12, SEMITONES) for tonic in range(12)], int)
 # a given signature is believed if its scale holds at most this share fewer notes than the best
 SIGNATURE_SLACK = 0.05
@@ -122,12 +119,9 @@ def best_key(histogram):
 
 
 def best_signature(histogram, given=None):
-    """Returns (sharps or minus flats, minor) of the key to write a pitch-class histogram in;
-    `given` wins if it fits.
-
-    The signature is the one whose scale holds most notes, so that fewest accidentals are written.
-    `best_key` would not do: it weighs the tonic triad, not the scale. The profiles only choose
-    between the major and the minor key of that signature.
+    """Returns (sharps or minus flats, minor) of the key to write a pitch-class histogram in:
+    `given` if it fits, else the signature whose scale holds most notes, so that fewest accidentals
+    are written. The profiles only choose between its major and its minor key.
 
     >>> best_signature(np.array([9, 0, 5, 0, 8, 4, 0, 9, 0, 4, 0, 3]))
     (0, False)
@@ -151,9 +145,8 @@ def best_signature(histogram, given=None):
 def spell(pitch, sharps):
     """Returns (letter, alteration, octave) of a MIDI pitch in a key; octave 4 begins at middle C.
 
-    The twelve pitch classes are spelled from three fifths below the tonic of the major key to eight
-    above it: flat keys have flats, a minor key's seventh degree is raised, and no note has a double
-    accidental.
+    Pitch classes are spelled from three fifths below the tonic of the major key to eight above it:
+    a minor key's seventh degree is raised; no note has a double accidental.
 
     >>> spell(70, -3), spell(66, 1), spell(68, 0)
     (('B', -1, 4), ('F', 1, 4), ('G', 1, 4))

@@ -3,8 +3,7 @@
     rates = rate_samples(samples)    # share at each level, bar accuracy, abc2midi's verdict
 
 Samples are texts or dicts (see `as_sample`). Results are JSON values, with None for what is
-undefined, never NaN and never a made-up zero. The judge is abc2midi, which reads and writes files
-only: it gets a temporary folder of its own.
+undefined. The judge is abc2midi, which reads and writes files only: it gets a temporary folder.
 """
 
 import math
@@ -30,8 +29,7 @@ Z = 1.959964  # standard normal deviates of a 95 % interval
 VALID_LEVEL = 4  # a sample is valid if it reaches this level
 JUDGE_SECONDS = 10  # time limit of abc2midi for one text; real tunes take 5 ms
 JUDGES = 2  # at a time
-# its files may have this many blocks of 512 bytes: one text in a million asks for a gigabyte
-JUDGE_BLOCKS = 40_000
+JUDGE_BLOCKS = 40_000  # of 512 bytes a file: one text in a million asks for a gigabyte
 
 
 # ---------------------------------------------------------------- rates
@@ -78,8 +76,7 @@ def rate_samples(samples, judge=True):
     rate, interval: level 4 with Wilson's interval; level_rates: the five cumulative rates;
     bar_accuracy: share of all sounding generated bars that are exactly as long as their meter;
     without_unfinished_bar: the rate after truncated samples lost their unfinished last bar;
-    abc2midi_clean_rate: share of texts that abc2midi compiles to notes without an error or a
-    bar-length warning (None where it is not installed, or without judge).
+    abc2midi_clean_rate: share of clean texts (`judge_texts`), None without judge.
     """
     samples = [as_sample(sample) for sample in samples]
     checks = [check_abc(sample.text, sample.prompt_chars) for sample in samples]
@@ -132,9 +129,8 @@ def standard_error(parts, wholes):
     """Returns the standard error of sum(parts) / sum(wholes), a pair for each text; None for fewer
     than two.
 
-    The texts are what was drawn at random, not the bars in them (a text with one wrong length has
-    many), so the ratio is linearised and the texts' deviations from it are summed (Cochran 1977,
-    section 2.11)."""
+    The texts are what was drawn at random, not the bars in them, so the ratio is linearised and the
+    texts' deviations from it are summed (Cochran 1977, section 2.11)."""
     if len(parts) < 2 or not wholes.sum():
         return None
     deviations = parts - parts.sum() / wholes.sum() * wholes

@@ -15,49 +15,6 @@ from music.quantise import QUARTER, SIXTEENTH, SIXTY_FOURTH, SMALLEST, differs, 
 from music.theory import LETTERS, bar_length, key_alterations, spell
 
 LONGEST_BAR = 16 * QUARTER  # units; longer "bars" (255/1) are errors in the file
-
-# ---------------------------------------------------------------- pitches and lengths
-
-
-class PitchText(NamedTuple):
-    """How one MIDI pitch is written in a key: letter as its number in LETTERS, alteration in
-    semitones, text without and with its accidental."""
-
-    letter: int
-    alteration: int
-    bare: str
-    marked: str
-
-
-@cache
-def pitch_texts(sharps):
-    """Returns the PitchText of each of the 128 MIDI pitches in a key.
-
-    >>> pitch_texts(-3)[63].bare, pitch_texts(-3)[61].marked, pitch_texts(2)[61].bare
-    ('E', '_D', 'C')
-    """
-    table = []
-    for pitch in range(128):
-        letter, alteration, octave = spell(pitch, sharps)
-        # C is middle C
-        bare = letter.lower() + "'" * (octave - 5) if octave >= 5 else letter + "," * (4 - octave)
-        marked = "_=^"[alteration + 1] + bare
-        table.append(PitchText(LETTERS.index(letter), alteration, bare, marked))
-    return table
-
-
-def length_text(units):
-    """Returns a length as ABC writes it over L:1/16: a sixteenth '', an eighth '2'.
-
-    >>> [length_text(n * QUARTER // 16) for n in (4, 8, 2, 6, 1, 3)]
-    ['', '2', '/', '3/', '/4', '3/4']
-    """
-    count, parts = Fraction(units, SIXTEENTH).as_integer_ratio()
-    below = {1: "", 2: "/"}.get(parts, f"/{parts}")
-    return below if count == 1 else f"{count}{below}"
-
-
-LENGTHS = {units: length_text(units) for units in range(0, LONGEST_BAR + 1, SIXTY_FOURTH)}
 # lengths that one head with at most three dots has
 IS_SHOWN = np.isin(
     np.arange(2 * LONGEST_BAR + 1),
@@ -67,19 +24,40 @@ IS_SHOWN = np.isin(
 TUPLETS = {3: (6, 2), 5: (5, 4), 7: (7, 4), 9: (9, 8)}
 
 
-class Tuplets(NamedTuple):
-    """Stretches of one voice, as arrays. first, size: start and length in units; over, under: so
-    many notes are written in the time of so many."""
+class Heads(NamedTuple):
+    """What one voice has between two cuts: a note head, a chord or a rest. Arrays; start, stop:
+    units; event: of the voice, the last begun; sounds: True if it has not ended; over, under: so
+    many notes of its tuplet are written in the time of so many; 1, 1 outside."""
 
-    first: np.ndarray
-    size: np.ndarray
+    start: np.ndarray
+    stop: np.ndarray
+    event: np.ndarray
+    sounds: np.ndarray
+    bar: np.ndarray
     over: np.ndarray
     under: np.ndarray
 
+    def lengths(self):
+        """Returns the lengths in units as they are written."""
+        return (self.stop - self.start) * self.over // self.under
+
+
+def voice_text(voice, bars, beats, meters, keys):
+    """Returns the text of every bar of one voice, e.g. ['D4G4B4d4', 'Z', ...]; Z is a silent
+    bar."""
+    tuplets = tuplets_of(voice.on, voice.off, beats)
+    has_pickup = bars[1] != bar_length(meters[0][1], QUARTER)
+    heads = cut_voice(voice, bars, tuplets, has_pickup)
+    heads = cut_lengths(heads, bars, pulses_of(meters, len(bars) - 1))
+    return bar_texts(voice, heads, tuplet_prefixes(heads, tuplets), keys, len(bars) - 1)
+
+
+# ---------------------------------------------------------------- heads
+
 
 def tuplets_of(on, off, beats):
-    """Returns the Tuplets of one voice: beats, or halves of beats, with events off the binary
-    grid."""
+    """Returns the tuplets of one voice, columns of (start, end, over, under): beats, or halves of
+    beats, with events off the binary grid."""
     edges = distinct(on, off)
     odd = edges[edges % SIXTY_FOURTH != 0]
     begin = beats[np.searchsorted(beats, odd, side="right") - 1]
@@ -91,12 +69,28 @@ def tuplets_of(on, off, beats):
         misfits = np.bincount(beat, (odd - begin) * n_parts % QUARTER, len(starts))
         over[misfits == 0], under[misfits == 0] = n_notes, in_time_of
     half = QUARTER // 2
-    middle = np.minimum(np.searchsorted(edges, starts + half), len(edges) - 1)
-    halved = (lengths == QUARTER) & (edges[middle] == starts + half) & (over == 3)
+    halved = (lengths == QUARTER) & np.isin(starts + half, edges) & (over == 3)
     first = np.where(halved[beat], odd - (odd - begin) % half, begin)
     new = differs(first)
-    beat = beat[new]
-    return Tuplets(first[new], np.where(halved, half, lengths)[beat], over[beat], under[beat])
+    first, beat = first[new], beat[new]
+    return np.stack([first, first + np.where(halved, half, lengths)[beat], over[beat], under[beat]])
+
+
+def cut_voice(voice, bars, tuplets, has_pickup):
+    """Returns the Heads of a voice: cut at every bar line, event and edge of a tuplet; silent bars
+    left out, but not a pickup, which Z would make as long as its meter."""
+    edges = tuplets[:2].T.ravel()
+    cuts = distinct(bars, voice.on, voice.off, edges)
+    start, stop = cuts[:-1], cuts[1:]
+    event = np.searchsorted(voice.on, start, side="right") - 1
+    sounds = (event >= 0) & (voice.off[event] > start)
+    bar = np.searchsorted(bars, start, side="right") - 1
+    factors = np.ones((2, len(edges) + 1), np.int64)  # before, in, behind the first tuplet, ...
+    factors[:, 1::2] = tuplets[2:]
+    over, under = factors[:, np.searchsorted(edges, start, side="right")]
+    is_kept = sounds | (start != bars[bar]) | (stop != bars[bar + 1])
+    is_kept[0] |= has_pickup
+    return Heads(*(column[is_kept] for column in (start, stop, event, sounds, bar, over, under)))
 
 
 @cache
@@ -127,91 +121,70 @@ def pulses_of(meters, n_bars):
     return pulses
 
 
-# ---------------------------------------------------------------- heads
-
-
-class Heads(NamedTuple):
-    """What one voice has between two cuts: a note head, a chord or a rest. Arrays; start, stop,
-    length: units; event: of the voice, the last begun; sounds: True if it has not ended; tuplet:
-    its number or -1; length: as it is written (in a tuplet of three, three in the time of two)."""
-
-    start: np.ndarray
-    stop: np.ndarray
-    event: np.ndarray
-    sounds: np.ndarray
-    bar: np.ndarray
-    tuplet: np.ndarray
-    length: np.ndarray
-
-
-def voice_text(voice, bars, beats, meters, keys):
-    """Returns the text of every bar of one voice, e.g. ['D4G4B4d4', 'Z', ...]; Z is a silent
-    bar."""
-    tuplets = tuplets_of(voice.on, voice.off, beats)
-    has_pickup = bars[1] != bar_length(meters[0][1], QUARTER)
-    heads = cut_voice(voice, bars, tuplets, has_pickup)
-    heads = cut_lengths(heads, bars, pulses_of(meters, len(bars) - 1), tuplets)
-    return bar_texts(voice, heads, tuplet_prefixes(heads, tuplets), keys, len(bars) - 1)
-
-
-def cut_voice(voice, bars, tuplets, has_pickup):
-    """Returns the Heads of a voice: cut at every bar line, event and edge of a tuplet; silent bars
-    left out, but not a pickup, which Z would make as long as its meter."""
-    on, off, first, size = voice.on, voice.off, tuplets.first, tuplets.size
-    cuts = distinct(bars, on, off, first, first + size)
-    start, stop = cuts[:-1], cuts[1:]
-    event = np.searchsorted(on, start, side="right") - 1
-    sounds = (event >= 0) & (off[event] > start)
-    bar = np.searchsorted(bars, start, side="right") - 1
-    is_kept = sounds | (start != bars[bar]) | (stop != bars[bar + 1])
-    is_kept[0] |= has_pickup
-    tuplet = np.full(len(start), -1)
-    if len(first):
-        tuplet = np.searchsorted(first, start, side="right") - 1
-        tuplet[start >= first[tuplet] + size[tuplet]] = -1
-    columns = (column[is_kept] for column in (start, stop, event, sounds, bar, tuplet))
-    return with_lengths(tuplets, *columns)
-
-
-def with_lengths(tuplets, start, stop, event, sounds, bar, tuplet):
-    """Returns Heads of these columns, with the lengths as they are written."""
-    over, under = np.append(tuplets.over, 1), np.append(tuplets.under, 1)  # the last: no tuplet
-    length = (stop - start) * over[tuplet] // under[tuplet]
-    return Heads(start, stop, event, sounds, bar, tuplet, length)
-
-
-def cut_lengths(heads, bars, pulses, tuplets):
+def cut_lengths(heads, bars, pulses):
     """Returns the Heads with every length that no single head has cut in two, again until all are
     shown. pulses: of each bar, see `pulses_of`."""
-    over, under = np.append(tuplets.over, 1), np.append(tuplets.under, 1)
-    while (odd := ~IS_SHOWN[heads.length]).any():
-        start, _, _, _, bar, tuplet, length = (column[odd] for column in heads)
-        place = start - bars[bar]
-        by_64ths = (length % SMALLEST > 0) | (tuplet < 0) & (place % SMALLEST > 0)
+    while (odd := ~IS_SHOWN[heads.lengths()]).any():
+        part = Heads(*(column[odd] for column in heads))
+        place, length = part.start - bars[part.bar], part.lengths()
+        by_64ths = (length % SMALLEST > 0) | (part.over == 1) & (place % SMALLEST > 0)
         grain = np.where(by_64ths, SIXTY_FOURTH, SMALLEST)
-        sizes = (place // grain, length // grain, pulses[bar] * SMALLEST // grain)
-        first = [first_head(*size) for size in np.transpose(sizes).tolist()]
-        cut = start + np.array(first) * grain * under[tuplet] // over[tuplet]
-        heads = with_lengths(
-            tuplets,
+        sizes = place // grain, length // grain, pulses[part.bar] * SMALLEST // grain
+        first = np.array([first_head(*size) for size in np.transpose(sizes).tolist()])
+        cut = part.start + first * grain * part.under // part.over
+        heads = Heads(
             np.sort(np.append(heads.start, cut)),
             np.sort(np.append(heads.stop, cut)),
-            *(np.repeat(column, 1 + odd) for column in heads[2:-1]),
+            *(np.repeat(column, 1 + odd) for column in heads[2:]),
         )
     return heads
+
+
+# ---------------------------------------------------------------- text
+
+
+def length_text(units):
+    """Returns a length as ABC writes it over L:1/16: a sixteenth '', an eighth '2'.
+
+    >>> [length_text(n * QUARTER // 16) for n in (4, 8, 2, 6, 1, 3)]
+    ['', '2', '/', '3/', '/4', '3/4']
+    """
+    count, parts = Fraction(units, SIXTEENTH).as_integer_ratio()
+    below = {1: "", 2: "/"}.get(parts, f"/{parts}")
+    return below if count == 1 else f"{count}{below}"
+
+
+LENGTHS = {units: length_text(units) for units in range(0, LONGEST_BAR + 1, SIXTY_FOURTH)}
+
+
+@cache
+def pitch_texts(sharps):
+    """Returns how each of the 128 MIDI pitches is written in a key: [(letter as its number in
+    LETTERS, alteration in semitones, text without its accidental, text with it)].
+
+    >>> pitch_texts(-3)[63], pitch_texts(-3)[61], pitch_texts(2)[61]
+    ((2, -1, 'E', '_E'), (1, -1, 'D', '_D'), (0, 1, 'C', '^C'))
+    """
+    table = []
+    for pitch in range(128):
+        letter, alteration, octave = spell(pitch, sharps)
+        # C is middle C
+        text = letter.lower() + "'" * (octave - 5) if octave >= 5 else letter + "," * (4 - octave)
+        table.append((LETTERS.index(letter), alteration, text, "_=^"[alteration + 1] + text))
+    return table
 
 
 def tuplet_prefixes(heads, tuplets):
     """Returns what stands before each head: '(3', '(3::5' (triplet time for five heads), '(5:4:5'
     or ''."""
     prefixes = [""] * len(heads.event)
-    counts = np.bincount(heads.tuplet[heads.tuplet >= 0], minlength=len(tuplets.first))
-    places = np.searchsorted(heads.start, tuplets.first)
-    for i, n_heads, over, under in zip(places, counts, tuplets.over, tuplets.under):
+    for first, stop, (over, under) in zip(
+        *np.searchsorted(heads.start, tuplets[:2]), tuplets[2:].T
+    ):
         if over != 3:
-            prefixes[i] = f"({over}:{under}:{n_heads}"
+            prefixes[first] = f"({over}:{under}:{stop - first}"
         else:
-            prefixes[i] = "(3" if n_heads == 3 else f"(3::{n_heads}"
+            prefixes[first] = "(3" if stop - first == 3 else f"(3::{stop - first}"
     return prefixes
 
 
@@ -219,7 +192,7 @@ def bar_texts(voice, heads, prefixes, keys, n_bars):
     """Returns the text of every bar from its heads; an accidental holds for its letter to the end
     of the bar."""
     tied_on = heads.sounds & (voice.off[heads.event] > heads.stop)
-    columns = (heads.bar, heads.event, heads.sounds, tied_on, heads.length)
+    columns = (heads.bar, heads.event, heads.sounds, tied_on, heads.lengths())
     bars, keys = [[] for _ in range(n_bars)], list(keys)
     current = -1
     for bar, event, sounds, tied, units, prefix in zip(

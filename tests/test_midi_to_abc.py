@@ -365,7 +365,7 @@ def test_every_pitch_survives_in_every_key(sharps):
     notes = [(i, 1, p) for i, p in enumerate(range(128))]
     table = pitch_texts(sharps)
     text = f"X:1\nM:4/4\nL:1/16\nK:{theory.key_name(sharps, False)}\n"
-    text += "|".join(table[pitch].marked + "16" for _, _, pitch in notes) + "|\n"
+    text += "|".join(table[pitch][3] + "16" for _, _, pitch in notes) + "|\n"
     assert [note.pitch for note in read_abc(text).voices[0].notes] == list(range(128))
 
 
