@@ -1,9 +1,6 @@
 """Baselines of a rate of validity: random characters, shuffled music, rests and n-grams.
 
-    baselines = baseline_samples(train_tunes, n=100, seed=0)    # {name: samples}
-
-Rate them like the samples of a model: a check that random characters after a real header pass is no
-check.
+baselines = baseline_samples(train_tunes, n=100, seed=0)    # {name: samples}, to be rated
 """
 
 import re
@@ -11,6 +8,7 @@ import re
 import numpy as np
 
 from music.novelty import character_codes
+from music.samples import Sample
 from music.tunebook import body_start
 from music.windows import window_hashes
 
@@ -23,9 +21,8 @@ def baseline_samples(train_tunes, n, seed=0, max_chars=1000, orders=(3, 5, 8, 10
     """Returns {name: [sample]} with n samples each, ready for `rate_samples`.
 
     random: a real header and characters drawn evenly from those of the training text; printable:
-    ... from printable ASCII; shuffled: a real tune's characters shuffled; rests: a real header and
-    bars of rest; 3-gram, ...: see `ngram_samples`. Long orders keep more bars right because they
-    copy.
+    from printable ASCII; shuffled: a real tune's characters; rests: a real header and bars of rest;
+    3-gram, ...: see `ngram_samples`. Long orders keep more bars right because they copy.
     """
     rng = np.random.default_rng(seed)
     tunes = [tune for tune in train_tunes if body_start(tune)]
@@ -46,9 +43,7 @@ def baseline_samples(train_tunes, n, seed=0, max_chars=1000, orders=(3, 5, 8, 10
             "rests": rest * max(4, length // len(rest)),
         }
         for name, music in bodies.items():
-            samples[name].append(
-                {"text": header + music + "\n", "prompt_chars": len(header), "truncated": False}
-            )
+            samples[name].append(Sample(header + music + "\n", len(header)))
     shuffled = [tunes[i] for i in rng.permutation(len(tunes))]
     n_chars = np.cumsum([len(tune) for tune in shuffled])
     text = shuffled[: int(np.searchsorted(n_chars, NGRAM_CHARS, "right")) + 1]
@@ -66,9 +61,8 @@ def _bar_of_rest(header):
 
 
 def ngram_samples(tunes, order, n, max_chars, seed=0):
-    """Returns n samples of the maximum-likelihood character model of this order, from the first
-    character to the end of a tune: the next character follows a random occurrence of the last
-    order - 1 characters in the tunes."""
+    """Returns n samples of the maximum-likelihood character model of this order: the next character
+    follows a random occurrence of the last order - 1 characters in the tunes."""
     k, rng = order - 1, np.random.default_rng(seed)
     pad = "\0" * max(1, k)  # before the first character of a tune, and its end
     codes = character_codes(pad + pad.join(tune.rstrip("\n") + "\n" for tune in tunes) + pad)
@@ -88,7 +82,4 @@ def ngram_samples(tunes, order, n, max_chars, seed=0):
         if not alive.any():
             break
     texts = [bytes(row[row != 0]).decode("ascii") for row in drawn]
-    return [
-        {"text": text, "prompt_chars": 0, "truncated": bool(going)}
-        for text, going in zip(texts, alive)
-    ]
+    return [Sample(text, truncated=bool(going)) for text, going in zip(texts, alive)]

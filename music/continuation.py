@@ -1,11 +1,8 @@
-"""A user's tune to go on from: MIDI or ABC in, its last bars as a prompt, and the given and the new
-bars as one file.
+"""A user's tune to go on from: its last bars as a prompt, and given and new bars as one file.
 
-    source = read_source(data, "song.mid", 6)       # ValueError says why there is none
-    given = last_bars(source.text, 8)               # given.text is what a model continues
-    midi = midi_with_source(text, given, source)
-
-Times of bars are those of the file, for the converter takes its bar lines from the MIDI's meters.
+source = read_source(data, "song.mid", 6)       # ValueError says why there is none
+given = last_bars(source.text, 8)               # given.text is what a model continues
+midi = midi_with_source(text, given, source)
 """
 
 import re
@@ -29,9 +26,8 @@ MARK = "new bars begin"  # what stands between the given bars and the new ones, 
 
 
 class Source(NamedTuple):
-    """A tune to go on from. text: in the form of the training text; score: symusic's of the MIDI
-    file, None for ABC; start: where the text begins in the file, in quarter notes; mended: {kind of
-    fault: how often}."""
+    """A tune to go on from. text: as training text; score: symusic's of the MIDI file, None for
+    ABC; start: where the text begins in it, quarter notes; mended: {kind of fault: how often}."""
 
     text: str
     score: Any = None
@@ -40,9 +36,8 @@ class Source(NamedTuple):
 
 
 class Given(NamedTuple):
-    """The last bars of a tune. text: a prompt; n_bars: of every voice; onset: of the first of them
-    in the tune, quarter notes; n_left_out: bars behind them, of which the last is shorter than its
-    meter or has no bar line."""
+    """The last bars of a tune. text: a prompt; n_bars: of every voice; onset: of the first of them,
+    quarter notes; n_left_out: bars behind them that are short or have no bar line."""
 
     text: str
     n_bars: int
@@ -75,12 +70,10 @@ def read_source(data, name, max_voices):
 
 
 def last_bars(text, n_bars, meters=()):
-    """Returns Given: at least the last n_bars bars of a tune, whole groups of bars of all voices;
-    all of them if there are no more. A short last bar stays away: nothing could follow it.
-    ValueError if there is no whole bar.
+    """Returns Given: at least the last n_bars bars of a tune, whole groups of bars of all voices. A
+    short last bar stays away: nothing could follow it. ValueError if there is no whole bar.
 
-    meters: those that a model knows, if any; the bars given are the last ones that have them, and
-    fewer if a bar in another meter stands among them."""
+    meters: those that a model knows, if any; the bars given are the last ones that have them."""
     reader = Reader(text, strict=True)
     voices = reader.sounding_voices()
     n_whole = min(
@@ -99,7 +92,7 @@ def last_bars(text, n_bars, meters=()):
 
 def known_run(bars, n_bars, meters):
     """Returns (first, stop) of the last n_bars of a voice's bars, or of the last run of bars in
-    known meters where others stand among them; all meters are known if none are given."""
+    known meters where others stand among them."""
     known = [not meters or bar.after[0] in meters for bar in bars]
     if not any(known):
         known = [True] * len(bars)
@@ -140,8 +133,8 @@ def marked(text, n_given):
 
 def midi_with_source(text, given, source):
     """Returns MIDI bytes of given and new bars: a marker where the new ones begin; of a source in
-    MIDI the drums and the exact tempos of the given bars (Given) besides. Instruments do not pass
-    through: a track may have become several voices, and several tracks one."""
+    MIDI the drums and exact tempos of the given bars (Given) besides, but no instruments: tracks
+    were split and joined."""
     score = symusic.Score.from_midi(midi_bytes(read_abc(text, strict=False)))
     last = read_abc(given.text, strict=False).voices[0].bars[-1]
     length = (last.onset + last.length) * MIDI_TICKS

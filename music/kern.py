@@ -2,8 +2,8 @@
 line is a moment.
 
 Graces (q) are left out, and notes without a length, as in chant. Hidden notes (yy) are read: they
-stand for a sign of repetition, or for what another part plays. Other spines only keep their place.
-A file is hostile until shown otherwise: what does not fit is a ScoreError with its line.
+stand for a sign of repetition, or for what another part plays. What does not fit is a ScoreError
+with its line.
 """
 
 import re
@@ -98,9 +98,9 @@ class _Reader:
         return max((spine.end for spine in self.sounding()), default=self.start)
 
     def end_of_measure(self):
-        """Returns where a bar line stands: at the end of the last notes, but a note may sound on
-        across it, and a voice may have stopped before. The first end that fills the meter counts,
-        or the next end after what was read last."""
+        """Returns where a bar line stands: where notes end that fill the meter, for a note may
+        sound on across it and a voice may have stopped before; else at the next end after the last
+        read."""
         ends = [spine.end for spine in self.sounding() if spine.end > self.now + 0.5]
         if self.meter:
             full = self.start + bar_length(self.meter, TICKS)

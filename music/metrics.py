@@ -1,12 +1,11 @@
-"""Figures of music: of one tune, of a set of tunes beside another, and the skills that a model has.
+"""Figures of music: of one tune, of a set of tunes beside another, and the skills of a model.
 
-    figures = music_metrics(tune)                  # of one tune
+    figures = music_metrics(tune)
     beside = compare_sets(samples, test_tunes)     # and real music beside real music
     learned = skills(samples)                      # one number a skill
 
-Tunes are texts, samples (see `as_sample`) or Tunes. Every function is pure, gives JSON values, and
-says None for what is undefined (the groove of a tune of one bar), never NaN and never a made-up
-zero.
+Tunes are texts, samples (see `as_sample`) or Tunes. Values are for JSON; what is undefined (the
+groove of a tune of one bar) is None.
 """
 
 import re
@@ -78,12 +77,10 @@ def music_metrics(tune):
 
     pitch_class_entropy: bits over the 12 pitch classes, one count a note (at most 3.585).
     scale_consistency: largest share of notes in any major or natural minor scale (Mogren 2016).
-    in_key_share: share of notes in the scale of the key that K: gives.
     groove_consistency: 1 - mean share of the positions (16 in a 4/4 bar) in which neighbouring bars
-        of one meter differ in having an onset (MusPy, there with another grid).
+        of one meter differ in having an onset (as MusPy, on another grid).
     polyphony: mean number of notes while any sounds; pitch_range: semitones.
     rest_share: share of the time in which no voice sounds.
-    bar_repetition: share of repeated bars, see `repeated_bars`.
     leap_share: share of melodic intervals above LEAP semitones.
     """
     tune = as_tune(tune)
@@ -163,8 +160,8 @@ def _scale(key):
 
 
 def _bars_of(tune, onsets):
-    """Returns (starts, meters) of the bars of the voice that has most, quarter notes (meter 0:
-    free), and the number of the bar in which each onset lies."""
+    """Returns (starts, meters) of the bars of the longest voice in quarter notes (meter 0: free),
+    and the number of the bar in which each onset lies."""
     bars = max((voice.bars for voice in tune.voices), key=len, default=[])
     starts = np.array([float(bar.onset) for bar in bars])
     meters = np.array([float(bar.meter or 0) for bar in bars])
@@ -226,11 +223,11 @@ def jensen_shannon(p, q):
 
 def compare_sets(generated, real, seed=0, resamples=200):
     """Returns generated beside real music, and real beside real: {"n", "n_real", "n_compared",
-    "metrics": {name: row}, "jsd": {name: row}}; see `_compare_metric`, `_compare_histogram`.
+    "metrics": {name: row}, "jsd": {name: row}}.
 
-    Distances shrink as sets grow, so all are taken between n_compared tunes and n_compared others
-    (at most half of the real set), drawn at random `resamples` times. A distance below the 95th
-    percentile of real against real is no difference.
+    Distances shrink as sets grow, so all are taken between n_compared tunes and as many others (at
+    most half of the real set), drawn `resamples` times. A distance below the 95th percentile of
+    real against real is no difference.
     """
     rng = np.random.default_rng(seed)
     sets = [[as_tune(tune) for tune in tunes] for tunes in (generated, real)]
@@ -258,27 +255,23 @@ def compare_sets(generated, real, seed=0, resamples=200):
 
 
 def _compare_metric(ours, theirs, draws):
-    """Returns a row of `compare_sets`; draws: triples of index arrays, into the generated, the
-    real, and the real again; distances (Wasserstein-1) are in standard deviations of the real
-    set."""
+    """Returns a row of `compare_sets`: means, spreads, and Wasserstein-1 distances in standard
+    deviations of the real set."""
     from scipy.stats import wasserstein_distance
 
     ours, theirs = np.array(ours, float), np.array(theirs, float)  # None becomes nan
-    known, known_of_ours = theirs[~np.isnan(theirs)], ours[~np.isnan(ours)]
-    spread = float(known.std()) if len(known) > 1 else None
+    row = {}
+    for name, values in (("generated", ours), ("real", theirs)):
+        known = values[~np.isnan(values)]
+        row[f"{name}_mean"] = mean_of_known(known)
+        row[f"{name}_sd"] = float(known.std()) if len(known) > 1 else None
+    spread = row["real_sd"]
 
     def distance(a, b):
         a, b = a[~np.isnan(a)], b[~np.isnan(b)]
         return wasserstein_distance(a, b) / spread if len(a) and len(b) and spread else None
 
-    return {
-        "generated_mean": mean_of_known(known_of_ours),
-        "generated_sd": float(known_of_ours.std()) if len(known_of_ours) > 1 else None,
-        "real_mean": mean_of_known(known),
-        "real_sd": spread,
-        "wasserstein_in_sd": mean_of_known([distance(ours[a], theirs[b]) for a, b, _ in draws]),
-        **_real_vs_real([distance(theirs[b], theirs[c]) for _, b, c in draws]),
-    }
+    return row | _mean_distances("wasserstein_in_sd", distance, ours, theirs, draws)
 
 
 def _compare_histogram(ours, theirs, draws):
@@ -287,18 +280,18 @@ def _compare_histogram(ours, theirs, draws):
     def distance(a, b):
         return jensen_shannon(a.sum(0), b.sum(0))
 
-    ours, theirs = np.array(ours), np.array(theirs)
-    return {
-        "generated": mean_of_known([distance(ours[a], theirs[b]) for a, b, _ in draws]),
-        **_real_vs_real([distance(theirs[b], theirs[c]) for _, b, c in draws]),
-    }
+    return _mean_distances("generated", distance, np.array(ours), np.array(theirs), draws)
 
 
-def _real_vs_real(values):
-    values = [value for value in values if value is not None]
+def _mean_distances(name, distance, ours, theirs, draws):
+    """Returns the mean distance of generated and real music as `name`, and that of real and real;
+    draws: triples of index arrays into the generated, the real, and the real again."""
+    within = [distance(theirs[b], theirs[c]) for _, b, c in draws]
+    within = [value for value in within if value is not None]
     return {
-        "real_vs_real_mean": mean_of_known(values),
-        "real_vs_real_p95": float(np.quantile(values, 0.95)) if values else None,
+        name: mean_of_known([distance(ours[a], theirs[b]) for a, b, _ in draws]),
+        "real_vs_real_mean": mean_of_known(within),
+        "real_vs_real_p95": float(np.quantile(within, 0.95)) if within else None,
     }
 
 
@@ -308,12 +301,11 @@ def _real_vs_real(values):
 def skills(samples):
     """Returns one number a skill; None where undefined.
 
-    meter: share of sounding bars that are exactly as long as their meter; key: share of tunes whose
-    notes fit the key of their K: (or its relative) better than the others; in_key: mean share of
-    notes in the scale of their key (near 0.9 even for random letters); cadence: share of the tunes
-    that end by themselves whose last notes have the tonic in the bass; repetition: mean share of
-    repeated bars; valid: share at level 4; content: share with enough music in them; ended: share
-    that ended by themselves.
+    meter: share of sounding bars as long as their meter; key: of tunes whose notes fit the key of
+    K: (or its relative) best; in_key: mean share of notes in the scale of their key (near 0.9 even
+    for random letters); cadence: share of the tunes that end by themselves with the tonic in the
+    bass; repetition: mean share of repeated bars; valid: share at level 4; content: with enough
+    music in them; ended: that ended by themselves.
     """
     samples = [as_sample(sample) for sample in samples]
     checks = [check_abc(sample.text, sample.prompt_chars) for sample in samples]
@@ -335,8 +327,8 @@ def skills(samples):
 
 
 def _keeps_key(tune):
-    """Returns whether the notes, weighted by duration, fit the key of K: or its relative best (it
-    has the same notes, and many folk tunes stand between the two); None if K: has no tonic."""
+    """Returns whether the notes, weighted by duration, fit the key of K: or its relative, which has
+    the same notes, best; None if K: has no tonic."""
     key = tonic_of(tune.key)
     if not key:
         return None

@@ -1,10 +1,9 @@
 """MIDI files with faults, mended before they are read: bytes in, bytes out.
 
-    data, counts = mend(data)      # counts: {what was mended: how often}, empty for a sound file
+    data, counts = mend(data)      # counts: {what was mended: how often}
 
-What is mended is what can be read in one way only: a packed or wrapped file, a long header, running
-status that goes on behind a system message, notes that nothing ends, and parts that a GS or XG
-message makes drums. Anything else stays as it is, and the strict reader says what is wrong with it.
+What can be read in one way only is mended: a packed or wrapped file, a long header, running status
+behind a system message, notes that nothing ends, parts that a GS or XG message makes drums.
 """
 
 import re

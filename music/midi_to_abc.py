@@ -2,17 +2,16 @@
 
     text, counts = convert(data, "Title", max_voices=6)    # ConversionError(reason, detail)
 
-What is written is what abc2midi, the reference reader, reads back right. Three of its ways shape
-the text: it strums chords (each note 1/48 quarter after the one below), it joins ties of changing
-chords to wrong notes once a bar line lies between, and it reads an unmarked MIDI pitch 0 in a flat
-key as -1. Times are in units of the grid (`music/quantise.py`), QUARTER to the quarter note.
+abc2midi, the reference reader, must read it back right. It strums chords (each note 1/48 quarter
+after the one below), joins ties of changing chords to wrong notes once a bar line lies between, and
+reads an unmarked MIDI pitch 0 in a flat key as -1. Times are in units of the grid (`quantise.py`).
 """
 
 import math
 import os
 import re
 from collections import defaultdict
-from itertools import groupby
+from itertools import groupby, pairwise
 
 import numpy as np
 import symusic
@@ -43,11 +42,10 @@ class ConversionError(Exception):
 def convert(data, name="", max_voices=MAX_VOICES):
     """Returns (ABC text, {what was counted}) of MIDI bytes, or raises ConversionError.
 
-    name: for T:, any string; max_voices: 1 to MAX_VOICES. Counted are, besides what `write_tune`
-    counts, tracks with pitched notes, drum notes; `error`, the median distance of the onsets from
-    the grid in quarter notes; `together`, notes played at least ROLLED after the one before them in
-    their track and written as a chord with it; `start`, quarter notes of silence cut at the
-    beginning; `mended`, {kind of fault: how often}.
+    name: for T:, any string; max_voices: 1 to MAX_VOICES. Counted besides what `write_tune` counts:
+    tracks, drum notes; `error`, the median distance of onsets from the grid, quarter notes;
+    `together`, notes played at least ROLLED after the one before and written as a chord with it;
+    `start`, quarter notes of silence cut at the beginning; `mended`, {kind of fault: how often}.
     """
     score, mended = read_midi(data)
     track, pitch, onset, end, n_drums = read_notes(score)
@@ -82,8 +80,8 @@ def convert(data, name="", max_voices=MAX_VOICES):
 
 
 def write_tune(notes, bars, meters, signatures, tempos, name="", max_voices=MAX_VOICES):
-    """Returns (ABC text, counts) of notes on the grid. Counted are bars, voices, notes written,
-    doubled and dropped with their voice, and onsets: different times at which notes begin.
+    """Returns (ABC text, counts) of notes on the grid: bars, voices, notes written, doubled and
+    dropped with their voice, and onsets, different times at which notes begin.
 
     notes: (track, pitch, on, off), int arrays sorted by track and onset; bars: the bar lines, one
     more than bars; meters: [(first bar, (n, d))]; signatures: [(time, sharps, is minor)]; tempos:
@@ -159,8 +157,8 @@ def read_midi(data):
 
 
 def read_notes(score):
-    """Returns (track, pitch, onset, end) of all pitched notes, onset and end in units (float
-    arrays, sorted by onset within each track), and the number of drum notes."""
+    """Returns (track, pitch, onset, end) of all pitched notes, times in units (floats), sorted by
+    onset within each track, and the number of drum notes."""
     columns, n_drums, scale = [], 0, QUARTER / score.tpq
     for track in score.tracks:
         if track.is_drum:
@@ -186,9 +184,9 @@ def read_notes(score):
 
 
 def meter_changes(score):
-    """Returns [(position, bar length, n, d)] in units, first at 0; signatures that no bar can have
-    are passed over, and a file without any is in 4/4."""
-    changes = [(0, 4 * QUARTER, 4, 4)]
+    """Returns [(position in units, (n, d))], first at 0; signatures that no bar can have are passed
+    over, and a file without any is in 4/4."""
+    changes = [(0, (4, 4))]
     for mark in sorted(score.time_signatures, key=lambda mark: mark.time):
         n, d = mark.numerator, mark.denominator
         while mark.denominator > SHORTEST_BEAT and n % 2 == 0 and d > 4:
@@ -199,8 +197,8 @@ def meter_changes(score):
         at = round(mark.time * QUARTER / SMALLEST / score.tpq) * SMALLEST
         if changes[-1][0] == at:
             changes.pop()
-        if not changes or changes[-1][2:] != (n, d):
-            changes.append((at, int(length), n, d))
+        if not changes or changes[-1][1] != (n, d):
+            changes.append((at, (n, d)))
     return changes
 
 
@@ -209,11 +207,10 @@ def bar_grid(changes, end):
     [(first bar, (n, d))]. A meter change inside a bar ends it there. A short first bar before a
     longer meter is a pickup: it takes the meter of what follows."""
     lines, meters, position = [], [], 0
-    untils = [at for at, *_ in changes[1:]] + [None]
-    for (_, length, n, d), until in zip(changes, untils):
+    for (_, meter), (until, _) in pairwise([*changes, (None, None)]):
         if position >= end and lines:
             break
-        rest = 0
+        length, rest = bar_length(meter, QUARTER), 0
         if until is None:
             n_bars = max(1, math.ceil((end - position) / length))
         else:
@@ -221,7 +218,7 @@ def bar_grid(changes, end):
         if len(lines) + n_bars > 2 * MAX_BARS:
             raise ConversionError("too_long", f"more than {2 * MAX_BARS:,} bars")
         if n_bars:
-            meters.append((len(lines), (n, d)))
+            meters.append((len(lines), meter))
         lines.extend(range(position, position + n_bars * length, length))
         position += n_bars * length
         if rest:  # what is left before the change is a bar of its own
@@ -248,8 +245,7 @@ def without_lead(bars, meters, first):
 
 
 def tempo_marks(tempos, bars):
-    """Returns quarter notes a minute at the start, and {bar: quarter notes a minute} where it
-    changes by more than a tenth. tempos: [(time in units, quarter notes a minute)]."""
+    """Returns the tempo at the start, and {bar: tempo} where it changes by more than a tenth."""
     times, qpm = zip(*(sorted(tempos) or [(0, 120)]))
     # a mark less than a sixteenth after a bar line is meant for that bar
     mark = np.searchsorted(times, bars[:-1] + SIXTEENTH, side="right") - 1
@@ -321,29 +317,24 @@ def layout(voices, changes, n_bars):
     room = LINE_CHARS - len("[V:1]") * len(voices)
     group = next((n for n in GROUP_BARS if per_bar * n <= room), 1)
     tags = [f"[V:{number}]" if len(voices) > 1 else "" for number in range(1, len(voices) + 1)]
-    lines = []
-    silences = silent_stretches(voices, n_bars)
-    breaks = sorted({0, n_bars, *changes, *(bar for stretch in silences for bar in stretch)})
+    breaks, rests = {0, n_bars, *changes}, set()
+    is_silent = [all(voice[bar] == "Z" for voice in voices) for bar in range(n_bars)]
+    for silent, run in groupby(range(n_bars), is_silent.__getitem__):
+        run = list(run)
+        if silent and len(run) > GROUP_BARS[0]:  # one rest in one line
+            breaks |= {run[0], run[-1] + 1}
+            rests |= set(run)
+    lines, breaks = [], sorted(breaks)
     for begin, end in zip(breaks, breaks[1:]):
-        is_silent = any(start <= begin and end <= stop for start, stop in silences)
-        step = end - begin if is_silent else group
+        step = end - begin if begin in rests else group
         for first in range(begin, end, step):
             everywhere, once = changes.get(first, ("", ""))
             line, stop = "", min(first + step, end)
             for tag, voice in zip(tags, voices):
                 line += tag + everywhere + once + "|".join(voice[first:stop]) + "|"
                 once = ""
-            line = re.sub(r"(?:Z\|){2,}", lambda silent: f"Z{len(silent[0]) // 2}|", line)
-            lines.append(line)
+            lines.append(re.sub(r"(?:Z\|){2,}", lambda rest: f"Z{len(rest[0]) // 2}|", line))
     return lines
-
-
-def silent_stretches(voices, n_bars):
-    """Returns [(first bar, bar after the last)] where all voices are silent for longer than a
-    group: one rest in one line."""
-    sounds = [bar for bar in range(n_bars) if any(voice[bar] != "Z" for voice in voices)]
-    edges = zip([-1, *sounds], [*sounds, n_bars])
-    return [(a + 1, b) for a, b in edges if b - a - 1 > GROUP_BARS[0]]
 
 
 def title_of(name):

@@ -1,8 +1,7 @@
-"""Scores in MusicXML, plain or packed (.mxl): read as printed, 50 and more a second.
+"""Scores in MusicXML, plain or packed (.mxl), read as printed.
 
-Repeats stand once; graces, cue notes, hidden notes and chord symbols are left out. A file is
-hostile until shown otherwise: it may declare no entities, what it unpacks to is bounded, and
-numbers that no music has are errors (ScoreError).
+Repeats stand once; graces, cue notes, hidden notes and chord symbols are left out. A file may
+declare no entities, what it unpacks to is bounded, and absurd numbers are errors (ScoreError).
 """
 
 import gc

@@ -2,8 +2,8 @@
 
     copied = Novelty(train_text).measure(samples)
 
-Samples are texts or dicts (see `as_sample`). Real music repeats others' phrases too, so the same
-figures of held-out tunes belong beside it (Yin, Reuben, Stepney and Collins 2022).
+Real music repeats others' phrases too, so the same figures of held-out tunes belong beside it (Yin,
+Reuben, Stepney and Collins 2022).
 """
 
 import re
@@ -41,10 +41,8 @@ _VOICE_TAG = re.compile(r"\[V:\s*([^\]\s|]*)[^\]|]*\]|^V:\s*(\S*).*$", re.M)
 
 
 def four_bar_sequences(text, n_bars=4):
-    """Returns the sequences of n sounding bars of one voice, as strings; blanks, fields and rest
-    bars left out. The notes are not read, since the training text may be large; the text may begin
-    within a tune.
-    """
+    """Returns the sequences of n sounding bars of one voice, blanks and fields left out. Notes are
+    not read, since the training text may be large; the text may begin within a tune."""
     sequences = []
     for tune in re.split(r"\n[ \t\r]*\n|^X:.*$", text, flags=re.M):
         first, *pieces = _VOICE_TAG.split(_NO_MUSIC.sub("", tune))
@@ -78,7 +76,7 @@ class Novelty:
     def measure(self, samples):
         """Returns figures of the set and, in "samples", of every sample, on the generated music
         text (header and prompt left out): shares of all characters and of all sequences. A longest
-        run of 0 is one below "shortest_run_counted"."""
+        run of 0 is one below COPY_CHARS."""
         bodies = []
         for sample in map(as_sample, samples):
             bodies.append(sample.text[max(sample.prompt_chars, body_start(sample.text)) :])
@@ -101,7 +99,6 @@ class Novelty:
             "samples": rows,
             "n": len(rows),
             "n_chars": total,
-            "shortest_run_counted": COPY_CHARS,
             "longest_copied_chars": max(longest, default=None),
             "longest_copied_chars_median": float(np.median(longest)) if longest else None,
             "copied_share": sum(copied) / total if total else None,

@@ -1,8 +1,7 @@
 """From played to written time: the grid of every beat, and the onsets and ends of notes on it.
 
-Time is counted in integer *units*, QUARTER to the quarter note: 1/64 notes and 3, 5, 6, 7 and 9
-notes in a beat are whole numbers of them. In names, *onset* and *end* are times as played (floats),
-*on* and *off* the same on the grid (ints).
+Time is counted in integer *units*: 1/64 notes and 3, 5, 6, 7 and 9 notes in a beat are whole
+numbers of them. *onset* and *end* are times as played (floats), *on* and *off* on the grid (ints).
 """
 
 import numpy as np
@@ -47,9 +46,8 @@ def beat_grid(bars):
 def quantise(track, pitch, onset, end, beats, n_tracks):
     """Returns (on, off): onsets and ends on the grid, in units; every note lasts at least one step.
 
-    The grid is chosen per beat and track, so a swung melody over straight chords keeps both. Two
-    notes of one pitch that fall on one place though the MIDI has them apart (a trill, a repeated
-    note) take their beat to the 32nd grid, and if that is too coarse to the 64th grid.
+    The grid is chosen per beat and track. Notes of one pitch that fall on one place though the MIDI
+    has them apart (a trill) take their beat to the 32nd grid, then to the 64th grid.
     """
     n_beats = len(beats) - 1
     beat = np.searchsorted(beats, onset + 1e-4, side="right") - 1
@@ -69,8 +67,7 @@ def quantise(track, pitch, onset, end, beats, n_tracks):
 
 
 def choose_grids(cell, place, length, n_cells):
-    """Returns the step of the grid of every cell (a beat of a track), by the error of the onsets in
-    it.
+    """Returns the step of the grid of every cell (a beat of a track), by the error of its onsets.
 
     cell, place, length: of every onset, the cell, the units from the start of its beat, and the
     length of the beat.
@@ -123,8 +120,8 @@ def quantised_ends(track, on, end, beats, step):
 
 
 def unify_ends(track, on, end):
-    """Returns ends; those of a chord that lie within a sixteenth of their mean become one: fingers
-    leave the keys one by one, but a chord of unequal ends would be written as a row of ties."""
+    """Returns ends; those of a chord within a sixteenth of their mean become one: a chord of
+    unequal ends would be written as a row of ties."""
     new = np.flatnonzero(differs(on, track))
     sizes = np.diff(np.append(new, len(on)))
     mean = np.repeat(np.add.reduceat(end, new) / sizes, sizes)

@@ -1,13 +1,11 @@
-"""Is the bar that a text ends with right? The judge behind `--bars right` (rejection sampling of
-bars).
+"""Rejection sampling of bars: is the bar that a text ends with right?
 
     judge("X:1\\nM:4/4\\nL:1/4\\nK:C\\nCDEF|")     # Judged(verdict="right", ...)
 
-*Right* means that the strict reader (`abc_text`) finds no error, and that the bar is exactly as long
-as its meter. A bar that is too short may be the tune's last one; such a text is "open". A tune is
-right as a whole if it reaches level 5 of `check_abc`. Voices come in turns, as this project writes
-them: `[V:1]` some bars, `[V:2]` as many, and again. A voice that falls behind, runs ahead, or joins
-after the first turn is wrong at once, because no later bar could mend it.
+*Right*: the strict reader (`abc_text`) finds no error, and the bar is as long as its meter. One
+that is too short may be the tune's last: "open". A tune is right as a whole at level 5 of
+`check_abc`. Voices come in turns, as this project writes them: `[V:1]` some bars, `[V:2]` as many,
+and again; one that falls behind, runs ahead, or joins after the first turn is wrong at once.
 """
 
 import re
@@ -23,9 +21,9 @@ class RightBars:
     """Follows one text while it is drawn, and says at every bar line whether it may stay.
 
     n_wanted: bars of every voice to come after the prompt, 0: any number. is_level: all voices have
-    equally many bars at the last right one; is_done: those wanted are there; n_kept: bars (header
-    and end counted as such) kept; n_tries: draws of the present one; draws: of each before it, kept
-    or given up, which copies of this object go on counting together.
+    equally many bars; is_done: those wanted are there; n_kept: bars kept (header and end counted as
+    such); n_tries: draws of the present one; draws: of each before it, which copies of this object
+    go on counting together.
     """
 
     # a longer header or bar is wrong; the longest of 27,047 bars of the default corpus has 45
@@ -104,8 +102,8 @@ class Judged(NamedTuple):
 def judge(text, n_given=0, n_before=0, ended=False):
     """Returns Judged: what the text's newest header, bar or end is worth.
 
-    n_given: characters at its beginning that were given, whose bars are not judged; n_before: bars
-    of all voices that were closed when the text was last right; ended: the tune ends here.
+    n_given: characters that were given, whose bars are not judged; n_before: bars of all voices
+    that were closed when the text was last right; ended: the tune ends here.
     """
     if ended:
         is_whole = check_abc(text, n_given).level == len(LEVELS)
@@ -145,13 +143,9 @@ def judge(text, n_given=0, n_before=0, ended=False):
 
 
 def first_draws(text, ended):
-    """Returns (bars that are right, bars that were judged) of a free text after its first bar, up
-    to its first wrong one.
-
-    Over many texts, their share is the probability that the next bar is right after right ones. The
-    first bar does not count: as a pickup it may be of nearly any length. ended: the text is a whole
-    tune, whose end is judged as a bar.
-    """
+    """Returns (bars that are right, bars that were judged) of a free text after its first bar,
+    which may be a pickup, up to its first wrong one: over many texts, the probability that the next
+    bar is right after right ones. ended: the text is a whole tune, whose end is judged as a bar."""
     bars, start = RightBars(""), body_start(text)
     ends = [start + match.end() for match in re.finditer(r"\|", text[start:])]
     verdict = "open" if start else "wrong"

@@ -14,15 +14,12 @@ class Sample(NamedTuple):
 
 
 def as_sample(sample):
-    """Returns the Sample of a text or of a dict with `text` and, where they matter, `prompt_chars` or
-    `prompt`, and `truncated` or `stop_reason`."""
+    """Returns the Sample of a text, a Sample, or a dict with `text`, `prompt` and `stop_reason`."""
+    if isinstance(sample, Sample):
+        return sample
     if isinstance(sample, str):
         return Sample(sample)
-    prompt_chars = sample.get("prompt_chars")
-    if prompt_chars is None:
-        prompt_chars = len(sample.get("prompt") or "")
-    truncated = sample.get("truncated", sample.get("stop_reason", "end") != "end")
-    return Sample(sample["text"], prompt_chars, bool(truncated))
+    return Sample(sample["text"], len(sample.get("prompt") or ""), sample["stop_reason"] != "end")
 
 
 def mean_of_known(values):

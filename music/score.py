@@ -1,7 +1,6 @@
 """Printed scores as MIDI: what the readers of MusicXML and kern find, and how it is written down.
 
-    score = read_musicxml(data)       # or read_kern(text): a Score of measures and voices
-    midi = score_midi(score)          # a track a voice, bar lines where the score has them
+    midi = score_midi(read_musicxml(data))       # a track a voice, bar lines as in the score
 
 Times in a Score are ticks from the start of a measure, so that a voice that is too short or too
 long disturbs one measure and no more. A measure is as long as the longest of its voices.
@@ -99,12 +98,8 @@ class Score:
 
 
 def place_bars(lengths, meters):
-    """Returns (start of each measure, [(tick, beats, beat type)]): bars as in the score, in MIDI's
-    terms.
-
-    A measure split by a repeat or a double bar is one bar; a pickup is a short first bar; any other
-    measure that is shorter or longer than its meter gets a meter of its own.
-    """
+    """Returns (start of each measure, [(tick, beats, beat type)]) in MIDI's terms: a measure split
+    by a repeat or a double bar is one bar; any other odd measure gets a meter of its own."""
     starts, signatures, at, meter, i = [], [], 0, (4, 4), 0
 
     def sign(tick, meter):

@@ -1,7 +1,4 @@
-"""A score file of any kind as MIDI: MusicXML, plain or packed, and Humdrum kern.
-
-row = convert_score("Schubert/Erlkönig.mxl", data)     # row.midi, or row.reason
-"""
+"""A score file of any kind as MIDI: MusicXML, plain or packed, and Humdrum kern."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""Keys, scales, meters and spelling: the tables that writing, reading and measuring music share.
+"""Keys, scales, meters and spelling.
 
 Keys are places on the line of fifths: 0 is C major or A minor, 1 has one sharp, -1 one flat, up to
 seven of either. Notes are places on it, too (F -1, C 0, G 1 ... B 5, F sharp 6), seven to an
@@ -107,9 +107,8 @@ def key_alterations(sharps):
 
 
 def best_key(histogram):
-    """Returns (pitch class of the tonic, 0 major or 1 minor): the key whose profile correlates best
-    with the weights of the twelve pitch classes, as a listener would name it (Krumhansl 1990,
-    chapter 4)."""
+    """Returns (pitch class of the tonic, 0 major or 1 minor) of the key whose profile correlates
+    best with the weights of the twelve pitch classes (Krumhansl 1990, chapter 4)."""
     fits = [
         [np.corrcoef(np.roll(profile, tonic), histogram)[0, 1] for profile in KEY_PROFILES]
         for tonic in range(12)

@@ -2,8 +2,7 @@
 
     rates = rate_samples(samples)    # share at each level, bar accuracy, abc2midi's verdict
 
-Samples are texts or dicts (see `as_sample`). Results are JSON values, with None for what is
-undefined. The judge is abc2midi, which reads and writes files only: it gets a temporary folder.
+Samples are texts or dicts (see `as_sample`). Values are for JSON; what is undefined is None.
 """
 
 import math
@@ -74,7 +73,7 @@ def rate_samples(samples, judge=True):
     """Returns the validity of a set of samples, every one counted.
 
     rate, interval: level 4 with Wilson's interval; level_rates: the five cumulative rates;
-    bar_accuracy: share of all sounding generated bars that are exactly as long as their meter;
+    bar_accuracy: share of all sounding generated bars that are as long as their meter;
     without_unfinished_bar: the rate after truncated samples lost their unfinished last bar;
     abc2midi_clean_rate: share of clean texts (`judge_texts`), None without judge.
     """
@@ -158,12 +157,9 @@ def find_abc2midi():
 
 
 def judge_texts(texts, seconds=JUDGE_SECONDS):
-    """Returns [{"notes", "errors", "bar_warnings", "timed_out", "clean", "first"}] by abc2midi, one
-    child process a text, which is stopped after `seconds`; None if abc2midi is not installed.
-
-    Its exit code says nothing (0 for random characters), so its words are read: clean means notes
-    in the MIDI file, no line `Error` and no bar that is longer or shorter than its meter.
-    """
+    """Returns abc2midi's verdict on every text, one child process each, stopped after `seconds`;
+    None if it is not installed. Its exit code says nothing, so its words are read: "clean" means
+    notes in the MIDI file, no line `Error` and no bar that is longer or shorter than its meter."""
     program = find_abc2midi()
     if program is None:
         return None

@@ -1,8 +1,6 @@
 """One voice as ABC text: note heads and rests, tuplets, ties and accidentals, bar by bar.
 
-    bars = voice_text(voice, bars, beats, meters, keys)    # ['D4G4B4d4', 'Z', ...]
-
-Times are in units of the grid (`music/quantise.py`), QUARTER to the quarter note.
+bars = voice_text(voice, bars, beats, meters, keys)    # ['D4G4B4d4', 'Z', ...]
 """
 
 from fractions import Fraction
@@ -25,9 +23,9 @@ TUPLETS = {3: (6, 2), 5: (5, 4), 7: (7, 4), 9: (9, 8)}
 
 
 class Heads(NamedTuple):
-    """What one voice has between two cuts: a note head, a chord or a rest. Arrays; start, stop:
-    units; event: of the voice, the last begun; sounds: True if it has not ended; over, under: so
-    many notes of its tuplet are written in the time of so many; 1, 1 outside."""
+    """Note heads, chords and rests of one voice. Arrays; start, stop: units; event: of the voice,
+    the last begun; sounds: it has not ended; over, under: so many notes of its tuplet are written
+    in the time of so many; 1, 1 outside."""
 
     start: np.ndarray
     stop: np.ndarray
@@ -95,9 +93,9 @@ def cut_voice(voice, bars, tuplets, has_pickup):
 
 @cache
 def first_head(place, length, pulse):
-    """Returns the length of the first of the two heads that a length no single head has is written
-    with; all in 1/32 (or all in 1/64), place from the bar line. They meet on a pulse of a compound
-    meter, else on the strongest beat there is.
+    """Returns the length of the first of the two heads of a length that no single head has, in 1/32
+    or 1/64, place from the bar line. They meet on a pulse of a compound meter, else on the
+    strongest beat there is.
 
     >>> first_head(0, 10, 1), first_head(6, 10, 1), first_head(0, 20, 12)
     (8, 2, 12)
@@ -113,8 +111,8 @@ def first_head(place, length, pulse):
 
 
 def pulses_of(meters, n_bars):
-    """Returns what the heads of a tied length should meet on, in 1/32, for every bar: the dotted
-    beat of a compound meter (6/8: 12), else 1, as simple meters go by powers of two."""
+    """Returns what the heads of a tied length should meet on in every bar, in 1/32: the dotted beat
+    of a compound meter (6/8: 12), else 1."""
     pulses = np.ones(n_bars, int)
     for bar, (n, d) in meters:
         pulses[bar:] = 3 * 32 // d if n % 3 == 0 and n > 3 else 1

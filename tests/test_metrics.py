@@ -19,6 +19,7 @@ from music.metrics import (
     skills,
 )
 from music.novelty import Novelty
+from music.samples import Sample
 from music.theory import best_key
 from tunes import C_MAJOR_HEADER as HEADER
 from tunes import VALID_TUNES, valid_tune
@@ -78,7 +79,7 @@ def test_metrics_never_raise_on_bad_text():
     ]
     for text in bad:
         strict(music_metrics(HEADER + text))
-    strict(skills([{"text": HEADER + text, "truncated": True} for text in bad]))
+    strict(skills([Sample(HEADER + text, truncated=True) for text in bad]))
     strict(compare_sets(bad[:10], bad[10:30], resamples=5))
     strict(Novelty("\n".join(bad)).measure(bad + ["", "\u00e9\u00e9"]))
 
@@ -137,7 +138,7 @@ def test_keys():
 
 def test_skills():
     music = HEADER + "C4E4G4c4|G4E4D4C4|F4E4D4G,4|C4G4E4C4|" * 2
-    found = skills([music, {"text": music[:-3] + "_D4|", "truncated": False}])
+    found = skills([music, music[:-3] + "_D4|"])
     assert (
         found["meter"] == 1
         and found["key"] == 1
@@ -145,7 +146,7 @@ def test_skills():
         and found["ended"] == 1
     )
     assert found["repetition"] == 0.4375 and found["valid"] == 1  # (4 of 8 + 3 of 8) / 2
-    cut = skills([{"text": music[:-9], "truncated": True}])
+    cut = skills([Sample(music[:-9], truncated=True)])
     assert cut["cadence"] is None and cut["ended"] == 0
     nothing = strict(skills([]))
     assert nothing["n"] == 0 and nothing["meter"] is None

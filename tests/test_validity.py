@@ -8,6 +8,7 @@ import random
 import numpy as np
 import pytest
 
+from music.samples import Sample
 from music.validity import (
     LEVELS,
     count_midi_notes,
@@ -45,10 +46,10 @@ def test_real_music_reaches_the_ceiling():
 
 
 def test_frauds_do_not_raise_the_rate():
-    header_only = {"text": HEADER, "prompt": HEADER}
-    rests = {"text": HEADER + "z16|" * 115, "prompt": ""}
+    header_only = Sample(HEADER, len(HEADER))
+    rests = HEADER + "z16|" * 115
     # all of it was given
-    prompted = {"text": valid_tune(), "prompt": valid_tune(), "truncated": False}
+    prompted = Sample(valid_tune(), len(valid_tune()))
     rates = rate_samples([header_only, rests, prompted], judge=True)
     assert rates["count"] == 0 and rates["level_rates"]["tokens"] == 1
     # abc2midi cannot know that the prompt was a prompt
@@ -79,7 +80,7 @@ def test_bars_of_one_sample_are_not_as_many_draws():
 
 def test_every_sample_counts_and_cuts_are_apart():
     whole = valid_tune(3)
-    broken = {"text": whole[:-7] + "[C", "prompt": "", "truncated": True}
+    broken = Sample(whole[:-7] + "[C", truncated=True)
     rates = rate_samples([whole, broken, ""], judge=False)
     assert (
         rates["n"] == 3 and rates["count"] == 1 and rates["truncated_share"] == pytest.approx(1 / 3)
