@@ -107,7 +107,7 @@ class MidiTokens:
         self.kind = kind
         signatures = {d: list(range(1, 33)) for d in (1, 2, 4, 8, 16, 32)}
         config = miditok.TokenizerConfig(
-            pitch_range=(0, 128),
+            pitch_range=(0, 127),
             beat_res={(0, 64): 24},
             use_velocities=False,
             use_time_signatures=True,
