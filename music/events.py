@@ -31,24 +31,26 @@ LITERAL = re.compile(
     r"(^[A-Za-z]:[^|\n]*\n|\[[A-Za-z]:[^][|\n]*\]|\||\n|Z\d{0,4}(?=\|))", re.ASCII | re.MULTILINE
 )
 _EVENT = re.compile(r"(Pos|Dur) (\d{1,2}(?:/[1-9]\d{0,3})?)|(Pitch) (1?\d{1,2})|Tie", re.ASCII)
-_FIELD = re.compile(r"(?:^|\[)([KM]):([^]\n]*)", re.MULTILINE)
+_FIELD = re.compile(r"[\n[]([KM]):([^]\n]*)")
 _SOUND = re.compile(
     rf"\[(?P<chord>[^]]*)\]{abc_bar.LENGTH}(?P<tie>-?)|(?P<note>{abc_bar.NOTE}{abc_bar.LENGTH}-?)",
     re.ASCII,
 )
+START = "C", "4/4"  # K: and M: of a tune that gives none
 CACHED = 1 << 14  # stretches: music repeats itself
 
 
 def parts_of(text):
     """[(events, text)] of the parts of a text; events: names, () for what is its own text."""
-    parts, key_meter, literals = [], ("C", "4/4"), ""
+    parts, before, literals = [], START, "\n"
     pieces = LITERAL.split(text)
     for i, piece in enumerate(pieces):
         events = ()
         if i % 2 == 0 and piece:
-            key_meter, literals = in_force(key_meter, literals), ""
-            closed = pieces[i + 1 : i + 2] == ["|"]
-            events = events_of(piece, *key_meter, closed)
+            now = in_force(before, literals)
+            events = events_of(piece, *now, pieces[i + 1 : i + 2] == ["|"])
+            if events:
+                before, literals = now, ""
         if not events:
             literals += piece
         if piece:
@@ -59,27 +61,27 @@ def parts_of(text):
 def texts_of(names):
     """The text that each of these names gives, in all that of the tune; that of a stretch of music
     is divided among its events. The empty name begins and ends a tune."""
-    texts, events, key_meter, literals = [], [], ("C", "4/4"), ""
+    texts, events, before, literals = [], [], START, "\n"
     for name in [*names, ""]:
         if _EVENT.fullmatch(name):
             events.append(name)
             continue
         if events:
-            key_meter, literals = in_force(key_meter, literals), ""
-            text = text_of(tuple(events), *key_meter, name == "|")
+            before, literals = in_force(before, literals), ""
+            text = text_of(tuple(events), *before, name == "|")
             cuts = [len(text) * i // len(events) for i in range(len(events) + 1)]
             texts += [text[a:b] for a, b in zip(cuts, cuts[1:])]
             events = []
         texts.append(name)
         literals += name
         if not name:
-            key_meter, literals = ("C", "4/4"), ""
+            before, literals = START, "\n"
     return texts[:-1]
 
 
-def in_force(key_meter, literals):
-    """(K:, M:) after a text."""
-    found = dict(zip("KM", key_meter))
+def in_force(before, literals):
+    """(K:, M:) after a text, given those before it."""
+    found = dict(zip("KM", before))
     found.update((letter, value.strip()) for letter, value in _FIELD.findall(literals))
     return found["K"], found["M"]
 
@@ -94,7 +96,7 @@ def nominal_chars(name):
     if not event:
         return len(name)
     if event[3]:
-        return len(pitch_texts(0)[min(int(event[4]), 127)].bare)
+        return len(pitch_texts(0)[min(int(event[4]), 127)][2])
     return int(event[1] != "Pos")
 
 

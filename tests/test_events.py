@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from common import BEGIN, END, RARE, EventTokenizer
+from common import BEGIN, END, RARE, CharTokenizer, EventTokenizer
 from music import events
 from music.abc_text import Reader
 from music.right_bars import RightBars
@@ -63,6 +63,27 @@ def test_every_tune_comes_back_and_a_bar_line_closes_its_bar():
     assert n_events > 500
     stream = [token for tune in TUNES for token in [0, *tokenizer.encode(tune).tolist(), 1]]
     assert tokenizer.decode(stream) == "".join(TUNES)
+
+
+def test_any_text_comes_back():
+    draw, tokenizer = random.Random(1), EventTokenizer("\n".join(TUNES * RARE))
+    pieces = [
+        *"ABcz24|[]:K\n/',^=(3-",
+        "M:3/4",
+        "K:D",
+        "[M:3/4]",
+        "[K:Eb",
+        "\nM:6/8",
+        "|A4B4|",
+        "é",
+    ]
+    pieces += ["K:D C|^F4|", "Z", "Z2|", "\n\n", "[V:2]"]
+    for _ in range(400):
+        text = C_MAJOR_HEADER[: draw.choice([0, 30, 99])] + "".join(draw.choices(pieces, k=30))
+        characters = CharTokenizer(tokenizer.characters)
+        assert tokenizer.decode(tokenizer.encode(text)) == characters.decode(
+            characters.encode(text)
+        )
 
 
 def test_a_prompt_may_end_within_a_bar():
