@@ -208,10 +208,10 @@ def test_the_template_is_given_the_headline_and_the_tables(outputs):
     assert numbers["bits per character of unseen music"] == "1.42 (95 %: 1.36 to 1.49)"
     assert data["lead"].startswith("A model read 12 tunes") and not data["compose"]
     assert data["licences"] == ["Ours <b>CC0</b>"]
-    rate = dict(data["rates"].rows)["best model, right bars"]
+    rate = dict(data["rates"]["rows"])["best model, right bars"]
     assert (rate[1].text, rate[-1].text) == ("97 %", "1.13")
-    assert "random <b>" not in dict(data["rates"].rows)
-    assert [name for name, _ in data["levels"].rows] == [
+    assert "random <b>" not in dict(data["rates"]["rows"])
+    assert [name for name, _ in data["levels"]["rows"]] == [
         "real music, held out",
         "best model",
         "best model, right bars",
@@ -219,9 +219,9 @@ def test_the_template_is_given_the_headline_and_the_tables(outputs):
         "random <b>",
     ]
     assert numbers["baselines not beaten"] == "PPMd on the test split by <b>tiny</b>"
-    music = dict(data["music"].rows)
+    music = dict(data["music"]["rows"])
     assert [cell.text for cell in music["repeated bars"]][:2] == ["0.20", "0.33"]
-    assert data["runs"].rows[0][1][2].text == "1.250" and data["finetuned"] is None
+    assert data["runs"]["rows"][0][1][2].text == "1.250" and data["finetuned"] is None
 
 
 def test_figures_that_decide_stand_first(outputs):
@@ -235,12 +235,12 @@ def test_winners_of_the_answer_become_a_table():
     row = {"n": 670e3, "d": 1.3e6, "winner": "transformer", "margin": 0.0521, "clear": True}
     rows = [row, {**row, "d": 84e3, "clear": False}, {**row, "n": 4e3}]
     found = page.winners_table({"fits": {"answer": {"winners": rows}}})
-    assert found.head == ["parameters", "84k characters", "1.3M characters"]
-    assert [(name, [cell.text for cell in cells]) for name, cells in found.rows] == [
+    assert found["head"] == ["parameters", "84k characters", "1.3M characters"]
+    assert [(name, [cell.text for cell in cells]) for name, cells in found["rows"]] == [
         ("670k", ["draw", "Transformer"]),
         ("4k", ["–", "Transformer"]),
     ]
-    assert found.rows[0][1][1].note == "by 0.052 nats" and page.winners_table({}) is None
+    assert found["rows"][0][1][1].note == "by 0.052 nats" and page.winners_table({}) is None
 
 
 def test_page_of_an_empty_root_says_what_is_missing(tmp_path):

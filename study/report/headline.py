@@ -6,14 +6,13 @@ for name, words in rows(content): ...       # the same in words, and the baselin
 
 import math
 
-from music.validity import is_above, share
+from music.validity import is_above
 from study.families import label
 from study.report.required import is_ngram, value_at, without_ladder
-from study.wording import measured, measured_share, number, percent, rounded, si
+from study.wording import measured, measured_share, number, percent, si
 
 MOST_WORDS = 30  # of the sentence
 MOST_NAMED = 3  # models in a sentence
-UNLIKE = 0.25  # of the validation loss: a test loss farther away says that the splits differ
 NUMBERS = {  # key -> what a reader sees
     "test_bits_per_char": "bits per character of unseen music",
     "baseline_bits_per_char": "strongest baseline",
@@ -57,12 +56,10 @@ def headline(parts):
         },
         "baseline_bits_per_char": {"value": bits, "model": name},
         "alpha": exponent(parts["fits"]),
-        "valid_rate": {**_rate(free), "real_music": real.get("rate")},
-        "valid_rate_right_bars": _rate(right),
-        **{
-            key: {"value": free.get(key), "real_music": real.get(key)}
-            for key in ("repeated_bars", "copied_share")
-        },
+        "valid_rate": _number(free, "rate", real),
+        "valid_rate_right_bars": _number(right, "rate"),
+        "repeated_bars": _number(free, "repeated_bars", real),
+        "copied_share": _number(free, "copied_share", real),
         "saved_on_repeated_bars": {
             "value": saved,
             "interval": None if error is None else [saved - 2 * error, saved + 2 * error],
@@ -79,8 +76,11 @@ def name_of_best(best):
     return f"{label(best['family'])} {best['size']}, {epochs}"
 
 
-def _rate(row):
-    return {"value": row.get("rate"), "interval": row.get("interval"), "n": row.get("n")}
+def _number(row, key, real=None):
+    found = {"value": row.get(key)}
+    if key == "rate":
+        found |= {"interval": row.get("interval"), "n": row.get("n")}
+    return found if real is None else found | {"real_music": real.get(key)}
 
 
 def exponent(fits):
@@ -105,11 +105,9 @@ def sentence(fits, numbers):
     if answer:
         return answer
     best, baseline = numbers["test_bits_per_char"], numbers["baseline_bits_per_char"]
-    value, pair = best["value"], best["interval"]
-    if value is None:
+    if best["value"] is None:
         return "No model was measured."
-    bits = rounded(value, *pair) if pair else number(value, 3)
-    words = f"{best['model']}: {bits} bits per character"
+    words = f"{best['model']}: {measured(best['value'], best['interval'])} bits per character"
     if baseline["value"] is not None:
         words += f" ({baseline['model']}: {number(baseline['value'], 3)})"
     valid = numbers["valid_rate"]["value"]
@@ -156,10 +154,9 @@ def law_rows(results):
     numbers = value_at(results, "fits.answer.numbers") or {}
     rows = []
     for key, name in LAW_NUMBERS.items():
-        row = numbers.get(key) or {}
-        if row.get("value") is not None:
-            large = row["value"] > 1e4
-            rows.append((name, si(row["value"]) if large else _in_words(key, row)))
+        value = value_at(numbers, f"{key}.value")
+        if value is not None:
+            rows.append((name, si(value) if value > 1e4 else _in_words(key, numbers[key])))
     return rows
 
 
@@ -204,39 +201,23 @@ def not_beaten(parts, runs):
     A row is {"baseline", "split", "measure", "value", "models": {name: value}}. runs: all runs, of
     which the ladder's do not count.
     """
-    best = parts["best"]
-    models = {"best model": best, **{row["name"]: row for row in without_ladder(runs)}}
-    rows = [_behind_baseline(parts["baselines"], models, split) for split in ("test", "val")]
+    models = {"best model": parts["best"], **{row["name"]: row for row in without_ladder(runs)}}
+    rows = []
+    for split in ("test", "val"):
+        name, bits = strongest_baseline(parts["baselines"], split)
+        nats = {model: row.get(f"{split}_nats_per_char") for model, row in models.items()}
+        losses = {model: value / math.log(2) for model, value in nats.items() if value is not None}
+        behind = {model: loss for model, loss in losses.items() if bits and loss >= bits}
+        rows.append((name, split, "bits per character", bits, behind))
     rows += _behind_ngrams(parts["samples"])
-    val, test = best.get("val_nats_per_char"), best.get("test_nats_per_char")
-    if val and test and abs(test - val) > UNLIKE * val:
-        name = "its validation loss: the splits are unlike"
-        rows.append(_behind(name, "test", "nats per character", val, {"best model": test}))
-    rows = [row for row in rows if row["models"]]
-    return {"sentence": not_beaten_sentence(rows), "rows": rows}
-
-
-def _behind(baseline, split, measure, value, models):
-    return {
-        "baseline": baseline,
-        "split": split,
-        "measure": measure,
-        "value": value,
-        "models": models,
-    }
-
-
-def _behind_baseline(baselines, models, split):
-    name, bits = strongest_baseline(baselines, split)
-    nats = {model: row.get(f"{split}_nats_per_char") for model, row in models.items()}
-    losses = {model: value / math.log(2) for model, value in nats.items() if value is not None}
-    behind = {} if bits is None else {model: loss for model, loss in losses.items() if loss >= bits}
-    return _behind(name, split, "bits per character", bits, behind)
+    keys = ("baseline", "split", "measure", "value", "models")
+    found = [dict(zip(keys, row)) for row in rows if row[-1]]
+    return {"sentence": not_beaten_sentence(found), "rows": found}
 
 
 def _behind_ngrams(samples):
-    """The free samples beside the best n-gram, by each of two measures. A rate counts as above
-    only if chance does not explain it; for bars the intervals must not overlap."""
+    """Returns rows of the free samples beside the best n-gram, by each of two measures. A rate
+    counts as above only if chance does not explain it; for bars the intervals must not overlap."""
     free = samples["unprompted"]
     ngrams = {name: row for name, row in (samples["baselines"] or {}).items() if is_ngram(name)}
     if not free or not free.get("n") or not ngrams:
@@ -244,16 +225,15 @@ def _behind_ngrams(samples):
     valid, bars = (
         max(ngrams, key=lambda name: ngrams[name][key] or 0) for key in ("rate", "bar_accuracy")
     )
-    found = []
-    ours, theirs = (share(round(row["rate"] * row["n"]), row["n"]) for row in (free, ngrams[valid]))
-    if not is_above(ours, theirs):
-        found.append(("valid at the first try", "rate", valid))
-    low, high = free.get("bar_accuracy_interval"), ngrams[bars].get("bar_accuracy_interval")
+    low, high = (row.get("bar_accuracy_interval") for row in (free, ngrams[bars]))
+    behind = []
+    if not is_above(free, ngrams[valid]):
+        behind.append(("valid at the first try", "rate", valid))
     if low and high and low[0] <= high[1]:
-        found.append(("bars of the right length", "bar_accuracy", bars))
+        behind.append(("bars of the right length", "bar_accuracy", bars))
     return [
-        _behind(f"{name} text", "samples", measure, ngrams[name][key], {"best model": free[key]})
-        for measure, key, name in found
+        (f"{name} text", "samples", measure, ngrams[name][key], {"best model": free[key]})
+        for measure, key, name in behind
     ]
 
 

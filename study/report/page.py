@@ -1,11 +1,10 @@
 """Writes part4_outputs/report.html: one page, without network, that shows, plays and judges what a
 run made; and generated/played.html, the same for samples that a user asked for.
 
-This file collects what the pages show; `headline.py` gives the answer, `sample_views.py` the
-samples. `page.html`, `played.html` and `parts.html` say how it looks, with `page.css` and `page.js`
-put into them, so that a page is one file. The templates escape everything that they are given.
-Pictures enter as compressed SVG, shown as images, in which a browser runs no script and loads
-nothing. What is missing in a run is left out.
+This file collects what the pages show; `page.html`, `played.html` and `parts.html` say how it
+looks, with `page.css` and `page.js` put into them. The templates escape everything that they are
+given. Pictures enter as compressed SVG, shown as images, in which a browser runs no script and
+loads nothing. What is missing in a run is left out.
 """
 
 import base64
@@ -43,8 +42,7 @@ CAPTION_BYTES = 400  # what stands around a picture
 MAX_SAMPLES = 20  # shown on a page
 DECIDING = ("plane", "repeated_bars")  # figures that stand open; without a grid of sizes x data ...
 CLASSICAL = ("scaling", "repeated_bars")  # ... these
-# the section of a figure that is none of a law
-PLACES = {
+PLACES = {  # section of the figures that are none of a law
     "sampler": "validity",
     "cost_of_control": "validity",
     "skills": "skills",
@@ -135,10 +133,10 @@ def write_played_page(root, rows):
     `write_sample`), the newest first, and returns its path."""
     folder = Path(root) / "part4_outputs/generated"
     newest = sorted(rows, key=lambda row: row["file"], reverse=True)[:MAX_SAMPLES]
-    samples = []
-    for row in newest:
-        name = Path(row["file"]).stem.replace("play_", "played sample ").replace("_", " ")
-        samples.append(sample_view(row, folder, name))
+    names = [row["file"].replace("play_", "played sample ").replace("_", " ") for row in newest]
+    samples = [
+        sample_view(row, folder, name.removesuffix(".abc")) for row, name in zip(newest, names)
+    ]
     page = {
         "samples": samples,
         "n_older": len(rows) - len(newest),
@@ -201,21 +199,15 @@ class Cell(NamedTuple):
     share: float | None = None
 
 
-class Table(NamedTuple):
-    caption: str
-    head: list  # of text
-    rows: list  # of (text, [Cell])
-
-
 def table(caption, head, rows):
-    """Returns a Table of those rows that hold any number, or None if there is none. Cells are Cells
-    or text."""
+    """Returns {"caption", "head", "rows"} of those rows [(name, cells)] that hold any number, or
+    None if there is none. Cells are Cells or text."""
     rows = [
         (name, [cell if isinstance(cell, Cell) else Cell(cell) for cell in cells])
         for name, cells in rows
     ]
     rows = [row for row in rows if any(cell.text != NOTHING for cell in row[1])]
-    return Table(caption, head, rows) if rows else None
+    return {"caption": caption, "head": head, "rows": rows} if rows else None
 
 
 def rate_cell(row):
@@ -247,20 +239,9 @@ def rate_table(results):
     for row in (kinds[kind] for kind in RATED if kind in kinds):
         cells = [rate_cell(row), *(percent(row.get(key)) for key in shares)]
         rows.append((row["name"], [number(row["n"]), *cells, number(row.get("draws_per_bar"))]))
-    return table(
-        "Valid (level 4) at the first try. Right bars: bar-level rejection sampling",
-        [
-            "",
-            "n",
-            "valid",
-            "bars right",
-            "clean by abc2midi",
-            "repeated bars",
-            "copied",
-            "draws per bar",
-        ],
-        rows,
-    )
+    head = "n,valid,bars right,clean by abc2midi,repeated bars,copied,draws per bar".split(",")
+    caption = "Valid (level 4) at the first try. Right bars: bar-level rejection sampling"
+    return table(caption, ["", *head], rows)
 
 
 def level_table(results):
@@ -276,22 +257,20 @@ def level_table(results):
 
 def finetuned_table(results):
     """Returns what became of models that were fine-tuned, one row each; None without any."""
-    paths = (
-        "held_out.bits_per_char.before",
-        "held_out.bits_per_char.after",
-        "old_text.before",
-        "old_text.after",
-    )
     rows = []
     for name, row in (results.get("finetuned") or {}).items():
+        bits = [
+            number(value_at(row, f"{text}.{when}"), 3)
+            for text in ("held_out.bits_per_char", "old_text")
+            for when in ("before", "after")
+        ]
         copied = percent(value_at(row, "copying.generated.copied_share"))
-        valid = rate_cell(value_at(row, "validity.generated") or {})
-        rows.append((name, [*(number(value_at(row, path), 3) for path in paths), copied, valid]))
-    return table(
-        "Fine-tuned models: bits per character of held-out music and of the old validation text",
-        ["", "held out, before", "after", "old text, before", "after", "copied", "valid"],
-        rows,
+        rows.append((name, [*bits, copied, rate_cell(value_at(row, "validity.generated") or {})]))
+    head = ["", "held out, before", "after", "old text, before", "after", "copied", "valid"]
+    caption = (
+        "Fine-tuned models: bits per character of held-out music and of the old validation text"
     )
+    return table(caption, head, rows)
 
 
 def run_table(runs):
@@ -302,11 +281,9 @@ def run_table(runs):
         flops = NOTHING if row["train_flops"] is None else f"{row['train_flops']:.2e}"
         cells = [number(row["params_total"]), *losses, flops, number(row["seconds"], 0)]
         rows.append((row["name"], cells))
-    return table(
-        "Loss in nats per character at the end of training; all runs: runs.csv",
-        ["", "parameters", "train", "validation", "test", "FLOPs", "seconds"],
-        rows,
-    )
+    head = ["", "parameters", "train", "validation", "test", "FLOPs", "seconds"]
+    caption = "Loss in nats per character at the end of training; all runs: runs.csv"
+    return table(caption, head, rows)
 
 
 def music_table(results):

@@ -1,7 +1,7 @@
 """What a page shows of a sample: verdict, player, score, piano roll, shaded text, files.
 
-Plain text, numbers and lists; the templates say how it looks and escape everything: titles, prompts
-and generated text are hostile input.
+Plain text, numbers and lists: the templates say how it looks and escape everything, for titles,
+prompts and generated text are hostile input.
 """
 
 import io
@@ -49,6 +49,15 @@ ENDS = {
     "budget": "cut off by the budget",
     "stuck": "given up: a bar failed too often",
 }
+GIVEN = (
+    "Grey notes and the shaded part of the roll were given: the model begins at the double bar"
+    " line."
+)
+WRONG = "Red notes stand in bars of the wrong length."
+REALIGNED = (
+    "Voices that a wrong bar would shift meet again at the next bar line, on paper and in the"
+    " sound."
+)
 
 
 # ---------------------------------------------------------------- pictures and files
@@ -124,14 +133,25 @@ def sample_view(sample, folder, name):
     }
     if not notation.has_notes(tune):
         return view
-    svg, drawn = score_of(sample, folder / f"{stem}.svg")
+    path = folder / f"{stem}.svg"
+    if path.exists():
+        svg, drawn = path.read_text(encoding="utf-8"), sample.get("pictures") or {}
+    else:
+        engraved = notation.pictures(text, len(prompt))
+        svg, drawn = engraved.score_svg or "", engraved._asdict()
     given, notes = notation.given_bars(text, len(prompt)), notation.notes_in_seconds(tune)
     see_file = f"The score would make this page too large: see generated/{stem}.svg."
-    realigned = notation.at_bar_lines(tune) is not tune
+    n_drawn, n_bars = drawn.get("bars_drawn"), drawn.get("bars")
+    remarks = {
+        f"Bars 1–{n_drawn} of {n_bars}.": n_drawn and n_bars and n_drawn < n_bars,
+        GIVEN: any(given.values()),
+        WRONG: notation.WRONG in svg.lower(),
+        REALIGNED: notation.at_bar_lines(tune) is not tune,
+    }
     return view | {
         "score": Picture(svg, f"score of {name}", see_file) if svg else None,
         "no_score": f"No score: {value_at(drawn, 'reasons.score') or 'none was drawn'}.",
-        "remarks": remarks(drawn, svg, any(given.values()), realigned),
+        "remarks": [words for words, holds in remarks.items() if holds],
         "roll": Picture(notation.piano_roll(tune, given), "notes over time", see_file),
         "notes": notes,
         "seconds": max(onset + duration for onset, duration, _, _ in notes),
@@ -141,33 +161,6 @@ def sample_view(sample, folder, name):
 def pictures_of(views):
     """Returns the pictures of samples, in their order."""
     return [picture for view in views for picture in (view["score"], view["roll"]) if picture]
-
-
-def score_of(sample, path):
-    """Returns (SVG or "", what was noted of the drawing): its file, or engraved here."""
-    if path.exists():
-        return path.read_text(encoding="utf-8"), sample.get("pictures") or {}
-    drawn = notation.pictures(sample["text"], len(sample.get("prompt") or ""))
-    return drawn.score_svg or "", drawn._asdict()
-
-
-def remarks(drawn, svg, has_prompt, is_realigned):
-    """Returns what a reader of score and roll has to know, in sentences."""
-    n_drawn, n_bars = drawn.get("bars_drawn"), drawn.get("bars")
-    found = [f"Bars 1–{n_drawn} of {n_bars}."] if n_drawn and n_bars and n_drawn < n_bars else []
-    if has_prompt:
-        found.append(
-            "Grey notes and the shaded part of the roll were given: the model begins at the double"
-            " bar line."
-        )
-    if notation.WRONG in svg.lower():
-        found.append("Red notes stand in bars of the wrong length.")
-    if is_realigned:
-        found.append(
-            "Voices that a wrong bar would shift meet again at the next bar line, on paper and in"
-            " the sound."
-        )
-    return found
 
 
 def facts(sample):
@@ -196,24 +189,17 @@ def facts(sample):
 
 
 def verdict(check):
-    """Returns level, badges and errors of a sample; None if it was not checked."""
+    """Returns level, badges (name, words, passed) and errors (line, kind, message) of a sample;
+    None if it was not checked."""
     if not check:
         return None
-    errors = [
-        {"line": line, "message": message, "kind": kind}
-        for line, kind, message in check.get("errors") or []
-    ]
-    n_errors = max(check.get("n_errors") or 0, len(errors))
+    errors = check.get("errors") or []
     return {
         "level": check["level"],
         "is_valid": check["level"] >= VALID_LEVEL,
-        "badges": [
-            {"name": name, "words": LEVEL_WORDS[name], "passed": bool(check.get(name))}
-            for name in LEVELS
-        ],
+        "badges": [(name, LEVEL_WORDS[name], bool(check.get(name))) for name in LEVELS],
         "errors": errors[:MAX_ERRORS],
-        "n_errors": n_errors,
-        "n_more": max(0, n_errors - MAX_ERRORS),
+        "n_errors": max(check.get("n_errors") or 0, len(errors)),
     }
 
 
@@ -226,11 +212,10 @@ def first_of(views, rows):
     """
 
     def merit(i):
-        row, check = rows[i], rows[i].get("validity") or {}
-        level = check.get("level") or 0
-        accuracy = check.get("bar_accuracy") or 0
-        is_free = row.get("bars") != "right"
-        return level >= VALID_LEVEL, not row.get("prompt"), is_free, level, accuracy, -i
+        check = rows[i].get("validity") or {}
+        level, accuracy = check.get("level") or 0, check.get("bar_accuracy") or 0
+        is_free, is_unprompted = rows[i].get("bars") != "right", not rows[i].get("prompt")
+        return level >= VALID_LEVEL, is_unprompted, is_free, level, accuracy, -i
 
     playable = [i for i, view in enumerate(views) if view["roll"]]
     if not playable:
@@ -240,7 +225,7 @@ def first_of(views, rows):
     if not is_valid:
         return best, f"None of the {len(views)} samples is valid; this one comes nearest."
     how = "no prompt" if is_unprompted else "a prompt"
-    bars = "free bars" if is_free else "right bars"
+    bars = WAYS["free" if is_free else "right"]
     return best, f"Chosen by rule, the best of {len(views)}: valid, {how}, {bars}."
 
 
