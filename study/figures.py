@@ -1,10 +1,8 @@
-"""One style for every figure of the study, the families' looks, and the list of figures with their
-captions.
+"""One style for every figure of the study, the families' looks, and the figures' captions.
 
-A figure is drawn by a function here (or, for the fits, in `study/fit/figures.py`: those need the
-fits' mathematics, which a stage that draws its data or its samples should not load), and written by
-`save` as PNG and SVG whose bytes depend on nothing but what is shown. matplotlib is loaded by the
-first figure, not by the import of this file: a stage that is up to date should not wait for it.
+A figure is drawn in the wing whose numbers it shows, and written by `save` as PNG and SVG whose
+bytes depend on nothing but what is shown. matplotlib is loaded by the first figure, not by the
+import of this file: a stage that is up to date should not wait for it.
 """
 
 import io
@@ -28,15 +26,13 @@ STYLE = {
     "axes.spines.right": False,
     "figure.constrained_layout.use": True,
 }
-KINDS = ("png", "svg")
+KINDS = {"png": {"Software": None}, "svg": {"Date": None}}  # format -> metadata left out
 LINES = ("-", "--", "-.", ":")  # by place in the table of families: told apart without colour too
-# Okabe-Ito colours that are left for families without a row (a user's table may name any)
-OTHER_COLORS = ("#CC79A7", "#E69F00", "#56B4E9")
-OTHER_MARKERS = "DvP"
+# Okabe-Ito colours and markers for families without a row (a user's table may name any)
+OTHERS = (("#CC79A7", "D"), ("#E69F00", "v"), ("#56B4E9", "P"))
 
-# Every figure of part4_outputs/figures in the order of the page. What stands in {braces} is known
-# only when a figure is drawn; the function that draws it fills it in, and fits.json keeps the
-# caption as it was filled.
+# Every figure of part4_outputs/figures in the order of the page. What stands in {braces} is filled
+# in when a figure is drawn, and kept in fits.json.
 FIGURES = {
     "scaling": (
         "Validation loss against parameters. {runs}.{text} Open marks: runs; filled: means with the"
@@ -95,11 +91,10 @@ FIGURES = {
 
 
 def pyplot():
-    """matplotlib.pyplot in the study's style, drawing to files only (Agg: no window, no display
-    needed)."""
+    """Returns matplotlib.pyplot in the study's style, drawing to files only."""
     import matplotlib
 
-    matplotlib.use("Agg")
+    matplotlib.use("Agg")  # no window, no display needed
     from matplotlib import pyplot as plt
 
     plt.rcParams.update(STYLE)
@@ -115,11 +110,9 @@ def save(figure, folder, name):
     """
     plt = pyplot()
     with plt.rc_context({"svg.hashsalt": name}):
-        for kind in KINDS:
+        for kind, metadata in KINDS.items():
             data = io.BytesIO()
-            figure.savefig(
-                data, format=kind, metadata={"Software": None} if kind == "png" else {"Date": None}
-            )
+            figure.savefig(data, format=kind, metadata=metadata)
             figure.set_layout_engine("none")  # the layout stays as the first drawing made it
             write_bytes(folder / f"{name}.{kind}", data.getvalue())
     plt.close(figure)
@@ -127,8 +120,7 @@ def save(figure, folder, name):
 
 
 def remove(folder, name):
-    """Deletes a figure that an earlier run drew and these data do not allow: it may not stay beside
-    newer numbers."""
+    """Deletes a figure of an earlier run that these data do not allow."""
     for kind in KINDS:
         (folder / f"{name}.{kind}").unlink(missing_ok=True)
 
@@ -146,21 +138,16 @@ class Look(NamedTuple):
 
 
 def look(family, among=()):
-    """The look of a family; one without a row in the table gets what is left, by its place in
-    `among` (those drawn)."""
+    """Returns the Look of a family; one without a row in the table gets what is left, by its place
+    in `among` (those drawn)."""
+    strangers = [name for name in among if name not in FAMILIES]
+    place = [*FAMILIES, *strangers].index(family)
+    line = LINES[place % len(LINES)]
     if family in FAMILIES:
         row = FAMILIES[family]
-        return Look(
-            row.color, row.marker, row.label, LINES[list(FAMILIES).index(family) % len(LINES)]
-        )
-    strangers = [name for name in among if name not in FAMILIES]
-    place = strangers.index(family) if family in strangers else 0
-    return Look(
-        OTHER_COLORS[place % len(OTHER_COLORS)],
-        OTHER_MARKERS[place % len(OTHER_MARKERS)],
-        family,
-        LINES[(len(FAMILIES) + place) % len(LINES)],
-    )
+        return Look(row.color, row.marker, row.label, line)
+    color, marker = OTHERS[strangers.index(family) % len(OTHERS)]
+    return Look(color, marker, family, line)
 
 
 # ---------------------------------------------------------------- axes and numbers on them
@@ -169,9 +156,9 @@ def look(family, among=()):
 def log_axes(axes, x=None, y=None):
     """Makes an axis logarithmic where a function value -> label is given (`si`, `number`).
 
-    matplotlib's own labels of such an axis are powers of ten, none at all on an axis that spans
-    less than a decade (as losses do), or so many that they overlap. Here: 1-2-5 or 1-3 or 1 by the
-    number of decades, round values below 0.8.
+    matplotlib's own labels are powers of ten, none on an axis that spans less than a decade (as
+    losses do), or so many that they overlap. Here: 1-2-5 or 1-3 or 1 by the number of decades,
+    round values below 0.8.
     """
     from matplotlib import ticker
 
@@ -182,14 +169,12 @@ def log_axes(axes, x=None, y=None):
         low, high = axes.get_xlim() if name == "x" else axes.get_ylim()
         decades = math.log10(high / low)
         subs = (1,) if decades > 2.5 else (1, 3) if decades > 1.5 else (1, 2, 5)
-        wide = decades > 0.8
-        axis.set_major_locator(
-            ticker.LogLocator(subs=subs)
-            if wide
-            else ticker.MaxNLocator(7, steps=[1, 2, 2.5, 5, 10])
-        )
+        if decades > 0.8:
+            major, minor = ticker.LogLocator(subs=subs), ticker.LogLocator(subs=range(1, 10))
+        else:
+            major = ticker.MaxNLocator(7, steps=[1, 2, 2.5, 5, 10])
+            minor = ticker.NullLocator()
+        axis.set_major_locator(major)
+        axis.set_minor_locator(minor)
         axis.set_major_formatter(ticker.FuncFormatter(lambda value, _, form=form: form(value)))
-        axis.set_minor_locator(
-            ticker.LogLocator(subs=tuple(range(1, 10))) if wide else ticker.NullLocator()
-        )
         axis.set_minor_formatter(ticker.NullFormatter())

@@ -8,12 +8,13 @@ predicted, with an interval, from runs that are smaller in both, before it is tr
 --publish, what readers want to see of a study is copied to docs/study/.
 """
 
+import argparse
 import io
 import shlex
 import shutil
 import time
 
-from study.stages.arguments import fail, list_of, resolve_root, root_flags, stage_parser
+from study.stages.arguments import fail, resolve_root, root_flags, stage_parser
 from study.stages.code_key import HERE
 from study.stages.files import write_bytes, write_json
 from study.stages.process import cpu_count, run
@@ -76,9 +77,8 @@ def write_plan(root, families, commands):
     for family, words in commands:
         runs |= {run["name"]: run for run in planned_runs(family, words, data)}
     keys = ("name", "size", "params_non_embedding", "train_chars")
-    largest = {
-        family: {key: runs[f"{family}_{LARGEST}"][key] for key in keys} for family in families
-    }
+    rows = {family: runs[f"{family}_{LARGEST}"] for family in families}
+    largest = {family: {key: row[key] for key in keys} for family, row in rows.items()}
     write_json(root / KEPT, {"plan": PLAN, "runs": len(runs) + 1, "largest_runs": largest})
     print(f"plan: {len(runs) + 1} runs on {cpu_count()} cores; each script says its minutes")
     return largest
@@ -160,32 +160,29 @@ def publish(root, folder):
     print(f"copied to {folder.relative_to(HERE)}: {len(paths)} files, {n_bytes / 1e6:.1f} MB")
 
 
-def parse_arguments(argv):
-    """Returns the arguments; the families are those that every study has and those asked for."""
-    parser = stage_parser(__doc__)
-    parser.prog = "-m study.full_study"  # as `python` is to be given it
-    parser.set_defaults(root=HERE / "study_run")
-    needed = [name for name, family in FAMILIES.items() if not family.optional]
-    parser.add_argument(
-        "--families",
-        type=list_of(str),
-        metavar="NAME[,NAME]",
-        default=needed,
-        help=f"e.g. {','.join(FAMILIES)} (default: {','.join(needed)})",
-    )
-    parser.add_argument(
-        "--publish", action="store_true", help="copy what readers want to see to docs/study/"
-    )
-    args = parser.parse_args(argv)
-    if unknown := [name for name in args.families if name not in FAMILIES]:
-        problem = f"--families {','.join(unknown)}: there is no such family"
-        fail("study", f"{problem}; there are {', '.join(FAMILIES)}")
-    args.families = [name for name in FAMILIES if name in {*needed, *args.families}]
-    return args
+def families_of(text):
+    """Returns the families that every study has and those named, in the table's order."""
+    names = text.split(",")
+    if unknown := set(names) - set(FAMILIES):
+        problem = f"there is no family {', '.join(unknown)}; there are {', '.join(FAMILIES)}"
+        raise argparse.ArgumentTypeError(problem)
+    return [name for name, row in FAMILIES.items() if name in names or not row.optional]
 
 
 def main(argv=None):
-    args = parse_arguments(argv)
+    parser = stage_parser(__doc__)
+    parser.prog = "-m study.full_study"  # as `python` is to be given it
+    parser.set_defaults(root=HERE / "study_run")
+    default, every = "transformer,lstm", ",".join(FAMILIES)
+    parser.add_argument(
+        "--families",
+        type=families_of,
+        metavar="NAME[,NAME]",
+        default=default,
+        help=f"e.g. {every} (default: {default})",
+    )
+    parser.add_argument("--publish", action="store_true", help="copy what is shown to docs/study/")
+    args = parser.parse_args(argv)
     root, words, began = resolve_root(args), shlex.split(root_flags(args)), time.monotonic()
     run_stage("01_download", [*words, "--source", "music21"])
     for stage in ("02_midi_to_abc", "03_tokenize_split"):
