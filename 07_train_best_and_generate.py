@@ -63,11 +63,10 @@ from study.fit.records import read_curves
 from study.report import compose, headline
 from study.report.content import results
 from study.report.page import write_played_page, write_report
-from study.report.required import check_results, planned_runs, suite_runs
+from study.report.required import check_results, suite_runs
 from study.report.tables import (
     TABLES,
     describe_skills,
-    read_tables,
     run_rows,
     tables,
     training_history,
@@ -450,7 +449,7 @@ def show(root, args):
     if content is None:
         fail(ME, "there is no part4_outputs/RESULTS.json", again)
     if args.check:
-        missing = check_results(content, read_tables(folder), planned_runs(root))
+        missing = check_results(content)
         if missing:
             fail(
                 ME,

@@ -7,8 +7,7 @@ Writes: checkpoints/finetuned_NAME.pt, .json, .curve.jsonl (as any model's), .to
         finetuned/NAME/{train,test}.txt       your music as training text; test is held out
         finetuned/NAME/generated/             ten samples with right bars: .abc, .mid, .musicxml,
             pictures, metadata
-        finetuned/NAME/report.json            what came of it; also in RESULTS.json and report.html,
-            if they are there
+        finetuned/NAME/report.json            what came of it
 Run:    python 08_finetune.py ~/my_midi [--quick] [--name NAME] [--model best_model]
         python 08_finetune.py --collections bach,airds
         python 07_train_best_and_generate.py --model finetuned_NAME     (plays with it)
@@ -34,7 +33,7 @@ from study.stages.arguments import (
     whole,
 )
 from study.stages.files import file_digest, plain, write_json, write_text
-from study.stages.manifest import BEST, load_manifest, marker_path, restate
+from study.stages.manifest import BEST
 from study.stages.process import cpu_count, run
 from study.stages.stage import Stage
 
@@ -42,8 +41,6 @@ from common import load_tokenizer, pick_device
 from study.evaluate import models
 from study.finetune import finetune
 from study.prepare.fetch import Refused, listing_digest
-from study.report.content import results
-from study.report.page import write_report
 from study.report.tables import DIGITS
 from study.train import loop as training
 from study.train import runs
@@ -62,7 +59,6 @@ N_SAMPLES, SAMPLE_CHARS = 10, 2000  # to look at and hear, with right bars
 SEED_FREE, SEED_RIGHT = 80_000, 90_000  # first seeds of the samples: no other set's
 MEASURING_MINUTES = 1.5  # what follows the training
 ME = "08_finetune.py"
-AGAIN = ("07_train_best_and_generate", ["part4_outputs/RESULTS.json", "part4_outputs/report.html"])
 
 
 def parse_arguments(argv):
@@ -279,15 +275,6 @@ def in_words(report):
     return shown
 
 
-def refresh(root):
-    """RESULTS.json and the page with this model in them, if stage 07 has written them."""
-    name, outputs = AGAIN
-    if load_manifest(root, name) and not marker_path(root, name).exists():
-        write_json(root / outputs[0], results(root))
-        write_report(root)
-        restate(root, name, outputs)
-
-
 def main(argv=None):
     args = parse_arguments(argv)
     root = resolve_root(args)
@@ -340,7 +327,6 @@ def main(argv=None):
         )
         write_json(folder / "report.json", report)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-        refresh(root)
         stage.finish(
             [
                 f"checkpoints/{record['name']}{end}"

@@ -221,7 +221,7 @@ def test_the_template_is_given_the_headline_and_the_tables(outputs):
     assert numbers["baselines not beaten"] == "PPMd on the test split by <b>tiny</b>"
     music = dict(data["music"]["rows"])
     assert [cell.text for cell in music["repeated bars"]][:2] == ["0.20", "0.33"]
-    assert data["runs"]["rows"][0][1][2].text == "1.250" and data["finetuned"] is None
+    assert data["runs"]["rows"][0][1][2].text == "1.250"
 
 
 def test_figures_that_decide_stand_first(outputs):

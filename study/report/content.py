@@ -65,7 +65,6 @@ def results(root):
         "samples": describe_samples(root, metadata),
         "in_context_copying": describe_copying(root, runs),
         "music": describe_music(root),
-        "finetuned": describe_finetuned(root),
         "environment": metadata.get("environment"),
     }
     head = {
@@ -282,9 +281,3 @@ def describe_copying(root, runs):
                 for key, row in rows
             }
     return {"best_model": read(root, f"repeats/{BEST}"), "heads": models or None}
-
-
-def describe_finetuned(root):
-    """Returns {name: what stage 08 reports} of the models that were fine-tuned in a root."""
-    paths = sorted((root / "finetuned").glob("*/report.json"))
-    return {path.parent.name: read_json(path) for path in paths} or None

@@ -1,7 +1,7 @@
-"""The headline: one sentence and eight numbers. Terminal, page and README print what `rows` gives.
+"""The headline: one sentence and eight numbers.
 
-content["headline"] = headline(parts)       # {"sentence", "numbers": {name: {"value", ...}}}
-for name, words in rows(content): ...       # the same in words, and the baselines not beaten
+`headline(parts)` gives them for RESULTS.json; terminal, page and README print what `rows` makes of
+them in words.
 """
 
 import math

@@ -116,7 +116,6 @@ def page_data(outputs):
         "law": headline.law_rows(results),
         "predictions": headline.predictions(results),
         "winners": winners_table(results),
-        "finetuned": finetuned_table(results),
         "rates": rate_table(results),
         "runs": run_table(runs),
         "levels": level_table(results),
@@ -253,24 +252,6 @@ def level_table(results):
     names = [f"{i}\N{NO-BREAK SPACE}{name}" for i, name in enumerate(LEVELS, 1)]
     caption = "Share of texts that reach each validity level; valid means level 4"
     return table(caption, ["", *names], rows)
-
-
-def finetuned_table(results):
-    """Returns what became of models that were fine-tuned, one row each; None without any."""
-    rows = []
-    for name, row in (results.get("finetuned") or {}).items():
-        bits = [
-            number(value_at(row, f"{text}.{when}"), 3)
-            for text in ("held_out.bits_per_char", "old_text")
-            for when in ("before", "after")
-        ]
-        copied = percent(value_at(row, "copying.generated.copied_share"))
-        rows.append((name, [*bits, copied, rate_cell(value_at(row, "validity.generated") or {})]))
-    head = ["", "held out, before", "after", "old text, before", "after", "copied", "valid"]
-    caption = (
-        "Fine-tuned models: bits per character of held-out music and of the old validation text"
-    )
-    return table(caption, head, rows)
 
 
 def run_table(runs):

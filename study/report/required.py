@@ -1,12 +1,9 @@
-"""What RESULTS.json must hold, and which runs a study has: the contract of stage 07's last file.
+"""What RESULTS.json must hold: the contract of stage 07's last file; and what reads its parts.
 
-missing = check_results(content, tables, planned)   # sentences; [] if nothing is missing
+`check_results(content)` returns sentences on what is missing.
 """
 
-import math
-
-from study.families import FAMILIES, in_order
-from study.stages.manifest import load_manifest
+from study.families import FAMILIES
 
 N_SAMPLES, N_RATED = 10, 100  # what a complete results file holds at least
 MOST_BYTES = 60_000  # of RESULTS.json: long tables stand in files of their own
@@ -66,35 +63,17 @@ def without_ladder(rows):
     return [row for row in rows if row.get("suite") != "ladder"]
 
 
-def planned_runs(root):
-    """Returns the names of the runs that the training stages' tables and command lines ask for."""
-    names = []
-    for family in FAMILIES.values():
-        manifest = load_manifest(root, family.stage) or {}
-        sizes = manifest.get("config", {}).get("sizes") or {}
-        names += [f"{family.name}_{size}" for size in sizes]
-        names += manifest.get("missing") or []
-    return list(dict.fromkeys(names))
-
-
 # ---------------------------------------------------------------- the check
 
 
-def check_results(content, tables, planned=()):
-    """Returns sentences on what RESULTS.json and the tables beside it lack.
-
-    tables: {file name: rows}, of `read_tables`; planned: names of the runs that should be there.
-    A family that gives no law is no gap: `fits.refused` says why, and there is nothing to compare.
-    """
-    runs = tables.get("runs.csv") or []
-    with_runs = {row["family"] for row in runs}
-    asked = {name for name, family in FAMILIES.items() if not family.optional}
-    families = in_order(asked | with_runs)
+def check_results(content):
+    """Returns sentences on what RESULTS.json lacks. A family that gives no law is no gap:
+    `fits.refused` says why, and there is nothing to compare."""
     refused = value_at(content, "fits.refused") or {}
     paths = [*REQUIRED, *([] if refused else ["fits.comparison"])]
-    for family in families:
-        if family not in refused:
-            paths += [path.format(family) for path in REQUIRED_OF_FAMILY]
+    for name, family in FAMILIES.items():
+        if not family.optional and name not in refused:
+            paths += [path.format(name) for path in REQUIRED_OF_FAMILY]
     missing = [f"{path} is missing" for path in paths if value_at(content, path) is None]
     for split in SPLITS[1:]:
         if not any(map(is_ngram, value_at(content, f"baselines.{split}") or {})):
@@ -104,26 +83,6 @@ def check_results(content, tables, planned=()):
     for way in ("unprompted", "chosen_sampler"):
         if (value_at(content, f"samples.{way}.n") or 0) < N_RATED:
             missing.append(f"samples.{way}.n is below {N_RATED}")
-    missing += [
-        f"runs.csv has none of the family {family}"
-        for family in families
-        if family not in with_runs
-    ]
-    return missing + _missing_rows(runs, tables.get("skills.csv") or [], planned)
-
-
-def _missing_rows(runs, skills, planned):
-    own = [row["name"] for row in suite_runs(runs)]
-    lacking = {
-        "runs.csv": set(planned) - {row["name"] for row in runs},
-        "skills.csv": set(own) - {row["name"] for row in skills},
-    }
-    missing = [
-        f"{file} lacks {', '.join(sorted(names))}" for file, names in lacking.items() if names
-    ]
-    losses = [row.get(f"{split}_nats_per_char") for row in runs for split in SPLITS]
-    if any(not isinstance(loss, (int, float)) or not math.isfinite(loss) for loss in losses):
-        missing.append("runs.csv has losses that are no numbers")
     return missing
 
 

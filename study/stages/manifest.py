@@ -104,18 +104,6 @@ def seal(manifest):
     return value_digest({key: value for key, value in manifest.items() if key != "seal"})
 
 
-def restate(root, name, outputs):
-    """Puts outputs of a finished stage that a later one has written anew into its manifest, if it
-    has one; their content is a function of the root, and both write it by the same function."""
-    manifest = load_manifest(root, name)
-    if manifest is not None:
-        for output in manifest["outputs"].keys() & set(outputs):
-            described = describe(root / output, index_path(root, name, output))
-            manifest["outputs"][output] = described
-        manifest["output_digest"] = value_digest(manifest["outputs"])
-        write_manifest(root, name, manifest)
-
-
 def stage_code(name):
     """Returns the digest of the code of a stage: what its main() reaches. Where pages and figures
     are made, words count too, and the names and colours of the families."""

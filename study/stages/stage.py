@@ -49,7 +49,7 @@ from study.stages.files import (  # noqa
     TEMPORARY, atomic, file_digest, plain, tree_files, write_bytes, write_text,
 )
 from study.stages.manifest import (  # noqa
-    BEST, is_up_to_date, manifest_path, restate,
+    BEST, is_up_to_date, manifest_path,
 )
 from study.stages.process import (  # noqa
     cpu_count, die_with_parent, is_alive, progress, run, worker_pool,
