@@ -2,10 +2,9 @@
 
     python -m study.estimate     # prints {stage: minutes} as JSON
 
-Training is planned as 04 and 05 plan it, on made-up text of the length of the embedded corpus. A
-step of the smallest ladder size and of medium is timed in each family; what a token of the other
-sizes costs lies on the line through both. What does not train is scaled by a loop of plain Python,
-from minutes measured on the machine of README's table.
+Training is planned as 04 and 05 plan it, on made-up text. In each family a step of two sizes is
+timed; what a token of the others costs lies on the line through both. What does not train is scaled
+by a loop of plain Python, from minutes measured on the machine of README's table.
 """
 
 import importlib

@@ -36,23 +36,21 @@ OTHERS = (("#CC79A7", "D"), ("#E69F00", "v"), ("#56B4E9", "P"))
 FIGURES = {
     "scaling": (
         "Validation loss against parameters. {runs}.{text} Open marks: runs; filled: means with the"
-        " standard deviation over seeds where there are several; crosses: runs that are not on the"
-        " law. Lines: a N^-alpha + c, dotted beyond the largest size (none where the best exponent"
-        " lies on the bound of the search); bands: {level:.0f} % profile interval of the curve (cut"
-        " off at the frame where it is wider)."
+        " standard deviation over seeds; crosses: runs that are not on the law. Lines:"
+        " a N^-alpha + c, dotted beyond the largest size; bands: {level:.0f} % profile interval."
     ),
     "curves": "Loss curves of {n_runs} runs (lowest seed of each size; darker = larger model).",
     "efficiency": (
         "Loss at the end of training against what it cost. {runs}. Device: {devices}. Bars:"
-        " standard deviation over seeds where there are several."
+        " standard deviation over seeds."
     ),
     "loss_by_position": (
         "Loss by position in the context, mean over the validation split. Thick: largest size,"
         " thin: smaller sizes. Right: what the far context is worth to each size."
     ),
     "residuals": (
-        "Residuals of the three forms, bars: standard deviation over seeds where there are several."
-        " Grey: standard deviation of one run as used for the intervals."
+        "Residuals of the three forms, bars: standard deviation over seeds. Grey: standard"
+        " deviation of one run as used for the intervals."
     ),
     "alpha_choices": (
         "How alpha moves with each choice. Bars: {level:.0f} % intervals (none for the Huber"
@@ -70,10 +68,10 @@ FIGURES = {
         " second bar has to be drawn again, at 0 none, as in real music."
     ),
     "skills": (
-        "Which skill appears at which size: unprompted samples of every model. Grey: held-out music"
-        " under the same length limit. Dashed: the n-gram with the most bars of the right length,"
-        " and the share of its text that is copied from the training text. A skill below 1 % in"
-        " every model has no panel."
+        "Skills by size: unprompted samples of every model. Grey: held-out music of the same"
+        " length. Dashed: the n-gram with the most bars of the right length, and the share of its"
+        " text that is copied from the training text. A skill below 1 % in every model has no"
+        " panel."
     ),
     "repeated_bars": (
         "In-context copying by model size and amount of text: bits per character saved on a"
@@ -85,9 +83,6 @@ FIGURES = {
         " (layer.head), without the best two, and without two others that harm the loss as much."
     ),
 }
-
-
-# ---------------------------------------------------------------- drawing and writing
 
 
 def pyplot():
@@ -125,9 +120,6 @@ def remove(folder, name):
         (folder / f"{name}.{kind}").unlink(missing_ok=True)
 
 
-# ---------------------------------------------------------------- looks
-
-
 class Look(NamedTuple):
     """How a family is drawn."""
 
@@ -148,9 +140,6 @@ def look(family, among=()):
         return Look(row.color, row.marker, row.label, line)
     color, marker = OTHERS[strangers.index(family) % len(OTHERS)]
     return Look(color, marker, family, line)
-
-
-# ---------------------------------------------------------------- axes and numbers on them
 
 
 def log_axes(axes, x=None, y=None):

@@ -2,10 +2,9 @@
 
     python -m study.full_study [--families transformer,lstm] [--publish]
 
-The whole embedded corpus; the study's own models; the ladder's grid of sizes, amounts of text and
-seeds; the best model: the table below, where you change it. The largest size on all the text is
-predicted, with an interval, from runs that are smaller in both, before it is trained. With
---publish, what readers want to see of a study is copied to docs/study/.
+The whole embedded corpus; the study's own models, the ladder's grid and the best model as PLAN
+says. The largest size on all the text is predicted, with an interval, from runs that are smaller in
+both, before it is trained. With --publish, what readers want to see is copied to docs/study/.
 """
 
 import argparse
@@ -14,7 +13,7 @@ import shlex
 import shutil
 import time
 
-from study.stages.arguments import fail, resolve_root, root_flags, stage_parser
+from study.stages.arguments import resolve_root, root_flags, stage_parser
 from study.stages.code_key import HERE
 from study.stages.files import write_bytes, write_json
 from study.stages.process import cpu_count, run
@@ -57,12 +56,10 @@ PUBLISHED = (  # of part4_outputs/
     "generated/sample_*.mid",
     "generated/sample_00[01].png",
 )
-PUBLISHED_BYTES = 6_000_000
 
 
 def training(part, families, words):
-    """Returns [(family, words of its script's command line)] of a part of PLAN. words: what every
-    command is given."""
+    """Returns [(family, words of its script's command line)] of a part of PLAN."""
     jobs = ["--jobs", str(cpu_count())]
     return [
         (family, [*words, *flags.split(), *jobs]) for flags in PLAN[part] for family in families
@@ -85,11 +82,8 @@ def write_plan(root, families, commands):
 
 
 def predict(root, largest):
-    """Writes PREDICTION: what the largest run of each family should reach, with an interval, from
-    the ladder's runs so far. It is written once: what is trained afterwards cannot change it.
-
-    largest: {family: {"name", "size", "params_non_embedding", "train_chars"}}.
-    """
+    """Writes PREDICTION: what the largest run of each family, from `write_plan`, should reach by
+    the ladder's runs so far. It is written once: what is trained afterwards cannot change it."""
     from study.fit import sentences
     from study.fit.copying import ATTENTION, second_occurrences, two_numbers
     from study.fit.joint_fit import predict_corner
@@ -125,8 +119,7 @@ def predict(root, largest):
 
 
 def in_few_colors(path):
-    """Returns the bytes of a PNG with a palette of 256 colours: it looks the same at a third of
-    the size."""
+    """Returns a PNG with a palette of 256 colours: it looks the same at a third of the bytes."""
     from PIL import Image  # of matplotlib
 
     buffer = io.BytesIO()
@@ -136,17 +129,13 @@ def in_few_colors(path):
 
 
 def publish(root, folder):
-    """Copies what a reader wants to see of a finished study to a folder, in place of the same files
-    of an earlier one. What else lies there stays: weights, rows of experiments, recompute.py."""
+    """Copies PUBLISHED to a folder, in place of an earlier study's. What else lies there stays:
+    weights, rows of experiments, recompute.py."""
     outputs = root / "part4_outputs"
     paths = [path for pattern in PUBLISHED for path in sorted(outputs.glob(pattern))]
     shown = {
         path: in_few_colors(path) if path.suffix == ".png" else path.read_bytes() for path in paths
     }
-    n_bytes = sum(map(len, shown.values()))
-    if n_bytes > PUBLISHED_BYTES:
-        problem = f"what is to be shown has {n_bytes:,} bytes, more than {PUBLISHED_BYTES:,}"
-        fail("study", problem, f"look for what has grown in {outputs}")
     page = outputs / "report.html"
     if page in shown:  # compose.html of the study's model lies in docs/
         shown[page] = shown[page].replace(b'href="compose.html"', b'href="../compose.html"')
@@ -157,7 +146,7 @@ def publish(root, folder):
     for path in (root / KEPT, root / PREDICTION):
         if path.exists():
             shutil.copyfile(path, folder / path.name)
-    print(f"copied to {folder.relative_to(HERE)}: {len(paths)} files, {n_bytes / 1e6:.1f} MB")
+    print(f"copied to {folder.relative_to(HERE)}: {len(paths)} files")
 
 
 def families_of(text):

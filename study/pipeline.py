@@ -21,9 +21,8 @@ REQUIRED = [name for name in STAGES if name not in OPTIONAL]  # the stages that 
 
 
 def expected_minutes(args):
-    """Returns {stage: minutes} that a run should take on this machine: what the last run in this
-    root took, or for the short run what a process finds that times a few steps of training. Empty
-    for the full run, whose corpus nobody knows before it is here."""
+    """Returns {stage: minutes} that a run should take: what the last run in this root took, or for
+    the short run what `study/estimate.py` finds. {} for the full run, whose corpus is not known."""
     manifests = [load_manifest(resolve_root(args), name) for name in REQUIRED]
     if all(manifests):
         return {name: kept["seconds"] / 60 for name, kept in zip(REQUIRED, manifests)}
@@ -35,8 +34,7 @@ def expected_minutes(args):
 
 
 def minutes_of(names, expected, taken):
-    """Returns the minutes that stages should take, scaled by how those taken kept to what was
-    expected of them: a machine that grows slow is found out."""
+    """Returns the minutes that stages should take, scaled by what the others took."""
     known = [name for name in taken if expected.get(name)]
     planned = sum(expected[name] for name in known)
     scale = sum(taken[name] for name in known) / planned if planned > 1 else 1

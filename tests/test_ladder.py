@@ -323,9 +323,6 @@ def test_what_is_shown_of_the_study_is_small_and_replaces_what_was_there(tmp_pat
     }
     with Image.open(shown / "figures/a.png") as image:
         assert image.size == (64, 64) and (shown / "figures/a.png").stat().st_size < pixels.size / 2
-    monkeypatch.setattr(reference, "PUBLISHED_BYTES", 10)
-    with pytest.raises(SystemExit, match="more than 10"):
-        reference.publish(tmp_path / "root", shown)
 
 
 # ---------------------------------------------------------------- side by side

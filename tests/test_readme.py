@@ -11,7 +11,6 @@ from study.stages.manifest import STAGES
 import pytest
 
 from benchmarks import readme_numbers
-from study import full_study as reference
 from study.report.required import MOST_BYTES, check_results, value_at
 from study.report.tables import read_tables
 
@@ -77,7 +76,7 @@ def test_the_study_that_ships_has_all_that_this_code_promises():
             STUDY / "generated" / sample["file"]
         ).with_suffix(".mid").exists()
     shown = [path for path in STUDY.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in shown) < reference.PUBLISHED_BYTES
+    assert sum(path.stat().st_size for path in shown) < 6_000_000
     assert not any(
         str(HERE) in path.read_text() for path in shown if path.suffix in (".json", ".csv", ".html")
     )

@@ -353,13 +353,10 @@ def test_attention_map_shows_what_the_model_computes(monkeypatch):
 
     watch.__name__ = "scaled_dot_product_attention"
     monkeypatch.setattr(common.F, "scaled_dot_product_attention", watch)
-    best = attention.attention_map(model, tokenizer, text)
+    best = attention.attention_map(model, tokenizer, text, 1, 0)
     row, column = best["places"][0]  # "abcd" again
     assert (row, column) == (17, 12 + best["offset"]) and best["offset"] in (1, 2, 3, 4)
-    other = attention.attention_map(model, tokenizer, text, (1, 0))
-    assert (other["layer"], other["head"]) == (2, 1)
-    seen.clear()
-    best = attention.attention_map(model, tokenizer, text)
+    assert (best["layer"], best["head"]) == (2, 1)
     # the weights shown, times the values, are what the model's own head gave
     values, out = seen[best["layer"] - 1]
     shown = torch.from_numpy(best["weights"]) @ values[best["head"] - 1]
@@ -367,19 +364,7 @@ def test_attention_map_shows_what_the_model_computes(monkeypatch):
     assert best["n_heads"] == 4 and best["weights"].shape == (len(text) + 1,) * 2
     assert model.training
     assert "".join(best["tokens"]) == text
-    lstm = build_model(
-        dict(
-            family="lstm",
-            vocab_size=tokenizer.vocab_size,
-            block_size=64,
-            n_layer=1,
-            d_embedding=8,
-            d_hidden=8,
-            dropout=0.0,
-        )
-    )
-    assert attention.attention_map(lstm, tokenizer, text) is None
-    assert attention.attention_map(model, tokenizer, "ab") is None
+    assert attention.attention_map(model, tokenizer, "ab", 0, 0) is None
 
 
 # ---------------------------------------------------------------- in a browser

@@ -328,6 +328,6 @@ def test_right_bars_in_notes_are_right(tokenizers):
 
 def test_the_attention_map_has_a_row_a_token(tokenizers):
     text = long_tune(1, 1, 20)
-    best = attention_map(model_of(tokenizers["note"]), tokenizers["note"], text)
+    best = attention_map(model_of(tokenizers["note"]), tokenizers["note"], text, 0, 0)
     assert text.startswith("".join(best["tokens"])) and "[M:3/4]" in best["tokens"] + ["[M:3/4]"]
     assert best["weights"].shape == (len(best["tokens"]) + 1,) * 2 and max(map(len, best["tokens"])) > 2

@@ -18,11 +18,8 @@ CONTRAST = 0.6  # exponent: below 1, so that weak attention can be seen beside s
 
 def attention_view(root):
     """Returns the attention map of a run's best model on a held-out tune as the template draws it,
-    or {"reason"} where it cannot be had.
-
-    The head is the one whose knock-out costs most of the saving on repeated bars, as stage 07
-    measured it (`study/evaluate/heads.py`).
-    """
+    or {"reason"} where it cannot be had. The head is the one whose knock-out costs most of the
+    saving on repeated bars (`study/evaluate/heads.py`)."""
     from common import load_tokenizer
     from study.train.checkpoints import load_checkpoint
 
@@ -36,12 +33,14 @@ def attention_view(root):
         return {"reason": str(error)}
     if checkpoint["tokenizer_digest"] != tokenizer.digest:
         return {"reason": "the best model was trained with another vocabulary"}
-    text = next((tune for tune in tunes if len(tune) >= 3 * CHARS), tunes[0] if tunes else "")
     knocked = read(root, "heads/best_model") or {}
     best = knocked.get("best")
-    found = attention_map(model, tokenizer, text, best and best["heads"][0])
+    if not best:
+        return {"reason": "no attention head of the best model copies"}
+    text = next((tune for tune in tunes if len(tune) >= 3 * CHARS), tunes[0])
+    found = attention_map(model, tokenizer, text, *best["heads"][0])
     if found is None:
-        return {"reason": "the best model has no attention"}
+        return {"reason": "nothing comes back in the held-out tune"}
     tokens = found["tokens"]
     n = min(len(tokens), CHARS)  # the end of the text has most to look back at
     n_left_out = len(tokens) + 1 - n
@@ -59,24 +58,20 @@ def attention_view(root):
             for row, column in found["places"]
             if column >= n_left_out
         ],
-        # bits per character saved on repeated bars, and without the head; None: not measured
-        "saved": best and knocked["all"]["saved"],
-        "saved_without": best and best["saved"],
+        "saved": knocked["all"]["saved"],
+        "saved_without": best["saved"],
     }
 
 
-def attention_map(model, tokenizer, text, head=None):
-    """Returns what a head looks at in a text; None for a model without attention, or if no four
-    tokens of the text come back.
+def attention_map(model, tokenizer, text, layer, head):
+    """Returns what a head (from 0) looks at in a text; None if no four tokens of the text come back.
 
-    head: (layer, head) from 0; None: the head with most weight on the tokens after an earlier
-    occurrence of the newest four. With token shift what is to be copied may stand up to three
-    tokens later than the token that followed, so the place with most weight is sought.
+    With token shift what is to be copied may stand up to three tokens later than the token that
+    followed an earlier occurrence of the newest four: the place with most weight is sought.
 
-    {"tokens" (T texts, without the one that begins a tune), "weights" (T + 1, T + 1: rows read,
-    columns looked at), "layer", "head" (from 1), "n_heads" (of all layers), "offset" (tokens after
-    the end of an earlier occurrence of the newest four, with most weight), "share" (mean weight
-    there), "even_share" (if attention were spread evenly), "places" [(row, column)]}.
+    "tokens" are T texts without the one that begins a tune, "weights" (T + 1, T + 1: rows read,
+    columns looked at); "offset": tokens after the end of the earlier occurrence; "share": mean
+    weight there, "even_share" if attention were spread evenly; "places" [(row, column)].
     """
     import torch
 
@@ -87,24 +82,21 @@ def attention_map(model, tokenizer, text, head=None):
     texts = tokenizer.texts_of(tokens)
     tokens = np.append([BEGIN], tokens.astype(np.int64))
     rows, ends = matches(tokens)
-    layers = attention_weights(model, torch.as_tensor(tokens)) if len(rows) else []
-    if not layers:
+    if not len(rows):
         return None
-    weights = torch.stack(layers)  # layers, heads, T, T
-    columns = torch.as_tensor(ends)[:, None] + torch.tensor(OFFSETS[1:])
-    shares = weights[:, :, torch.as_tensor(rows)[:, None], columns].mean(2)
-    if head is None:
-        head = divmod(int(shares.amax(-1).argmax()), shares.size(1))
-    layer, number = head
-    best = int(shares[layer, number].argmax())
+    layers = attention_weights(model, torch.as_tensor(tokens))  # of (heads, T, T)
+    weights = layers[layer][head].numpy()
+    columns = ends[:, None] + np.array(OFFSETS[1:])
+    shares = weights[rows[:, None], columns].mean(0)
+    best = int(shares.argmax())
     return {
         "tokens": texts,
-        "weights": weights[layer, number].numpy(),
+        "weights": weights,
         "layer": layer + 1,
-        "head": number + 1,
-        "n_heads": shares.size(0) * shares.size(1),
+        "head": head + 1,
+        "n_heads": len(layers) * len(layers[0]),
         "offset": OFFSETS[1:][best],
-        "share": percent(float(shares[layer, number, best])),
+        "share": percent(float(shares[best])),
         "even_share": percent(float((1 / (rows + 1)).mean())),
         "places": list(zip(rows.tolist(), columns[:, best].tolist())),
     }

@@ -35,9 +35,6 @@ VAL_TOKENS = 8_192  # of the validation split, read for the loss before and afte
 KNOCKED_TUNES = 12  # with repeated bars, read without each head
 
 
-# ---------------------------------------------------------------- weights
-
-
 def rounded_rows(matrix):
     """Returns (int8 values, scales (rows,)) of a matrix: each row's largest value becomes 127."""
     scales = (matrix.abs().amax(dim=1) / LEVELS).clamp(min=1e-12)
@@ -56,8 +53,7 @@ def rounded_weights(weights):
 
 
 def packed_weights(weights):
-    """Returns ([[name, rows, columns (0: a vector)]], bytes) as `unpackWeights` of engine.js reads
-    them."""
+    """Returns ([[name, rows, columns (0: a vector)]], bytes) for `unpackWeights` of engine.js."""
     table, parts = [], []
     for name, tensor in weights.items():
         if tensor.ndim == 2:
@@ -70,13 +66,9 @@ def packed_weights(weights):
     return table, b"".join(parts)
 
 
-# ---------------------------------------------------------------- what the page says of the model
-
-
 @torch.inference_mode()
 def bits_per_char(model, tokenizer, tokens):
-    """Returns the mean loss on the beginning of a token stream in bits per character, in windows
-    side by side."""
+    """Returns the loss on the beginning of a token stream, in windows side by side."""
     size = min(model.config["block_size"], len(tokens) - 1)
     n_windows = max(1, min(len(tokens) - 1, VAL_TOKENS) // size)
     stream = torch.as_tensor(np.asarray(tokens[: n_windows * size + 1], np.int64))
@@ -89,8 +81,8 @@ def bits_per_char(model, tokenizer, tokens):
 
 
 def loss_of_rounding(model, tokenizer, tokens):
-    """Returns {"exact", "rounded"}: bits per character before and after rounding; leaves the model
-    as it was."""
+    """Returns {"exact", "rounded"}: bits per character before and after; the model stays as it
+    was."""
     exact = bits_per_char(model, tokenizer, tokens)
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model.load_state_dict(rounded_weights(weights))
@@ -101,8 +93,7 @@ def loss_of_rounding(model, tokenizer, tokens):
 
 def costs_of_heads(model, tokenizer, tokens):
     """Returns {"base", "off": one for each head}: (loss, saving of a repeated bar) in bits per
-    character, with all heads and without each; None for a model without heads or tunes without such
-    bars."""
+    character, with all heads and without each; None without heads or without such bars."""
     if not knock_out.has_heads(model):
         return None
     loaded = LoadedModel(model, tokenizer, "cpu", "")
@@ -116,12 +107,8 @@ def costs_of_heads(model, tokenizer, tokens):
     return {"base": base, "off": without}
 
 
-# ---------------------------------------------------------------- the page
-
-
 def compose_page(model, tokenizer, facts):
-    """Returns the text of compose.html. facts: what the page says of the model, see
-    `write_compose`."""
+    """Returns the text of compose.html. facts: of the model, see `write_compose`."""
     table, weights = packed_weights(model.state_dict())
     content = {
         "config": {key: value for key, value in model.config.items() if key != "dropout"},
@@ -159,12 +146,9 @@ def renewed(page):
 
 
 def write_compose(checkpoint, tokenizer, out, val_tokens=None):
-    """Writes the page of a checkpoint and returns its path.
-
-    checkpoint: path of a .pt file; tokenizer: the one it was trained with; val_tokens: token stream
-    of the validation split, for the loss before and after rounding (None: not measured).
-    ValueError if the two do not belong together.
-    """
+    """Writes the page of a checkpoint and returns its path; ValueError if the tokenizer is not the
+    one it was trained with. val_tokens: of the validation split, for the loss before and after
+    rounding (None: not measured)."""
     model, saved = load_checkpoint(checkpoint)
     if saved["tokenizer_digest"] != tokenizer.digest:
         raise ValueError(f"{Path(checkpoint).name} was trained with another vocabulary")

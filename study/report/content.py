@@ -76,9 +76,6 @@ def results(root):
     return plain({**head, **parts}, DIGITS)
 
 
-# ---------------------------------------------------------------- data, vocabulary, fits
-
-
 def describe_data(root, manifests):
     """Returns where the text came from, its licences, and what became of it."""
     download, conversion = manifests["01_download"], manifests["02_midi_to_abc"]
@@ -159,9 +156,6 @@ def short(value, left_out=(), is_interval=False):
     return value
 
 
-# ---------------------------------------------------------------- the best model and its music
-
-
 def describe_best(root):
     """Returns the best model's row, with its loss on the test split and an interval over tunes."""
     record = read_json(root / f"checkpoints/{BEST}.json") or {}
@@ -178,8 +172,7 @@ def describe_best(root):
 
 
 def per_note(root, record):
-    """Returns the losses of a record per note of music: a unit that does not depend on how music is
-    spelt. Headers, bar lines and the ends of tunes are paid for by the notes."""
+    """Returns the losses of a record per note of music, which do not depend on how it is spelt."""
     stats = read_json(root / "data/stats.json") or {}
     losses = {}
     for split in ("val", "test"):
@@ -210,8 +203,7 @@ def describe_samples(root, metadata):
 
 
 def set_of(root, name):
-    """Returns the rates of a set of samples, with its repeated bars and copied characters; None
-    if it was not rated."""
+    """Returns the rates of a set of samples, its repeated bars and copied characters, or None."""
     rates = read(root, f"rates/{name}")
     if not rates:
         return None
@@ -226,8 +218,7 @@ def set_of(root, name):
 
 
 def draws_per_bar(root):
-    """Returns the draws for each bar kept in samples with right bars, header and end counted as
-    bars; None without any."""
+    """Returns the draws for each bar kept with right bars; header and end count as bars."""
     samples = read(root, "drawn/right")
     n_kept = sum(sample["n_kept"] for sample in samples)
     return sum(sum(sample["draws"]) for sample in samples) / n_kept if n_kept else None

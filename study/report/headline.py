@@ -35,9 +35,6 @@ LAW_NUMBERS = {  # of the answer's law, which stand beside the eight
 SHARES = ("scatter", "valid_rate", "valid_rate_right_bars", "repeated_bars", "copied_share")
 
 
-# ---------------------------------------------------------------- numbers and sentence
-
-
 def headline(parts):
     """Returns {"sentence", "numbers": {key of NUMBERS: {"value", "interval", ...}}}.
 
@@ -114,9 +111,6 @@ def sentence(fits, numbers):
     return words + ("." if valid is None else f"; {percent(valid)} of its first tries are valid.")
 
 
-# ---------------------------------------------------------------- in words
-
-
 def rows(content):
     """Returns [(name, words)]: the sentence, the eight numbers, and the baselines not beaten."""
     head = content.get("headline") or {}
@@ -144,9 +138,6 @@ def _in_words(key, row):
     if row.get("real_music") is not None:
         words += f"; real music {percent(row['real_music'])}"
     return words + (f"; {row['model']}" if row.get("model") else "")
-
-
-# ---------------------------------------------------------------- the law behind it, in words
 
 
 def law_rows(results):
@@ -180,9 +171,6 @@ def winners(results):
     none = ("–", "")
     table = [(size, [cells.get(d, none) for d in amounts]) for size, cells in sizes.items()]
     return ([si(d) for d in amounts], table) if table else None
-
-
-# ---------------------------------------------------------------- baselines that were not beaten
 
 
 def strongest_baseline(baselines, split):

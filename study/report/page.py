@@ -75,11 +75,8 @@ HISTOGRAMS = {
 
 
 def write_report(root):
-    """Writes part4_outputs/report.html and returns its path; the same input gives the same bytes.
-
-    Reads RESULTS.json and the tables beside it, fits.json, generated/, figures/*.svg, and for the
-    attention map checkpoints/best_model.pt with data/tokenizer.pkl and data/test.txt.
-    """
+    """Writes part4_outputs/report.html from what lies beside it and the best model, and returns its
+    path; the same input gives the same bytes."""
     outputs = Path(root) / "part4_outputs"
     metadata = read_json(outputs / "generated/metadata.json") or {}
     rows = (metadata.get("samples") or [])[:MAX_SAMPLES]
@@ -228,8 +225,8 @@ def winners_table(results):
 
 
 def rate_table(results):
-    """Returns the best model's three ways to draw, never mixed, between real music and texts
-    without it: the longest n-gram and random characters."""
+    """Returns the best model's three ways to draw, never mixed, between real music, the longest
+    n-gram and random characters."""
     kinds = {}
     for row in level_rows(results):
         kinds.setdefault(row["kind"], row)

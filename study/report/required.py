@@ -45,17 +45,11 @@ def pick(row, keys):
     return {key: row.get(key) for key in keys}
 
 
-# ---------------------------------------------------------------- which runs a study has
-
-
 def suite_runs(rows):
     """Returns the rows of the study's own models, one a family and size: not those of other seeds,
     recipes, shares of the data or of the model ladder."""
-    return [
-        row
-        for row in rows
-        if row["name"] == f"{row['family']}_{row['size']}" and row["suite"] == "classical"
-    ]
+    own = [row for row in rows if row["suite"] == "classical"]
+    return [row for row in own if row["name"] == f"{row['family']}_{row['size']}"]
 
 
 def without_ladder(rows):
@@ -63,12 +57,9 @@ def without_ladder(rows):
     return [row for row in rows if row.get("suite") != "ladder"]
 
 
-# ---------------------------------------------------------------- the check
-
-
 def check_results(content):
-    """Returns sentences on what RESULTS.json lacks. A family that gives no law is no gap:
-    `fits.refused` says why, and there is nothing to compare."""
+    """Returns sentences on what RESULTS.json lacks. A family without a law is no gap: `fits.refused`
+    says why."""
     refused = value_at(content, "fits.refused") or {}
     paths = [*REQUIRED, *([] if refused else ["fits.comparison"])]
     for name, family in FAMILIES.items():
@@ -87,6 +78,5 @@ def check_results(content):
 
 
 def is_ngram(name):
-    """Returns True for an n-gram, by its name among baselines. A unigram model knows no context:
-    it is listed, and it is no baseline that a model of music has to beat."""
+    """Returns True for an n-gram, by its name among baselines; a unigram model knows no context."""
     return name.endswith("gram") and name != "unigram"

@@ -60,9 +60,6 @@ REALIGNED = (
 )
 
 
-# ---------------------------------------------------------------- pictures and files
-
-
 class Picture:
     """A drawing as compressed text, which the page inflates when it is to be seen.
 
@@ -82,8 +79,8 @@ def data_uri(kind, data):
 
 
 def links(folder, stem):
-    """Returns a sample's MIDI and MusicXML files, those that are there, as {"kind", "name",
-    "kilobytes", "uri"}; MusicXML compressed as notation programs exchange it."""
+    """Returns a sample's MIDI and MusicXML files, those that are there; MusicXML compressed as
+    notation programs exchange it."""
     files = []
     midi, score = folder / f"{stem}.mid", folder / f"{stem}.musicxml"
     if midi.exists():
@@ -108,9 +105,6 @@ def links(folder, stem):
         }
         for kind, name, media_type, data in files
     ]
-
-
-# ---------------------------------------------------------------- one sample
 
 
 def sample_view(sample, folder, name):

@@ -1,8 +1,4 @@
-"""The long tables beside RESULTS.json: runs, skills, music, in-context copying, differences.
-
-files = tables(root)         # {file name: CSV} from what stands below root
-rows = read_tables(folder)   # {file name: rows}, as page, README and check read them
-"""
+"""The long tables beside RESULTS.json: runs, skills, music, in-context copying, differences."""
 
 import csv
 import math
@@ -40,9 +36,6 @@ TABLES = {  # file that stage 07 writes beside RESULTS.json -> its columns
 }
 
 
-# ---------------------------------------------------------------- runs and skills
-
-
 def run_rows(root):
     """Returns a flat row for each run that the training stages list, by family and size."""
     rows = [pick(record, RUN_COLUMNS) for record in read_records(root)]
@@ -59,27 +52,23 @@ def describe_skills(root):
     and n-grams under the same limit of length; None without any. The figures' data."""
 
     def skills_of(name):
-        copied = read(root, f"copying/{name}") or {}
-        return {
-            **read(root, f"skills/{name}"),
-            "control": read(root, f"control/{name}"),
-            "copied_share": copied.get("copied_share"),
-        }
+        skills, copied = read(root, f"skills/{name}"), read(root, f"copying/{name}") or {}
+        control = read(root, f"control/{name}")
+        return skills and {**skills, "control": control, **pick(copied, ["copied_share"])}
 
     models = {}
     for row in suite_runs(run_rows(root)):
         name = row["name"]
-        if read(root, f"skills/{name}"):
+        if skills := skills_of(name):
             known = pick(row, ("family", "size", "params_total", "val_nats_per_char"))
-            repeats = read(root, f"repeats/{name}")
-            models[name] = {**known, **skills_of(name), "repeats": repeats}
+            models[name] = {**known, **skills, "repeats": read(root, f"repeats/{name}")}
     if not models:
         return None
     return {
         "n": next(iter(models.values()))["n"],
         "models": models,
         "floors": read(root, "skills/floors"),
-        "real_music": skills_of("real_cut") if read(root, "skills/real_cut") else None,
+        "real_music": skills_of("real_cut"),
     }
 
 
@@ -99,9 +88,6 @@ def skill_rows(skills):
         for name, row in sets.items()
         if row
     ]
-
-
-# ---------------------------------------------------------------- the tables beside it
 
 
 def tables(root):
