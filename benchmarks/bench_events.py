@@ -195,7 +195,7 @@ def run_of(root, kind, family, size, seed, n_chars):
         "seconds": round(seconds, 1),
         **{f"val_{name}": round(float(value), 4) for name, value in val.items()},
         **{f"test_{name}": round(float(value), 4) for name, value in test.items()},
-        "saved": saved,
+        "saved": saved and float(saved),
     }
 
 

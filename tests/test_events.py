@@ -9,6 +9,7 @@ import torch
 from common import BEGIN, END, RARE, CharTokenizer, EventTokenizer
 from music import events
 from music.abc_text import Reader
+from music.continuation import NextBars
 from music.right_bars import RightBars
 from study.evaluate.induction import KINDS, costs_of_bars, read_tunes
 from study.evaluate.models import LoadedModel
@@ -166,20 +167,20 @@ def test_samples_end_within_their_budget(family):
         assert sample["stop_reason"] in ("end", "budget")
 
 
-def test_a_trained_model_goes_on_with_right_bars():
-    """A model that knows one rhythm: its bars are kept, and each ends at its bar line."""
-    bar = "C4D4E4F4|"
-    tokenizer = EventTokenizer(f"{C_MAJOR_HEADER}{bar * 8}\n" * RARE)
-    names = tokenizer.texts
+@pytest.mark.parametrize("judge", [RightBars, NextBars])
+@pytest.mark.parametrize(
+    "line", ["C4D4E4F4|\n", "[V:1]C4(3D2E2F2F8|[V:2][C,E,]16-|\n"], ids=["one-voice", "two-voices"]
+)
+def test_a_model_that_knows_one_line_goes_on_with_it(line, judge):
+    tokenizer = EventTokenizer(f"{C_MAJOR_HEADER}{line * 8}\n" * RARE)
+    names, order = tokenizer.texts, tokenizer.encode(line).tolist()
 
     class Rote(Uniform):
         def step_rows(self, tokens, n, cache=None):
             logits = torch.full((len(tokens), self.vocab_size), -50.0)
-            order = tokenizer.encode(bar).tolist()
             for row, length in enumerate(n.tolist()):
-                read = ["|", *(names[token] for token in tokens[row, :length].tolist())]
-                since = read[::-1].index("|")
-                logits[row, order[since % len(order)]] = 0.0
+                read = ["\n", *(names[token] for token in tokens[row, :length].tolist())]
+                logits[row, order[read[::-1].index("\n") % len(order)]] = 0.0
             return logits, ()
 
         def read_on(self, idx):
@@ -190,7 +191,8 @@ def test_a_trained_model_goes_on_with_right_bars():
 
         mark = rewind = staticmethod(lambda cache, rows: None)
 
-    request = Request(f"{C_MAJOR_HEADER}{bar}", max_chars=900, bars="right", n_bars=4)
-    (sample,) = generate(Rote(tokenizer.vocab_size), tokenizer, [request], right_bars=RightBars)
-    assert sample["text"] == f"{C_MAJOR_HEADER}{bar * 5}" and sample["stop_reason"] == "bars"
-    assert set(sample["draws"]) == {1}
+    prompt = f"{C_MAJOR_HEADER}{line * 2}"
+    request = Request(prompt, max_chars=900, bars="right", n_bars=4)
+    (sample,) = generate(Rote(tokenizer.vocab_size), tokenizer, [request], right_bars=judge)
+    assert sample["text"] == prompt + (line * 4)[:-1] and sample["stop_reason"] == "bars"
+    assert set(sample["draws"]) == {1} and len(sample["surprisal_bits"]) == len(sample["text"])
