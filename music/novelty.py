@@ -77,19 +77,19 @@ class Novelty:
         """Returns figures of the set and, in "samples", of every sample, on the generated music
         text (header and prompt left out): shares of all characters and of all sequences. A longest
         run of 0 is one below COPY_CHARS."""
-        bodies = []
-        for sample in map(as_sample, samples):
-            bodies.append(sample.text[max(sample.prompt_chars, body_start(sample.text)) :])
-        longest, copied = self._copied([character_codes(body) for body in bodies])
+        samples = [as_sample(sample) for sample in samples]
+        starts = [max(sample.prompt_chars, body_start(sample.text)) for sample in samples]
+        bodies = [sample.text[start:] for sample, start in zip(samples, starts)]
+        longest, copied = self._copied(bodies)
         rows, n_new, n_sequences = [], 0, 0
-        for body, run, covered in zip(bodies, longest, copied):
+        for body, run, n_copied in zip(bodies, longest, copied):
             sequences = _hashes_of(four_bar_sequences(body))
             new = int((~np.isin(sequences, self.sequences)).sum())
             n_new, n_sequences = n_new + new, n_sequences + len(sequences)
             rows.append(
                 {
                     "longest_copied_chars": run,
-                    "copied_share": covered / len(body) if body else None,
+                    "copied_share": n_copied / len(body) if body else None,
                     "new_4_bar_share": new / len(sequences) if len(sequences) else None,
                     "n_chars": len(body),
                 }
@@ -106,32 +106,25 @@ class Novelty:
             "n_4_bar_sequences": n_sequences,
         }
 
-    def _copied(self, codes):
-        """Returns the longest copied run of every code array, and its number of characters in
-        copied runs of at least COPY_CHARS."""
-        longest = [0] * len(codes)
-        starts = np.cumsum([0] + [len(c) + 1 for c in codes])  # a zero keeps the samples apart
-        joined = np.zeros(starts[-1], np.uint8)
-        for start, c in zip(starts, codes):
-            joined[start : start + len(c)] = c
+    def _copied(self, bodies):
+        """Returns the longest copied run of every text, and its number of characters in copied runs
+        of at least COPY_CHARS."""
+        joined = character_codes("".join(body + "\0" for body in bodies))  # zeros keep them apart
+        starts = np.cumsum([0] + [len(body) + 1 for body in bodies])
+        longest = np.zeros(len(bodies), np.int64)
         hashes = window_hashes(joined, COPY_CHARS)
         if not len(hashes):
-            return longest, longest
-        wanted = np.unique(hashes)
+            return longest.tolist(), longest.tolist()
+        wanted, window_of = np.unique(hashes, return_inverse=True)
         which, places = self._places(wanted)
-        window_of = np.searchsorted(wanted, hashes)
         copied = np.flatnonzero(np.isin(window_of, which))
         inside = np.zeros(len(joined) + 1, np.int64)  # +1 where a copied window begins, -1 after it
         inside[copied] += 1
         inside[copied + COPY_CHARS] -= 1
         n_before = np.concatenate([[0], np.cumsum(np.cumsum(inside) > 0)])
-        covered = [
-            int(n_before[start + len(c)] - n_before[start]) for start, c in zip(starts, codes)
-        ]
-        for place, length in self._longest_runs(joined, copied, window_of, which, places):
-            sample = int(np.searchsorted(starts, place, "right") - 1)
-            longest[sample] = max(longest[sample], length)
-        return longest, covered
+        at, length = self._longest_runs(joined, copied, window_of, which, places)
+        np.maximum.at(longest, np.searchsorted(starts, at, "right") - 1, length)
+        return longest.tolist(), (n_before[starts[1:] - 1] - n_before[starts[:-1]]).tolist()
 
     def _places(self, wanted):
         """Returns (numbers of wanted hashes, places in the training text), at most SEEDS places
@@ -152,7 +145,7 @@ class Novelty:
         return np.concatenate([none, *numbers]), np.concatenate([none, *places])
 
     def _longest_runs(self, joined, here, window_of, which, there):
-        """Returns [(place in the samples, length)] of the copied runs: pairs of equal windows on
+        """Returns places in the samples and lengths of the copied runs: pairs of equal windows on
         one diagonal, joined up."""
         order = np.argsort(which, kind="stable")
         which, there = which[order], there[order]
@@ -169,7 +162,7 @@ class Novelty:
         length = np.diff(np.append(start, len(i))) + COPY_CHARS - 1
         length += _extend(joined, self.train, left_i + length, left_p + length, 1)
         back = _extend(joined, self.train, left_i - 1, left_p - 1, -1)
-        return list(zip((left_i - back).tolist(), (length + back).tolist()))
+        return left_i - back, length + back
 
 
 def _extend(a, b, i, j, step):

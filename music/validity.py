@@ -52,7 +52,8 @@ def wilson(k, n):
 def share(k, n):
     """Returns {"count", "n", "rate", "interval"} of a share k/n, with Wilson's interval; rate and
     interval are None if n is 0."""
-    return {"count": int(k), "n": int(n), "rate": k / n if n else None, "interval": wilson(k, n)}
+    k, n = int(k), int(n)
+    return {"count": k, "n": n, "rate": k / n if n else None, "interval": wilson(k, n)}
 
 
 def is_above(ours, theirs):
@@ -80,47 +81,38 @@ def rate_samples(samples, judge=True):
     samples = [as_sample(sample) for sample in samples]
     checks = [check_abc(sample.text, sample.prompt_chars) for sample in samples]
     levels = [check.level for check in checks]
-    levels_of_cut = [
-        (
-            check_abc(trim_to_bars(sample.text), sample.prompt_chars).level
-            if sample.truncated
-            else level
-        )
-        for sample, level in zip(samples, levels)
-    ]
+    cut_levels = list(levels)
+    for i, sample in enumerate(samples):
+        if sample.truncated:
+            cut_levels[i] = check_abc(trim_to_bars(sample.text), sample.prompt_chars).level
     verdicts = judge_texts([sample.text for sample in samples]) if judge else None
     return {
-        **_share_of_valid(levels),
+        **share(np.sum(np.array(levels) >= VALID_LEVEL), len(levels)),
         "level_rates": {
             name: mean_of_known([level > i for level in levels]) for i, name in enumerate(LEVELS)
         },
         **_bar_rates(checks),
         "truncated_share": mean_of_known([sample.truncated for sample in samples]),
-        "without_unfinished_bar": _share_of_valid(levels_of_cut),
+        "without_unfinished_bar": share(np.sum(np.array(cut_levels) >= VALID_LEVEL), len(levels)),
         "abc2midi_clean_rate": mean_of_known([verdict["clean"] for verdict in verdicts or []]),
     }
 
 
-def _share_of_valid(levels):
-    return share(sum(level >= VALID_LEVEL for level in levels), len(levels))
-
-
 def _bar_rates(checks):
-    counts = np.array([(check.n_right_bars, check.n_sounding_bars) for check in checks], float)
-    counts = counts.reshape(-1, 2)
-    right, sounding = map(int, counts.sum(0))
-    voice_bars = sum(check.n_voice_bars for check in checks)
-    rest_bars = sum(round((check.rest_bar_share or 0) * check.n_voice_bars) for check in checks)
-    accuracy = right / sounding if sounding else None
-    error, interval = standard_error(*counts.T), None
+    right = np.array([check.n_right_bars for check in checks], float)
+    sounding = np.array([check.n_sounding_bars for check in checks], float)
+    n_sounding, n_bars = int(sounding.sum()), sum(check.n_voice_bars for check in checks)
+    n_rests = sum(round((check.rest_bar_share or 0) * check.n_voice_bars) for check in checks)
+    accuracy = float(right.sum()) / n_sounding if n_sounding else None
+    error, interval = standard_error(right, sounding), None
     if error is not None:
         interval = [max(0.0, accuracy - Z * error), min(1.0, accuracy + Z * error)]
     return {
         "bar_accuracy": accuracy,
         "bar_accuracy_se": error,
         "bar_accuracy_interval": interval,
-        "n_sounding_bars": sounding,
-        "rest_bar_share": rest_bars / voice_bars if voice_bars else None,
+        "n_sounding_bars": n_sounding,
+        "rest_bar_share": n_rests / n_bars if n_bars else None,
     }
 
 
