@@ -54,14 +54,11 @@ def as_tune(tune):
 
 def _note_arrays(tune):
     """Returns (onsets, durations, pitches, voice numbers) as arrays; times in quarter notes."""
-    columns = [
-        (onsets, durations, pitches, [i] * len(onsets))
+    voices = [
+        np.array([onsets, durations, pitches, [i] * len(onsets)], int)
         for i, (_, onsets, durations, pitches) in enumerate(tune.ticks)
     ]
-    onsets, durations, pitches, voices = (
-        np.concatenate([np.array(column, int) for column in kind] or [np.zeros(0, int)])
-        for kind in (zip(*columns) if columns else [()] * 4)
-    )
+    onsets, durations, pitches, voices = np.concatenate([np.zeros((4, 0), int), *voices], axis=1)
     return onsets / TICKS, durations / TICKS, pitches, voices
 
 

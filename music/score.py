@@ -47,44 +47,37 @@ class Score:
 
     def reach(self, measure, offset):
         """Makes a measure at least as long as `offset` ticks."""
-        while len(self.lengths) <= measure:
-            self.lengths.append(0)
-            if measure >= MAX_MEASURES:
-                raise ScoreError(f"more than {MAX_MEASURES:,} measures")
-        if offset > self.lengths[measure]:
-            self.lengths[measure] = offset
+        if measure >= MAX_MEASURES:
+            raise ScoreError(f"more than {MAX_MEASURES:,} measures")
+        self.lengths += [0] * (measure + 1 - len(self.lengths))
+        self.lengths[measure] = max(self.lengths[measure], offset)
 
     def add_note(self, part, voice, place, length, pitch, tie):
-        """Adds a note, or makes the one it is tied to longer.
-
-        place: (measure, offset); tie: "" or any of "[" (goes on), "_" (both), "]" (ends), as in
-        kern.
-        """
+        """Adds a note, or makes the one it is tied to longer. place: (measure, offset); tie: "" or
+        any of "[" (goes on), "_" (both), "]" (ends), as in kern."""
         if not 0 <= pitch <= 127:
             return
         measure, offset = place
-        if tie in ("_", "]"):
-            held = self._tied_from(part, voice, measure, offset, pitch)
-            if held:
-                held[0][2] += length
-                held[2:] = [measure, offset + length]
-                if tie == "]":
-                    self._open[part, pitch].remove(held)
-                return
-        note = [measure, offset, length, pitch]
-        self.voices.setdefault((part, voice), []).append(note)
-        if tie in ("[", "_"):
-            # [note, voice, measure and offset where it ends so far]
-            self._open.setdefault((part, pitch), []).append([note, voice, measure, offset + length])
+        held = self._tied_from(part, voice, place, pitch) if tie in ("_", "]") else None
+        if held is None:
+            held = [[measure, offset, 0, pitch], voice, None]
+            self.voices.setdefault((part, voice), []).append(held[0])
+            if tie in ("[", "_"):
+                self._open.setdefault((part, pitch), []).append(held)
+        elif tie == "]":
+            self._open[part, pitch].remove(held)
+        held[0][2] += length
+        held[2] = measure, offset + length
 
-    def _tied_from(self, part, voice, measure, offset, pitch):
-        """Returns the open tie that a note at this place goes on from: the same voice's first."""
+    def _tied_from(self, part, voice, place, pitch):
+        """Returns the open tie [note, voice, where it ends so far] that a note at this place goes
+        on from: the same voice's first; None if there is none."""
         found = None
         for held in self._open.get((part, pitch), ()):
-            _, its_voice, its_measure, its_end = held
-            same_bar = its_measure == measure and abs(its_end - offset) <= SNAP
-            next_bar = its_measure == measure - 1 and offset == 0
-            if (same_bar or next_bar) and (found is None or its_voice == voice):
+            measure, end = held[2]
+            same_bar = measure == place[0] and abs(end - place[1]) <= SNAP
+            next_bar = measure == place[0] - 1 and place[1] == 0
+            if (same_bar or next_bar) and (found is None or held[1] == voice):
                 found = held
         return found
 
@@ -159,16 +152,17 @@ def score_midi(score):
         midi.key_signatures.append(symusic.KeySignature(starts[measure] + offset, *map(int, key)))
     for (measure, offset), qpm in sorted(score.tempos.items()) or [((0, 0), DEFAULT_BPM)]:
         midi.tempos.append(symusic.Tempo(starts[measure] + offset, qpm))
+    begins = np.array(starts)
     for (part, _), notes in score.voices.items():
-        table = np.array(notes, dtype=np.int64)
-        table[:, 1] += np.array(starts)[table[:, 0]]
-        table = table[np.lexsort((table[:, 3], table[:, 1]))].astype(np.int32)
+        measure, onset, length, pitch = np.array(notes).T
+        onset = onset + begins[measure]
+        order = np.lexsort((pitch, onset))
         track = symusic.Track(score.names.get(part, ""), 0, False)
         track.notes = symusic.Note.from_numpy(
-            table[:, 1].copy(),
-            np.maximum(table[:, 2], 1),
-            table[:, 3].astype(np.int8),
-            np.full(len(table), VELOCITY, np.int8),
+            onset[order].astype(np.int32),
+            np.maximum(length, 1)[order].astype(np.int32),
+            pitch[order].astype(np.int8),
+            np.full(len(order), VELOCITY, np.int8),
         )
         midi.tracks.append(track)
     if score.drums:
