@@ -16,16 +16,14 @@ from music.theory import SEMITONES_OF
 
 MAX_XML_BYTES = 64 << 20  # the largest quartet has 12 million
 MAX_DIVISIONS = 1 << 24  # of a quarter note; exporters use at most 10,080 or 16,384
-TIES = {frozenset(["start"]): "[", frozenset(["stop"]): "]", frozenset(["start", "stop"]): "_"}
+TIES = {("start",): "[", ("stop",): "]", ("start", "stop"): "_"}
 
 
 def read_musicxml(data):
     """Returns the Score in the bytes of a .musicxml, .xml or .mxl file; ScoreError says why there
     is none."""
-    # a tree of XML has no cycles, and is so many objects that the search for them takes half of
-    # the time
     is_collecting = gc.isenabled()
-    gc.disable()
+    gc.disable()  # searching a large tree of XML for cycles takes half of the time
     try:
         return _read(data)
     finally:
@@ -128,7 +126,7 @@ class _Part:
         self.score, self.part = score, part
         self.ticks = TICKS  # of one division
         self.transpose = {}  # {staff: semitones}; None: of all staves
-        self.drums = set()  # staves with a percussion clef
+        self.is_drums = {}  # {staff: whether it has a percussion clef}
         self.measure, self.cursor, self.onset = 0, 0.0, 0.0
 
     def read(self, measures):
@@ -165,15 +163,15 @@ class _Part:
         if "chord" not in tags:
             self.onset = self.cursor
             self.cursor += length
-        hidden = note.get("print-object") == "no"
-        if "rest" in tags or "cue" in tags or hidden or not length:
+        is_hidden = note.get("print-object") == "no"
+        if is_hidden or "rest" in tags or "cue" in tags or not length:
             return
         place = self.measure, round(self.onset)
         staff = tags["staff"].text if "staff" in tags else "1"
-        if "pitch" not in tags or staff in self.drums:
+        if "pitch" not in tags or self.is_drums.get(staff):
             self.score.drums.append(place)
             return
-        tie = TIES.get(frozenset(end.get("type") for end in note.iterfind("tie")), "")
+        tie = TIES.get(tuple(sorted({end.get("type", "") for end in note.iterfind("tie")})), "")
         pitch = self.transpose.get(staff, self.transpose.get(None, 0))
         for child in tags["pitch"]:
             if child.tag == "step":
@@ -199,9 +197,7 @@ class _Part:
                 self.transpose[element.get("number")] = round(semitones + 12 * octaves)
             elif element.tag == "clef":
                 staff = element.get("number") or "1"
-                self.drums.discard(staff)
-                if element.findtext("sign") == "percussion":
-                    self.drums.add(staff)
+                self.is_drums[staff] = element.findtext("sign") == "percussion"
             elif element.tag == "time" and self.measure not in score.meters:
                 score.meters[self.measure] = read_meter(element)
         # a transposing instrument's written key is not the key of the music
