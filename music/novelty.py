@@ -100,10 +100,8 @@ class Novelty:
             "n": len(rows),
             "n_chars": total,
             "longest_copied_chars": max(longest, default=None),
-            "longest_copied_chars_median": float(np.median(longest)) if longest else None,
             "copied_share": sum(copied) / total if total else None,
             "new_4_bar_share": n_new / n_sequences if n_sequences else None,
-            "n_4_bar_sequences": n_sequences,
         }
 
     def _copied(self, bodies):

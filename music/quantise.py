@@ -37,10 +37,8 @@ RARE_COST = 1.5  # per beat
 def beat_grid(bars):
     """Returns the starts of all beats (quarter notes from each bar line, the last of a bar may be
     shorter), one more than beats."""
-    n_beats = np.ceil(np.diff(bars) / QUARTER).astype(np.int64)
-    first = np.cumsum(n_beats) - n_beats
-    within = np.arange(n_beats.sum()) - np.repeat(first, n_beats)
-    return np.append(np.repeat(bars[:-1], n_beats) + within * QUARTER, bars[-1])
+    beats = [np.arange(start, end, QUARTER) for start, end in zip(bars, bars[1:])]
+    return np.concatenate([*beats, bars[-1:]])
 
 
 def quantise(track, pitch, onset, end, beats, n_tracks):

@@ -141,6 +141,7 @@ def cut_lengths(heads, bars, pulses):
 # ---------------------------------------------------------------- text
 
 
+@cache
 def length_text(units):
     """Returns a length as ABC writes it over L:1/16: a sixteenth '', an eighth '2'.
 
@@ -150,9 +151,6 @@ def length_text(units):
     count, parts = Fraction(units, SIXTEENTH).as_integer_ratio()
     below = {1: "", 2: "/"}.get(parts, f"/{parts}")
     return below if count == 1 else f"{count}{below}"
-
-
-LENGTHS = {units: length_text(units) for units in range(0, LONGEST_BAR + 1, SIXTY_FOURTH)}
 
 
 @cache
@@ -208,7 +206,7 @@ def bar_texts(voice, heads, prefixes, keys, n_bars):
             if ties and all(ties):
                 tied, ties = True, ()
             head = chord_text(voice.chords[event], table, in_force, ties)
-        bars[bar].append(prefix + head + LENGTHS[units] + "-" * tied)
+        bars[bar].append(prefix + head + length_text(units) + "-" * tied)
     return ["".join(texts) or "Z" for texts in bars]
 
 
