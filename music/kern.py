@@ -7,16 +7,18 @@ with its line.
 """
 
 import re
+from collections import Counter
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from music.score import BPM, MAX_QUARTERS, TICKS, Score, ScoreError
-from music.theory import SEMITONES_OF, bar_length, place_of
+from music.theory import SEMITONES_OF, place_of
 
 MAX_CHARS = 32 << 20  # the longest opera act has 3 million
 MAX_SPINES = 400
 NOTE = re.compile(r"([a-g]+|[A-G]+)(#+|-+)?")
 DURATION = re.compile(r"(\d+)(?:%(\d+))?")
+METER = re.compile(r"\*M(?:X.*|([1-9]\d{0,2})(?:/(1|2|4|8|16|32|64))?)")
 TREMOLO = re.compile(r"@+\d*@*")
 RECORDS = {"OTL": "title", "COM": "composer", "OPR": "work", "YEM": "rights", "YEC": "copyright"}
 
@@ -53,7 +55,7 @@ class _Reader:
     def __init__(self):
         self.score, self.spines, self.records = Score(), [], {}
         self.measure, self.start, self.now = 0, 0.0, -1.0  # start: of the measure, ticks
-        self.meter = None
+        self.is_at_bar = False  # a bar line stood after the last moment
 
     def read_line(self, line):
         """Reads one line."""
@@ -74,7 +76,7 @@ class _Reader:
         elif line[0] == "*":
             self.read_interpretations(fields)
         elif line[0] == "=":
-            self.close_measure(self.end_of_measure())
+            self.is_at_bar = self.now >= self.start
         else:
             self.read_data(fields)
 
@@ -97,19 +99,16 @@ class _Reader:
         """Returns the latest end of a note so far."""
         return max((spine.end for spine in self.sounding()), default=self.start)
 
-    def end_of_measure(self):
-        """Returns where a bar line stands: where notes end that fill the meter, for a note may
-        sound on across it and a voice may have stopped before; else at the next end after the last
-        read."""
-        ends = [spine.end for spine in self.sounding() if spine.end > self.now + 0.5]
-        if self.meter:
-            full = self.start + bar_length(self.meter, TICKS)
-            if any(abs(end - full) < 1 for end in ends):
-                return full
-        return min(ends, default=self.start)
+    def place(self):
+        """Returns (measure, offset in ticks) of what stands between two moments."""
+        if self.is_at_bar:
+            return self.measure + 1, 0
+        return self.measure, round(self.last_end() - self.start)
 
     def close_measure(self, at):
-        """Ends the measure here; nothing if nothing was in it."""
+        """Ends the measure here, at the next moment after its bar line; nothing if nothing was in
+        it."""
+        self.is_at_bar = False
         length = round(at - self.start)
         if length > MAX_QUARTERS * TICKS:
             raise ScoreError("a measure that is too long")
@@ -136,6 +135,8 @@ class _Reader:
             later = [spine.end for spine in self.sounding() if spine.end > self.now]
             at = min(later, default=at)
         self.now = at
+        if self.is_at_bar:
+            self.close_measure(at)
         voices = {}
         for spine, field, length in columns:
             voice = voices[spine.part] = voices.get(spine.part, 0) + 1
@@ -163,7 +164,10 @@ class _Reader:
 
     def read_interpretations(self, fields):
         """Reads meters, keys, tempos, names, and how the columns change."""
-        place = self.measure, round(self.last_end() - self.start)
+        place = self.place()
+        meters = Counter(meter_of(field) for field in fields if METER.fullmatch(field))
+        if meters:  # columns may differ in theirs
+            self.score.meters[place[0]] = meters.most_common(1)[0][0]
         spines, columns = [], list(zip(self.spines, fields))
         while columns:
             spine, field = columns.pop(0)
@@ -194,12 +198,6 @@ class _Reader:
         score = self.score
         if field.startswith("*clef"):
             spine.is_drums = field.startswith("*clefX")
-        elif meter := re.fullmatch(r"\*M(\d{1,3})(?:/(\d{1,3}))?", field):
-            beats, beat_type = int(meter[1]), int(meter[2] or 4)
-            if beats and beat_type and not 4 * TICKS % beat_type:
-                self.meter = score.meters[self.measure] = beats, beat_type
-        elif field.startswith("*MX"):
-            self.meter = score.meters[self.measure] = None
         elif tempo := re.match(r"\*MM(\d+(?:\.\d+)?)", field):
             if BPM[0] <= float(tempo[1]) <= BPM[1]:
                 score.tempos.setdefault(place, float(tempo[1]))
@@ -212,6 +210,16 @@ class _Reader:
             score.keys[place] = place_of(tonic[1].upper(), alteration) - 3 * minor, minor
         elif field.startswith('*I"'):
             score.names.setdefault(spine.part, field[3:].strip())
+
+
+def meter_of(field):
+    """Returns the (beats, beat type) of an interpretation; None for free time.
+
+    >>> meter_of("*M6/8"), meter_of("*MX")
+    ((6, 8), None)
+    """
+    beats, beat_type = METER.fullmatch(field).groups()
+    return (int(beats), int(beat_type or 4)) if beats else None
 
 
 @lru_cache(1 << 14)

@@ -75,9 +75,9 @@ class Score:
         found = None
         for held in self._open.get((part, pitch), ()):
             measure, end = held[2]
-            same_bar = measure == place[0] and abs(end - place[1]) <= SNAP
+            gap = sum(self.lengths[measure : place[0]]) + place[1] - end
             next_bar = measure == place[0] - 1 and place[1] == 0
-            if (same_bar or next_bar) and (found is None or held[1] == voice):
+            if (next_bar or abs(gap) <= SNAP) and (found is None or held[1] == voice):
                 found = held
         return found
 

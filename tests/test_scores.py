@@ -224,6 +224,30 @@ def test_kern_says_what_it_is():
     assert list(score.tempos.values()) == [90]
 
 
+@pytest.mark.parametrize(
+    "lines, wanted",
+    [
+        (["2C\t1.c", "2D\t.", "=\t=", "1E\t.", ".\t2d"], [4, 4]),
+        (["2C\t1c", "=\t=", "1D\t.", ".\t2d"], [2, 4]),
+        (["4C\t2c", "=-\t=-", "4D\t.", "2E\t2d", "=\t=", "1C\t1c"], [1, 3, 4]),
+    ],
+    ids=["note over the bar line", "bar shorter than its meter", "line within a bar"],
+)
+def test_a_bar_line_stands_at_the_next_moment(lines, wanted):
+    score = read_kern(kern("*M4/4\t*M4/4", *lines))
+    assert [length / TICKS for length in score.lengths] == wanted
+
+
+def test_a_tie_goes_on_over_bars_that_its_note_fills():
+    bars = [f"1C\t{token}\n=\t=" for token in ("[00c", ".", ".", ".", "1c]")]
+    assert (0, 0, 20, 60) in events(read_kern(kern(*bars)))
+
+
+def test_most_columns_give_the_meter():
+    score = read_kern("**kern\t**kern\t**kern\n*M6/8\t*M6/8\t*M6/4\n2.C\t2.c\t2.e")
+    assert score.meters == {0: (6, 8)}
+
+
 def test_two_movements_in_one_file_follow_each_other():
     score = read_kern(kern("1C\t1c", "*-\t*-", "**kern\t**kern", "1D\t1d", "*-\t*-"))
     assert [row[0] for row in events(score)] == [0, 0, 1, 1]
