@@ -187,8 +187,7 @@ def source_identity(args):
 def collect(args, data, collected):
     """Fills a Collected from the source; returns {archive: SHA-256}, of nothing but archives."""
     if args.source == "music21":
-        work = data / ".raw_midi.work"
-        take_embedded(args.names, args.limit, args.seed, collected, work, sample)
+        take_embedded(args.names, args.limit, args.seed, collected, sample)
         return {}
     if args.source in SOURCES:
         collected.licence = SOURCES[args.source].licence
@@ -243,9 +242,7 @@ def main(argv=None):
     if stage.up_to_date():
         return
     data = stage.root / "data"
-    new, old, final, work = (
-        data / name for name in (".raw_midi.new", ".raw_midi.old", "raw_midi", ".raw_midi.work")
-    )
+    new, old, final = data / ".raw_midi.new", data / ".raw_midi.old", data / "raw_midi"
     table = data / ".raw_midi.tsv.new"
     check_overlap(args, final)
     for name in args.names if args.source == "music21" else []:
@@ -253,8 +250,7 @@ def main(argv=None):
             print(f"notice: {corpus.NOTICES[name]}")
     with stage.writing():
         try:
-            for folder in (new, work):
-                shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(new, ignore_errors=True)
             if old.exists() and not final.exists():  # killed between the two renames below
                 os.replace(old, final)
             shutil.rmtree(old, ignore_errors=True)
@@ -267,8 +263,7 @@ def main(argv=None):
                 raise Refused(without_music(midi.left_out))
             kept = hoist(new)
         except BaseException as error:  # nothing was changed yet: what was there before stays valid
-            for folder in (new, work):
-                shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(new, ignore_errors=True)
             table.unlink(missing_ok=True)
             stage.marker.unlink(missing_ok=True)
             if isinstance(error, Refused):
@@ -284,7 +279,7 @@ def main(argv=None):
         below = "" if kept == new else f"{kept.relative_to(new)}/"
         os.replace(kept, final)
         write_table(data / "raw_midi.tsv", table, below)
-        for folder in (new, old, work):
+        for folder in (new, old):
             shutil.rmtree(folder, ignore_errors=True)
         table.unlink()
         left_out = dict(midi.left_out.most_common())

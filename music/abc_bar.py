@@ -171,7 +171,7 @@ class _StretchReader:
         self.joined = {}  # tie from before -> ticks that it goes on here
         self.broken_ties = self.slur = self.slur_low = self.rest_bars = 0
         self.timed = False
-        # what a > or < would lengthen: (index of its first note, ticks, ties from before)
+        # what a > or < would lengthen: (ticks, [(place of a head's note as in `ties`, its ticks)])
         self.last = None
         self.broken = 0  # signs of a > or < that waits for its second note
         self.tuplet_left, self.tuplet_over, self.tuplet_under = 0, 1, 1
@@ -184,7 +184,7 @@ class _StretchReader:
         if self.tuplet_left or self.broken:
             over, under = self.in_rhythm(over, under)
         ticks = self.ticks_of(over, under, token)
-        first, joined, still_open = len(self.durations), [], []
+        sounding, still_open = [], []
         for head in heads:
             pitch, tie = self.pitch_of(head)
             length = ticks if head is heads[0] else self.ticks_in_chord(head, heads[0], ticks)
@@ -200,13 +200,13 @@ class _StretchReader:
                     self.durations[where] += length
                 else:
                     self.joined[-1 - where] = self.joined.get(-1 - where, 0) + length
-                    joined.append(-1 - where)
+            sounding.append((where, length))
             if head.tied or all_tied:
                 still_open.append((head.step, pitch, where))
         self.n_heads += len(heads)
         # a tie leads to the very next note, chord or rest, or nowhere
         self.broken_ties += len(self.ties)
-        self.ties, self.last = still_open, (first, ticks, joined)
+        self.ties, self.last = still_open, (ticks, sounding)
         self.now += ticks
 
     def in_rhythm(self, over, under):
@@ -278,15 +278,16 @@ class _StretchReader:
             return
         self.broken = len(token) if token[0] == ">" else -len(token)
         over, under = _broken_factor(self.broken)
-        first, ticks, joined = self.last
-        longer = ticks * over // under
+        ticks, sounding = self.last
         if ticks * over % under:
             self.errors.append(("length", "a note shorter than can be counted"))
-        for i in range(first, len(self.durations)):
-            self.durations[i] = self.durations[i] * over // under
-        for i in joined:
-            self.joined[i] += longer - ticks
-        self.now += longer - ticks
+        for where, length in sounding:
+            more = length * over // under - length
+            if where >= 0:
+                self.durations[where] += more
+            else:
+                self.joined[-1 - where] += more
+        self.now += ticks * over // under - ticks
 
     def slur_sign(self, token):
         """Slurs change no note; a text with open ones is not well-formed."""

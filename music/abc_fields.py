@@ -52,12 +52,9 @@ def parse_key(text):
     if not match:
         raise ValueError(f"no key: {text[:40]!r}")
     tonic, accidental, word = match.groups()
-    end = match.end()
-    mode = word if word == "m" else word.lower()[:3]  # three letters decide: `Mixolydian`, `mix`
+    mode, end = word.lower()[:3], match.end()  # three letters decide: `Mixolydian`, `mix`
     if word.lower() in _STAFF_WORDS:
         mode, end = "", match.start(3)
-    elif mode not in MODES and word == "M":  # as chord symbols have it: CM is C major, Cm is minor
-        mode = "maj"
     rest = _KEY_REST.fullmatch(text, end)
     if mode not in MODES or not rest:
         raise ValueError(f"no key: {text[:40]!r}")
@@ -84,36 +81,49 @@ def tonic_of(key):
     >>> tonic_of("F#m"), tonic_of("Bb"), tonic_of("none")
     ((6, 1), (10, 0), None)
     """
-    match = re.match(r"([A-G])([#b]?)\s*([A-Za-z]*)", key or "")
-    if not match or key.startswith(("HP", "Hp")):
+    match = _KEY.match(key or "")
+    if not match:
         return None
     letter, sign, mode = match.groups()
     # modes with a minor third
-    minor = mode == "m" or mode.lower()[:3] in ("min", "dor", "aeo", "phr", "loc")
+    minor = mode.lower()[:3] in ("m", "min", "dor", "aeo", "phr", "loc")
     return (SEMITONES[LETTERS.index(letter)] + {"#": 1, "b": -1, "": 0}[sign]) % 12, int(minor)
 
 
+def is_minor(key):
+    """True if the key of a K: value is minor: no other mode with a minor third."""
+    match = _KEY.match(key or "")
+    return bool(match) and MODES.get(match.group(3).lower()[:3]) == MODES["m"]
+
+
 @lru_cache(maxsize=512)
+def meter_numbers(text):
+    """(beats, kind of note) of an M: value, None for a free meter.
+
+    >>> meter_numbers("6/8"), meter_numbers("C|"), meter_numbers("(2+3)/8"), meter_numbers("none")
+    ((6, 8), (2, 2), (5, 8), None)
+    """
+    text = text[:60].strip()
+    if text in ("none", ""):
+        return None
+    match = re.fullmatch(
+        r"\(?[ \t]*(\d{1,3}(?:[ \t]*\+[ \t]*\d{1,3})*)[ \t]*\)?[ \t]*/[ \t]*(\d{1,3})",
+        {"C": "4/4", "C|": "2/2"}.get(text, text),
+        re.ASCII,
+    )
+    beats = sum(int(n) for n in match.group(1).split("+")) if match else 0
+    if not 0 < beats <= 256 or int(match.group(2)) not in (1, 2, 4, 8, 16, 32, 64, 128):
+        raise ValueError(f"no meter: {text[:40]!r}")
+    return beats, int(match.group(2))
+
+
 def parse_meter(text):
     """(ticks of a bar, None for a free meter; compound: True for 6/8, 9/8, 12/8) of an M: value.
 
     In compound meters `(5`, `(7` and `(9` fill the time of three notes, else of two."""
-    text = text[:60].strip()
-    if text in ("C", "C|"):
-        return WHOLE, False
-    if text in ("none", ""):
+    beats, kind = meter_numbers(text) or (None, None)
+    if beats is None:
         return None, False
-    match = re.fullmatch(
-        r"\(?[ \t]*(\d{1,3}(?:[ \t]*\+[ \t]*\d{1,3})*)[ \t]*\)?[ \t]*/[ \t]*(\d{1,3})",
-        text,
-        re.ASCII,
-    )
-    if not match:
-        raise ValueError(f"no meter: {text[:40]!r}")
-    # `2+3/8` is five eighths
-    beats, kind = sum(int(n) for n in match.group(1).split("+")), int(match.group(2))
-    if not 0 < beats <= 256 or kind not in (1, 2, 4, 8, 16, 32, 64, 128):
-        raise ValueError(f"no meter: {text[:40]!r}")
     return beats * WHOLE // kind, beats % 3 == 0 and beats > 3 and kind >= 8
 
 

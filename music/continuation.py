@@ -15,7 +15,7 @@ from music.abc_fields import TICKS
 from music.abc_people import read_people
 from music.abc_text import Reader, read_abc
 from music.midi_to_abc import ConversionError, convert, read_midi
-from music.notation import MIDI_TICKS, midi_bytes
+from music.notation import MIDI_TICKS, midi_score
 from music.right_bars import RightBars
 from music.scores import SUFFIXES, convert_score
 from music.training_text import training_text
@@ -135,7 +135,7 @@ def midi_with_source(text, given, source):
     """Returns MIDI bytes of given and new bars: a marker where the new ones begin; of a source in
     MIDI the drums and exact tempos of the given bars (Given) besides, but no instruments: tracks
     were split and joined."""
-    score = symusic.Score.from_midi(midi_bytes(read_abc(text, strict=False)))
+    score = midi_score(read_abc(text, strict=False))
     last = read_abc(given.text, strict=False).voices[0].bars[-1]
     length = (last.onset + last.length) * MIDI_TICKS
     score.markers.append(symusic.TextMeta(round(length), MARK))

@@ -22,7 +22,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
 
-from music.abc_fields import parse_key
+from music.abc_fields import meter_numbers, parse_key, sharps_of
 from music.abc_text import AbcError, read_abc
 from music.theory import LETTERS, key_alterations, spell
 
@@ -47,7 +47,6 @@ VOICE_COLOURS = (
     "#2f8f9f",
     "#7a6a55",
 )
-METER_SIGNS = {"C": "4/4", "C|": "2/2"}  # ABC's signs for meters, as numbers
 MIDI_TICKS = 480  # per quarter note
 MIDI_VELOCITY = 80  # of every note: ABC text carries no dynamics
 
@@ -318,10 +317,10 @@ def _write_tempos(part, tempos, starts):
             measures[i].insert(onset - starts[i], mark)
 
 
-def sharps_of(key):
+def _sharps(key):
     """Sharps (+) or flats (-) of a K: value such as "G" or "Bbm"; 0 if it cannot be read."""
     with contextlib.suppress(ValueError):
-        return max(-7, min(7, sum(parse_key(key or ""))))
+        return sharps_of(parse_key(key or ""))
     return 0
 
 
@@ -331,14 +330,14 @@ def _part(voice, tune, starts, given):
     from music21 import bar as bar_line
     from music21 import key, meter, stream
 
-    part, sharps, meter_sign = stream.Part(), sharps_of(tune.key), tune.meter
+    part, sharps, meter_sign = stream.Part(), _sharps(tune.key), tune.meter
     for i, (start, stop) in enumerate(itertools.pairwise(starts)):
         measure = stream.Measure(number=i + 1)
         bar = voice.bars[i] if i < len(voice.bars) else None
         text = bar.text if bar else ""
         new_key, new_meter = re.search(r"\[K:([^\]]*)\]", text), re.search(r"\[M:([^\]]*)\]", text)
         if new_key:
-            sharps = sharps_of(new_key[1])
+            sharps = _sharps(new_key[1])
         if i == 0:
             measure.insert(0, _clef(voice))
         if i == 0 or new_key:
@@ -346,7 +345,7 @@ def _part(voice, tune, starts, given):
         if i == 0 or new_meter:
             meter_sign = new_meter[1].strip() if new_meter else meter_sign
             with contextlib.suppress(Exception):  # M:none and other free meters have no sign
-                measure.insert(0, meter.TimeSignature(METER_SIGNS.get(meter_sign, meter_sign)))
+                measure.insert(0, meter.TimeSignature("%d/%d" % meter_numbers(meter_sign)))
         sounds = any(
             note.onset < stop and note.onset + note.duration > start for note in voice.notes
         )
@@ -720,11 +719,13 @@ def notes_in_seconds(tune, realign=True):
 
 
 def midi_bytes(tune, realign=True):
-    """A tune's notes as a MIDI file: a track for each voice, changes of tempo and meter where they
-    stand.
+    """A tune as a MIDI file; see `midi_score`."""
+    return midi_score(tune, realign).dumps_midi()
 
-    realign: as for `notes_in_seconds`.
-    """
+
+def midi_score(tune, realign=True):
+    """A tune's notes as a symusic.Score: a track for each voice, changes of tempo and meter where
+    they stand. realign: as for `notes_in_seconds`."""
     import symusic
 
     tune = at_bar_lines(tune) if realign else tune
@@ -738,13 +739,9 @@ def midi_bytes(tune, realign=True):
             # three bytes in the file
             score.tempos.append(symusic.Tempo(ticks(onset), float(min(max(tempo, 4), 960))))
     for onset, meter in tune.meters:
-        if match := re.fullmatch(r"(\d+)/(\d+)", METER_SIGNS.get(meter, meter or "")):
-            numerator, denominator = map(int, match.groups())
-            # what the file format can hold
-            if 0 < numerator < 256 and denominator in (1, 2, 4, 8, 16, 32, 64):
-                score.time_signatures.append(
-                    symusic.TimeSignature(ticks(onset), numerator, denominator)
-                )
+        numbers = meter_numbers(meter or "none")
+        if numbers and numbers[0] < 256 and numbers[1] <= 64:  # what the file format can hold
+            score.time_signatures.append(symusic.TimeSignature(ticks(onset), *numbers))
     for voice in tune.voices:
         track = symusic.Track(voice.name, 0, False)
         for note in voice.notes:
@@ -753,4 +750,4 @@ def midi_bytes(tune, realign=True):
             track.notes.append(symusic.Note(start, length, note.pitch, MIDI_VELOCITY))
         if voice.notes:
             score.tracks.append(track)
-    return score.dumps_midi()
+    return score

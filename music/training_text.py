@@ -1,6 +1,8 @@
 """A tune as training text: one order of header fields, music without titles and words, cut at bars
 to a fit length."""
 
+import math
+
 from music.abc_text import AbcError
 from music.tunebook import cut_tune
 
@@ -10,19 +12,15 @@ TEXT_FIELDS = "ABCDFGHNORSTUWXZmrsw+"  # lines in a tune that hold no music
 
 
 def training_text(raw):
-    """A tune as it enters the training text: `X:1`, M: L: Q: K:, then its music; titles, words and
-    comments are gone.
-
-    Titles would be most of what a small model learns of a tune, and could be recited; with one
-    order of fields, a prompt is a header and nothing else.
+    """A tune as it enters the training text: `X:1`, M: L: Q: K:, then its music, without titles,
+    words and comments. With one order of fields, a prompt is a header and nothing else.
 
     >>> training_text("X:7\\nT:Air\\nQ:1/4=90\\nM:3/4\\nL:1/8\\nK:G\\nGAB|c3|\\nw:la la la\\n")
     'X:1\\nM:3/4\\nL:1/8\\nQ:1/4=90\\nK:G\\nGAB|c3|\\n'
     """
-    lines = iter(raw.splitlines())
+    lines = (line.split("%")[0].rstrip() for line in raw.splitlines())
     header, voices, music = {}, [], []
     for line in lines:
-        line = line.split("%")[0].rstrip()
         if line[1:2] == ":" and line[0] in KEPT_FIELDS:
             header[line[0]] = line
         elif line[:2] == "V:":
@@ -30,7 +28,6 @@ def training_text(raw):
         if line[:2] == "K:":
             break
     for line in lines:
-        line = line.split("%")[0].rstrip()
         if line and not (line[1:2] == ":" and line[0] in TEXT_FIELDS):
             music.append(line)
     fields = [header[field] for field in KEPT_FIELDS[:-1] if field in header]
@@ -38,8 +35,7 @@ def training_text(raw):
 
 
 def tagged(text, style):
-    """A training text whose header names its style, before all other fields: `R:`, which ABC has
-    for kinds of tunes.
+    """A training text whose header names its style in R:, before all other fields.
 
     >>> tagged("X:1\\nM:3/4\\nK:G\\nGAB|", "bach")
     'X:1\\nR:bach\\nM:3/4\\nK:G\\nGAB|'
@@ -78,7 +74,7 @@ def cut_lines(text, max_chars):
             lines.append(line[:at] + "\n")
             line = line[at:]
         lines.append(line)
-    n_pieces = -(-len(text) // max_chars)
+    n_pieces = math.ceil(len(text) / max_chars)
     # as few as keep every piece short enough; of hundreds, one in fifty too many
     while n_pieces <= len(lines):
         pieces = [""]

@@ -1,13 +1,12 @@
-"""Tunebooks and tunes as text: splitting books into tunes, regrouping voices, cutting tunes at bar
-lines.
+"""Tunebooks and tunes as text: splitting books into tunes, cutting tunes at bar lines.
 
     tunes = split_tunebook(text)     # every tune of a book, exactly as it is written
-    pieces = cut_tune(tune, 5000)    # whole bars, each piece a tune that sounds as it did in its
-        place
+    pieces = cut_tune(tune, 5000)    # whole bars, each piece a tune that sounds as in its place
 
 Nothing is cut inside a bar: half a bar would teach a model that bars may have any length.
 """
 
+import math
 import re
 
 from music.abc_bar import HEAD, LENGTH, NOTE, read_head
@@ -20,12 +19,10 @@ from music.theory import SIGNS
 
 def split_tunebook(text, any_text=False):
     """The tunes of a tunebook: each begins with a line `X:` and ends before an empty line or the
-    next `X:`.
+    next `X:`; what stands between them is left out.
 
-    What stands outside tunes is left out (titles of the book, words between tunes). any_text: a
-    text without any line `X:` is no tunebook, then its parts between empty lines are taken. Line
-    ends of all systems are read, and a byte
-    order mark is skipped: old tunebooks come from everywhere.
+    any_text: of a text without any line `X:` the parts between empty lines are taken. Line ends of
+    all systems are read, and a byte order mark is skipped.
 
     >>> split_tunebook("Jigs\\n\\nX:1\\nK:C\\nC|\\n\\nby ear\\nX:2\\nK:G\\nG|")
     ['X:1\\nK:C\\nC|\\n', 'X:2\\nK:G\\nG|\\n']
@@ -46,62 +43,11 @@ def body_start(text):
     return match.end() if match else 0
 
 
-# ---------------------------------------------------------------- voices
-
-
-def regroup_voices(text, interleave=False):
-    """The same tune with all bars of each voice together (for readers like music21), or bar by bar
-    for all voices.
-
-    Raises AbcError. Comments and repeat signs that do not close a bar are lost.
-
-    >>> print(regroup_voices("X:1\\nM:4/4\\nL:1/4\\nK:C\\n[V:1]cccc|[V:2]EEEE|\\n[V:1]dddd|[V:2]FFFF|\\n"))
-    X:1
-    M:4/4
-    L:1/4
-    K:C
-    V:1
-    cccc|dddd|
-    V:2
-    EEEE|FFFF|
-    <BLANKLINE>
-    """
-    reader = Reader(text, strict=True)
-    voices = reader.sounding_voices()
-    lines = [text[: reader.body_from].rstrip("\n")]
-
-    def written(bar):
-        return bar.text.replace("\n", " ").strip() + (bar.closing or "|")
-
-    if interleave and len(voices) > 1:
-        for i in range(max(len(voice.bars) for voice in voices)):
-            lines.append(
-                "".join(
-                    f"[V:{voice.name}]{written(voice.bars[i])}"
-                    for voice in voices
-                    if i < len(voice.bars)
-                )
-            )
-    else:
-        for voice in voices:
-            if len(voices) > 1:
-                lines.append(f"V:{voice.name}")
-            lines += [
-                "".join(written(bar) for bar in voice.bars[i : i + 4])
-                for i in range(0, len(voice.bars), 4)
-            ]
-    return "\n".join(lines) + "\n"
-
-
 # ---------------------------------------------------------------- cutting at bar lines
 
 
 def trim_to_bars(text):
-    """Returns a text without the unfinished bar at its end.
-
-    For samples that were stopped by their budget. Never raises; a text without a finished bar is
-    returned unchanged.
-    """
+    """A text without the unfinished bar at its end; without a finished bar it stays as it is."""
     ends = [bar.closed for bar in Reader(text, strict=False).order if bar.closing]
     return text[: max(ends)] + "\n" if ends else text
 
@@ -112,44 +58,38 @@ def cut_tune(text, max_chars, min_chars=0):
 
     Every piece repeats the header, with the meter, key and tempo that hold where it starts, and has
     at most max_chars characters unless one group of bars alone is longer. The pieces are about
-    equally long (so none is a scrap; min_chars is kept wherever the bars allow). Ties over a cut
-    are dropped: the note ends at the bar line and is struck again with its accidental written out.
-    A tune that fits is returned as it is. Raises AbcError.
+    equally long; min_chars is kept wherever the bars allow. A tie over a cut is dropped: the note
+    is struck again with its accidental written out. Raises AbcError.
     """
     if len(text) <= max_chars:
         return [(0, text)]
     reader = Reader(text, strict=True)
-    points = _cut_points(reader)
     n_bars = max((len(voice.bars) for voice in reader.sounding_voices()), default=0)
-    # voice after voice: no place to cut
-    if len(reader.sounding_voices()) > 1 and len(points) * 8 < n_bars:
-        text = regroup_voices(text, interleave=True)
-        reader = Reader(text, strict=True)
-        points = _cut_points(reader)
-    header = [line for line in text[: reader.body_from].split("\n") if line.strip()]
-    header_chars = sum(len(line) + 1 for line in header)
+    header_chars = sum(len(line) + 1 for line in _header_lines(reader))
     room = max(1, max_chars - header_chars - 24)  # 24: a longer key, tempo or accidental
-    points = [(reader.body_from, 0, None), *points, (len(text.rstrip()), n_bars, None)]
+    points = [(reader.body_from, 0, None), *_cut_points(reader), (len(text.rstrip()), n_bars, None)]
     chosen = _even_cuts([place for place, *_ in points], room, min_chars - header_chars)
     return [
-        (points[start][1], _piece(reader, header, points[start], points[stop]))
+        (points[start][1], _piece(reader, points[start], points[stop]))
         for start, stop in zip(chosen, chosen[1:])
     ]
 
 
 def piece_of_bars(reader, first, stop):
     """(ABC text of a tune's bars from number `first` to before number `stop`, both from 0; how many
-    bars precede it; how many precede its end). It begins at the last place not behind `first`, and
-    ends at the last not behind `stop`, where all voices are at a bar line. reader: of the tune,
-    strict."""
+    bars precede it; how many precede its end). It begins and ends where all voices are at a bar
+    line, not behind `first` and `stop`. reader: of the tune, strict."""
     total = max((len(voice.bars) for voice in reader.sounding_voices()), default=0)
     points = [(reader.body_from, 0, None), *_cut_points(reader, total)]
     begin, end = (
         max((point for point in points if point[1] <= max(n, 0)), key=lambda point: point[1])
         for n in (first, stop)
     )
-    header = [line for line in reader.text[: reader.body_from].split("\n") if line.strip()]
-    return _piece(reader, header, begin, end), begin[1], end[1]
+    return _piece(reader, begin, end), begin[1], end[1]
+
+
+def _header_lines(reader):
+    return [line for line in reader.text[: reader.body_from].split("\n") if line.strip()]
 
 
 def _even_cuts(places, room, least):
@@ -161,7 +101,7 @@ def _even_cuts(places, room, least):
     while chosen[-1] < len(places) - 1:
         first = chosen[-1]
         left = places[-1] - places[first]
-        n_pieces = -(-left // room)
+        n_pieces = math.ceil(left / room)
         aim, last = places[first] + left / n_pieces, first + 1
         if n_pieces == 1:
             last = len(places) - 1
@@ -199,8 +139,7 @@ def _cut_points(reader, total=None):
         if n_behind or bar.closing == "":
             continue
         level = {name: last for name, last in before.items() if counts[name] == n_now}
-        # not inside a slur, and not where the voices disagree about meter, key or unit: one header
-        # has to do for all
+        # not inside a slur, and one header has to do for all voices
         if (
             not any(last.slurs for last in level.values())
             and len({last.after[:3] for last in level.values()}) == 1
@@ -213,15 +152,14 @@ _LEADING_FIELDS = re.compile(r"(?:\[[MKQ]:[^\[\]]*\])*")
 _INLINE_FIELD = re.compile(r"\[([MKQ]):([^\[\]]*)\]")
 
 
-def _piece(reader, header, start, stop):
+def _piece(reader, start, stop):
     """Text of the bars between two cut points."""
     text, voices = reader.text, reader.sounding_voices()
     (begin, first_bar, before), (end, _, last_bars) = start, stop
     values, rewritten = {}, {}  # fields that hold at the start, by letter; {bar: its new text}
     if before:
-        values, rewritten = _opening(
-            text, before, [voice.bars[first_bar] for voice in voices if first_bar < len(voice.bars)]
-        )
+        opening = [voice.bars[first_bar] for voice in voices if first_bar < len(voice.bars)]
+        values, rewritten = _opening(text, before, opening)
     for bar in (last_bars or {}).values():
         if bar.ties:
             rewritten[bar] = _untie(rewritten.get(bar, bar.text))
@@ -239,7 +177,7 @@ def _piece(reader, header, start, stop):
             key=lambda bar: bar.start,
         )
         body = f"[V:{following.voice}]" + body
-    return "\n".join(_header_with(header, values)) + "\n" + body + "\n"
+    return "\n".join(_header_with(_header_lines(reader), values)) + "\n" + body + "\n"
 
 
 def _opening(text, before, opening):
@@ -277,11 +215,9 @@ def _header_with(header, values):
         value = values.pop(letter, None) if letter in ("M", "K", "L", "Q") else None
         if letter == "K":  # K: ends the header: what it did not have yet stands before it
             lines += [f"{other}:{values.pop(other)}" for other in "MLQ" if values.get(other)]
-        lines.append(
-            f"{letter}:{value}"
-            if value is not None and clean_line(line)[2:].strip() != value
-            else line
-        )
+        if value is not None and clean_line(line)[2:].strip() != value:
+            line = f"{letter}:{value}"
+        lines.append(line)
     return lines
 
 
@@ -311,10 +247,7 @@ def _untie(bar_text):
 
 def _respell(bar_text, key, ties):
     """A bar whose first notes were tied to `ties`, with the accidentals they had from there written
-    out.
-
-    The tie kept the accidental of its note only, so the next note on that letter may now need one
-    of its own.
+    out; the next note on that letter may now need one of its own.
 
     >>> _respell("F4F4G8", (0,) * 7, ((38, 66),))
     '^F4=F4G8'

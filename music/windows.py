@@ -1,10 +1,7 @@
 """Windows of a text: hashes of all runs of k symbols, and a table that finds them in another text.
 
 Two texts have a run of k symbols in common where a window of one has the hash of a window of the
-other. Hashes have 64
-bits: of a hundred million different windows two share one in one text of some 4,000. What is
-counted with them
-(n-grams, overlap, copying) depends on which are equal alone, not on their values.
+other. Of a hundred million different windows two share a hash (64 bits) in one text of some 4,000.
 """
 
 import numpy as np
@@ -28,9 +25,7 @@ def window_hashes(symbols, k):
     """Hashes (uint64) of all windows of k > 0 symbols along the last axis.
 
     symbols: whole numbers below 65,536, shape (..., T); returns shape (..., T - k + 1), empty if T
-    < k. A window's
-    hash is a polynomial in its symbols, made by doubling: windows of 2m are joined from two windows
-    of m, so the cost is log2(k) passes instead of k.
+    < k. A hash is a polynomial in the symbols, made by doubling: log2(k) passes instead of k.
     """
     n_windows = max(0, symbols.shape[-1] - k + 1)
     if not n_windows:
@@ -59,9 +54,8 @@ def _joined(first, second, size):
 def build_lookup(hashes):
     """(sorted unique hashes, start of every bucket, bits to shift): what `look_up` needs.
 
-    Buckets go by the first bits and are 8 to 16 times as many as hashes: most windows that are not
-    known meet an empty one and cost a single look instead of a binary search. 2^26 buckets at most:
-    256 MB."""
+    Buckets go by the first bits and are 8 to 16 times as many as hashes (2^26 at most, 256 MB):
+    most windows that are not known meet an empty one, without a binary search."""
     unique = np.unique(hashes)
     bits = min(26, max(8, len(unique).bit_length() + 3))
     buckets = np.bincount((unique >> np.uint64(64 - bits)).astype(np.int64), minlength=1 << bits)

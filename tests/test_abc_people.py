@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from music.abc_people import decoded, is_normal, read_people, tune_midi
+from music.abc_mending import decoded
+from music.abc_people import is_normal, read_people, tune_midi
 from music.abc_check import check_abc
 from music.abc_text import read_abc
 from music.midi_to_abc import convert
@@ -54,6 +55,9 @@ PLAIN = pitches(only(HEAD + BARS).text)
         (HEAD + "%%begintext\nDance face to face\n%%endtext\n" + BARS, None),
         (HEAD + "Dance: face each other and bow\n" + BARS, "lines of words"),
         ("M:4/4\nL:1/8\nK:G\n\nX:1\nT:Air\n" + BARS, "fields given once for the file"),
+        (HEAD + "1 2 3 \\\n" + BARS.replace("GABc", "kG\nABc", 1), "lines of words"),
+        (HEAD + BARS.replace("|d4", "|=20\nd4").replace("|B", "|=\nB"), "e-mail left-overs"),
+        (HEAD + BARS.replace("d4", "[d\nd]4"), "chords cut by a line end"),
         (HEAD + BARS.replace("d4", "B0d4"), "notes without length"),
         (HEAD + BARS.replace("d4", "[d d]4"), None),
         (HEAD + BARS.replace("d4", "[dz]4"), "rests inside chords"),
@@ -96,6 +100,16 @@ def test_tuplets_of_all_sizes_are_exact():
     assert len(onsets) == 3 + 5 + 10 + 7 + 1
 
 
+def test_a_meter_stays_as_it_is_written():
+    for meter in ("6/8", "2/2", "3/4"):
+        assert f"M:{meter}\n" in only(HEAD.replace("4/4", meter) + "GABc de|fedcBA|\n").text
+
+
+def test_a_tuplet_too_short_for_its_beat_is_read():
+    tune = only(HEAD + "GABc dedB|GABc dedB(7G/A/B/c/d/|d8|d8|\n")
+    assert len(pitches(tune.text)[0]) == 23
+
+
 def test_a_pickup_stays_and_bars_cut_by_repeats_become_one():
     tune = only(HEAD + "dc|" + BARS.replace("|c2A2 A4", "|c2A2:|:A4").strip() + "G2|\n")
     bars = read_abc(tune.text).voices[0].bars
@@ -120,6 +134,13 @@ def test_normal_form_stays_as_it_is():
     for text in (music(8), long_tune(1, 3)):
         assert is_normal(text) == (read_people(text)[0].text == text)
     assert is_normal(music(8)) and not is_normal(HEAD + BARS)
+
+
+def test_voices_in_blocks_are_interleaved():
+    lines = "[V:1]" + "C16|" * 20 + "\n[V:2]" + "E16|" * 20
+    text = read_people("X:1\nM:4/4\nL:1/16\nQ:1/4=120\nK:C\n" + lines + "\n")[0].text
+    assert [len(voice.bars) for voice in read_abc(text).voices] == [20, 20]
+    assert all(line.count("[V:") == 2 for line in text.split("K:C\n")[1].splitlines())
 
 
 def test_what_is_no_music_says_its_line_and_why():

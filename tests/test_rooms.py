@@ -34,7 +34,7 @@ WALLS = {
 # the event tokenizer's codec, imported where it is used
 COMMON_USES = {"music.events"}
 # it reads and writes files only, so it gets a temporary folder
-USE_ABC2MIDI = {"music.validity", "music.corpus"}
+USE_ABC2MIDI = {"music.validity"}
 WRITING = {
     "write_text",
     "write_bytes",

@@ -1,11 +1,10 @@
-"""Tunebooks are split into tunes, voices regrouped and tunes cut, and the music stays the same."""
+"""Tunebooks are split into tunes and tunes cut, and the music stays the same."""
 
 import pytest
 from hypothesis import given, settings
 
-from music.abc_check import check_abc
 from music.abc_text import AbcError, read_abc
-from music.tunebook import cut_tune, regroup_voices, split_tunebook, trim_to_bars
+from music.tunebook import cut_tune, split_tunebook, trim_to_bars
 from tunes import C_MAJOR_HEADER as HEADER
 from tunes import TWO_VOICES, long_tune, music, mutated_tunes, tune
 
@@ -26,18 +25,6 @@ def test_text_without_tunes():
     assert split_tunebook(poem) == [] and split_tunebook("", any_text=True) == []
     assert split_tunebook(poem, any_text=True) == ["first\nverse\n", "second verse\n"]
     assert split_tunebook(poem + "\nX:1\nK:C\nC|", any_text=True) == ["X:1\nK:C\nC|\n"]
-
-
-# ---------------------------------------------------------------- voices
-
-
-def test_voices_interleaved_and_in_blocks_are_the_same_music():
-    first = read_abc(TWO_VOICES)
-    again = read_abc(regroup_voices(TWO_VOICES))
-    assert [v.notes for v in first.voices] == [v.notes for v in again.voices]
-    assert "[V:" not in regroup_voices(TWO_VOICES) and regroup_voices(TWO_VOICES).count("V:") == 2
-    third = read_abc(regroup_voices(regroup_voices(TWO_VOICES), interleave=True))
-    assert [v.notes for v in first.voices] == [v.notes for v in third.voices]
 
 
 # ---------------------------------------------------------------- cutting
@@ -85,12 +72,8 @@ def test_cut_pieces_are_the_same_music(seed, n_voices):
     assert min(sizes) > max(sizes) / 3
 
 
-def test_cut_leaves_short_tunes_alone_and_handles_voices_in_blocks():
+def test_cut_leaves_short_tunes_alone():
     assert cut_tune(TWO_VOICES, 5000, 100) == [(0, TWO_VOICES)]
-    blocks = regroup_voices(long_tune(3, 3, changes=False))
-    pieces = cut_tune(blocks, 900, 100)
-    assert len(pieces) > 3
-    assert sum(len(read_abc(piece).voices[2].bars) for _, piece in pieces) == 60
 
 
 def test_cut_does_not_divide_rests_of_whole_bars():
@@ -115,6 +98,5 @@ def test_mutated_tunes_are_cut_or_refused(text):
     try:
         read_abc(text)
         cut_tune(text, 120, 20)
-        regroup_voices(text)
     except AbcError:
         pass

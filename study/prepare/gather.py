@@ -111,40 +111,20 @@ def take_tunes(name, data, collected):
             collected.take(path, midi, name, rights=tune.rights, composer=tune.composer)
 
 
-def take_embedded(names, limit, seed, collected, work, sample):
+def take_embedded(names, limit, seed, collected, sample):
     """Adds the collections of the music21 package of these names, all or a seeded sample."""
-    work.mkdir(exist_ok=True)
-    tunes = {f"tune {index}": tune for index, tune in enumerate(corpus.tunes_of(names))}
-    scores = {f"score {index}": score for index, score in enumerate(corpus.scores_of(names))}
-    chosen = sample([*tunes, *scores], limit, seed) or {*tunes, *scores}
-    tunes = {number: tune for number, (key, tune) in enumerate(tunes.items(), 1) if key in chosen}
-    scores = [score for key, score in scores.items() if key in chosen]
-    licences = {name: corpus.NOTICES.get(name, "public domain") for name in names}
-    for number, midi, reason in corpus.convert_tunes(tunes, work, cpu_count()):
-        tune = tunes[number]
-        name = corpus.file_name(corpus.BOOKS, tune.collection, tune.title)
-        collected.licence = licences[tune.collection]
-        if midi is None:
-            collected.leave_out(name, f"{tune.collection}: {reason}", reason)
-        else:
-            collected.take(name, midi)
-    with worker_pool(cpu_count(), len(scores)) as pool:
-        rows = pool.map(_convert_embedded, scores, chunksize=8)
-        for (collection, path), row in zip(scores, rows):
-            title = path.stem  # "bwv66.6"
-            if row.title and path.stem not in row.title:
-                title = f"{row.title} ({path.stem})"
-            name = corpus.file_name(corpus.SCORES, collection, title)
-            collected.licence = licences[collection]
+    pieces = {f"tune {index}": tune for index, tune in enumerate(corpus.tunes_of(names))}
+    pieces |= {f"score {index}": score for index, score in enumerate(corpus.scores_of(names))}
+    chosen = sample([*pieces], limit, seed) or set(pieces)
+    pieces = [piece for key, piece in pieces.items() if key in chosen]
+    with worker_pool(cpu_count(), len(pieces)) as pool:
+        rows = pool.map(corpus.convert_piece, pieces, chunksize=8)
+        for (collection, _), (name, row) in zip(pieces, rows):
+            collected.licence = corpus.NOTICES.get(collection, "public domain")
             if row.midi is None:
-                collected.leave_out(name, f"{collection}: unreadable score", row.reason)
+                collected.leave_out(name, f"{collection}: unreadable", row.reason)
             else:
                 collected.take(name, row.midi, composer=row.composer)
-
-
-def _convert_embedded(score):
-    _, path = score
-    return convert_score(path.name, path.read_bytes())
 
 
 def licences_in(path):

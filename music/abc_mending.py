@@ -1,0 +1,246 @@
+"""People's ABC before it is read: the text of a file, its tunes, and lines of music without faults.
+
+    text, mended = decoded(data)
+    tunes, more = split_book(text)       # RawTunes, for `abc_people.read_tune`
+
+Files come from web pages, word processors, e-mail and a dozen programs. Each kind of fault is
+mended as a kind and counted.
+"""
+
+import html
+import math
+import re
+from collections import Counter
+from typing import NamedTuple
+
+# ---------------------------------------------------------------- bytes and books
+
+
+def decoded(data):
+    """(text with plain line ends, Counter of what was mended) of the bytes of an ABC file."""
+    encoding = "utf-8"
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        encoding = "utf-16"
+    elif len(data) > 3 and data[1:4:2] == b"\0\0":
+        encoding = "utf-16-le"
+    elif len(data) > 3 and data[:4:2] == b"\0\0":
+        encoding = "utf-16-be"
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError:
+        text = data.decode("latin-1" if encoding == "utf-8" else encoding, "replace")
+    mended = Counter()
+    mended["texts in UTF-16"] += encoding != "utf-8"
+    mended["files with doubled line ends"] += "\r\r\n" in text
+    return re.sub(r"\r+\n|\r", "\n", text.lstrip("\ufeff").replace("\0", "")), +mended
+
+
+class RawTune(NamedTuple):
+    """Lines of a tune as they stand, [(number in the book, line)], and what was mended so far."""
+
+    lines: list
+    mended: Counter
+
+    def title(self):
+        """What its first T: says, or ''."""
+        return next((text[2:].strip() for _, text in self.lines if text.startswith("T:")), "")
+
+
+def split_book(text):
+    """([RawTune], Counter of what was mended) of a book.
+
+    A tune goes from an X: (or, in a book without any, from a T: or first field) to the next; an
+    empty line ends it unless music follows. Fields M:, L:, K: and Q: above the first X: hold for
+    every tune that has none of its own."""
+    text, mended = without_web(text)
+    blocks, begin_text = [[]], False
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.startswith(("%%begin", "%%end")):
+            begin_text = line.startswith("%%begin")
+        elif begin_text or line.lstrip().startswith("%"):
+            continue
+        elif not line.strip():
+            blocks.append([])
+        else:
+            if re.match(r"[ \t]+[A-Za-z+]:(?![|:])", line):
+                line = line.lstrip()
+                mended["blanks before a field"] += 1
+            if line.startswith("X:") and blocks[-1]:
+                blocks.append([])
+            if blocks[-1] and _OPEN_CHORD.search(blocks[-1][-1][1]):
+                number, line = blocks[-1][-1][0], blocks[-1].pop()[1] + line
+                mended["chords cut by a line end"] += 1
+            blocks[-1].append((number, line))
+    blocks = [block for block in blocks if block]
+    has_numbers = any(line.startswith("X:") for block in blocks for _, line in block)
+    tunes, defaults = [], {}
+    for block in blocks:
+        first = block[0][1]
+        is_start = first.startswith("X:") if has_numbers else first[:2] in ("T:", "M:", "L:", "K:")
+        if has_numbers and is_start:
+            tunes.append(RawTune(list(block), Counter()))
+            continue
+        has_music = any(is_music(line) for _, line in block)
+        if is_start and has_music:
+            tunes.append(RawTune(list(block), Counter({"tunes without X:": 1})))
+        elif tunes and has_music and all(is_field(line) or is_music(line) for _, line in block):
+            tunes[-1].lines.extend(block)
+            tunes[-1].mended["empty lines inside a tune"] += 1
+        elif not tunes:
+            fields = [row for row in block if is_field(row[1]) and row[1][0] in "MLKQ"]
+            defaults.update({row[1][0]: row for row in fields})
+    for tune in tunes:
+        own = {line[0] for _, line in tune.lines if is_field(line)}
+        given = [row for letter, row in defaults.items() if letter not in own]
+        if given:
+            tune.lines[1:1] = sorted(given, key=lambda row: row[1][0] == "K")
+            tune.mended["fields given once for the file"] += len(given)
+    return tunes, mended
+
+
+_OPEN_CHORD = re.compile(r"\[[A-Ga-g\d^_=,'/ ]*$")
+# tags that notes cannot be taken for: `a<b>c` is rhythm
+_TAG = re.compile(
+    r"(?i)</?(?:br|pre|p|div|span|font|td|tr|table|html|body|code|a\s+href[^<>]*)\s*/?>"
+)
+_ENTITY = re.compile(r"&(?:amp|lt|gt|quot|apos|nbsp|#\d{1,6}|#x[0-9a-fA-F]{1,5});")
+_TYPOGRAPHY = {
+    **dict.fromkeys("\u201c\u201d\u201e\u201f\u00ab\u00bb\u2033", '"'),
+    **dict.fromkeys("\u2018\u2019\u201a\u201b\u00b4\u2032", "'"),
+    **dict.fromkeys("\u00a0\u2002\u2003\u2007\u2009\u202f\u3000", " "),
+    **dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff\u00ad", ""),
+    **dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212", "-"),
+    "\u266f": "#",
+    "\u266d": "b",
+    "\u2028": "\n",
+}
+
+
+def without_web(text):
+    """(text without what web pages, word processors and e-mail leave behind, Counter of it)."""
+    cleaner = Cleaner(Counter())
+    kind = "HTML left-overs"
+    text = cleaner.sub(kind, _ENTITY, lambda entity: html.unescape(entity.group()), text)
+    text = cleaner.sub(kind, _TAG, "", text)
+    typographic, signs = "[" + "".join(_TYPOGRAPHY) + "]", _TYPOGRAPHY
+    kind = "typographic quotes and blanks"
+    text = cleaner.sub(kind, typographic, lambda sign: signs[sign.group()], text)
+    kind = "e-mail left-overs"
+    text = cleaner.sub(kind, r"(?m)=(?:20)?(?=[ \t|]*$)", "", text)
+    return cleaner.sub(kind, "=3D", "=", text), cleaner.mended
+
+
+def is_field(line):
+    """True for `M:3/4` and the like, not for the bar line in `G:|`."""
+    return re.match(r"[A-Za-z+]:(?![|:\]])", line) is not None
+
+
+_WORDS = re.compile(r"\"[^\"]*\"|![^!\n]*!|\+[^+|\n]{1,40}\+|\[[A-Za-z]:[^\]]*\]|\{[^}]*\}|%.*")
+
+
+def is_music(line):
+    """True if a line could be bars: nearly all of its signs are notes, lengths and bar lines."""
+    if is_field(line) or line.startswith("%"):
+        return False
+    bare = re.sub(r"\s", "", _WORDS.sub("", line))
+    plain = re.sub(r"[A-Ga-gzxZX0-9/|:\[\](),'^_=<>\-.~&$!*\\`yuvkTHLMOPSJR]", "", bare)
+    return len(plain) <= 0.1 * len(bare) and (
+        "|" in line or len(re.findall("[A-Ga-g]", bare)) > 3 and not re.search("[a-z]{7}", line)
+    )
+
+
+def is_words(line):
+    """True if a line is a sentence, or numbers alone, rather than bars with faults."""
+    bare = _WORDS.sub(" ", line)
+    letters, foreign = (len(re.findall(kind, bare)) for kind in ("[A-Za-z]", "[IKNQUVWh-jl-t]"))
+    return foreign > max(2, 0.3 * letters) or bool(re.fullmatch(r"[-\d\s.\\]+", line))
+
+
+# ---------------------------------------------------------------- one line of music
+
+_MARK = re.compile(r"![^!|\s]{1,40}!|\+[A-Za-z][A-Za-z0-9.()<>]{0,39}\+")
+_MICROTONE = re.compile(r"(\^+|_+|=)(\d*)(/*)(\d*)(?<=[\d/])(?=[A-Ga-g])")
+_TUPLET = re.compile(r"\((\d{1,2})(?::(\d{0,2}))?(?::(\d{0,2}))?")
+_ZERO = re.compile(r"(?:[_^=]*[A-Ga-gzx][,']*|\[[^\]|:]*\])0+(?![\d/.])-?")
+_CHORD = re.compile(r"\[(?![A-Za-z]:)([^\[\]|]*)\]")
+_HEAD = r"[_^=]*[A-Ga-gzx][,']*"
+_STRAY = re.compile(r"(?<![A-Ga-g0-9,'/\]])-|[=^_]+(?![\^_=]*[A-Ga-g])")
+_SHORT = re.compile(rf"({_HEAD})>({_HEAD})/({_HEAD})/(?![\d/])")
+
+
+class Cleaner:
+    """Turns lines of music into what `read_stretch` reads; mended: Counter of what it met."""
+
+    def __init__(self, mended):
+        self.mended = mended
+
+    def sub(self, kind, pattern, replacement, text):
+        """re.sub that counts."""
+        text, n = re.subn(pattern, replacement, text)
+        if n:
+            self.mended[kind] += n
+        return text
+
+    def line(self, line):
+        """A line of music without words, marks and comments."""
+        line = re.sub(r'"[^"]*"', "", line)
+        line = self.sub("unclosed quotes", r'"[^"\s|]*', "", line)
+        line = line.split("%")[0].rstrip().removesuffix("\\")
+        parts = re.split(r"(\[[A-Za-z]:[^\]\n]*\])", line)
+        return "".join(part if i % 2 else self.music(part) for i, part in enumerate(parts))
+
+    def music(self, text):
+        """A stretch of a line without fields."""
+        text = _MARK.sub("", text)
+        text = self.sub("line-break signs", r"[$!*]", "", text)
+        text = re.sub(r"\{[^}|]*\}|[.~`H-WYh-w]|y[\d/]*|\\", "", text)
+        text = self.sub("microtones", _MICROTONE, _accidental, text)
+        text = re.sub(r"(?<![_^])(\^\^|__)[_^]+", r"\1", text)
+        text = re.sub(r"(?<=[A-Ga-g])[,']{2,}", _octave_marks, text)
+        text = self.sub("notes without length", _ZERO, "", text)
+        text = _TUPLET.sub(lambda match: "\1" + _tuplet(*match.groups())[1:], text)
+        if text.count("(") != text.count(")"):
+            self.mended["unclosed slurs"] += 1
+        text = re.sub(r"[()]", "", text).replace("\1", "(")
+        text = _CHORD.sub(self.chord, text)
+        text = self.sub("unclosed chords", r"\[(?=[^\]|:\d]*(?:\||$))(?![|:\d])", "", text)
+        text = re.sub(r"[ \t]+(?=-)|(?<=[<>])[ \t]+|[ \t]+(?=[<>])", "", text)
+        text = self.sub("lengths behind a tie", r"(?<=[A-Ga-g,'])-(\d)", r"\1-", text)
+        text = self.sub("stray signs", _STRAY, "", text)
+        # d>c/B/ means d3/2c/4B/4, and d>c/ means d>c
+        text = self.sub("old shorthand of rhythm", _SHORT, r"\g<1>3/2\2/4\3/4", text)
+        short = rf"({_HEAD}>{_HEAD})/(?![\d/])"
+        return self.sub("old shorthand of rhythm", short, r"\1", text)
+
+    def chord(self, match):
+        """A chord without blanks; rests in it are not heard."""
+        inside = re.sub(r"\s", "", match.group(1))
+        notes = re.sub(r"[zx][\d/]*-?", "", inside)
+        if notes != inside:
+            self.mended["rests inside chords"] += 1
+        if not re.search("[A-Ga-g]", notes):
+            return "z" if inside else ""
+        return f"[{notes}]"
+
+
+def _accidental(match):
+    """A microtone as the next semitone towards the natural."""
+    sign, over, slash, under = match.groups()
+    size = int(over or 1) / max(1, int(under or 2 ** len(slash)))
+    return "=" if sign == "=" else sign[0] * min(int(size), 2) or "="
+
+
+def _octave_marks(match):
+    """`,'` and the like: what is left of marks that go both ways."""
+    n = match.group().count("'") - match.group().count(",")
+    return "'" * n if n > 0 else "," * -n
+
+
+def _tuplet(p, q, r):
+    """A tuplet of at most nine: `(10:6:10` is `(5:3:10`."""
+    if len(p) == 1:
+        return f"({p}" + (f":{q or ''}:{r or ''}" if q is not None else "")
+    p, q = int(p), int(q or 0) or 2
+    r = int(r or 0) or p
+    divisor = math.gcd(p, q)
+    return f"({p // divisor}:{q // divisor}:{r}" if p // divisor <= 9 else ""
