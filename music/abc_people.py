@@ -371,6 +371,8 @@ def bar_plan(voices, mended):
         meter = next((bar.meter for bar in own if bar.meter), None)
         if not meter or bar_length(meter, QUARTER) % SMALLEST:
             meter = meter_of_length(length, QUARTER)
+        if bar_length(meter, QUARTER) > LONGEST_BAR:
+            meter = 4, 4
         rows.append((length, int(bar_length(meter, QUARTER)), meter))
     bars, meters, starts, i = [0], [], [], 0
 

@@ -124,6 +124,12 @@ def test_short_bars_are_filled_and_long_ones_have_their_own_meter():
     assert tune.mended == {"short bars filled up": 1}
 
 
+def test_bars_beyond_all_meters_are_divided():
+    for meter, bar in (("99/4", "d8"), ("99/4", "d8" * 25), ("none", "d8" * 25)):
+        bars = read_abc(only(HEAD.replace("4/4", meter) + f"{bar}|" * 3).text).voices[0].bars
+        assert {bar.length for bar in bars} == {4}
+
+
 def test_voices_sound_where_their_clefs_say():
     head = "X:1\nM:4/4\nL:1/4\nV:1\nV:2 clef=treble-8\nV:3 transpose=-24\nK:C\n"
     tune = only(head + "[V:1]CDEF|\n[V:2]CDEF|\n[V:3]cdef|\n")
