@@ -7,7 +7,7 @@ from fractions import Fraction
 import pytest
 import symusic
 
-from music import notation, theory
+from music import notation, pictures, theory
 from music.abc_text import read_abc
 from study.evaluate.samples import write_musicxml, write_pictures
 from tests.tunes import (  # the benchmarks import this file as tests.test_notation
@@ -96,7 +96,7 @@ def test_the_score_holds_exactly_the_notes_of_the_tune(text):
     expected = [
         sorted((n.onset, n.pitch, n.duration) for n in voice.notes) for voice in tune.voices
     ]
-    assert sounding(notation.musicxml(tune, notation.bars_to_draw(tune))) == expected
+    assert sounding(notation.musicxml(tune, pictures.bars_to_draw(tune))) == expected
 
 
 def read_back(xml):
@@ -249,7 +249,7 @@ def test_long_tunes_are_drawn_in_part():
     four = read_abc(
         "X:1\nM:4/4\nL:1/16\nK:C\n" + ("".join(f"[V:{v}]c8e8|" for v in range(1, 5)) + "\n") * 50
     )
-    assert (notation.bars_to_draw(one), notation.bars_to_draw(four)) == (32, 16)
+    assert (pictures.bars_to_draw(one), pictures.bars_to_draw(four)) == (32, 16)
 
 
 # ---------------------------------------------------------------- pictures
@@ -299,8 +299,8 @@ def test_no_text_is_an_error(tmp_path, text):
     ],
 )
 def test_without_a_score_there_is_still_a_roll(tmp_path, monkeypatch, engraver, reason):
-    monkeypatch.setattr(notation, "ENGRAVER", engraver)
-    monkeypatch.setattr(notation, "ENGRAVE_SECONDS", 0.5 if "sleep" in engraver else 20)
+    monkeypatch.setattr(pictures, "ENGRAVER", engraver)
+    monkeypatch.setattr(pictures, "ENGRAVE_SECONDS", 0.5 if "sleep" in engraver else 20)
     made = write_pictures(tmp_path, "s", JIG)
     assert (
         made["score_svg"] is None
@@ -340,17 +340,8 @@ def test_voices_meet_again_at_the_bar_line_after_a_wrong_bar():
     assert second == [(0, 60, 2), (3, 62, 1), (4, 64, 2), (6, 65, 1), (7, 67, 1), (8, 67, 1)]
     heard = notation.notes_in_seconds(tune)
     assert [onset for onset, _, pitch, voice in heard if pitch == 67] == [3.5, 4.0]
-    assert [
-        onset
-        for onset, _, pitch, _ in notation.notes_in_seconds(tune, realign=False)
-        if pitch == 67
-    ] == [3.0, 3.5]
-    file, drifting = (
-        symusic.Score.from_midi(notation.midi_bytes(tune, realign=realign))
-        for realign in (True, False)
-    )
+    file = symusic.Score.from_midi(notation.midi_bytes(tune))
     assert [note.time / 480 for note in file.tracks[1].notes] == [onset for onset, *_ in second]
-    assert [note.time / 480 for note in drifting.tracks[1].notes][-2:] == [6, 7]
     right = read_abc(TWO_VOICES)
     assert notation.at_bar_lines(right) is right
 

@@ -16,15 +16,8 @@ from music.abc_check import check_abc
 from music.continuation import marked, midi_with_source
 from music.excerpts import repaired
 from music.metrics import music_metrics
-from music.notation import (
-    at_bar_lines,
-    given_bars,
-    has_notes,
-    midi_bytes,
-    musicxml,
-    pictures,
-    readable,
-)
+from music.notation import at_bar_lines, given_bars, has_notes, midi_bytes, musicxml, readable
+from music.pictures import pictures
 from music.right_bars import RightBars
 from music.validity import judge_texts
 from study.evaluate.prompts import prompts_from, prompts_left_out
@@ -233,7 +226,7 @@ def describe_drawing(evaluation, chosen, max_chars):
         "definitions": {
             "realigned": (
                 "true: a bar of the wrong length would shift a voice; .mid and .musicxml put it "
-                "back at the next bar line (notation.midi_bytes(tune, realign=False) does not)"
+                "back at the next bar line"
             ),
             "stop_reason": (
                 "end: the model ended the tune; budget: max_chars were drawn; stuck: no right "

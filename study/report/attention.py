@@ -5,7 +5,7 @@ import io
 
 import numpy as np
 
-from music import notation
+from music.pictures import VOICE_COLOURS
 from music.tunebook import split_tunebook
 from study.evaluate.measurements import read
 from study.report.sample_views import data_uri
@@ -108,7 +108,7 @@ def heat_picture(weights):
     from matplotlib import colors, image
 
     pixels = np.empty((*weights.shape, 4))
-    pixels[..., :3] = colors.to_rgb(notation.VOICE_COLOURS[1])
+    pixels[..., :3] = colors.to_rgb(VOICE_COLOURS[1])
     pixels[..., 3] = (weights / weights.max()) ** CONTRAST
     png = io.BytesIO()
     pixels = np.round(255 * pixels).astype(np.uint8)

@@ -12,7 +12,7 @@ from base64 import b64encode
 from gzip import compress
 from pathlib import Path
 
-from music import notation
+from music import notation, pictures
 from music.novelty import run_in_words
 from music.validity import LEVELS, VALID_LEVEL
 from study.report.required import value_at
@@ -131,7 +131,7 @@ def sample_view(sample, folder, name):
     if path.exists():
         svg, drawn = path.read_text(encoding="utf-8"), sample.get("pictures") or {}
     else:
-        engraved = notation.pictures(text, len(prompt))
+        engraved = pictures.pictures(text, len(prompt))
         svg, drawn = engraved.score_svg or "", engraved._asdict()
     given, notes = notation.given_bars(text, len(prompt)), notation.notes_in_seconds(tune)
     see_file = f"The score would make this page too large: see generated/{stem}.svg."
@@ -146,7 +146,7 @@ def sample_view(sample, folder, name):
         "score": Picture(svg, f"score of {name}", see_file) if svg else None,
         "no_score": f"No score: {value_at(drawn, 'reasons.score') or 'none was drawn'}.",
         "remarks": [words for words, holds in remarks.items() if holds],
-        "roll": Picture(notation.piano_roll(tune, given), "notes over time", see_file),
+        "roll": Picture(pictures.piano_roll(tune, given), "notes over time", see_file),
         "notes": notes,
         "seconds": max(onset + duration for onset, duration, _, _ in notes),
     }

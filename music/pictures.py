@@ -1,0 +1,229 @@
+"""Pictures of a text: its engraved score and its piano roll, as SVG and PNG.
+
+verovio only engraves what music21 wrote: it draws several ABC voices one after the other instead of
+above each other. It can crash and hang on generated text, and runs in a child process with a time
+limit. No file is written.
+"""
+
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from music.notation import at_bar_lines, bar_starts, given_bars, has_notes, musicxml, readable
+
+# voices -> bars drawn, about two pages; more voices get SCORE_BARS_MANY
+SCORE_BARS = {1: 32, 2: 32, 3: 24}
+SCORE_BARS_MANY = 16
+SCORE_NOTES = 3000  # at most so many notes are engraved: a 5,000-character bar is no music
+ENGRAVE_SECONDS = 20  # verovio takes 0.1 s a page; what takes longer hangs
+SCORE_PIXELS = 1400  # width of the score's PNG
+ROLL_PIXELS = 1200  # width of the piano roll's PNG
+VOICE_COLOURS = "#3366aa #b8621b #3f8f5f #8a5aa8 #a23b52 #5f7f1f #2f8f9f #7a6a55".split()
+
+# ---------------------------------------------------------------- engraving
+
+
+def bars_to_draw(tune):
+    """How many bars the score shows."""
+    bars = min(
+        max((len(voice.bars) for voice in tune.voices), default=0),
+        SCORE_BARS.get(len(tune.voices), SCORE_BARS_MANY),
+    )
+    while (
+        bars > 1
+        and sum(bar.n_notes for voice in tune.voices for bar in voice.bars[:bars]) > SCORE_NOTES
+    ):
+        bars -= 1
+    return bars
+
+
+# -I: the child takes nothing from the working directory or from PYTHON* variables.
+ENGRAVER = """
+import sys, verovio
+verovio.enableLog(verovio.LOG_OFF)
+kit = verovio.toolkit()
+kit.setOptions({"pageWidth": 1800, "pageHeight": 60000, "adjustPageHeight": True, "scale": 100, "breaks": "auto",
+                "header": "none", "footer": "none", "svgViewBox": True, "svgRemoveXlink": True, "xmlIdSeed": 1,
+                "pageMarginLeft": 20, "pageMarginRight": 20, "pageMarginTop": 20, "pageMarginBottom": 20,
+                "spacingSystem": 8, "mnumInterval": 0, "unit": 8, "smuflTextFont": "none", "svgFormatRaw": True})
+if not kit.loadData(sys.stdin.read()):
+    sys.exit("verovio could not read the score")
+sys.stdout.write(kit.renderToSVG(1))
+"""
+
+
+def engrave(xml):
+    """(svg, None) or (None, reason): verovio in a child process, as it can crash and hang."""
+    command = [sys.executable, "-I", "-c", ENGRAVER]
+    try:
+        done = subprocess.run(command, input=xml, capture_output=True, timeout=ENGRAVE_SECONDS)
+    except subprocess.TimeoutExpired:
+        return None, f"verovio took more than {ENGRAVE_SECONDS} s"
+    if done.returncode < 0:
+        return None, f"verovio ended with signal {-done.returncode}"
+    if done.returncode or not done.stdout.strip():
+        last = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no picture"]
+        is_missing = "No module named 'verovio'" in last[0]
+        return None, "verovio is not installed" if is_missing else last[0][:200]
+    return _slim(done.stdout.decode("utf-8")), None
+
+
+def _slim(svg):
+    """verovio's picture without the ids and classes that nothing names, and with the tempo mark's
+    note from any font in place of verovio's, 60 kB a picture."""
+    named, styled = set(re.findall(r"#([\w-]+)", svg)), set(re.findall(r"\bg\.(\w+)", svg))
+    svg = re.sub(r' id="([^"]*)"', lambda match: match[0] if match[1] in named else "", svg)
+    svg = re.sub(
+        r' class="([^"]*)"', lambda match: match[0] if styled & set(match[1].split()) else "", svg
+    )
+    return re.sub(
+        r'<tspan font-family="Leipzig" font-size="\d+px">[^<]*</tspan>',
+        '<tspan font-size="560px" font-weight="normal">\u2669</tspan>',
+        svg,
+    )
+
+
+def to_png(svg, width):
+    """PNG bytes of an SVG on white; ImportError without resvg-py, ValueError if it cannot be
+    drawn."""
+    import matplotlib
+    import resvg_py
+
+    fonts = Path(matplotlib.get_data_path()) / "fonts/ttf"  # the same picture on every machine
+    return bytes(
+        resvg_py.svg_to_bytes(
+            svg_string=svg,
+            width=width,
+            background="#ffffff",
+            skip_system_fonts=True,
+            font_files=[
+                str(fonts / f"DejaVu{face}.ttf") for face in ("Serif", "Sans", "Serif-Bold")
+            ],
+            font_family="DejaVu Serif",
+            serif_family="DejaVu Serif",
+            sans_serif_family="DejaVu Sans",
+        )
+    )
+
+
+# ---------------------------------------------------------------- piano roll
+# Our own SVG, not matplotlib's: a tenth of the size, and a player's cursor needs to know where the
+# first note stands (ROLL_LEFT) and where the last one ends.
+
+ROLL_WIDTH, ROLL_HEIGHT = 1000, 260
+ROLL_LEFT, ROLL_RIGHT, ROLL_BELOW = 34, 6, 24  # margins: names of octaves, air, numbers of bars
+ROLL_BAR_NUMBERS = 16  # at most so many are written
+
+
+def piano_roll(tune, given=None):
+    """All notes of a tune as an SVG picture, None for a tune without notes: time to the right,
+    pitch upward, a colour for each voice. given: {voice: bars} of a prompt, shaded. Only numbers of
+    the tune enter the picture, no text."""
+    if not has_notes(tune):
+        return None
+    tune, starts = at_bar_lines(tune), bar_starts(tune)
+    notes = [note for voice in tune.voices for note in voice.notes]
+    end = float(max(note.onset + note.duration for note in notes))
+    low, high = min(note.pitch for note in notes) - 2, max(note.pitch for note in notes) + 3
+    height = ROLL_HEIGHT - ROLL_BELOW
+    x_scale, y_scale = (ROLL_WIDTH - ROLL_LEFT - ROLL_RIGHT) / end, height / (high - low)
+
+    def across(onset):
+        return ROLL_LEFT + float(onset) * x_scale
+
+    svg = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {ROLL_WIDTH} {ROLL_HEIGHT}"'
+        f' width="{ROLL_WIDTH}" height="{ROLL_HEIGHT}" font-family="DejaVu Sans" font-size="10">'
+    ]
+    for c in range(12 * math.ceil(low / 12), high, 12):
+        y = (high - c) * y_scale
+        svg.append(
+            f'<path d="M{ROLL_LEFT} {y:.1f}H{ROLL_WIDTH - ROLL_RIGHT}" stroke="currentColor" '
+            'stroke-opacity=".25" fill="none"/>'
+            f'<text x="{ROLL_LEFT - 5}" y="{max(y, 9):.1f}" text-anchor="end" fill="currentColor">'
+            f"C{c // 12 - 1}</text>"
+        )
+    if n_given := min(max((given or {}).values(), default=0), len(starts) - 1):
+        x = across(starts[n_given])
+        svg.append(
+            f'<path d="M{ROLL_LEFT} 0H{x:.1f}V{height}H{ROLL_LEFT}z" fill="currentColor"'
+            f' fill-opacity=".08"/><path d="M{x:.1f} 0V{height}" stroke="currentColor"'
+            f' stroke-width="2" stroke-dasharray="6 4"/><text x="{ROLL_LEFT + 4}" y="12"'
+            ' fill="currentColor">given as prompt</text>'
+        )
+    bars = starts[:-1]
+    lines = "".join(f"M{across(start):.1f} 0V{height}" for start in bars)
+    svg.append(f'<path d="{lines}" stroke="currentColor" stroke-opacity=".18" fill="none"/>')
+    step = max(1, math.ceil(len(bars) / ROLL_BAR_NUMBERS))
+    svg += [
+        f'<text x="{across(start):.1f}" y="{ROLL_HEIGHT - 10}" fill="currentColor">{i + 1}</text>'
+        for i, start in enumerate(bars)
+        if i % step == 0
+    ]
+    thick = max(y_scale - 0.4, 0.8)  # a hair narrower than the space, so that neighbours stay apart
+    for v, voice in enumerate(tune.voices):
+        boxes = []
+        for note in voice.notes:
+            long = max(float(note.duration) * x_scale - 0.6, 0.8)
+            boxes.append(
+                f"M{across(note.onset):.1f} {(high - note.pitch - 1) * y_scale:.1f}"
+                f"h{long:.1f}v{thick:.1f}h-{long:.1f}z"
+            )
+        svg.append(
+            f'<path d="{"".join(boxes)}" fill="{VOICE_COLOURS[v % len(VOICE_COLOURS)]}"'
+            ' fill-opacity=".85"/>'
+        )
+    return "".join(svg) + "</svg>"
+
+
+# ---------------------------------------------------------------- all pictures of a text
+
+
+class Pictures(NamedTuple):
+    """What can be drawn of a text; `reasons` says by its name why a picture is None."""
+
+    score_svg: str | None = None
+    score_png: bytes | None = None
+    roll_svg: str | None = None
+    roll_png: bytes | None = None
+    reasons: dict = {}
+    bars_drawn: int = 0  # of the score
+    bars: int = 0  # of what could be read
+    drawn_chars: int = 0  # how much of the text could be read
+    unread: str | None = None  # why the rest could not (None if all could)
+
+
+def pictures(text, n_given=0):
+    """Pictures of a text, of which the first n_given characters are a prompt: its score and its
+    piano roll, as SVG and PNG. Never raises on any text."""
+    tune, n_chars, unread = readable(text)
+    if not has_notes(tune):
+        why = "no bar of the text can be read" if tune is None else "the text has no note"
+        return Pictures(reasons={"score": why, "roll": why}, drawn_chars=n_chars, unread=unread)
+    n_drawn, given, reasons = bars_to_draw(tune), given_bars(text, n_given), {}
+    try:
+        score, why = engrave(musicxml(tune, n_drawn, given=given))
+    except Exception as error:  # music21 meets texts that nobody foresaw
+        score, why = None, f"music21 could not write it: {type(error).__name__}: {error}"[:200]
+    if why:
+        reasons["score"], n_drawn = why, 0
+    drawn = {"score_svg": score, "roll_svg": piano_roll(tune, given)}
+    for kind, width in (("score", SCORE_PIXELS), ("roll", ROLL_PIXELS)):
+        svg = drawn[f"{kind}_svg"]
+        try:
+            drawn[f"{kind}_png"] = to_png(svg, width) if svg else None
+        except ImportError:
+            reasons[f"{kind}_png"] = "resvg-py is not installed"
+        except ValueError as error:
+            reasons[f"{kind}_png"] = str(error)[:200]
+    return Pictures(
+        **drawn,
+        reasons=reasons,
+        bars_drawn=n_drawn,
+        bars=max(len(voice.bars) for voice in tune.voices),
+        drawn_chars=n_chars,
+        unread=unread,
+    )
