@@ -1,5 +1,4 @@
-"""From tracks to voices: a MIDI track is any heap of notes, a written voice has no two events at
-once.
+"""From tracks to voices: a written voice has no two events at once.
 
 A track whose notes overlap is written with ties or dealt out to several voices, whichever takes
 fewer characters; parts that never sound together share a voice; of too many voices the top line,
@@ -13,7 +12,7 @@ import numpy as np
 from music.quantise import QUARTER, SIXTEENTH, differs, distinct
 
 # abc2midi strums: each note of a chord 1/48 quarter after the one below it. A chord with more notes
-# than fit before its end throws its voice off the beat to the end of the tune
+# than fit before its end throws its voice off the beat
 STRUM = QUARTER // 48
 # what a tied head costs: letter, octave mark, tie, its share of brackets and length
 TIED_CHARS = 4.0
@@ -29,8 +28,7 @@ LATEST = 1 << 27  # later than any time in units: pitch, onset and end fit one i
 
 class Voice(NamedTuple):
     """Events of one voice, without overlap. on, off: int arrays, units; chords: tuples of pitches,
-    low to high; ties:
-    {event: (bool, ...)} for the events of which only some notes are tied to the next."""
+    low to high; ties: {event: (bool, ...)} for the events of which some notes are tied on."""
 
     on: np.ndarray
     off: np.ndarray
@@ -79,9 +77,8 @@ def make_voices(track, pitch, on, off, bars, max_voices):
 
 
 def tidy(pitch, on, off):
-    """Notes of one track, sorted by onset and pitch, freed of what no player meant: doubled notes
-    stand once, a note ends where its pitch starts again, and overlaps of up to a sixteenth that
-    only come from legato playing go."""
+    """Notes of one track, sorted by onset and pitch: doubled notes stand once, a note ends where
+    its pitch starts again, and overlaps of up to a sixteenth, from legato playing, go."""
     order = np.argsort((pitch * LATEST + on) * LATEST - off)  # by pitch, onset, the longest first
     pitch, on, off = pitch[order], on[order], off[order]
     keep = differs(pitch, on)
@@ -98,9 +95,8 @@ def tidy(pitch, on, off):
 
 
 def thin_chords(pitch, on, off, onsets):
-    """The same notes without chords that abc2midi cannot strum before they end (STRUM).
-    Such a chord is held to the next onset if that is near; if this is not enough, its inner notes
-    go: top and bass are what is heard."""
+    """The same notes without chords that abc2midi cannot strum before they end (STRUM): they are
+    held to the next onset if that is near; if this is not enough, their inner notes go."""
     first = np.searchsorted(on, onsets)
     sizes = np.diff(np.append(first, len(on)))
     crowded = np.flatnonzero(STRUM * sizes > np.minimum.reduceat(off, first) - onsets)
@@ -132,8 +128,7 @@ def plain_voice(pitch, on, off):
 
 
 def tied_voice(pitch, on, off):
-    """The voice of overlapping notes: cut wherever a note starts or ends, and tied over the
-    cuts."""
+    """The voice of overlapping notes: cut where a note starts or ends, tied over the cuts."""
     cuts = distinct(on, off)
     first, last = np.searchsorted(cuts, on), np.searchsorted(cuts, off)
     n_heads = last - first
@@ -144,23 +139,17 @@ def tied_voice(pitch, on, off):
     tied = last[note] > stretch + 1
     start = np.flatnonzero(differs(stretch))
     bounds = np.append(start, len(note)).tolist()
-    pitches, flags, any_tied = (
-        pitch[note].tolist(),
-        tied.tolist(),
-        np.logical_or.reduceat(tied, start).tolist(),
+    chords, flags = (
+        [tuple(column[a:b]) for a, b in zip(bounds, bounds[1:])]
+        for column in (pitch[note].tolist(), tied.tolist())
     )
-    chords = [tuple(pitches[a:b]) for a, b in zip(bounds, bounds[1:])]
-    ties = {
-        i: tuple(flags[bounds[i] : bounds[i + 1]])
-        for i, has_ties in enumerate(any_tied)
-        if has_ties
-    }
+    ties = {i: row for i, row in enumerate(flags) if any(row)}
     return Voice(cuts[stretch[start]], cuts[stretch[start] + 1], chords, ties)
 
 
 def end_at_bars(on, off, bars):
-    """Ends of the notes of one voice where those that overlap others end at the next bar line:
-    abc2midi joins ties of changing chords to wrong notes once a bar line lies between."""
+    """Ends of the notes of one voice; those that overlap others end at the next bar line: abc2midi
+    joins ties of changing chords over a bar line to wrong notes."""
     bar = bars[np.searchsorted(bars, on, side="right")]
     if not (off > bar).any():
         return off
@@ -178,17 +167,12 @@ def end_at_bars(on, off, bars):
 
 def voices_of_tracks(tracks, bars, max_voices):
     """The voices of all tracks [(pitch, on, off)], each in the cheapest of its ways; where this
-    gives more voices than `max_voices` and tracks, the tracks that gain least by being split are
-    written with ties."""
+    gives more than `max_voices`, the tracks that gain least by being split get ties."""
     ways = [ways_to_write(*notes, bars) if has_overlap(*notes[1:]) else None for notes in tracks]
     chosen = [min(range(len(way)), key=lambda i: way[i][0]) if way else 0 for way in ways]
     while len(tracks) + sum(chosen) > max(max_voices, len(tracks)):
-        gains = [
-            (ways[i][0][0] - ways[i][n_splits][0], i)
-            for i, n_splits in enumerate(chosen)
-            if n_splits
-        ]
-        chosen[min(gains)[1]] = 0
+        split = [i for i, n_splits in enumerate(chosen) if n_splits]
+        chosen[min(split, key=lambda i: ways[i][0][0] - ways[i][chosen[i]][0])] = 0
     voices = []
     for (pitch, on, off), way, n_splits in zip(tracks, ways, chosen):
         if way is None:
@@ -209,20 +193,17 @@ def ways_to_write(pitch, on, off, bars):
     n_bars = len(bars) - 1
     ways = [(tying_chars(on, off, bars), np.zeros(len(on), np.int64))]
     for n_parts in range(2, MAX_PARTS + 1):
-        # more voices alone cost more than this
+        # more voices alone cost more
         if ways[-1][0] <= VOICE_CHARS * n_bars * (n_parts - 1):
             break
         part = deal_notes(pitch, on, off, n_parts)
-        cost = sum(
-            tying_chars(on[part == number], off[part == number], bars) for number in range(n_parts)
-        )
+        cost = sum(tying_chars(on[part == n], off[part == n], bars) for n in range(n_parts))
         ways.append((cost + (n_parts - 1) * VOICE_CHARS * n_bars, part))
     return ways
 
 
 def tying_chars(on, off, bars):
-    """What overlaps cost in one voice: characters of the tied heads beyond one a note, and of the
-    notes cut short."""
+    """Characters that overlaps cost in one voice: tied heads, and notes cut short."""
     whole, off = off, end_at_bars(on, off, bars)
     cuts = distinct(on, off)
     n_heads = int((np.searchsorted(cuts, off) - np.searchsorted(cuts, on)).sum())
@@ -230,9 +211,8 @@ def tying_chars(on, off, bars):
 
 
 def deal_notes(pitch, on, off, n_parts):
-    """Deals the notes of a track into n_parts voices, each chord to the first voice that is free,
-    the highest chord
-    first, so that a melody stays in the first voice: part of each note."""
+    """The part (of n_parts) of each note of a track: each chord goes to the first voice that is
+    free, the highest chord first, so that a melody stays in the first voice."""
     order = np.lexsort((-pitch, off, on))
     new = differs(on[order], off[order])
     top = order[new]  # the highest note of each chord
@@ -258,8 +238,7 @@ def deal_notes(pitch, on, off, n_parts):
 
 
 class Part(NamedTuple):
-    """A voice, and what decides whether another may join it: the bars it sounds in, mean pitch,
-    number of heads."""
+    """A voice, the bars it sounds in, its mean pitch and number of heads."""
 
     voice: Voice
     sounds: np.ndarray
@@ -277,10 +256,8 @@ def part_of(voice, bars):
 
 
 def merge_parts(voices, bars, max_voices):
-    """The Parts that are left when voices which never sound in the same bar (one part changing its
-    instrument) are
-    joined: always if their mean pitches lie within MERGE_REACH, at any distance while there are too
-    many."""
+    """The Parts of voices, joined where two never sound in the same bar (one part changing its
+    instrument): if their mean pitches lie within MERGE_REACH, at any distance if too many."""
     parts = [part_of(voice, bars) for voice in voices]
     for reach in (MERGE_REACH, ANY_REACH):
         if reach == ANY_REACH and len(parts) <= max_voices:
@@ -329,7 +306,7 @@ def join_voices(a, b):
 
 def choose_parts(pitches, sizes, max_voices):
     """Which of the parts stay when there are more than `max_voices`: the top line, the bass, then
-    those with most notes (EFFECT_SHARE says what cannot be the top line or the bass).
+    those with most notes. EFFECT_SHARE says what is neither top line nor bass.
 
     >>> choose_parts([60, 70, 80, 40], [50, 90, 5, 80], 3)
     [0, 1, 3]
