@@ -19,7 +19,6 @@ from typing import NamedTuple
 from music.abc_bar import CACHED_CHARS, MAX_ERRORS, read_short_stretch, read_stretch
 from music.abc_fields import (
     TICKS,
-    WHOLE,
     default_unit,
     parse_key,
     parse_meter,
@@ -71,7 +70,7 @@ class Voice(NamedTuple):
 
 class Tune(NamedTuple):
     """A tune. fields: first value of every header field by its letter; key, meter: as written (`G`,
-    `4/4`); unit: the L: in whole notes; tempo: quarter notes per minute or None; tempos, meters,
+    `4/4`); tempo: quarter notes per minute or None; tempos, meters,
     keys: [(onset, value)] with the changes inside the tune, the start first; ticks: [(voice name,
     onsets, durations, pitches)] in integer ticks; warnings: ties that lead nowhere, [(line, kind,
     message)]."""
@@ -79,7 +78,6 @@ class Tune(NamedTuple):
     fields: dict
     key: str
     meter: str
-    unit: Fraction
     tempo: float | None
     voices: list
     tempos: list
@@ -130,10 +128,15 @@ class _VoiceReader:
         self.name, self.now, self.ties, self.tie_notes, self.slur = name, 0, (), (), 0
         self.onsets, self.durations, self.pitches, self.bars = [], [], [], []
 
-    def begin(self, key, unit, meter, compound, after):
+    def begin(self, tune):
         """Takes over what the header says; after: M:, K:, L: as written."""
-        self.key, self.unit, self.meter, self.compound = key, unit, meter, compound
-        self.after = after
+        self.key, self.unit, self.meter, self.compound = (
+            tune.key,
+            tune.unit,
+            tune.meter,
+            tune.compound,
+        )
+        self.after = tuple(tune.fields.get(letter) for letter in "MKL")
         self.new_bar()
 
     def new_bar(self):
@@ -234,7 +237,7 @@ class Reader:
             except ValueError:
                 pass  # counted in the header
         for voice in self.voices.values():
-            self.begin_voice(voice)
+            voice.begin(self)
         self.tempo_text = self.fields.get("Q")
         self.voice = next(iter(self.voices.values())) if len(self.voices) == 1 else None
 
@@ -315,10 +318,6 @@ class Reader:
             if self.voice:
                 self.voice.bar_ok = False
 
-    def begin_voice(self, voice):
-        after = self.fields.get("M"), self.fields.get("K"), self.fields.get("L"), None
-        voice.begin(self.key, self.unit, self.meter, self.compound, after)
-
     def set_voice(self, value, number, declare=False):
         """Goes on in the voice that a V: value names; declare: in the header it is only made."""
         match = _VOICE_VALUE.fullmatch(value)
@@ -333,7 +332,7 @@ class Reader:
                 voice = next(iter(self.voices.values()))
             else:
                 voice = self.voices[name] = _VoiceReader(name)
-                self.begin_voice(voice)
+                voice.begin(self)
         if transposes(value):
             self.error(number, "voice", f"transposing voices are not supported: {value[:40]}")
         if not declare:
@@ -458,7 +457,7 @@ class Reader:
                 voice.name,
                 closing if i >= n - 1 else "",
                 voice.bar_to if closed is None else closed,
-                voice.after[:3] + (self.tempo_text,),
+                (*voice.after, self.tempo_text),
                 () if is_rest else voice.ties,
                 voice.slur,
             )
@@ -535,7 +534,6 @@ def read_abc(text, strict=True):
         reader.fields,
         reader.key_text,
         reader.meter_text,
-        Fraction(reader.unit, WHOLE),
         reader.tempo,
         voices,
         changes(reader.tempo, reader.tempos),

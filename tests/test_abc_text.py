@@ -117,7 +117,7 @@ def test_bars_have_their_exact_text_and_numbers():
 
 def test_tune_header_and_changes():
     tune_ = read_abc(tune("C16|[Q:1/4=90][M:3/4][K:D]C12|", key="Am"))
-    assert (tune_.key, tune_.meter, tune_.unit, tune_.tempo) == ("Am", "4/4", Fraction(1, 16), 120)
+    assert (tune_.key, tune_.meter, tune_.tempo) == ("Am", "4/4", 120)
     assert tune_.tempos == [(0, 120), (4, 90)] and tune_.meters == [(0, "4/4"), (4, "3/4")]
     assert tune_.keys == [(0, "Am"), (4, "D")]
 
@@ -140,7 +140,7 @@ def test_folk_tune_with_repeats_comments_and_fields():
     )
     found = read_abc(text)
     assert [float(bar.length) for bar in found.voices[0].bars] == [3, 3, 3, 3, 3, 3]
-    assert found.unit == Fraction(1, 8) and found.voices[0].notes[3].pitch == 72
+    assert found.voices[0].notes[3].pitch == 72
 
 
 @pytest.mark.parametrize(
