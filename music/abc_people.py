@@ -61,22 +61,26 @@ class _Unreadable(ValueError):
 
 
 class _Bar(NamedTuple):
-    """A bar of a voice. notes: [(onset in the bar, duration, pitch)] in ticks; length: ticks;
-    meter: (n, d) or None; line: of the book."""
+    """A bar of a voice. notes: [[onset in the bar, duration, pitch]] in ticks; length: ticks;
+    meter: (n, d) or None."""
 
     notes: list
     length: int
     meter: tuple | None
-    line: int
 
 
 class _Voice:
     """A voice while it is read: what is in force, the bar that is not closed yet, its bars, and
     where the first ending of the present section begins."""
 
-    def __init__(self, key, unit, meter, compound):
-        self.key, self.unit, self.meter, self.compound = key, unit, meter, compound
-        self.shift, self.text, self.line, self.bars = 0, "", 0, []
+    def __init__(self, tune):
+        self.key, self.unit, self.meter, self.compound = (
+            tune.key,
+            tune.unit,
+            tune.meter,
+            tune.compound,
+        )
+        self.shift, self.text, self.line, self.bars = tune.shift, "", 0, []
         self.first_ending = None
         self.ties = {}  # {part of an overlay: [(step, pitch, row of its note)]}
 
@@ -134,19 +138,17 @@ class _Reader:
 
     def field_K(self, value):
         """A key; a clef alone changes none. In the header it is the last field."""
-        value = re.sub(
-            r"^[a-g](?=[#b]?(?:m|min|maj|dor|mix|\s|$))", lambda match: match[0].upper(), value
-        )
+        if re.match(r"[a-g][#b]?(?:m|min|maj|dor|mix|\s|$)", value):
+            value = value[0].upper() + value[1:]
         words = re.sub(r"\b\w+\s*=\s*\S+|\b(?:treble|alto|tenor|bass|perc)\d?([+-]8)?", "", value)
-        words, shift = words.strip(), shift_of(value)
-        self.has_key = True
+        words, self.has_key = words.strip(), True
         if words or not value:
             key = self.key_of(words)
             for target in self.targets():
                 target.key = key
             self.signatures.setdefault(self.place(), (key, words))
         for target in self.targets():
-            target.shift += shift
+            target.shift += shift_of(value)
         self.in_header = False
         if len(self.voices) == 1:
             self.voice = self.voice or next(iter(self.voices.values()))
@@ -189,8 +191,7 @@ class _Reader:
         if name not in self.voices:
             if len(self.voices) >= 99:
                 raise _Unreadable("more than 99 voices")
-            voice = _Voice(self.key, self.unit, self.meter, self.compound)
-            self.voices[name], voice.shift = voice, self.shift
+            self.voices[name] = _Voice(self)
         voice = self.voices[name]
         voice.shift = shift or voice.shift
         if not self.in_header:
@@ -273,9 +274,9 @@ class _Reader:
                 n_rests = max(n_rests, read.rest_bars)
             length = max(length, now)
         if length:
-            voice.bars.append(_Bar(notes, length, voice.meter, line))
+            voice.bars.append(_Bar(notes, length, voice.meter))
         elif voice.meter:
-            rest = _Bar([], ticks_of(voice.meter), voice.meter, line)
+            rest = _Bar([], ticks_of(voice.meter), voice.meter)
             voice.bars += [rest] * min(n_rests, MAX_BARS)
 
     def read_part(self, voice, number, text, alterations, line):
