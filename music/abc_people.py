@@ -36,7 +36,7 @@ from music.theory import bar_length, meter_of_length
 from music.voice_text import LONGEST_BAR, TUPLETS
 
 MAX_FOREIGN_SHARE = 0.25  # unreadable signs to notes: beyond it a text is no music
-DEFAULT_TEMPO = 120
+DEFAULT_TEMPO, SLOWEST = 120, 40  # quarter notes a minute
 
 
 class PeoplesTune(NamedTuple):
@@ -175,6 +175,8 @@ class _Reader:
                 raise
             tempo = float(speed.group(1))
             self.mended["Q: read by its number"] += 1
+        if tempo and tempo < SLOWEST and value.isdecimal():
+            tempo = float(value)  # meant were quarter notes, not unit notes
         if tempo:
             self.tempos.setdefault(self.place(), tempo)
 
