@@ -333,7 +333,7 @@ def written(reader, name, max_voices):
     notes.sort(key=lambda note: (note[0], note[1], note[3]))
     track, on, off, pitch = (np.array(column) for column in zip(*notes))
     track = np.unique(track, return_inverse=True)[1]
-    on, off = on_grid(track, on, off, beat_grid(bars))
+    on, off = on_grid(track, on, np.minimum(off, bars[-1]), beat_grid(bars))
 
     def start_of(i):
         return starts[min(i, len(starts) - 1)]
@@ -478,6 +478,8 @@ def read_tune(raw, name="", max_voices=MAX_VOICES, last_endings=False):
             text, mended = normal_form(raw, title or name, max_voices, last_endings)
         except _Unreadable as error:
             text, reason, mended = None, str(error), dict(raw.mended)
+        except Exception as error:  # a surprise in one tune must not end the run
+            text, reason = None, f"{type(error).__name__}: {error}"[:200]
     fields = {line[0]: line[2:].strip() for _, line in reversed(raw.lines) if is_field(line)}
     about = fields.get("C", ""), fields.get("R", "")
     return PeoplesTune(title, raw.lines[0][0], text, reason, mended, *about)
