@@ -184,8 +184,8 @@ def test_a_prompt_is_marked_in_score_and_roll(tmp_path):
     assert (
         notation.given_bars(UNEQUAL, UNEQUAL.index("K:")) == notation.given_bars(UNEQUAL, 0) == {}
     )
-    given = notation.pictures(UNEQUAL, len(prompt))
-    plain = notation.pictures(UNEQUAL)
+    given = pictures.pictures(UNEQUAL, len(prompt))
+    plain = pictures.pictures(UNEQUAL)
     assert "given as prompt" in given.roll_svg and "given as prompt" not in plain.roll_svg
     assert (
         notation.GIVEN in given.score_svg.lower() and notation.GIVEN not in plain.score_svg.lower()
