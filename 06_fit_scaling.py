@@ -8,8 +8,6 @@ Writes: part4_outputs/runs.csv        one row per run: every figure and number b
         part4_outputs/fits.json       fits, intervals, verdicts, comparisons (same bytes:
             checkpoints/scaling_fits.json)
         part4_outputs/figures/*.png, *.svg
-        part4_outputs/joint_bootstrap.csv  (only if the training data were varied) draws of the
-            joint law
 Run:    python 06_fit_scaling.py [--quick]
         python 06_fit_scaling.py --budget 1e15          what to train with 1e15 FLOPs, from the
             joint law
@@ -29,10 +27,11 @@ from study.stages.files import read_json, write_json, write_text
 from study.stages.process import run
 from study.stages.stage import Stage
 
+import numpy as np
+
 from study.families import FAMILIES, label
-from study.fit import joint_law, sentences
-from study.fit import analysis as scaling_fits
-from study.fit import figures as figures_scaling
+from study.fit import figures, joint_fit, sentences
+from study.fit.analysis import analyse
 from study.fit.answer import saved_of_rows
 from study.fit.copying import second_occurrences
 from study.fit.records import (
@@ -44,24 +43,15 @@ from study.fit.records import (
     read_records,
     rows_of_records,
 )
+from study.fit.shared_law import JOINT
 from study.fit.table import rows_of_table
 
 NAME = "06_fit_scaling.py"
-# {family: loss of the largest run, written before its training}
-PROMISES = "checkpoints/prediction.json"
+# {family: loss of the largest run, said before its training}
+PREDICTION = "checkpoints/prediction.json"
 # what stage 07 measured of in-context copying; without it the law has no term for it
 REPEATS = "part4_outputs/repeats.csv"
 N_RESAMPLES = 1000  # of every bootstrap; 0.3 s per family, tens of seconds for a joint law
-# of the compute-optimal frontier, as in Hoffmann et al. 2022 (10th to 90th)
-BAND_PERCENT = 80
-# the part of the context (512: positions 64 to 128) whose loss is compared with ...
-SHORT_CONTEXT = (1 / 8, 1 / 4)
-LONG_CONTEXT = (3 / 4, 1)  # ... its end (384 to 512): what a family gains from the far past
-
-
-def settings(n_resamples=N_RESAMPLES, seed=0):
-    """What the fits take from the knobs above and the command line."""
-    return scaling_fits.Settings(n_resamples, seed, BAND_PERCENT, SHORT_CONTEXT, LONG_CONTEXT)
 
 
 def parse_arguments(argv):
@@ -89,69 +79,42 @@ def parse_arguments(argv):
         "--output",
         type=Path,
         metavar="DIR",
-        help=(
-            "with --table: where to write (default: part4_outputs/<name of the table>/ in the root)"
-        ),
+        help="with --table: where to write (default: part4_outputs/<name of the table>/)",
     )
     return parser.parse_args(argv)
 
 
-# ---------------------------------------------------------------- what is written, and read again
-# for --budget
-
-
-def write_results(folder, rows, columns, analysis, chosen, curves, corpus_chars=None):
-    """Writes runs.csv, the figures, the joint law's draws and fits.json; returns the names
-    written."""
+def write_results(folder, rows, columns, analysis, curves):
+    """Writes runs.csv, the figures and fits.json; returns the names written."""
     write_text(folder / "runs.csv", csv_text(rows, columns))
     result = analysis.result
-    result["figures"] = figures_scaling.draw_all(
-        folder / "figures", rows, analysis, chosen, curves, corpus_chars
-    )
-    names = ["runs.csv", "fits.json"]
-    names += [
-        f"figures/{figure['name']}.{kind}"
-        for figure in result["figures"]
-        for kind in ("png", "svg")
-    ]
-    if analysis.draws:
-        lines = ["family," + ",".join(joint_law.JOINT)]
-        lines += [
-            f"{family}," + ",".join(f"{value:.8g}" for value in draw)
-            for family, draws in analysis.draws.items()
-            for draw in draws
-        ]
-        write_text(folder / "joint_bootstrap.csv", "\n".join(lines) + "\n")
-        names.append("joint_bootstrap.csv")
-    else:
-        (folder / "joint_bootstrap.csv").unlink(missing_ok=True)
+    result["figures"] = figures.draw_all(folder / "figures", rows, analysis, curves)
     write_json(folder / "fits.json", result)
-    return names
+    drawn = [figure["name"] for figure in result["figures"]]
+    pictures = [f"figures/{name}.{kind}" for name in drawn for kind in ("png", "svg")]
+    return ["runs.csv", "fits.json", *pictures]
 
 
-def print_budget(folder, flops, flags):
-    """What to train with `flops`, one line per family, from fits.json and the draws beside it."""
-    fits = read_json(folder / "fits.json")
-    if not fits["joint"]:
-        reasons = "; ".join(
-            f"{label(family)}: {reason}" for family, reason in fits["joint_refused"].items()
-        )
+def print_budget(rows, args, flags):
+    """Prints what to train with --budget, one line per family, from its joint law."""
+    rng, reasons = np.random.default_rng(args.seed), []
+    families = dict.fromkeys(row["family"] for row in rows)
+    for family in families:
+        own = joint_fit.rows_of_grid([row for row in rows if row["family"] == family])
+        entry, found, draws = joint_fit.fit_grid(own, args.bootstrap, rng)
+        if found is not None and entry["E"]["value"] is not None:
+            best = joint_fit.recommend(entry, found, draws, args.budget)
+            print(sentences.budget(family, args.budget, *best))
+        else:
+            reason = entry if isinstance(entry, str) else entry["reason"]
+            reasons.append(f"{label(family)}: no recommendation: {reason}")
+    if len(reasons) == len(families):
         stages = [family.stage for family in FAMILIES.values() if not family.optional]
-        fail(
-            NAME,
-            f"no joint law to recommend from ({reasons or 'no runs'})",
-            f"run: python {stages[0]}.py{flags} --data-fractions 0.25,0.5,1"
-            f" ({', '.join(stage[:stage.index('_')] for stage in stages[1:])} likewise), then this"
-            " again",
-        )
-    draws = {family: [] for family in fits["joint"]}
-    if (folder / "joint_bootstrap.csv").exists():
-        for family, *draw in csv.reader(
-            (folder / "joint_bootstrap.csv").read_text().splitlines()[1:]
-        ):
-            draws[family].append([float(value) for value in draw])
-    for family, entry in fits["joint"].items():
-        print(sentences.budget_sentence(family, entry, draws[family], flops, BAND_PERCENT))
+        others = ", ".join(stage[: stage.index("_")] for stage in stages[1:])
+        command = f"python {stages[0]}.py{flags} --data-fractions 0.25,0.5,1 ({others} likewise)"
+        fail(NAME, "\n".join(reasons), f"run: {command}, then this again")
+    for reason in reasons:
+        print(reason)
 
 
 # ---------------------------------------------------------------- the two ways to run it
@@ -160,11 +123,7 @@ def print_budget(folder, flops, flags):
 def fit_table(args):
     """--table: the same analysis for a user's CSV, outside the chain of stages."""
     if not args.table.is_file():
-        fail(
-            NAME,
-            f"{args.table} is not a file",
-            "pass the path of a CSV with the columns family,N,D,seed,loss",
-        )
+        fail(NAME, f"{args.table} is not a file", "pass the path of a CSV with N and loss")
     try:
         rows, remarks = rows_of_table(args.table)
     except (ValueError, csv.Error) as error:
@@ -173,44 +132,28 @@ def fit_table(args):
             f"{args.table}: {error}",
             "a table has the columns N and loss, and family, D and seed where they differ",
         )
-    chosen = settings(args.bootstrap, args.seed)
-    analysis = scaling_fits.analyse(rows, chosen, measured="loss of the table")
+    analysis = analyse(rows, args.bootstrap, args.seed, measured="loss of the table")
     result = analysis.result
     if not result["families"] and not result["joint"]:
-        fail(
-            NAME,
-            "\n".join(
-                f"{args.table}: {family}: {reason}" for family, reason in result["refused"].items()
-            ),
-            "mend the table: nothing in it can be fitted",
-        )
-    folder = args.output or resolve_root(args) / "part4_outputs" / re.sub(
-        r"[^\w.-]", "_", args.table.stem
-    )
-    write_results(folder, rows, TABLE_COLUMNS, analysis, chosen, curves={})
+        refused = [
+            f"{args.table}: {family}: {reason}" for family, reason in result["refused"].items()
+        ]
+        fail(NAME, "\n".join(refused), "mend the table: nothing in it can be fitted")
+    name = re.sub(r"[^\w.-]", "_", args.table.stem)
+    folder = args.output or resolve_root(args) / "part4_outputs" / name
+    write_results(folder, rows, TABLE_COLUMNS, analysis, curves={})
     for remark in remarks:
         print(f"note: {remark}")
     for key, value in sentences.summary(result).items():
         print(f"{key}: {value}")
     for family, entry in (result["joint"] or {}).items():
-        print(
-            f"{label(family)} joint law: "
-            + (
-                entry["reason"]
-                if entry["E"]["value"] is None
-                else ", ".join(f"{name} {entry[name]['value']:.4g}" for name in joint_law.JOINT)
-            )
-        )
+        words = entry["reason"]
+        if entry["E"]["value"] is not None:
+            words = ", ".join(f"{name} {entry[name]['value']:.4g}" for name in JOINT)
+        print(f"{label(family)} joint law: {words}")
     print(f"look at: {os.path.relpath(folder)}/fits.json and figures/")
     if args.budget:
-        print_budget(folder, args.budget, "")
-
-
-def corpus_chars(root):
-    """Characters of the whole training text, of which the models may have seen a part; None if 03
-    does not say."""
-    splits = (read_json(root / "data/stats.json") or {}).get("splits") or {}
-    return (splits.get("train") or {}).get("characters")
+        print_budget(rows, args, "")
 
 
 def copying_measured(root):
@@ -225,12 +168,11 @@ def copying_measured(root):
     return saved, share
 
 
-def fit_runs(stage, args):
+def fit_runs(stage, args, records):
     """The runs of the training stages: from their records to fits.json and the figures."""
-    records = read_records(stage.root)
-    problem = (
-        "no run records are listed by the training stages" if not records else mixed_inputs(records)
-    )
+    problem = mixed_inputs(records)
+    if not records:
+        problem = "no run records are listed by the training stages"
     if problem:
         there = {record["family"] for record in records}
         commands = [
@@ -239,21 +181,16 @@ def fit_runs(stage, args):
             if not family.optional or family.name in there
         ]
         fail(NAME, problem, f"run: {' && '.join(commands)}")
-    rows, chosen = rows_of_records(records), settings(args.bootstrap, args.seed)
-    curves, promises = read_curves(stage.root, rows), read_json(stage.root / PROMISES)
+    rows = rows_of_records(records)
+    curves, predicted = read_curves(stage.root, rows), read_json(stage.root / PREDICTION)
     with stage.writing():
         saved, share = copying_measured(stage.root)
-        analysis = scaling_fits.analyse(rows, chosen, promises=promises, saved=saved, share=share)
-        analysis = analysis._replace(result={"quick": args.quick, **analysis.result})
-        names = write_results(
-            stage.root / "part4_outputs",
-            rows,
-            COLUMNS,
-            analysis,
-            chosen,
-            curves,
-            corpus_chars(stage.root),
+        analysis = analyse(
+            rows, args.bootstrap, args.seed, predicted=predicted, saved=saved, share=share
         )
+        analysis = analysis._replace(result={"quick": args.quick, **analysis.result})
+        folder = stage.root / "part4_outputs"
+        names = write_results(folder, rows, COLUMNS, analysis, curves)
         write_json(stage.root / "checkpoints/scaling_fits.json", analysis.result)
         stage.finish(
             outputs=["checkpoints/scaling_fits.json", *(f"part4_outputs/{name}" for name in names)],
@@ -269,9 +206,9 @@ def main(argv=None):
         return fit_table(args)
     stage = Stage(__file__, args, config={"resamples": args.bootstrap})
     if not stage.up_to_date():
-        fit_runs(stage, args)
+        fit_runs(stage, args, read_records(stage.root))
     if args.budget:
-        print_budget(stage.root / "part4_outputs", args.budget, root_flags(args))
+        print_budget(rows_of_records(read_records(stage.root)), args, root_flags(args))
 
 
 if __name__ == "__main__":

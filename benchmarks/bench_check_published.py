@@ -1,8 +1,7 @@
 """Fits the joint law to the points of a published figure whose parameters are known, and compares.
 
 Reads a CSV with the columns `Model Size`, `Training FLOP`, `loss`: the 245 points read off the
-    Chinchilla paper's
-figure that the replication of Besiroglu et al. 2024 (arXiv 2404.10102) published with its code. D =
+Chinchilla paper's figure that the replication of Besiroglu et al. 2024 (arXiv 2404.10102) published with its code. D =
 C / (6 N), and the five highest losses are dropped, as there. Prints a markdown table: published
 value and standard error, ours, the difference in published standard errors, ratio of the standard
 errors.
@@ -17,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from study.fit import joint_law
+from study.fit import shared_law
+from study.fit.robust import HUBER_DELTA
 
 PUBLISHED = {
     "E": (1.817, 0.026),
@@ -46,30 +46,32 @@ def main(argv=None):
         ]
     n, flops, loss = np.array(sorted(rows, key=lambda row: row[2])[:-N_DROPPED]).T
     d = flops / (6 * n)
+    points = shared_law.Points(["lm"], np.zeros(len(n), int), n, d, loss, np.zeros(len(n)))
     start = time.perf_counter()
-    parameters, objective, optimum = joint_law.fit_joint(n, d, loss)
+    found = shared_law.fit(points, shared_law.Shape((), 0.0, sum=True, delta=HUBER_DELTA))
     fitted = time.perf_counter()
-    draws = joint_law.bootstrap_joint(
-        n, d, loss, optimum, args.resamples, np.random.default_rng(args.seed)
-    )
+    rng, share = np.random.default_rng(args.seed), np.full(len(n), 1 / len(n))
+    weights = rng.multinomial(len(n), share, size=args.resamples).astype(float)
+    best = shared_law.values(found)
+    draws = shared_law.values(found, shared_law.refitted(found, points, weights))
     done = time.perf_counter()
     print(
         "| | published | standard error | ours | off by (standard errors) | our standard error |"
         " ratio |"
     )
     print("|---|---|---|---|---|---|---|")
-    for name, value, error in zip(joint_law.JOINT, parameters, draws.std(0)):
-        known, known_error = PUBLISHED[name]
+    for name, (known, known_error) in PUBLISHED.items():
+        value, error = best[name], draws[name].std()
         print(
             f"| {name} | {known} | {known_error} | {value:.5g} |"
             f" {abs(value - known) / known_error:.2f} | {error:.3g} | {error / known_error:.2f} |"
         )
-    exponent = draws[:, 4] / (draws[:, 3] + draws[:, 4])
+    exponent = draws["beta"] / (draws["alpha"] + draws["beta"])
+    low, high = np.percentile(exponent, [10, 90])
     print(
-        f"\n{len(n)} points, objective {objective:.9f}, fit {fitted - start:.2f} s,"
-        f" {args.resamples} resamples {done - fitted:.1f} s; exponent of N_opt(C)"
-        f" {parameters[4] / (parameters[3] + parameters[4]):.3f} (80 %"
-        f" {np.percentile(exponent, 10):.3f} to {np.percentile(exponent, 90):.3f})"
+        f"\n{len(n)} points, fit {fitted - start:.2f} s, {args.resamples} resamples"
+        f" {done - fitted:.1f} s; exponent of N_opt(C)"
+        f" {best['beta'] / (best['alpha'] + best['beta']):.3f} (80 % {low:.3f} to {high:.3f})"
     )
 
 

@@ -8,23 +8,20 @@ rejected. Intervals: coverage of the 95 % intervals of alpha and c, median inter
 square error of log alpha for least squares and for Huber, and how often the largest size lies
 inside the interval predicted from the others. Differences: coverage of the difference of two
 families at equal N, with and without noise that the seeds of both families share. Short: the ladder
-of `make run` with the original suite, fitted together where one law holds. Planes: coverage of the
-joint law's intervals, and of the corner that was left out.
-Choices: planes as the study's, one seed; coverage of the interval of runs and of the one over the
-analyst's choices.
+of a short run with the original suite, fitted together where one law holds. Grids: coverage of the
+intervals of a family's own law of size and text. Shared: the same of the law of three families.
 
 Run: python -m benchmarks.bench_simulate_coverage [--studies 500] [--seed 0] [--table words]
 """
 
 import argparse
+import itertools
 import math
+from collections import defaultdict
 
 import numpy as np
 
-from study.fit import headline_runs
-from study.fit import compare, joint_law, shared_law
-from study.fit import analysis as scaling_fits
-from study.fit import joint_fit as scaling_plane
+from study.fit import analysis, compare, headline_runs, joint_fit, shared_law
 from study.fit import power_law as law
 from study.fit.records import COLUMNS
 from study.fit.verdict import RIVALS, verdict
@@ -123,7 +120,7 @@ SHORT = [
     ("lstm", 2, 2, True),
     ("lstm", 3, 2, True),
 ]
-PLANES = {
+GRIDS = {
     "alpha 0.49, beta 0.30": (0.75, 35.3, 17.3, 0.486, 0.30, 1.0),
     "alpha 0.25, beta 0.28": (0.60, 3.5, 14.0, 0.25, 0.28, 1.0),
     "alpha 0.13, beta 0.19, order 2.9": (0.0, 3.9, 12.0, 0.13, 0.19, 2.9),
@@ -131,7 +128,7 @@ PLANES = {
 STUDY_SIZES = np.array(
     [3544, 5390, 7620, 13232, 29064, 51040, 113424, 200384, 448032, 793984, 1780800], float
 )
-PLANE_SIZES, PLANE_CHARS = np.geomspace(1e4, 2e6, 8).round(), 1.35e6 / 2.0 ** np.arange(5)
+GRID_SIZES, GRID_CHARS = np.geomspace(1e4, 2e6, 8).round(), 1.35e6 / 2.0 ** np.arange(5)
 RESAMPLES = 400
 
 
@@ -221,7 +218,7 @@ def simulate_difference(n_seeds, noise, shared, n_studies, rng):
             k: [{"params_total": n, "val_nats_per_char": y} for n, _, y, _ in r]
             for k, r in zip(fits, runs)
         }
-        found = compare.compare_families(*runs, scaling_fits.noise_of_runs(families, fits), 0, rng)
+        found = compare.compare_families(*runs, compare.noise_of_runs(families, fits), 0, rng)
         for point in found["points"]:
             low, high = point["interval"]
             covered.append(low <= -gap <= high)
@@ -269,7 +266,7 @@ def simulate_short(family, n_seeds, n_larger, with_suite, n_studies, rng):
             else []
         )
         chosen = headline_runs.choose_headline(rows)
-        entry, fit = scaling_fits.fit_family(chosen._replace(nine=[]))
+        entry, fit = analysis.fit_family(chosen._replace(nine=[]))
         joined, cut = joined + ("classical" in chosen.suite), cut + (chosen.bends_below is not None)
         words.append(entry["verdict"])
         right.append(inside(alpha, fit.alpha_interval))
@@ -284,51 +281,28 @@ def simulate_short(family, n_seeds, n_larger, with_suite, n_studies, rng):
     }
 
 
-def simulate_plane(truth, sizes, n_seeds, n_studies, rng):
-    """Coverage and mean half-width of the joint law's intervals, and of the corner predicted from
-    the rest."""
-    settings = scaling_fits.Settings(RESAMPLES, 0, 80, (0, 1), (0, 1))
-    exponent = truth[4] / (truth[3] + truth[4])
-    known, covered, halves, errors = (
-        dict(zip(joint_law.JOINT, truth)) | {"n_opt_exponent": exponent},
-        {},
-        {},
-        [],
-    )
+def simulate_grid(truth, sizes, n_seeds, n_studies, rng):
+    """Coverage and mean half-width of the intervals of a family's law of size and text, as two
+    dicts."""
+    known = dict(zip(shared_law.JOINT, truth))
+    known["n_opt_exponent"] = known["beta"] / (known["alpha"] + known["beta"])
+    covered, halves = defaultdict(list), defaultdict(list)
     for _ in range(n_studies):
-        rows = [
-            row_of(
-                n,
-                d,
-                seed,
-                joint_law.joint_loss(truth, n, d)
-                + (0.012 if n < 8e5 else 0.006) * rng.standard_normal(),
-            )
-            for n in sizes
-            for d in PLANE_CHARS
-            for seed in range(n_seeds)
-        ]
-        entry, _ = scaling_plane.fit_plane(rows, settings, rng)
-        intervals = {
-            name: entry[name]["interval"] for name in ("alpha", "beta", "E", "n_opt_exponent")
-        }
-        for name, (low, high) in intervals.items():
-            covered.setdefault(name, []).append(low <= known[name] <= high)
-            halves.setdefault(name, []).append((high - low) / 2)
-        covered.setdefault("identified", []).append(entry["identified"])
-        covered.setdefault("cut", []).append(entry["bends_below"] is not None)
-        covered.setdefault("form", []).append(
-            entry["form"] == ("sum" if truth[5] == 1 else "order free")
-        )
-        covered.setdefault("refused", []).append(
-            bool(entry["lack_of_fit"]) and entry["lack_of_fit"]["p"] < 0.01
-        )
-        covered.setdefault("corner", []).append(entry["corner"]["inside"])
-        errors.append(abs(entry["corner"]["relative_error"]))
-    means = (
+        rows = []
+        for n, d, seed in itertools.product(sizes, GRID_CHARS, range(n_seeds)):
+            noise = (0.012 if n < 8e5 else 0.006) * rng.standard_normal()
+            rows.append(row_of(n, d, seed, shared_law.joint_loss(n, d, *truth) + noise))
+        entry, _, _ = joint_fit.fit_grid(rows, RESAMPLES, rng)
+        for name in ("alpha", "beta", "E", "n_opt_exponent"):
+            low, high = entry[name]["interval"]
+            covered[name].append(low <= known[name] <= high)
+            halves[name].append((high - low) / 2)
+        covered["form"].append(entry["form"] == ("sum" if truth[5] == 1 else "order free"))
+        p = entry["lack_of_fit"]["p"]
+        covered["refused"].append(p is not None and p < joint_fit.MISFIT_LEVEL)
+    return [
         {name: np.mean(values) for name, values in found.items()} for found in (covered, halves)
-    )
-    return *means, np.percentile(errors, 95)
+    ]
 
 
 def percent(share, digits=0):
@@ -356,7 +330,8 @@ def print_words(args):
 def print_intervals(args):
     print(
         "\n| sizes | truth (alpha) | seeds | noise | alpha covered | c covered | median interval |"
-        " rms log error: LS | Huber | largest size inside |\n|" + "---|" * 10
+        " rms log error: LS | Huber | largest size inside |\n|"
+        + "---|" * 10
     )
     for number, (sizes, truth, n_seeds, noise) in enumerate(CELLS + MORE):
         rng = np.random.default_rng([args.seed, number])
@@ -409,26 +384,21 @@ def print_short(args):
         )
 
 
-def print_planes(args):
+def print_grids(args):
     names = ("alpha", "beta", "E", "n_opt_exponent")
     print(
-        "\n| truth | runs | covered: alpha | beta | E | a | corner inside | half-width: alpha |"
-        " beta | E | a | error of the corner, 95 % below | cut | form found | called none |\n|"
-        + "---|" * 15
+        "\n| truth | runs | covered: alpha | beta | E | a | half-width: alpha | beta | E | a |"
+        " form found | called none |\n|"
+        + "---|" * 12
     )
-    for number, (words, truth) in enumerate(PLANES.items()):
+    for number, (words, truth) in enumerate(GRIDS.items()):
         rng = np.random.default_rng([args.seed, 400 + number])
-        covered, halves, error = simulate_plane(truth, PLANE_SIZES, 2, args.studies, rng)
-        print(
-            f"| {words} | {2 * len(PLANE_SIZES) * len(PLANE_CHARS)} | "
-            + " | ".join(f"**{percent(covered[name], 1)}**" for name in names)
-            + f" | {percent(covered['corner'], 1)} | "
-            + " | ".join(f"{halves[name]:.3f}" for name in names)
-            + f" | {percent(error, 1)} | {percent(covered['cut'], 1)} |"
-            f" {percent(covered['form'])} | "
-            f"{percent(covered['refused'], 1)} |",
-            flush=True,
-        )
+        covered, halves = simulate_grid(truth, GRID_SIZES, 2, args.studies, rng)
+        cells = [f"**{percent(covered[name], 1)}**" for name in names]
+        cells += [f"{halves[name]:.3f}" for name in names]
+        cells += [percent(covered["form"]), percent(covered["refused"], 1)]
+        n_runs = 2 * len(GRID_SIZES) * len(GRID_CHARS)
+        print(f"| {words} | {n_runs} | {' | '.join(cells)} |", flush=True)
 
 
 def simulate_shared(sources, n_studies, rng):
@@ -445,9 +415,9 @@ def simulate_shared(sources, n_studies, rng):
         found = shared_law.fit(points)
         other = shared_law.spread(found, points)
         for name, true in known.items():
-            value = float(shared_law.quoted(found)[name][0])
+            value = shared_law.quoted(found)[name]
             low, high = other.interval(
-                value, lambda p, name=name: shared_law.quoted(found, p)[name][:, 0], law.LEVEL
+                value, lambda p, name=name: shared_law.values(found, p)[name]
             )
             covered.setdefault(name, []).append(low <= true <= high)
             halves.setdefault(name, []).append((high - low) / 2)
@@ -457,10 +427,10 @@ def simulate_shared(sources, n_studies, rng):
 def _shared_study(known, sources, rng):
     """Points of three families, 11 sizes, 5 amounts of text; two seeds, the third family one."""
     rows = []
-    draws = {d: rng.standard_normal() for d in PLANE_CHARS}
+    draws = {d: rng.standard_normal() for d in GRID_CHARS}
     for family, (a, b) in enumerate(((3.58, 20.7), (3.14, 21.8), (3.38, 21.2))):
         for n in STUDY_SIZES:
-            for d in PLANE_CHARS:
+            for d in GRID_CHARS:
                 saved = 1.05 / (1 + (8e11 / (n * d)) ** 2.2) if family == 0 else 0.0
                 terms = (a * n ** -known["alpha"], b * d ** -known["beta"])
                 reducible = sum(term ** known["order"] for term in terms) ** (1 / known["order"])
@@ -509,7 +479,7 @@ TABLES = {
     "intervals": print_intervals,
     "differences": print_differences,
     "short": print_short,
-    "planes": print_planes,
+    "grids": print_grids,
     "shared": print_shared,
 }
 

@@ -35,9 +35,9 @@ OTHERS = (("#CC79A7", "D"), ("#E69F00", "v"), ("#56B4E9", "P"))
 # in when a figure is drawn, and kept in fits.json.
 FIGURES = {
     "scaling": (
-        "Validation loss against parameters. {runs}.{text} Open marks: runs; filled: means with the"
-        " standard deviation over seeds; crosses: runs that are not on the law. Lines:"
-        " a N^-alpha + c, dotted beyond the largest size; bands: {level:.0f} % profile interval."
+        "Validation loss against parameters. {runs}.{text} Open markers: runs; filled: means with"
+        " the standard deviation over seeds; crosses: runs that are not on the law. Lines: a"
+        " N^-alpha + c, dotted beyond the largest size; bands: {level:.0f} % profile interval."
     ),
     "curves": "Loss curves of {n_runs} runs (lowest seed of each size; darker = larger model).",
     "efficiency": (
@@ -46,18 +46,14 @@ FIGURES = {
     ),
     "loss_by_position": (
         "Loss by position in the context, mean over the validation split. Thick: largest size,"
-        " thin: smaller sizes. Right: what the far context is worth to each size."
-    ),
-    "residuals": (
-        "Residuals of the three forms, bars: standard deviation over seeds. Grey: standard"
-        " deviation of one run as used for the intervals."
+        " thin: smaller sizes."
     ),
     "alpha_choices": (
         "How alpha moves with each choice. Bars: {level:.0f} % intervals (none for the Huber"
-        " estimate); open marks: alpha not identified under that choice (not judged for c = 0 and"
-        " Huber); no mark: best fit on the bound of the search."
+        " estimate); open markers: alpha not identified under that choice (not judged for c = 0 and"
+        " Huber); no marker: best fit on the bound of the search."
     ),
-    "plane": "Loss against parameters for each amount of text, with the joint law of both.",
+    "grid": "Loss against parameters for each amount of text, with the joint law of both.",
     "sampler": (
         "The sweep that chose the sampler, prompted with headers of validation tunes. Grey: the"
         " validation tunes themselves."

@@ -84,37 +84,27 @@ def write_plan(root, families, commands):
 def predict(root, largest):
     """Writes PREDICTION: what the largest run of each family, from `write_plan`, should reach by
     the ladder's runs so far. It is written once: what is trained afterwards cannot change it."""
-    from study.fit import sentences
-    from study.fit.copying import ATTENTION, second_occurrences, two_numbers
-    from study.fit.joint_fit import predict_corner
+    from study.fit.copying import second_occurrences
+    from study.fit.predictions import predict_run
     from study.fit.records import read_records, rows_of_records
+    from study.fit.sentences import prediction
 
     if (root / PREDICTION).exists():
         return
     rows = [row for row in rows_of_records(read_records(root)) if row["suite"] == "ladder"]
-    text = (root / "data/val.txt").read_text(encoding="utf-8")
+    share = second_occurrences((root / "data/val.txt").read_text(encoding="utf-8"))["share"]
     predictions, n_seeds = {}, len(GRID_SEEDS.split(","))
     for family, planned in largest.items():
         own = [row for row in rows if row["family"] == family]
         n, d = planned["params_non_embedding"], planned["train_chars"]
         try:
-            found = predict_corner(own, n, d, runs=n_seeds)
+            found = predict_run(own, n, d, share, n_seeds)
         except ValueError as problem:
             print(f"{planned['name']}: no prediction from {problem}")
             continue
-        if family in ATTENTION:
-            found = two_numbers(found, second_occurrences(text)["share"])
-        else:
-            one = {"value": found["prediction"], "interval": found["interval"]}
-            found |= {"if_not": one, "if_copies": None, "p_copies": None}
         written = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        predictions[family] = {
-            "size": planned["size"],
-            "written": written,
-            "family": family,
-            **found,
-        }
-        print(sentences.prediction(predictions[family]), flush=True)
+        predictions[family] = {"size": planned["size"], "written": written, **found}
+        print(prediction(predictions[family]), flush=True)
     write_json(root / PREDICTION, predictions)
 
 

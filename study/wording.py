@@ -4,16 +4,18 @@ import math
 
 TOKENIZER_KINDS = {"char": "character", "note": "note", "event": "event"}  # in words
 NOTHING = "–"  # stands where there is no number
+UNITS = {1e15: "P", 1e12: "T", 1e9: "G", 1e6: "M", 1e3: "k"}
 
 
 def si(value):
     """Returns three digits with k, M, G, T or P: 137792 -> "138k"."""
-    if not 1e-3 <= value < 1e18:
-        return f"{value:.3g}"
-    for limit, unit in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= limit:
-            return f"{value / limit:.3g}{unit}"
-    return f"{value:.3g}"
+    unit = next((unit for unit in UNITS if unit <= value < 1e18), 1)
+    return f"{value / unit:.3g}{UNITS.get(unit, '')}"
+
+
+def power(value):
+    """Returns a number to one digit and its power of ten: 795e9 -> "8e11"."""
+    return f"{value:.0e}".replace("e+", "e")
 
 
 def number(value, digits=None):
@@ -75,8 +77,7 @@ def interval(pair):
     """
     if not pair:
         return ""
-    digits = digits_of(*pair)
-    ends = [f"{end:.{digits}f}" if isinstance(end, (int, float)) else "unbounded" for end in pair]
+    ends = [rounded(end, *pair) if isinstance(end, (int, float)) else "unbounded" for end in pair]
     return " to ".join(ends)
 
 

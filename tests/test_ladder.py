@@ -273,13 +273,16 @@ def test_the_study_says_and_keeps_what_it_plans(tmp_path, capsys):
 
 def test_a_prediction_is_written_once_and_stands_in_the_manifest(tmp_path, monkeypatch):
     asked = []
-    said_of_largest = lambda rows, n, d, runs: asked.append((len(rows), n, d, runs)) or {
-        "n": n,
-        "d": d,
-        "prediction": 1.1,
-        "interval": [1.0, 1.2],
+    found = {
+        "family": "transformer",
+        "n": 100,
+        "d": 1000,
+        "if_not": {"value": 1.1, "interval": [1.0, 1.2]},
+        "if_copies": None,
+        "p_copies": None,
     }
-    monkeypatch.setattr("study.fit.joint_fit.predict_corner", said_of_largest)
+    said = lambda rows, n, d, share, runs: asked.append((len(rows), n, d, share, runs)) or found
+    monkeypatch.setattr("study.fit.predictions.predict_run", said)
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "data").mkdir()
     tune = "X:1\nM:4/4\nL:1/8\nK:C\nCDEFGABc|CDEFGABc|\n"
@@ -293,12 +296,11 @@ def test_a_prediction_is_written_once_and_stands_in_the_manifest(tmp_path, monke
     }
     for _ in range(2):
         reference.predict(tmp_path, {"transformer": largest})
-    assert asked == [(0, 100, 1000, 2)]
+    (only,) = asked
+    assert only == (0, 100, 1000, pytest.approx(8 / 35, abs=0.05), 2)
     written = read_json(tmp_path / ladder.PREDICTION)
-    predicted = written["transformer"]
-    assert predicted["if_copies"]["value"] < predicted["if_not"]["value"] == 1.1
-    assert predicted["p_copies"] is None  # no smaller run says when models copy
-    assert written["transformer"]["prediction"] == 1.1 and suite.promise_of(tmp_path, "lstm") == {}
+    assert written["transformer"]["if_not"]["value"] == 1.1
+    assert suite.promise_of(tmp_path, "lstm") == {}
     said = suite.promise_of(tmp_path, "transformer")["prediction"]
     assert said["written"] == written["transformer"]["written"] and len(said["sha256"]) == 64
 

@@ -8,9 +8,9 @@ so, its loss leaves the law that smaller models follow, by what it saves. Loads 
 """
 
 from study.evaluate.measurements import read
-from study.fit.analysis import rows_of_plane
 from study.fit.answer import answer, saved_of_rows
 from study.fit.copying import second_occurrences
+from study.fit.joint_fit import rows_of_grid
 from study.fit.records import is_ladder, read_records, rows_of_records
 
 COLUMNS = (
@@ -39,5 +39,5 @@ def answer_of(rows, text):
         return None
     families = dict.fromkeys(row["family"] for row in rows)
     own = [[row for row in rows if row["family"] == family] for family in families]
-    on_grid = [row for group in own for row in rows_of_plane(group)]
+    on_grid = [row for group in own for row in rows_of_grid(group)]
     return answer(on_grid, saved_of_rows(rows), second_occurrences(text)["share"])

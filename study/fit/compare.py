@@ -1,22 +1,115 @@
-"""Compares the losses of two families at equal cost: parameters, FLOPs or seconds."""
+"""Compares the losses of families at equal cost: parameters, FLOPs or seconds."""
 
+import itertools
 import math
 
 import numpy as np
 
+from study.families import in_order, label
+from study.fit import power_law as law
 from study.fit.power_law import LEVEL, TAILS, t_quantile
+from study.fit.records import columns, is_positive
+from study.wording import si
 
+COSTS = {
+    "params_total": "parameters",
+    "train_flops": "training FLOPs",
+    "seconds": "training seconds",
+}
 # common seeds for a paired comparison: with two, Student's t is 12.7 standard errors wide
 MIN_PAIRED = 3
+N_POINTS = 5  # costs at which two families are compared
+N_CROSSING = 400  # ... and where a crossing of their curves is looked for
+
+
+# ---------------------------------------------------------------- every pair, every cost
+
+
+def compare_pairs(families, fits, resamples, rng):
+    """Returns every two families at equal parameters, FLOPs and seconds: a list in their order.
+
+    families: {family: rows of its headline}; fits: {family: PowerLaw} of those that have a law.
+    """
+    return [
+        _compare_pair(pair, families, fits, resamples, rng)
+        for pair in itertools.combinations(in_order(families), 2)
+    ]
+
+
+def _compare_pair(pair, families, fits, resamples, rng):
+    own = {family: families[family] for family in pair}
+    # from these two alone: that a third family was trained must not change what is said of them
+    noise = noise_of_runs(own, {family: fits[family] for family in pair if family in fits})
+    first, second = pair
+    compared = {
+        "first": first,
+        "second": second,
+        "difference": f"loss of {first} - loss of {second}, nats per character",
+    }
+    both = own[first] + own[second]
+    for cost, what in COSTS.items():
+        compared[cost] = entry = {"what": what}
+        if cost == "seconds" and len({row["device"] for row in both}) > 1:
+            entry["reason"] = "the runs were timed on different devices"
+        elif not all(is_positive(row[cost]) for row in both):
+            entry["reason"] = "not recorded for every run"
+        else:
+            keys = (cost, "seed", "val_nats_per_char", "params_total")
+            runs = ([tuple(row[key] for key in keys) for row in rows] for rows in own.values())
+            found = compare_families(*runs, noise, resamples, rng)
+            entry |= found or {"reason": "the ranges do not overlap"}
+            if found:
+                entry["text"] = f"at equal {what} {who_is_lower(pair, found)}"
+    return compared
+
+
+def who_is_lower(pair, found):
+    """Returns who has the lower loss at equal cost, as far as the intervals carry it: "LSTM at 3/5
+    points, crossing at 227k"."""
+    points = found["points"]
+    if any(point["interval"] is None for point in points):
+        return "unknown"
+    clear = []
+    signs = [(point["interval"][1] < 0) - (point["interval"][0] > 0) for point in points]
+    for family, sign in zip(pair, (1, -1)):
+        count = signs.count(sign)
+        where = "everywhere" if count == len(points) else f"at {count}/{len(points)} points"
+        clear += [f"{label(family)} {where}"] if count else []
+    words = " and ".join(clear) or "neither"
+    # a crossing counts only if both sides of it stand out of the noise
+    at = found["crossover"]["at"]
+    return f"{words}, crossing at {si(at)}" if at is not None and len(clear) == 2 else words
+
+
+def noise_of_runs(families, fits):
+    """Returns (standard deviation of one run, degrees of freedom): from the seeds of the families if
+    enough runs were repeated, else from the residuals of their fits; None if neither can tell.
+
+    Pooled over the families: four single runs about a curve of three parameters leave one degree of
+    freedom, and Student's t with one is 12.7 standard deviations wide.
+    """
+    squares, dof = 0.0, 0
+    for rows in families.values():
+        n, loss = columns(rows)
+        sizes, _, _, within = law.group_by_size(n, loss)
+        squares, dof = squares + within, dof + len(n) - len(sizes)
+    if dof >= law.MIN_NOISE_DOF:
+        return math.sqrt(squares / dof), dof
+    known = [fit for fit in fits.values() if fit.noise_sd]
+    dof = sum(fit.noise_dof for fit in known)
+    squares = sum(fit.noise_sd**2 * fit.noise_dof for fit in known)
+    return (math.sqrt(squares / dof), dof) if known else None
+
+
+# ---------------------------------------------------------------- two families, one cost
 
 
 def interpolation_weights(log_sizes, at):
-    """Rows that turn losses at increasing `log_sizes` (K,) into losses at `at` (M,): (M, K).
+    """Returns rows that turn losses at increasing `log_sizes` (K,) into losses at `at` (M,): (M, K).
 
     A parabola through all sizes (least squares) plus its residuals, interpolated piecewise
-    linearly. The curve still passes through every measured loss; without the parabola its chords
-    lie above a convex law, by 0.005 nats between the two smallest sizes of the original study,
-    which is as much as the noise of a run.
+    linearly: the curve passes through every measured loss. Without the parabola its chords lie
+    above a convex law, by as much as the noise of a run.
     """
     right = np.clip(np.searchsorted(log_sizes, at), 1, len(log_sizes) - 1)
     share = (at - log_sizes[right - 1]) / (log_sizes[right] - log_sizes[right - 1])
@@ -25,132 +118,108 @@ def interpolation_weights(log_sizes, at):
     powers, center = np.arange(min(3, len(log_sizes))), log_sizes.mean()
     at_nodes = (log_sizes - center)[:, None] ** powers
     fitted = np.linalg.pinv(at_nodes)
-    return (at - center)[:, None] ** powers @ fitted + chords @ (
-        np.eye(len(log_sizes)) - at_nodes @ fitted
-    )
+    residual = np.eye(len(log_sizes)) - at_nodes @ fitted
+    return (at - center)[:, None] ** powers @ fitted + chords @ residual
 
 
-def compare_families(first, second, noise, resamples, rng, n_points=5):
-    """Loss of `first` minus loss of `second` where both were measured, and where the two curves
-    cross.
+def compare_families(first, second, noise, resamples, rng):
+    """Returns the loss of `first` minus that of `second` where both were measured, and where the two
+    curves cross; None if the ranges of cost do not overlap: what one family would reach at the
+    other's cost is then a matter of faith in a curve.
 
-    first, second: lists of (cost, seed, loss, size), cost being N, FLOPs or seconds of a run
-    (`size` may be left
-    out: then equal costs are one size). Losses between measured costs are interpolated in log cost;
-    runs of one seed form a pair. noise: (sd of one run, degrees of freedom) or None. With
-    MIN_PAIRED common seeds the interval is that of the paired differences (t); otherwise it comes
-    from `noise`. None if the ranges of cost do not overlap: what one family would reach at the
-    other's cost is then a matter of faith in a curve. Pairs, because a seed decides
-    the order of the text for both families: what it does to both alike drops out of the difference.
+    first, second: lists of (cost, seed, loss, size). noise: (sd of one run, degrees of freedom) or
+    None. With MIN_PAIRED common seeds the interval is that of the differences paired by seed (t),
+    otherwise it comes from `noise`: a seed decides the order of the text for both families, and
+    what that does to both alike drops out of the difference.
     """
     curves = [_by_seed(first), _by_seed(second)]
-    (x1, y1, w1), (x2, y2, w2) = (_mean_curve(runs) for runs in (first, second))
+    means = [_mean_curve(runs) for runs in (first, second)]
+    (x1, y1, w1), (x2, y2, w2) = means
     if len(x1) < 2 or len(x2) < 2 or max(x1[0], x2[0]) >= min(x1[-1], x2[-1]):
         return None
     low, high = max(x1[0], x2[0]), min(x1[-1], x2[-1])
     common = [
-        s
-        for s in sorted(set(curves[0]) & set(curves[1]))
-        if len(curves[0][s][0]) == len(x1) and len(curves[1][s][0]) == len(x2)
+        seed
+        for seed in sorted(set(curves[0]) & set(curves[1]))
+        if all(len(curve[seed][0]) == len(x) for curve, x in zip(curves, (x1, x2)))
     ]
+    is_paired = len(common) >= MIN_PAIRED
     # seconds differ a little from seed to seed: stay where all of them were measured
-    if len(common) >= MIN_PAIRED:
-        own = [curve[s][0] for curve in curves for s in common]
+    if is_paired:
+        own = [curve[seed][0] for curve in curves for seed in common]
         low, high = max([low] + [x[0] for x in own]), min([high] + [x[-1] for x in own])
         if low >= high:
             return None
-    at = np.linspace(low, high, n_points)
+    at = np.linspace(low, high, N_POINTS)
     rows1, rows2 = interpolation_weights(x1, at), interpolation_weights(x2, at)
-    difference = rows1 @ y1 - rows2 @ y2
-    half, method = (
-        np.full(n_points, np.nan),
-        "one run per size and no measure of its noise: no interval",
-    )
-    if len(common) >= MIN_PAIRED:
-        paired = np.array(
-            [_interpolate(curves[0][s], at) - _interpolate(curves[1][s], at) for s in common]
-        )
+    difference, half = rows1 @ y1 - rows2 @ y2, np.full(N_POINTS, np.nan)
+    if is_paired:
+        paired = [[_interpolate(curve[seed], at) for seed in common] for curve in curves]
+        paired = np.subtract(*paired)
         difference = paired.mean(0)
-        half = (
-            t_quantile(0.5 + LEVEL / 2, len(common) - 1)
-            * paired.std(0, ddof=1)
-            / math.sqrt(len(common))
-        )
-        method = f"differences paired by seed ({len(common)} seeds), Student t"
+        error = paired.std(0, ddof=1) / math.sqrt(len(common))
+        half = t_quantile(0.5 + LEVEL / 2, len(common) - 1) * error
     elif noise is not None:
         variance = (rows1**2 / w1).sum(1) + (rows2**2 / w2).sum(1)
         half = t_quantile(0.5 + LEVEL / 2, noise[1]) * noise[0] * np.sqrt(variance)
-        method = f"noise of one run {noise[0]:.4f} nats ({noise[1]} degrees of freedom), Student t"
     points = [
         {
-            "at": float(math.exp(x)),
+            "at": math.exp(x),
             "difference": float(d),
             "interval": None if math.isnan(h) else [float(d - h), float(d + h)],
         }
         for x, d, h in zip(at, difference, half)
     ]
     return {
-        "range": [float(math.exp(at[0])), float(math.exp(at[-1]))],
+        "range": [math.exp(low), math.exp(high)],
         "points": points,
-        "method": method,
         "paired_seeds": len(common),
-        "crossover": crossover((x1, y1, w1), (x2, y2, w2), noise, resamples, rng),
+        "crossover": crossover(*means, noise, resamples, rng),
     }
 
 
 def _by_seed(runs):
     """{seed: (log costs, losses)} in order of cost."""
-    out = {}
-    for cost, seed, loss, *_ in sorted(runs):
-        out.setdefault(seed, []).append((math.log(cost), loss))
-    return {seed: tuple(np.array(v, float).T) for seed, v in out.items()}
+    curves = {}
+    for cost, seed, loss, _ in sorted(runs):
+        curves.setdefault(seed, []).append((math.log(cost), loss))
+    return {seed: tuple(np.array(curve, float).T) for seed, curve in curves.items()}
 
 
 def _mean_curve(runs):
     """Mean log cost, mean loss and number of runs of each size, in order of cost. (Seconds differ
     from run to run, so the size and not the cost says which runs belong together.)"""
     groups = {}
-    for cost, _, loss, *size in runs:
-        groups.setdefault(size[0] if size else cost, []).append((math.log(cost), loss))
-    rows = sorted(
-        (np.mean([x for x, _ in g]), np.mean([y for _, y in g]), len(g)) for g in groups.values()
-    )
+    for cost, _, loss, size in runs:
+        groups.setdefault(size, []).append((math.log(cost), loss))
+    rows = sorted((*np.mean(group, 0), len(group)) for group in groups.values())
     rows = [row for i, row in enumerate(rows) if i == 0 or row[0] > rows[i - 1][0]]
-    return tuple(np.array(rows, float).T) if rows else (np.array([]),) * 3
+    return tuple(np.array(rows, float).T)
 
 
 def _interpolate(curve, at):
     return interpolation_weights(curve[0], at) @ curve[1]
 
 
-def crossover(first, second, noise, resamples, rng, n_points=400):
-    """Cost at which the interpolated curves cross: {"at", "interval", "share", "text"}; at None if
-    nowhere in range.
-
-    The interval is that of the crossings under the noise of the runs; `share` is the share of
-    resamples that cross.
-    """
+def crossover(first, second, noise, resamples, rng):
+    """Returns the cost at which the interpolated curves cross, {"at", "interval"}; at None if
+    nowhere in range. The interval is that of the crossings under the noise of the runs."""
     (x1, y1, w1), (x2, y2, w2) = first, second
-    at = np.linspace(max(x1[0], x2[0]), min(x1[-1], x2[-1]), n_points)
+    at = np.linspace(max(x1[0], x2[0]), min(x1[-1], x2[-1]), N_CROSSING)
     rows1, rows2 = interpolation_weights(x1, at), interpolation_weights(x2, at)
     own = _crossings(at, (rows1 @ y1 - rows2 @ y2)[None])[0]
-    crossing = {
-        "at": None if math.isnan(own) else float(math.exp(own)),
-        "interval": None,
-        "share": None,
-    }
+    crossing = {"at": None if math.isnan(own) else math.exp(own), "interval": None}
     if noise is not None and resamples:
-        scale = noise[0] * np.sqrt(noise[1] / rng.chisquare(noise[1], (resamples, 1)))
-        many = _crossings(
-            at,
-            (y1 + scale * rng.standard_normal((resamples, len(y1))) / np.sqrt(w1)) @ rows1.T
-            - (y2 + scale * rng.standard_normal((resamples, len(y2))) / np.sqrt(w2)) @ rows2.T,
-        )
+        sd, dof = noise
+        scale = sd * np.sqrt(dof / rng.chisquare(dof, (resamples, 1)))
+        drawn = [
+            y + scale * rng.standard_normal((resamples, len(y))) / np.sqrt(w)
+            for y, w in ((y1, w1), (y2, w2))
+        ]
+        many = _crossings(at, drawn[0] @ rows1.T - drawn[1] @ rows2.T)
         many = many[~np.isnan(many)]
-        crossing["share"] = len(many) / resamples
         if len(many) and crossing["at"] is not None:
             crossing["interval"] = np.exp(np.percentile(many, TAILS)).tolist()
-    crossing["text"] = "none in range" if crossing["at"] is None else f"at {crossing['at']:.3g}"
     return crossing
 
 

@@ -1,8 +1,7 @@
 """Counts what in-context copying can save in a text, and says when models copy.
 
 A model that copies (Olsson et al. 2022: an induction head) pays little for a bar that it has read
-before. What the loss falls by is then known without training: ln 2 times the share of characters
-that stand in repeated bars, for each bit saved on one.
+before: ln 2 times the share of characters in repeated bars, for each bit saved on one.
 """
 
 import math
@@ -58,28 +57,11 @@ def gain(kappa, saved=PLATEAU):
     return kappa * (saved - BASE_SAVED)
 
 
-def two_numbers(prediction, share, starts=None):
-    """Returns a prediction of `joint_fit.predict_corner` with "if_not", "if_copies", "p_copies".
-
-    The runs that it comes from do not copy, or they would say so: it is the loss without copying.
-    share: of characters in second occurrences; starts: the Onset where smaller runs show one.
-    """
-    low, high = prediction["interval"]
-    if_not = {"value": prediction["prediction"], "interval": [low, high]}
-    kappa = kappa_of_share(share)
-    most, least = (gain(kappa, saved) for saved in reversed(PLATEAU_RANGE))
-    copied = {"value": if_not["value"] - gain(kappa), "interval": [low - most, high - least]}
-    p = starts.probability(prediction["n"], prediction["d"]) if starts else None
-    return {**prediction, "if_not": if_not, "if_copies": copied, "p_copies": p}
-
-
 class Onset(NamedTuple):
-    """When models copy: half of the plateau is saved at N x D = center; slope: of the logistic in
-    ln(N x D)."""
+    """When models copy: a logistic in ln(N x D)."""
 
-    center: float
+    center: float  # N x D at which half of the plateau is saved
     slope: float
-    plateau: float
 
     def probability(self, n, d):
         """Returns P(copies) of a model of n parameters that reads d characters."""
@@ -104,4 +86,4 @@ def onset(n, d, saved):
 
     start = [x[np.abs(share - 0.5).argmin()], 1.5]
     center, slope = optimize.least_squares(residuals, start).x
-    return Onset(float(math.exp(center)), float(abs(slope)), plateau)
+    return Onset(float(math.exp(center)), float(abs(slope)))

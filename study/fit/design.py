@@ -1,8 +1,7 @@
 """Asks whether a table of sizes and amounts of text can tell their exponents apart at all.
 
-Where D grows with N, as in runs of so many tokens a parameter, the terms A / N^alpha and B / D^beta
-fall together: any residual is small, and no exponent of the one can be told from the other's. What
-such runs do know is one exponent along their line.
+Where D grows with N, as in runs of so many tokens a parameter, the terms of both fall together: any
+residual is small, and only one exponent along their line is known.
 """
 
 import numpy as np
@@ -32,16 +31,14 @@ def cannot_tell(n, d):
 def along_the_line(n, d, loss):
     """Returns what a line of sizes and data knows: {"exponent", "interval", "separating_runs"}.
 
-    exponent: g of L = c + a N^-g along the line; separating_runs: the two corners of N and D that
-    the line leaves out.
+    exponent: g of L = c + a N^-g along the line; separating_runs: the two pairs of N and D, small
+    and large, that the line leaves out.
     """
-    n, d = np.asarray(n, float), np.asarray(d, float)
     fit = fit_power_law(n, loss) if len(np.unique(n)) > 3 else None
-    corners = [[n.min(), d.max()], [n.max(), d.min()]]
     return {
         "exponent": fit.alpha if fit else None,
         "interval": list(fit.alpha_interval) if fit else None,
-        "separating_runs": [[float(value) for value in corner] for corner in corners],
+        "separating_runs": [[n.min(), d.max()], [n.max(), d.min()]],
     }
 
 
@@ -55,7 +52,8 @@ def sentence(power, found):
     if low is not None and high is not None:
         value, *ends = (rounded(v, low, high) for v in (found["exponent"], low, high))
         words += f"; known is the exponent along that line, {value} ({' to '.join(ends)})"
-    return words + (
-        f"; runs of N = {si(small_n)} on D = {si(much_d)} and of N = {si(large_n)} on"
+    return (
+        words
+        + f"; runs of N = {si(small_n)} on D = {si(much_d)} and of N = {si(large_n)} on"
         f" D = {si(little_d)} would separate them"
     )

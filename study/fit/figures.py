@@ -1,9 +1,9 @@
-"""The figures of the fits (stage 06): laws, loss curves, costs, residuals, choices, the grid.
+"""Draws the figures of the fits (stage 06): laws, loss curves, costs, choices, the grid.
 
 Style, looks, captions and the writing of files stand in `study/figures.py`. Each `draw_` function
 returns a figure and the fields of its caption, or None where the data do not allow it. Every point
-that was measured is drawn, also those of
-a family whose law was refused: a figure that hides what does not fit is no evidence.
+that was measured is drawn, also those of a family whose law was refused: a figure that hides what
+does not fit is no evidence.
 """
 
 import math
@@ -15,63 +15,46 @@ import numpy as np
 from study import figures
 from study.families import in_order, label
 from study.figures import log_axes, look
-from study.fit import joint_law
 from study.fit import power_law as law
-from study.fit.analysis import rows_of_plane
+from study.fit import shared_law as shared
 from study.fit.headline_runs import choose_headline, spread_of_seeds
+from study.fit.joint_fit import rows_of_grid
 from study.fit.records import COUNTS, columns, count_of, is_positive
 from study.wording import number, rounded, si
 
 LOSS = "validation loss (nats per character)"
-GROUPS = (
-    "headline",
-    "counting",
-    "cost",
-    "form",
-    "estimator",
-    "loss",
-    "cut",
-    "recipe",
-    "data",
-    "subset",
-    "seed",
-)
-NESTED = ": whole tunes in one fixed random order, so that a smaller part lies within a larger one"
-FORM_LOOKS = (
-    ("a N^-α + c", "#0072B2", "o"),
-    ("a N^-α", "#D55E00", "^"),
-    ("log-linear", "#009E73", "s"),
-)
+FADED = {"alpha": 0.35, "lw": 0.7}  # what stands behind the largest size
 
 
 class Study(NamedTuple):
     """What the figures show."""
 
     rows: list  # of all runs
-    # family -> scaling_fits.Headline of the runs that have a loss, the refused families alike
-    chosen: dict
+    chosen: dict  # family -> Headline of the runs that have a loss, the refused families alike
     fits: dict  # fits.json
-    laws: dict  # family -> scaling_law.PowerLaw
+    laws: dict  # family -> PowerLaw
     curves: dict  # name of run -> points of its loss curve
-    settings: tuple  # scaling_fits.Settings
-    corpus_chars: int | None  # characters of the whole training text, None: not known
 
     @property
     def groups(self):
         """family -> the runs of its headline."""
         return {family: headline.rows for family, headline in self.chosen.items()}
 
+    @property
+    def original(self):
+        """family -> the runs of the original suite, those of the headline where it has none."""
+        return {family: headline.nine or headline.rows for family, headline in self.chosen.items()}
 
-def draw_all(folder, rows, analysis, settings, curves, corpus_chars=None):
+
+def draw_all(folder, rows, analysis, curves):
     """Draws every figure that the data allow and removes the others; returns [{"name",
     "caption"}]."""
     measured = [row for row in rows if is_positive(row["val_nats_per_char"])]
-    families = in_order({row["family"] for row in measured})
     chosen = {
         family: choose_headline([row for row in measured if row["family"] == family])
-        for family in families
+        for family in in_order({row["family"] for row in measured})
     }
-    study = Study(rows, chosen, analysis.result, analysis.laws, curves, settings, corpus_chars)
+    study = Study(rows, chosen, analysis.result, analysis.laws, curves)
     plt, drawn = figures.pyplot(), []
     # a name in letters that the font lacks is drawn as boxes; that is no news to a reader
     warnings.filterwarnings("ignore", message="Glyph .* missing from")
@@ -88,29 +71,26 @@ def draw_all(folder, rows, analysis, settings, curves, corpus_chars=None):
 # ---------------------------------------------------------------- what the panels share
 
 
+def _panels(plt, n, width, height):
+    """A row of axes that share the loss, and the figure."""
+    figure, axes = plt.subplots(1, n, figsize=(width, height), sharey=True, squeeze=False)
+    axes[0, 0].set_ylabel(LOSS)
+    return figure, axes[0]
+
+
 def _count(rows):
     """ "5 sizes x 3 seeds" or "5 sizes, 12 runs"."""
     n_sizes = len({row["params_total"] for row in rows})
-    n_seeds = len(rows) / n_sizes
-    return (
-        f"{n_sizes} sizes, 1 seed"
-        if n_seeds == 1
-        else (
-            f"{n_sizes} sizes x {n_seeds:.0f} seeds"
-            if n_seeds.is_integer()
-            else f"{n_sizes} sizes, {len(rows)} runs"
-        )
-    )
+    if len(rows) == n_sizes:
+        return f"{n_sizes} sizes, 1 seed"
+    if len(rows) % n_sizes:
+        return f"{n_sizes} sizes, {len(rows)} runs"
+    return f"{n_sizes} sizes x {len(rows) // n_sizes} seeds"
 
 
 def _counts(groups):
     """The runs of every family in words, for captions."""
     return "; ".join(f"{label(family)}: {_count(rows)}" for family, rows in groups.items())
-
-
-def _original(study):
-    """The runs of the original suite of every family, those of the headline where it has none."""
-    return {family: headline.nine or headline.rows for family, headline in study.chosen.items()}
 
 
 def _n_axis(groups):
@@ -120,31 +100,16 @@ def _n_axis(groups):
 
 
 def _text_seen(study):
-    """The text that the models of the headline were trained on, in words: "294k of 1.35M
-    characters"; "" if the runs come from a table, which says D and not of what."""
+    """The text that the models of the headline were trained on, in words: "294k characters"; "" if
+    the runs come from a table, which says D and not of what."""
     rows = [
         row for rows in study.groups.values() for row in rows if is_positive(row["train_chars"])
     ]
     words = []
     for chars, epochs in sorted({(row["train_chars"], row["epochs"] or 1) for row in rows}):
-        part = (
-            f" of {si(study.corpus_chars)}"
-            if study.corpus_chars and chars < study.corpus_chars
-            else ""
-        )
-        words.append(
-            f"{si(chars)}{part} characters{f' x {epochs:g} epochs' if epochs != 1 else ''}"
-        )
+        passes = f" x {epochs:g} epochs" if epochs != 1 else ""
+        words.append(f"{si(chars)} characters{passes}")
     return " and ".join(words)
-
-
-def _mean_and_spread(n, loss):
-    """Mean loss of each size and the standard deviation over its seeds (0 for one run: no bar is
-    drawn)."""
-    return (
-        np.array([loss[n == size].mean() for size in np.unique(n)]),
-        [spread or 0.0 for spread in spread_of_seeds(n, loss)],
-    )
 
 
 # ---------------------------------------------------------------- loss against N
@@ -155,57 +120,34 @@ def draw_scaling(plt, study):
     law."""
     if not study.groups:
         return None
-    figure, axes = plt.subplots(figsize=(6.4, 4.4))
+    figure, (axes,) = _panels(plt, 1, 6.4, 4.4)
     largest = max(row[count_of(rows)] for rows in study.groups.values() for row in rows)
     for family, rows in study.groups.items():
         color, marker, _, line = look(family, study.groups)
         count, used = count_of(rows), {row["name"] for row in rows}
         n, loss = columns(rows, count)
-        off = [
-            row
-            for row in study.chosen[family].uncut + study.chosen[family].nine
-            if row["name"] not in used and is_positive(row[count])
-        ]
+        others = study.chosen[family].uncut + study.chosen[family].nine
+        off = [row for row in others if row["name"] not in used and is_positive(row[count])]
         axes.plot(*columns(off, count), ls="none", marker="x", ms=5, color=color, alpha=0.7)
         _draw_law(axes, study, family, n, 2.5 * largest)
-        mean, spread = _mean_and_spread(n, loss)
-        axes.plot(
-            n, loss, ls="none", marker=marker, ms=4, mfc="none", mec=color, mew=0.8, alpha=0.6
-        )
-        axes.errorbar(
-            np.unique(n),
-            mean,
-            yerr=spread,
-            ls="none",
-            marker=marker,
-            ms=6.5,
-            color=color,
-            capsize=3,
-        )
-        axes.plot(
-            [],
-            [],
-            color=color,
-            ls=line,
-            marker=marker,
-            label=f"{label(family)} ({_count(rows)})\n{_exponent(study, family)}",
-        )
+        hollow = {"mfc": "none", "mec": color, "mew": 0.8, "alpha": 0.6}
+        axes.plot(n, loss, ls="none", marker=marker, ms=4, **hollow)
+        sizes, _, means, _ = law.group_by_size(n, loss)
+        spread = [sd or 0.0 for sd in spread_of_seeds(n, loss)]  # 0 for one run: no bar is drawn
+        look_of_means = {"ls": "none", "marker": marker, "ms": 6.5, "color": color}
+        axes.errorbar(sizes, means, yerr=spread, capsize=3, **look_of_means)
+        words = f"{label(family)} ({_count(rows)})\n{_exponent(study, family)}"
+        axes.plot([], [], color=color, ls=line, marker=marker, label=words)
     text = _text_seen(study)
-    axes.set(
-        xlabel=_n_axis(study.groups), ylabel=LOSS, title=f"trained on {text}" if text else None
-    )
-    # of the laws' runs
-    losses = np.concatenate([columns(rows)[1] for rows in study.groups.values()])
+    axes.set(xlabel=_n_axis(study.groups), title=f"trained on {text}" if text else None)
     # of the points: a wide band must not squeeze them
+    losses = np.concatenate([columns(rows)[1] for rows in study.groups.values()])
     room = 0.35 * np.log(losses.max() / losses.min()) + 0.02
     axes.set_ylim(losses.min() * math.exp(-room), losses.max() * math.exp(room))
     log_axes(axes, si, number)
     axes.legend(loc="upper right", fontsize=8)
-    return figure, {
-        "runs": _counts(study.groups),
-        "level": 100 * law.LEVEL,
-        "text": f" Trained on {text}{NESTED if ' of ' in text else ''}." if text else "",
-    }
+    text = f" Trained on {text}." if text else ""
+    return figure, {"runs": _counts(study.groups), "level": 100 * law.LEVEL, "text": text}
 
 
 def _draw_law(axes, study, family, n, up_to):
@@ -235,65 +177,34 @@ def _exponent(study, family):
     if word == "open":
         return "α open"
     alpha, *ends = (rounded(value, low, high) for value in (study.laws[family].alpha, low, high))
-    return (
-        f"α = {alpha} [{', '.join(ends)}]"
-        if word == "identified"
-        else f"α bounded: {' to '.join(ends)}"
-    )
+    if word == "identified":
+        return f"α = {alpha} [{', '.join(ends)}]"
+    return f"α bounded: {' to '.join(ends)}"
 
 
-def draw_residuals(plt, study):
-    """Residuals of the three forms at each size, a panel for each family that has a law."""
-    if not study.laws:
+def draw_grid(plt, study):
+    """Loss against N for each amount of data with the joint law, a panel for each family."""
+    joint = study.fits["joint"] or {}
+    families = [family for family in joint if joint[family]["E"]["value"] is not None]
+    if not families:
         return None
-    families = in_order(study.laws)
-    figure, axes = plt.subplots(
-        1, len(families), figsize=(4.2 * len(families), 3.4), sharey=True, squeeze=False
-    )
-    for axis, family in zip(axes[0], families):
-        fit = study.laws[family]
-        n, loss = columns(study.groups[family], count_of(study.groups[family]))
-        power, line = (
-            study.fits["families"][family]["forms"][form] for form in ("power", "log_linear")
-        )
-        fitted = (
-            fit.a * fit.sizes**-fit.alpha + fit.c,
-            power["a"] * fit.sizes ** -power["alpha"],
-            line["intercept"] - line["slope"] * np.log(fit.sizes),
-        )
-        _, spread = _mean_and_spread(n, loss)
-        if fit.noise_sd:
-            axis.axhspan(-1e3 * fit.noise_sd, 1e3 * fit.noise_sd, color="0.85", lw=0, zorder=0)
-        # side by side, not on top
-        for shift, curve, (_, color, marker) in zip((0.93, 1, 1.07), fitted, FORM_LOOKS):
-            axis.errorbar(
-                fit.sizes * shift,
-                1e3 * (fit.means - curve),
-                yerr=1e3 * np.array(spread),
-                ls="none",
-                marker=marker,
-                ms=6,
-                capsize=2,
-                color=color,
-            )
-        axis.axhline(0, color="0.3", lw=0.8)
-        axis.set(
-            xlabel=_n_axis({family: study.groups[family]}),
-            title=f"{label(family)} (n = {len(n)} runs)",
-        )
-        axis.set_xlim(fit.sizes.min() / 1.5, fit.sizes.max() * 1.5)
-        log_axes(axis, si)
-        axis.grid(False)
-    first = axes[0, 0]
-    first.set_ylabel("measured - fitted loss\n(millinats per character)")
-    handles = [
-        first.errorbar([], [], ls="none", marker=marker, ms=6, color=color, label=form)
-        for form, color, marker in FORM_LOOKS
-    ]
-    handles.append(first.fill_between([], [], color="0.85", label="±1 sd of a run"))
-    figure.legend(
-        handles=handles, loc="outside upper center", ncols=4 if len(families) > 1 else 2, fontsize=8
-    )
+    figure, panels = _panels(plt, len(families), 4.4 * len(families), 3.8)
+    for axis, family in zip(panels, families):
+        entry = joint[family]
+        rows = rows_of_grid([row for row in study.rows if row["family"] == family])
+        keys = ("val_nats_per_char", "n_chars_seen")
+        rows = [row for row in rows if all(is_positive(row[key]) for key in keys)]
+        sizes = np.geomspace(*entry["n_range"], 60)
+        values = {name: entry[name]["value"] for name in shared.JOINT}
+        amounts = sorted({row["n_chars_seen"] for row in rows})
+        for i, d in enumerate(amounts):
+            color = plt.get_cmap("viridis")(0.9 * i / max(len(amounts) - 1, 1))
+            n, loss = columns([row for row in rows if row["n_chars_seen"] == d], entry["count"])
+            axis.plot(n, loss, ls="none", marker="o", ms=4, mfc="none", color=color)
+            axis.plot(sizes, shared.joint_loss(sizes, d, **values), color=color, label=si(d))
+        axis.set(xlabel=_n_axis({family: rows}), title=f"{label(family)} (n = {len(rows)} runs)")
+        log_axes(axis, si, number)
+    panels[-1].legend(title="characters", fontsize=8)
     return figure, {}
 
 
@@ -302,164 +213,99 @@ def draw_residuals(plt, study):
 
 def draw_curves(plt, study):
     """Validation loss during training over tokens, FLOPs and seconds."""
-    shown = {}  # family -> [(row, points)] of its lowest seed, in order of size
-    for family, rows in _original(study).items():
+    runs = []  # (row, points, shade) of the lowest seed of each family, in order of size
+    for rows in study.original.values():
         rows = [row for row in rows if study.curves.get(row["name"])]
-        lowest = [row for row in rows if row["seed"] == min(other["seed"] for other in rows)]
-        shown[family] = [
-            (
-                row,
-                [
-                    point
-                    for point in study.curves[row["name"]]
-                    if is_positive(point.get("val_nats_per_char"))
-                ],
+        lowest = min((row["seed"] for row in rows), default=None)
+        own = [row for row in rows if row["seed"] == lowest]
+        for i, row in enumerate(sorted(own, key=lambda row: row["params_total"])):
+            shade = 0.25 + 0.75 * i / max(len(own) - 1, 1)
+            points = study.curves[row["name"]]
+            runs.append(
+                (row, [p for p in points if is_positive(p.get("val_nats_per_char"))], shade)
             )
-            for row in sorted(lowest, key=lambda row: row["params_total"])
-        ]
-    n_runs = sum(bool(points) for runs in shown.values() for _, points in runs)
+    n_runs = sum(bool(points) for _, points, _ in runs)
     if not n_runs:
         return None
-    figure, axes = plt.subplots(1, 3, figsize=(9.6, 3.6), sharey=True)
-    panels = (
-        ("tokens", "training tokens"),
-        ("flops", "training FLOPs"),
-        ("seconds", "training time (s)"),
-    )
-    for axis, (key, words) in zip(axes, panels):
-        for family, runs in shown.items():
-            color, _, _, line = look(family, study.groups)
-            for i, (row, points) in enumerate(runs):
-                curve = [
-                    (point[key], point["val_nats_per_char"])
-                    for point in points
-                    if is_positive(point.get(key))
-                ]
-                if curve:
-                    axis.plot(
-                        *zip(*curve),
-                        color=color,
-                        ls=line,
-                        alpha=0.25 + 0.75 * i / max(len(runs) - 1, 1),
-                        lw=1.2,
-                        label=f"{label(family)} {row['size']}" if axis is axes[0] else None,
-                    )
-        axis.set_xlabel(words)
+    figure, panels = _panels(plt, 3, 9.6, 3.6)
+    words = ("training tokens", "training FLOPs", "training time (s)")
+    for axis, key, title in zip(panels, ("tokens", "flops", "seconds"), words):
+        for row, points, shade in runs:
+            color, _, _, line = look(row["family"], study.groups)
+            curve = [(p[key], p["val_nats_per_char"]) for p in points if is_positive(p.get(key))]
+            name = f"{label(row['family'])} {row['size']}" if axis is panels[0] else None
+            if curve:
+                axis.plot(*zip(*curve), color=color, ls=line, alpha=shade, lw=1.2, label=name)
+        axis.set_xlabel(title)
         log_axes(axis, si, number)
-    axes[0].set_ylabel(LOSS)
     figure.legend(loc="outside right center", fontsize=8)
     return figure, {"n_runs": n_runs}
 
 
 def draw_efficiency(plt, study):
     """Final loss against training time, FLOPs and peak memory."""
-    groups = _original(study)
-    everything = [row for rows in groups.values() for row in rows]
-    panels = [
-        panel
-        for panel in (
-            ("seconds", 1, "training time (s)"),
-            ("train_flops", 1, "training FLOPs"),
-            ("peak_memory_bytes", 1 / 2**20, "peak memory (MiB)"),
-        )
-        if any(is_positive(row[panel[0]]) for row in everything)
-    ]
-    if not panels:
-        return None
-    figure, axes = plt.subplots(
-        1, len(panels), figsize=(3.2 * len(panels), 3.4), sharey=True, squeeze=False
+    everything = [row for rows in study.original.values() for row in rows]
+    shown = (
+        ("seconds", 1, "training time (s)"),
+        ("train_flops", 1, "training FLOPs"),
+        ("peak_memory_bytes", 1 / 2**20, "peak memory (MiB)"),
     )
-    for axis, (key, scale, words) in zip(axes[0], panels):
-        for family, rows in groups.items():
-            color, marker, _, line = look(family, groups)
+    shown = [panel for panel in shown if any(is_positive(row[panel[0]]) for row in everything)]
+    if not shown:
+        return None
+    figure, panels = _panels(plt, len(shown), 3.2 * len(shown), 3.4)
+    for axis, (key, scale, words) in zip(panels, shown):
+        for family, rows in study.original.items():
+            color, marker, _, line = look(family, study.original)
             sizes = {}
             for row in rows:
                 if is_positive(row[key]):
-                    sizes.setdefault(row["params_total"], []).append(
-                        (row[key] * scale, row["val_nats_per_char"])
-                    )
-            if sizes:
-                x, y = np.array([np.mean(sizes[n], 0) for n in sorted(sizes)]).T
-                bars = [
-                    np.std(sizes[n], 0, ddof=1) if len(sizes[n]) > 1 else (0, 0)
-                    for n in sorted(sizes)
-                ]
-                how = {"color": color, "ls": line, "lw": 1, "marker": marker, "ms": 5.5}
-                axis.errorbar(
-                    x,
-                    y,
-                    yerr=[bar[1] for bar in bars],
-                    xerr=[bar[0] for bar in bars],
-                    capsize=2.5,
-                    **how,
-                )
-                axis.plot([], [], label=f"{label(family)} ({_count(rows)})", **how)
+                    point = row[key] * scale, row["val_nats_per_char"]
+                    sizes.setdefault(row["params_total"], []).append(point)
+            if not sizes:
+                continue
+            groups = [np.array(sizes[n]) for n in sorted(sizes)]
+            x, y = np.array([group.mean(0) for group in groups]).T
+            bars = [group.std(0, ddof=1) if len(group) > 1 else (0, 0) for group in groups]
+            x_bars, y_bars = zip(*bars)
+            how = {"color": color, "ls": line, "lw": 1, "marker": marker, "ms": 5.5}
+            axis.errorbar(x, y, yerr=y_bars, xerr=x_bars, capsize=2.5, **how)
+            axis.plot([], [], label=f"{label(family)} ({_count(rows)})", **how)
         axis.set_xlabel(words)
         log_axes(axis, si, number)
-    axes[0, 0].set_ylabel(LOSS)
-    axes[0, 0].legend(fontsize=8)
-    return figure, {
-        "runs": _counts(groups),
-        "devices": ", ".join(sorted({str(row["device"]) for row in everything})),
-    }
+    panels[0].legend(fontsize=8)
+    devices = ", ".join(sorted({str(row["device"]) for row in everything}))
+    return figure, {"runs": _counts(study.original), "devices": devices}
 
 
 def draw_by_position(plt, study):
-    """Loss by position in the context: the largest models, and the gain from the far context by
-    size."""
-    by_family = study.fits["loss_by_position"]
-    if not by_family:
-        return None
-    figure, axes = plt.subplots(1, 2, figsize=(8.6, 3.6), gridspec_kw={"width_ratios": [1.6, 1]})
-    n_of_size = {(row["family"], row["size"]): row["params_total"] for row in study.rows}
-    for family in in_order(by_family):
-        color, marker, _, line = look(family, by_family)
-        sizes = by_family[family]
-        for size, entry in sizes.items():
+    """Loss by position in the context for each size of each family, mean over seeds; thick: the
+    largest."""
+    figure = None
+    for family, rows in study.original.items():
+        color, _, _, line = look(family, study.original)
+        known = [row for row in rows if row.get("val_loss_by_position") and row.get("block_size")]
+        known = [row for row in known if all(map(is_positive, row["val_loss_by_position"]))]
+        largest = max((row["params_total"] for row in known), default=None)
+        for n in sorted({row["params_total"] for row in known}):
+            own = [row for row in known if row["params_total"] == n]
+            if len({(row["block_size"], len(row["val_loss_by_position"])) for row in own}) > 1:
+                continue
+            loss = np.mean([row["val_loss_by_position"] for row in own], 0)
             # bins even in log position
-            edges = np.unique(np.geomspace(1, len(entry["loss"]) + 1, 18).astype(int)) - 1
-            x = [(a + b) / 2 * entry["positions_per_bin"] for a, b in zip(edges, edges[1:])]
-            y = [np.mean(entry["loss"][a:b]) for a, b in zip(edges, edges[1:])]
-            largest = size == list(sizes)[-1]
-            axes[0].plot(
-                x,
-                y,
-                color=color,
-                ls=line,
-                lw=1.8 if largest else 0.7,
-                alpha=1 if largest else 0.35,
-                label=f"{label(family)} {size}" if largest else None,
-            )
-        axes[1].plot(
-            [n_of_size[family, size] for size in sizes],
-            [entry["gain_from_far_context"] for entry in sizes.values()],
-            color=color,
-            ls=line,
-            marker=marker,
-            label=label(family),
-        )
-    axes[0].set(xlabel="position in the context (tokens)", ylabel=LOSS)
-    log_axes(axes[0], si, number)
-    axes[0].legend(fontsize=8)
-    axes[1].axhline(0, color="0.4", lw=0.8)
-    log_axes(axes[1], si)
-    contexts = {
-        round(entry["positions_per_bin"] * len(entry["loss"]))
-        for sizes in by_family.values()
-        for entry in sizes.values()
-    }
-    scale, unit = (
-        (contexts.pop(), "positions") if len(contexts) == 1 else (100, "percent of the context")
-    )
-    near, far = (
-        f"{scale * first:.3g}-{scale * last:.3g}"
-        for first, last in (study.settings.near, study.settings.far)
-    )
-    axes[1].set(
-        xlabel="parameters N (total)",
-        ylabel="gain from far context (nats)",
-        title=f"loss at {unit} {near}\nminus {far}",
-    )
+            edges = np.unique(np.geomspace(1, len(loss) + 1, 18).astype(int)) - 1
+            bins = list(zip(edges, edges[1:]))
+            x = [(first + last) / 2 * own[0]["block_size"] / len(loss) for first, last in bins]
+            y = [loss[first:last].mean() for first, last in bins]
+            if figure is None:
+                figure, (axes,) = _panels(plt, 1, 5.4, 3.6)
+            how = {"lw": 1.8, "label": f"{label(family)} {own[0]['size']}"}
+            axes.plot(x, y, color=color, ls=line, **(how if n == largest else FADED))
+    if figure is None:
+        return None
+    axes.set_xlabel("position in the context (tokens)")
+    log_axes(axes, si, number)
+    axes.legend(fontsize=8)
     return figure, {}
 
 
@@ -467,95 +313,40 @@ def draw_by_position(plt, study):
 
 
 def draw_choices(plt, study):
-    """How alpha moves with each choice: a row for each, a mark with its interval for each
+    """How alpha moves with each choice: a row for each, a marker with its interval for each
     family."""
     counting = study.fits["counting"]
     if not counting:
         return None
     families = in_order(counting)
-    groups = {
-        choice["choice"]: choice["group"] for family in families for choice in counting[family]
-    }
-    names = sorted(groups, key=lambda name: GROUPS.index(groups[name]))
+    groups = {row["choice"]: row["group"] for family in families for row in counting[family]}
+    order = list(dict.fromkeys(groups.values()))
+    names = sorted(groups, key=lambda name: order.index(groups[name]))
     figure, axes = plt.subplots(figsize=(6.8, 1.2 + 0.27 * len(names) * max(1, len(families) / 2)))
     left, right = 0.01, law.ALPHA_RANGE[1]  # an exponent below 0.01 is none on this scale
     for k, family in enumerate(families):
         color, marker, _, _ = look(family, families)
-        for choice in counting[family]:
-            y = names.index(choice["choice"]) + (k - (len(families) - 1) / 2) * 0.56 / len(families)
-            if choice["alpha_interval"]:
-                low, high = choice["alpha_interval"]
-                low, high, open_below, open_above = (
-                    max(low or left, left),
-                    high or right,
-                    (low or 0) <= left,
-                    not high,
-                )
-                axes.plot([low, high], [y, y], color=color, lw=1.3, alpha=0.8)
-                for is_open, at, arrow in ((open_below, left, "<"), (open_above, right, ">")):
-                    if is_open:
-                        axes.plot(at, y, marker=arrow, ms=5, color=color, clip_on=False)
-            if choice["alpha"] is not None:  # None: on the bound of the search
-                axes.plot(
-                    min(max(choice["alpha"], left), right),
-                    y,
-                    marker=marker,
-                    ms=5.5,
-                    color=color,
-                    ls="none",
-                    mfc="white" if choice["identified"] is False else color,
-                    clip_on=False,
-                )
         axes.plot([], [], color=color, marker=marker, label=label(family))
+        for row in counting[family]:
+            y = names.index(row["choice"]) + (k - (len(families) - 1) / 2) * 0.56 / len(families)
+            if row["alpha_interval"]:  # one without an end goes on to the frame
+                low, high = row["alpha_interval"]
+                axes.plot([low or left, high or right], [y, y], color=color, lw=1.3, alpha=0.8)
+            if row["alpha"] is not None:  # None: on the bound of the search
+                at = min(max(row["alpha"], left), right)
+                fill = color if row["verdict"] in (None, "identified") else "white"
+                how = {"marker": marker, "ms": 5.5, "color": color, "mfc": fill}
+                axes.plot(at, y, ls="none", clip_on=False, **how)
     for i in range(1, len(names)):
         if groups[names[i]] != groups[names[i - 1]]:
             axes.axhline(i - 0.5, color="0.7", lw=0.7)
     axes.plot([], [], color="0.3", marker="o", mfc="white", ls="none", label="α not identified")
-    axes.plot([], [], color="0.3", marker=">", ls="none", label="interval goes on")
     axes.set(xlim=(left, right), yticks=range(len(names)), yticklabels=names, xlabel="exponent α")
     axes.set_ylim(len(names) - 0.4, -0.6)
     log_axes(axes, number)
     axes.grid(axis="y", visible=False)
-    figure.legend(loc="outside upper center", ncols=min(len(families) + 2, 5), fontsize=8)
+    figure.legend(loc="outside upper center", ncols=min(len(families) + 1, 5), fontsize=8)
     return figure, {"level": 100 * law.LEVEL}
-
-
-def draw_plane(plt, study):
-    """Loss against N for each amount of data with the joint law, a panel for each family."""
-    joint = {
-        family: entry
-        for family, entry in (study.fits["joint"] or {}).items()
-        if entry["E"]["value"] is not None
-    }
-    if not joint:
-        return None
-    families = in_order(joint)
-    figure, axes = plt.subplots(
-        1, len(families), figsize=(4.4 * len(families), 3.8), sharey=True, squeeze=False
-    )
-    for axis, family in zip(axes[0], families):
-        entry, rows = joint[family], rows_of_plane(
-            [row for row in study.rows if row["family"] == family]
-        )
-        rows = [
-            row
-            for row in rows
-            if is_positive(row["val_nats_per_char"]) and is_positive(row["n_chars_seen"])
-        ]
-        amounts, grid = sorted({row["n_chars_seen"] for row in rows}), np.geomspace(
-            *entry["n_range"], 60
-        )
-        parameters = [entry[name]["value"] for name in joint_law.JOINT]
-        for i, d in enumerate(amounts):
-            color = plt.get_cmap("viridis")(0.9 * i / max(len(amounts) - 1, 1))
-            n, loss = columns([row for row in rows if row["n_chars_seen"] == d], entry["count"])
-            axis.plot(n, loss, ls="none", marker="o", ms=4, mfc="none", color=color)
-            axis.plot(grid, joint_law.joint_loss(parameters, grid, d), color=color, label=si(d))
-        axis.set(xlabel=_n_axis({family: rows}), title=f"{label(family)} (n = {len(rows)} runs)")
-        log_axes(axis, si, number)
-    axes[0, 0].set_ylabel(LOSS)
-    axes[0, -1].legend(title="characters", fontsize=8)
-    return figure, {}
 
 
 DRAWINGS = {
@@ -563,7 +354,6 @@ DRAWINGS = {
     "curves": draw_curves,
     "efficiency": draw_efficiency,
     "loss_by_position": draw_by_position,
-    "residuals": draw_residuals,
     "alpha_choices": draw_choices,
-    "plane": draw_plane,
+    "grid": draw_grid,
 }

@@ -3,31 +3,31 @@
 from typing import NamedTuple
 
 import numpy as np
+from scipy import special
 
 from study.fit import power_law as law
-from study.fit.joint_fit import first_on_the_law, misfit_p
 from study.fit.records import columns, count_of, is_ladder, is_positive
 from study.fit.verdict import RIVAL_LEVEL
 
+BEND_LEVEL = 0.01  # of the test whether small sizes lie on the law of the larger ones
+
 
 def headline_rows(rows):
-    """The runs of the L(N) fit: one recipe and one D, those with the most sizes (of equals: the
-    largest D).
+    """Returns the runs of the L(N) fit: one recipe and one D, those with the most sizes (of equals:
+    the largest D).
 
-    L(N) is a curve at fixed D: sizes trained on different amounts of text would put the effect of D
-    into alpha. The tuned recipe goes before the classic one, whose runs are there to compare with
-    the original study.
+    Sizes trained on different amounts of text would put the effect of D into alpha. The tuned
+    recipe goes before the classic one, whose runs are there to compare with the original study.
     """
     groups = {}
     for row in rows:
-        groups.setdefault(
-            (row["recipe"] != "classic", row["n_chars_seen"] or 0, str(row["recipe"])), []
-        ).append(row)
+        key = row["recipe"] != "classic", row["n_chars_seen"] or 0, str(row["recipe"])
+        groups.setdefault(key, []).append(row)
     return max(groups.items(), key=lambda group: (_n_sizes(group[1]), group[0]))[1]
 
 
 def unusable(rows):
-    """Why a family's losses cannot even be compared, in words, or None."""
+    """Returns why a family's losses cannot even be compared, in words, or None."""
     bad = [str(row["name"]) for row in rows if not is_positive(row["val_nats_per_char"])]
     if bad:
         return f"no finite positive loss in {', '.join(bad)}"
@@ -44,7 +44,7 @@ def unusable(rows):
 
 
 def refusal(rows):
-    """Why no law is fitted to a family's runs, in words, or None."""
+    """Returns why no law is fitted to a family's runs, in words, or None."""
     if reason := unusable(rows):
         return reason
     if _n_sizes(rows) < law.MIN_SIZES:
@@ -56,87 +56,78 @@ def refusal(rows):
             f" fixed D cannot be fitted (at least {law.MIN_SIZES} are needed)"
         )
     n, loss = columns(at_one_d, count_of(at_one_d))
-    if law.fit_line(n, loss, "log_linear")["slope"] <= 0:
-        how = "rise with N" if loss.max() > loss.min() else "are all the same"
-        return (
-            f"the losses {how} (from {loss[n == n.min()].mean():.4f} at N = {n.min():,.0f} to"
-            f" {loss[n == n.max()].mean():.4f} at N = {n.max():,.0f}): no law of diminishing loss"
-            " applies"
-        )
-    return None
+    if law.fit_line(n, loss, "log_linear")["slope"] > 0:
+        return None
+    how = "rise with N" if loss.max() > loss.min() else "are all the same"
+    first, last = loss[n == n.min()].mean(), loss[n == n.max()].mean()
+    return (
+        f"the losses {how} (from {first:.4f} at N = {n.min():,.0f} to {last:.4f} at N ="
+        f" {n.max():,.0f}): no law of diminishing loss applies"
+    )
 
 
 class Headline(NamedTuple):
-    """The runs that the law of a family is fitted to, and what came of the choice. rows: those of
-    one recipe and one D;
-    nine: those of the original suite, to be fitted by themselves; uncut: rows and the small sizes
-    below `bends_below`
-    (None: the law holds from the smallest); common_p: of the test whether ladder
-    and original suite lie on one law.
-    """
+    """The runs that the law of a family is fitted to, and what came of the choice."""
 
-    rows: list
-    nine: list
-    uncut: list
-    bends_below: float | None = None
-    common_p: float | None = None
+    rows: list  # of one recipe and one D
+    nine: list  # of the original suite, to be fitted by themselves
+    uncut: list  # rows and the small sizes below `bends_below`
+    bends_below: float | None = None  # None: the law holds from the smallest size
+    common_p: float | None = None  # of the test whether ladder and original suite lie on one law
 
     @property
     def suite(self):
-        ladder = any(map(is_ladder, self.rows))
-        return " + ".join(
-            ["ladder"] * ladder + ["classical"] * (not all(map(is_ladder, self.rows)))
-        )
+        """ "ladder", "classical" or "ladder + classical"."""
+        kinds = {is_ladder(row) for row in self.rows}
+        names = {True: "ladder", False: "classical"}
+        return " + ".join(name for kind, name in names.items() if kind in kinds)
 
 
 def choose_headline(own):
-    """The Headline of a family's runs: those of the ladder where it has enough sizes, together with
-    those of the original suite on the same text where one law holds for both, above the size where
-    it bends; else the original suite's alone.
-
-    One law holds where the suite does not raise the residual of the ladder's fit by more than its
-    noise explains.
+    """Returns the Headline of a family's runs: those of the ladder where it has enough sizes,
+    together with those of the original suite on the same text where one law holds for both, above
+    the size where it bends; else the original suite's alone.
     """
-    ladder, others = [row for row in own if is_ladder(row)], [
-        row for row in own if not is_ladder(row)
-    ]
+    ladder, others = [[row for row in own if is_ladder(row) == kind] for kind in (True, False)]
     nine = headline_rows(others) if others else []
-    rungs = headline_rows(ladder) if ladder else []
-    if _n_sizes(rungs) <= law.MIN_SIZES:  # a law and one degree of freedom at least
-        return Headline(nine or rungs, nine, nine or rungs)
-    uncut, p = rungs, None
-    rungs = _above_the_bend(rungs)
+    uncut = headline_rows(ladder) if ladder else []
+    if _n_sizes(uncut) <= law.MIN_SIZES:  # a law and one degree of freedom at least
+        return Headline(nine or uncut, nine, nine or uncut)
+    rows, p = _above_the_bend(uncut), None
     same = ("recipe", "n_chars_seen", "train_chars")
-    joined = [row for row in others if all(row[key] == rungs[0][key] for key in same)]
+    joined = [row for row in others if all(row[key] == rows[0][key] for key in same)]
     if joined:
-        p = _misfit(rungs, joined)
+        p = _misfit(rows, joined)
         if p >= RIVAL_LEVEL:
-            uncut, rungs = uncut + joined, _above_the_bend(rungs + joined)
-    smallest = min(row[count_of(rungs)] for row in rungs)
-    bends = smallest if any(row[count_of(rungs)] < smallest for row in uncut) else None
-    return Headline(rungs, nine, uncut, bends, p)
+            uncut, rows = uncut + joined, _above_the_bend(rows + joined)
+    smallest = min(row[count_of(rows)] for row in rows)
+    bends = smallest if any(row[count_of(rows)] < smallest for row in uncut) else None
+    return Headline(rows, nine, uncut, bends, p)
 
 
 def _above_the_bend(rows):
-    """The rows whose sizes lie on the law of the larger ones."""
+    """The rows from the first size on that lies on the law of the larger ones, MIN_SIZES of which
+    are left; all of them if none does: then no cut mends the law."""
     count = count_of(rows)
-    cut = first_on_the_law(
-        sorted({row[count] for row in rows}),
-        lambda size: _misfit(
-            [row for row in rows if row[count] > size], [row for row in rows if row[count] == size]
-        ),
-        law.MIN_SIZES,
-    )
-    return [row for row in rows if row[count] >= cut]
+    sizes = sorted({row[count] for row in rows})
+    for size in sizes[: -law.MIN_SIZES]:
+        larger = [row for row in rows if row[count] > size]
+        if _misfit(larger, [row for row in rows if row[count] == size]) >= BEND_LEVEL:
+            return [row for row in rows if row[count] >= size]
+    return rows
 
 
 def _misfit(core, more):
-    """p-value of further runs under the law of `core`."""
+    """p-value of further runs under the law of `core`: small if they raise the sum of squares by
+    more than the noise of the others explains."""
     count = count_of(core + more)
-    first, both = (law.fit_power_law(*columns(rows, count)) for rows in (core, core + more))
-    within = [law.group_by_size(*columns(rows, count))[3] for rows in (core, core + more)]
-    dof = first.n_runs - 3
-    return misfit_p(first.ss + within[0], dof, both.ss + within[1], len(more))
+    squares = []
+    for rows in (core, core + more):
+        n, loss = columns(rows, count)
+        squares.append(law.fit_power_law(n, loss).ss + law.group_by_size(n, loss)[3])
+    dof = len(core) - 3
+    growth = max(squares[1] - squares[0], 0.0) / len(more)
+    return float(special.fdtrc(len(more), dof, growth / max(squares[0] / dof, 1e-18)))
 
 
 def _n_sizes(rows):
@@ -144,9 +135,7 @@ def _n_sizes(rows):
 
 
 def spread_of_seeds(n, loss):
-    """Standard deviation over the runs of each size, in order of size; None where there is one
-    run."""
-    return [
-        float(loss[n == size].std(ddof=1)) if (n == size).sum() > 1 else None
-        for size in np.unique(n)
-    ]
+    """Returns the standard deviation over the runs of each size, in order of size; None where there
+    is one run."""
+    groups = [loss[n == size] for size in np.unique(n)]
+    return [float(group.std(ddof=1)) if len(group) > 1 else None for group in groups]

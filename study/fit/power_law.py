@@ -1,20 +1,13 @@
-"""Mathematics of scaling laws: fits of loss against size, their intervals, and comparisons of two
-families.
+"""Fits L(N) = a N^-alpha + c, the loss against size at one amount of text, with intervals.
 
-Few sizes and three parameters: R2 says nothing, so every estimate here comes with an interval that
-was calibrated by simulation (benchmarks/scaling.md). Arrays go in and out; `study/fit/analysis.py`
-knows about runs.
+Few sizes and three parameters: R2 says nothing, so every estimate comes with an interval that was
+calibrated by simulation (benchmarks/scaling.md). Arrays go in and out; losses are nats per
+character.
 
-L(N) = a N^-alpha + c is fitted by variable projection (Golub & Pereyra 1973): for a given alpha it
-is linear in a and c, so a and c >= 0 have a closed form and the search is over alpha alone: no
-start values, no local optimum in a and c. The sum of squares as a function of alpha is then also
-the profile from which the intervals come. N is scaled by its geometric mean inside (N^-alpha of
-millions and a alone span ten decades); losses are nats per character.
-
-Which estimator. Least squares, on the loss with profile intervals for L(N), on log loss with a
-bootstrap for the joint
-law: runs of one recipe are clean, and on clean points Huber's exponents scatter more. Huber on log
-loss beside either, as a check, and as the published joint laws are fitted.
+Variable projection (Golub & Pereyra 1973): for a given alpha, a and c >= 0 have a closed form, so
+the search is over alpha alone, and the sum of squares as a function of alpha is the profile from
+which the intervals come. N is scaled by its geometric mean inside. Least squares is the estimate:
+on few clean points Huber's exponents scatter more. Huber on log loss stands beside it.
 """
 
 import math
@@ -36,20 +29,22 @@ MIN_SIZES = 4  # three parameters need at least one size more
 MIN_NOISE_DOF = 3
 USEFUL_ERROR = 0.04  # relative; the accuracy that Choshen et al. 2024 call useful
 ALPHAS = np.geomspace(*ALPHA_RANGE, N_ALPHA)
+FORMS = ("power_floor", "power", "log_linear")
+HUBER_STARTS = (0.03, 0.1, 0.2, 0.4, 0.8, 1.6)  # exponents
 
 
 def f_quantile(level, dof, noise_dof):
-    """Quantile of Fisher's F."""
+    """Returns the quantile of Fisher's F."""
     return float(special.fdtri(dof, noise_dof, level))
 
 
 def t_quantile(level, dof):
-    """Quantile of Student's t."""
+    """Returns the quantile of Student's t."""
     return float(special.stdtrit(dof, level))
 
 
 def is_on_bound(alpha):
-    """True for an exponent on an end of the range searched: it is the search's number, and no
+    """Returns True for an exponent on an end of the range searched: the search's number, and no
     finding."""
     return not ALPHA_RANGE[0] * 1.001 < alpha < ALPHA_RANGE[1] / 1.001
 
@@ -58,32 +53,33 @@ def is_on_bound(alpha):
 
 
 class PowerLaw(NamedTuple):
-    """A fitted law with all that its intervals need. `sizes` are distinct N, `means` the mean loss
-    of each, `weights` the number of runs of each; `noise_sd` is that of one run, None if nothing
-    measures it."""
+    """A fitted law with all that its intervals need."""
 
     alpha: float
     a: float
     c: float
-    alpha_interval: tuple  # (low, high); None for an end that lies beyond ALPHA_RANGE
-    c_interval: tuple
     r_squared: float
-    noise_sd: float | None
+    noise_sd: float | None  # of one run; None if nothing measures it
     noise_dof: int
-    noise_source: str  # "seeds", "residuals", "lack of fit", "given" or "none"
+    noise_source: str  # "seeds", "residuals", "lack of fit" or "none"
     lack_of_fit_p: float | None
-    sizes: np.ndarray
-    weights: np.ndarray
-    means: np.ndarray
+    sizes: np.ndarray  # distinct N
+    weights: np.ndarray  # runs of each size
+    means: np.ndarray  # mean loss of each size
     ss: float  # between sizes: sum of weight * (mean - fit)^2
-    critical: float  # alpha, a, c whose `ss` is below this are inside the interval
     n_runs: int
-    level: float
+    critical: float = math.inf  # alpha, a, c whose `ss` is below this are inside the interval
+    alpha_interval: tuple = (None, None)  # (low, high); None for an end beyond ALPHA_RANGE
+    c_interval: tuple = (None, None)
+
+    def at(self, n):
+        """Returns the loss of the curve at n parameters."""
+        return self.a * n**-self.alpha + self.c
 
 
 def group_by_size(n, loss):
-    """Distinct sizes, number of runs, mean loss of each size, and the sum of squares within the
-    sizes."""
+    """Returns the distinct sizes, the number of runs and the mean loss of each, and the sum of
+    squares within the sizes."""
     n, loss = np.asarray(n, float), np.asarray(loss, float)
     sizes, inverse, weights = np.unique(n, return_inverse=True, return_counts=True)
     means = np.bincount(inverse, loss) / weights
@@ -91,96 +87,70 @@ def group_by_size(n, loss):
 
 
 def project(alphas, log_n, weights, losses):
-    """Best a, c >= 0 for each alpha and each data set: variable projection with two non-negative
-    coefficients.
+    """Returns the best a, c >= 0 and the sum of squares, each (A,), for each of alphas (A,); log_n,
+    weights and losses (K,).
 
-    alphas (A,), log_n (K,), weights and losses (B, K) -> a, c, ss, each (A, B).
-
-    a >= 0 and c >= 0 are part of the law: loss falls with size and cannot go below zero. Without
-    them a few noisy points can be met best by a loss that rises with N, or that ends below zero.
-    With two coefficients the bounds need
-    no solver: a line of negative slope becomes the constant, one of negative intercept the line
-    through zero.
+    a >= 0 and c >= 0 are part of the law: loss falls with size and cannot go below zero. With two
+    coefficients the bounds need no solver: a line of negative slope becomes the constant, one of
+    negative intercept the line through zero.
     """
     x = np.exp(-np.outer(alphas, log_n))
-    total = weights.sum(1)
-    x_mean, y_mean = x @ weights.T / total, (weights * losses).sum(1) / total
-    sxx = (x**2) @ weights.T - total * x_mean**2
-    sxy = x @ (weights * (losses - y_mean[:, None])).T
+    total = weights.sum()
+    x_mean, y_mean = x @ weights / total, (weights * losses).sum() / total
+    sxx = (x**2) @ weights - total * x_mean**2
+    sxy = x @ (weights * (losses - y_mean))
     a = np.maximum(sxy / np.maximum(sxx, 1e-300), 0)
     c = y_mean - a * x_mean
-    through_zero = (x @ (weights * losses).T) / ((x**2) @ weights.T)
+    through_zero = (x @ (weights * losses)) / ((x**2) @ weights)
     a, c = np.where(c < 0, through_zero, a), np.maximum(c, 0)
-    residual = losses[None] - a[:, :, None] * x[:, None] - c[:, :, None]
-    return a, c, (weights[None] * residual**2).sum(2)
+    return a, c, (weights * (losses - a[:, None] * x - c[:, None]) ** 2).sum(1)
 
 
-def fit_power_law(n, loss, noise=None, level=LEVEL):
-    """Least-squares fit of a N^-alpha + c with profile-likelihood intervals.
+def fit_power_law(n, loss):
+    """Returns the least-squares fit of a N^-alpha + c with profile-likelihood intervals.
 
-    n, loss: one entry per run. noise: (sd, degrees of freedom) if the noise of one run is known
-    from elsewhere. The interval of alpha holds every alpha whose best sum of squares exceeds the
-    minimum by no more than F(1, dof) * noise variance. The noise is that of the seeds where at
-    least MIN_NOISE_DOF repeated runs measure it, unless the curve misses the means by more than it
-    allows; otherwise that of the residuals (n - 3 degrees of freedom, n - 2 where the best c is 0:
-    with n - 3 there, intervals of such fits cover 99.7 % instead of 95 %). Raises ValueError if
-    fewer than three sizes are given; with three the curve has no interval.
+    n, loss: one entry per run. The interval of alpha holds every alpha whose best sum of squares
+    exceeds the minimum by no more than F(1, dof) * noise variance. ValueError with fewer than three
+    sizes; with three the curve has no interval.
 
     Why a profile and not alpha +- 1.96 standard errors: alpha and c trade against each other along
-    a curved valley,
-    so the interval is lopsided (0.05 to 0.63 about 0.15 for the original study's Transformers) and
-    may have no end at all, which a standard error cannot say. Why not the bootstrap: redrawing five
-    sizes leaves too few distinct ones, and residuals of five points about three parameters
-    understate the noise by sqrt(5 / 2). The profile covers 94 to 98 % in every simulated design
-    that can identify anything at all.
+    a curved valley, so the interval is lopsided (0.05 to 0.63 about 0.15 for the original study's
+    Transformers) and may have no end. Why not the bootstrap: redrawing five sizes leaves too few
+    distinct ones.
     """
-    sizes, weights, means, ss_within = group_by_size(n, loss)
+    sizes, weights, means, within = group_by_size(n, loss)
     if len(sizes) < 3:
         raise ValueError(f"three parameters need at least three sizes, got {len(sizes)}")
     center = np.log(sizes).mean()
     log_n = np.log(sizes) - center
-    n_runs, dof_within = int(weights.sum()), int(weights.sum()) - len(sizes)
+    n_runs = int(weights.sum())
 
     def profile(alpha):
-        return float(project([alpha], log_n, weights[None], means[None])[2][0, 0])
+        return float(project([alpha], log_n, weights, means)[2][0])
 
-    ss_grid = project(ALPHAS, log_n, weights[None], means[None])[2][:, 0]
+    ss_grid = project(ALPHAS, log_n, weights, means)[2]
     alpha = _best_alpha(profile, ss_grid)
-    a, c, ss = (float(v[0, 0]) for v in project([alpha], log_n, weights[None], means[None]))
-    ss_total = (
-        float((weights * (means - np.average(means, weights=weights)) ** 2).sum()) + ss_within
-    )
-    r_squared = 1 - (ss + ss_within) / ss_total if ss_total > 0 else 0.0
-
-    n_free = 2 if c <= 0 else 3  # on the bound c = 0 the curve has used one degree of freedom less
-    noise_sd, noise_dof, source, p = _noise(ss, ss_within, len(sizes) - n_free, dof_within, noise)
-    fit = PowerLaw(
-        alpha,
-        a * math.exp(alpha * center),
-        c,
-        (None, None),
-        (None, None),
-        r_squared,
-        noise_sd,
-        noise_dof,
-        source,
-        p,
-        sizes,
-        weights,
-        means,
-        ss,
-        math.inf,
-        n_runs,
-        level,
-    )
-    if noise_sd is None:
+    a, c, ss = (float(value[0]) for value in project([alpha], log_n, weights, means))
+    spread = (weights * (means - np.average(means, weights=weights)) ** 2).sum() + within
+    r_squared = 1 - (ss + within) / float(spread) if spread > 0 else 0.0
+    # on the bound c = 0 the curve has used one degree of freedom less: with 3 there, intervals of
+    # such fits cover 99.7 % instead of 95 %
+    n_free = 2 if c <= 0 else 3
+    noise = _noise(ss, within, len(sizes) - n_free, n_runs - len(sizes))
+    a = a * math.exp(alpha * center)
+    fit = PowerLaw(alpha, a, c, r_squared, *noise, sizes, weights, means, ss, n_runs)
+    if fit.noise_sd is None:
         return fit
-    # a floor against rounding when the points lie on the curve
-    variance = max(noise_sd, 1e-9 * means.mean()) ** 2
     # F(1, .): one parameter is asked about, a and c are chosen best for each alpha
-    fit = fit._replace(critical=ss + f_quantile(level, 1, noise_dof) * variance)
-    fit = fit._replace(alpha_interval=_alpha_interval(profile, ss_grid, alpha, fit.critical))
+    critical = ss + f_quantile(LEVEL, 1, fit.noise_dof) * variance_of(fit)
+    interval = _alpha_interval(profile, ss_grid, alpha, critical)
+    fit = fit._replace(critical=critical, alpha_interval=interval)
     return fit._replace(c_interval=_c_interval(fit))
+
+
+def variance_of(fit):
+    """Returns the variance of one run; never quite 0, where the points lie on the curve."""
+    return max(fit.noise_sd, 1e-9 * fit.means.mean()) ** 2
 
 
 def _best_alpha(profile, ss_grid):
@@ -189,65 +159,60 @@ def _best_alpha(profile, ss_grid):
     best = ALPHAS[int(ss_grid.argmin())], ss_grid.min()
     local = np.flatnonzero((padded[1:-1] < padded[:-2]) & (padded[1:-1] <= padded[2:]))
     for i in local[np.argsort(ss_grid[local])][:5]:
-        low, high = ALPHAS[max(i - 1, 0)], ALPHAS[min(i + 1, N_ALPHA - 1)]
-        minimum = optimize.minimize_scalar(
-            profile, bounds=(low, high), method="bounded", options={"xatol": 1e-10}
-        )
-        best = min(best, (float(minimum.x), float(minimum.fun)), key=lambda pair: pair[1])
+        found = minimum_near(profile, i)
+        best = min(best, (float(found.x), float(found.fun)), key=lambda pair: pair[1])
     return float(best[0])
 
 
-def _noise(ss, ss_within, dof_lack, dof_within, given):
+def minimum_near(function, i):
+    """Returns the minimum of a function of alpha between the neighbours of ALPHAS[i]."""
+    ends = ALPHAS[max(i - 1, 0)], ALPHAS[min(i + 1, N_ALPHA - 1)]
+    return optimize.minimize_scalar(
+        function, bounds=ends, method="bounded", options={"xatol": 1e-10}
+    )
+
+
+def _noise(ss, ss_within, dof_lack, dof_within):
     """Standard deviation of one run, its degrees of freedom, where it comes from, p-value of lack
     of fit.
 
     ss, dof_lack: scatter of the sizes' means about the curve; ss_within, dof_within: of the seeds
-    about their means. Both estimate the same variance if the law holds, which the F test of their
-    ratio (lack of fit) examines: seeds alone would give an interval far too narrow to a curve that
-    does not pass through the means.
+    about their means. Both estimate the same variance if the law holds (F test of lack of fit):
+    seeds alone would give an interval far too narrow to a curve that misses the means.
     """
-    if given:
-        return given[0], given[1], "given", None
     if dof_within >= MIN_NOISE_DOF:
-        variance = ss_within / dof_within
-        p = (
-            float(special.fdtrc(dof_lack, dof_within, ss / dof_lack / variance))
-            if dof_lack and variance > 0
-            else None
-        )
+        variance, p = ss_within / dof_within, None
+        if dof_lack and variance > 0:
+            p = float(special.fdtrc(dof_lack, dof_within, ss / dof_lack / variance))
         # the means scatter about the curve by more than the seeds explain
         if p is not None and p < 1 - LEVEL:
             return math.sqrt(ss / dof_lack), dof_lack, "lack of fit", p
         return math.sqrt(variance), dof_within, "seeds", p
     dof = dof_lack + dof_within
-    return (
-        (math.sqrt((ss + ss_within) / dof), dof, "residuals", None)
-        if dof > 0
-        else (None, 0, "none", None)
-    )
+    if dof <= 0:
+        return None, 0, "none", None
+    return math.sqrt((ss + ss_within) / dof), dof, "residuals", None
 
 
 def _alpha_interval(profile, ss_grid, alpha, critical):
     """Smallest and largest alpha inside the region, ends found by bisection; None where it reaches
     the edge.
 
-    The region may consist of several pieces (the profile has several minima): the interval spans
-    them all. `alpha` is a node of its own, because an interval may be narrower than the 1.9 %
-    between two nodes of the grid.
+    The region may consist of several pieces: the interval spans them all. `alpha` is a node of its
+    own, because an interval may be narrower than the 1.9 % between two nodes.
     """
     nodes = np.append(ALPHAS, alpha)
-    values = np.append(ss_grid, profile(alpha))
+    inside = np.append(ss_grid, profile(alpha)) <= critical
     order = np.argsort(nodes, kind="stable")
-    nodes, inside = nodes[order], values[order] <= critical
+    nodes, inside = nodes[order], inside[order]
     inside[np.flatnonzero(nodes == alpha)] = True
     first, last = np.flatnonzero(inside)[[0, -1]]
 
     def end(out, within):
         if profile(nodes[within]) >= critical:  # the minimum itself, when the region is a point
             return float(nodes[within])
-        return float(
-            optimize.brentq(lambda v: profile(v) - critical, nodes[out], nodes[within], xtol=1e-7)
-        )
+        crossing = lambda alpha: profile(alpha) - critical
+        return float(optimize.brentq(crossing, nodes[out], nodes[within], xtol=1e-7))
 
     low = None if first == 0 else end(first - 1, first)
     high = None if last == len(nodes) - 1 else end(last + 1, last)
@@ -256,45 +221,26 @@ def _alpha_interval(profile, ss_grid, alpha, critical):
 
 def _region(fit, alphas, at_n=None, extra=0.0):
     """Lowest and highest value of the curve at each size in `at_n` over the confidence region, by
-    alpha.
+    alpha: low, high (A, M); NaN where nothing is inside.
 
     at_n None stands for c itself (an infinite size). extra: variance, in units of the noise
-    variance, that a new observation adds (1 for one run, 1/m for the mean of m). Returns low, high
-    (A, M); NaN where nothing is inside.
+    variance, that a new observation adds (1 for one run, 1/m for the mean of m).
 
-    Derivation. The region holds all (alpha, a, c) with SS(alpha, a, c) <= critical. Fix alpha and
-    write x_k = N_k^-alpha, W = sum of the weights w_k, X and Y for the weighted means of x and of
-    the losses y, Sxx = sum of w_k (x_k - X)^2. With m = c + a X, the height of the line over X, the
-    cross term of the weighted sum
-    of squares vanishes:
+    For a fixed alpha write x_k = N_k^-alpha, W = sum of the weights w_k, X and Y for the weighted
+    means of x and of the losses y, Sxx = sum of w_k (x_k - X)^2, m = c + a X. Then
 
-        SS = SS0 + W (m - Y)^2 + Sxx (a - a0)^2        a0, c0 and SS0: the unconstrained optimum at
-            this alpha
+        SS = SS0 + W (m - Y)^2 + Sxx (a - a0)^2 <= critical
 
-    so the region is an ellipse of m and a with what is left, slack = critical - SS0. The curve at u
-    = N^-alpha is c + a u = m + a (u - X), linear in both, and by Cauchy-Schwarz its extremes on the
-    ellipse are
-
-        c0 + a0 u +- sqrt(slack h)                     h = 1 / W + (u - X)^2 / Sxx, its variance in
-            noise variances
-
-    reached at a = a0 +- sqrt(slack / h) (u - X) / Sxx and c = c0 +- sqrt(slack / h) (1 / W - X (u -
-    X) / Sxx). A new observation is one more term of SS, (y_new - curve)^2 / extra: the same with h
-    + extra in the place of h.
-
-    These extremes count only where a >= 0 and c >= 0 there. If not, the extreme of a linear
-    function over the ellipse cut by the two axes lies on one of the axes, where a single
-    coefficient is left and the same argument holds with h = u^2 / sum of w_k x_k^2 (c = 0) and h =
-    1 / W (a = 0). Both ends of such a chord belong to the region, so both are candidates for the
-    lowest and for the highest value.
+    is an ellipse of m and a, and the curve m + a (N^-alpha - X) is linear in both: by
+    Cauchy-Schwarz its extremes are c0 + a0 u +- sqrt((critical - SS0) h), u = N^-alpha, h = 1 / W +
+    (u - X)^2 / Sxx + extra. They count where a >= 0 and c >= 0; if not, the extreme lies on an
+    axis, with h = u^2 / sum of w_k x_k^2 (c = 0) or 1 / W (a = 0).
     """
     center = np.log(fit.sizes).mean()
     x, w, y = np.exp(-np.outer(alphas, np.log(fit.sizes) - center)), fit.weights, fit.means
-    u = (
-        np.zeros((len(alphas), 1))
-        if at_n is None
-        else np.exp(-np.outer(alphas, np.log(at_n) - center))
-    )
+    u = np.zeros((len(alphas), 1))
+    if at_n is not None:
+        u = np.exp(-np.outer(alphas, np.log(at_n) - center))
     x_mean, y_mean = (x @ w / w.sum())[:, None], (w @ y) / w.sum()
     sxx = ((x - x_mean) ** 2 @ w)[:, None]
 
@@ -302,9 +248,8 @@ def _region(fit, alphas, at_n=None, extra=0.0):
     c0 = y_mean - a0 * x_mean
     slack = fit.critical - (w * (y - a0 * x - c0) ** 2).sum(1, keepdims=True)
     to_a, to_c = (u - x_mean) / sxx, 1 / w.sum() - x_mean * (u - x_mean) / sxx
-    ends = _ends(
-        a0 * u + c0, slack, 1 / w.sum() + (u - x_mean) ** 2 / sxx + extra, [(a0, to_a), (c0, to_c)]
-    )
+    h = 1 / w.sum() + (u - x_mean) ** 2 / sxx + extra
+    ends = _ends(a0 * u + c0, slack, h, [(a0, to_a), (c0, to_c)])
 
     x2 = (x**2 @ w)[:, None]  # the edge c = 0
     a1 = (x @ (w * y))[:, None] / x2
@@ -313,13 +258,11 @@ def _region(fit, alphas, at_n=None, extra=0.0):
 
     slack = fit.critical - float(w @ (y - y_mean) ** 2)  # the edge a = 0
     ends += _ends(np.full_like(u, y_mean), np.full_like(u, slack), 1 / w.sum() + extra, [])
-
     stacked = np.stack(ends)
-    missing = np.isnan(stacked)
-    low, high = np.where(missing, np.inf, stacked).min(0), np.where(missing, -np.inf, stacked).max(
-        0
-    )
-    return np.where(missing.all(0), np.nan, low), np.where(missing.all(0), np.nan, high)
+    none = np.isnan(stacked).all(0)
+    low = np.where(np.isnan(stacked), np.inf, stacked).min(0)
+    high = np.where(np.isnan(stacked), -np.inf, stacked).max(0)
+    return np.where(none, np.nan, low), np.where(none, np.nan, high)
 
 
 def _ends(value, slack, h, coefficients):
@@ -337,83 +280,71 @@ def _ends(value, slack, h, coefficients):
     return ends
 
 
-def inside_alphas(fit, count=200):
+def _inside_alphas(fit):
     """Exponents spread over the interval of alpha, the estimate among them."""
     low, high = fit.alpha_interval[0] or ALPHA_RANGE[0], fit.alpha_interval[1] or ALPHA_RANGE[1]
-    return np.unique(np.append(np.geomspace(low, max(high, low * (1 + 1e-12)), count), fit.alpha))
+    return np.unique(np.append(np.geomspace(low, max(high, low * (1 + 1e-12)), 200), fit.alpha))
 
 
 def _c_interval(fit):
-    """Smallest and largest c inside the region; an alpha interval that is open above leaves c's end
-    known."""
-    low, high = _region(fit, inside_alphas(fit))
+    """Smallest and largest c inside the region."""
+    low, high = _region(fit, _inside_alphas(fit))
     if np.isnan(low).all():
         return fit.c, fit.c
     return max(float(np.nanmin(low)), 0.0), float(np.nanmax(high))
 
 
 def predict(fit, n, runs=None):
-    """Loss at sizes n: (estimate, low, high). runs: None for an interval of the curve, m for the
-    mean of m new runs."""
+    """Returns the loss at sizes n: (estimate, low, high). runs: None for an interval of the curve,
+    m for the mean of m new runs."""
     n = np.atleast_1d(np.asarray(n, float))
-    estimate = fit.a * n**-fit.alpha + fit.c
+    estimate = fit.at(n)
     if fit.noise_sd is None:
         return estimate, np.full(n.shape, np.nan), np.full(n.shape, np.nan)
-    low, high = _region(fit, inside_alphas(fit), n, 0.0 if runs is None else 1 / runs)
+    low, high = _region(fit, _inside_alphas(fit), n, 0.0 if runs is None else 1 / runs)
     return estimate, np.fmin(np.nanmin(low, 0), estimate), np.fmax(np.nanmax(high, 0), estimate)
 
 
-def fit_huber(n, loss, delta=HUBER_DELTA, starts=(0.03, 0.1, 0.2, 0.4, 0.8, 1.6)):
-    """Multi-start fit of a N^-alpha + c with a summed Huber loss on log L: {"alpha", "a", "c",
-    "objective"}; None for the three if the best exponent lies on the bound of the search.
+# ---------------------------------------------------------------- another estimator, rival forms
 
-    log L is a log-sum-exp of (log a - alpha log N, log c): in log space an error of 1 % counts the
-    same at every loss, and a and c are positive without a bound. With a delta far below the noise
-    this is nearly the median curve: robust to one bad run, but with five points it all but passes
-    through three of them. So it is the check and not the
-    estimate: in simulated studies its error of log alpha is 5 to 28 % larger than that of least
-    squares
-    (benchmarks/scaling.md).
+
+def fit_huber(n, loss):
+    """Returns {"alpha", "a", "c", "objective"} of a N^-alpha + c with a summed Huber loss on log L;
+    None for the three if the best exponent lies on the bound of the search.
+
+    log L is a log-sum-exp of (log a - alpha log N, log c). With a delta far below the noise this is
+    nearly the median curve: robust to one bad run, but with five points it all but passes through
+    three of them. So it is the check and not the estimate (benchmarks/scaling.md).
     """
     n, loss = np.asarray(n, float), np.asarray(loss, float)
     center = np.log(n).mean()
     x = np.log(n) - center
     sizes, weights, means, _ = group_by_size(n, loss)
-    a, c, _ = project(starts, np.log(sizes) - center, weights[None], means[None])
-    begin = np.stack(
-        [np.log(np.maximum(a[:, 0], 1e-3)), starts, np.log(np.maximum(c[:, 0], 1e-3))], 1
-    )
+    a, c, _ = project(HUBER_STARTS, np.log(sizes) - center, weights, means)
+    begin = np.stack([np.log(np.maximum(a, 1e-3)), HUBER_STARTS, np.log(np.maximum(c, 1e-3))], 1)
 
     def model(p):
-        value, share = log_sum_exp(
-            np.stack([p[:, :1] - p[:, 1:2] * x, np.broadcast_to(p[:, 2:], (len(p), len(x)))])
-        )
+        terms = [p[:, :1] - p[:, 1:2] * x, np.broadcast_to(p[:, 2:], (len(p), len(x)))]
+        value, share = log_sum_exp(np.stack(terms))
         return value, np.stack([share[0], -share[0] * x, share[1]], -1)
 
     bounds = np.array([(-30, 10), ALPHA_RANGE, (LOG_ZERO, 10)], float).T
-    p, objective = minimize_huber(model, np.log(loss), begin, bounds, delta=delta)
+    p, objective = minimize_huber(model, np.log(loss), begin, bounds, delta=HUBER_DELTA)
     best = int(objective.argmin())
-    log_a, alpha, log_c = p[best]
-    if is_on_bound(alpha):
-        return {"alpha": None, "a": None, "c": None, "objective": float(objective[best])}
-    return {
-        "alpha": float(alpha),
-        "a": float(math.exp(log_a + alpha * center)),
-        "c": float(math.exp(log_c)) if log_c > LOG_ZERO else 0.0,
-        "objective": float(objective[best]),
-    }
-
-
-# ---------------------------------------------------------------- rival forms
+    log_a, alpha, log_c = map(float, p[best])
+    found = {"alpha": None, "a": None, "c": None, "objective": float(objective[best])}
+    if not is_on_bound(alpha):
+        found |= {"alpha": alpha, "a": math.exp(log_a + alpha * center)}
+        found["c"] = math.exp(log_c) if log_c > LOG_ZERO else 0.0
+    return found
 
 
 def fit_line(n, loss, form):
-    """`power` (a N^-alpha: a line in log-log) or `log_linear` (b - m ln N) by least squares.
+    """Returns `power` (a N^-alpha: a line in log-log) or `log_linear` (b - m ln N) by least squares:
+    {"alpha" or "slope", its interval, "a" or "intercept", "r_squared" (of the loss), ...}.
 
-    Returns {"alpha" or "slope", its interval, "a" or "intercept", "r_squared" (of the loss), ...};
-    interval None when fewer than three runs are given. These are the forms of papers that leave c
-    out: their intervals are narrow because they take c = 0 for known, and the loss they promise to
-    large models falls without end.
+    These are the forms of papers that leave c out: their intervals are narrow because they take c =
+    0 for known; None with fewer than three runs.
     """
     x, loss = np.log(np.asarray(n, float)), np.asarray(loss, float)
     y = np.log(loss) if form == "power" else loss
@@ -422,54 +353,43 @@ def fit_line(n, loss, form):
     slope = float((x - center) @ y / sxx)
     intercept = float(y.mean() - slope * center)
     fitted = intercept + slope * x
-    dof = len(x) - 2
-    interval = None
+    dof, interval = len(x) - 2, None
     if dof > 0:
         error = t_quantile(0.5 + LEVEL / 2, dof) * math.sqrt(((y - fitted) ** 2).sum() / dof / sxx)
         interval = (-slope - error, -slope + error)
-    predicted = np.exp(fitted) if form == "power" else fitted
-    spread = ((loss - loss.mean()) ** 2).sum()
-    result = {
-        "r_squared": float(1 - ((loss - predicted) ** 2).sum() / spread) if spread > 0 else 0.0
+    if form == "log_linear":
+        line = {"slope": -slope, "slope_interval": interval, "intercept": intercept}
+        return line | {"r_squared": _r_squared(loss, fitted)}
+    return {
+        "alpha": -slope,
+        "alpha_interval": interval,
+        "a": math.exp(intercept),
+        "r_squared": _r_squared(loss, np.exp(fitted)),
+        "r_squared_log_log": _r_squared(y, fitted),
     }
-    if form == "power":
-        y_spread = ((y - y.mean()) ** 2).sum()
-        return {
-            "alpha": -slope,
-            "alpha_interval": interval,
-            "a": math.exp(intercept),
-            "c": 0.0,
-            **result,
-            "r_squared_log_log": (
-                float(1 - ((y - fitted) ** 2).sum() / y_spread) if y_spread > 0 else 0.0
-            ),
-        }
-    return {"slope": -slope, "slope_interval": interval, "intercept": intercept, **result}
+
+
+def _r_squared(y, fitted):
+    spread = ((y - y.mean()) ** 2).sum()
+    return float(1 - ((y - fitted) ** 2).sum() / spread) if spread > 0 else 0.0
 
 
 def predict_form(form, n, loss, at_n):
-    """Loss at `at_n` by a form fitted to (n, loss); the three-parameter form needs three sizes."""
+    """Returns the loss at `at_n` by a form fitted to (n, loss)."""
     if form == "power_floor":
-        fit = fit_power_law(n, loss)
-        return fit.a * at_n**-fit.alpha + fit.c
+        return fit_power_law(n, loss).at(at_n)
     line = fit_line(n, loss, form)
-    return (
-        line["a"] * at_n ** -line["alpha"]
-        if form == "power"
-        else line["intercept"] - line["slope"] * math.log(at_n)
-    )
-
-
-FORMS = ("power_floor", "power", "log_linear")
+    if form == "power":
+        return line["a"] * at_n ** -line["alpha"]
+    return line["intercept"] - line["slope"] * math.log(at_n)
 
 
 def hold_out_largest(n, loss):
-    """The largest size predicted from the rest by each form, beside the naive "same as the next
-    largest".
+    """Returns the largest size predicted from the rest by each form, beside the naive "same as the
+    next largest"; None if fewer than three sizes remain.
 
-    Errors are relative: (predicted - measured) / measured. None if fewer than three sizes remain.
-    The largest and not any size, because that is what a law is for; the naive guess, because losses
-    of neighbouring sizes are so alike that 5 % of error is no achievement.
+    Errors are relative. The naive guess, because losses of neighbouring sizes are so alike that 5 %
+    of error is no achievement.
     """
     n, loss = np.asarray(n, float), np.asarray(loss, float)
     rest, largest = n < n.max(), n == n.max()
@@ -477,42 +397,21 @@ def hold_out_largest(n, loss):
         return None
     measured = float(loss[largest].mean())
     fit = fit_power_law(n[rest], loss[rest])
-    estimate, low, high = (float(v[0]) for v in predict(fit, n.max(), runs=int(largest.sum())))
+    _, low, high = (float(v[0]) for v in predict(fit, n.max(), runs=int(largest.sum())))
     known = math.isfinite(low)
-    naive = float(loss[n == n[rest].max()].mean())
+    naive = float(loss[n == n[rest].max()].mean()) / measured - 1
     errors = {
         form: predict_form(form, n[rest], loss[rest], n.max()) / measured - 1 for form in FORMS
     }
-    error = abs(errors["power_floor"])
     return {
         "n": float(n.max()),
-        "n_sizes_used": int(len(fit.sizes)),
         "measured": measured,
-        "predicted": estimate,
+        "predicted": float(fit.at(n.max())),
         "predicted_interval": [low, high] if known else None,
         "measured_inside_interval": low <= measured <= high if known else None,
         "relative_error": errors["power_floor"],
-        "naive_predicted": naive,
-        "naive_relative_error": naive / measured - 1,
-        "better_than_naive": error < abs(naive / measured - 1),
-        "useful_error": USEFUL_ERROR,
-        "within_useful_error": error <= USEFUL_ERROR,
+        "naive_relative_error": naive,
+        "better_than_naive": abs(errors["power_floor"]) < abs(naive),
+        "within_useful_error": abs(errors["power_floor"]) <= USEFUL_ERROR,
         "forms": errors,
     }
-
-
-def leave_one_size_out(n, loss):
-    """Root mean square relative error of each form over sizes left out in turn, and alpha without
-    each size."""
-    n, loss = np.asarray(n, float), np.asarray(loss, float)
-    sizes = np.unique(n)
-    errors, alphas = {form: [] for form in FORMS}, {}
-    for size in sizes if len(sizes) > 3 else []:
-        rest = n != size
-        measured = loss[~rest].mean()
-        for form in FORMS:
-            errors[form].append(predict_form(form, n[rest], loss[rest], size) / measured - 1)
-        alpha = fit_power_law(n[rest], loss[rest]).alpha
-        alphas[size] = None if is_on_bound(alpha) else alpha
-    rms = {form: float(np.sqrt(np.mean(np.square(e)))) if e else None for form, e in errors.items()}
-    return rms, alphas

@@ -3,15 +3,15 @@
 import numpy as np
 
 # in log loss, as Hoffmann et al. 2022; summed, not averaged: an average is so small that an
-HUBER_DELTA = 1e-3
 # optimizer stops early and calls it converged (Besiroglu et al. 2024)
+HUBER_DELTA = 1e-3
 # as delta: no residual of a log loss is beyond it, which makes it least squares
 SQUARES = 10.0
 LOG_ZERO = -15.0  # log of a coefficient that counts as zero
 
 
 def log_sum_exp(terms):
-    """log of the sum of exp over the first axis, and the share of each term in the sum."""
+    """Returns the log of the sum of exp over the first axis, and the share of each term in it."""
     top = terms.max(0)
     share = np.exp(terms - top)
     total = share.sum(0)
@@ -19,17 +19,15 @@ def log_sum_exp(terms):
 
 
 def minimize_huber(model, y, start, bounds, weights=1.0, delta=HUBER_DELTA, max_steps=400):
-    """Minimises sum of weights * Huber(y - model(p)) for many starts or resamples at once;
-    parameters (B, P), value.
+    """Minimises sum of weights * Huber(y - model(p)) for many starts or resamples at once; returns
+    parameters (B, P) and objectives (B,).
 
     model(p) -> values (B, K) and their derivatives (B, K, P); y (K,), weights (B, K) or 1, bounds
     (2, P). Each step solves with the curvature of the residuals below delta plus `damping` times
-    that of all residuals weighted
-    as iterative reweighting does: Newton's method where that works, reweighted least squares where
-    it does not; what stands on a bound and would leave it is held for that step, lest it drags the
-    others along. It reaches in 30 steps what L-BFGS-B reaches in 1,000 or gives up on (objective on
-    the 240 Chinchilla points equal to eight digits from all 16 starts), and 1,000 resamples cost
-    two seconds instead of two minutes.
+    that of all residuals weighted as iterative reweighting does: Newton's method where that works,
+    reweighted least squares where not. What stands on a bound and would leave it is held for that
+    step, lest it drags the others along. It needs 30 steps where L-BFGS-B needs 1,000 or gives up
+    (benchmarks/scaling.md).
     """
     p = np.clip(np.array(start, float), *bounds)
     value, slope = model(p)
@@ -37,39 +35,32 @@ def minimize_huber(model, y, start, bounds, weights=1.0, delta=HUBER_DELTA, max_
 
     def total(residual):
         size = np.abs(residual)
-        return (
-            weights * np.where(size <= delta, 0.5 * size**2, delta * (size - 0.5 * delta))
-        ).sum(1)
+        huber = np.where(size <= delta, 0.5 * size**2, delta * (size - 0.5 * delta))
+        return (weights * huber).sum(1)
 
     residual = y - value
     objective, damping, idle = total(residual), np.ones(len(p)), np.zeros(len(p), int)
     for _ in range(max_steps):
         size = np.abs(residual)
-        transposed = np.swapaxes(slope, 1, 2)
-        gradient = transposed @ (weights * np.clip(residual, -delta, delta))[..., None]
-        stays = ((p <= bounds[0]) & (gradient[..., 0] <= 0)) | (
-            (p >= bounds[1]) & (gradient[..., 0] >= 0)
-        )
-        transposed, gradient = np.where(stays[..., None], 0, transposed), np.where(
-            stays[..., None], 0, gradient
-        )
-        inner = np.swapaxes(transposed, 1, 2)
-        near = (transposed * (weights * (size <= delta))[:, None]) @ inner
-        every = (
-            transposed * (weights * np.minimum(1, delta / np.maximum(size, 1e-300)))[:, None]
-        ) @ inner
-        ridge = (1e-9 * damping[:, None] * np.einsum("bpp->bp", every) + 1e-18)[
-            :, :, None
-        ] * np.eye(p.shape[1])
-        step = np.linalg.solve(near + damping[:, None, None] * every + ridge, gradient)[..., 0]
-        tried = np.clip(p + step, *bounds)
+        across = np.swapaxes(slope, 1, 2)
+        gradient = across @ (weights * np.clip(residual, -delta, delta))[..., None]
+        downhill = gradient[..., 0]
+        stays = ((p <= bounds[0]) & (downhill <= 0)) | ((p >= bounds[1]) & (downhill >= 0))
+        across = np.where(stays[..., None], 0, across)
+        gradient = np.where(stays[..., None], 0, gradient)
+        inner = np.swapaxes(across, 1, 2)
+        near = (across * (weights * (size <= delta))[:, None]) @ inner
+        reweighted = weights * np.minimum(1, delta / np.maximum(size, 1e-300))
+        every = (across * reweighted[:, None]) @ inner
+        ridge = 1e-9 * damping[:, None] * np.einsum("bpp->bp", every) + 1e-18
+        curvature = near + damping[:, None, None] * every + ridge[:, :, None] * np.eye(p.shape[1])
+        tried = np.clip(p + np.linalg.solve(curvature, gradient)[..., 0], *bounds)
         value, new_slope = model(tried)
         new_objective = total(y - value)
         better = new_objective < objective
         gain = np.where(better, objective - new_objective, 0) / np.maximum(objective, 1e-300)
-        p, residual = np.where(better[:, None], tried, p), np.where(
-            better[:, None], y - value, residual
-        )
+        p = np.where(better[:, None], tried, p)
+        residual = np.where(better[:, None], y - value, residual)
         slope = np.where(better[:, None, None], new_slope, slope)
         objective = np.where(better, new_objective, objective)
         damping = np.where(better, np.maximum(damping / 3, 1e-4), np.minimum(damping * 3, 1e8))

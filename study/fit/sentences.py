@@ -1,75 +1,21 @@
 """Says in words what the fits found. Arithmetic stands elsewhere; a number is rounded only here."""
 
-import numpy as np
-
 from study.families import in_order, label
-from study.fit import compare, joint_law, robust
+from study.fit import compare
 from study.fit import power_law as law
-from study.fit.joint_fit import BEND_LEVEL, recommend
-from study.fit.verdict import MOST_RATIO, RIVAL_LEVEL, RIVALS
-from study.wording import rounded, si
-
-COSTS = {
-    "params_total": "parameters",
-    "train_flops": "training FLOPs",
-    "seconds": "training seconds",
-}
-IN_SHORT = {"params_total": "parameters", "train_flops": "FLOPs", "seconds": "seconds"}
-
-
-def describe_method(settings):
-    """How the numbers were made, for readers of fits.json."""
-    return {
-        "fit": (
-            "least squares of a N^-alpha + c (N: see `count`) by variable projection over all local"
-            " minima"
-        ),
-        "joint": (
-            "least squares of log loss, L = E + ((A / N^alpha)^k + (B / D^beta)^k)^(1/k), k:"
-            " `order`; form: sum (k = 1) unless rejected at 5 % (F test); E free; intervals: runs"
-            " redrawn"
-        ),
-        "answer": (
-            "one law of all families, exponents, k and E shared, less kappa (bits saved on a"
-            " repeated bar - 0.05); intervals: cells left out (seeds, form), text drawn, widened to"
-            " hold the values without each amount of text and under each other form"
-        ),
-        "one_law": (
-            "runs belong to a law of others if they do not raise its residual beyond its noise (F"
-            f" test, {100 * RIVAL_LEVEL:.0f} % for the original suite, {100 * BEND_LEVEL:.0f} % for"
-            " the smallest size)"
-        ),
-        "interval": (
-            "profile likelihood, F(1, degrees of freedom of the noise); see benchmarks/scaling.md"
-        ),
-        "verdict": (
-            f"open: an end of the interval is missing, or {RIVALS['log_linear']} is not rejected at"
-            f" {100 * RIVAL_LEVEL:.0f} % (F test against its limit alpha -> 0); bounded: both ends"
-            f" are known; identified: they are at most a factor of {MOST_RATIO} apart,"
-            f" {RIVALS['power']} is rejected likewise, and {law.MIN_NOISE_DOF} degrees of freedom"
-            " measure the noise"
-        ),
-        "huber": f"cross-check: summed Huber loss of log L, delta {robust.HUBER_DELTA:g}",
-        "not_covered": (
-            "the intervals cover the noise of runs, not what another corpus, recipe or validation"
-            " set would change"
-        ),
-        "resamples": settings.n_resamples,
-        "seed": settings.seed,
-        "alpha_range": law.ALPHA_RANGE,
-    }
+from study.wording import power, rounded, si
 
 
 def headline(entries, refused, compared, joint, answer):
-    """The answer, and a sentence for each family without a grid and each pair of families, true
-    whatever the numbers are. The long reasons stand in families.<family>.reason."""
+    """Returns the answer, and a sentence for each family without a grid and each pair of families,
+    true whatever the numbers are. The long reasons stand in families.<family>.reason."""
     words = [answer["sentence"]] if answer and answer["sentence"] else []
     for family in in_order(set(entries) | set(refused)):
         if family in refused:
             words.append(_refused_sentence(family, refused[family]))
         elif family not in joint:
             words.append(_law_sentence(family, entries[family]))
-    words += filter(None, (_pair_sentence(pair) for pair in compared))
+    words += filter(None, map(_pair_sentence, compared))
     for family, entry in joint.items():
         if entry.get("design"):
             words.append(f"{label(family)}: {entry['reason']}.")
@@ -89,10 +35,10 @@ def answer(families, numbers):
     words = f"Loss falls as N^-{alpha} and D^-{beta} in {who}{alike}"
     if "copies_from_n_times_d" in numbers:
         words += (
-            f"; from N x D of about {numbers['copies_from_n_times_d']['value']:.0e}"
+            f"; from N x D of about {power(numbers['copies_from_n_times_d']['value'])}"
             " Transformers copy repeated bars and fall below this law"
         )
-    return words.replace("e+", "e") + "."
+    return words + "."
 
 
 def answer_without_grid(families, winners):
@@ -134,150 +80,82 @@ def _and(words):
 
 
 def _refused_sentence(family, reason):
-    reason, *_ = reason.partition(";")
-    words = reason.split()
-    return (
-        f"{label(family)}: not fitted: {' '.join(words[:20])}{' ...' if len(words) > 20 else ''}."
-    )
+    words = reason.partition(";")[0].split()
+    more = " ..." if len(words) > 20 else ""
+    return f"{label(family)}: not fitted: {' '.join(words[:20])}{more}."
 
 
 def _law_sentence(family, entry):
     """What the runs of one family say, in the verdict's word. No value of alpha unless it is
     identified: it would be quoted. No formula: a rounded to what alpha's interval allows gives
     other losses."""
+    start, short = f"{label(family)}: alpha", entry["reason_in_short"]
     runs = f"{entry['n_sizes']} sizes, {entry['n_runs']} runs"
     if entry["verdict"] == "open":
-        return f"{label(family)}: alpha stays open ({runs}): {entry['reason_in_short']}."
+        return f"{start} stays open ({runs}): {short}."
     low, high = entry["alpha_interval"]
     ends = f"{rounded(low, low, high)} to {rounded(high, low, high)}"
     if entry["verdict"] == "bounded":
-        return (
-            f"{label(family)}: alpha is bounded, {ends} ({runs}), not identified:"
-            f" {entry['reason_in_short']}."
-        )
-    choices = entry["interval_over_choices"]
-    spread = (
-        ""
-        if choices is None
-        else (
-            f"; over choices of analysis {' to '.join(rounded(end, low, high) for end in choices)}"
-        )
-    )
-    return (
-        f"{label(family)}: alpha is identified, {rounded(entry['alpha'], low, high)}"
-        f" ({100 * law.LEVEL:.0f} % interval {ends}{spread}; {runs})."
-    )
+        return f"{start} is bounded, {ends} ({runs}), not identified: {short}."
+    if entry["interval_over_choices"]:
+        wide = [rounded(end, low, high) for end in entry["interval_over_choices"]]
+        ends += f"; over choices of analysis {' to '.join(wide)}"
+    value = rounded(entry["alpha"], low, high)
+    return f"{start} is identified, {value} ({100 * law.LEVEL:.0f} % interval {ends}; {runs})."
 
 
 def _pair_sentence(pair):
     """Who has the lower loss at equal cost, in one sentence; None if no cost can be compared."""
-    parts = [
-        f"at equal {IN_SHORT[cost]}"
-        f" {_who_is_lower(pair['first'], pair['second'], pair[cost]['points'])}"
-        for cost in COSTS
-        if "points" in pair[cost]
-    ]
+    parts = [pair[cost]["text"] for cost in compare.COSTS if "text" in pair[cost]]
     return f"Lower loss of {_pair(pair)}: {', '.join(parts)}." if parts else None
 
 
-def _who_is_lower(first, second, points):
-    """ "LSTM at 2 of 5 points": those where the interval of the difference carries it."""
-    if any(point["interval"] is None for point in points):
-        return "unknown"
-    below = sum(point["interval"][1] < 0 for point in points)
-    above = sum(point["interval"][0] > 0 for point in points)
-    clear = [
-        f"{label(family)}"
-        f" {'everywhere' if count == len(points) else f'at {count}/{len(points)} points'}"
-        for count, family in ((below, first), (above, second))
-        if count
-    ]
-    return " and ".join(clear) or "neither"
-
-
-def compared_sentence(first, second, what, found):
-    """One sentence on who has the lower loss at equal cost, as far as the intervals carry it."""
-    points = found["points"]
-    scale = f"between {si(found['range'][0])} and {si(found['range'][1])} {what}"
-    if any(point["interval"] is None for point in points):
-        return f"At equal {what} the differences have no interval ({found['method']})."
-    below = sum(point["interval"][1] < 0 for point in points)
-    above = sum(point["interval"][0] > 0 for point in points)
-    sizes = [abs(point["difference"]) for point in points]
-    for count, better in ((below, first), (above, second)):
-        if count == len(points):
-            return (
-                f"At equal {what} the {label(better)} has the lower loss everywhere {scale}, by "
-                f"{min(sizes):.3f} to {max(sizes):.3f} nats."
-            )
-    if not below and not above:
-        return f"At equal {what} no difference between the families can be told from noise {scale}."
-    parts = [
-        f"the {label(better)} is lower at {count} of {len(points)} points"
-        for count, better in ((below, first), (above, second))
-        if count
-    ]
-    rest = "" if below + above == len(points) else "; elsewhere noise hides the difference"
-    cross = found["crossover"]
-    # a crossing counts only if both sides of it stand out of the noise
-    if cross["at"] is not None and below and above:
-        rest += f"; the curves cross at {si(cross['at'])} {what}"
-        if cross["interval"]:
-            rest += (
-                f" ({100 * law.LEVEL:.0f} % interval {si(cross['interval'][0])} to"
-                f" {si(cross['interval'][1])})"
-            )
-    return f"At equal {what} {' and '.join(parts)} {scale}{rest}."
-
-
-def _pair(compared):
-    return f"{label(compared['first'])} and {label(compared['second'])}"
+def _pair(pair):
+    return f"{label(pair['first'])} and {label(pair['second'])}"
 
 
 def warnings(entries, compared):
-    """What a reader should know before quoting a number."""
-    out = []
+    """Returns what a reader should know before quoting a number."""
+    found = []
     for family, entry in entries.items():
+        words = []
         if entry["bends_below"]:
-            out.append(
-                f"{label(family)}: the law bends below N = {si(entry['bends_below'])}:"
-                f" {entry['runs_below']} smaller runs are left out"
+            words.append(
+                f"the law bends below N = {si(entry['bends_below'])}: {entry['runs_below']} smaller"
+                " runs are left out"
             )
-        if entry.get("common_law") and not entry["common_law"]["holds"]:
-            out.append(
-                f"{label(family)}: ladder and original suite do not lie on one law "
-                f"(p = {entry['common_law']['p_value']:.2g}): the ladder is fitted alone"
+        common = entry.get("common_law")
+        if common and not common["holds"]:
+            words.append(
+                "ladder and original suite do not lie on one law (p ="
+                f" {common['p_value']:.2g}): the ladder is fitted alone"
             )
         if entry["n_runs"] == entry["n_sizes"]:
-            out.append(
-                f"{label(family)}: one seed per size, so the noise is guessed from"
-                f" {entry['n_sizes']} residuals of a 3-parameter curve"
+            words.append(
+                f"one seed per size, so the noise is guessed from {entry['n_sizes']} residuals of a"
+                " 3-parameter curve"
             )
         if not entry["falls_with_n"]:
-            out.append(f"{label(family)}: the loss does not fall from each size to the next")
-        if entry["huber"]["inside_interval"] is False:
-            out.append(
-                f"{label(family)}: the Huber cross-check (alpha {entry['huber']['alpha']:.3g}) lies"
-                " outside the interval: a single run may dominate"
-            )
+            words.append("the loss does not fall from each size to the next")
         if entry["noise"]["source"] == "lack of fit":
-            out.append(
-                f"{label(family)}: the curve misses the means by more than the seeds explain "
-                f"(p = {entry['noise']['lack_of_fit_p']:.2g})"
+            words.append(
+                "the curve misses the means by more than the seeds explain (p ="
+                f" {entry['noise']['lack_of_fit_p']:.2g})"
             )
+        found += [f"{label(family)}: {text}" for text in words]
     for pair in compared:
-        if all(pair[cost].get("paired_seeds", 0) < compare.MIN_PAIRED for cost in COSTS):
-            out.append(
-                ("" if len(compared) == 1 else f"{_pair(pair)}: ")
-                + "fewer than three common seeds: the "
-                "families are compared with pooled noise, not by pairs"
+        seeds = max(pair[cost].get("paired_seeds", 0) for cost in compare.COSTS)
+        if seeds < compare.MIN_PAIRED:
+            found.append(
+                f"{_pair(pair)}: fewer than three common seeds: the families are compared with"
+                " pooled noise, not by pairs"
             )
-    return out
+    return found
 
 
 def summary(result):
-    """The closing block: the classical numbers per family, with their interval and the verdict;
-    where a grid was trained, only those of the original suite."""
+    """Returns the closing block: the classical numbers per family, with their interval and the
+    verdict; where a grid was trained, only those of the original suite."""
     block = {}
     for family, entry in result["families"].items():
         if family not in (result["joint"] or {}):
@@ -294,31 +172,18 @@ def summary(result):
 
 def _numbers_of(entry):
     low, high = ("unbounded" if end is None else f"{end:.3f}" for end in entry["alpha_interval"])
-    if entry["alpha"] is None:
-        best = "alpha and c on the bound of the search"
-    else:
+    best = "alpha and c on the bound of the search"
+    if entry["alpha"] is not None:
         best = f"alpha {entry['alpha']:.3f} (95 % {low} to {high}), c {entry['c']:.3f}"
     return f"{best}, R2 {entry['r_squared']:.4f}"
 
 
-def budget_sentence(family, entry, draws, flops, band_percent):
-    """What to train with `flops`, from a family's entry of the joint law and its draws."""
-    if entry["E"]["value"] is None:
-        return (
-            f"{label(family)}: no recommendation from a joint law that is not identified:"
-            f" {entry['reason']}"
-        )
-    draws = np.array(draws)
-    best = recommend(
-        [entry[name]["value"] for name in joint_law.JOINT], draws, flops, entry, band_percent
-    )
+def budget(family, flops, best, extrapolates):
+    """Returns what to train with `flops`, from `joint_fit.recommend`."""
     parts = []
-    for key, what in (("n_opt", "N"), ("d_opt", "D"), ("loss", "loss")):
-        value, band = best[key]["value"], best[key]["band"]
-        ends = f" ({band_percent} % band {si(band[0])} to {si(band[1])})" if band else ""
+    for what, (value, band) in best.items():
+        ends = f" (80 % band {si(band[0])} to {si(band[1])})" if band is not None else ""
         parts.append(f"{what} {si(value)}{ends}")
-    return f"{label(family)} with {flops:.3g} FLOPs (C = 6ND): {', '.join(parts)}" + (
-        " -- outside the sizes or data that were measured: an extrapolation"
-        if best["extrapolates"]
-        else ""
-    )
+    words = f"{label(family)} with {flops:.3g} FLOPs (C = 6ND): {', '.join(parts)}"
+    outside = " -- outside the sizes or data that were measured: an extrapolation"
+    return words + (outside if extrapolates else "")

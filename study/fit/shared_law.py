@@ -1,16 +1,13 @@
-"""Fits one law to several families: shared exponents, irreducible loss and a term for copying.
+"""Fits one law of size and text to several families: shared exponents, a term for copying.
 
     L = E + ((A_f / N^alpha)^k + (B_f / D^beta)^k)^(1/k) - kappa (saved - BASE_SAVED)
 
-A_f and B_f belong to the family f. alpha, beta, k and E are shared or each family's own. `saved` is
+A_f and B_f belong to the family f; alpha, beta, k and E are shared or each family's own. `saved` is
 what in-context copying was measured to save, in bits per character of a repeated bar; kappa, in
-nats per bit, is ln 2 times the share of characters that stand in repeated bars.
+nats per bit, is ln 2 times the share of characters that stand in repeated bars. k = 1 is the law of
+Hoffmann et al. 2022; E = 0 and k = 1 / beta that of Kaplan et al. 2020 (equation 1.5).
 
-    points = points_of(rows, saved)            # rows of study/fit/records.py
-    found = fit(points, ALL_SHARED)
-    other = spread(found, points)              # cells and amounts of text left out in turn
-
-Least squares on log loss. E is always free: it is at least 0 and never set to it.
+Least squares (or Huber) of log loss. E is always free: at least 0 and never set to it.
 """
 
 import math
@@ -20,22 +17,31 @@ import numpy as np
 from scipy import special
 
 from study.families import in_order
-from study.fit.joint_law import EXPONENT_BOUNDS, INVERSE_ORDERS
-from study.fit.power_law import t_quantile
+from study.fit.power_law import LEVEL, t_quantile
 from study.fit.records import count_of, is_positive
 from study.fit.robust import SQUARES, log_sum_exp, minimize_huber
 
 BASE_SAVED = 0.05  # bits that every model saves on a repeated bar, long before it copies
 COPIES_FROM = 0.5  # bits saved: from here on a model is said to copy; the step is from 0.2 to 1
-NAMES = ("log_a", "log_b", "alpha", "beta", "inverse_order", "E")
-SHARED = ("alpha", "beta", "inverse_order", "E")
+ON_STEP = 0.3  # bits saved: cells above it are "on the step", the others "off the step"
+NAMES = ("log_a", "log_b", "alpha", "beta", "inverse_order", "E")  # of what is fitted
+JOINT = ("E", "A", "B", "alpha", "beta", "order")  # of what is told, beside kappa
 QUOTED = ("alpha", "beta", "order", "E", "kappa")
+SHARED = ("alpha", "beta", "inverse_order", "E")
+EXPONENT_BOUNDS = (0.01, 3.0)  # a fit that ends on one of them is reported as not identified
+INVERSE_ORDERS = (0.05, 2.0)  # 1 / order
 N_STARTS, FIRST_STEPS, N_KEPT = 16, 25, 3  # of a fit; only the best starts go on to the end
 MOST_STEPS = 150
-# standard deviation of log loss over draws of a text of so many characters, measured at two amounts
-# (1.05 % and 0.4 %); it falls as 1 / D
+# standard deviation of log loss over draws of a text of so many characters; it falls as 1 / D
 TEXT_DRAW, TEXT_DRAW_CHARS = 0.0105, 84e3
-ON_STEP = 0.3  # bits saved: cells above it are "on the step", the others "off the step"
+DEGREES = 30  # of Student's t for intervals of the law
+
+
+def joint_loss(n, d, E, A, B, alpha, beta, order, kappa=0.0, saved=0.0):
+    """Returns the law's loss in nats per character; saved: bits above BASE_SAVED."""
+    terms = np.stack(np.broadcast_arrays(A * n**-alpha, B * d**-beta))
+    larger = terms.max(0)
+    return E + larger * ((terms / larger) ** order).sum(0) ** (1 / order) - kappa * saved
 
 
 class Points(NamedTuple):
@@ -62,11 +68,12 @@ class Points(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """Which parameters all families share, and what kappa is: None free, 0 no copying term."""
+    """What is fitted: which parameters all families share, kappa, k, and how residuals count."""
 
     shared: tuple = SHARED
-    kappa: float | None = None
+    kappa: float | None = None  # None: free; 0: no copying term
     sum: bool = False  # True: k = 1, size and text add up
+    delta: float = SQUARES  # of the Huber loss; SQUARES: least squares
 
 
 ALL_SHARED = Shape()
@@ -80,7 +87,7 @@ class Fit(NamedTuple):
     columns: dict
     residuals: np.ndarray
     n_free: int
-    centers: tuple
+    centers: tuple  # mean ln N and ln D
 
     @property
     def squares(self):
@@ -107,14 +114,10 @@ def points_of(rows, saved=None, loss="val_nats_per_char"):
         key = row["family"], row[count], row["n_chars_seen"]
         measured = row["family"] in copying and key in saved
         extra.append(saved[key] - BASE_SAVED if measured else 0.0)
-    return Points(
-        families,
-        np.array([families.index(row["family"]) for row in rows]),
-        np.array([row[count] for row in rows], float),
-        np.array([row["n_chars_seen"] for row in rows], float),
-        np.array([row[loss] for row in rows], float),
-        np.array(extra),
-    )
+    keys = (count, "n_chars_seen", loss)
+    columns = [np.array([row[key] for row in rows], float) for key in keys]
+    numbers = np.array([families.index(row["family"]) for row in rows])
+    return Points(families, numbers, *columns, np.array(extra))
 
 
 # ---------------------------------------------------------------- the fit
@@ -125,7 +128,7 @@ def _columns(shape, n_families):
     columns, used = {}, 0
     for name in NAMES:
         n_own = 1 if name in shape.shared else n_families
-        columns[name] = used + (np.arange(n_families) if n_own > 1 else np.zeros(n_families, int))
+        columns[name] = used + np.arange(n_families) % n_own
         used += n_own
     return columns, used + 1
 
@@ -170,24 +173,21 @@ def _starts(points, columns, n_parameters):
     """Returns starts (N_STARTS, P): exponents, order and E spread evenly, at random."""
     rng = np.random.default_rng(0)
     starts = np.full((N_STARTS, n_parameters), 0.08)
-    ranges = {"alpha": (0.08, 0.6), "beta": (0.1, 0.6), "inverse_order": (0.3, 1), "E": (0, 0.6)}
+    ranges = {"alpha": (0.08, 0.6), "beta": (0.1, 0.6), "inverse_order": (0.3, 1)}
+    ranges["E"] = (0, 0.6 * points.loss.min())
     for name, (low, high) in ranges.items():
         shares = (rng.permutation(N_STARTS) + 0.5) / N_STARTS
-        values = low + (high - low) * shares
-        if name == "E":
-            values = values * points.loss.min()
-        starts[:, columns[name]] = values[:, None]
+        starts[:, columns[name]] = (low + (high - low) * shares)[:, None]
     for family in range(len(points.families)):
-        own = points.loss[points.family == family]
-        middle = own.mean() if len(own) else points.loss.mean()
+        middle = points.loss[points.family == family].mean()
+        left = np.maximum(middle - starts[:, columns["E"][family]], 0.05)
         for name in ("log_a", "log_b"):
-            left = np.maximum(middle - starts[:, columns["E"][family]], 0.05)
             starts[:, columns[name][family]] = np.log(0.6 * left)
     return starts
 
 
 def fit(points, shape=ALL_SHARED, floor=None, start=None):
-    """Returns the Fit of least squares of log loss.
+    """Returns the Fit of log loss.
 
     floor: E if it is given, for a profile; start: parameters of a fit of the same shape nearby.
     """
@@ -195,66 +195,59 @@ def fit(points, shape=ALL_SHARED, floor=None, start=None):
     centers = np.log(points.n).mean(), np.log(points.d).mean()
     model = _model(points, columns, n_parameters, centers)
     bounds = _bounds(points, shape, columns, n_parameters, floor)
-    if start is None:
-        p, objective = minimize_huber(
-            model,
-            np.log(points.loss),
-            _starts(points, columns, n_parameters),
-            bounds,
-            delta=SQUARES,
-            max_steps=FIRST_STEPS,
-        )
-        p = p[np.argsort(objective, kind="stable")[:N_KEPT]]
-    else:
-        p = np.asarray(start)[None]
-    p, objective = minimize_huber(
-        model, np.log(points.loss), p, bounds, delta=SQUARES, max_steps=MOST_STEPS
-    )
-    best = p[int(objective.argmin())]
-    residuals = np.log(points.loss) - model(best[None])[0][0]
+    y = np.log(points.loss)
+
+    def minimize(p, steps):
+        p, objective = minimize_huber(model, y, p, bounds, delta=shape.delta, max_steps=steps)
+        return p[np.argsort(objective, kind="stable")]
+
+    p = np.asarray(start)[None] if start is not None else None
+    if p is None:
+        p = minimize(_starts(points, columns, n_parameters), FIRST_STEPS)[:N_KEPT]
+    best = minimize(p, MOST_STEPS)[0]
     n_free = int((bounds[0] < bounds[1]).sum())
-    return Fit(shape, best, columns, residuals, n_free, centers)
+    return Fit(shape, best, columns, y - model(best[None])[0][0], n_free, centers)
 
 
-def loss_at(found, family, n, d, saved=0.0, parameters=None):
-    """Returns the loss of the law in nats per character; family: its number in Points.
-
-    parameters (P,) or (M, P) in place of the fit's own; saved: bits above BASE_SAVED.
-    """
-    p = np.atleast_2d(found.parameters if parameters is None else parameters)
-    one = np.array([family])
-    number = len(found.columns["alpha"])
-    point = Points([""] * number, one, *(np.array([float(v)]) for v in (n, d, 1.0, saved)))
-    value = np.exp(_model(point, found.columns, p.shape[1], found.centers)(p)[0][:, 0])
-    return float(value[0]) if parameters is None else value
-
-
-def quoted(found, parameters=None):
-    """Returns {name of QUOTED: array of its values, one a family (kappa: one)}."""
-    p = found.parameters if parameters is None else parameters
-    values = {name: p[..., found.columns[name]] for name in ("alpha", "beta", "E")}
-    values["order"] = 1 / p[..., found.columns["inverse_order"]]
-    values["kappa"] = p[..., -1:]
-    return values
-
-
-# ---------------------------------------------------------------- intervals
-
-
-def _refitted(found, points, weights, shifts):
+def refitted(found, points, weights=1.0, shifts=0.0):
     """Returns the parameters (G, P) of the law refitted with weights and shifts of log loss, each
-    (G, K) or one number."""
-    _, n_parameters = _columns(found.shape, len(points.families))
+    (G, K) or one number: the one loop of every resampling."""
+    n_parameters = len(found.parameters)
     model = _model(points, found.columns, n_parameters, found.centers)
     bounds = _bounds(points, found.shape, found.columns, n_parameters, None)
     n_fits = len(weights) if np.ndim(weights) else len(shifts)
     start = np.tile(found.parameters, (n_fits, 1))
     y = np.log(points.loss) + shifts
-    return minimize_huber(model, y, start, bounds, weights, SQUARES, max_steps=MOST_STEPS)[0]
+    return minimize_huber(
+        model, y, start, bounds, weights, found.shape.delta, max_steps=MOST_STEPS
+    )[0]
 
 
-def _without_each(groups):
-    return 1.0 - (np.arange(groups.max() + 1)[:, None] == groups)
+def values(found, parameters=None, family=0):
+    """Returns {name of JOINT, "kappa": value} of a family, given by its number in Points.
+
+    parameters (P,) or (M, P) in place of the fit's own: then values are arrays (M,).
+    """
+    p = found.parameters if parameters is None else parameters
+    own = {name: p[..., columns[family]] for name, columns in found.columns.items()}
+    return {
+        "E": own["E"],
+        "A": np.exp(own["log_a"] + own["alpha"] * found.centers[0]),
+        "B": np.exp(own["log_b"] + own["beta"] * found.centers[1]),
+        "alpha": own["alpha"],
+        "beta": own["beta"],
+        "order": 1 / own["inverse_order"],
+        "kappa": p[..., -1],
+    }
+
+
+def quoted(found, family=0):
+    """Returns {name of QUOTED: value} of a family."""
+    all_values = values(found, family=family)
+    return {name: float(all_values[name]) for name in QUOTED}
+
+
+# ---------------------------------------------------------------- intervals
 
 
 class Spread(NamedTuple):
@@ -272,10 +265,10 @@ class Spread(NamedTuple):
         variance = (len(cells) - 1) * cells.var(0)
         return math.sqrt(variance + ((function(self.drawn) - value) ** 2).sum(0))
 
-    def interval(self, value, function, level):
+    def interval(self, value, function):
         """Returns the interval of function(parameters), widened to hold its values without each
         amount of text: what the law owes to one amount is a choice, not noise."""
-        half = t_quantile(0.5 + level / 2, 30) * self.error(value, function)
+        half = t_quantile(0.5 + LEVEL / 2, DEGREES) * self.error(value, function)
         others = np.asarray(function(self.amounts))
         return [float(min(value - half, others.min())), float(max(value + half, others.max()))]
 
@@ -284,23 +277,22 @@ def spread(found, points):
     """Returns the Spread of a fit."""
     texts, amounts = np.unique(points.d, return_inverse=True)
     amounts = amounts.ravel()
-    own = TEXT_DRAW * TEXT_DRAW_CHARS / texts
-    shifts = np.diag(own)[:, amounts]
+    shifts = np.diag(TEXT_DRAW * TEXT_DRAW_CHARS / texts)[:, amounts]
+    without = [1.0 - (np.arange(own.max() + 1)[:, None] == own) for own in (points.cells, amounts)]
     return Spread(
-        _refitted(found, points, _without_each(points.cells), 0.0),
-        _refitted(found, points, _without_each(amounts), 0.0),
-        _refitted(found, points, 1.0, shifts),
+        *(refitted(found, points, weights) for weights in without),
+        refitted(found, points, shifts=shifts),
     )
 
 
-def profile_of_floor(found, points, level=0.95, n_values=25):
-    """Returns [low, high] of the E that an F test does not reject at 1 - level."""
+def profile_of_floor(found, points, n_values=25):
+    """Returns [low, high] of the E that an F test does not reject at 1 - LEVEL."""
     best, dof = found.squares, len(points.loss) - found.n_free
-    inside = [float(np.mean(quoted(found)["E"]))]
+    inside = [float(values(found)["E"])]
     for floor in np.linspace(0, 0.9 * points.loss.min(), n_values):
         worse = fit(points, found.shape, floor, found.parameters)
         growth = max(worse.squares - best, 0.0) / max(best / dof, 1e-18)
-        if special.fdtrc(1, dof, growth) > 1 - level:
+        if special.fdtrc(1, dof, growth) > 1 - LEVEL:
             inside.append(float(floor))
     return [min(inside), max(inside)]
 
@@ -345,15 +337,10 @@ def _misfit(found, points, keep):
         "runs": len(residuals),
         "cells": n_cells,
         "misfit": math.sqrt(float((means**2).mean())),
-        "seed_sd": None,
-        "ratio": None,
-        "p": None,
+        **dict.fromkeys(("seed_sd", "ratio", "p")),
     }
     if seed_dof > 1 and dof > 0 and within > 0:
         ratio = between / dof / (within / seed_dof)
-        row |= {
-            "seed_sd": math.sqrt(within / seed_dof),
-            "ratio": math.sqrt(ratio),
-            "p": float(special.fdtrc(dof, seed_dof, ratio)),
-        }
+        row["seed_sd"], row["ratio"] = math.sqrt(within / seed_dof), math.sqrt(ratio)
+        row["p"] = float(special.fdtrc(dof, seed_dof, ratio))
     return row

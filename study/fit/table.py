@@ -1,28 +1,29 @@
 """Reads a user's table of runs, however it was written, as rows of `study/fit/records.py`.
 
-    rows, remarks = rows_of_table("my_runs.csv")
-
 Commas, semicolons, tabs or bars between columns; decimal commas; 44,000,000 or 124M; UTF-8, UTF-16
-or Latin-1; comment lines; usual other names of the columns. A row that holds no run (OOM, nan, no
-loss) is left out and named in the remarks with its line.
+or Latin-1; comment lines; usual other names of the columns.
 """
 
 import csv
 import math
 import re
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
-from study.fit import joint_law
+from study.fit import shared_law as shared
 from study.fit.power_law import fit_huber
 from study.fit.records import COLUMNS, is_positive
+from study.fit.robust import HUBER_DELTA
 
 ALIASES = {  # column -> names that people give it, lower case, without blanks, _ and -
     "family": "family architecture arch modelfamily modeltype type model".split(),
     "n": "n params parameters nparams numparams modelsize size paramstotal nparameters".split(),
-    "d": "d tokens ntokens numtokens data chars characters traintokens trainingtokens"
-    " datasetsize ncharsseen".split(),
+    "d": (
+        "d tokens ntokens numtokens data chars characters traintokens trainingtokens"
+        " datasetsize ncharsseen".split()
+    ),
     "seed": "seed run repeat".split(),
     "loss": "loss valloss validationloss evalloss testloss finalloss valnatsperchar nats".split(),
 }
@@ -33,6 +34,7 @@ ONE_FAMILY = "runs"  # of a table that names none
 MOST_NAMED = 5  # lines named in a remark
 FAR_OFF = 12.0  # robust standard deviations of log loss, and ...
 LEAST_FAR = 0.1  # ... at least so much above the law: a run that diverged
+SAME = ("family", "params_total", "n_chars_seen", "seed", "val_nats_per_char")  # of one run
 MIN_JUDGED = 8  # runs of a family that can say that another is far off
 
 
@@ -87,13 +89,7 @@ def _lines(text):
 
 def _cells(lines):
     """Returns [(number, cells)]; the delimiter is that of the header."""
-    sample = "\n".join(line for _, line in lines[:20])
-    try:
-        delimiter = csv.Sniffer().sniff(sample, DELIMITERS).delimiter
-    except csv.Error:
-        delimiter = max(DELIMITERS, key=lines[0][1].count)
-    if lines[0][1].count(delimiter) < max(map(lines[0][1].count, DELIMITERS)):
-        delimiter = max(DELIMITERS, key=lines[0][1].count)
+    delimiter = max(DELIMITERS, key=lines[0][1].count)
     return [
         (number, [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter))])
         for number, line in lines
@@ -129,18 +125,22 @@ def rows_of_table(path):
     places = _columns(header)
     rows, empty, again = [], [], []
     for number, cells in body:
-        row = _row(number, cells, places, header)
+        row = _row(number, cells, places)
         if row is None:
             empty.append(number)
-        elif any(_same(row, other) for other in rows):
+        elif any(all(row[key] == other[key] for key in SAME) for other in rows):
             again.append(number)
         else:
             rows.append(row)
     if not rows:
         raise ValueError("no runs: the table is empty" if not empty else "no row has a loss")
     _name_families(rows, header[places["family"]] if "family" in places else None)
-    if "seed" not in places:
-        _number_repeats(rows)
+    if "seed" not in places:  # runs of one size and amount are seeds 0, 1, 2 ...
+        seen = Counter()
+        for row in rows:
+            key = row["family"], row["params_total"], row["n_chars_seen"]
+            row["seed"] = seen[key]
+            seen[key] += 1
     rows, far = _without_far_off(rows)
     remarks = []
     for numbers, what in ((empty, "without a loss"), (again, "that repeat another")):
@@ -149,22 +149,19 @@ def rows_of_table(path):
             named = ", ".join(map(str, numbers[:MOST_NAMED]))
             remarks.append(f"{len(numbers)} rows {what} are left out (line {named}{more})")
     remarks += far
-    key = ("family", "params_total", "n_chars_seen", "seed")
-    return sorted(rows, key=lambda row: tuple(row[name] or 0 for name in key)), remarks
+    return sorted(rows, key=lambda row: tuple(row[key] or 0 for key in SAME[:-1])), remarks
 
 
-def _row(number, cells, places, header):
+def _row(number, cells, places):
     """Returns one line of a table as a row; None if it has no loss."""
 
     def word(column):
         place = places.get(column)
         return cells[place] if place is not None and place < len(cells) else ""
 
-    def value(column, grouped=True):
-        if not word(column):
-            return None
-        found = number_of(word(column), grouped)
-        if found is None:
+    def value(column):
+        found = number_of(word(column))
+        if word(column) and found is None:
             raise ValueError(f"line {number}: {column} is {word(column)!r}, not a number")
         return found
 
@@ -189,11 +186,6 @@ def _row(number, cells, places, header):
     }
 
 
-def _same(row, other):
-    keys = ("family", "params_total", "n_chars_seen", "seed", "val_nats_per_char")
-    return all(row[key] == other[key] for key in keys)
-
-
 def _name_families(rows, name):
     """A column "model" that names every run by itself names no family."""
     names = {row["family"] for row in rows}
@@ -202,21 +194,12 @@ def _name_families(rows, name):
             row["family"] = ONE_FAMILY
 
 
-def _number_repeats(rows):
-    """Without a column of seeds, runs of one size and amount are seeds 0, 1, 2 ..."""
-    seen = {}
-    for row in rows:
-        key = row["family"], row["params_total"], row["n_chars_seen"]
-        row["seed"] = seen[key] = seen.get(key, -1) + 1
-
-
 def _without_far_off(rows):
     """Returns the rows without runs far above the law of the others, and remarks that name them."""
     kept, remarks = [], []
     for family in dict.fromkeys(row["family"] for row in rows):
         own = [row for row in rows if row["family"] == family]
-        above = _above_the_law(own)
-        for row, share in zip(own, above):
+        for row, share in zip(own, _above_the_law(own)):
             if share is None:
                 kept.append(row)
                 continue
@@ -230,18 +213,18 @@ def _without_far_off(rows):
 def _above_the_law(rows):
     """Returns for each row by what share it is too far above a robust fit, or None."""
     loss = np.array([row["val_nats_per_char"] for row in rows])
+    amounts = {row["n_chars_seen"] for row in rows}
     if len(rows) < MIN_JUDGED or not (loss > 0).all():
         return [None] * len(rows)
-    n = np.array([row["params_total"] for row in rows])
-    if all(row["n_chars_seen"] for row in rows) and len({row["n_chars_seen"] for row in rows}) > 2:
-        d = np.array([row["n_chars_seen"] for row in rows])
-        fitted = joint_law.joint_loss(joint_law.fit_joint(n, d, loss)[0], n, d)
+    if None not in amounts and len(amounts) > 2:
+        shape = shared.Shape((), 0.0, sum=True, delta=HUBER_DELTA)
+        above = shared.fit(shared.points_of(rows), shape).residuals
     else:
+        n = np.array([row["params_total"] for row in rows])
         found = fit_huber(n, loss)
         if found["alpha"] is None:
             return [None] * len(rows)
-        fitted = found["a"] * n ** -found["alpha"] + found["c"]
-    above = np.log(loss / fitted)
+        above = np.log(loss / (found["a"] * n ** -found["alpha"] + found["c"]))
     scale = 1.4826 * float(np.median(np.abs(above - np.median(above))))
     limit = max(FAR_OFF * scale, LEAST_FAR)
     return [float(np.expm1(value)) if value > limit else None for value in above]

@@ -35,9 +35,8 @@ SETS = {  # key of a set of samples -> what a reader sees, kind
 }
 LONG = set(  # keys of fits.json that RESULTS.json leaves to it
     (
-        "alpha_without_size best_predicting_form choices collapse counting crossover figures"
-        " flops_range form_p forms frontier held_out huber loss_by_position method"
-        " more_comparisons objective points reason_in_short resamples sizes standard_error"
+        "counting crossover figures form_p forms held_out method more_comparisons points"
+        " reason_in_short"
     ).split()
 )
 UPPER_BOUND = (

@@ -9,7 +9,7 @@ import math
 from music.validity import is_above
 from study.families import label
 from study.report.required import is_ngram, value_at, without_ladder
-from study.wording import measured, measured_share, number, percent, si
+from study.wording import measured, measured_share, number, percent, power, si
 
 MOST_WORDS = 30  # of the sentence
 MOST_NAMED = 3  # models in a sentence
@@ -30,7 +30,7 @@ LAW_NUMBERS = {  # of the answer's law, which stand beside the eight
     "kappa": "nats per character for each bit saved on repeated bars",
     "kappa_from_text": "the same from the share of repeated bars in the text",
     "scatter": "scatter of runs around the law",
-    "copies_from_n_times_d": "copying starts at N x D",
+    "copies_from_n_times_d": "parameters x characters from which Transformers copy",
 }
 SHARES = ("scatter", "valid_rate", "valid_rate_right_bars", "repeated_bars", "copied_share")
 
@@ -147,7 +147,7 @@ def law_rows(results):
     for key, name in LAW_NUMBERS.items():
         value = value_at(numbers, f"{key}.value")
         if value is not None:
-            rows.append((name, si(value) if value > 1e4 else _in_words(key, numbers[key])))
+            rows.append((name, power(value) if value > 1e4 else _in_words(key, numbers[key])))
     return rows
 
 

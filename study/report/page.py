@@ -40,7 +40,7 @@ HERE = Path(__file__).resolve().parent
 PAGE_BYTES = 3_000_000  # the page stays below: mail and forges refuse more
 CAPTION_BYTES = 400  # what stands around a picture
 MAX_SAMPLES = 20  # shown on a page
-DECIDING = ("plane", "repeated_bars")  # figures that stand open; without a grid of sizes x data ...
+DECIDING = ("grid", "repeated_bars")  # figures that stand open; without a grid of sizes x data ...
 CLASSICAL = ("scaling", "repeated_bars")  # ... these
 PLACES = {  # section of the figures that are none of a law
     "sampler": "validity",
@@ -294,7 +294,7 @@ def figures_of(folder, law_captions):
     order = list(FIGURES)
     there = {path.stem: path.read_text(encoding="utf-8") for path in folder.glob("*.svg")}
     known = sorted(there.keys() & set(order), key=order.index)
-    open_ones = DECIDING if "plane" in there else CLASSICAL
+    open_ones = DECIDING if "grid" in there else CLASSICAL
     shown = {section: [] for section in ("deciding", "laws", "validity", "skills")}
     for name in [*known, *sorted(there.keys() - set(order))]:
         section = "deciding" if name in open_ones else PLACES.get(name, "laws")

@@ -1,7 +1,6 @@
-"""Stage 06 with a ladder: one law for ladder and original suite or not, the bend, the plane, its
-corner."""
+"""Stage 06 with a ladder: one law for ladder and original suite or not, the bend, the grid of sizes
+and amounts of text, its largest run."""
 
-import importlib
 import json
 import math
 import subprocess
@@ -14,17 +13,21 @@ import pytest
 from study import figures
 from study.evaluate import figures as evaluate_figures
 from study.evaluate import ladder_copying
-from study.fit import headline_runs, sentences
-from study.fit import joint_law, robust
-from study.fit import analysis as scaling_fits
 from study.fit import answer as study_answer
-from study.fit import copying
-from study.fit import records
-from study.fit import figures as figures_scaling
-from study.fit import joint_fit as scaling_plane
+from study.fit import (
+    analysis,
+    copying,
+    headline_runs,
+    joint_fit,
+    predictions,
+    records,
+    robust,
+    sentences,
+    shared_law,
+)
+from study.fit import figures as fit_figures
 
 HERE = Path(__file__).resolve().parent.parent
-fit_scaling = importlib.import_module("06_fit_scaling")
 TRUTH = (0.75, 35.3, 17.3, 0.486, 0.30, 1.0)  # E, A, B, alpha, beta, order
 LADDER = np.geomspace(3e3, 3e5, 7).round()
 NINE = np.array([1e5, 6e5, 1.8e6, 4e6, 7.4e6])
@@ -62,15 +65,17 @@ def ladder_and_nine(shift=0.0, bend=0.0, family="transformer", alpha=0.3, noise=
     ]
 
 
-def plane(truth=TRUTH, n_seeds=2, noise=0.008, family="transformer", bend=0.0, seed=0):
+def law(truth, n, d):
+    return shared_law.joint_loss(n, d, *truth)
+
+
+def grid(truth=TRUTH, n_seeds=2, noise=0.008, family="transformer", seed=0):
     rng, sizes = np.random.default_rng(seed), np.geomspace(1e4, 2e6, 8).round()
     return [
         row_of(
             n,
             d,
-            joint_law.joint_loss(truth, n, d)
-            + noise * rng.standard_normal()
-            + bend * (n == sizes[0]),
+            law(truth, n, d) + noise * rng.standard_normal(),
             family=family,
             seed=s,
         )
@@ -81,7 +86,11 @@ def plane(truth=TRUTH, n_seeds=2, noise=0.008, family="transformer", bend=0.0, s
 
 
 def analyse(rows, n_resamples=100, **more):
-    return scaling_fits.analyse(rows, fit_scaling.settings(n_resamples), **more)
+    return analysis.analyse(rows, n_resamples, **more)
+
+
+def fit_grid(rows, n_resamples):
+    return joint_fit.fit_grid(rows, n_resamples, np.random.default_rng(0))
 
 
 # ---------------------------------------------------------------- ladder and original suite
@@ -146,10 +155,10 @@ def test_records_say_how_many_parameters_the_blocks_have():
 
 
 def test_a_grid_gives_both_exponents_and_no_verdict_at_one_amount():
-    result = analyse(plane()).result
+    result = analyse(grid()).result
     entry, numbers = result["joint"]["transformer"], result["answer"]["numbers"]
     assert entry["identified"] and entry["form"] == "sum" and entry["lack_of_fit"]["p"] > 0.01
-    assert entry["bends_below"] is None and entry["count"] == "params_non_embedding"
+    assert entry["count"] == "params_non_embedding"
     for name, true in (("alpha", 0.486), ("beta", 0.30)):
         low, high = numbers[name]["interval"]
         assert low < true < high and low < numbers[name]["value"] < high
@@ -158,63 +167,54 @@ def test_a_grid_gives_both_exponents_and_no_verdict_at_one_amount():
     json.dumps(result, allow_nan=False)
 
 
-def test_a_plane_that_bends_is_fitted_above_the_bend():
-    entry, _ = scaling_plane.fit_plane(
-        plane(bend=0.1), fit_scaling.settings(50), np.random.default_rng(0)
-    )
-    assert entry["bends_below"] == pytest.approx(21316, abs=2) and entry["runs_below"] == 10
-
-
-def test_least_squares_and_huber_find_the_truth_without_noise_and_no_floor_is_none():
-    rows = plane(noise=0)
-    n, loss = records.columns(rows, "params_non_embedding")
-    d = np.array([row["n_chars_seen"] for row in rows])
+def test_least_squares_and_huber_find_the_truth_without_noise():
+    points = shared_law.points_of(grid(noise=0))
     for delta in (robust.SQUARES, robust.HUBER_DELTA):
-        assert joint_law.fit_joint(n, d, loss, delta)[0] == pytest.approx(TRUTH, rel=1e-3)
-    assert joint_law.fit_joint(n, d, loss, robust.SQUARES, joint_law.NORM)[0][0] == 0
+        shape = shared_law.Shape((), 0.0, sum=True, delta=delta)
+        found = shared_law.values(shared_law.fit(points, shape))
+        assert [found[name] for name in shared_law.JOINT] == pytest.approx(TRUTH, rel=1e-3)
 
 
 NORM = (0.0, 3.9, 12.0, 0.13, 0.19, 2.9)
 
 
-def test_wants_that_do_not_add_up_are_found_with_their_order():
-    """A plane of the law of Kaplan et al. 2020: no sum with a floor fits it, and none is needed."""
-    entry, draws = scaling_plane.fit_plane(
-        plane(NORM), fit_scaling.settings(200), np.random.default_rng(0)
-    )
-    assert entry["form"] == "order free" and entry["identified"] and entry["form_p"]["sum"] < 1e-6
-    for name, true in zip(joint_law.JOINT[3:], NORM[3:]):
+def test_terms_that_do_not_add_up_are_found_with_their_order():
+    """A grid of the law of Kaplan et al. 2020: no sum with a floor fits it, and none is needed."""
+    entry, found, draws = fit_grid(grid(NORM), 200)
+    assert entry["form"] == "order free" and entry["identified"] and entry["form_p"] < 1e-6
+    for name, true in zip(shared_law.JOINT[3:], NORM[3:]):
         low, high = entry[name]["interval"]
         assert low < true < high and high < 1.5 * low
-    n, d, loss = joint_law.optimal_split(np.array(NORM), 1e13)
+    n, d, loss = joint_fit.optimal_split(1e13, *NORM)
     for factor in (0.9, 1.1):
-        assert joint_law.joint_loss(NORM, n * factor, d / factor) > loss
-    assert joint_law.optimal_split(draws, 1e13)[2].shape == (200,)
-    with_floor = plane((0.5, 3.9, 12.0, 0.25, 0.35, 2.5), noise=0.002)
-    assert (
-        scaling_plane.fit_plane(with_floor, fit_scaling.settings(20), np.random.default_rng(0))[0][
-            "form"
-        ]
-        == "order free"
-    )
+        assert law(NORM, n * factor, d / factor) > loss
+    best, extrapolates = joint_fit.recommend(entry, found, draws, 2e11)
+    low, high = best["loss"][1]
+    assert low < best["loss"][0] < high
+    assert not extrapolates and joint_fit.recommend(entry, found, draws, 1e20)[1]
+    with_floor = grid((0.5, 3.9, 12.0, 0.25, 0.35, 2.5), noise=0.002)
+    assert fit_grid(with_floor, 20)[0]["form"] == "order free"
 
 
-def test_a_free_order_and_a_held_one_are_told_by_numbers():
-    n, d = np.geomspace(1e4, 1e6, 6), np.geomspace(1e5, 1e6, 6)
-    for form in (joint_law.SUM, joint_law.NORM, joint_law.NORM_AND_FLOOR):
-        model, bounds, back, _, _ = joint_law._joint_model(n, d, form)
-        p = np.array(
-            [[-0.5 if form.floor else bounds[0, 0], 0.1, 0.2, 0.2, 0.3, 0.4 if form.order else 1.0]]
-        )
-        assert np.exp(model(p)[0]) == pytest.approx(joint_law.joint_loss(back(p), n, d))
-        for i in range(6):
-            moved = p + 1e-6 * (np.arange(6) == i)
-            assert (model(moved)[0] - model(p)[0]) / 1e-6 == pytest.approx(
-                model(p)[1][..., i], abs=1e-4
-            )
+def test_the_slopes_of_the_law_are_those_of_its_numbers():
+    rows, saved = copying_grid()
+    points = shared_law.points_of(rows, saved)
+    shape = shared_law.Shape(("E",))
+    columns, n_parameters = shared_law._columns(shape, 2)
+    model = shared_law._model(points, columns, n_parameters, (12.0, 13.0))
+    p = np.full((1, n_parameters), 0.1)
+    p[0, columns["alpha"]], p[0, columns["beta"]], p[0, columns["inverse_order"]] = 0.2, 0.3, 0.4
+    value, slopes = model(p)
+    found = shared_law.Fit(shape, p[0], columns, value[0], 0, (12.0, 13.0))
+    of_lstm = points.family == 1
+    loss = shared_law.joint_loss(points.n, points.d, **shared_law.values(found, family=1))
+    assert value[0, of_lstm] == pytest.approx(np.log(loss[of_lstm]))
+    for i in range(n_parameters):
+        moved = p + 1e-6 * (np.arange(n_parameters) == i)
+        assert (model(moved)[0] - value) / 1e-6 == pytest.approx(slopes[..., i], abs=1e-4)
 
 
-def test_a_plane_that_leaves_every_law_is_not_identified():
+def test_a_grid_that_leaves_every_law_is_not_identified():
     """Large models on much text lie 10 % below: what seeds scatter says that no law is missed by
     chance."""
     rows = [
@@ -223,9 +223,9 @@ def test_a_plane_that_leaves_every_law_is_not_identified():
             val_nats_per_char=row["val_nats_per_char"]
             * (0.9 if row["params_non_embedding"] > 2e5 and row["n_chars_seen"] > 5e5 else 1),
         )
-        for row in plane()
+        for row in grid()
     ]
-    entry, _ = scaling_plane.fit_plane(rows, fit_scaling.settings(50), np.random.default_rng(0))
+    entry, _, _ = fit_grid(rows, 50)
     assert (
         not entry["identified"]
         and "misses the runs" in entry["reason"]
@@ -233,44 +233,35 @@ def test_a_plane_that_leaves_every_law_is_not_identified():
     )
 
 
-def test_the_corner_is_predicted_from_smaller_runs_alone():
-    rows = plane()
+def test_the_largest_run_is_predicted_from_smaller_runs_alone():
+    rows = grid()
     n, d = (max(row[key] for row in rows) for key in ("params_non_embedding", "n_chars_seen"))
-    promise = scaling_plane.predict_corner(rows, n, d)
-    assert (
-        promise["n_runs"] == 7 * 4 * 2
-        and promise["interval"][0] < promise["prediction"] < promise["interval"][1]
-    )
+    written = predictions.predict_run(rows, n, d, share=0.1, runs=2)
+    low, high = written["if_not"]["interval"]
+    assert written["n_runs"] == 7 * 4 * 2 and low < written["if_not"]["value"] < high
+    assert written["if_copies"]["value"] < written["if_not"]["value"]
+    assert written["p_copies"] is None  # no smaller run says when models copy
     seen = [row for row in rows if row["params_non_embedding"] < n and row["n_chars_seen"] < d]
     # what was trained since changes nothing
-    assert scaling_plane.predict_corner(seen, n, d) == promise
-    assert (
-        scaling_plane.predict_corner(
-            [dict(row, val_nats_per_char=row["val_nats_per_char"] + 1e-9) for row in seen], n, d
-        )["digest"]
-        != promise["digest"]
-    )
-    held_out = scaling_plane.held_out_corner(rows)
-    assert (
-        held_out["inside"]
-        and abs(held_out["relative_error"]) < 0.02
-        and held_out["measured_runs"] == 2
-    )
+    assert predictions.predict_run(seen, n, d, share=0.1, runs=2) == written
+    moved = [dict(row, val_nats_per_char=row["val_nats_per_char"] + 1e-9) for row in seen]
+    assert predictions.predict_run(moved, n, d)["digest"] != written["digest"]
     with pytest.raises(ValueError, match="four sizes"):
-        scaling_plane.predict_corner(
-            rows, sorted({row["params_non_embedding"] for row in rows})[3], d
-        )
-    entry = analyse(rows, 2, promises={"transformer": promise}).result["joint"]["transformer"]
-    assert (
-        entry["promise"]["digest"] == promise["digest"]
-        and abs(entry["promise"]["relative_error"]) < 0.02
-    )
-    assert scaling_plane.compare_promise(promise, seen) is None
+        predictions.predict_run(rows, sorted({row["params_non_embedding"] for row in rows})[3], d)
+    result = analyse(rows, 2, predicted={"transformer": written}).result
+    said = result["joint"]["transformer"]["prediction"]
+    assert said["digest"] == written["digest"] and said["measured_runs"] == 2
+    assert said["inside"] and not said["inside_if_copies"] and abs(said["relative_error"]) < 0.02
+    (held_out,) = result["answer"]["prediction"]["held_out"]
+    assert held_out["inside"] and abs(held_out["relative_error"]) < 0.02
+    assert predictions.beside_measured(written, seen) is None
+    lstm = predictions.predict_run([dict(row, family="lstm") for row in rows], n, d, share=0.1)
+    assert lstm["if_copies"] is None
 
 
 def test_what_copying_saves_is_a_term_of_the_law(tmp_path):
     """Large models on much text save on repeated bars: the loss leaves the law by that much."""
-    rows = [dict(row, saved=0.05) for row in plane(NORM)]
+    rows = [dict(row, saved=0.05) for row in grid(NORM)]
     for row in rows:
         if row["params_non_embedding"] > 2e5 and row["n_chars_seen"] > 5e5:
             row.update(val_nats_per_char=row["val_nats_per_char"] - 0.08 * 0.95, saved=1.0)
@@ -291,22 +282,20 @@ def test_what_copying_saves_is_a_term_of_the_law(tmp_path):
 
 def drawn(rows, n_resamples=10):
     """Names of the figures that the data allow, drawn and not written."""
-    result, laws, _ = analyse(rows, n_resamples)
+    result, laws = analyse(rows, n_resamples)
     chosen = {
         family: headline_runs.choose_headline([row for row in rows if row["family"] == family])
         for family in {row["family"] for row in rows}
     }
-    study = figures_scaling.Study(rows, chosen, result, laws, {}, fit_scaling.settings(0), None)
+    study = fit_figures.Study(rows, chosen, result, laws, {})
     return {
-        name
-        for name in ("scaling", "plane")
-        if figures_scaling.DRAWINGS[name](figures.pyplot(), study)
+        name for name in ("scaling", "grid") if fit_figures.DRAWINGS[name](figures.pyplot(), study)
     }
 
 
-def test_the_plane_is_drawn():
-    rows = plane() + plane((0.75, 97.9, 17.3, 0.6, 0.3, 1.0), family="lstm", seed=1)
-    assert drawn(rows) == {"scaling", "plane"}
+def test_the_grid_is_drawn():
+    rows = grid() + grid((0.75, 97.9, 17.3, 0.6, 0.3, 1.0), family="lstm", seed=1)
+    assert drawn(rows) == {"scaling", "grid"}
 
 
 # ---------------------------------------------------------------- the study that ships
@@ -347,7 +336,7 @@ def copying_grid(kappa=0.08, seed=0):
     """Two families of one law; the first copies from N x D = 1e11 on, and saves up to 1.1 bits."""
     rows, saved = [], {}
     for family in ("transformer", "lstm"):
-        for row in plane(NORM, family=family, seed=seed):
+        for row in grid(NORM, family=family, seed=seed):
             n, d = row["params_non_embedding"], row["n_chars_seen"]
             bits = 0.05 + (1.05 / (1 + (1e11 / (n * d)) ** 3) if family == "transformer" else 0)
             loss = row["val_nats_per_char"] - kappa * (bits - 0.05)

@@ -1,0 +1,156 @@
+"""Predicts runs that nobody has trained: the loss if the model copies, if not, and how likely it is.
+
+    written = predict_run(rows, n, d, share)       # before the run is trained, from smaller ones
+    beside_measured(written, rows)                 # ... and afterwards
+
+Each family's own exponents, kappa as counted in the text: on held-out amounts of text that missed
+by 0.6 to 1.6 %, shared exponents by 1.4 to 1.8 % (benchmarks/scaling.md).
+"""
+
+import math
+
+import numpy as np
+
+from study.fit import copying, sentences
+from study.fit import shared_law as shared
+from study.fit.power_law import LEVEL, t_quantile
+from study.fit.records import count_of, is_positive
+from study.stages.files import value_digest
+
+MIN_SIZES, MIN_AMOUNTS = 4, 3  # of a grid
+
+
+def onset_of(points):
+    """Returns the Onset of the family that copies, or None."""
+    own = points.saved != 0
+    if not own.any():
+        return None
+    return copying.onset(points.n[own], points.d[own], points.saved[own] + shared.BASE_SAVED)
+
+
+def predict(points, found, other, family, n, d, kappa, starts, runs=1):
+    """Returns the prediction of a run: {"if_not", "if_copies", "p_copies"}, losses with intervals.
+
+    kappa: nats per bit; 0: nothing copies. runs: the interval is for the mean of so many.
+    """
+    number = points.families.index(family)
+    loss = lambda p=None: shared.joint_loss(n, d, **shared.values(found, p, number))
+    value = float(loss())
+    error = other.error(math.log(value), lambda p: np.log(loss(p)))
+    scatter = math.hypot(error, found.scatter / math.sqrt(runs))
+    half = t_quantile(0.5 + LEVEL / 2, shared.DEGREES) * scatter
+    low, high = value * math.exp(-half), value * math.exp(half)
+    row = {"family": family, "n": float(n), "d": float(d)}
+    row |= {"if_not": {"value": value, "interval": [low, high]}}
+    row["if_copies"] = row["p_copies"] = None
+    if kappa:
+        least, most = (copying.gain(kappa, saved) for saved in copying.PLATEAU_RANGE)
+        copied = value - copying.gain(kappa)
+        row["if_copies"] = {"value": copied, "interval": [low - most, high - least]}
+    if starts:
+        row["p_copies"] = starts.probability(n, d)
+    return row
+
+
+def predictions(points, share, starts):
+    """Returns {"held_out": the largest run of each family from runs smaller in both, beside
+    what was measured, "next": twice the largest size on twice the text}."""
+    n, d = points.n.max(), points.d.max()
+    kappa = copying.kappa_of_share(share) if share else None
+    found = shared.fit(points, shared.Shape((), kappa))
+    kappa = float(shared.values(found)["kappa"])
+    other = shared.spread(found, points)
+    copies = {points.families[i] for i in np.unique(points.family[points.saved != 0])}
+    held_out, following = [], []
+    for number, family in enumerate(points.families):
+        own = points.family == number
+        top = points.n[own].max()
+        largest = own & (points.n == top) & (points.d == d)
+        term, onset = (kappa, starts) if family in copies else (0.0, None)
+        smaller = (points.n < 0.97 * top) & (points.d < d)
+        if largest.any() and _is_grid(points.only(smaller), family):
+            held_out.append(_held_out(points, smaller, largest, family, term))
+        following.append(predict(points, found, other, family, 2 * n, 2 * d, term, onset))
+    for row in held_out + following:
+        row["sentence"] = sentences.prediction(row)
+    return {"held_out": held_out, "next": following}
+
+
+def _is_grid(points, family):
+    if family not in points.families:
+        return False
+    own = points.family == points.families.index(family)
+    sizes, amounts = len(set(points.n[own])), len(set(points.d[own]))
+    return sizes >= MIN_SIZES and amounts >= MIN_AMOUNTS
+
+
+def _held_out(points, smaller, largest, family, kappa):
+    """The prediction of the largest run from smaller runs; whether it copies is unknown to them."""
+    seen = points.only(smaller)
+    n, d, losses = points.n[largest][0], points.d[largest][0], points.loss[largest]
+    starts = onset_of(seen) if kappa else None
+    row = _from_smaller(seen, family, n, d, kappa, starts, len(losses))
+    measured = float(losses.mean())
+    copied = bool(points.saved[largest].mean() + shared.BASE_SAVED > shared.ON_STEP)
+    right = row["if_copies"] if copied and row["if_copies"] else row["if_not"]
+    error = right["value"] / measured - 1
+    row |= {"measured": measured, "copied": copied, "relative_error": error}
+    return {**row, "inside": _holds(right, measured)}
+
+
+def _from_smaller(seen, family, n, d, kappa, starts, runs):
+    found = shared.fit(seen, shared.Shape((), kappa))
+    return predict(seen, found, shared.spread(found, seen), family, n, d, kappa, starts, runs)
+
+
+def _holds(number, measured):
+    low, high = number["interval"]
+    return bool(low <= measured <= high)
+
+
+# ---------------------------------------------------------------- written before training
+
+
+def predict_run(rows, n, d, share=None, runs=1):
+    """Returns the prediction of a run of n parameters on d characters from the rows of one family
+    that are smaller in both (others are left out), with "n_runs" and "digest" of the rows used.
+
+    share: of characters in second occurrences; runs: the interval is for the mean of so many. The
+    smaller runs do not copy, or they would say so. ValueError if they are too few.
+    """
+    count = count_of(rows)
+    rows = [row for row in rows if row[count] < n and row["n_chars_seen"] < d]
+    rows = [row for row in rows if is_positive(row["val_nats_per_char"])]
+    points = shared.points_of(rows)
+    if not rows or not _is_grid(points, rows[0]["family"]):
+        raise ValueError(
+            f"{len(rows)} smaller runs: four sizes and three amounts of data are needed"
+        )
+    family = rows[0]["family"]
+    kappa = copying.kappa_of_share(share) if share and family in copying.ATTENTION else 0.0
+    keys = ("name", count, "n_chars_seen", "val_nats_per_char")
+    used = sorted([row[key] for key in keys] for row in rows)
+    written = _from_smaller(points, family, n, d, kappa, None, runs)
+    return {**written, "n_runs": len(rows), "digest": value_digest(used)}
+
+
+def beside_measured(written, rows):
+    """Returns a prediction of `predict_run` beside the runs that have been trained at its N and D;
+    None if there is none yet."""
+    losses = [
+        row["val_nats_per_char"]
+        for row in rows
+        if row[count_of(rows)] == written["n"] and row["n_chars_seen"] == written["d"]
+    ]
+    if not losses:
+        return None
+    measured = float(np.mean(losses))
+    copied = written["if_copies"]
+    return {
+        **written,
+        "measured": measured,
+        "measured_runs": len(losses),
+        "relative_error": written["if_not"]["value"] / measured - 1,
+        "inside": _holds(written["if_not"], measured),
+        "inside_if_copies": copied and _holds(copied, measured),
+    }
