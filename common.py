@@ -28,8 +28,7 @@ N_SPECIAL = 3
 # characters they stand for: a tune begins for free, but that it ends here is a prediction
 SPECIAL_CHARS = 0, 1, 1
 TOKENIZER_LIMIT_BYTES = 4 << 20  # every character of Unicode would fit
-# occurrences in the training text: what has fewer gets no token of its own, as no model could learn
-# it
+# occurrences in the training text: no model could learn a token that has fewer
 RARE = 5
 _LENGTH = r"\d*(?:/+\d*)?"
 # what has a token of its own in the note tokenizer; anything else is written in characters
@@ -55,7 +54,8 @@ class CharTokenizer:
     """Character-level vocabulary.
 
     Token 0 begins a tune, 1 ends it, 2 stands for a character that the training text does not have;
-    character number i of the sorted `characters` is token 3 + i.
+    character number i of the sorted `characters` is token 3 + i. `texts`: what each token stands
+    for; a subclass hands over the texts of further tokens.
 
     >>> t = CharTokenizer("ABC|")
     >>> t.encode("AB|?").tolist(), t.decode([0, 3, 4, 6, 1]), t.token_chars.tolist()
@@ -64,29 +64,27 @@ class CharTokenizer:
 
     kind = "char"
 
-    def __init__(self, characters):
+    def __init__(self, characters, more_texts=()):
         self.characters = "".join(sorted(set(characters)))
-        self.texts = ["", "", "\ufffd", *self.characters]
+        self.texts = ["", "", "\ufffd", *self.characters, *more_texts]
         self.vocab_size = len(self.texts)
-        self.dtype = np.uint8 if self.vocab_size <= 256 else np.uint16
-        self.token_chars = np.array([*SPECIAL_CHARS, *(1 for _ in self.characters)])
-        self._codes = np.array([ord(c) for c in self.characters], dtype=np.uint32)
+        self.dtype = np.min_scalar_type(self.vocab_size - 1)
+        self.token_chars = np.array([*SPECIAL_CHARS, *map(len, self.texts[N_SPECIAL:])])
+        points = [ord(character) for character in self.characters]
+        self._numbers = np.full(max(points, default=-1) + 2, UNKNOWN, self.dtype)  # by code point
+        self._numbers[points] = range(N_SPECIAL, N_SPECIAL + len(points))
 
     def encode(self, text):
-        """Token numbers of a text, without begin and end; shape (len(text),), the smallest integer
-        type."""
+        """Returns the token numbers of a text, without begin and end: 1-D, of `dtype`."""
         points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
-        if not len(self._codes):
-            return np.full(len(points), UNKNOWN, self.dtype)
-        place = np.minimum(np.searchsorted(self._codes, points), len(self._codes) - 1)
-        return np.where(self._codes[place] == points, place + N_SPECIAL, UNKNOWN).astype(self.dtype)
+        return self._numbers[np.minimum(points, len(self._numbers) - 1)]
 
     def texts_of(self, tokens):
-        """The text of each token; begin and end give nothing, unknown gives U+FFFD."""
+        """Returns the text of each token; begin and end give nothing, unknown gives U+FFFD."""
         return [self.texts[token] for token in tokens]
 
     def decode(self, tokens):
-        """Text of token numbers."""
+        """Returns the text of token numbers."""
         return "".join(self.texts_of(tokens))
 
     @property
@@ -95,22 +93,22 @@ class CharTokenizer:
         return hashlib.sha256(f"{self.kind}/{N_SPECIAL}/{self.characters}".encode()).hexdigest()
 
     def dumps(self):
-        """The bytes of tokenizer.pkl: one dict of built-in types, which `load_tokenizer` reads."""
-        return pickle.dumps(
-            {
-                "format": 1,
-                "kind": self.kind,
-                "special": {"begin": BEGIN, "end": END, "unknown": UNKNOWN},
-                "characters": self.characters,
-                "vocab_size": self.vocab_size,
-                "digest": self.digest,
-            },
-            protocol=4,
-        )
+        """Returns the bytes of tokenizer.pkl, for `load_tokenizer`."""
+        return pickle.dumps(self._saved(), protocol=4)
+
+    def _saved(self):
+        return {
+            "format": 1,
+            "kind": self.kind,
+            "special": {"begin": BEGIN, "end": END, "unknown": UNKNOWN},
+            "characters": self.characters,
+            "vocab_size": self.vocab_size,
+            "digest": self.digest,
+        }
 
     @classmethod
     def from_saved(cls, saved):
-        """The tokenizer of a dict that `dumps` made; ValueError if it holds no vocabulary."""
+        """Makes the tokenizer of a dict that was saved; ValueError if it holds no vocabulary."""
         if not isinstance(saved.get("characters"), str):
             raise ValueError("it holds no vocabulary")
         return cls(saved["characters"])
@@ -120,9 +118,8 @@ class NoteTokenizer(CharTokenizer):
     """Note-level vocabulary: one token a note or chord member with its octave and length, a rest,
     a field, a voice tag (`_UNIT`); these *pieces* are numbered behind the characters.
 
-    Lossless: what is no piece is written in characters, and these are CharTokenizer's. A text could
-    be written in several ways and `encode` takes one of them, so a model's loss is an upper bound
-    of what it needs for the text.
+    Lossless: what is no piece is written in characters. A text could be written in several ways
+    and `encode` takes one of them, so a model's loss is an upper bound of what it needs.
 
     text: what to learn from; or the characters, with the `pieces` that were saved.
 
@@ -134,23 +131,19 @@ class NoteTokenizer(CharTokenizer):
     kind = "note"
 
     def __init__(self, text, pieces=None):
-        super().__init__(text)
         self.pieces = self.learn(text) if pieces is None else pieces
-        self.texts += self.pieces
+        super().__init__(text, self.pieces)
         self.numbers = {
             piece: number for number, piece in enumerate(self.texts) if number >= N_SPECIAL
         }
-        self.vocab_size = len(self.texts)
-        self.dtype = np.min_scalar_type(self.vocab_size - 1)
-        self.token_chars = np.array([*SPECIAL_CHARS, *map(len, self.texts[N_SPECIAL:])])
 
     @staticmethod
     def learn(text):
-        """The units that the training text has often enough, the most frequent first."""
+        """Returns the units that a text has RARE times at least, the most frequent first."""
         return _frequent(_UNIT.findall(text))
 
     def encode(self, text):
-        """Token numbers of a text, without begin and end; 1-D, the smallest integer type."""
+        """Returns the token numbers of a text, without begin and end: 1-D, of `dtype`."""
         tokens = []
         for unit in _UNIT.findall(text):
             if unit in self.numbers:
@@ -164,13 +157,12 @@ class NoteTokenizer(CharTokenizer):
         """SHA-256 that identifies the vocabulary in every file made with it."""
         return hashlib.sha256(f"{super().digest}/{json.dumps(self.pieces)}".encode()).hexdigest()
 
-    def dumps(self):
-        """The bytes of tokenizer.pkl: one dict of built-in types, which `load_tokenizer` reads."""
-        return pickle.dumps({**pickle.loads(super().dumps()), "pieces": self.pieces}, protocol=4)
+    def _saved(self):
+        return {**super()._saved(), "pieces": self.pieces}
 
     @classmethod
     def from_saved(cls, saved):
-        """The tokenizer of a dict that `dumps` made; ValueError if it holds no vocabulary."""
+        """Makes the tokenizer of a dict that was saved; ValueError if it holds no vocabulary."""
         characters, pieces = saved.get("characters"), saved.get("pieces")
         are_texts = isinstance(characters, str) and isinstance(pieces, list)
         if not are_texts or not all(isinstance(text, str) and text for text in pieces):
@@ -185,9 +177,9 @@ class EventTokenizer(NoteTokenizer):
     Lossless: a stretch of music that its events do not give back is written in characters. What a
     token stands for depends on its bar, so `token_chars` is nominal; `texts_of` is exact.
 
-    >>> t = EventTokenizer("K:G\nG4F2z2|\n" * RARE)
-    >>> t.texts_of(t.encode("K:G\nF2z2G4|"))
-    ['K:G\n', '', 'F', '', '2', '', 'z2', 'G', '4', '|']
+    >>> t = EventTokenizer("K:G\\nG4F2z2|\\n" * RARE)
+    >>> t.texts_of(t.encode("K:G\\nF2z2G4|"))
+    ['K:G\\n', '', 'F', '', '2', '', 'z2', 'G', '4', '|']
     """
 
     kind = "event"
@@ -200,7 +192,7 @@ class EventTokenizer(NoteTokenizer):
 
     @staticmethod
     def learn(text):
-        """The events and fields that the training text has often enough, the most frequent
+        """Returns the events and fields that a text has RARE times at least, the most frequent
         first."""
         from music.events import parts_of
 
@@ -208,7 +200,7 @@ class EventTokenizer(NoteTokenizer):
         return _frequent(name for events, part in parts for name in events or _UNIT.findall(part))
 
     def encode(self, text):
-        """Token numbers of a text, without begin and end; 1-D, the smallest integer type."""
+        """Returns the token numbers of a text, without begin and end: 1-D, of `dtype`."""
         from music.events import parts_of
 
         tokens = [np.array([], self.dtype)]
@@ -220,22 +212,22 @@ class EventTokenizer(NoteTokenizer):
         return np.concatenate(tokens)
 
     def texts_of(self, tokens):
-        """The text of each token where it stands; a bar's text is divided among its events."""
+        """Returns the text of each token where it stands; a bar's text is divided among its
+        events."""
         from music.events import texts_of
 
         return texts_of([self.texts[token] for token in tokens])
 
 
-TOKENIZERS = {
+TOKENIZERS = {  # kind -> class
     "char": CharTokenizer,
     "note": NoteTokenizer,
     "event": EventTokenizer,
-}  # kind -> class
+}
 
 
 def load_tokenizer(path):
-    """The tokenizer saved in a file, of whatever kind, without executing anything; ValueError says
-    what is wrong."""
+    """Reads a tokenizer of any kind, without executing anything; ValueError says what is wrong."""
     path = Path(path)
     try:
         if path.stat().st_size > TOKENIZER_LIMIT_BYTES:
@@ -249,18 +241,7 @@ def load_tokenizer(path):
         tokenizer = TOKENIZERS[kind].from_saved(saved)
         if saved.get("digest") != tokenizer.digest:
             raise ValueError("its digest does not fit its vocabulary")
-    except (
-        pickle.UnpicklingError,
-        ValueError,
-        EOFError,
-        AttributeError,
-        IndexError,
-        KeyError,
-        TypeError,
-        MemoryError,
-        OverflowError,
-        OSError,
-    ) as error:
+    except Exception as error:  # hostile bytes make the unpickler raise errors of a dozen kinds
         raise ValueError(f"{path.name} is not a tokenizer of this project: {error}") from None
     return tokenizer
 
@@ -274,15 +255,13 @@ class _BuiltinsOnly(pickle.Unpickler):
 
 
 # ---------------------------------------------------------------- models
-# Families behind one interface: model(idx, targets) -> (logits, loss), model.step(idx, cache) for
-# generation, and what only the class knows (see `Model`). None has trained biases; all start with
-# an output layer of zeros, so that the first loss is exactly ln V. `study/families.py` lists them.
+# Families behind one interface (see `Model`). None has trained biases; all start with an output
+# layer of zeros, so that the first loss is exactly ln V. `study/families.py` lists them.
 
 # target that counts for nothing: what follows the end of a tune is no prediction of music
 IGNORE = -1
 EMBEDDING_STD = 0.5  # spread of new token embeddings; see benchmarks/training.md
-# rows of unequal lengths attend to a multiple of so many keys: masked ones behind a row change no
-# bit
+# rows of unequal lengths attend to a multiple of so many keys: masked ones change no bit
 KEY_BLOCK = 64
 # longest rotary wavelength over 2 pi, tokens: the context is 512 (10,000 was 0.01-0.03 nats worse)
 ROTARY_BASE = 500.0
@@ -312,14 +291,14 @@ class Model(nn.Module):
     `self.config` and `self.head` and has, beside the attributes below,
 
     features(idx): what the head reads, (B, T, width);
-    step(idx, cache=None): (logits (B, V) after new tokens idx (B, T >= 1), cache to pass with the
-    next ones); take_rows(cache, rows): the cache of these rows (1-D tensor of indices) of the
-    batch; step_rows(tokens, n, cache=None): the same as `step` for rows that are each at a place of
-    their own, and that may
-    go back: mark(cache, rows) remembers where these rows are, rewind(cache, rows) puts them there
-    again; read_on(idx): iterator over the logits (B, n, V) of texts idx (B, any T), in order, each
-    position with as much context as the model uses where it reads a text through;
-    flops_per_token(): of forward and backward pass.
+    read_on(idx): iterator over the logits (B, n, V) of texts idx (B, any T), in order, each
+        position with as much context as the model uses where it reads a text through;
+    step_rows(texts, cache=None): logits (B, V) after each of B lists of two tokens or more, of which
+        the cache has read all but the newest, and the cache to pass next. It changes in place. A
+        row's logits depend on no other row;
+    mark(cache, rows): remembers where these rows (1-D tensor of indices) are; rewind(cache, rows):
+        puts them there again, and the next step has their texts of that time;
+    take_rows(cache, rows): the cache of these rows of the batch.
     """
 
     family = None  # its name in study/families.py
@@ -343,10 +322,8 @@ class Model(nn.Module):
     @classmethod
     def shape_of_size(cls, n_parameters, vocab_size):
         """The shape (entries of SIZES) whose non-embedding parameters are nearest a number (within
-        1 %), of the same depth for every number; for the ladder."""
-        raise ValueError(
-            f"the family {cls.family} has no rule for sizes of a given number of parameters"
-        )
+        1 %), of the same depth for every number; for the model ladder."""
+        raise ValueError(f"the family {cls.family} has no rule for a given number of parameters")
 
     def parameter_groups(self):
         """(matrices, rest): hidden matrices as [(parameter, how many matrices lie one above the
@@ -358,9 +335,11 @@ class Model(nn.Module):
         """
         matrices, rest = [], []
         for name, parameter in self.named_parameters():
-            if parameter.requires_grad:
-                blocks = self.MATRICES.get(_part(name))
-                matrices.append((parameter, blocks)) if blocks else rest.append(parameter)
+            n_stacked = self.MATRICES.get(_part(name))
+            if parameter.requires_grad and n_stacked:
+                matrices.append((parameter, n_stacked))
+            elif parameter.requires_grad:
+                rest.append(parameter)
         return matrices, rest
 
     def count_parameters(self):
@@ -368,19 +347,21 @@ class Model(nn.Module):
         and position tables but not the output layer."""
         groups = {"embedding": 0, "hidden": 0, "norm": 0, "head": 0}
         for name, parameter in self.named_parameters():
-            if parameter.requires_grad:
-                group = (
-                    "embedding"
-                    if "embedding" in name
-                    else (
-                        "head"
-                        if name.startswith("head")
-                        else "norm" if parameter.ndim < 2 else "hidden"
-                    )
-                )
-                groups[group] += parameter.numel()
+            if "embedding" in name:
+                group = "embedding"
+            elif name.startswith("head"):
+                group = "head"
+            else:
+                group = "norm" if parameter.ndim < 2 else "hidden"
+            groups[group] += parameter.numel() * parameter.requires_grad
         total = sum(groups.values())
         return {"total": total, "non_embedding": total - groups["embedding"], **groups}
+
+    def flops_per_token(self):
+        """Floating-point operations of forward and backward pass per token of a full window: 6 for
+        each weight that is multiplied; subclasses add what is multiplied with no weight."""
+        counts = self.count_parameters()
+        return 6 * (counts["hidden"] + counts["head"])
 
 
 def _part(name):
@@ -392,17 +373,28 @@ def _part(name):
     return re.sub(r"_l\d+$", "", name.removesuffix(".weight").split(".")[-1])
 
 
+def _shifted(h, before):
+    """Token shift: a quarter of the channels stays, the others come from one, two and three tokens
+    before (Peng 2021, RWKV, has half from one), so that attention finds "what came after these
+    characters" in its first layer, where it would need two. No parameters.
+
+    h (B, T, d) and what comes before it (B, max(SHIFTS), d) -> h shifted, and what comes before
+    the next tokens.
+    """
+    far, T = max(SHIFTS), h.size(1)
+    line = torch.cat((before.to(h.dtype), h), dim=1)
+    quarters = zip(SHIFTS, line.chunk(len(SHIFTS), dim=-1))
+    shifted = [part[:, far - shift : far - shift + T] for shift, part in quarters]
+    return torch.cat(shifted, dim=-1), line[:, -far:]
+
+
 class _Block(nn.Module):
     """Pre-norm attention and GELU feed-forward (Vaswani et al. 2017; pre-norm as in GPT-2)."""
 
     def __init__(self, config):
         super().__init__()
-        d, self.n_head = config["d_model"], config["n_head"]
-        self.rotary, self.qk_norm, self.dropout = (
-            config["rotary"],
-            config["qk_norm"],
-            config["dropout"],
-        )
+        d, self.n_head, self.dropout = config["d_model"], config["n_head"], config["dropout"]
+        self.rotary, self.qk_norm = config["rotary"], config["qk_norm"]
         self.token_shift = config.get("token_shift", False)
         self.norm_attention = nn.RMSNorm(d)
         self.qkv = nn.Linear(d, 3 * d, bias=False)
@@ -411,77 +403,60 @@ class _Block(nn.Module):
         self.mlp_in = nn.Linear(d, config["d_ff"], bias=False)
         self.mlp_out = nn.Linear(config["d_ff"], d, bias=False)
 
-    def forward(self, x, cos, sin, store=None, last=None, past=0):
-        """x (B, T, d); cos, sin (T, head size): the rotation of these positions. For generation:
-        store (2, B, n_head, block_size, head size): keys and values, of which the first `past` are
-        filled (a tensor (B,) where every row has its own number, then T = 1); last (2, B,
-        max(SHIFTS), d): what is shifted, of the tokens just before; the new ones are written into
-        both."""
+    def forward(self, x, cos, sin, store=None, last=None, past=None):
+        """x (B, T, d); cos, sin (T, head size): the rotation of these positions.
+
+        For generation: store (2, B, n_head, room, head size): keys and values; last (2, B,
+        max(SHIFTS), d): what is shifted, of the tokens just before; what is new is written into
+        both. past: None for a window from its start, or how many keys each row has (B,), then T =
+        1.
+        """
         B, T, d = x.shape
-        goes_on = isinstance(past, torch.Tensor) or past > 0
-        h = self._shift(self.norm_attention(x), last, 0, goes_on)
+        h = self._shift(self.norm_attention(x), last, 0, past)
         q, k, v = self.qkv(h).view(B, T, 3, self.n_head, d // self.n_head).unbind(2)
         # keeps attention logits bounded at the high rates Muon likes (Henry et al. 2020)
         if self.qk_norm:
             q, k = F.rms_norm(q, q.shape[-1:]), F.rms_norm(k, k.shape[-1:])
         if self.rotary:
             q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
-        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
-        seen = None
+        # CUDA's autocast makes rms_norm fp32
+        q, k, v = (part.to(v.dtype).transpose(1, 2) for part in (q, k, v))
+        seen, dropout = None, self.dropout * self.training
         if store is not None:
             k, v, seen = _with_past(store, k, v, past)
-        dtype, dropout = (
-            self.qkv.weight.dtype if store is not None else v.dtype
-        ), self.dropout * self.training
-        q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)  # CUDA's autocast makes rms_norm fp32
-        if store is None and dtype != torch.float32 and x.device.type == "cpu" and T > 1:
+        if store is None and v.dtype != torch.float32 and x.device.type == "cpu" and T > 1:
             y = causal_attention(q, k, v, dropout)
         else:
             y = F.scaled_dot_product_attention(
-                q, k, v, attn_mask=seen, is_causal=not goes_on and T > 1, dropout_p=dropout
+                q, k, v, attn_mask=seen, is_causal=past is None and T > 1, dropout_p=dropout
             )
         y = self.attention_out(y.transpose(1, 2).reshape(B, T, d))
         x = x + F.dropout(y, self.dropout, self.training)
-        y = self.mlp_out(F.gelu(self.mlp_in(self._shift(self.norm_mlp(x), last, 1, goes_on))))
+        y = self.mlp_out(F.gelu(self.mlp_in(self._shift(self.norm_mlp(x), last, 1, past))))
         return x + F.dropout(y, self.dropout, self.training)
 
-    def _shift(self, h, last, which, goes_on):
-        """A quarter of the channels stays, the others come from one, two and three tokens before
-        (Peng 2021, RWKV, has half from one): attention finds "what came after these characters" in
-        its first layer, where it would need two. No parameters; before the window's start zeros."""
+    def _shift(self, h, last, which, past):
+        """Token shift; before the window's start are zeros."""
         if not self.token_shift:
             return h
-        far, T = max(SHIFTS), h.size(1)
-        before = last[which].to(h.dtype) if goes_on else h.new_zeros(h.size(0), far, h.size(2))
-        line = torch.cat((before, h), dim=1)
+        is_start = past is None
+        before = h.new_zeros(h.size(0), max(SHIFTS), h.size(2)) if is_start else last[which]
+        h, newest = _shifted(h, before)
         if last is not None:
-            last[which] = line[:, -far:]
-        return torch.cat(
-            [
-                part[:, far - shift : far - shift + T]
-                for shift, part in zip(SHIFTS, line.chunk(len(SHIFTS), dim=-1))
-            ],
-            dim=-1,
-        )
+            last[which] = newest
+        return h
 
 
 def _with_past(store, k, v, past):
-    """Writes new keys and values (B, n_head, T, head size) behind the `past` ones of the store;
-    returns all of them, and which may be seen (None: all, or a causal window from its start)."""
-    T = k.size(2)
-    if isinstance(past, int):
-        store[0, :, :, past : past + T], store[1, :, :, past : past + T] = k, v
-        n = past + T
-        seen = (
-            None
-            if past == 0 or T == 1
-            else torch.ones(T, n, dtype=torch.bool, device=k.device).tril(past)
-        )
-    else:
-        rows = torch.arange(len(past), device=past.device)
-        store[0, rows, :, past], store[1, rows, :, past] = k[:, :, 0], v[:, :, 0]
-        n = KEY_BLOCK * (int(past.max()) // KEY_BLOCK + 1)
-        seen = (torch.arange(n, device=past.device) <= past[:, None])[:, None, None]
+    """Writes new keys and values (B, n_head, T, head size) into the store; returns all of them, and
+    which may be seen (None: a causal window from its start)."""
+    if past is None:
+        store[0, :, :, : k.size(2)], store[1, :, :, : k.size(2)] = k, v
+        return k, v, None
+    rows = torch.arange(len(past), device=past.device)
+    store[0, rows, :, past], store[1, rows, :, past] = k[:, :, 0], v[:, :, 0]
+    n = KEY_BLOCK * (int(past.max()) // KEY_BLOCK + 1)
+    seen = (torch.arange(n, device=past.device) <= past[:, None])[:, None, None]
     return store[0, :, :, :n], store[1, :, :, :n], seen
 
 
@@ -554,63 +529,24 @@ class Transformer(Model):
             for linear in (block.attention_out, block.mlp_out):  # each block starts as the identity
                 nn.init.zeros_(linear.weight)
 
-    def features(self, idx, store=None, last=None, past=0):
-        """What the head reads, (B, T, d), for tokens at the positions past .. past + T, or at
-        `past` (B,), one a row."""
-        here = slice(past, past + idx.size(1)) if isinstance(past, int) else past[:, None]
+    def features(self, idx, store=None, last=None, past=None):
+        """What the head reads, (B, T, d). With a store (layers first; see `_Block`) keys and values
+        are kept; past (B,): idx has one token a row, at these positions."""
+        here = slice(idx.size(1)) if past is None else past[:, None]
         x = self.token_embedding(idx)
         if self.position_embedding is not None:
             x = x + self.position_embedding.weight[here]
         x = F.dropout(x, self.config["dropout"], self.training)
-        dtype = (
-            torch.get_autocast_dtype(x.device.type)
-            if torch.is_autocast_enabled(x.device.type)
-            else x.dtype
-        )
+        dtype = x.dtype
+        if torch.is_autocast_enabled(x.device.type):
+            dtype = torch.get_autocast_dtype(x.device.type)
         cos, sin = self.cos[here].to(dtype), self.sin[here].to(dtype)
         for layer, block in enumerate(self.blocks):
-            x = (
-                block(x, cos, sin)
-                if store is None
-                else block(x, cos, sin, store[layer], last[layer], past)
-            )
+            if store is None:
+                x = block(x, cos, sin)
+            else:
+                x = block(x, cos, sin, store[layer], last[layer], past)
         return self.norm(x)
-
-    def step(self, idx, cache=None):
-        """Logits (B, V) after new tokens idx (B, T >= 1), and the cache to pass with the next ones.
-
-        The cache holds keys and values of the window and is changed in place: one cache, one
-        continuation. All rows advance together and do not influence each other. Positions are
-        learned, so a window cannot slide one by one: once the context is full it is re-anchored,
-        the newest half is read again from position 0, and goes on from there. Which tokens are seen
-        depends on how many have come in all, not on how they were handed over: token number n (from
-        1) sees back to token max(0, block_size / 2 * ceil((n - block_size) / (block_size / 2))).
-        """
-        T, d, B = self.config["block_size"], self.config["d_model"], idx.size(0)
-        if cache is None:
-            shape = (
-                self.config["n_layer"],
-                2,
-                B,
-                self.config["n_head"],
-                T,
-                d // self.config["n_head"],
-            )
-            cache = {
-                "n": 0,
-                "start": 0,
-                "tokens": idx[:, :0],
-                "store": torch.zeros(shape, device=idx.device),
-                "last": torch.zeros(shape[0], 2, B, max(SHIFTS), d, device=idx.device),
-            }
-        n = cache["n"] + idx.size(1)
-        tokens = torch.cat((cache["tokens"], idx), dim=1)  # from cache["start"] on
-        start = max(0, -(-(n - T) // (T // 2)) * (T // 2))
-        past = cache["n"] - cache["start"]
-        if start != cache["start"]:
-            tokens, past = tokens[:, start - cache["start"] :], 0
-        x = self.features(tokens[:, past:], cache["store"], cache["last"], past)
-        return self.head(x[:, -1]), {**cache, "n": n, "start": start, "tokens": tokens}
 
     def read_on(self, idx):
         """Logits of texts longer than a window: windows that overlap by half, so that every token
@@ -620,79 +556,67 @@ class Transformer(Model):
         for start in range(size // 2, idx.size(1) - size // 2, size // 2):
             yield self(idx[:, start : start + size])[0][:, size // 2 :]
 
-    def step_rows(self, tokens, n, cache=None):
-        """Logits (B, V) after the first n (B,) of the tokens (B, any), of which the cache has read
-        all but the newest.
+    def step_rows(self, texts, cache=None):
+        """Logits (B, V) after each of these lists of tokens, and the cache; see `Model`.
 
-        n >= 2, and it may have gone back to what it was at `mark`. The window of a row is that of
-        `step`; where it is not the one in the cache (at the start, at an anchor, and back over one)
-        that row's window is read again, alone, so that a row's logits depend on no other row.
-        cache: "anchor" (B,), where in its text a row's window begins.
+        Positions are learned, so a window cannot slide one by one: once the context is full it is
+        re-anchored, the newest half is read again from position 0, and goes on from there. So
+        token number n (from 1) sees back to token max(0, T / 2 * ceil((n - T) / (T / 2))), T =
+        block_size. A row whose window is not the one in the cache (at the start, at an anchor, and
+        back over one) is read again, alone.
         """
-        T, d, B = self.config["block_size"], self.config["d_model"], len(n)
-        start = (-(-(n - T) // (T // 2)) * (T // 2)).clamp(min=0)
-        is_new = cache is None
-        if is_new:
-            room, n_layer, n_head = (
-                KEY_BLOCK * -(-T // KEY_BLOCK),
-                self.config["n_layer"],
-                self.config["n_head"],
-            )
+        c, T, half = self.config, self.config["block_size"], self.config["block_size"] // 2
+        device, B = self.head.weight.device, len(texts)
+        n = torch.tensor([len(text) for text in texts], device=device)
+        # where in its text a row's window begins
+        anchor = ((n - T + half - 1) // half * half).clamp(min=0)
+        if cache is None:
+            room = KEY_BLOCK * math.ceil(T / KEY_BLOCK)
+            keys = c["n_layer"], 2, B, c["n_head"], room, c["d_model"] // c["n_head"]
+            shifted = c["n_layer"], 2, B, max(SHIFTS), c["d_model"]
             cache = {
                 "anchor": torch.full_like(n, -1),
-                "marked_anchor": start.clone(),
-                "store": torch.zeros(n_layer, 2, B, n_head, room, d // n_head, device=n.device),
-                "last": torch.zeros(n_layer, 2, B, max(SHIFTS), d, device=n.device),
+                "store": torch.zeros(keys, device=device),
+                "last": torch.zeros(shifted, device=device),
             }
-        for row in (start != cache["anchor"]).nonzero().flatten().tolist():
+        for row in (anchor != cache["anchor"]).nonzero().flatten().tolist():
             self.features(
-                tokens[row : row + 1, start[row] : n[row] - 1],
+                torch.tensor([texts[row][anchor[row] : -1]], device=device),
                 cache["store"][:, :, row : row + 1],
                 cache["last"][:, :, row : row + 1],
             )
-        cache["anchor"] = start
-        if is_new:
-            cache["marked"] = cache["last"].clone()
-        x = self.features(
-            tokens.gather(1, n[:, None] - 1), cache["store"], cache["last"], n - 1 - start
-        )
+        cache["anchor"] = anchor
+        if "marked" not in cache:
+            cache |= {"marked": cache["last"].clone(), "marked_anchor": anchor.clone()}
+        newest = torch.tensor([text[-1:] for text in texts], device=device)
+        x = self.features(newest, cache["store"], cache["last"], n - 1 - anchor)
         return self.head(x[:, -1]), cache
 
     @staticmethod
     def mark(cache, rows):
-        """Remembers where these rows (1-D tensor of indices) are. Keys and values need no copy:
-        what comes after the mark is written over."""
-        cache["marked"][:, :, rows], cache["marked_anchor"][rows] = (
-            cache["last"][:, :, rows],
-            cache["anchor"][rows],
-        )
+        """Remembers where these rows are. Keys and values need no copy: what comes after the mark
+        is written over."""
+        cache["marked"][:, :, rows] = cache["last"][:, :, rows]
+        cache["marked_anchor"][rows] = cache["anchor"][rows]
 
     @staticmethod
     def rewind(cache, rows):
-        """Puts these rows back where they were marked; the next step has their n of that time."""
+        """Puts these rows back where they were marked."""
         cache["last"][:, :, rows], anchor = cache["marked"][:, :, rows], cache["anchor"][rows]
         cache["anchor"][rows] = torch.where(anchor == cache["marked_anchor"][rows], anchor, -1)
 
     @staticmethod
     def take_rows(cache, rows):
-        """The cache of these rows of the batch, of `step` or of `step_rows`."""
-        # dimension of rows
-        place = {"tokens": 0, "anchor": 0, "marked_anchor": 0, "store": 2, "last": 2, "marked": 2}
-        return {
-            name: value.index_select(place[name], rows) if name in place else value
-            for name, value in cache.items()
-        }
+        """The cache of these rows of the batch."""
+        place = {"anchor": 0, "marked_anchor": 0, "store": 2, "last": 2, "marked": 2}
+        return {name: cache[name].index_select(place[name], rows) for name in place}
 
     def flops_per_token(self):
-        """Floating-point operations of forward and backward pass per token of a full window: 2 for
-        each weight that is multiplied and 4 d for each query-key pair, of which a causal window has
-        (T + 1) / 2 per token and layer; the backward pass costs twice the forward pass."""
+        """Beside the weights 4 d for each query-key pair, of which a causal window has (T + 1) / 2
+        per token and layer; the backward pass costs twice the forward pass."""
         c = self.config
-        weights = (
-            c["n_layer"] * (4 * c["d_model"] ** 2 + 2 * c["d_model"] * c["d_ff"])
-            + c["d_model"] * c["vocab_size"]
-        )
-        return 3 * (2 * weights + c["n_layer"] * 4 * c["d_model"] * (c["block_size"] + 1) / 2)
+        attention = c["n_layer"] * 4 * c["d_model"] * (c["block_size"] + 1) / 2
+        return super().flops_per_token() + 3 * attention
 
 
 class LSTM(Model):
@@ -729,16 +653,14 @@ class LSTM(Model):
                     weight[H : 2 * H] = FORGET_BIAS
             else:
                 for gate in weight.data.chunk(4):
-                    (
+                    if name.startswith("weight_hh"):
                         nn.init.orthogonal_(gate)
-                        if name.startswith("weight_hh")
-                        else nn.init.normal_(gate, std=gate.size(1) ** -0.5)
-                    )
+                    else:
+                        nn.init.normal_(gate, std=gate.size(1) ** -0.5)
 
-    def features(self, idx, state=None):
-        """What the head reads, (B, T, H), from the zero state or from the given one; sets
-        nothing."""
-        return self._run(idx, state)[0]
+    def features(self, idx):
+        """What the head reads, (B, T, H), from the zero state."""
+        return self._run(idx)[0]
 
     def _run(self, idx, state=None):
         x = F.dropout(self.embedding(idx), self.config["dropout"], self.training)
@@ -747,13 +669,6 @@ class LSTM(Model):
             y, state = self.lstm(x.float(), state)
         return F.dropout(y, self.config["dropout"], self.training), state
 
-    def step(self, idx, cache=None):
-        """Logits (B, V) after new tokens idx (B, T >= 1), and the state to pass with the next ones.
-        The state is the
-        memory: there is no window to slide."""
-        y, cache = self._run(idx, cache)
-        return self.head(y[:, -1]), cache
-
     def read_on(self, idx):
         """Logits of texts longer than a window: the state is carried from window to window."""
         state = None
@@ -761,29 +676,27 @@ class LSTM(Model):
             y, state = self._run(part, state)
             yield self.head(y)
 
-    def step_rows(self, tokens, n, cache=None):
-        """Logits (B, V) after the first n (B,) of the tokens (B, any), of which the cache has read
-        all but the newest; n >= 2. cache: the state h and c, and both as they were at `mark`."""
+    def step_rows(self, texts, cache=None):
+        """Logits (B, V) after each of these lists of tokens, and the cache: the state, and as it
+        was at `mark`; see `Model`."""
+        device = self.head.weight.device
         if cache is None:  # each row alone, so that none depends on the lengths of the others
-            states = [
-                self._run(tokens[row : row + 1, : n_row - 1])[1]
-                for row, n_row in enumerate(n.tolist())
-            ]
-            h, c = (torch.cat(parts, dim=1) for parts in zip(*states))
-            cache = h, c, h.clone(), c.clone()
-        y, state = self._run(tokens.gather(1, n[:, None] - 1), cache[:2])
+            states = [self._run(torch.tensor([text[:-1]], device=device))[1] for text in texts]
+            state = [torch.cat(parts, dim=1) for parts in zip(*states)]
+            cache = *state, *(part.clone() for part in state)
+        newest = torch.tensor([text[-1:] for text in texts], device=device)
+        y, state = self._run(newest, cache[:2])
         return self.head(y[:, -1]), (*state, *cache[2:])
 
     @staticmethod
     def mark(cache, rows):
-        """Remembers the state of these rows (1-D tensor of indices)."""
+        """Remembers the state of these rows."""
         for state, marked in zip(cache[:2], cache[2:]):
             marked[:, rows] = state[:, rows]
 
     @staticmethod
     def rewind(cache, rows):
-        """Puts these rows back into the state that was marked; the next step has their n of that
-        time."""
+        """Puts these rows back into the state that was marked."""
         for state, marked in zip(cache[:2], cache[2:]):
             state[:, rows] = marked[:, rows]
 
@@ -794,9 +707,8 @@ class LSTM(Model):
 
     @classmethod
     def shape_of_size(cls, n_parameters, vocab_size):
-        """Two layers whose widths are searched for: hidden H and embedding E, of those that miss
-        the number by half a percent at most the pair nearest E = H / 2; where none does, that which
-        misses it least."""
+        """Two layers: of the hidden and embedding widths that miss the number by half a percent at
+        most the pair nearest E = H / 2; where none does, the pair that misses it least."""
 
         def unfit(E, H):
             off = abs(4 * H * (E + H) + 8 * H * H + H * vocab_size - n_parameters) / n_parameters
@@ -813,17 +725,6 @@ class LSTM(Model):
             key=lambda widths: unfit(*widths),
         )
         return {"n_layer": 2, "d_embedding": E, "d_hidden": H}
-
-    def flops_per_token(self):
-        """Floating-point operations of forward and backward pass per token: 6 for each weight that
-        is multiplied."""
-        c, H = self.config, self.config["d_hidden"]
-        weights = (
-            4 * H * (c["d_embedding"] + H)
-            + (c["n_layer"] - 1) * 4 * H * 2 * H
-            + H * c["vocab_size"]
-        )
-        return 6 * weights
 
 
 class _MemoryBlock(nn.Module):
@@ -846,8 +747,8 @@ class _MemoryBlock(nn.Module):
 
     def forward(self, x, memory=None, last=None):
         """x (B, T, d), the memory before it (B, n_head, head size, head size) and last (B, 2,
-        max(SHIFTS), d): what is shifted, of the tokens just before (None: zeros) -> (x, memory,
-        last) after it."""
+        max(SHIFTS), d): what is shifted, of the tokens just before (None: zeros) -> all three after
+        it."""
         B, T, d = x.shape
         last = x.new_zeros(B, 2, max(SHIFTS), d) if last is None else last
         h, last_memory = _shifted(self.norm_memory(x), last[:, 0])
@@ -859,29 +760,8 @@ class _MemoryBlock(nn.Module):
         x = x + F.dropout(self.memory_out(y), self.dropout, self.training)
         h, last_mlp = _shifted(self.norm_mlp(x), last[:, 1])
         y = self.mlp_out(F.gelu(self.mlp_in(h)))
-        return (
-            x + F.dropout(y, self.dropout, self.training),
-            memory,
-            torch.stack((last_memory, last_mlp), dim=1),
-        )
-
-
-def _shifted(h, last):
-    """Token shift as in the Transformer (`_Block._shift`): h (B, T, d), and last (B, max(SHIFTS),
-    d) before it -> h with a quarter of its channels from each of SHIFTS tokens before, and what
-    comes before the next tokens."""
-    far, T = max(SHIFTS), h.size(1)
-    line = torch.cat((last.to(h.dtype), h), dim=1)
-    return (
-        torch.cat(
-            [
-                part[:, far - shift : far - shift + T]
-                for shift, part in zip(SHIFTS, line.chunk(len(SHIFTS), dim=-1))
-            ],
-            dim=-1,
-        ),
-        line[:, -far:],
-    )
+        x = x + F.dropout(y, self.dropout, self.training)
+        return x, memory, torch.stack((last_memory, last_mlp), dim=1)
 
 
 def linear_memory(q, k, v, log_kept, memory=None):
@@ -896,43 +776,41 @@ def linear_memory(q, k, v, log_kept, memory=None):
     """
     B, T, H, P = v.shape
     size = min(CHUNK, T)
-    n, dtype = -(-T // size), v.dtype
+    n, dtype = math.ceil(T / size), v.dtype
     q, k, v, log_kept = (
         F.pad(x, (0, 0, 0, 0, 0, n * size - T)).view(B, n, size, H, -1).transpose(2, 3)
         # what fills up writes and forgets nothing
         for x in (q, k, v, log_kept[..., None])
     )
     sums = log_kept.squeeze(-1).cumsum(-1)  # (B, n, H, size): since the chunk's start
-    y = (q @ k.mT * _decay(sums, sums).to(dtype)) @ v
+    y = (q @ k.mT * _decay(sums).to(dtype)) @ v
     # by each chunk, as left at its end
     written = k.mT @ (v * (sums[..., -1:] - sums).exp().to(dtype)[..., None])
     before = torch.zeros_like(written[:, :1]) if memory is None else memory[:, None].to(dtype)
     ends = F.pad(sums[..., -1], (0, 0, 1, 0)).cumsum(1).mT  # (B, H, n + 1): since the beginning
-    memories = _decay(ends, ends).to(dtype) @ torch.cat((before, written), dim=1).transpose(
-        1, 2
-    ).flatten(3)
+    written = torch.cat((before, written), dim=1).transpose(1, 2).flatten(3)
+    memories = _decay(ends).to(dtype) @ written
     memories = memories.view(B, H, n + 1, -1, P).transpose(1, 2)
     y = y + (q @ memories[:, :-1]) * sums.exp().to(dtype)[..., None]
     return y.transpose(2, 3).reshape(B, n * size, H, P)[:, :T], memories[:, -1]
 
 
-def _decay(sums, since):
-    """exp(sums_t - since_s) for s <= t, else 0: shape (..., t, s)."""
-    future = torch.full((sums.size(-1), since.size(-1)), -torch.inf, device=sums.device).triu(1)
-    return (sums[..., :, None] - since[..., None, :] + future).exp()
+def _decay(sums):
+    """exp(sums_t - sums_s) for s <= t, else 0: shape (..., t, s)."""
+    future = torch.full((sums.size(-1), sums.size(-1)), -torch.inf, device=sums.device).triu(1)
+    return (sums[..., :, None] - sums[..., None, :] + future).exp()
 
 
 class SSM(LSTM):
     """A linear recurrent network: the Transformer's block and token shift, but in place of
     attention each head has a matrix that keeps k v' of every token and forgets at a rate of its own
     for each token (Mamba-2's state-space model with scalar decay, Dao & Gu 2024; the forget gate is
-    the mLSTM's sigmoid, Beck et al. 2024, without its input gate and normaliser, in whose place
-    each head's output is normalised).
+    the mLSTM's sigmoid, Beck et al. 2024, without its input gate; each head's output is normalised
+    in place of its normaliser).
 
     It has no position table: order is in what is forgotten. The heads start with memories of
-    MEMORY[0] to MEMORY[1] tokens. How a state is carried from step to step, and its rows marked and
-    taken, is the LSTM's: here it is (memory (n_layer, B, n_head, head size, head size), last
-    (n_layer, B, 2, max(SHIFTS), d_model)), of one size whatever was read.
+    MEMORY[0] to MEMORY[1] tokens. The state is carried as the LSTM's; it is (memory (n_layer, B,
+    n_head, head size, head size), last (n_layer, B, 2, max(SHIFTS), d_model)).
     config: "family", "vocab_size", "block_size", "n_layer", "n_head", "d_model", "d_ff", "dropout".
     """
 
@@ -975,12 +853,8 @@ class SSM(LSTM):
 
         def shape(d, n_layer=4, n_head=2):
             mlp = (n_parameters - d * (vocab_size + 1)) / n_layer - d * (5 * d + n_head + 2)
-            return {
-                "n_layer": n_layer,
-                "n_head": n_head,
-                "d_model": d,
-                "d_ff": max(1, round(mlp / (2 * d))),
-            }
+            d_ff = max(1, round(mlp / (2 * d)))
+            return {"n_layer": n_layer, "n_head": n_head, "d_model": d, "d_ff": d_ff}
 
         return min(
             map(shape, range(4, 1025, 2)),
@@ -988,14 +862,12 @@ class SSM(LSTM):
         )
 
     def flops_per_token(self):
-        """Floating-point operations of forward and backward pass per token: 6 for each weight that
-        is multiplied; for each layer and channel, forward, 2 for each channel of its head to write
-        the memory and 2 to read it, and in the chunk 4 for each of (CHUNK + 1) / 2 tokens. From
-        chunk to chunk (1 % of all) is left out."""
+        """Beside the weights, for each layer and channel, forward, 2 for each channel of its head to
+        write the memory and 2 to read it, and in the chunk 4 for each of (CHUNK + 1) / 2 tokens.
+        From chunk to chunk (1 % of all) is left out."""
         c, d = self.config, self.config["d_model"]
-        weights = d * (5 * d + c["n_head"]) + 2 * d * c["d_ff"]
         memory = 4 * d * d / c["n_head"] + 4 * d * (CHUNK + 1) / 2
-        return 3 * (c["n_layer"] * (2 * weights + memory) + 2 * d * c["vocab_size"])
+        return super().flops_per_token() + 3 * c["n_layer"] * memory
 
 
 # ---------------------------------------------------------------- device
@@ -1005,27 +877,23 @@ class SSM(LSTM):
 def pick_device(name="auto"):
     """A torch.device for "auto", "cpu", "cuda" or "mps"; ValueError if this machine does not have
     it. Under torchrun every process takes the GPU of its local rank."""
-    have = {
+    available = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
         "cpu": True,
     }
+    have = [kind for kind in available if available[kind]]
     if name == "auto":
-        name = next(kind for kind in ("cuda", "mps", "cpu") if have[kind])
-    if not have[name]:
-        raise ValueError(
-            f"--device {name}: this machine has "
-            + " and ".join(k for k in have if have[k])
-            + " only"
-        )
-    if name == "cuda":
-        torch.backends.cuda.matmul.fp32_precision = torch.backends.cudnn.conv.fp32_precision = (
-            "tf32"
-        )
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
-        torch.cuda.set_device(device)
-        return device
-    return torch.device(name)
+        name = have[0]
+    if name not in have:
+        raise ValueError(f"--device {name}: this machine has {' and '.join(have)} only")
+    if name != "cuda":
+        return torch.device(name)
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    torch.backends.cudnn.conv.fp32_precision = "tf32"
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    torch.cuda.set_device(device)
+    return device
 
 
 # What is multiplied in which precision is decided here alone: products of a model, its attention,
@@ -1056,8 +924,7 @@ def product_dtype(device):
 
 
 def autocast(device):
-    """Returns a context in which products have `product_dtype`; where that is fp32 it does
-    nothing."""
+    """Returns a context in which products have `product_dtype`; for fp32 it does nothing."""
     dtype = product_dtype(device)
     enabled = dtype != torch.float32
     return torch.autocast(torch.device(device).type, dtype if enabled else None, enabled=enabled)

@@ -117,7 +117,7 @@ def test_the_page_computes_what_torch_computes(browser, page, family, size, bloc
     tokens = torch.randint(3, VOCABULARY, (1, n_tokens))
     table, weights = compose.packed_weights(model.state_dict())
     with torch.inference_mode():
-        expected = model.step(tokens)[0][0]
+        expected = list(model.read_on(tokens))[-1][0, -1]
     data = {
         "config": model.config,
         "table": table,
@@ -135,7 +135,7 @@ def test_full_window_of_the_study_model(browser, page):
     text = (STUDY / "generated/sample_000.abc").read_text(encoding="utf-8")
     tokens = [1, 0, *tokenizer.encode(text * 5).tolist()][:512]
     with torch.inference_mode():
-        expected = model.step(torch.tensor([tokens]))[0][0]
+        expected = model(torch.tensor([tokens]))[0][0, -1]
     logits = browser.js(f"[...finish(read(model, model.start(), {json.dumps(tokens)}))]")
     assert (torch.tensor(logits) - expected).abs().max() < 1e-3
 
@@ -149,7 +149,7 @@ def test_a_head_that_is_off_is_off(browser, page):
         model.blocks[2].attention_out.weight[:, size : 2 * size] = 0
     tokens = list(range(3, 40))
     with torch.inference_mode():
-        expected = model.step(torch.tensor([tokens]))[0][0]
+        expected = model(torch.tensor([tokens]))[0][0, -1]
     logits = browser.js(
         "[...finish(read(model, Object.assign(model.start(),"
         f" {{off: new Set([9])}}), {json.dumps(tokens)}))]"
@@ -318,7 +318,9 @@ def test_pages_of_recurrent_models_say_why_they_have_no_arcs(browser, page, tmp_
 
 def press(browser, key, **more):
     for kind in ("keyDown", "keyUp"):
-        browser("Input.dispatchKeyEvent", type=kind, key=key, text=key if key == " " else "", **more)
+        browser(
+            "Input.dispatchKeyEvent", type=kind, key=key, text=key if key == " " else "", **more
+        )
 
 
 def test_keys_play_move_and_undo(browser, page):

@@ -175,42 +175,37 @@ def test_targets_that_do_not_count(family):
     assert model(idx, torch.full_like(idx, common.IGNORE))[1].item() == 0
 
 
+def steps(model, texts, first=2):
+    """Logits (B, V) after each token of texts of equal length, from token number `first` on."""
+    cache = None
+    for n in range(first, len(texts[0]) + 1):
+        logits, cache = model.step_rows([text[:n] for text in texts], cache)
+        yield n, logits
+
+
 @pytest.mark.parametrize("family", SIZES)
-@pytest.mark.parametrize("chunks", [[1] * 30, [7, 1, 1, 13, 8], [1, 2, 2, 3, 22]])
-def test_step_is_forward(family, chunks):
+@pytest.mark.parametrize("first", [2, 7, 30])
+def test_generation_step_by_step_is_the_forward_pass(family, first):
     model = scrambled(config_of(family, block_size=32))
     idx = torch.randint(75, (3, 30))
     with torch.no_grad():
-        full, cache, at = model(idx)[0], None, 0
-        for n in chunks:
-            logits, cache = model.step(idx[:, at : at + n], cache)
-            at += n
-            torch.testing.assert_close(logits, full[:, at - 1], atol=2e-4, rtol=1e-3)
+        full = model(idx)[0]
+        for n, logits in steps(model, idx.tolist(), first):
+            torch.testing.assert_close(logits, full[:, n - 1], atol=2e-4, rtol=1e-3)
 
 
 def test_window_is_re_anchored():
-    """Beyond the context a Transformer reads the newest half again; how tokens were handed over
-    does not matter."""
+    """Beyond the context a Transformer reads the newest half again; where generation began does not
+    matter."""
     model = scrambled(config_of("transformer", block_size=32))
     idx = torch.randint(75, (2, 90))
     with torch.no_grad():
-        cache = None
-        for n in range(1, 91):
-            logits, cache = model.step(idx[:, n - 1 : n], cache)
+        for n, logits in steps(model, idx.tolist()):
             start = 0 if n <= 32 else 16 * math.ceil((n - 32) / 16)
             torch.testing.assert_close(
                 logits, model(idx[:, start:n])[0][:, -1], atol=2e-4, rtol=1e-3
             )
-        torch.testing.assert_close(model.step(idx)[0], logits, atol=2e-4, rtol=1e-3)
-
-
-@pytest.mark.parametrize("family", SIZES)
-def test_rows_are_independent(family):
-    model = scrambled(config_of(family, block_size=32))
-    idx = torch.randint(75, (4, 40))
-    with torch.no_grad():
-        together, alone = model.step(idx)[0], model.step(idx[2:3])[0]
-    torch.testing.assert_close(together[2:3], alone, atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(model.step_rows(idx.tolist())[0], logits, atol=2e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize("family", SIZES)
@@ -242,20 +237,6 @@ def test_lstm_biases_are_constants():
     assert (
         model.lstm.bias_ih_l0[H : 2 * H] == common.FORGET_BIAS
     ).all() and model.lstm.bias_ih_l0.sum() == H
-
-
-@pytest.mark.parametrize("family", SIZES)
-def test_rows_of_a_cache(family):
-    """Continuing two of four rows gives what continuing all gives for them."""
-    model = scrambled(config_of(family, block_size=32))
-    idx, rows = torch.randint(75, (4, 20)), torch.tensor([3, 1])
-    with torch.no_grad():
-        taken = model.take_rows(model.step(idx[:, :12])[1], rows)
-        every = model.step(idx[:, :12])[1]
-        for i in range(12, 20):
-            wanted, every = model.step(idx[:, i : i + 1], every)
-            logits, taken = model.step(idx[rows, i : i + 1], taken)
-            torch.testing.assert_close(logits, wanted[rows], atol=1e-4, rtol=1e-3)
 
 
 def test_the_table_of_families_fits_the_classes():
@@ -315,55 +296,39 @@ def test_precision_of_gpus_and_of_apples(monkeypatch):
     assert common.precision("mps") == "fp32"
 
 
-def one_by_one(model, tokens, n):
-    """Logits after n tokens of one row, by the plain step."""
-    cache = None
-    for i in range(n):
-        logits, cache = model.step(tokens[None, i : i + 1], cache)
-    return logits[0]
-
-
 @pytest.mark.parametrize("family", SIZES)
 def test_rows_at_places_of_their_own(family):
-    """step_rows is step for rows of unequal lengths: beyond a context of 32, after going back (over
-    an anchor too), for a part of the rows; and whatever stands beside a row changes no bit of
-    it."""
+    """For rows of unequal lengths: beyond a context of 32, after going back (over an anchor too),
+    for a part of the rows; and whatever stands beside a row changes no bit of it."""
     model = scrambled(config_of(family, block_size=32))
-    tokens = torch.randint(75, (8, 70))
-    n = torch.tensor([2, 31, 32, 33, 40, 48, 49, 60])
-    back = torch.tensor([0, 3, 5, 6])
+    tokens = torch.randint(75, (8, 70)).tolist()
+    n = [2, 31, 32, 33, 40, 48, 49, 60]
+    back = [0, 3, 5, 6]
+
+    def texts(lengths):
+        return [text[:length] for text, length in zip(tokens, lengths)]
+
+    def is_right(logits, lengths, rows):
+        for row in rows:
+            *_, alone = model.read_on(torch.tensor(texts(lengths)[row : row + 1]))
+            torch.testing.assert_close(logits[row], alone[0, -1], atol=2e-4, rtol=1e-3)
+
     with torch.no_grad():
-        logits, cache = model.step_rows(tokens, n)
+        logits, cache = model.step_rows(texts(n))
         model.mark(cache, torch.arange(8))  # all but the newest token are read here
-        marked, first = n.clone(), logits
+        marked, first = n, logits
         for _ in range(5):
-            n = n + 1
-            logits, cache = model.step_rows(tokens, n, cache)
-        for row in range(8):
-            torch.testing.assert_close(
-                logits[row], one_by_one(model, tokens[row], int(n[row])), atol=2e-4, rtol=1e-3
-            )
-        model.rewind(cache, back)
-        n[back] = marked[back] + 1
-        logits, cache = model.step_rows(tokens, n + (n != marked + 1), cache)
-        cache = model.take_rows(cache, back)
-        for row in back.tolist():
-            torch.testing.assert_close(
-                logits[row],
-                one_by_one(model, tokens[row], int(marked[row]) + 1),
-                atol=2e-4,
-                rtol=1e-3,
-            )
-        logits, _ = model.step_rows(tokens[back], marked[back] + 2, cache)
-        for place, row in enumerate(back.tolist()):
-            torch.testing.assert_close(
-                logits[place],
-                one_by_one(model, tokens[row], int(marked[row]) + 2),
-                atol=2e-4,
-                rtol=1e-3,
-            )
-        others = tokens.clone()
-        others[1:] = torch.randint(75, (7, 70))
-        assert torch.equal(
-            model.step_rows(others, torch.tensor([2, 60, 5, 9, 60, 33, 32, 31]))[0][0], first[0]
-        )
+            n = [length + 1 for length in n]
+            logits, cache = model.step_rows(texts(n), cache)
+        is_right(logits, n, range(8))
+        model.rewind(cache, torch.tensor(back))
+        n = [marked[row] + 1 if row in back else n[row] + 1 for row in range(8)]
+        logits, cache = model.step_rows(texts(n), cache)
+        is_right(logits, n, range(8))
+        cache = model.take_rows(cache, torch.tensor(back))
+        n = [length + 1 for length in n]
+        few, _ = model.step_rows([texts(n)[row] for row in back], cache)
+        logits[back] = few
+        is_right(logits, n, back)
+        others = [tokens[0][:2], *torch.randint(75, (7, 60)).tolist()]
+        assert torch.equal(model.step_rows(others)[0][0], first[0])

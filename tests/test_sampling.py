@@ -120,14 +120,10 @@ class HandMade(nn.Module):
     def logits(self, tokens):
         raise NotImplementedError
 
-    def step(self, idx, cache=None):
-        tokens = idx if cache is None else torch.cat((cache, idx), dim=1)
-        return torch.stack([self.logits(row) for row in tokens]), tokens
-
-    def step_rows(self, tokens, n, cache=None):
-        return torch.stack(
-            [self.logits(row[:k]) for row, k in zip(tokens, n.tolist())]
-        ), torch.zeros(len(n))
+    def step_rows(self, texts, cache=None):
+        return torch.stack([self.logits(torch.tensor(text)) for text in texts]), torch.zeros(
+            len(texts)
+        )
 
     def read_on(self, idx):
         yield torch.stack(
@@ -245,7 +241,7 @@ def test_incremental_generation_equals_recomputing_everything(model):
     tokens = [END, BEGIN]
     for character in text:
         with torch.no_grad():
-            logits = model.step(torch.tensor([tokens]), None)[0].reshape(-1)
+            logits = model(torch.tensor([tokens]))[0][0, -1]
         logits[[BEGIN, UNKNOWN]] = -math.inf
         assert TOKENIZER.decode([int(logits.argmax())]) == character
         tokens.append(int(TOKENIZER.encode(character)[0]))
@@ -256,7 +252,7 @@ def test_surprisal_is_the_models_own_whatever_the_sampler(model):
     tokens, expected = [END, BEGIN, *TOKENIZER.encode(greedy["text"])], []
     for i in range(2, len(tokens)):
         with torch.no_grad():
-            logits = model.step(torch.tensor([tokens[:i]]), None)[0].reshape(-1).double()
+            logits = model(torch.tensor([tokens[:i]]))[0][0, -1].double()
         logits[[BEGIN, UNKNOWN]] = -math.inf
         expected.append(-logits.log_softmax(0)[tokens[i]].item() / math.log(2))
     assert greedy["surprisal_bits"] == pytest.approx(expected, abs=2e-3)
@@ -305,8 +301,8 @@ class Chain(HandMade):
     def logits(self, tokens):
         return self.table[tokens[-1]]
 
-    def step_rows(self, tokens, n, cache=None):
-        return self.table[tokens.gather(1, n[:, None] - 1)[:, 0]], torch.zeros(len(n))
+    def step_rows(self, texts, cache=None):
+        return self.table[[text[-1] for text in texts]], torch.zeros(len(texts))
 
 
 TWO = "X:1\nM:2/4\nL:1/4\nK:C\n"  # two notes, or one of two beats

@@ -1,41 +1,33 @@
 """Draws music from a trained model: filters of the next-token distribution, batched generation, and
 rejection sampling of bars.
 
-Every sample is a *request* (prompt, sampler settings, seed, budget). All requests of a call run in
-one batch with the model's key/value cache or LSTM state, whatever their settings, and each draws
-from its own random stream, so that a sample is a function of the model and its own request, not of
-its neighbours, its place or the batch size.
-
     samples = generate(model, tokenizer, unprompted(100, base_seed=0, max_chars=2000))
     samples[0]["text"], samples[0]["stop_reason"]
 
-Promised: on CPU the same request gives the same characters in any batch, tested on 1 to 100
-neighbours. Batched matrix products add up in an order that depends on the number of rows when there
-are fewer than four of them (measured), so batches are padded to a multiple of eight rows. Across
-devices, torch versions or CPU types the last bits of the logits differ, and now and then a draw
-falls on the other side of a boundary.
+Every sample is a *request* (prompt, sampler settings, seed, budget). Requests are drawn side by
+side, whatever their settings, each from its own random stream. On CPU the same request gives the
+same characters in any batch, tested on 1 to 100 neighbours. Across devices, torch versions or CPU
+types the last bits of the logits differ, and now and then a draw falls on the other side of a
+boundary.
 
 With `bars="right"` a bar that is not exactly as long as its meter is drawn again, from the model's
 state before it: that samples P(bar | what came before, the bar is right) exactly, where a mask on
-characters would sample something else
-(Park et al. 2024). What is right is judged by `music/right_bars.py`; how many draws it took is part of the sample.
+characters would sample something else (Park et al. 2024). What is right is judged by
+`music/right_bars.py`; how many draws it took is part of the sample.
 
 A bar that was wrong MAX_TRIES times is given up, and a larger unit is drawn again: all voices' bars
 since the last place but one where they were level, the next time twice as many such turns, and so
 on back to the header. So turns are drawn from P(turns | what came before, each bar right, no bar
 given up). A bar that is right with probability p is given up with probability (1 - p)^64, one in
-850 at p = 0.1: where bars come easily this is the law without giving up, and what is left out are
-places from which hardly any right bar leads on (a header whose meter the model does not keep, a
-meter changed in one voice that the others do not follow).
+850 at p = 0.1: what is left out are places from which hardly any right bar leads on.
 
 Budgets and surprisal count characters whatever a token is (`tokenizer.token_chars`), so that models
-of different vocabularies can be compared; of events they count the nominal ones.
-
-There is no repetition penalty on purpose: ABC needs `|`, digits and `z` again and again, and music
-repeats.
+of different vocabularies can be compared; of events they count the nominal ones. There is no repetition penalty: ABC needs `|`, digits and
+`z` again and again, and music repeats.
 """
 
 import copy
+import math
 import time
 from typing import Any, NamedTuple
 
@@ -48,7 +40,8 @@ from common import BEGIN, END, UNKNOWN
 
 # how a tune starts in the training text: after the end of another; see benchmarks/sampling.md
 START = (END, BEGIN)
-# rows; batches are padded to a multiple of it, which makes a row's logits independent of the batch
+# rows of a batch are a multiple of it: products add up in an order that depends on the number of
+# rows when there are fewer than four (measured)
 LANES = 8
 BATCH_ROWS = 128  # rows at once; the key/value cache of XL takes 8 MB a row
 SHRINK = 0.75  # finished rows leave when the batch can shrink to this share of its rows
@@ -84,8 +77,8 @@ def unprompted(n, base_seed, max_chars, **sampler):
 def truncation(sampler):
     """What a sampler leaves out, in words, e.g. "top-p 0.95"; "no truncation" if nothing."""
     parts = [
-        f"{word} {sampler[key]:g}"
-        for key, word in (("top_k", "top-k"), ("top_p", "top-p"), ("min_p", "min-p"))
+        f"{key.replace('_', '-')} {sampler[key]:g}"
+        for key in ("top_k", "top_p", "min_p")
         if sampler[key] != MODEL_ITSELF[key]
     ]
     return ", ".join(parts) or "no truncation"
@@ -96,8 +89,7 @@ def describe_sampler(sampler):
     return f"temperature {sampler['temperature']:g}, {truncation(sampler)}"
 
 
-# ---------------------------------------------------------------- the distribution of the next
-# token
+# ---------------------------------------------------------------- the next token
 
 
 def filtered_weights(logits, temperature, top_k, top_p, min_p):
@@ -152,46 +144,34 @@ def draw(weights, uniform):
 def generate(model, tokenizer, requests, device="cpu", batch_rows=BATCH_ROWS, right_bars=None):
     """Draws every request; returns a list of dicts in the order of the requests.
 
-    Keys: the request's own, `text` (prompt and what was drawn, without end token), `new_chars`,
-    `stop_reason`
-    ("end" = the model ended the tune, "budget" = max_chars were drawn, "bars" = n_bars are there, "stuck" = more
-    bars were given up than a tune may, or there was nothing before one to take back),
-    `surprisal_bits` (-log2 of the probability that the model itself, at temperature 1 and
-    unfiltered, gave each character of `text`; a token of several characters spreads its bits evenly
-    over them), `end_bits` (the same of the end token, None if there is none), `seconds` (from the
-    start of its batch to its last character); with right bars also `n_kept`, bars (header and end
-    counted as such) in the text, and `draws`, how often each bar was drawn, those that were given
-    up or went with a larger unit among them. Right bars that do not reach the end of the tune stop
-    after the last bar that all voices have.
+    Keys: the request's own; `text` (prompt and what was drawn, without end token); `new_chars`;
+    `stop_reason` ("end": the model ended the tune, "budget": max_chars were drawn, "bars": n_bars
+    are there, "stuck": more bars were given up than a tune may, or nothing before one could be
+    taken back); `surprisal_bits` (-log2 of the probability that the model itself, at temperature 1
+    and unfiltered, gave each character of `text`; a token of several characters spreads its bits
+    evenly over them); `end_bits` (the same of the end token, None if there is none); `seconds`
+    (from the start of its batch to its last character). With right bars also `n_kept`, bars (header
+    and end counted as such) in the text, and `draws`, how often each bar was drawn, those given up
+    or taken back among them. Right bars that do not reach the end of the tune stop after the last
+    bar that all voices have.
 
     right_bars: the class RightBars of `music/right_bars.py`, for requests with right bars. It is
     handed over, not named here, so that a change of the judge leaves free samples as they are.
-    model: has `step`, `step_rows`, `take_rows`, `mark` and `rewind`, as the classes in common.py.
-    The begin and unknown
-    tokens are never drawn: neither is ever a target of the training loss. Raises ValueError if a
-    prompt has a character that the vocabulary lacks, if no right bar can follow it, or if a setting
-    makes no sense.
+    The begin and unknown tokens are never drawn: neither is ever a target of the training loss.
+    Raises ValueError if a prompt has a character that the vocabulary lacks, if no right bar can
+    follow it, or if a setting makes no sense.
     """
-    requests = list(requests)
     for request in requests:
         _check(request, tokenizer, right_bars)
-    samples = [None] * len(requests)
-    for together in (True, False):
-        chosen = [i for i, request in enumerate(requests) if _starts_like_all(request) == together]
-        for first in range(0, len(chosen), batch_rows):
-            part = chosen[first : first + batch_rows]
-            drawn = _generate_batch(
-                model, tokenizer, [requests[i] for i in part], device, together, right_bars
-            )
-            for i, sample in zip(part, drawn):
-                samples[i] = sample
-    return samples
-
-
-def _starts_like_all(request):
-    """True if the rows of such requests are always at the same place: no prompt, and never a step
-    back."""
-    return not request.prompt and request.bars == "free"
+    rows = []
+    for request in requests:
+        if request.bars == "right":
+            rows.append(_RightRow(request, tokenizer, right_bars))
+        else:
+            rows.append(_Row(request, tokenizer))
+    for first in range(0, len(rows), batch_rows):
+        _draw_batch(model, rows[first : first + batch_rows], device)
+    return [row.sample() for row in rows]
 
 
 def _check(request, tokenizer, right_bars):
@@ -220,257 +200,230 @@ def _check(request, tokenizer, right_bars):
         raise ValueError(f"no right bar can follow this prompt: {wrong}")
 
 
+class _Row:
+    """A request that is being drawn: its tokens so far, and what ended it (None: it goes on)."""
+
+    waits = False
+
+    def __init__(self, request, tokenizer):
+        self.request, self.tokenizer = request, tokenizer
+        self.tokens = [*START, *tokenizer.encode(request.prompt).tolist()]
+        self.bits = []  # surprisal of every token behind START
+        self.n_chars = 0  # drawn after the prompt
+        self.stop_reason, self.seconds = None, 0.0
+        self.uniforms = _uniforms(request.seed)
+
+    def is_drawn(self):
+        """True while the row takes tokens."""
+        return self.stop_reason is None and not self.waits
+
+    def add(self, token, bits):
+        """Takes the next token; returns the verdict on the newest bar: "right", "wrong" or
+        "open"."""
+        self.tokens.append(token)
+        self.bits.append(bits)
+        # an event counts as a character at least, so that budgets end
+        self.n_chars += max(1, int(self.tokenizer.token_chars[token]))
+        return self.judge(token)
+
+    def judge(self, token):
+        """Ends a row whose tune, or whose budget, is over with this token."""
+        if token == END:
+            self.stop_reason = "end"
+        elif self.n_chars >= self.request.max_chars:
+            self.stop_reason = "budget"
+        return "open"
+
+    def text(self):
+        """Returns what stands in the row so far."""
+        return self.tokenizer.decode(self.tokens[len(START) :])
+
+    def sample(self):
+        """Returns a finished row as `generate` does; what the last token has beyond the budget is
+        cut off."""
+        has_ended = self.stop_reason == "end"
+        n_tokens = len(self.bits) - has_ended
+        texts = self.tokenizer.texts_of(self.tokens[len(START) :])
+        n_given = len(self.request.prompt)
+        text = "".join(texts)[: n_given + self.request.max_chars]
+        bits = bits_of_characters(self.bits[:n_tokens], [len(part) for part in texts[:n_tokens]])
+        return {
+            **self.request._asdict(),
+            "text": text,
+            "new_chars": len(text) - n_given,
+            "stop_reason": self.stop_reason,
+            "surprisal_bits": [round(n, 3) for n in bits[: len(text)].tolist()],
+            "end_bits": round(self.bits[-1], 3) if has_ended else None,
+            "seconds": round(self.seconds, 3),
+        }
+
+
 class _Place(NamedTuple):
-    """Where a row with right bars can go back to: tokens, and characters drawn, up to there; what
-    its judge knew."""
+    """Where a row with right bars can go back to: its numbers of tokens and of characters there,
+    and its judge."""
 
     n_tokens: int
     n_chars: int
     bars: Any
 
 
-class _RightRow:
-    """A row whose bars shall be right: its judge, its last right bar, and where it can go back to.
+class _RightRow(_Row):
+    """A row whose bars shall be right.
 
-    bars: the judge; kept: after the last right bar; levels: the places where all voices had equally
-    many bars, the header first; waits: True if it went back farther than the model's cache can.
+    bars: the judge; kept: the place after the last right bar; levels: the places where all voices
+    had equally many bars, the header first; waits: True if the row went back farther than the
+    model's cache can.
     """
 
-    def __init__(self, bars, n_prompt):
-        self.bars, self.waits = bars, False
-        self.kept = _Place(n_prompt, 0, bars)
-        self.levels = [self.kept._replace(bars=copy.copy(bars))]
+    def __init__(self, request, tokenizer, right_bars):
+        super().__init__(request, tokenizer)
+        self.bars = right_bars(request.prompt, request.n_bars)
+        self.kept = self.place()
+        self.levels = [self.kept]
         self.n_given_up = 0  # bars, in all
         self.n_retreats = 0  # since the most bars stood
         self.most_bars = 0
 
-    def keep(self, n_tokens, n_chars, fits):
-        """Notes that the bars up to here are right; fits: they lie within the budget."""
-        self.kept = _Place(n_tokens, n_chars, self.bars)
-        if fits and self.bars.is_level:
-            self.levels.append(self.kept._replace(bars=copy.copy(self.bars)))
+    def place(self):
+        """Returns where the row is; the judge's copies go on counting draws together."""
+        return _Place(len(self.tokens), self.n_chars, copy.copy(self.bars))
 
-    def retreat(self):
-        """Gives up the bar that cannot be drawn and goes back before it: to the last place but one
-        where its voices were level, then twice as far each time until the row has got beyond that
-        bar. Returns False if the row is stuck."""
+    def judge(self, token):
+        """Keeps a bar that is right with this token, takes back a wrong one, and ends a row that is
+        over."""
+        has_ended = token == END
+        newest = self.tokenizer.decode([token])
+        if not (has_ended or self.bars.is_due(newest, self.n_chars)):
+            return "open"
+        verdict = self.bars.judge(self.text(), self.n_chars, has_ended)
+        if verdict == "right":
+            self.keep(has_ended)
+        elif verdict == "wrong":
+            self.go_to(self.kept)
+            if self.bars.n_tries == MAX_TRIES:
+                self.give_up()
+        return verdict
+
+    def keep(self, has_ended):
+        """Keeps all up to here. A bar may run over the budget before it is judged."""
+        fits = self.n_chars - has_ended <= self.request.max_chars
+        self.kept = self.place()
+        if fits and self.bars.is_level:
+            self.levels.append(self.kept)
+        if fits and (has_ended or self.bars.is_done):
+            self.stop_reason = "end" if has_ended else "bars"
+        elif self.n_chars >= self.request.max_chars:
+            self.cut("budget")
+
+    def cut(self, reason):
+        """Ends the row with the last bar that all voices have."""
+        self.go_to(self.levels[-1])
+        self.stop_reason = reason
+
+    def go_to(self, place):
+        """Takes back what was drawn since a place."""
+        del self.tokens[place.n_tokens :], self.bits[place.n_tokens - len(START) :]
+        self.n_chars = place.n_chars
+
+    def give_up(self):
+        """Goes back before the bar that cannot be drawn: to the last place but one where the voices
+        were level, then twice as far each time until the row has got beyond that bar; or ends the
+        row, which is stuck."""
         self.bars.give_up()
         if self.bars.n_bars > self.most_bars:
             self.n_retreats, self.most_bars = 0, self.bars.n_bars
         earlier = [place for place in self.levels if place.n_tokens < self.kept.n_tokens]
         if not earlier or self.n_given_up > self.most_bars // BARS_PER_GIVEN_UP:
-            return False
+            return self.cut("stuck")
         self.n_given_up += 1
         self.n_retreats += 1
         n_back = min(2**self.n_retreats, len(earlier))
         self.levels = earlier[: len(earlier) + 1 - n_back]
-        self.bars = copy.copy(self.levels[-1].bars)
-        self.kept = self.levels[-1]._replace(bars=self.bars)
+        self.kept = self.levels[-1]
+        self.bars = copy.copy(self.kept.bars)
+        self.go_to(self.kept)
         self.waits = True
-        return True
+
+    def sample(self):
+        """Returns a finished row as `generate` does."""
+        return {**super().sample(), "n_kept": self.bars.n_kept, "draws": self.bars.draws}
 
 
-class _Batch:
-    """Requests that are drawn side by side: what has been drawn of each, and which are still at it.
-
-    Rows that pad the batch are requests that are finished from the start; they stand behind the
-    real ones. A text has at most as many tokens as characters, so the room for them is the prompt
-    and max_chars; a bar that shall be right may run over that before it is judged, or one drawn
-    wrongly would end the tune.
-    """
-
-    def __init__(self, requests, tokenizer, together, right_bars):
-        padded = requests + [Request(max_chars=1)] * (-len(requests) % LANES)
-        prompts = [np.concatenate([START, tokenizer.encode(request.prompt)]) for request in padded]
-        # an event counts as a character at least: budgets end, and there is room for all tokens
-        self.decode = tokenizer.decode
-        self.token_chars = torch.as_tensor(tokenizer.token_chars).clamp(min=1)
-        self.n_prompt = torch.tensor([len(prompt) for prompt in prompts])
-        self.max_chars = torch.tensor([request.max_chars for request in padded])
-        self.right = {
-            row: _RightRow(right_bars(request.prompt, request.n_bars), int(self.n_prompt[row]))
-            for row, request in enumerate(requests)
-            if request.bars == "right"
-        }
-        room = int((self.n_prompt + self.max_chars).max()) + (
-            right_bars.MAX_CHARS + 2 if self.right else 0
-        )
-        self.tokens = torch.zeros(len(padded), room, dtype=torch.long)
-        for row, prompt in enumerate(prompts):
-            self.tokens[row, : len(prompt)] = torch.as_tensor(prompt, dtype=torch.long)
-        self.bits = torch.zeros(self.tokens.shape, dtype=torch.float32)
-        self.settings = [
-            torch.tensor([float(getattr(request, name)) for request in padded], dtype=torch.float64)
-            for name in MODEL_ITSELF
-        ]
-        self.endless = torch.tensor([request.n_bars > 0 for request in padded])
-        self.streams = [torch.Generator().manual_seed(request.seed) for request in padded]
-        self.uniform = torch.zeros(len(padded), DRAWS, dtype=torch.float64)
-        self.n_uniform = torch.zeros(len(padded), dtype=torch.long)  # uniform numbers used
-        # given and drawn
-        self.n_tokens = torch.ones_like(self.n_prompt) if together else self.n_prompt.clone()
-        self.n_chars = torch.zeros(len(padded), dtype=torch.long)  # drawn after the prompt
-        self.alive = torch.arange(len(padded)) < len(requests)
-        self.stop_reasons = [None] * len(padded)
-
-    def extend(self, rows, logits):
-        """Gives each of these rows its next token: the prompt's, or one drawn from logits (n_rows,
-        V)."""
-        alive, at = self.alive[rows], self.n_tokens[rows].clamp(max=self.tokens.shape[1] - 1)
-        writing, place = alive & (at >= self.n_prompt[rows]), self.n_uniform[rows] % DRAWS
-        for row in rows[writing & (place == 0)].tolist():
-            self.uniform[row] = torch.rand(DRAWS, dtype=torch.float64, generator=self.streams[row])
-        allowed = logits.clone()
-        allowed[self.endless[rows], END] = -torch.inf
-        weights = filtered_weights(allowed, *(setting[rows] for setting in self.settings))
-        drawn = draw(weights, self.uniform[rows, place])
-        tokens = torch.where(writing, drawn, self.tokens[rows, at])
-        surprisal = -logits.double().log_softmax(dim=1).gather(1, tokens.unsqueeze(1)).squeeze(1)
-        self.tokens[rows[alive], at[alive]] = tokens[alive]
-        self.bits[rows[alive], at[alive]] = (surprisal / np.log(2)).float()[alive]
-        self.n_tokens[rows] += alive.long()
-        self.n_uniform[rows] += writing.long()
-        self.n_chars[rows] += torch.where(writing, self.token_chars[tokens], 0)
-        return tokens.masked_fill(~writing, BEGIN)
-
-    def stop(self, row, reason):
-        """A row is finished."""
-        self.alive[row], self.stop_reasons[row] = False, reason
-
-    def finish_free(self, rows, tokens):
-        """Ends the rows whose tune, or whose budget, is over with these tokens (BEGIN where none
-        was drawn)."""
-        over = (tokens == END) | (tokens != BEGIN) & (self.n_chars[rows] >= self.max_chars[rows])
-        for row, token in zip(rows[over].tolist(), tokens[over].tolist()):
-            if row not in self.right:
-                self.stop(row, "end" if token == END else "budget")
-
-    def text(self, row):
-        """What stands in a row so far: the one place where its tokens become text."""
-        return self.decode(self.tokens[row, len(START) : self.n_tokens[row]].tolist())
-
-    def judge_bars(self, rows, tokens):
-        """Keeps the bars that are right with these tokens and takes back those that are wrong; ends
-        rows that are over. Returns the places in `rows` of those whose bar is kept, and of those
-        that draw it again."""
-        kept, back = [], []
-        for place, (row, token) in enumerate(zip(rows.tolist(), tokens.tolist())):
-            if row in self.right and token != BEGIN:
-                verdict = self._judge(row, token)
-                if verdict == "right":
-                    kept.append(place)
-                elif verdict == "wrong":
-                    back.append(place)
-        return kept, back
-
-    def _judge(self, row, token):
-        """The verdict on a row's newest bar, "open" within a bar, and what follows from it."""
-        right, n_chars, ended = self.right[row], int(self.n_chars[row]), token == END
-        bars, max_chars = right.bars, int(self.max_chars[row])
-        if not (ended or bars.is_due(self.decode([token]), n_chars)):
-            return "open"
-        verdict = bars.judge(self.text(row), n_chars, ended)
-        if verdict == "right":
-            fits = n_chars - ended <= max_chars
-            right.keep(int(self.n_tokens[row]), n_chars, fits)
-            if fits and (ended or bars.is_done):
-                self.stop(row, "end" if ended else "bars")
-            elif n_chars >= max_chars:
-                self.cut(row, "budget")
-        elif verdict == "wrong":
-            self.go_to(row, right.kept)
-            if bars.n_tries == MAX_TRIES:
-                self.give_up(row)
-        return verdict
-
-    def go_to(self, row, place):
-        """Takes back what a row has drawn since a place."""
-        self.n_tokens[row], self.n_chars[row] = place.n_tokens, place.n_chars
-
-    def cut(self, row, reason):
-        """A row is finished with the last bar that all voices have."""
-        self.go_to(row, self.right[row].levels[-1])
-        self.stop(row, reason)
-
-    def give_up(self, row):
-        """A row goes back before the bar that it cannot draw. It goes on from there when the other
-        rows are finished, as its cache has to be read anew; or it is stuck."""
-        if not self.right[row].retreat():
-            return self.cut(row, "stuck")
-        self.go_to(row, self.right[row].kept)
-        self.alive[row] = False
-
-    def rows_to_draw_again(self):
-        """Rows of the batch to go on with, those that went back and finished ones up to a multiple
-        of LANES; none if no row went back."""
-        waiting = [row for row, right in self.right.items() if right.waits]
-        for row in waiting:
-            self.right[row].waits, self.alive[row] = False, True
-        others = [row for row in range(len(self.alive)) if not self.alive[row]]
-        return torch.tensor(sorted(waiting + others[: -len(waiting) % LANES]), dtype=torch.long)
+def _uniforms(seed):
+    """Yields numbers in [0, 1) from a stream of its own."""
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        yield from torch.rand(DRAWS, dtype=torch.float64, generator=generator).tolist()
 
 
 @torch.inference_mode()
-def _generate_batch(model, tokenizer, requests, device, together, right_bars):
-    """Samples of one batch; together: all rows are at the same place, so that the model's plain
-    step will do."""
-    batch, started = _Batch(requests, tokenizer, together, right_bars), time.perf_counter()
-    if not together:
-        _read_prompts(model, batch, device)
-    seconds, rows = [0.0] * len(batch.alive), torch.arange(len(batch.alive))
-    while len(rows):
-        _draw_rows(model, batch, rows, device, together, seconds, started)
-        rows = batch.rows_to_draw_again()
-    return [
-        _sample(request, tokenizer, batch, row, seconds[row])
-        for row, request in enumerate(requests)
-    ]
+def _draw_batch(model, rows, device):
+    """Draws rows side by side until all have ended. A row that went back farther than the cache can
+    goes on when the others have ended, with a cache read anew."""
+    started = time.perf_counter()
+    for row in rows:
+        if row.request.prompt:
+            row.bits = _prompt_bits(model, row.tokens, device)
+    while rows:
+        _draw_rows(model, rows, device, started)
+        rows = [row for row in rows if row.waits]
+        for row in rows:
+            row.waits = False
 
 
-def _draw_rows(model, batch, rows, device, together, seconds, started):
-    """Draws these rows of a batch until none is alive; notes the seconds that each took since
-    `started`."""
-    cache, desc = None, f"{int(batch.alive.sum())} samples"
-    for _ in progress(iter(batch.alive.any, torch.tensor(False)), desc=desc, unit="token"):
-        n = batch.n_tokens[rows]
-        if together:  # the model's own step slides the window once its context is full
-            logits, cache = model.step(
-                batch.tokens[rows].gather(1, n[:, None] - 1).to(device), cache
-            )
-        else:
-            logits, cache = model.step_rows(batch.tokens[rows].to(device), n.to(device), cache)
-        logits = logits.float().cpu()
-        logits[:, [BEGIN, UNKNOWN]] = -torch.inf
-        were_alive = batch.alive[rows]
-        tokens = batch.extend(rows, logits)
-        batch.finish_free(rows, tokens)
-        if batch.right:
-            kept, back = batch.judge_bars(rows, tokens)
-            if kept:
-                model.mark(cache, torch.tensor(kept, device=device))
-            if back:
-                model.rewind(cache, torch.tensor(back, device=device))
-        done = rows[were_alive & ~batch.alive[rows]]
-        if len(done):
-            for row in done.tolist():
-                seconds[row] = time.perf_counter() - started
-            places = _rows_to_keep(batch.alive[rows])
-            if places is not None:
-                cache, rows = model.take_rows(cache, places.to(device)), rows[places]
+def _prompt_bits(model, tokens, device):
+    """Surprisal of a prompt's tokens, read alone and at one stroke."""
+    idx = torch.tensor([tokens])
+    logits = torch.cat(list(model.read_on(idx.to(device))), dim=1)[0, :-1]
+    return _surprisal(_without_begin(logits), idx[0, 1:])[len(START) - 1 :]
 
 
-def _read_prompts(model, batch, device):
-    """The surprisal of every prompt. Each is read alone and at one stroke, so that it depends on no
-    other; so is what `step_rows` makes of it."""
-    for row in (batch.n_prompt > len(START)).nonzero().flatten().tolist():
-        n = int(batch.n_prompt[row])
-        tokens = batch.tokens[row : row + 1, :n].to(device)
-        logits = torch.cat(list(model.read_on(tokens)), dim=1)[0, :-1].float().cpu()
-        logits[:, [BEGIN, UNKNOWN]] = -torch.inf
-        surprisal = (
-            -logits.double().log_softmax(dim=1).gather(1, batch.tokens[row, 1:n, None]).squeeze(1)
-        )
-        batch.bits[row, 1:n] = (surprisal / np.log(2)).float()
+def _without_begin(logits):
+    """Logits (n, V) on the CPU, of which the begin and unknown tokens are never drawn."""
+    logits = logits.float().cpu()
+    logits[:, [BEGIN, UNKNOWN]] = -torch.inf
+    return logits
+
+
+def _surprisal(logits, tokens):
+    """Bits of tokens (n,) under logits (n, V), a list."""
+    nats = -logits.double().log_softmax(dim=1).gather(1, tokens.unsqueeze(1)).squeeze(1)
+    return (nats / math.log(2)).float().tolist()
+
+
+def _draw_rows(model, rows, device, started):
+    """Draws these rows until each has ended or waits; notes the seconds that each took."""
+    desc, cache = f"{len(rows)} samples", None
+    padding = [_Row(Request(), rows[0].tokenizer) for _ in range(-len(rows) % LANES)]
+    for row in padding:
+        row.stop_reason = "padding"
+    rows = rows + padding
+    settings = torch.tensor(
+        [[getattr(row.request, name) for row in rows] for name in MODEL_ITSELF], dtype=torch.float64
+    )
+    goes_on = iter(lambda: any(row.is_drawn() for row in rows), False)
+    for _ in progress(goes_on, desc=desc, unit="token"):
+        logits, cache = model.step_rows([row.tokens for row in rows], cache)
+        logits = _without_begin(logits)
+        allowed = logits.clone()
+        allowed[torch.tensor([row.request.n_bars > 0 for row in rows]), END] = -torch.inf
+        uniform = [next(row.uniforms) if row.is_drawn() else 0.0 for row in rows]
+        weights = filtered_weights(allowed, *settings)
+        drawn = draw(weights, torch.tensor(uniform, dtype=torch.float64))
+        places = {"right": [], "wrong": [], "open": []}  # of the rows with such a newest bar
+        for place, (token, bits) in enumerate(zip(drawn.tolist(), _surprisal(logits, drawn))):
+            row = rows[place]
+            if row.is_drawn():
+                places[row.add(token, bits)].append(place)
+                row.seconds = time.perf_counter() - started
+        if places["right"]:
+            model.mark(cache, torch.tensor(places["right"], device=device))
+        if places["wrong"]:
+            model.rewind(cache, torch.tensor(places["wrong"], device=device))
+        kept = _rows_to_keep(rows)
+        if kept:
+            cache = model.take_rows(cache, torch.tensor(kept, device=device))
+            rows, settings = [rows[place] for place in kept], settings[:, kept]
 
 
 def bits_of_characters(bits, n_chars):
@@ -482,34 +435,10 @@ def bits_of_characters(bits, n_chars):
     return np.repeat(bits / np.maximum(n_chars, 1), n_chars)
 
 
-def _rows_to_keep(alive):
-    """Places of the rows to go on with: all that are alive and finished ones up to a multiple of
-    LANES; None where leaving the others saves too little."""
-    n_kept = LANES * -(-int(alive.sum()) // LANES)
-    if n_kept > SHRINK * len(alive):
-        return None
-    return torch.argsort(alive.int(), descending=True, stable=True)[:n_kept].sort().values
-
-
-def _sample(request, tokenizer, batch, row, seconds):
-    """A finished row as `generate` returns it; what the last token has beyond the budget is cut
-    off."""
-    written = slice(len(START), batch.n_tokens[row])
-    tokens, bits = batch.tokens[row, written].tolist(), batch.bits[row, written].tolist()
-    end_bits = round(bits.pop(), 3) if batch.stop_reasons[row] == "end" else None
-    texts = tokenizer.texts_of(tokens)
-    text = "".join(texts)[: len(request.prompt) + request.max_chars]
-    per_char = bits_of_characters(bits, [len(part) for part in texts][: len(bits)])
-    sample = {
-        **request._asdict(),
-        "text": text,
-        "new_chars": len(text) - len(request.prompt),
-        "stop_reason": batch.stop_reasons[row],
-        "surprisal_bits": [round(n, 3) for n in per_char[: len(text)].tolist()],
-        "end_bits": end_bits,
-        "seconds": round(seconds, 3),
-    }
-    if row in batch.right:
-        bars = batch.right[row].bars
-        sample |= {"n_kept": bars.n_kept, "draws": bars.draws}
-    return sample
+def _rows_to_keep(rows):
+    """Places of the rows to go on with: all that are drawn and others up to a multiple of LANES;
+    None where leaving the rest saves too little."""
+    drawn = [place for place, row in enumerate(rows) if row.is_drawn()]
+    others = [place for place, row in enumerate(rows) if not row.is_drawn()]
+    kept = drawn + others[: -len(drawn) % LANES]
+    return sorted(kept) if len(kept) <= SHRINK * len(rows) else None
