@@ -1,5 +1,5 @@
-"""What the stages share: tokenizer, model classes and the choice of device. Imports nothing else of
-the project."""
+"""What the stages share: tokenizers, model classes and the choice of device. Imports nothing else of
+the project but how events are written (`music/events.py`)."""
 
 import hashlib
 import io
@@ -16,12 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from music.events import nominal_chars, parts_of, texts_of
+
 # ---------------------------------------------------------------- tokenizer
 # Text <-> token numbers, with tokens for the two ends of a tune. A tokenizer class has a `kind`;
 # `vocab_size`; `dtype`, the smallest that holds its numbers; `token_chars`, how many characters
 # each token stands for (losses are per character, whatever a token is); `encode`, `decode`;
-# `texts_of`, the exact text of each token of a sequence; `digest`; `dumps` and `from_saved`. Made
-# from a training text, it learns its vocabulary there.
+# `texts_of`, the exact text of each token of a sequence; `digest`; `dumps`. Made from a training
+# text, it learns its vocabulary there.
 
 BEGIN, END, UNKNOWN = 0, 1, 2  # first tokens of every vocabulary
 N_SPECIAL = 3
@@ -44,7 +46,7 @@ _UNIT = re.compile(
 
 
 def _frequent(units):
-    """Those of more than one character that occur often enough, the most frequent first."""
+    """Those of more than one character that occur RARE times, the most frequent first."""
     counts = Counter(unit for unit in units if len(unit) > 1)
     ranked = sorted(counts, key=lambda unit: (-counts[unit], unit))
     return [unit for unit in ranked if counts[unit] >= RARE]
@@ -54,8 +56,10 @@ class CharTokenizer:
     """Character-level vocabulary.
 
     Token 0 begins a tune, 1 ends it, 2 stands for a character that the training text does not have;
-    character number i of the sorted `characters` is token 3 + i. `texts`: what each token stands
-    for; a subclass hands over the texts of further tokens.
+    character number i of the sorted `characters` is token 3 + i. Subclasses `learn` *pieces* of
+    several characters, which are numbered behind these. `texts`: what each token stands for.
+
+    text: what to learn from; or the characters, with the pieces that were saved.
 
     >>> t = CharTokenizer("ABC|")
     >>> t.encode("AB|?").tolist(), t.decode([0, 3, 4, 6, 1]), t.token_chars.tolist()
@@ -64,15 +68,20 @@ class CharTokenizer:
 
     kind = "char"
 
-    def __init__(self, characters, more_texts=()):
-        self.characters = "".join(sorted(set(characters)))
-        self.texts = ["", "", "\ufffd", *self.characters, *more_texts]
+    def __init__(self, text, pieces=None):
+        self.characters = "".join(sorted(set(text)))
+        self.pieces = self.learn(text) if pieces is None else pieces
+        self.texts = ["", "", "\ufffd", *self.characters, *self.pieces]
         self.vocab_size = len(self.texts)
         self.dtype = np.min_scalar_type(self.vocab_size - 1)
         self.token_chars = np.array([*SPECIAL_CHARS, *map(len, self.texts[N_SPECIAL:])])
         points = [ord(character) for character in self.characters]
         self._numbers = np.full(max(points, default=-1) + 2, UNKNOWN, self.dtype)  # by code point
         self._numbers[points] = range(N_SPECIAL, N_SPECIAL + len(points))
+
+    def learn(self, text):
+        """Returns the pieces of a training text."""
+        return []
 
     def encode(self, text):
         """Returns the token numbers of a text, without begin and end: 1-D, of `dtype`."""
@@ -90,14 +99,14 @@ class CharTokenizer:
     @property
     def digest(self):
         """SHA-256 that identifies the vocabulary in every file made with it."""
-        return hashlib.sha256(f"{self.kind}/{N_SPECIAL}/{self.characters}".encode()).hexdigest()
+        digest = hashlib.sha256(f"{self.kind}/{N_SPECIAL}/{self.characters}".encode()).hexdigest()
+        if self.pieces:
+            digest = hashlib.sha256(f"{digest}/{json.dumps(self.pieces)}".encode()).hexdigest()
+        return digest
 
     def dumps(self):
         """Returns the bytes of tokenizer.pkl, for `load_tokenizer`."""
-        return pickle.dumps(self._saved(), protocol=4)
-
-    def _saved(self):
-        return {
+        saved = {
             "format": 1,
             "kind": self.kind,
             "special": {"begin": BEGIN, "end": END, "unknown": UNKNOWN},
@@ -105,23 +114,17 @@ class CharTokenizer:
             "vocab_size": self.vocab_size,
             "digest": self.digest,
         }
-
-    @classmethod
-    def from_saved(cls, saved):
-        """Makes the tokenizer of a dict that was saved; ValueError if it holds no vocabulary."""
-        if not isinstance(saved.get("characters"), str):
-            raise ValueError("it holds no vocabulary")
-        return cls(saved["characters"])
+        if self.pieces:
+            saved["pieces"] = self.pieces
+        return pickle.dumps(saved, protocol=4)
 
 
 class NoteTokenizer(CharTokenizer):
     """Note-level vocabulary: one token a note or chord member with its octave and length, a rest,
-    a field, a voice tag (`_UNIT`); these *pieces* are numbered behind the characters.
+    a field, a voice tag (`_UNIT`).
 
     Lossless: what is no piece is written in characters. A text could be written in several ways
     and `encode` takes one of them, so a model's loss is an upper bound of what it needs.
-
-    text: what to learn from; or the characters, with the `pieces` that were saved.
 
     >>> t = NoteTokenizer("K:C\\nG,2[E2c2]3|\\n" * RARE)
     >>> [t.decode([token]) for token in t.encode("K:C\\nG,2[E2c3]3|")]
@@ -131,15 +134,12 @@ class NoteTokenizer(CharTokenizer):
     kind = "note"
 
     def __init__(self, text, pieces=None):
-        self.pieces = self.learn(text) if pieces is None else pieces
-        super().__init__(text, self.pieces)
-        self.numbers = {
-            piece: number for number, piece in enumerate(self.texts) if number >= N_SPECIAL
-        }
+        super().__init__(text, pieces)
+        pieces = enumerate(self.texts[N_SPECIAL:], start=N_SPECIAL)
+        self.numbers = {piece: number for number, piece in pieces}
 
-    @staticmethod
-    def learn(text):
-        """Returns the units that a text has RARE times at least, the most frequent first."""
+    def learn(self, text):
+        """Returns the units that the text has RARE times at least."""
         return _frequent(_UNIT.findall(text))
 
     def encode(self, text):
@@ -152,23 +152,6 @@ class NoteTokenizer(CharTokenizer):
                 tokens += [self.numbers.get(character, UNKNOWN) for character in unit]
         return np.array(tokens, self.dtype)
 
-    @property
-    def digest(self):
-        """SHA-256 that identifies the vocabulary in every file made with it."""
-        return hashlib.sha256(f"{super().digest}/{json.dumps(self.pieces)}".encode()).hexdigest()
-
-    def _saved(self):
-        return {**super()._saved(), "pieces": self.pieces}
-
-    @classmethod
-    def from_saved(cls, saved):
-        """Makes the tokenizer of a dict that was saved; ValueError if it holds no vocabulary."""
-        characters, pieces = saved.get("characters"), saved.get("pieces")
-        are_texts = isinstance(characters, str) and isinstance(pieces, list)
-        if not are_texts or not all(isinstance(text, str) and text for text in pieces):
-            raise ValueError("it holds no vocabulary")
-        return cls(characters, pieces=pieces)
-
 
 class EventTokenizer(NoteTokenizer):
     """Event vocabulary, REMI-like (`music/events.py`): position, pitch and duration of every note;
@@ -178,31 +161,23 @@ class EventTokenizer(NoteTokenizer):
     token stands for depends on its bar, so `token_chars` is nominal; `texts_of` is exact.
 
     >>> t = EventTokenizer("K:G\\nG4F2z2|\\n" * RARE)
-    >>> t.texts_of(t.encode("K:G\\nF2z2G4|"))
-    ['K:G\\n', '', 'F', '', '2', '', 'z2', 'G', '4', '|']
+    >>> [t.texts[token] for token in t.encode("K:G\\nG4F2z2|")]
+    ['K:G\\n', 'Pos 0', 'Pitch 67', 'Dur 1', 'Pos 1', 'Pitch 66', 'Dur 1/2', 'Pos 2', '|']
     """
 
     kind = "event"
 
     def __init__(self, text, pieces=None):
-        from music.events import nominal_chars
-
         super().__init__(text, pieces)
         self.token_chars = np.array([*SPECIAL_CHARS, *map(nominal_chars, self.texts[N_SPECIAL:])])
 
-    @staticmethod
-    def learn(text):
-        """Returns the events and fields that a text has RARE times at least, the most frequent
-        first."""
-        from music.events import parts_of
-
+    def learn(self, text):
+        """Returns the events and fields that the text has RARE times at least."""
         parts = parts_of(text)
-        return _frequent(name for events, part in parts for name in events or _UNIT.findall(part))
+        return _frequent(name for names, part in parts for name in names or _UNIT.findall(part))
 
     def encode(self, text):
         """Returns the token numbers of a text, without begin and end: 1-D, of `dtype`."""
-        from music.events import parts_of
-
         tokens = [np.array([], self.dtype)]
         for events, part in parts_of(text):
             if events and all(name in self.numbers for name in events):
@@ -212,18 +187,11 @@ class EventTokenizer(NoteTokenizer):
         return np.concatenate(tokens)
 
     def texts_of(self, tokens):
-        """Returns the text of each token where it stands; a bar's text is divided among its
-        events."""
-        from music.events import texts_of
-
+        """Returns the text of each token where it stands: a bar's is divided among its events."""
         return texts_of([self.texts[token] for token in tokens])
 
 
-TOKENIZERS = {  # kind -> class
-    "char": CharTokenizer,
-    "note": NoteTokenizer,
-    "event": EventTokenizer,
-}
+TOKENIZERS = {kind.kind: kind for kind in (CharTokenizer, NoteTokenizer, EventTokenizer)}
 
 
 def load_tokenizer(path):
@@ -233,12 +201,12 @@ def load_tokenizer(path):
         if path.stat().st_size > TOKENIZER_LIMIT_BYTES:
             raise ValueError("it is too large for a vocabulary")
         saved = _BuiltinsOnly(io.BytesIO(path.read_bytes())).load()
-        if not isinstance(saved, dict):
-            raise ValueError("it holds no vocabulary")
-        kind = saved.get("kind")
+        kind, characters, pieces = saved.get("kind"), saved["characters"], saved.get("pieces", [])
         if kind not in TOKENIZERS:
             raise ValueError(f"it is of the kind {kind!r}; known are {', '.join(TOKENIZERS)}")
-        tokenizer = TOKENIZERS[kind].from_saved(saved)
+        if not all(isinstance(text, str) and text for text in (*characters, *pieces)):
+            raise ValueError("it holds no vocabulary")
+        tokenizer = TOKENIZERS[kind](characters, pieces)
         if saved.get("digest") != tokenizer.digest:
             raise ValueError("its digest does not fit its vocabulary")
     except Exception as error:  # hostile bytes make the unpickler raise errors of a dozen kinds
@@ -293,17 +261,17 @@ class Model(nn.Module):
     features(idx): what the head reads, (B, T, width);
     read_on(idx): iterator over the logits (B, n, V) of texts idx (B, any T), in order, each
         position with as much context as the model uses where it reads a text through;
-    step_rows(texts, cache=None): logits (B, V) after each of B lists of two tokens or more, of which
-        the cache has read all but the newest, and the cache to pass next. It changes in place. A
-        row's logits depend on no other row;
+    step_rows(texts, cache=None): logits (B, V) after each of B lists of two tokens or more, of
+        which the cache has read all but the newest, and the cache to pass next (it changes in
+        place). A row's logits depend on no other row;
     mark(cache, rows): remembers where these rows (1-D tensor of indices) are; rewind(cache, rows):
         puts them there again, and the next step has their texts of that time;
     take_rows(cache, rows): the cache of these rows of the batch.
     """
 
     family = None  # its name in study/families.py
-    DROPOUT = {"tuned": 0.0, "classic": 0.0}  # by recipe
-    # of all but hidden matrices, over theirs; tuned recipe
+    DROPOUT = {"tuned": 0.0, "classic": 0.1}  # by recipe
+    # of all but hidden matrices, over theirs; tuned recipe; see benchmarks/training.md
     EMBEDDING_RATE = {"muon": 3.0, "adamw": 1.0}
     # hidden matrices: last part of a parameter's name without number -> matrices stacked in it
     MATRICES = {}
@@ -336,6 +304,8 @@ class Model(nn.Module):
         matrices, rest = [], []
         for name, parameter in self.named_parameters():
             n_stacked = self.MATRICES.get(_part(name))
+            if _part(name) == "qkv":  # a head's map is a matrix of its own
+                n_stacked *= self.config["n_head"]
             if parameter.requires_grad and n_stacked:
                 matrices.append((parameter, n_stacked))
             elif parameter.requires_grad:
@@ -490,8 +460,6 @@ class Transformer(Model):
     """
 
     family = "transformer"
-    DROPOUT = {"tuned": 0.0, "classic": 0.1}
-    EMBEDDING_RATE = {"muon": 3.0, "adamw": 1.0}  # see benchmarks/training.md
     MATRICES = {"qkv": 3, "attention_out": 1, "mlp_in": 1, "mlp_out": 1}
 
     @classmethod
@@ -503,14 +471,10 @@ class Transformer(Model):
     def __init__(self, config):
         super().__init__()
         self.config = config
-        # a head's map is a matrix of its own
-        self.MATRICES = {**self.MATRICES, "qkv": 3 * config["n_head"]}
         d, V, T = config["d_model"], config["vocab_size"], config["block_size"]
         self.token_embedding = nn.Embedding(V, d)
         learned = config.get("learned_positions", True)
-        assert (
-            learned or config["rotary"]
-        ), "without learned or rotary positions order could not be seen"
+        assert learned or config["rotary"], "without positions order could not be seen"
         self.position_embedding = nn.Embedding(T, d) if learned else None
         self.blocks = nn.ModuleList(_Block(config) for _ in range(config["n_layer"]))
         self.norm = nn.RMSNorm(d)
@@ -537,9 +501,8 @@ class Transformer(Model):
         if self.position_embedding is not None:
             x = x + self.position_embedding.weight[here]
         x = F.dropout(x, self.config["dropout"], self.training)
-        dtype = x.dtype
-        if torch.is_autocast_enabled(x.device.type):
-            dtype = torch.get_autocast_dtype(x.device.type)
+        kind = x.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
         cos, sin = self.cos[here].to(dtype), self.sin[here].to(dtype)
         for layer, block in enumerate(self.blocks):
             if store is None:
@@ -628,7 +591,7 @@ class LSTM(Model):
 
     family = "lstm"
     DROPOUT = {"tuned": 0.0, "classic": 0.2}
-    EMBEDDING_RATE = {"muon": 3.0, "adamw": 8.0}  # see benchmarks/training.md
+    EMBEDDING_RATE = {"muon": 3.0, "adamw": 8.0}
     MATRICES = {"weight_ih": 4, "weight_hh": 4}  # one for each gate
 
     def __init__(self, config):
@@ -815,15 +778,13 @@ class SSM(LSTM):
     """
 
     family = "ssm"
-    DROPOUT = {"tuned": 0.0, "classic": 0.1}
-    EMBEDDING_RATE = {"muon": 3.0, "adamw": 1.0}  # the Transformer's; not tuned
+    DROPOUT = Model.DROPOUT
+    EMBEDDING_RATE = Model.EMBEDDING_RATE  # not tuned
     MATRICES = {"qkv": 3, "gate": 1, "memory_out": 1, "mlp_in": 1, "mlp_out": 1}
 
     def __init__(self, config):
         Model.__init__(self)
         self.config = config
-        # a head's map is a matrix of its own
-        self.MATRICES = {**self.MATRICES, "qkv": 3 * config["n_head"]}
         d, V = config["d_model"], config["vocab_size"]
         self.token_embedding = nn.Embedding(V, d)
         self.blocks = nn.ModuleList(_MemoryBlock(config) for _ in range(config["n_layer"]))

@@ -31,7 +31,7 @@ WALLS = {
     "estimate": GROUND | {"train"},
     "full_study": GROUND | {"train", "fit", "pipeline", "estimate"},
 }
-# the event tokenizer's codec, imported where it is used
+# the event tokenizer's codec
 COMMON_USES = {"music.events"}
 # it reads and writes files only, so it gets a temporary folder
 USE_ABC2MIDI = {"music.validity"}
