@@ -6,12 +6,18 @@ Writes: OUT/heads.csv, a row for each model and set of heads that was knocked ou
 Run:    python -m benchmarks.bench_heads --root study_run --out docs/study
         python -m benchmarks.bench_heads --root study_run --out docs/study --when small:2,d128:2
 Prints what each model saves on repeated bars with all heads, and without the best one.
+
+A head is set to zero, or to its mean over the text. The scores follow Olsson et al. 2022 (induction
+heads): *prefix matching*, how much attention goes to the tokens after an earlier occurrence of the
+newest ones; *copying*, how much the head then raises the logit of the token that followed there.
 """
 
 import argparse
 import importlib
 import itertools
 from pathlib import Path
+
+import torch
 
 from study.stages.arguments import list_of
 from study.stages.files import read_json, write_text
@@ -29,6 +35,7 @@ from study.train.runs import RunSpec, plan_run
 
 EVERY = 20  # steps
 PAIRS_OF = 4  # heads: those whose loss costs most of the saving
+SCORED_TUNES = 24  # read for the scores, the longest: 2,000 places that match
 COSTS = ("first", "second", "saved", "saved_se", "later", "similar", "fresh", "new", "saved_near")
 COSTS += ("saved_far", "bits_per_char")
 SCORES = (*(f"attention_{k}" for k in knock.OFFSETS), "even", "copying")
@@ -45,11 +52,93 @@ def flat(row):
     return {"heads": heads or "none", **rounded}
 
 
+def mean_outputs(model, tunes, device="cpu"):
+    """The mean output of every layer's heads over the places of tunes: [(d_model,)]."""
+    sums, counts = [0.0] * len(model.blocks), [0] * len(model.blocks)
+
+    def watch(layer):
+        def hook(module, inputs):
+            sums[layer] = sums[layer] + inputs[0].double().sum((0, 1)).cpu()
+            counts[layer] += inputs[0].shape[0] * inputs[0].shape[1]
+
+        return hook
+
+    hooks = [
+        block.attention_out.register_forward_pre_hook(watch(layer))
+        for layer, block in enumerate(model.blocks)
+    ]
+    with torch.inference_mode():
+        for tune in tunes:  # one by one: nothing that fills up counts
+            model(torch.as_tensor(tune.tokens[None, :-1], device=device))
+    for hook in hooks:
+        hook.remove()
+    return [(total / n).float() for total, n in zip(sums, counts)]
+
+
+def scores(loaded, tunes):
+    """{(layer, head): {"attention": mean weight at each of `heads.OFFSETS` after a match, "even": the same
+    of even attention, "copying": nats by which the head alone raises the logit of what followed
+    the match over the mean of all tokens}}; Nones where nothing matches.
+
+    The logit is that of the direct path, from the head's output through the model's last norm.
+    """
+    model, totals, even, n = loaded.model, 0.0, 0.0, 0
+    longest = sorted(tunes, key=lambda tune: -len(tune.tokens))[:SCORED_TUNES]
+    for tune in longest:
+        tokens = tune.tokens[:-1]
+        now, then = knock.matches(tokens)
+        if len(now):
+            weights, raised = _read(loaded, tokens, now, tokens[then + 1])
+            at = torch.as_tensor(then)[:, None] + torch.tensor(knock.OFFSETS)
+            looked = weights[:, :, torch.as_tensor(now)[:, None], at].sum(
+                2
+            )  # layers, heads, offsets
+            totals = totals + torch.cat((looked, raised[..., None]), dim=2)
+            even, n = even + float((1 / (now + 1)).sum()), n + len(now)
+    rows = {}
+    for layer, head in knock.all_heads(model):
+        means = (totals[layer, head] / n).tolist() if n else [None] * (len(knock.OFFSETS) + 1)
+        rows[layer, head] = {
+            "attention": means[:-1],
+            "even": even / n if n else None,
+            "copying": means[-1],
+        }
+    return rows
+
+
+@torch.inference_mode()
+def _read(loaded, tokens, now, followed):
+    """(attention weights (layers, heads, T, T) of a text, raised logits (layers, heads) summed
+    over the places `now`)."""
+    model, inputs = loaded.model, []
+    hooks = [
+        block.attention_out.register_forward_pre_hook(lambda module, x: inputs.append(x[0][0, now]))
+        for block in model.blocks
+    ]
+    last = []
+    hooks.append(model.norm.register_forward_pre_hook(lambda module, x: last.append(x[0][0, now])))
+    weights = torch.stack(knock.attention_weights(model, torch.as_tensor(tokens)))
+    for hook in hooks:
+        hook.remove()
+    eps = torch.finfo(last[0].dtype).eps
+    scale = last[0].pow(2).mean(-1, keepdim=True).add(eps).rsqrt() * model.norm.weight
+    followed = torch.as_tensor(followed, device=scale.device)
+    raised = []
+    for block, y in zip(model.blocks, inputs):
+        size = y.shape[1] // block.n_head
+        for head in range(block.n_head):
+            columns = slice(head * size, (head + 1) * size)
+            out = y[:, columns] @ block.attention_out.weight[:, columns].T
+            logits = model.head(out * scale)
+            raised.append(logits.gather(1, followed[:, None]).sum() - logits.mean(1).sum())
+    return weights, torch.stack(raised).view(len(model.blocks), -1).cpu()
+
+
 def knock_all(loaded, tokens):
     """Rows of a model: all heads on, each off by zero and by its mean, pairs of the best four."""
     tunes = read_tunes(loaded, tokens)
-    scored = knock.scores(loaded, tunes)
-    means = knock.mean_outputs(loaded.model, tunes)
+    scored = scores(loaded, tunes)
+    means = mean_outputs(loaded.model, tunes)
     rows = [{"way": "none", **flat(knock.without(loaded, tunes, []))}]
     ranked = []
     for head in progress(knock.all_heads(loaded.model), desc="heads", unit="head"):
@@ -99,7 +188,7 @@ def watched(loaded, states, run, tokens):
         loaded.model.load_state_dict(weights)
         whole = repeats_of(costs_of_bars(loaded, tunes))
         off = knock.without(loaded, tunes, [best])
-        row = {**whole, "heads": [best], **knock.scores(loaded, tunes)[best]}
+        row = {**whole, "heads": [best], **scores(loaded, tunes)[best]}
         rows.append(
             {
                 "size": run["size"],

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import bench_heads
 from common import BEGIN, END, CharTokenizer
 from study.evaluate import figures, heads
 from study.evaluate.induction import KINDS, bars_of, read_tunes
@@ -45,7 +46,7 @@ def test_a_head_that_is_off_gives_nothing_and_is_on_again_afterwards(loaded):
 
 def test_the_mean_of_a_head_stands_in_for_it(loaded):
     tunes = read_tunes(loaded, stream(music(8)))
-    means = heads.mean_outputs(loaded.model, tunes)
+    means = bench_heads.mean_outputs(loaded.model, tunes)
     seen = []
     block = loaded.model.blocks[1]
     hook = block.attention_out.register_forward_pre_hook(lambda module, x: seen.append(x[0]))
@@ -72,7 +73,7 @@ def test_matches_are_the_last_earlier_places_of_the_newest_tokens():
 def test_scores_are_mean_attention_after_a_match(loaded):
     text = music(4).rstrip() + "C4D4E4F4|C4D4E4F4|\n"
     tune = read_tunes(loaded, stream(text))[0]
-    found = heads.scores(loaded, [tune])
+    found = bench_heads.scores(loaded, [tune])
     now, then = heads.matches(tune.tokens[:-1])
     weights = heads.attention_weights(loaded.model, torch.as_tensor(tune.tokens[:-1]))
     by_hand = [float(np.mean([weights[1][2, i, j + 2] for i, j in zip(now, then)]))]

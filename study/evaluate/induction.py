@@ -25,8 +25,7 @@ KINDS = ("first", "second", "later", "similar", "fresh", "near_first", "near", "
 
 
 class Tune(NamedTuple):
-    """A sequence as far as the context goes. tokens: START, then the text's; bars: [(start, end,
-    kinds)], the places of a sounding bar's characters in the text."""
+    """A sequence as far as the context goes. tokens: START, then the text's; bars: of `bars_of`."""
 
     tokens: np.ndarray
     n_chars: np.ndarray  # characters that each token of the text stands for
@@ -34,7 +33,7 @@ class Tune(NamedTuple):
 
 
 def repeats(loaded, tokens):
-    """What bars cost a model: a row of `repeats_of`. tokens: a Digested token stream.
+    """Measures what bars cost a model: a row of `repeats_of`. tokens: a Digested token stream.
 
     Every sequence is read alone, as far as the context goes, so that all families have the whole
     of it in sight.
@@ -43,7 +42,7 @@ def repeats(loaded, tokens):
 
 
 def read_tunes(loaded, tokens):
-    """The sequences of a token stream as `Tune`s, the shortest first."""
+    """Returns the sequences of a token stream as `Tune`s, the shortest first."""
     size, tokenizer = loaded.model.config["block_size"], loaded.tokenizer
     starts = np.flatnonzero(tokens == BEGIN)
     tunes = []
@@ -64,7 +63,7 @@ def has_repeat(tune):
 
 
 def bars_of(text, n_chars):
-    """[(start, end, kinds)] of the sounding bars that end within the first n_chars of a text.
+    """Returns [(start, end, kinds)] of the sounding bars within the first n_chars of a text.
 
     kinds: of a bar that comes back exactly in its voice "first", "second" and "later", with
     "near_first" and "near" where the second begins at most NEAR characters after the first, else
@@ -95,12 +94,9 @@ def _is_similar(text, start, end):
 
 @torch.inference_mode()
 def costs_of_bars(loaded, tunes):
-    """What the bars of each tune cost: (bits, characters, number of bars), each (tunes, KINDS and
-    all characters).
-
-    The bits of a token of several characters are spread evenly over them.
-    """
-    bits, chars, n_bars = np.zeros((3, len(tunes), len(KINDS) + 1))
+    """Measures the bars of each tune: (bits, characters), each (tunes, KINDS and all characters),
+    and the number of bars that come back, (tunes,)."""
+    bits, chars = np.zeros((2, len(tunes), len(KINDS) + 1))
     for first in range(0, len(tunes), ROWS):
         part = tunes[first : first + ROWS]
         x = torch.full((len(part), len(part[-1].tokens)), BEGIN)
@@ -118,24 +114,22 @@ def costs_of_bars(loaded, tunes):
                 for kind in map(KINDS.index, kinds):
                     bits[i, kind] += total[end] - total[start]
                     chars[i, kind] += end - start
-                    n_bars[i, kind] += 1
-    return bits, chars, n_bars
+    n_bars = [sum("second" in kinds for *_, kinds in tune.bars) for tune in tunes]
+    return bits, chars, np.array(n_bars)
 
 
 def repeats_of(costs):
-    """The costs of bars in bits per character, from `costs_of_bars`: {"n_bars" (bars that come
-    back), "n_tunes" (with such a bar), "n_chars" (of second occurrences), "first", "second" (of bars that come back), "later"
-    (third occurrences and on), "similar", "fresh" (of those that do not), "once" (both), "new"
-    (all but second and later ones), "saved" (first - second) with "saved_se" (over tunes),
-    "saved_near", "saved_far", "bits_per_char" (of all characters read)}.
-
-    Numbers are None where there is no such bar.
+    """Returns the costs of bars in bits per character, from `costs_of_bars`: {"n_bars" (that come
+    back), "n_tunes" (with such a bar), "first", "second" (of bars that come back), "later" (third
+    occurrences and on), "similar", "fresh" (of those that do not), "new" (all but second and later
+    ones), "saved" (first - second) with "saved_se" (over tunes), "saved_near", "saved_far",
+    "bits_per_char" (of all characters read)}. Numbers are None where there is no such bar.
     """
     bits, chars, n_bars = costs
     place = {kind: i for i, kind in enumerate(KINDS)}
 
     def per_char(*kinds):
-        columns = [place[kind] for kind in kinds]
+        columns = [place[kind] for kind in kinds] or [-1]
         n_chars = chars[:, columns].sum()
         return bits[:, columns].sum() / n_chars if n_chars else None
 
@@ -145,15 +139,13 @@ def repeats_of(costs):
     returned = chars[:, place["second"]]
     difference = bits[:, place["first"]] - bits[:, place["second"]]
     return {
-        "n_bars": int(n_bars[:, place["second"]].sum()),
+        "n_bars": int(n_bars.sum()),
         "n_tunes": int((returned > 0).sum()),
-        "n_chars": int(returned.sum()),
         **{kind: per_char(kind) for kind in ("first", "second", "later", "similar", "fresh")},
-        "once": per_char("similar", "fresh"),
         "new": per_char("first", "similar", "fresh"),
         "saved": less("first", "second"),
-        "saved_se": standard_error(difference, returned) if returned.any() else None,
+        "saved_se": standard_error(difference, returned),
         "saved_near": less("near_first", "near"),
         "saved_far": less("far_first", "far"),
-        "bits_per_char": bits[:, -1].sum() / chars[:, -1].sum() if chars[:, -1].sum() else None,
+        "bits_per_char": per_char(),
     }
