@@ -19,7 +19,7 @@ import numpy as np
 
 from music import abc_bar
 from music.abc_fields import TICKS, WHOLE
-from music.notation import sharps_of
+from music.notation import sharps_of_key
 from music.quantise import QUARTER, SIXTEENTH, beat_grid
 from music.theory import key_alterations
 from music.voice_text import LONGEST_BAR, chord_text, pitch_texts, voice_text
@@ -121,7 +121,7 @@ def events_of(text, key, meter, closed):
 def read_heads(text, key):
     """([(on, off, pitches, ties)], end) of a stretch of music as it is written, in units of the
     converter's grid; no heads if it holds anything but notes and rests."""
-    alterations = key_alterations(sharps_of(key))
+    alterations = key_alterations(sharps_of_key(key))
     # without ties every head is a note of its own
     stretch = abc_bar.read_stretch(text.replace("-", ""), alterations, WHOLE // 16, False, ())
     ties = []
@@ -173,7 +173,7 @@ def text_of(names, key, meter, closed):
         return ""
     last, bar = chords[-1][1], bar_of(meter)
     end = max(last, end or (bar[0] if closed else last))
-    sharps = sharps_of(key)
+    sharps = sharps_of_key(key)
     on, off, pitches, ties = zip(*chords)
     voice = Voice(np.array(on), np.array(off), pitches, dict(enumerate(ties)))
     bars = np.array([0, end])

@@ -247,7 +247,7 @@ def _write_tempos(part, tempos, starts):
             measures[i].insert(onset - starts[i], mark)
 
 
-def _sharps(key):
+def sharps_of_key(key):
     """Sharps (+) or flats (-) of a K: value such as "G" or "Bbm"; 0 if it cannot be read."""
     with contextlib.suppress(ValueError):
         return sharps_of(parse_key(key or ""))
@@ -259,14 +259,14 @@ def _part(voice, tune, starts, given):
     from music21 import bar as bar_line
     from music21 import key, meter, stream
 
-    part, sharps, meter_sign = stream.Part(), _sharps(tune.key), tune.meter
+    part, sharps, meter_sign = stream.Part(), sharps_of_key(tune.key), tune.meter
     for i, (start, stop) in enumerate(itertools.pairwise(starts)):
         measure = stream.Measure(number=i + 1)
         bar = voice.bars[i] if i < len(voice.bars) else None
         text = bar.text if bar else ""
         new_key, new_meter = re.search(r"\[K:([^\]]*)\]", text), re.search(r"\[M:([^\]]*)\]", text)
         if new_key:
-            sharps = _sharps(new_key[1])
+            sharps = sharps_of_key(new_key[1])
         if i == 0:
             measure.insert(0, _clef(voice))
         if i == 0 or new_key:

@@ -176,10 +176,10 @@ def test_a_model_that_knows_one_line_goes_on_with_it(line, judge):
     names, order = tokenizer.texts, tokenizer.encode(line).tolist()
 
     class Rote(Uniform):
-        def step_rows(self, tokens, n, cache=None):
-            logits = torch.full((len(tokens), self.vocab_size), -50.0)
-            for row, length in enumerate(n.tolist()):
-                read = ["\n", *(names[token] for token in tokens[row, :length].tolist())]
+        def step_rows(self, texts, cache=None):
+            logits = torch.full((len(texts), self.vocab_size), -50.0)
+            for row, text in enumerate(texts):
+                read = ["\n", *(names[token] for token in text)]
                 logits[row, order[read[::-1].index("\n") % len(order)]] = 0.0
             return logits, ()
 
