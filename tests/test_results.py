@@ -254,10 +254,10 @@ def test_the_licences_are_those_of_stage_01():
 
 
 def test_an_end_without_bound_is_a_word_and_rows_stay_in_fits_json():
-    law = {"alpha": None, "alpha_interval": [0.1, None], "sizes": [{"loss": None}]}
-    fits = describe_fits({"families": {"lstm": law}, "loss_by_position": {"lstm": {}}})
+    law = {"alpha": None, "alpha_interval": [0.1, None], "held_out": {"n": 1}}
+    fits = describe_fits({"families": {"lstm": law}, "counting": {"lstm": []}})
     assert fits["lstm"] == {"alpha": None, "alpha_interval": [0.1, "unbounded"]}
-    assert "loss_by_position" not in fits and fits["answer"] is None
+    assert "counting" not in fits and fits["answer"] is None
 
 
 def test_portable_values_are_strict_json():
