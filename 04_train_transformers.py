@@ -1,13 +1,13 @@
-"""Trains the five Transformers of the study, one epoch each, through the loop that the LSTMs go
-through too.
+"""Trains the five Transformers of the study, one epoch each, through the loop of all families.
 
 Reads:  data/{train,val,test}_tokens.npy, data/tokenizer.pkl (stage 03)
 Writes: checkpoints/transformer_<size>.pt (weights, configuration), .json (the run's record),
-    .curve.jsonl (losses in
-        nats per character); names end in _classic, _seedK, _fracF for what differs from the default
+            .curve.jsonl (losses in nats per character); names end in _classic, _seedK, _fracF for
+            what differs from the default
 Run:    python 04_train_transformers.py [--quick] [--only tiny,small] [--seeds 0,1,2]
         torchrun --standalone --nproc-per-node=8 04_train_transformers.py
-Prints the plan with expected minutes, a line for each run, and the best validation loss last.
+The loop is `Loop.advance` in study/train/loop.py. Prints the plan with expected minutes, a line for
+each run, and the best validation loss last.
 """
 
 from study.stages.process import run
@@ -22,16 +22,15 @@ SIZES = {  # about 0.14M, 0.67M, 1.9M, 4.1M and 7.6M parameters at a vocabulary 
     "large": {"n_layer": 5, "n_head": 4, "d_model": 256, "d_ff": 1024},
     "xl": {"n_layer": 6, "n_head": 4, "d_model": 320, "d_ff": 1280},
 }
-LEARNING_RATES = {  # peak; from --sweep-lr (docs/lr_sweep.json)
+LEARNING_RATES = {  # peak; found by benchmarks/sweep_learning_rates.py
     "muon": {"tiny": 0.02, "small": 0.01, "medium": 0.012, "large": 0.005, "xl": 0.004},
     "adamw": {"tiny": 0.016, "small": 0.004, "medium": 0.003, "large": 0.004, "xl": 0.002},
 }
-# r, b: peak rate of the ladder = r * (width / 64)^-b; --sweep-lr --suite ladder
+# r, b: peak rate of the ladder = r * (width / 64)^-b; found likewise
 LADDER_RATE = 0.0147, 0.45
 
 
 def main(argv=None):
-    """Trains the suites, or sweeps learning rates."""
     suite_main(__file__, Transformer, SIZES, LEARNING_RATES, __doc__, argv, LADDER_RATE)
 
 

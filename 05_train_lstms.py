@@ -1,13 +1,13 @@
-"""Trains the four LSTMs of the study, one epoch each, through the loop that the Transformers go
-through too.
+"""Trains the four LSTMs of the study, one epoch each, through the loop of all families.
 
 Reads:  data/{train,val,test}_tokens.npy, data/tokenizer.pkl (stage 03)
-Writes: checkpoints/lstm_<size>.pt (weights, configuration), .json (the run's record), .curve.jsonl
-    (losses in nats
-        per character); names end in _classic, _seedK, _fracF for what differs from the default
+Writes: checkpoints/lstm_<size>.pt (weights, configuration), .json (the run's record),
+            .curve.jsonl (losses in nats per character); names end in _classic, _seedK, _fracF for
+            what differs from the default
 Run:    python 05_train_lstms.py [--quick] [--only tiny,small] [--seeds 0,1,2]
         torchrun --standalone --nproc-per-node=8 05_train_lstms.py
-Prints the plan with expected minutes, a line for each run, and the best validation loss last.
+The loop is `Loop.advance` in study/train/loop.py. Prints the plan with expected minutes, a line for
+each run, and the best validation loss last.
 """
 
 from study.stages.process import run
@@ -21,16 +21,15 @@ SIZES = {  # about 0.24M, 0.95M, 3.3M and 5.8M parameters at a vocabulary of 75
     "medium": {"n_layer": 3, "d_embedding": 192, "d_hidden": 384},
     "large": {"n_layer": 3, "d_embedding": 256, "d_hidden": 512},
 }
-LEARNING_RATES = {  # peak; from --sweep-lr (docs/lr_sweep.json)
+LEARNING_RATES = {  # peak; found by benchmarks/sweep_learning_rates.py
     "muon": {"tiny": 0.04, "small": 0.015, "medium": 0.02, "large": 0.016},
     "adamw": {"tiny": 0.016, "small": 0.008, "medium": 0.006, "large": 0.004},
 }
-# r, b: peak rate of the ladder = r * (width / 64)^-b; --sweep-lr --suite ladder
+# r, b: peak rate of the ladder = r * (width / 64)^-b; found likewise
 LADDER_RATE = 0.022, 0.69
 
 
 def main(argv=None):
-    """Trains the suites, or sweeps learning rates."""
     suite_main(__file__, LSTM, SIZES, LEARNING_RATES, __doc__, argv, LADDER_RATE)
 
 

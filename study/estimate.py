@@ -62,13 +62,13 @@ def made_up_data():
 
 def planned_runs(family, words, data):
     """Returns the runs of a training script's command line, in the order of training."""
-    script, model = importlib.import_module(FAMILIES[family].stage), model_class(family)
+    script = importlib.import_module(FAMILIES[family].stage)
+    asked = plan.Suite(
+        model_class(family), script.SIZES, script.LEARNING_RATES, getattr(script, "LADDER_RATE", None)
+    )
     args = suite.suite_parser("").parse_args(words)
-    names = suite.check_suite(args, model, script.SIZES)
-    sizes = plan.suite_sizes(args.suite, model, script.SIZES, data.vocab_size)
-    rule = getattr(script, "LADDER_RATE", None)
-    asked = plan.Suite(model, sizes, script.LEARNING_RATES, script.SIZES, rule)
-    return plan.plan_suite(args, asked, data, names)
+    suite.check_suite(args, asked)
+    return plan.plan_suite(args, asked, data)
 
 
 def minutes_of_runs(runs, data):

@@ -20,6 +20,7 @@ from PIL import Image  # of matplotlib
 from test_training import environment, make_root, stage_root
 
 import common
+from benchmarks.sweep_learning_rates import fit_rule
 from study import full_study as reference
 from study.families import build_model
 from study.train import jobs, ladder, plan, suite
@@ -77,7 +78,8 @@ def test_a_family_without_a_rule_keeps_to_its_own_sizes():
     with pytest.raises(ValueError, match="no rule"):
         ladder.ladder_sizes(model, 75)
     args = suite.suite_parser("").parse_args([])
-    assert suite.check_suite(args, model, CLASSICAL) == ["tiny"] and args.suite == ["classical"]
+    suite.check_suite(args, plan.Suite(model, CLASSICAL, {}))
+    assert args.sizes == ["tiny"] and args.suite == ["classical"]
 
 
 def test_without_a_position_table_steps_are_those_of_the_whole_window():
@@ -125,16 +127,16 @@ def sweep(size, rule, noise=(), curvature=0.03):
 def test_the_rule_is_found_again_and_checked_where_it_was_not_fitted():
     outcomes = {size: sweep(size, (0.02, 0.4)) for size in ("d016", "d048", "d128")}
     outcomes["d064"] = sweep("d064", (0.03, 0.4))
-    rule = ladder.fit_rule(outcomes)
+    rule = fit_rule(outcomes)
     assert (rule["rate"], rule["exponent"], rule["sizes"]) == (0.02, 0.4, ["d016", "d048", "d128"])
     assert (
         rule["checked"]["best"] == pytest.approx(0.03, rel=1e-3) and rule["checked"]["rule"] == 0.02
     )
     assert rule["checked"]["nats_above_best"] == pytest.approx(0.03 * np.log(1.5) ** 2, rel=1e-2)
     # two widths fit any rule
-    assert ladder.fit_rule({size: outcomes[size] for size in ("d016", "d048")}) is None
+    assert fit_rule({size: outcomes[size] for size in ("d016", "d048")}) is None
     assert (
-        ladder.fit_rule(
+        fit_rule(
             {size: sweep(size, (0.02, 0.4), curvature=-0.01) for size in ("d016", "d048", "d128")}
         )
         is None
@@ -142,17 +144,11 @@ def test_the_rule_is_found_again_and_checked_where_it_was_not_fitted():
 
 
 def test_rates_go_by_the_rule_and_without_one_by_width():
-    args = suite.suite_parser("").parse_args([])
-    tuned = plan.Suite(
-        common.Transformer,
-        {**CLASSICAL, **ladder.LADDER},
-        {"muon": {"tiny": 0.03}},
-        CLASSICAL,
-        (0.02, 0.5),
-    )
-    assert plan.choose_rate(args, "d016", tuned) == pytest.approx(0.04)
-    assert plan.choose_rate(args, "tiny", tuned) == 0.03
-    assert plan.choose_rate(args, "d016", tuned._replace(rule=None)) == 0.03
+    tuned = plan.Suite(common.Transformer, CLASSICAL, {"muon": {"tiny": 0.03}}, (0.02, 0.5))
+    d016 = ladder.LADDER["d016"]
+    assert plan.choose_rate(tuned, "d016", d016) == pytest.approx(0.04)
+    assert plan.choose_rate(tuned, "tiny", CLASSICAL["tiny"]) == 0.03
+    assert plan.choose_rate(tuned._replace(rule=None), "d016", d016) == 0.03
 
 
 # ---------------------------------------------------------------- plan
@@ -182,12 +178,12 @@ def test_rates_go_by_the_rule_and_without_one_by_width():
         (["--quick", "--only", "d256"], ["classical", "ladder"], ["d256"]),
         (["--suite", "ladder"], ["ladder"], list(ladder.LADDER)),
         (["--recipe", "classic"], ["classical"], ["tiny"]),
-        (["--sweep-lr"], ["classical"], ["tiny"]),
     ],
 )
 def test_what_is_trained_by_default(flags, suites, names):
     args = suite.suite_parser("").parse_args(flags)
-    assert suite.check_suite(args, common.Transformer, CLASSICAL) == names and args.suite == suites
+    suite.check_suite(args, plan.Suite(common.Transformer, CLASSICAL, {}))
+    assert args.sizes == names and args.suite == suites
     assert args.jobs == (cpu_count() if "--quick" in flags else 1)
 
 
@@ -205,31 +201,14 @@ def test_what_is_refused(flags, said, capsys):
     assert said in str(ended.value.code)
 
 
-def test_an_interrupted_plane_can_be_fitted():
-    """Seed by seed, the coarse grid first; side by side the longest first."""
-    plane = [
-        {
-            "size": n,
-            "seed": seed,
-            "data_fraction": share,
-            "suite": "ladder",
-            "params_total": n,
-            "train_flops": n * share,
-        }
-        for seed in (2, 3)
-        for share in (0.125, 0.25, 0.5, 0.75, 1)
-        for n in range(1, 8)
-    ]
-    for longest_first in (False, True):
-        order = plan.in_order_of_use(plane, [2, 3], longest_first)
-        assert len(order) == len(plane) and [run["seed"] for run in order] == [2] * 35 + [3] * 35
-        assert {(run["size"], run["data_fraction"]) for run in order[:9]} == {
-            (n, share) for n in (1, 4, 7) for share in (0.125, 0.5, 1)
-        }
-        costs = [run["train_flops"] for run in order[9:35]]
-        assert costs == sorted(costs, reverse=longest_first)
-    one_amount = [run for run in plane if run["data_fraction"] == 1]
-    assert [run["size"] for run in plan.in_order_of_use(one_amount, [2, 3])] == [*range(1, 8)] * 2
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_runs_are_ordered_by_seed_and_cost(tmp_path, jobs):
+    data = make_root(tmp_path, n_tunes=100)
+    flags = f"--suite ladder --seeds 3,2 --data-fractions 1,0.5 --only d016,d008 --jobs {jobs}"
+    planned = reference.planned_runs("transformer", flags.split(), data)
+    assert [run["seed"] for run in planned] == [3] * 4 + [2] * 4
+    costs = [run["train_flops"] for run in planned[:4]]
+    assert costs == sorted(costs, reverse=jobs > 1)
 
 
 # ---------------------------------------------------------------- the study
@@ -283,7 +262,7 @@ def test_a_prediction_is_written_once_and_stands_in_the_manifest(tmp_path, monke
     (tmp_path / "data").mkdir()
     tune = "X:1\nM:4/4\nL:1/8\nK:C\nCDEFGABc|CDEFGABc|\n"
     (tmp_path / "data/val.txt").write_text(tune)
-    assert suite.promise_of(tmp_path, "transformer") == {}
+    assert suite.prediction_of(tmp_path, "transformer") == {}
     largest = {
         "name": "transformer_d256",
         "size": "d256",
@@ -296,8 +275,8 @@ def test_a_prediction_is_written_once_and_stands_in_the_manifest(tmp_path, monke
     assert only == (0, 100, 1000, pytest.approx(8 / 35, abs=0.05), 2)
     written = read_json(tmp_path / ladder.PREDICTION)
     assert written["transformer"]["if_not"]["value"] == 1.1
-    assert suite.promise_of(tmp_path, "lstm") == {}
-    said = suite.promise_of(tmp_path, "transformer")["prediction"]
+    assert suite.prediction_of(tmp_path, "lstm") == {}
+    said = suite.prediction_of(tmp_path, "transformer")["prediction"]
     assert said["written"] == written["transformer"]["written"] and len(said["sha256"]) == 64
 
 

@@ -2,6 +2,7 @@
 processes."""
 
 import argparse
+import contextlib
 import fcntl
 import importlib
 import json
@@ -130,20 +131,13 @@ def test_subsets_are_nested_whole_sequences(data):
         assert before <= sequences(tokens) <= sequences(np.asarray(data.train))
         assert len(tokens) <= fraction * len(data.train)
         before = sequences(tokens)
-    assert (
-        count_chars(
-            subset(data.train, data.token_chars, 1.0, 2000), data.token_chars
-        )
-        <= 2000
-    )
+    assert count_chars(subset(data.train, data.token_chars, 1.0, 2000), data.token_chars) <= 2000
 
 
 def test_seeds_pair_the_families(data):
     a, b = tiny_run(data, "transformer", seed=5), tiny_run(data, "lstm", seed=5)
     assert all(a[count] == b[count] for count in ("steps", "tokens_per_step", "train_tokens"))
-    first, second = epoch_windows(data.train, 5, 0), epoch_windows(
-        data.train, 6, 0
-    )
+    first, second = epoch_windows(data.train, 5, 0), epoch_windows(data.train, 6, 0)
     assert not np.array_equal(first[0], second[0])
 
 
@@ -382,6 +376,13 @@ def test_names():
     assert runs.run_name({**run, "seed": runs.HEADLINE_SEED}) == "lstm_tiny_frac0.25"
 
 
+def checked(flags):
+    """The arguments of a command line of stage 04."""
+    args = suite.suite_parser("").parse_args(flags)
+    suite.check_suite(args, plan.Suite(Transformer, SHAPES, {}))
+    return args
+
+
 def test_headline_runs_take_a_seed_that_no_sweep_used():
     swept = read_json(REPOSITORY / "docs/lr_sweep.json")
     used = {
@@ -394,9 +395,7 @@ def test_headline_runs_take_a_seed_that_no_sweep_used():
     }
     assert runs.HEADLINE_SEED not in used
     for flags, seeds in (([], [2]), (["--seed", "5"], [7]), (["--seeds", "0,1"], [0, 1])):
-        args = suite.suite_parser("").parse_args(flags)
-        suite.check_suite(args, Transformer, SHAPES)
-        assert args.seeds == seeds
+        assert checked(flags).seeds == seeds
 
 
 @pytest.mark.parametrize(
@@ -404,9 +403,7 @@ def test_headline_runs_take_a_seed_that_no_sweep_used():
     [([], None), (["--quick"], 280_000), (["--quick", "--max-train-chars", "5000"], 5000)],
 )
 def test_the_short_run_trains_the_suite_on_part_of_the_text(flags, limit):
-    args = suite.suite_parser("").parse_args(flags)
-    suite.check_suite(args, Transformer, SHAPES)
-    assert suite.suite_config(args, {}, {})["max_train_chars"] == limit
+    assert checked(flags).max_train_chars == limit
 
 
 def test_too_little_text_is_refused(data):
@@ -432,15 +429,12 @@ def test_a_key_follows_what_decides_the_result(data):
 
 
 def test_sizes_that_were_not_swept_take_the_rate_of_the_nearest_width():
-    args = argparse.Namespace(learning_rate=None, recipe="tuned")
-    swept = {"narrow": {"n_layer": 2, "d_hidden": 100}, "broad": {"n_layer": 2, "d_hidden": 400}}
-    sizes = {"mini": {"n_layer": 9, "d_hidden": 190}, "maxi": {"n_layer": 1, "d_hidden": 210}}
-    chosen = plan.Suite(common.LSTM, sizes, {"muon": {"narrow": 0.04, "broad": 0.01}}, swept)
-    assert [plan.choose_rate(args, size, chosen) for size in sizes] == [0.04, 0.01]
-    assert (
-        plan.choose_rate(args, "mini", chosen._replace(shapes={"broad": swept["broad"]})) == 0.01
-    )
-    assert plan.choose_rate(args, "mini", chosen._replace(shapes=sizes)) in (0.04, 0.01)
+    table = {"narrow": {"n_layer": 2, "d_hidden": 100}, "broad": {"n_layer": 2, "d_hidden": 400}}
+    swept = plan.Suite(common.LSTM, table, {"muon": {"narrow": 0.04, "broad": 0.01}})
+    for d_hidden, rate in ((190, 0.04), (210, 0.01)):
+        assert plan.choose_rate(swept, "mini", {"n_layer": 9, "d_hidden": d_hidden}) == rate
+    unlike = {"other": table["narrow"]}
+    assert plan.choose_rate(swept._replace(table=unlike), "other", table["narrow"]) == 0.04
 
 
 def test_the_code_of_a_run_is_that_of_its_family():
@@ -473,9 +467,7 @@ def test_a_run_learns_and_its_record_is_reproduced(tmp_path, data, family):
     assert record["val_nats_per_char"] < 0.8 * math.log(data.vocab_size)
     model, checkpoint = checkpoints.load_checkpoint(tmp_path / f"checkpoints/{run['name']}.pt")
     for split in ("val", "test"):
-        again = evaluate(
-            model, getattr(data, split), data.token_chars, "cpu", precise=False
-        )
+        again = evaluate(model, getattr(data, split), data.token_chars, "cpu", precise=False)
         assert again["nats_per_char"] == pytest.approx(record[f"{split}_nats_per_char"], abs=1e-4)
     assert checkpoint["tokenizer_digest"] == data.tokenizer_digest
     assert record["steps"] == run["steps"] and record["tokens_seen"] == 2 * len(data.train)
@@ -645,9 +637,7 @@ def interrupted(monkeypatch, at_step):
 
 
 @pytest.mark.parametrize("family", SHAPES)
-@pytest.mark.parametrize("torn", [False, True])
-def test_resume_is_bit_identical(tmp_path, data, monkeypatch, family, torn, capsys):
-    (tmp_path / "other").mkdir()
+def test_resume_is_bit_identical(tmp_path, data, monkeypatch, family, capsys):
     run = tiny_run(data, family, epochs=2, dropout=0.1)
     runs.train(tmp_path / "other", run, data, "cpu")
     with monkeypatch.context() as patch:
@@ -655,16 +645,9 @@ def test_resume_is_bit_identical(tmp_path, data, monkeypatch, family, torn, caps
         interrupted(patch, 9)
         with pytest.raises(RuntimeError, match="killed"):
             runs.train(tmp_path, run, data, "cpu")
-    now, before = checkpoints.state_paths(tmp_path / "checkpoints", run["name"])
-    assert now.exists() and before.exists()
-    if torn:
-        now.write_bytes(now.read_bytes()[:-100])
+    assert checkpoints.state_path(tmp_path / "checkpoints", run["name"]).exists()
     runs.train(tmp_path, run, data, "cpu")
-    printed = capsys.readouterr()
-    assert (
-        f"goes on from step {8 if torn else 9}" in printed.out
-        and ("damaged" in printed.err) == torn
-    )
+    assert "goes on from step 9" in capsys.readouterr().out
     a, b = (
         checkpoints.load_checkpoint(root / f"checkpoints/{run['name']}.pt")[1]["weights_digest"]
         for root in (tmp_path, tmp_path / "other")
@@ -680,13 +663,13 @@ def test_resume_is_bit_identical(tmp_path, data, monkeypatch, family, torn, caps
     assert curves[0] == curves[1]
 
 
-def test_both_states_torn_means_from_the_start(tmp_path, data, monkeypatch, capsys):
+def test_a_damaged_state_means_from_the_start(tmp_path, data, capsys):
     run = tiny_run(data)
-    for path in checkpoints.state_paths(tmp_path / "checkpoints", run["name"]):
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(b"0" * 200)
+    path = checkpoints.state_path(tmp_path / "checkpoints", run["name"])
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"0" * 200)
     runs.train(tmp_path, run, data, "cpu")
-    assert capsys.readouterr().err.count("damaged") == 2
+    assert "is damaged, it begins anew" in capsys.readouterr().err
 
 
 def test_full_disk_keeps_the_last_state(tmp_path, data, monkeypatch):
@@ -711,7 +694,7 @@ def test_state_of_another_run_is_not_used(tmp_path, data):
     assert checkpoints.load_state(tmp_path / "checkpoints", run["name"], run["key"]) is None
 
 
-@pytest.mark.parametrize("damage", ["cut", "bit", "text", "gone", "pickle", "older"])
+@pytest.mark.parametrize("damage", ["cut", "bit", "text", "gone", "pickle"])
 def test_damaged_checkpoints(tmp_path, data, damage):
     run = tiny_run(data)
     path = tmp_path / "x.pt"
@@ -724,15 +707,13 @@ def test_damaged_checkpoints(tmp_path, data, damage):
         weights = torch.load(path, weights_only=True)
         weights["model"]["norm.weight"][3] += 1
         torch.save(weights, path)
-    elif damage == "older":
-        torch.save({**torch.load(path, weights_only=True), "format": 1}, path)
     elif damage == "text":
         path.write_text("not a checkpoint")
     elif damage == "gone":
         path.unlink()
     else:
         torch.save({"model": Path("/")}, path)
-    with pytest.raises(ValueError, match="x.pt.*train it again" if damage == "older" else "x.pt"):
+    with pytest.raises(ValueError, match="x.pt"):
         checkpoints.load_checkpoint(path)
 
 
@@ -924,7 +905,6 @@ def test_suite_makes_records_and_manifest_and_then_nothing(tmp_path):
         (["--seed", "9" * 20], "is above"),
         (["--max-train-chars", "0"], "--max-train-chars: 0 is below 1"),
         (["--max-minutes", "inf"], "--max-minutes: inf is not finite"),
-        (["--learning-rate", "0"], "--learning-rate: 0 is not above 0"),
     ],
 )
 def test_senseless_arguments(arguments, said, capsys):
@@ -971,11 +951,10 @@ def digests(root, *names):
 
 
 def kill_and_resume(tmp_path, n_kills):
+    """Kills a suite each time after it has written some states of its runs."""
     whole, killed = stage_root(tmp_path / "whole"), stage_root(tmp_path / "killed")
-    arguments = ("--epochs", "12")
-    started = time.monotonic()
+    arguments, rng = ("--epochs", "12"), random.Random(1)
     assert run_script(whole, *arguments).returncode == 0
-    seconds, rng = time.monotonic() - started, random.Random(1)
     for _ in range(n_kills):
         process = subprocess.Popen(
             [sys.executable, *script(killed, *arguments, seconds=0.05)],
@@ -983,7 +962,12 @@ def kill_and_resume(tmp_path, n_kills):
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        time.sleep(seconds * rng.uniform(0.3, 1.0))
+        times, n_states = set(), rng.randint(2, 6)
+        while len(times) < n_states and process.poll() is None:
+            for path in (killed / "checkpoints").glob(".*.state"):
+                with contextlib.suppress(FileNotFoundError):  # its run has ended
+                    times.add(path.stat().st_mtime_ns)
+            time.sleep(0.005)
         process.kill()
         process.wait()
     last = run_script(killed, *arguments, seconds=0.05)

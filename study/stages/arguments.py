@@ -1,7 +1,6 @@
 """The command line that all scripts share: flags, kinds of numbers, and how a wrong one is refused.
 
-A flag's value is checked where it is read, by one of the kinds below: what makes no sense ends in
-one sentence and exit code 1, before anything is built, written or deleted.
+A value is checked where it is read: what makes no sense ends in one sentence and exit code 1.
 
     parser.add_argument("--workers", type=whole(1), metavar="N")
     parser.add_argument("--timeout", type=number(above=0), metavar="SECONDS")
@@ -20,14 +19,12 @@ MAX_SEED = 2**62 - 1
 
 
 def fail(stage, problem, mend=None):
-    """Ends the script with one message on stderr and exit code 1: the problem, then the command
-    that mends it."""
+    """Ends the script with one message on stderr and exit code 1: the problem, then its mend."""
     sys.exit(f"{stage}: {problem}" + (f"\n  -> {mend}" if mend else ""))
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse, with the project's one-sentence errors in place of a usage text and exit code 2;
-    what it returns has the words that it read, too, for hints that repeat them."""
+    """argparse with one-sentence errors; what it returns has the `words` that it read, too."""
 
     def parse_args(self, args=None, namespace=None):
         parsed = super().parse_args(args, namespace)
@@ -39,7 +36,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def stage_parser(doc, training=False):
-    """An ArgumentParser with the flags every stage has; `doc` is the script's docstring."""
+    """Returns an ArgumentParser with the flags every stage has; doc: the script's docstring."""
     parser = _Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--root",
@@ -79,13 +76,12 @@ def stage_parser(doc, training=False):
 
 
 def whole(least=0, most=None):
-    """A kind of argument: a whole number from `least` to `most`."""
+    """Makes a kind of argument: a whole number from `least` to `most`."""
     return lambda text: _within(text, int, "no whole number", least, most)
 
 
 def number(least=None, most=None, above=None):
-    """A kind of argument: a finite number, at least `least`, at most `most`, greater than
-    `above`."""
+    """Makes a kind of argument: a finite number within bounds."""
     return lambda text: _within(text, float, "no number", least, most, above)
 
 
@@ -106,12 +102,12 @@ def _within(text, convert, otherwise, least, most, above=None):
 
 
 def list_of(kind):
-    """A kind of argument: values of one kind, separated by commas."""
+    """Makes a kind of argument: values of one kind, separated by commas."""
     return lambda text: [kind(part.strip()) for part in text.split(",")]
 
 
 def name_list(text):
-    """A kind of argument: names separated by commas, as they were given; none of them empty."""
+    """A kind of argument: names separated by commas, none of them empty."""
     if not all(part.strip() for part in text.split(",")):
         raise argparse.ArgumentTypeError(f"{text!r} has an empty name")
     return text
@@ -149,8 +145,7 @@ def resolve_root(args):
 
 
 def root_flags(args):
-    """Returns the flags that make another stage's command act on the same root, quoted as a shell
-    wants them."""
+    """Returns the flags that make another command act on the same root, quoted for a shell."""
     root = f" --root {shlex.quote(str(args.root))}" if args.root else ""
     return (" --quick" if args.quick else "") + root
 

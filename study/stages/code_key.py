@@ -1,17 +1,15 @@
-"""What code decides a number: a digest of the definitions that a function can reach, without the
-words in them.
+"""What code decides a number: a digest of the definitions that a function reaches, without words.
 
 A result is made again when its key changes, and its key holds the digest of the code that made it.
-A digest of files would be too coarse (a colour, a message or a function beside the one that counts
-would train nine models again), so the digest is taken over *definitions*: starting from the
-functions and classes named, every top-level definition of this project whose name occurs in one
-already reached is reached too, across files.
+Digests of files would be too coarse (a message would train nine models again), so it is taken over
+*definitions*: every top-level definition of this project whose name occurs in one already reached
+is reached too, across files.
 
     code_digest((evaluate, Transformer))        # functions and classes
     code_digest([(HERE / "06_fit_scaling.py", "main")], words=True)
 
-Not part of it: comments, docstrings, help texts, log lines, messages of errors (`_Wordless`); files
-that move results but decide none (`PLUMBING`); what is looked up by name at run time (the rows of
+Not part of it: comments, docstrings, help texts, messages (`_Wordless`); files that move results
+but decide none (`PLUMBING`); what is looked up by name at run time (the rows of
 `study/families.py`), whose users name the class that they use themselves.
 """
 
@@ -26,46 +24,29 @@ HERE = Path(__file__).resolve().parent.parent.parent
 
 TEMPLATES = (".html", ".css", ".js")
 PLUMBING = ("study/stages/", "study/train/checkpoints.py", "study/families.py")  # folders and files
-SAYING = frozenset(
-    {
-        "print",
-        "fail",
-        "progress",
-        "exit",
-        "add_argument",
-        "add_argument_group",
-        "warn",
-        "error",
-        "Stopped",
-    }
-)
+# whose texts are words: calls that print, refuse or describe a flag
+SAYING = set("print fail progress exit add_argument add_argument_group warn error Stopped".split())
 # three words in a row: no key and no piece of ABC
 SENTENCE = re.compile(r"[A-Za-z]{2,},? [A-Za-z]+,? [A-Za-z]")
 
 
 def code_digest(roots, words=False):
-    """SHA-256 (hexadecimal) over the definitions that `roots` reach.
+    """Returns the SHA-256 (hexadecimal) over the definitions that `roots` reach.
 
-    roots: functions, classes, or pairs (path of a Python file, name in it). words: sentences count
-    too, and templates; for what writes pages and captions, where the words are the result.
+    roots: functions, classes, or pairs (path of a Python file, name in it). words: sentences and
+    templates count too; for what writes pages and captions.
     """
     waiting, reached = [_place(root) for root in roots], set()
     while waiting:
         place = waiting.pop()
         if place not in reached:
             reached.add(place)
-            waiting += _module(place[0]).dependencies(place[1])
+            waiting += _uses(*place)
     # wherever it stands
-    lines = sorted(f"{name} {_module(path).digest(name, words)}" for path, name in reached)
+    lines = sorted(f"{name} {_digest(path, name, words)}" for path, name in reached)
     if words:
         lines += _templates({path.parent for path, _ in reached})
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
-def _templates(folders):
-    """Lines for the pages' templates, styles and scripts that stand beside the code."""
-    paths = [path for folder in folders for path in folder.iterdir() if path.suffix in TEMPLATES]
-    return sorted(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in paths)
 
 
 def _place(root):
@@ -75,104 +56,85 @@ def _place(root):
     return Path(sys.modules[root.__module__].__file__).resolve(), root.__qualname__.split(".")[0]
 
 
+def _templates(folders):
+    """Lines for the templates, styles and scripts that stand beside the code."""
+    paths = [path for folder in folders for path in folder.iterdir() if path.suffix in TEMPLATES]
+    return sorted(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in paths)
+
+
 @functools.cache
 def _module(path):
-    return _Module(path)
-
-
-class _Module:
-    """The top-level definitions of one file: what each is called, what it uses, and its digest."""
-
-    def __init__(self, path):
-        self.path = path
-        # name -> syntax trees; "": statements that run when the file is loaded
-        self.definitions = {"": []}
-        self.imported = {}  # name -> (file, name in it; None: the file itself)
-        self._dependencies, self._digests = {}, {}  # as they are asked for
-        for node in ast.parse(path.read_bytes()).body:
-            self._add(node)
-
-    def _add(self, node):
+    """({name: syntax trees of its definitions; "": of statements that run at once}, {imported
+    name: (file, name in it; None: the file itself)})."""
+    definitions, imported = {"": []}, {}
+    for node in ast.parse(path.read_bytes()).body:
+        names = {""}
         if isinstance(node, (ast.Import, ast.ImportFrom)):
-            self.imported.update(_imports(node, self.path))
-        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            self.definitions.setdefault(node.name, []).append(node)
+            imported.update(_imports(node))
+            continue
+        if _is_text(node) or isinstance(node, ast.If) and "__main__" in ast.unparse(node.test):
+            continue
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            names = {node.name}
         elif isinstance(node, (ast.Assign, ast.AnnAssign, ast.AugAssign)):
             targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            for name in {
-                part.id
-                for target in targets
-                for part in ast.walk(target)
-                if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)
-            } or {""}:
-                self.definitions.setdefault(name, []).append(node)
-        elif not (
-            _is_text(node) or isinstance(node, ast.If) and "__main__" in ast.unparse(node.test)
-        ):
-            self.definitions[""].append(node)
+            parts = [part for target in targets for part in ast.walk(target)]
+            stored = [part for part in parts if isinstance(getattr(part, "ctx", None), ast.Store)]
+            names = {part.id for part in stored if isinstance(part, ast.Name)} or names
+        for name in names:
+            definitions.setdefault(name, []).append(node)
+    return definitions, imported
 
-    def dependencies(self, name):
-        """The places [(file, name)] that this definition uses, in this project."""
-        if name not in self._dependencies:
-            self._dependencies[name] = self._uses(name)
-        return self._dependencies[name]
 
-    def _uses(self, name):
-        trees = self.definitions.get(name, [])
-        imported = dict(self.imported)
-        for node in (part for tree in trees for part in ast.walk(tree)):
-            if isinstance(node, (ast.Import, ast.ImportFrom)):  # inside a function
-                imported.update(_imports(node, self.path))
-        places = [(self.path, "")]
-        for node in (part for tree in trees for part in ast.walk(tree)):
-            if isinstance(node, ast.Name):
-                if node.id in self.definitions:
-                    places.append((self.path, node.id))
-                elif node.id in imported and imported[node.id][1]:
-                    places.append(imported[node.id])
-            elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-                file, inner = imported.get(node.value.id, (None, None))
-                if file and inner is None:
-                    places.append((file, node.attr))
-        return [place for place in places if not _is_plumbing(place[0])]
+@functools.cache
+def _uses(path, name):
+    """The places [(file, name)] in this project that a definition uses."""
+    definitions, imported = _module(path)
+    parts = [part for tree in definitions.get(name, []) for part in ast.walk(tree)]
+    imported, places = dict(imported), [(path, "")]
+    for part in parts:
+        if isinstance(part, (ast.Import, ast.ImportFrom)):  # inside a function
+            imported.update(_imports(part))
+    for part in parts:
+        if isinstance(part, ast.Name):
+            if part.id in definitions:
+                places.append((path, part.id))
+            elif imported.get(part.id, (None, None))[1]:
+                places.append(imported[part.id])
+        elif isinstance(part, ast.Attribute) and isinstance(part.value, ast.Name):
+            file, inner = imported.get(part.value.id, (None, None))
+            if file and inner is None:
+                places.append((file, part.attr))
+    return [place for place in places if not _is_plumbing(place[0])]
 
-    def digest(self, name, words):
-        """SHA-256 over the syntax trees of a name's definitions."""
-        if (name, words) not in self._digests:
-            trees = [
-                ast.dump(_Wordless(words).visit(_copy(tree)))
-                for tree in self.definitions.get(name, [])
-            ]
-            self._digests[name, words] = hashlib.sha256("\n".join(trees).encode()).hexdigest()
-        return self._digests[name, words]
+
+@functools.cache
+def _digest(path, name, words):
+    definitions, _ = _module(path)
+    copies = [ast.parse(ast.unparse(tree)).body[0] for tree in definitions.get(name, [])]
+    trees = [ast.dump(_Wordless(words).visit(copy)) for copy in copies]
+    return hashlib.sha256("\n".join(trees).encode()).hexdigest()
 
 
 def _is_plumbing(path):
     return path.is_relative_to(HERE) and path.relative_to(HERE).as_posix().startswith(PLUMBING)
 
 
-def _imports(node, path):
-    """{name: (file, name in it or None)} of what an import statement brings from this project."""
+def _imports(node):
+    """{name: (file, name in it or None)} of what an import brings from this project."""
     brought = {}
-    if isinstance(node, ast.ImportFrom):
-        folder = (
-            HERE.joinpath(*(node.module or "").split("."))
-            if not node.level
-            else path.parents[node.level - 1].joinpath(*(node.module or "").split("."))
-        )
-        for alias in node.names:
-            name = alias.asname or alias.name
-            if (folder / f"{alias.name}.py").exists():  # from study import training
-                brought[name] = folder / f"{alias.name}.py", None
-            elif folder.with_suffix(".py").exists():  # from study.train.loop import train
-                brought[name] = folder.with_suffix(".py"), alias.name
-            elif (folder / "__init__.py").exists():  # from study.report import x
-                brought[name] = folder / "__init__.py", alias.name
-    else:
-        for alias in node.names:
+    for alias in node.names:
+        name = alias.asname or alias.name
+        if isinstance(node, ast.Import):
             file = HERE.joinpath(*alias.name.split(".")).with_suffix(".py")
             if file.exists() and ("." not in alias.name or alias.asname):  # import common
-                brought[alias.asname or alias.name] = file, None
+                brought[name] = file, None
+            continue
+        folder = HERE.joinpath(*node.module.split("."))
+        if (folder / f"{alias.name}.py").exists():  # from study.train import loop
+            brought[name] = folder / f"{alias.name}.py", None
+        elif folder.with_suffix(".py").exists():  # from study.train.loop import train
+            brought[name] = folder.with_suffix(".py"), alias.name
     return brought
 
 
@@ -184,13 +146,8 @@ def _is_text(node):
     )
 
 
-def _copy(tree):
-    return ast.parse(ast.unparse(tree)).body[0]
-
-
 class _Wordless(ast.NodeTransformer):
-    """Takes words out of a syntax tree: docstrings, log lines, help texts, messages; sentences too
-    unless they count."""
+    """Takes docstrings, log lines, help texts and messages out; sentences unless they count."""
 
     def __init__(self, words):
         self.words = words
@@ -217,8 +174,7 @@ class _Wordless(ast.NodeTransformer):
 
 
 def _says(statement):
-    """True for a statement that only prints something or adds a flag to a command line, whose
-    values stand in the configuration of the stage anyway."""
+    """True for a statement that only prints or adds a flag, whose value is in the configuration."""
     return (
         isinstance(statement, ast.Expr)
         and isinstance(statement.value, ast.Call)

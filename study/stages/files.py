@@ -28,8 +28,7 @@ _temporary_number = itertools.count()
 def atomic(path, mode="w", durable=True):
     """Opens a temporary file beside `path`; it takes the name `path` only when it is complete.
 
-    durable: flush to disk before the rename. Switch it off for thousands of small files;
-    `Stage.finish` syncs the disk once for all of them before it writes the manifest.
+    durable: flush to disk first; not for thousands of small files: `Stage.finish` syncs once.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -66,7 +65,7 @@ def write_json(path, value):
 
 
 def read_json(path):
-    """Returns the value in a JSON file, or None if the file is missing or not JSON."""
+    """Returns the value in a JSON file; None if it is missing or not JSON."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
@@ -75,7 +74,7 @@ def read_json(path):
 
 def plain(value, digits=None):
     """Returns the value as strict JSON wants it: tuples as lists, NumPy's types and fractions as
-    Python's numbers (to so many significant digits), keys as text, None for what is not finite.
+    Python's numbers (of so many digits), keys as text, None for what is not finite.
 
     >>> plain({3: (float("nan"), Fraction(1, 2))})
     {'3': [None, 0.5]}
@@ -99,8 +98,7 @@ def plain(value, digits=None):
 
 
 def tree_files(folder):
-    """Returns all files under a folder as sorted relative paths (str), but for temporary ones; no
-    links are followed."""
+    """Returns the files under a folder as sorted relative paths (str); no links are followed."""
     files, folders = [], [""]
     while folders:
         below = folders.pop()
@@ -138,8 +136,7 @@ def value_digest(value):
 def describe(path, index):
     """Returns what a manifest says of an output: {"bytes", "sha256"}, of a folder "files" too.
 
-    index: path of the list of a folder's files; those that have the size and time in it are not
-    read again.
+    index: list of a folder's files; those of the size and time in it are not read again.
     """
     if not path.is_dir():
         return {"bytes": path.stat().st_size, "sha256": file_digest(path)}

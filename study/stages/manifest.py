@@ -1,8 +1,8 @@
 """Manifests: which stages there are, what each has made from what, and what is wrong with it now.
 
-A stage's manifest, `<stage>.manifest.json`, is written last. From the manifests alone every script
-can tell whether its input is missing, unfinished, damaged or stale. Staleness goes by content: an
-upstream stage that ran again and wrote the same bytes makes nothing stale.
+A stage's manifest is written last. From the manifests alone a script can tell whether its input is
+missing, unfinished, damaged or stale. Staleness goes by content: an earlier stage that ran again
+and wrote the same bytes makes nothing stale.
 """
 
 import contextlib
@@ -33,15 +33,14 @@ STAGES = {
 }
 BEST = "best_model"  # name of the best model's files
 # recorded in manifests
-PACKAGES = ("torch", "music21", "symusic", "numpy", "scipy", "matplotlib", "verovio", "pyppmd")
+PACKAGES = "torch music21 symusic numpy scipy matplotlib verovio pyppmd".split()
 
 
 # ---------------------------------------------------------------- places
 
 
 def stage_folder(name):
-    """Returns (folder of a stage's manifest below the root, its script's name); `08_finetune/mine`
-    is one of several that a script makes.
+    """Returns (folder of a stage's manifest, its script's name); a script may make several things.
 
     >>> stage_folder("02_midi_to_abc"), stage_folder("08_finetune/mine")
     (('data', '02_midi_to_abc'), ('finetuned/mine', '08_finetune'))
@@ -51,27 +50,25 @@ def stage_folder(name):
 
 
 def manifest_path(root, name):
-    """Returns where a stage's manifest stands, e.g. ROOT/data/02_midi_to_abc.manifest.json."""
+    """Returns the path, e.g. ROOT/data/02_midi_to_abc.manifest.json."""
     folder, script = stage_folder(name)
     return root / folder / f"{script}.manifest.json"
 
 
 def marker_path(root, name):
-    """Returns the path of the marker that stands while a stage is writing: an interrupted run
-    leaves it behind."""
+    """Returns the path of the marker that stands while a stage writes, or after it was killed."""
     folder, script = stage_folder(name)
     return root / folder / f"{script}.running.json"
 
 
 def index_path(root, name, output):
-    """Returns where the list of the files of a stage's output folder stands."""
+    """Returns where the list of the files of an output folder stands."""
     folder, script = stage_folder(name)
     return root / folder / f".{script}.{output.replace('/', '-')}.files.tsv"
 
 
 def stages_read(root, name):
-    """Returns the stages whose outputs a stage reads in this root: optional ones only if they were
-    run."""
+    """Returns the stages whose outputs a stage reads here: optional ones only if they were run."""
     return [
         before
         for before in STAGES[name][1]
@@ -94,26 +91,24 @@ def load_manifest(root, name):
 
 
 def write_manifest(root, name, manifest):
-    """Writes a stage's manifest and its seal."""
     write_json(manifest_path(root, name), {**manifest, "seal": seal(manifest)})
 
 
 def seal(manifest):
-    """Returns the digest of all that a manifest says: one that was edited by hand is not
-    believed."""
+    """Returns the digest of all that a manifest says: one edited by hand is not believed."""
     return value_digest({key: value for key, value in manifest.items() if key != "seal"})
 
 
 def stage_code(name):
-    """Returns the digest of the code of a stage: what its main() reaches. Where pages and figures
-    are made, words count too, and the names and colours of the families."""
+    """Returns the digest of the code that a stage's main() reaches; where pages and figures are
+    made, words, names and colours count too."""
     shows = STAGES[name][0] == "part4_outputs"
     code = code_digest([(HERE / f"{name}.py", "main")], words=shows)
     return value_digest([code, list(FAMILIES.values())]) if shows else code
 
 
 def command_line(name, words):
-    """Returns a stage's command as manifests keep it: absolute paths cut to their last part."""
+    """Returns a stage's command for manifests: absolute paths cut to their last part."""
     shown = [f".../{Path(word).name}" if word.startswith("/") else word for word in words]
     return " ".join(["python", f"{name}.py", *shown])
 
@@ -137,8 +132,8 @@ def environment(device=None):
 
 
 def all_problems(root, names, flags=""):
-    """Returns [(problem, mending command)] of these stages and, first, of what they in turn are
-    made from, in the order in which the commands are to be run."""
+    """Returns [(problem, mending command)] of stages and, first, of what they are made from, in the
+    order in which the commands are to be run."""
     found, waiting = {}, list(names)
     while waiting:
         name = waiting.pop()
@@ -151,8 +146,7 @@ def all_problems(root, names, flags=""):
 
 
 def input_problems(root, name, flags=""):
-    """Returns [(problem, mending command)] for the outputs of a stage: missing, unfinished, damaged
-    or stale."""
+    """Returns [(problem, mending command)]: missing, unfinished, damaged or stale outputs."""
     folder, script = stage_folder(name)
     manifest, command = load_manifest(root, name), f"python {script}.py{flags}"
     if marker_path(root, name).exists():
@@ -180,7 +174,7 @@ def input_problems(root, name, flags=""):
 
 
 def _damage(path, expected, index):
-    """What differs between an output and its manifest entry, in words; None if it is intact."""
+    """What differs between an output and its manifest entry, in words; None if intact."""
     if not path.exists():
         return "is gone"
     found = describe(path, index)
@@ -194,11 +188,8 @@ def _damage(path, expected, index):
 
 
 def is_up_to_date(root, name, words):
-    """Returns True if a stage's manifest says that this command made what stands in the root now.
-
-    words: of the command line. It asks no script, so that seven stages take seconds; False means
-    only that the script has to be asked.
-    """
+    """Returns True if by its manifest this command made what stands here now, without asking the
+    script (seven take seconds); False: ask it. words: of the command line."""
     manifest = load_manifest(root, name)
     return (
         manifest is not None

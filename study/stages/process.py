@@ -42,8 +42,7 @@ if (
 
 
 def run(main):
-    """Calls a script's main(): Ctrl-C, SIGTERM, a full disk and a closed pipe end in one line, not
-    in a traceback."""
+    """Calls a script's main(): Ctrl-C, SIGTERM, a full disk and a closed pipe end in one line."""
     name = Path(sys.argv[0]).stem
 
     def terminated(*_):
@@ -80,8 +79,7 @@ def run(main):
 
 
 def progress(iterable=None, total=None, desc=None, unit="it"):
-    """Returns a tqdm bar: on a terminal only, and not in worker processes, whose bars would write
-    over each other."""
+    """Returns a tqdm bar: on a terminal only, and not in worker processes."""
     silent = not sys.stderr.isatty() or multiprocessing.parent_process() is not None
     return tqdm(iterable, total=total, desc=desc, unit=unit, disable=silent, dynamic_ncols=True)
 
@@ -97,7 +95,6 @@ def cpu_count():
 
 
 def is_alive(pid):
-    """Returns True if there is a process of this number."""
     try:
         os.kill(pid, 0)  # signal 0 asks only
     except (ProcessLookupError, OverflowError):
@@ -109,8 +106,7 @@ def is_alive(pid):
 
 def die_with_parent():
     """Prepares a worker process: Ctrl-C is its parent's business, and it ends when its parent does,
-    however that ended. (A worker that merely finds its pipe closed may be at a file for minutes,
-    and then complains.)"""
+    however that ended."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
@@ -124,11 +120,10 @@ def die_with_parent():
 
 @contextlib.contextmanager
 def worker_pool(n_workers, n_jobs):
-    """Yields a ProcessPoolExecutor of at most n_workers, at most one a core and one a job; use its
-    `map`.
+    """Yields a ProcessPoolExecutor of at most n_workers, one a core and one a job; use its `map`.
 
-    The workers end with this process. One that is killed ends the work with BrokenProcessPool, of
-    which `run` makes a sentence (a multiprocessing.Pool would wait for its answer for ever).
+    The workers end with this process. One that is killed ends the work with BrokenProcessPool (a
+    multiprocessing.Pool would wait for its answer for ever).
     """
     # a spawned worker of a script loads torch, for seconds; fork is safe as no thread runs yet
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")

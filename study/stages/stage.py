@@ -44,31 +44,12 @@ from study.stages.manifest import (
     write_manifest,
 )
 
-# names that have moved, for who still asks for them here
-from study.stages.files import (  # noqa
-    TEMPORARY, atomic, file_digest, plain, tree_files, write_bytes, write_text,
-)
-from study.stages.manifest import (  # noqa
-    BEST, is_up_to_date, manifest_path,
-)
-from study.stages.process import (  # noqa
-    cpu_count, die_with_parent, is_alive, progress, run, worker_pool,
-)
-
 # what one training script should be given as its sister was; --quick, --root and --seed go to
 # every stage
 SUITE_FLAGS = (
-    "--device",
-    "--only",
-    "--suite",
-    "--seeds",
-    "--recipe",
-    "--data-fractions",
-    "--epochs",
-    "--max-train-chars",
-    "--max-minutes",
-    "--jobs",
-)
+    "--device --only --suite --seeds --recipe --data-fractions --epochs --max-train-chars"
+    " --max-minutes --jobs"
+).split()
 
 
 class Stage:
@@ -79,8 +60,7 @@ class Stage:
     reads: stages whose outputs it reads (default: as in STAGES);
     shared: several processes may run this stage at once on one root (they lock their own parts);
     part: name of what it makes, if the script makes several things, each with a manifest.
-    Attributes: name, root, flags, config, key, inputs ({stage: output digest}), resuming (inside
-    `writing`).
+    Attributes: name, root, flags, config, key, inputs ({stage: output digest}), resuming.
     """
 
     def __init__(self, script, args, config, reads=None, shared=False, part=None):
@@ -101,7 +81,7 @@ class Stage:
         self.key = value_digest({"config": self.config, "code": self.code, "inputs": self.inputs})
 
     def up_to_date(self):
-        """Returns True (and says so) if the outputs on disk are what this run would write."""
+        """Returns True (and says so) if the outputs are what this run would write."""
         manifest = load_manifest(self.root, self.place)
         if self.args.force or manifest is None or manifest.get("key") != self.key:
             return False
@@ -113,9 +93,8 @@ class Stage:
 
     @contextlib.contextmanager
     def writing(self):
-        """Holds the stage's lock while outputs are written. Sets `resuming` if an interrupted run
-        of this very key left its work behind; leaves the marker in place unless `finish` was
-        reached."""
+        """Holds the stage's lock and its marker. Sets `resuming` if an interrupted run of this very
+        key left its work behind; leaves the marker unless `finish` was reached."""
         self._lock()
         before = read_json(self.marker) or {}
         self.resuming = before.get("key") == self.key and not self.args.force
@@ -149,8 +128,7 @@ class Stage:
         """Writes the manifest, removes the marker and prints the closing block.
 
         outputs: files and folders below the root (relative paths, str); counts: {what: number};
-        skipped: {reason: number}; summary: {key: value} of the closing block (printed, not
-        digested); extra: further JSON entries of the manifest.
+        skipped: {reason: number}; summary: {key: value}, printed; extra: more of the manifest.
         """
         os.sync()
         described = {}
@@ -202,8 +180,7 @@ class Stage:
 
 
 def repeated(words, flags):
-    """Returns those of a command line's flags that another stage should have too, with their
-    values, as a shell wants them.
+    """Returns those of a command line's flags, with their values, for another stage.
 
     >>> repeated(["--quick", "--only=tiny, small", "--device", "cpu"], ("--only", "--device"))
     " --only 'tiny, small' --device cpu"

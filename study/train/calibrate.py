@@ -17,8 +17,8 @@ CALIBRATION_TOKENS = 1 << 16  # of the training text, repeated as needed
 
 
 def calibrate(run, data, device, seconds):
-    """Tokens per second of a run's steps on this machine, measured for about `seconds` (at least
-    two steps): of training alone, as `tokens_per_second` of a record; evaluation comes on top."""
+    """Returns tokens per second of a run's steps on this machine, measured for about `seconds`: of
+    training alone, as in a record."""
     torch.manual_seed(0)
     model = build_model(run["config"]).to(device)
     optimizers = make_optimizers(model, run)
@@ -40,20 +40,18 @@ def calibrate(run, data, device, seconds):
 
 
 def expected_minutes(runs, data, device):
-    """Minutes of training of each run on this machine, from a few steps of each size and batch."""
-    batches = {_speed_key(run): run for run in runs}
-    rates = {
-        batch: calibrate(run, data, device, CALIBRATION_SECONDS / len(batches))
-        for batch, run in batches.items()
-    }
+    """Returns the minutes of training of each run on this machine."""
+
+    def kind(run):
+        return run["family"], run["size"], run["batch_windows"]
+
+    kinds = {kind(run): run for run in runs}
+    seconds = CALIBRATION_SECONDS / len(kinds)
+    speeds = {key: calibrate(run, data, device, seconds) for key, run in kinds.items()}
     return [
         min(
-            run["train_tokens"] * run["epochs"] / rates[_speed_key(run)] / 60,
+            run["train_tokens"] * run["epochs"] / speeds[kind(run)] / 60,
             run["max_minutes"] or math.inf,
         )
         for run in runs
     ]
-
-
-def _speed_key(run):
-    return run["family"], run["size"], run["batch_windows"]

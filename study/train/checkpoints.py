@@ -1,21 +1,18 @@
 """Files of runs: a finished model (NAME.pt, NAME.json) and the state of an unfinished one
-(.NAME.state and the one before it). Nothing here decides a number: a run's key does not follow this
-file (`study/stages/code_key.py`)."""
+(.NAME.state). Nothing here decides a number, and no key follows this file.
+"""
 
 import hashlib
 import io
-import os
 import sys
 from pathlib import Path
 
-from study.stages.files import atomic, file_digest, read_json
+from study.stages.files import file_digest, read_json, write_bytes
 
 import torch
 
 from study.families import build_model
 
-# of a checkpoint; 1: the same configuration meant another model (token shift by one token only)
-FORMAT = 2
 DIGEST_CHARS = 64  # of a SHA-256 in hexadecimal, at the start of a state
 
 
@@ -23,7 +20,6 @@ DIGEST_CHARS = 64  # of a SHA-256 in hexadecimal, at the start of a state
 
 
 def weights_digest(weights):
-    """SHA-256 over a state dict."""
     digest = hashlib.sha256()
     for name, tensor in sorted(weights.items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
@@ -32,13 +28,11 @@ def weights_digest(weights):
 
 
 def save_checkpoint(path, weights, run, record):
-    """Writes weights, configuration, tokenizer digest and record; readable with
-    torch.load(weights_only=True)."""
+    """Writes weights, configuration, tokenizer digest and record."""
     buffer = io.BytesIO()
     weights = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
     torch.save(
         {
-            "format": FORMAT,
             "config": run["config"],
             "tokenizer_digest": run["tokenizer_digest"],
             "model": weights,
@@ -47,20 +41,16 @@ def save_checkpoint(path, weights, run, record):
         },
         buffer,
     )
-    with atomic(path, "wb") as file:
-        file.write(buffer.getbuffer())
+    write_bytes(path, buffer.getbuffer())
 
 
 def load_checkpoint(path, device="cpu"):
-    """(model in evaluation mode, checkpoint: dict with "config", "tokenizer_digest", "record");
-    ValueError if the file is damaged or no checkpoint of this project. Nothing in the file is
-    executed."""
+    """Returns (model in evaluation mode, checkpoint: dict with "config", "tokenizer_digest",
+    "record"); ValueError if the file is damaged. Nothing in the file is executed."""
     path = Path(path)
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         weights = checkpoint.pop("model")
-        if checkpoint["format"] != FORMAT:
-            raise ValueError("it was made by another version of this project: train it again")
         if weights_digest(weights) != checkpoint["weights_digest"]:
             raise ValueError("its weights do not have the digest recorded with them")
         model = build_model(checkpoint["config"])
@@ -76,17 +66,15 @@ def load_checkpoint(path, device="cpu"):
 
 
 def tokenizer_path(root, name):
-    """The vocabulary of a model's checkpoint: its own where fine-tuning made it grow, else that of
-    the root."""
+    """Returns where a model's vocabulary stands: beside a fine-tuned one, else in data/."""
     own = Path(root) / f"checkpoints/{name}.tokenizer.pkl"
     return own if own.exists() else Path(root) / "data/tokenizer.pkl"
 
 
 def finished(root, run):
-    """The record of this very run (a plan with "name" and "key") if it is complete on disk, else
-    None."""
-    record = read_json(Path(root) / f"checkpoints/{run['name']}.json")
+    """Returns the record of this very run (a plan) if it is complete on disk, else None."""
     path = Path(root) / f"checkpoints/{run['name']}.pt"
+    record = read_json(path.with_suffix(".json"))
     complete = (
         isinstance(record, dict)
         and record.get("key") == run["key"]
@@ -99,46 +87,31 @@ def finished(root, run):
 # ---------------------------------------------------------------- unfinished runs
 
 
-def state_paths(folder, name):
-    """(newest state, the one before it) of a run in a folder."""
-    return folder / f".{name}.state", folder / f".{name}.state.before"
+def state_path(folder, name):
+    return folder / f".{name}.state"
 
 
 def save_state(folder, name, state):
-    """Writes an unfinished run's state: SHA-256 (64 hexadecimal digits), then what torch.save
-    makes. The state before
-    it is kept: at every moment there is a complete one on disk."""
-    newest, before = state_paths(folder, name)
+    """Writes an unfinished run's state: its SHA-256 (64 hexadecimal digits), then torch's bytes."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    new = folder / f".{name}.state.new"
-    with atomic(new, "wb") as file:
-        file.write(hashlib.sha256(buffer.getbuffer()).hexdigest().encode())
-        file.write(buffer.getbuffer())
-    if newest.exists():
-        os.replace(newest, before)
-    os.replace(new, newest)
+    content = buffer.getvalue()
+    write_bytes(state_path(folder, name), hashlib.sha256(content).hexdigest().encode() + content)
 
 
 def load_state(folder, name, key):
-    """The newest intact state of the run with this key, or None; says so on stderr if a damaged one
-    is passed over."""
-    for path in state_paths(folder, name):
-        try:
-            content = path.read_bytes()
-        except FileNotFoundError:
-            continue
-        digest, saved = content[:DIGEST_CHARS], content[DIGEST_CHARS:]
-        if hashlib.sha256(saved).hexdigest().encode() != digest:
-            print(f"{name}: {path.name} is damaged, it is not used", file=sys.stderr)
-            continue
-        state = torch.load(io.BytesIO(saved), map_location="cpu", weights_only=True)
-        if state["key"] == key:
-            return state
-    return None
+    """Returns the state of the run with this key, or None; says so if it is damaged."""
+    try:
+        content = state_path(folder, name).read_bytes()
+    except FileNotFoundError:
+        return None
+    digest, saved = content[:DIGEST_CHARS], content[DIGEST_CHARS:]
+    if hashlib.sha256(saved).hexdigest().encode() != digest:
+        print(f"{name}: its saved state is damaged, it begins anew", file=sys.stderr)
+        return None
+    state = torch.load(io.BytesIO(saved), map_location="cpu", weights_only=True)
+    return state if state["key"] == key else None
 
 
 def remove_state(folder, name):
-    """Deletes the state of a run that is finished."""
-    for path in (*state_paths(folder, name), folder / f".{name}.state.new"):
-        path.unlink(missing_ok=True)
+    state_path(folder, name).unlink(missing_ok=True)

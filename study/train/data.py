@@ -1,11 +1,11 @@
 """The text that a run reads: token streams, nested subsets of them, and the windows of a step.
 
 One epoch is every training token exactly once: the sequences are shuffled, joined and cut into
-windows of the context's length (512), and the windows are shuffled again. Everything random is a
-function of (seed, epoch).
+windows of the context's length (512), and the windows are shuffled again, by (seed, epoch).
 """
 
 import hashlib
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,8 +19,7 @@ COUNTED_TOKENS = 1 << 24  # at a time: as indices they take 8 bytes each
 
 
 class Data(NamedTuple):
-    """Three token streams (BEGIN text END BEGIN text END ..., 1-D numpy) and what their tokens
-    mean."""
+    """Token streams (BEGIN text END BEGIN text END ..., 1-D numpy) and what their tokens mean."""
 
     train: np.ndarray
     val: np.ndarray
@@ -31,7 +30,7 @@ class Data(NamedTuple):
 
 
 def load_data(root):
-    """The splits of stage 03 as memory-mapped arrays; ValueError if they do not belong together."""
+    """Returns the splits of stage 03, memory-mapped; ValueError if they do not belong together."""
     folder = Path(root) / "data"
     tokenizer = load_tokenizer(folder / "tokenizer.pkl")
     splits = {}
@@ -54,13 +53,12 @@ def load_data(root):
 
 
 def sequence_bounds(tokens):
-    """Where sequences begin, and the end of the last: shape (number of sequences + 1,)."""
+    """Returns where sequences begin, and the end of the last, shape (sequences + 1,)."""
     return np.append(np.flatnonzero(np.asarray(tokens) == BEGIN), len(tokens))
 
 
 def text_chars(tokens, token_chars):
-    """Characters of text that each token of a stream stands for: those of `token_chars`, but END is
-    no text."""
+    """Returns the characters of text that each token stands for; END is no text."""
     chars = token_chars.astype(np.min_scalar_type(token_chars.max()))
     chars[END] = 0
     return np.concatenate(
@@ -69,17 +67,14 @@ def text_chars(tokens, token_chars):
 
 
 def count_chars(tokens, token_chars):
-    """Characters of text in a stream."""
     return int(text_chars(tokens, token_chars).sum(dtype=np.int64))
 
 
 def subset(tokens, token_chars, fraction=1.0, max_chars=None):
-    """Whole sequences that make up `fraction` of the stream's tokens, at most `max_chars`
-    characters of text.
+    """Returns whole sequences that make up `fraction` of the stream's tokens, at most `max_chars`
+    characters of text, in the order of the file; ValueError if not one fits.
 
-    The sequences are taken in one fixed random order, the same for every seed and fraction, so that
-    smaller subsets lie within larger ones; they come back in the order of the file. ValueError if
-    not one of them fits.
+    They are taken in one random order for every seed and fraction: smaller subsets lie in larger.
     """
     if fraction >= 1 and max_chars is None:
         return np.asarray(tokens)
@@ -101,11 +96,8 @@ def subset(tokens, token_chars, fraction=1.0, max_chars=None):
 
 
 def epoch_windows(tokens, seed, epoch):
-    """(stream, starts): the sequences in this epoch's order, and where its windows start, in order
-    of use.
-
-    The stream is followed by BEGIN tokens, which are never targets: the last window may be short.
-    """
+    """Returns (stream, starts): the sequences in this epoch's order, and where its windows start,
+    in order of use. BEGIN tokens fill the last window up."""
     bounds, rng = sequence_bounds(tokens), np.random.default_rng([seed, epoch])
     order = rng.permutation(len(bounds) - 1)
     parts = [tokens[bounds[i] : bounds[i + 1]] for i in order]
@@ -114,34 +106,30 @@ def epoch_windows(tokens, seed, epoch):
 
 
 def n_windows(n_tokens):
-    """Windows of a stream: every token but the first is a target once."""
-    return -(-(n_tokens - 1) // BLOCK_SIZE)
+    """Returns the windows of a stream: every token but the first is a target once."""
+    return math.ceil((n_tokens - 1) / BLOCK_SIZE)
 
 
 def cut_windows(stream, starts, length=BLOCK_SIZE):
-    """Inputs and targets (int64, shape (len(starts), length)); BEGIN is no target."""
+    """Returns inputs and targets (int64, shape (len(starts), length)); BEGIN is no target."""
     window = stream[starts[:, None] + torch.arange(length + 1, device=stream.device)].long()
     targets = window[:, 1:]
     return window[:, :-1], targets.masked_fill(targets == BEGIN, IGNORE)
 
 
 def to_tensor(tokens, device):
-    """A token stream on the device, in the smallest integer type that can be indexed there."""
-    tokens = np.array(tokens)  # a copy: memory maps are read-only
-    return torch.from_numpy(tokens if tokens.dtype == np.uint8 else tokens.astype(np.int32)).to(
-        device
-    )
+    """Returns a stream on the device, in the smallest integer type that is indexed there."""
+    kind = np.uint8 if tokens.dtype == np.uint8 else np.int32
+    return torch.from_numpy(np.array(tokens, kind)).to(device)  # a copy: memory maps are read-only
 
 
 def target_chars(targets, token_chars):
-    """Characters that targets (int64, any shape) stand for; 0 where a target counts for nothing.
-    token_chars: tensor
-    (vocab_size,) on their device."""
+    """Returns the characters that targets (int64, any shape) stand for, 0 where they are ignored.
+    token_chars: tensor (vocab_size,) on their device."""
     return token_chars[targets.clamp(min=0)].masked_fill(targets == IGNORE, 0)
 
 
 def digest_tokens(*streams):
-    """SHA-256 over token streams."""
     digest = hashlib.sha256()
     for stream in streams:
         digest.update(f"{stream.dtype} {len(stream)}\n".encode())

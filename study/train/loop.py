@@ -1,19 +1,15 @@
 """The training loop: the controlled variable of the study, since every family goes through it.
 
-It takes a plan (`study/train/runs.py`) and writes no file: `Loop.advance` takes one step, and
-between steps its caller may save it, show it or stop it. Everything random is a function of (seed,
-epoch, step), so a loop that was saved and restored ends with the very weights of an uninterrupted
-one on CPU.
+It takes a plan (`study/train/runs.py`) and writes no file. Everything random is a function of
+(seed, epoch, step): a loop that was saved and restored ends with the very weights on CPU.
 
     loop = Loop(run, load_data(root), "cpu")
     while not loop.ended:
         loop.advance()
     losses = loop.measure()
 
-The windows of a step are made in `data.py`, the learning rate and the update in `optimizer.py`, the
-losses of a split in `loss.py`. The digest of `Loop` is in the key of every run: what is reached
-from it trains all models again when it changes, so plans, files, messages and clocks stand
-elsewhere.
+The windows of a step are made in `data.py`, learning rate and update in `optimizer.py`, losses of a
+split in `loss.py`. An edit of what `Loop` reaches trains all models again.
 """
 
 import math
@@ -45,7 +41,7 @@ class Stopped(RuntimeError):
 
 @dataclass
 class LoopState:
-    """Where a run stands after a step: what is saved of it beside weights and optimizers."""
+    """Where a run stands after a step: what is saved beside weights and optimizers."""
 
     step: int = 0  # steps done
     seconds: float = 0.0  # of training, over all processes that had a part in it
@@ -91,7 +87,7 @@ class Loop:
         self._began = time.monotonic() - self.state.seconds
 
     def to_save(self):
-        """All that the rest of the run depends on, as a dict; brings `state` up to date."""
+        """Returns all that the rest of the run depends on; brings `state` up to date."""
         self.state.seconds, (self.state.nats, self.state.chars) = self.seconds, self.meter.read()
         return {
             **vars(self.state),
@@ -101,8 +97,7 @@ class Loop:
 
     @property
     def seconds(self):
-        """Seconds of training so far: without evaluation, whose share would differ from family to
-        family."""
+        """Seconds of training so far, without evaluation."""
         return time.monotonic() - self._began
 
     @property
@@ -111,25 +106,20 @@ class Loop:
         return self.state.step >= self.run["steps"] or self.state.out_of_time
 
     def advance(self):
-        """Takes one step. Returns a line of the curve (dict) if the validation split was evaluated
-        after it, else None; raises Stopped when the loss is no number or memory does not suffice
-        for one window."""
+        """Takes one step; returns a line of the curve (dict) if the validation split was evaluated
+        after it, else None. Raises Stopped when the loss is no number or memory is short.
+        """
         run, state = self.run, self.state
         x, y = self._next_windows()
         rate = run["learning_rate"] * schedule(self._share_done())
         if run["config"]["dropout"]:
-            torch.manual_seed(
-                int(
-                    np.random.default_rng([run["seed"], state.step, machine.rank()]).integers(2**62)
-                )
-            )
+            draw = np.random.default_rng([run["seed"], state.step, machine.rank()])
+            torch.manual_seed(int(draw.integers(2**62)))
         nats, chars, self.micro_batch = gradient(
             self.forward, x, y, self.token_chars, self.micro_batch, run["name"]
         )
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP_NORM)
-        self.meter.add(nats, chars)
-        self.meter.check(nats, state.step)
-        self.meter.check(norm, state.step)
+        self.meter.add(nats, chars, norm, state.step)
         if self.device.type != "cuda" or state.step % NUMBERS_ASKED_EVERY == 0:
             self.stop_if_no_number()
         for optimizer in self.optimizers:
@@ -139,46 +129,39 @@ class Loop:
         state.step += 1
         if state.step in self._evaluate_after or state.out_of_time:
             self.stop_if_no_number()
-            return self._evaluate(rate)
+            return self._add_to_curve(rate)
         return None
 
     def _next_windows(self):
-        """Inputs and targets of the next step; a new epoch is shuffled when its first step
-        comes."""
+        """Inputs and targets of the next step; an epoch is shuffled when its first step comes."""
         epoch, step = divmod(self.state.step, self.run["steps_per_epoch"])
         if epoch != self._epoch:
             stream, starts = epoch_windows(self.tokens, self.run["seed"], epoch)
-            self._stream, self._starts = to_tensor(stream, self.device), torch.from_numpy(
-                starts
-            ).to(self.device)
+            self._stream = to_tensor(stream, self.device)
+            self._starts = torch.from_numpy(starts).to(self.device)
             self._epoch = epoch
         first = step * self.run["batch_windows"]
         return cut_windows(self._stream, self._starts[first : first + self.run["batch_windows"]])
 
     def _share_done(self):
-        """The share of the run at the middle of the next step, by steps or, with max_minutes, by
-        the clock if that is
-        further: so the schedule always ends at zero. Sets out_of_time."""
+        """The share of the run at the middle of the next step: by steps or, with max_minutes, by
+        the clock if that is further. Sets out_of_time."""
         done = (self.state.step + 0.5) / self.run["steps"]
         if self.run["max_minutes"]:
-            done = min(
-                1.0,
-                max(done, machine.of_first_process(self.seconds) / (60 * self.run["max_minutes"])),
-            )
+            seconds = machine.of_first_process(self.seconds)
+            done = min(1.0, max(done, seconds / (60 * self.run["max_minutes"])))
             self.state.out_of_time = done == 1.0
         return done
 
-    def _evaluate(self, rate):
-        """Adds a line to the curve, keeps the weights if they are the best so far, and returns the
-        line.
+    def _add_to_curve(self, rate):
+        """Adds a line to the curve and returns it; keeps the weights if they are the best so far.
 
-        The points are losses of a part of the validation split. After the last step the whole is
-        evaluated, too, and
-        the curve shifted by the difference: which tunes are in the part moves all points alike.
+        The points are of a part of the validation split. After the last step the whole is
+        evaluated, and the curve shifted by the difference.
         """
         run, state = self.run, self.state
         train_nats, seconds = self.meter.mean(), self.seconds
-        val_nats = self._evaluated(evaluate, self.data.val, at_most=CURVE_WINDOWS)["nats_per_char"]
+        val_nats = self._evaluated(self.data.val, at_most=CURVE_WINDOWS)["nats_per_char"]
         tokens = min(state.step * run["tokens_per_step"], run["train_tokens"] * run["epochs"])
         line = {
             "step": state.step,
@@ -193,21 +176,18 @@ class Loop:
         }
         state.curve.append(line)
         if run["keep_best"] and (state.best is None or val_nats < state.best["val_nats_per_char"]):
-            weights = {
-                name: tensor.detach().cpu().clone()
-                for name, tensor in self.model.state_dict().items()
-            }
-            state.best = {**line, "model": weights}
+            weights = self.model.state_dict().items()
+            kept = {name: tensor.detach().cpu().clone() for name, tensor in weights}
+            state.best = {**line, "model": kept}
         if self.ended:
-            self._last_val = self._evaluated(evaluate, self.data.val)
+            self._last_val = self._evaluated(self.data.val)
             shift = self._last_val["nats_per_char"] - val_nats
             for point in (*state.curve, *filter(None, [state.best])):
                 point["val_nats_per_char"] += shift
         return line
 
     def stop_if_no_number(self):
-        """Raises Stopped if a loss or gradient was not finite at a step so far; to be called before
-        anything is saved."""
+        """Raises Stopped if a loss or gradient was not finite; call it before anything is saved."""
         bad = int(self.meter.bad)
         if bad <= self.state.step:
             raise Stopped(
@@ -218,30 +198,21 @@ class Loop:
             )
 
     def measure(self):
-        """Losses of the ended run, {"val", "test" (the whole of each), "train" (windows all over
-        its text)}: dicts of `evaluate`. With keep_best of the best weights, which the model then
-        has."""
-        best = self.state.best
+        """Returns the losses of the ended run, {"val", "test" (the whole of each), "train" (windows
+        all over its text)}; with keep_best of the best weights, which the model then has."""
         if self.run["keep_best"]:
-            self.model.load_state_dict(best["model"])
-        known = (
-            self._last_val if not self.run["keep_best"] or best["step"] == self.state.step else None
-        )
-        val = known or self._evaluated(evaluate, self.data.val)
-        test = self._evaluated(evaluate, self.data.test, by_sequence=True)
+            self.model.load_state_dict(self.state.best["model"])
+            self._last_val = None
         return {
-            "val": val,
-            "test": test,
-            "train": self._evaluated(evaluate, self.tokens, at_most=TRAIN_SAMPLE_WINDOWS),
+            "val": self._last_val or self._evaluated(self.data.val),
+            "test": self._evaluated(self.data.test, by_sequence=True),
+            "train": self._evaluated(self.tokens, at_most=TRAIN_SAMPLE_WINDOWS),
         }
 
-    def _evaluated(self, function, tokens, **options):
-        """What an evaluation of the model gives, in the precision that it is trained in; its time
-        counts as evaluation_seconds, not as seconds."""
-        started = time.monotonic()
-        result = function(
-            self.model, tokens, self.data.token_chars, self.device, precise=False, **options
-        )
+    def _evaluated(self, tokens, **options):
+        """The loss over a stream; its time counts as evaluation_seconds, not as seconds."""
+        started, chars = time.monotonic(), self.data.token_chars
+        result = evaluate(self.model, tokens, chars, self.device, precise=False, **options)
         spent = time.monotonic() - started
         self.state.evaluation_seconds += spent
         self._began += spent
@@ -249,23 +220,18 @@ class Loop:
 
 
 def evaluation_steps(run):
-    """The steps after which the validation split is evaluated: evenly spaced, ends of epochs and
-    run included."""
-    per_epoch = max(1, EVALUATIONS // run["epochs"])
-    return {
-        epoch * run["steps_per_epoch"] + max(1, round(run["steps_per_epoch"] * (i + 1) / per_epoch))
-        for epoch in range(run["epochs"])
-        for i in range(per_epoch)
-    }
+    """Returns the steps after which validation is evaluated: evenly spaced, ends of epochs too."""
+    per_epoch, n_steps = max(1, EVALUATIONS // run["epochs"]), run["steps_per_epoch"]
+    within = [max(1, round(n_steps * (i + 1) / per_epoch)) for i in range(per_epoch)]
+    return {epoch * n_steps + step for epoch in range(run["epochs"]) for step in within}
 
 
 def gradient(forward, x, y, token_chars, micro_batch, name):
-    """Sets the gradient of the mean loss over a step's windows.
+    """Sets the gradient of the mean loss over a step's windows; returns (sum of nats, characters of
+    the targets, micro_batch that sufficed), the first two on the device and of this process.
 
-    x, y: inputs and targets (windows, BLOCK_SIZE); micro_batch: windows per forward pass, halved
-    until memory suffices. Returns (sum of nats, characters of the targets, micro_batch that
-    sufficed); the first two lie on the device and are those of this process. Raises Stopped when
-    one window is too much.
+    x, y: (windows, BLOCK_SIZE); micro_batch: windows per forward pass, halved until memory
+    suffices. Raises Stopped when one window is too much.
     """
     n_targets = (y != IGNORE).sum().clamp(min=1)
     x, y = share_of_process(x, y)
@@ -293,7 +259,7 @@ def gradient(forward, x, y, token_chars, micro_batch, name):
 
 
 def share_of_process(x, y):
-    """This process's windows of a step. Each gets as many; those that fill up have no targets."""
+    """This process's windows of a step; those that fill up have no targets."""
     rank, world = machine.rank(), machine.n_processes()
     if world == 1:
         return x, y
@@ -305,8 +271,7 @@ def share_of_process(x, y):
 
 
 def _accumulate(forward, x, y, n_targets, micro_batch):
-    """Adds up gradients over forward passes of micro_batch windows; returns the sum of nats, on the
-    device."""
+    """Adds up gradients over forward passes; returns the sum of nats."""
     nats = torch.zeros((), device=x.device)
     for inputs, targets in zip(x.split(micro_batch), y.split(micro_batch)):
         with autocast(x.device):

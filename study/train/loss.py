@@ -1,7 +1,5 @@
-"""The loss: of training between two evaluations (`Meter`), and of a whole split (`evaluate`).
-
-One function evaluates train, val and test, in the loop and in stage 07. All losses are in nats per
-character, whatever a token is.
+"""The loss: of training between two evaluations (`Meter`), and of a split (`evaluate`), here and
+in stage 07. All losses are in nats per character, whatever a token is.
 """
 
 import contextlib
@@ -29,22 +27,18 @@ def evaluate(
     by_sequence=False,
     at_most=None,
 ):
-    """Loss over a whole token stream: non-overlapping windows of the context's length, every token
-    but BEGIN is a target once. Deterministic.
+    """Returns the loss over a whole token stream: non-overlapping windows of the context's length,
+    every token but BEGIN is a target once. Deterministic.
 
-    token_chars: numpy (vocab_size,), characters of each token: the loss is the sum of nats over all
-    targets by the characters that these stand for, so that models of different alphabets can be
-    compared.
-    precise: fp32, so that the number is the same on every machine. (The loop's own numbers are in
-    `common.precision`: where that is bf16 they cost half and differ by 0.0001 nats;
-    benchmarks/training.md.) by_sequence: adds
-    "nats_by_sequence" and "chars_by_sequence", the sums over the targets of each sequence of the
-    stream; at_most: so many windows, evenly spread over the stream, instead of all.
+    token_chars: numpy (vocab_size,), characters of each token: nats over all targets are divided by
+    the characters that these stand for, so models of all tokenizers can be compared. precise: fp32,
+    the same on every machine; else `common.precision`, where bf16 costs half and differs by 0.0001
+    nats (benchmarks/training.md). by_sequence: adds "nats_by_sequence" and "chars_by_sequence",
+    sums over targets; at_most: so many windows, evenly spread, instead of all.
 
-    Returns {"nats_per_char", "bits_per_char", "perplexity" (of a character), "n_chars" (of the
-    targets: text, and one for each END), "n_tokens" (targets), "loss_by_position" (nats per
-    character, 64 bins of 8 positions; None where nothing was predicted)}. ValueError if there is
-    nothing to predict.
+    The dict has "nats_per_char", "bits_per_char", "perplexity" (of a character), "n_chars" (text,
+    and one for each END), "n_tokens" (targets), "loss_by_position" (nats per character, 64 bins of
+    8 positions; None where nothing was predicted). ValueError if there is nothing to predict.
     """
     was_training = model.training
     model.eval()
@@ -99,8 +93,8 @@ def evaluate(
 
 
 class Meter:
-    """Sums of the training loss since the last evaluation, and the first step without a number; on
-    the device, so that a GPU need not be waited for."""
+    """Sums of the training loss, and the first step without a number; on the device, so that a GPU
+    need not be waited for."""
 
     def __init__(self, device, nats=0.0, chars=0):
         kind = torch.float32 if device.type == "mps" else torch.float64
@@ -109,13 +103,12 @@ class Meter:
         # first step whose loss or gradient is no number
         self.bad = torch.tensor(2**31 - 1, device=device)
 
-    def add(self, nats, chars):
-        """Counts a step's loss: sum of nats, and the characters of its targets."""
+    def add(self, nats, chars, norm, step):
+        """Counts a step's nats, and the characters of its targets; notes it if its loss or the norm
+        of its gradient is not finite."""
         self.nats, self.chars = self.nats + nats, self.chars + chars
-
-    def check(self, value, step):
-        """Notes a step whose value is not finite."""
-        self.bad = torch.where(torch.isfinite(value), self.bad, self.bad.clamp(max=step))
+        finite = torch.isfinite(nats) & torch.isfinite(norm)
+        self.bad = torch.where(finite, self.bad, self.bad.clamp(max=step))
 
     def read(self):
         """(sum of nats, characters) of this process."""
@@ -123,9 +116,7 @@ class Meter:
 
     def mean(self):
         """Mean loss in nats per character since the last call, over all processes."""
-        sums = machine.sum_over_processes(
-            torch.stack((self.nats, self.chars.to(self.nats.dtype)))
-        )
+        sums = machine.sum_over_processes(torch.stack((self.nats, self.chars.to(self.nats.dtype))))
         self.nats, self.chars = torch.zeros_like(self.nats), torch.zeros_like(self.chars)
         nats, chars = sums.tolist()
         return nats / chars if chars else None

@@ -13,47 +13,42 @@ import torch.distributed as dist
 
 
 def n_processes():
-    """How many processes train together."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank():
-    """The number of this process among them, from 0; the first alone writes files."""
+    """Returns the number of this process; the first, 0, alone writes files."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 @contextlib.contextmanager
 def processes(device):
-    """Joins the processes that torchrun started, if it did; in all but the first, standard output
-    is silent."""
+    """Joins the processes that torchrun started, if it did; all but the first print nothing."""
     if "RANK" not in os.environ or dist.is_initialized():
         yield
         return
     dist.init_process_group("nccl" if torch.device(device).type == "cuda" else "gloo")
     try:
-        with open(os.devnull, "w") as null, contextlib.redirect_stdout(
-            null if rank() else sys.stdout
-        ):
-            yield
+        with open(os.devnull, "w") as null:
+            with contextlib.redirect_stdout(null if rank() else sys.stdout):
+                yield
     finally:
         dist.destroy_process_group()
 
 
 def wait_for_all():
-    """Returns when every process has come here."""
     if n_processes() > 1:
         dist.barrier()
 
 
 def sum_over_processes(sums):
-    """The sum of a tensor over all processes, the same in each."""
     if n_processes() > 1:
         dist.all_reduce(sums)
     return sums
 
 
 def of_first_process(number):
-    """The first process's number: what is decided by a clock must be the same in all."""
+    """Returns the first process's number: what a clock decides must be the same in all."""
     numbers = [number]
     if n_processes() > 1:
         dist.broadcast_object_list(numbers)
@@ -61,10 +56,10 @@ def of_first_process(number):
 
 
 def parallel(model, device):
-    """The model as it is called in a step: its gradients are the means over all processes."""
+    """Returns the model as a step calls it: its gradients are the means over all processes."""
     if n_processes() == 1:
         return model
-    ids = [torch.device(device).index] if torch.device(device).type == "cuda" else None
+    ids = [device.index] if device.type == "cuda" else None
     return torch.nn.parallel.DistributedDataParallel(model, device_ids=ids)
 
 
@@ -72,7 +67,6 @@ def parallel(model, device):
 
 
 def reset_peak_memory(device):
-    """Starts a new measurement of peak memory (where the system can: Linux, CUDA)."""
     if torch.device(device).type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     else:
@@ -81,8 +75,7 @@ def reset_peak_memory(device):
 
 
 def peak_memory_bytes(device):
-    """Most memory in use since the last reset: of the GPU, or resident memory of the process; None
-    where the system does not say (no /proc, as on macOS)."""
+    """Returns the peak of GPU or resident memory since the last reset; None on macOS."""
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     with contextlib.suppress(OSError):
@@ -93,18 +86,14 @@ def peak_memory_bytes(device):
 
 
 def is_out_of_memory(error):
-    """True for the ways in which torch says that memory ran out."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-        isinstance(error, RuntimeError)
-        and any(
-            words in str(error)
-            for words in ("not enough memory", "can't allocate memory", "out of memory")
-        )
-    )
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    ways = ("not enough memory", "can't allocate memory", "out of memory")
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in ways)
 
 
 def device_name(device):
-    """For the record: "cpu", "cuda NVIDIA H200" and the like."""
+    """Returns "cpu", "cuda NVIDIA H200" and the like."""
     device = torch.device(device)
     name = f"cuda {torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type
     return name if n_processes() == 1 else f"{n_processes()} x {name}"

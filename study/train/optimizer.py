@@ -1,5 +1,6 @@
-"""The optimizer: Muon for the hidden matrices, AdamW for the rest; or AdamW alone. Which is which
-says the model (`Model.parameter_groups`)."""
+"""The optimizer: Muon for the hidden matrices (`Model.parameter_groups`), AdamW for the rest; or
+AdamW alone.
+"""
 
 import math
 
@@ -18,9 +19,8 @@ GRAM_FROM = 1.5  # columns over rows from which Newton-Schulz works on x x^T ins
 
 
 def schedule(done):
-    """Learning rate as a share of its peak after the share `done` of the run: linear warm-up, then
-    linear decay to 0
-    (Bergsma et al. 2025: to zero beats to a tenth)."""
+    """Returns the learning rate as a share of its peak after the share `done` of the run: warm-up,
+    then linear decay to 0 (Bergsma et al. 2025: to zero beats to a tenth)."""
     return min(done / WARMUP_SHARE, (1 - done) / (1 - WARMUP_SHARE), 1.0)
 
 
@@ -49,8 +49,8 @@ def newton_schulz(x):
 class Muon(torch.optim.Optimizer):
     """`plain_muon` for all matrices of one shape in the same calls, in the machine's precision.
 
-    A parameter stacked of several matrices (q, k, v of each head; the four gates of an LSTM) is
-    treated as these: the group's "blocks" say how many lie one above the other.
+    A parameter stacked of several matrices (q, k, v of each head; the gates of an LSTM) is treated
+    as these: "blocks" says how many.
     """
 
     def __init__(self, groups, lr, momentum=MOMENTUM, weight_decay=0.0):
@@ -82,12 +82,11 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalize(x):
-    """`newton_schulz` of each matrix of x (n, rows <= columns, columns).
+    """Returns `newton_schulz` of each matrix of x (n, rows <= columns, columns).
 
-    A step is x <- p x with p = a + b (x x^T) + c (x x^T)^2. Every p is a polynomial of the first
-    x x^T, so that for wide matrices all steps are taken on the small side's (rows, rows) and
-    applied once: at four times as many columns as rows the products cost 0.58 of those of the plain
-    iteration, at equal sides 1.2.
+    A step is x <- p x with p = a + b (x x^T) + c (x x^T)^2, a polynomial of the first x x^T: for
+    wide matrices all steps are taken on the small (rows, rows) and applied once. At four times as
+    many columns as rows that costs 0.58 of the plain iteration, at equal sides 1.2.
     """
     x = x.to(product_dtype(x.device))
     x = x / x.float().norm(dim=(1, 2), keepdim=True).clamp(min=1e-7).to(x.dtype)
@@ -108,31 +107,17 @@ def orthogonalize(x):
 
 
 def make_optimizers(model, run):
-    """The run's optimizers for a model. Learning rates are set by the loop as rate *
-    group["scale"]."""
+    """Returns the optimizers; the loop sets learning rates to rate * group["scale"]."""
     matrices, rest = model.parameter_groups()
     scale = 1.0 if run["recipe"] == "classic" else model.EMBEDDING_RATE[run["optimizer"]]
     groups = [{"params": rest, "scale": scale}]
     decay = {"scale": 1.0, "weight_decay": run["weight_decay"]}  # of the hidden matrices alone
     if run["optimizer"] == "adamw":
         groups.append({"params": [parameter for parameter, _ in matrices], **decay})
-    optimizers = [
-        torch.optim.AdamW(
-            groups,
-            lr=run["learning_rate"],
-            betas=BETAS,
-            weight_decay=0.0,
-            fused=rest[0].device.type in ("cpu", "cuda"),
-        )
-    ]
-    if run["optimizer"] == "muon":
-        optimizers.append(
-            Muon(
-                [
-                    {"params": [parameter], "blocks": blocks, **decay}
-                    for parameter, blocks in matrices
-                ],
-                run["learning_rate"],
-            )
-        )
-    return optimizers
+    fused = rest[0].device.type in ("cpu", "cuda")
+    rate = run["learning_rate"]
+    adamw = torch.optim.AdamW(groups, lr=rate, betas=BETAS, weight_decay=0.0, fused=fused)
+    if run["optimizer"] == "adamw":
+        return [adamw]
+    stacks = [{"params": [stack], "blocks": blocks, **decay} for stack, blocks in matrices]
+    return [adamw, Muon(stacks, rate)]

@@ -1,5 +1,4 @@
-"""Runs: what decides one (its plan and key), and how it is carried out in a root, from the lock to
-the record.
+"""Runs: what decides one (its plan and key), and how it is carried out, from lock to record.
 
 A *plan* is a dict of JSON values that decides the result; its key is their digest together with
 that of the data and of the code. `train` carries a plan out, continues an interrupted run from its
@@ -8,7 +7,6 @@ last state, and returns the record of a finished one without training.
     data = load_data(root)
     run = plan_run(data, RunSpec("transformer", "tiny", SIZES["tiny"], learning_rate=0.01))
     record = train(root, run, data, pick_device("auto"))
-    model, checkpoint = load_checkpoint(root / "checkpoints/transformer_tiny.pt")
 """
 
 import contextlib
@@ -20,7 +18,7 @@ import os
 import signal
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from study.stages.code_key import code_digest
@@ -58,7 +56,7 @@ CHECKPOINT_SECONDS = 60  # between saved states of a run
 
 @dataclass(frozen=True)
 class RunSpec:
-    """What is asked of a run. The rest of its plan follows from the data and the code."""
+    """What is asked of a run; the rest of its plan follows from the data and the code."""
 
     family: str
     size: str
@@ -84,8 +82,8 @@ class RunSpec:
 
 
 def plan_run(data, spec):
-    """Plans a run: returns a dict of JSON values with its name, model configuration, budget, costs
-    and key. ValueError if data_fraction and max_train_chars leave less than one window of text."""
+    """Returns the plan of a run: its name, model configuration, budget, costs and key. ValueError
+    if data_fraction and max_train_chars leave less than one window of text."""
     family_class = model_class(spec.family)
     tokens = subset(data.train, data.token_chars, spec.data_fraction, spec.max_train_chars)
     if len(tokens) <= BLOCK_SIZE < len(data.train):
@@ -93,55 +91,42 @@ def plan_run(data, spec):
             f"so little training text holds no window of {BLOCK_SIZE} tokens: it has"
             f" {len(tokens):,}"
         )
-    dropout = family_class.DROPOUT[spec.recipe] if spec.dropout is None else spec.dropout
-    weight_decay = spec.weight_decay
-    if weight_decay is None:
-        decays = spec.epochs > 1 and spec.recipe == "tuned" and not spec.start
-        weight_decay = WEIGHT_DECAY if decays else 0.0
-    batch_windows = spec.batch_windows or windows_per_step(
-        len(tokens) * spec.epochs, mean_chars(tokens, data.token_chars)
-    )
-    run = {
+    run = asdict(spec)
+    shape, dropout, name, start = (run.pop(key) for key in ("shape", "dropout", "name", "start"))
+    if dropout is None:
+        dropout = family_class.DROPOUT[spec.recipe]
+    if run["optimizer"] is None:
+        run["optimizer"] = RECIPES[spec.recipe]
+    if run["weight_decay"] is None:
+        decays = spec.epochs > 1 and spec.recipe == "tuned" and not start
+        run["weight_decay"] = WEIGHT_DECAY if decays else 0.0
+    if run["batch_windows"] is None:
+        chars_per_token = mean_chars(tokens, data.token_chars)
+        run["batch_windows"] = windows_per_step(len(tokens) * spec.epochs, chars_per_token)
+    if start:
+        run["start"] = start
+    run["config"] = {
         "family": spec.family,
-        "size": spec.size,
-        "seed": spec.seed,
-        "suite": spec.suite,
-        "recipe": spec.recipe,
-        "config": {
-            "family": spec.family,
-            "vocab_size": data.vocab_size,
-            "block_size": BLOCK_SIZE,
-            **spec.shape,
-            "dropout": dropout,
-            **family_class.recipe_flags(spec.recipe),
-        },
-        "learning_rate": spec.learning_rate,
-        "optimizer": spec.optimizer or RECIPES[spec.recipe],
-        "weight_decay": weight_decay,
-        "data_fraction": spec.data_fraction,
-        "max_train_chars": spec.max_train_chars,
-        "max_minutes": spec.max_minutes,
-        "epochs": spec.epochs,
-        "keep_best": spec.keep_best,
-        "batch_windows": batch_windows,
-        "data_digest": digest_tokens(tokens, data.val, data.test),
-        "tokenizer_digest": data.tokenizer_digest,
-        "code_digest": run_code(spec.family),
+        "vocab_size": data.vocab_size,
+        "block_size": BLOCK_SIZE,
+        **shape,
+        "dropout": dropout,
+        **family_class.recipe_flags(spec.recipe),
     }
-    if spec.start:
-        run["start"] = spec.start
-    planned = costs(run, tokens, data.token_chars)
-    run["key"] = value_digest({**run, **planned})
-    return {"name": spec.name or run_name(run), **run, **planned}
+    run["data_digest"] = digest_tokens(tokens, data.val, data.test)
+    run["tokenizer_digest"] = data.tokenizer_digest
+    run["code_digest"] = run_code(spec.family)
+    run |= costs(run, tokens, data.token_chars)
+    return {"name": name or run_name(run), **run, "key": value_digest(run)}
 
 
 def costs(run, tokens, token_chars):
-    """What a run takes if it is carried out to its end: steps, text, parameters, floating-point
-    operations."""
+    """Returns what a run takes: steps, text, parameters, floating-point operations."""
     with torch.device("meta"):
         model = build_model(run["config"])
     counts, flops_per_token = model.count_parameters(), model.flops_per_token()
     steps_per_epoch = math.ceil(n_windows(len(tokens)) / run["batch_windows"])
+    tokens_read = len(tokens) * run["epochs"]
     return {
         "steps": steps_per_epoch * run["epochs"],
         "steps_per_epoch": steps_per_epoch,
@@ -151,69 +136,52 @@ def costs(run, tokens, token_chars):
         "params_total": counts["total"],
         "params_non_embedding": counts["non_embedding"],
         "flops_per_token": flops_per_token,
-        "train_flops": flops_per_token * len(tokens) * run["epochs"],
-        "train_flops_6nd": 6.0 * counts["total"] * len(tokens) * run["epochs"],
+        "train_flops": flops_per_token * tokens_read,
+        "train_flops_6nd": 6.0 * counts["total"] * tokens_read,
     }
 
 
 def windows_per_step(n_tokens, chars_per_token=1.0):
-    """Windows a step for a run over so many tokens: a power of two times BATCH_WINDOWS where a
-    token is a character.
-
-    With tokens of several characters as many windows as hold that much text, so that models of all
-    alphabets take
-    equally many steps over a text: rounded, and at least one. (A window of 512 tokens is more music
-    then; that is what such an alphabet brings.)
+    """Returns the windows of a step: a power of two times BATCH_WINDOWS where a token is one
+    character, else as many as hold that much text: all tokenizers take equally many steps.
 
     >>> windows_per_step(600_000), windows_per_step(300_000, 2.0), windows_per_step(2_400_000, 2.6)
     (2, 1, 3)
     """
-    windows = BATCH_WINDOWS * 2 ** max(
-        0, round(math.log2(math.sqrt(n_tokens * chars_per_token / BATCH_TOKENS)))
-    )
-    return max(1, round(windows / chars_per_token))
+    doublings = round(math.log2(math.sqrt(n_tokens * chars_per_token / BATCH_TOKENS)))
+    return max(1, round(BATCH_WINDOWS * 2 ** max(0, doublings) / chars_per_token))
 
 
 def mean_chars(tokens, token_chars):
-    """Characters that a target of the training loss stands for, in the mean over a stream: 1 if
-    tokens are characters.
-    """
+    """Returns the mean of characters that a target of the training loss stands for."""
     n_ends = int((np.asarray(tokens) == END).sum())  # each with a BEGIN, which is no target
     return (count_chars(tokens, token_chars) + n_ends) / (len(tokens) - n_ends)
 
 
 @functools.cache
 def run_code(family):
-    """Digest of the code that decides what a run of this family gives: the loop, the record and the
-    family's class. Size tables, plans (their values are in the key), files, messages and other
-    families are not part of it."""
+    """Returns the digest of the code that decides what a run gives: the loop, the record and the
+    family's class; not size tables, plans (their values are in the key), files, other families."""
     return code_digest((Loop, make_record, model_class(family)))
 
 
 def run_name(run):
-    """family_size, and what differs from the headline's seed, the tuned recipe and all
-    sequences."""
-    return (
-        f"{run['family']}_{run['size']}"
-        + ("" if run["recipe"] == "tuned" else f"_{run['recipe']}")
-        + (f"_seed{run['seed']}" if run["seed"] != HEADLINE_SEED else "")
-        + (f"_frac{run['data_fraction']:g}" if run["data_fraction"] < 1 else "")
-    )
+    """Returns family_size, and what differs from the headline's runs."""
+    name = f"{run['family']}_{run['size']}"
+    if run["recipe"] != "tuned":
+        name += f"_{run['recipe']}"
+    if run["seed"] != HEADLINE_SEED:
+        name += f"_seed{run['seed']}"
+    if run["data_fraction"] < 1:
+        name += f"_frac{run['data_fraction']:g}"
+    return name
 
 
 def shape_of(config):
-    """The entries of a run's configuration that are its size's (those of SIZES)."""
-    others = {
-        "family",
-        "vocab_size",
-        "block_size",
-        "dropout",
-        *(
-            flag
-            for recipe in RECIPES
-            for flag in model_class(config["family"]).recipe_flags(recipe)
-        ),
-    }
+    """Returns the entries of a configuration that are its size's (those of SIZES)."""
+    others = {"family", "vocab_size", "block_size", "dropout"}
+    for recipe in RECIPES:
+        others |= model_class(config["family"]).recipe_flags(recipe).keys()
     return {key: value for key, value in config.items() if key not in others}
 
 
@@ -221,29 +189,18 @@ def shape_of(config):
 
 
 def train(root, run, data, device, again=False, weights=None):
-    """Carries out a run and returns its record (a dict). weights: the state dict that the plan's
-    `start` stands for.
+    """Carries out a run and returns its record. weights: the state dict that `start` stands for.
 
     Writes below root/checkpoints: NAME.pt, NAME.json (the record, last), NAME.curve.jsonl; while it
-    runs .NAME.state. A finished run is not repeated unless `again`; an interrupted one continues. Raises
-    Stopped when the loss is no number, when memory does not suffice for one window, or when another
-    process has this run.
+    runs .NAME.state. A finished run is not repeated unless `again`; an interrupted one continues.
+    Raises Stopped when the loss is no number, when memory does not suffice for one window, or when
+    another process has this run.
     """
     folder = Path(root) / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / f".{run['name']}.lock", "a+") as lock:
         if machine.rank() == 0:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                lock.seek(0)
-                raise Stopped(
-                    f"{run['name']} is being trained in this root by {lock.read()}; wait until it"
-                    " has ended, or stop it"
-                ) from None
-            lock.truncate(0)
-            lock.write(f"process {os.getpid()}, started {time.strftime('%F %T')}")
-            lock.flush()
+            _lock(lock, run["name"])
         record = None if again else finished(root, run)
         if record is None:
             if again and machine.rank() == 0:
@@ -259,9 +216,23 @@ def train(root, run, data, device, again=False, weights=None):
     return record
 
 
+def _lock(lock, name):
+    """Takes the lock of a run and writes who has it; Stopped if another process has it."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        raise Stopped(
+            f"{name} is being trained in this root by {lock.read()}; wait until it has ended, or"
+            " stop it"
+        ) from None
+    lock.truncate(0)
+    lock.write(f"process {os.getpid()}, started {time.strftime('%F %T')}")
+    lock.flush()
+
+
 def _to_the_end(loop, folder, asked_to_stop):
-    """Takes the steps of a run that are left, with a bar on the terminal; saves its state once a
-    minute, after the last step, and before it ends because a signal came."""
+    """Takes the steps that are left; saves the state once a minute, at the end, at a signal."""
     name, n_steps = loop.run["name"], loop.run["steps"]
     saved = load_state(folder, name, loop.run["key"])
     if saved is not None:
@@ -282,45 +253,39 @@ def _to_the_end(loop, folder, asked_to_stop):
             line = loop.advance()
             bar.update()
             if line:
-                bar.set_postfix(
-                    train=f"{line['train_nats_per_char']:.3f}",
-                    val=f"{line['val_nats_per_char']:.3f}",
-                )
+                losses = {
+                    split: f"{line[f'{split}_nats_per_char']:.3f}" for split in ("train", "val")
+                }
+                bar.set_postfix(losses)
                 if machine.rank() == 0:
-                    write_text(
-                        folder / f"{name}.curve.jsonl",
-                        "".join(json.dumps(line) + "\n" for line in loop.state.curve),
-                    )
-            if asked_to_stop or time.monotonic() - saved_at > CHECKPOINT_SECONDS:
-                save()
-                saved_at = time.monotonic()
+                    curve = "".join(json.dumps(line) + "\n" for line in loop.state.curve)
+                    write_text(folder / f"{name}.curve.jsonl", curve)
             if asked_to_stop:
                 break
+            if time.monotonic() - saved_at > CHECKPOINT_SECONDS:
+                save()
+                saved_at = time.monotonic()
+    save()
     if asked_to_stop:
         print(
             f"\n{name}: state saved after step {loop.state.step:,} of {n_steps:,}", file=sys.stderr
         )
-        raise KeyboardInterrupt("terminated" if asked_to_stop[0] == signal.SIGTERM else "")
-    save()
+        raise KeyboardInterrupt(asked_to_stop[0])
 
 
 @contextlib.contextmanager
 def _flag_on_signal():
-    """Yields a list that gets the signal when SIGTERM or SIGINT comes: the loop ends after the step
-    at hand."""
-    received = []
+    """Yields a list that gets a word at SIGTERM or SIGINT: the loop ends after its step."""
+    words = []
 
     def note(number, frame):
-        if received:  # the second time: at once
-            raise KeyboardInterrupt("terminated" if number == signal.SIGTERM else "")
-        received.append(number)
+        words.append("terminated" if number == signal.SIGTERM else "")
+        if len(words) > 1 and number == signal.SIGINT:  # Ctrl-C once more: at once
+            raise KeyboardInterrupt
 
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-    except ValueError:  # not in the main thread: signals are the caller's
-        before = {}
-    try:
-        yield received
+        yield words
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -330,20 +295,17 @@ def _flag_on_signal():
 
 
 def _write_record(loop, folder):
-    """Evaluates and writes a completed run; the record is written last."""
+    """Evaluates and writes a completed run, the record last."""
     name, device = loop.run["name"], loop.device
-    record = make_record(
-        loop.run,
-        loop.state,
-        loop.measure(),
-        {
-            "peak_memory_bytes": machine.peak_memory_bytes(device),
-            "device": machine.device_name(device),
-            "n_processes": machine.n_processes(),
-            "precision": precision(device),
-            "threads": torch.get_num_threads(),
-        },
-    )
+    measured = loop.measure()
+    measured_by = {
+        "peak_memory_bytes": machine.peak_memory_bytes(device),
+        "device": machine.device_name(device),
+        "n_processes": machine.n_processes(),
+        "precision": precision(device),
+        "threads": torch.get_num_threads(),
+    }
+    record = make_record(loop.run, loop.state, measured, measured_by)
     if machine.rank() == 0:
         save_checkpoint(folder / f"{name}.pt", loop.model.state_dict(), loop.run, record)
         record["checkpoint_sha256"] = file_digest(folder / f"{name}.pt")
@@ -356,12 +318,11 @@ def _write_record(loop, folder):
 
 
 def make_record(run, state, measured, measured_by):
-    """The record of an ended run: its plan, what was done of it, its losses in nats per character.
+    """Returns the record of an ended run: its plan, what was done of it, its losses.
 
-    state: `LoopState`; measured: {split: dict of `evaluate`}; measured_by: entries about machine
-    and memory.
+    state: `LoopState`; measured: {split: dict of `evaluate`}; measured_by: machine and memory.
     """
-    last = state.curve[-1]
+    last, val, test = state.curve[-1], measured["val"], measured["test"]
     share = min(1.0, last["step"] / run["steps"])  # below 1: max_minutes were over
     tokens_seen = int(run["train_tokens"] * run["epochs"] * share)
     return {
@@ -378,18 +339,16 @@ def make_record(run, state, measured, measured_by):
         "tokens_per_second": round(tokens_seen / state.seconds, 1),
         **measured_by,
         "train_nats_per_char": measured["train"]["nats_per_char"],
-        "train_eval_chars": measured["train"]["n_chars"],
-        "train_eval_tokens": measured["train"]["n_tokens"],
-        "val_nats_per_char": measured["val"]["nats_per_char"],
-        "val_bits_per_char": measured["val"]["bits_per_char"],
-        "val_chars": measured["val"]["n_chars"],
-        "val_tokens": measured["val"]["n_tokens"],
-        "val_loss_by_position": measured["val"]["loss_by_position"],
-        "test_nats_per_char": measured["test"]["nats_per_char"],
-        "test_bits_per_char": measured["test"]["bits_per_char"],
-        "test_chars": measured["test"]["n_chars"],
-        "test_tokens": measured["test"]["n_tokens"],
-        "test_nats_by_sequence": measured["test"]["nats_by_sequence"],
+        "val_nats_per_char": val["nats_per_char"],
+        "val_bits_per_char": val["bits_per_char"],
+        "val_chars": val["n_chars"],
+        "val_tokens": val["n_tokens"],
+        "val_loss_by_position": val["loss_by_position"],
+        "test_nats_per_char": test["nats_per_char"],
+        "test_bits_per_char": test["bits_per_char"],
+        "test_chars": test["n_chars"],
+        "test_tokens": test["n_tokens"],
+        "test_nats_by_sequence": test["nats_by_sequence"],
         "best_epoch": state.best["epoch"] if run["keep_best"] else None,
         "curve": f"{run['name']}.curve.jsonl",
     }

@@ -3,12 +3,8 @@
 A *suite* trains every size of a family, for every seed and share of the data asked for: the study's
 own sizes ("classical"), or those of `study/train/ladder.py`. It may be made in parts and by several
 processes at once; its manifest lists every run on disk that belongs to the family.
-
-The plan of the runs is `study/train/plan.py`, the training loop `Loop.advance` in
-`study/train/loop.py`.
 """
 
-import argparse
 import contextlib
 import fcntl
 import os
@@ -16,7 +12,7 @@ from pathlib import Path
 
 from study.stages.arguments import MAX_SEED, fail, list_of, name_list, number, stage_parser, whole
 from study.stages.files import file_digest, read_json
-from study.stages.process import cpu_count
+from study.stages.process import AGAIN, cpu_count
 from study.stages.stage import Stage
 
 import torch
@@ -29,64 +25,54 @@ from study.train.data import count_chars, load_data
 from study.train.jobs import threads_of, train_side_by_side
 from study.train.ladder import LADDER, PREDICTION, QUICK_WIDTH, width_of
 from study.train.loop import Stopped
-from study.train.plan import SUITES, Suite, has_ladder, plan_suite, replan, suite_sizes
+from study.train.plan import SUITES, Suite, plan_suite, replan
 from study.train.runs import HEADLINE_SEED, QUICK_TRAIN_CHARS, RECIPES, train
-from study.train.sweep import sweep_learning_rates
+
+# flags that decide the outputs; --only does not: a suite may be made in parts
+CONFIGURED = "seeds suite recipe data_fractions max_train_chars epochs max_minutes".split()
 
 
 def suite_main(script, model, sizes, rates, doc, argv=None, ladder_rate=None):
-    """Trains a family's suites; the main() of 04 and 05.
+    """Trains a family's suites; the main() of 04, 05 and 05b.
 
-    model: the family's class; sizes: {size: shape}; rates: {optimizer: {size: peak learning rate}},
-    found with
-    --sweep-lr; doc: the script's docstring; ladder_rate: (r, b) of rate = r * (width / 64)^-b,
-        found with --sweep-lr
-    --suite ladder (default: the tuned rate of the size most alike in width).
+    model: the family's class; sizes: {size: shape}; rates: {optimizer: {size: peak learning rate}};
+    ladder_rate: (r, b) of rate = r * (width / 64)^-b (default: the rate of the size most alike in
+    width); both found with benchmarks/sweep_learning_rates.py.
     """
-    args = suite_parser(doc).parse_args(argv)
-    name = Path(script).stem
+    args, name = suite_parser(doc).parse_args(argv), Path(script).name
+    suite = Suite(model, sizes, rates, ladder_rate)
     try:
         device = pick_device(args.device)
-        names = check_suite(args, model, sizes, device)
+        check_suite(args, suite, device)
     except ValueError as problem:
-        fail(f"{name}.py", str(problem), f"see: python {name}.py --help")
+        fail(name, str(problem), f"see: python {name} --help")
+    config = {"sizes": sizes, "learning_rates": rates, "ladder_rate": ladder_rate}
+    config |= {flag: getattr(args, flag) for flag in CONFIGURED}
     with machine.processes(device):
-        stage = Stage(script, args, suite_config(args, sizes, rates, ladder_rate), shared=True)
+        stage = Stage(script, args, config, shared=True)
         try:
             data = load_data(stage.root)
         except ValueError as problem:
-            fail(
-                f"{name}.py", str(problem), f"run: python 03_tokenize_split.py{stage.flags} --force"
-            )
-        suite = Suite(
-            model, suite_sizes(args.suite, model, sizes, data.vocab_size), rates, sizes, ladder_rate
-        )
-        if args.sweep_lr:
-            return sweep_learning_rates(stage, args, suite, names, data, device)
+            fail(name, str(problem), f"run: python 03_tokenize_split.py{stage.flags} --force")
         try:
-            runs = plan_suite(args, suite, data, names)
+            runs = plan_suite(args, suite, data)
         except ValueError as problem:
-            fail(
-                f"{name}.py",
-                str(problem),
-                "ask for more with --max-train-chars and --data-fractions",
-            )
+            fail(name, str(problem), "ask for more with --max-train-chars and --data-fractions")
         waiting = [run for run in runs if args.force or finished(stage.root, run) is None]
         if not waiting and stage.up_to_date():
-            return None
+            return
         with stage.writing() if machine.rank() == 0 else contextlib.nullcontext():
             if waiting:
                 if args.jobs > 1:
                     torch.set_num_threads(threads_of(args.jobs))
-                print_plan(waiting, data, device, args)
+                print_plan(waiting, data, device, args.jobs)
                 train_all(stage, args, waiting, data, device)
             if machine.rank() == 0:
                 finish_suite(stage, suite, data, runs, device)
 
 
 def train_all(stage, args, runs, data, device):
-    """Trains the runs that are left, one after the other or side by side, and prints a line for
-    each."""
+    """Trains runs, one after the other or side by side, and prints a line for each."""
     if args.jobs > 1 and len(runs) > 1:
         records = train_side_by_side(stage.root, runs, device, args.jobs, args.force)
     else:
@@ -101,44 +87,29 @@ def train_all(stage, args, runs, data, device):
                     flush=True,
                 )
     except Stopped as problem:
-        fail(
-            f"{stage.name}.py",
-            str(problem),
-            "what is finished is kept; the same command goes on from there",
-        )
+        fail(f"{stage.name}.py", str(problem), AGAIN)
 
 
 # ---------------------------------------------------------------- command line
 
 
 def suite_parser(doc):
-    """The command line of 04 and 05."""
     parser = stage_parser(doc, training=True)
     add = parser.add_argument
-    add(
-        "--only",
-        type=name_list,
-        metavar="SIZE[,SIZE]",
-        help="these sizes only, e.g. tiny,small",
-    )
+    add("--only", type=name_list, metavar="SIZE[,SIZE]", help="these sizes only, e.g. tiny,small")
     add(
         "--seeds",
         type=list_of(whole(0, MAX_SEED)),
         metavar="N[,N]",
-        help=(
-            f"one model a size for each of these seeds (default: {HEADLINE_SEED} + --seed; the"
-            " learning rates were chosen with 0 and 1)"
-        ),
+        help=f"one model a size for each, e.g. 2,3,4 (default: {HEADLINE_SEED} + --seed)",
     )
     add(
         "--suite",
-        type=suite_list,
+        type=list_of(str),
         metavar="SUITE[,SUITE]",
         help=(
-            f"classical: the study's sizes; ladder: {len(LADDER)} sizes of one depth from 3.5k to"
-            " 3.2M non-embedding parameters, the same in every family within 1%% (default: both;"
-            f" with --quick the ladder up to width {QUICK_WIDTH}; with --recipe classic and"
-            " --sweep-lr classical alone)"
+            f"classical: the study's sizes; ladder: {len(LADDER)} sizes of one depth, the same in"
+            " every family (default: both; with --recipe classic classical alone)"
         ),
     )
     add(
@@ -155,19 +126,13 @@ def suite_parser(doc):
         type=list_of(number(above=0, most=1)),
         metavar="F[,F]",
         default=[1.0],
-        help=(
-            "train every size on each of these shares of the training sequences; smaller shares lie"
-            " within larger ones (default: 1)"
-        ),
+        help="every size on each of these shares of the text, e.g. 0.25,0.5,1 (default: 1)",
     )
     add(
         "--max-train-chars",
         type=whole(1),
         metavar="N",
-        help=(
-            "characters of training text at most (default: all; with --quick"
-            f" {QUICK_TRAIN_CHARS:,})"
-        ),
+        help=f"of training text, at most (default: all; with --quick {QUICK_TRAIN_CHARS:,})",
     )
     add(
         "--epochs",
@@ -181,125 +146,75 @@ def suite_parser(doc):
         type=number(above=0),
         metavar="MIN",
         help=(
-            "minutes of training for each run at most, evaluation not counted: the learning rate"
-            " decays to zero by then (default: no limit)"
+            "of training for each run, evaluation not counted: the learning rate decays to zero by"
+            " then (default: no limit)"
         ),
-    )
-    add(
-        "--learning-rate",
-        type=number(above=0),
-        metavar="LR",
-        help="peak learning rate for all runs (default: as tuned)",
     )
     add(
         "--jobs",
         type=whole(1),
         metavar="K",
         help=(
-            "runs side by side, each a process with its share of the cores as threads (default: 1;"
-            " with --quick on CPUs as many as there are cores, so that results do not depend on"
-            " their number)"
-        ),
-    )
-    add(
-        "--sweep-lr",
-        nargs="?",
-        const="muon",
-        choices=("muon", "adamw"),
-        metavar="muon|adamw",
-        help=(
-            "train every size of --only at five or more learning rates a factor of 2 apart and"
-            " write docs/lr_sweep.json, .png and .svg, instead of the suite; with --suite ladder"
-            " docs/ladder_rates.* with the rule of its rates"
+            "runs side by side, each with its share of the cores as threads (default: 1; with"
+            " --quick on CPUs as many as there are cores)"
         ),
     )
     return parser
 
 
-def suite_list(text):
-    """A kind of argument: names of suites, separated by commas."""
-    names = [name.strip() for name in text.split(",")]
-    for name in names:
-        if name not in SUITES:
-            raise argparse.ArgumentTypeError(
-                f"there is no suite {name!r}; there are {', '.join(SUITES)}"
-            )
-    return names
-
-
-def check_suite(args, model, sizes, device="cpu"):
-    """The names of the sizes to train; ValueError for one that there is not. Fills in the defaults
-    that depend on other flags."""
+def check_suite(args, suite, device="cpu"):
+    """Fills in defaults, and `args.sizes`, the names of the sizes to train; ValueError if unfit."""
+    together = "RANK" in os.environ  # under torchrun
+    if args.jobs and args.jobs > 1 and together:
+        raise ValueError("--jobs: under torchrun the processes train one run together")
     args.seeds = args.seeds or [HEADLINE_SEED + args.seed]
     if args.quick and args.max_train_chars is None:
         args.max_train_chars = QUICK_TRAIN_CHARS
-    if args.jobs and args.jobs > 1 and "RANK" in os.environ:
-        raise ValueError("--jobs: under torchrun the processes train one run together")
-    on_cpu = torch.device(device).type == "cpu" and "RANK" not in os.environ
-    args.jobs = args.jobs or (cpu_count() if args.quick and on_cpu else 1)
+    if args.jobs is None:
+        alone = args.quick and torch.device(device).type == "cpu" and not together
+        args.jobs = cpu_count() if alone else 1
     if args.suite is None:
-        args.suite = (
-            ["classical"]
-            if args.recipe == "classic" or args.sweep_lr or not has_ladder(model)
-            else list(SUITES)
-        )
+        args.suite = list(SUITES)
+        if args.recipe == "classic" or not has_ladder(suite):
+            args.suite = ["classical"]
     if args.recipe == "classic" and "ladder" in args.suite:
         raise ValueError(
             "--recipe classic: the sizes of the ladder have no learned positions, and it has no"
             " others"
         )
-    known = suite_sizes(args.suite, model, sizes)
-    if not args.only:
-        return [
-            name
-            for name in known
-            if not (args.quick and name in LADDER and width_of(name) > QUICK_WIDTH)
-        ]
-    names = [name.removeprefix(f"{model.family}_") for name in args.only.split(",")]
-    unknown = [name for name in names if name not in known]
+    for name in set(args.suite) - set(SUITES):
+        raise ValueError(f"--suite: there is no suite {name!r}; there are {', '.join(SUITES)}")
+    known = suite.sizes(args.suite)
+    if args.only:
+        args.sizes = [name.removeprefix(f"{suite.family}_") for name in args.only.split(",")]
+    else:
+        too_wide = {size for size in LADDER if args.quick and width_of(size) > QUICK_WIDTH}
+        args.sizes = [name for name in known if name not in too_wide]
+    unknown = [name for name in args.sizes if name not in known]
     if unknown:
         raise ValueError(
             f"--only {','.join(unknown)}: there is no such size; there are {', '.join(known)}"
         )
-    return names
 
 
-def suite_config(args, sizes, rates, rule=None):
-    """What decides the outputs, for the stage's manifest. --only does not: a suite may be made in
-    parts."""
-    flags = (
-        "seeds",
-        "suite",
-        "recipe",
-        "data_fractions",
-        "max_train_chars",
-        "epochs",
-        "max_minutes",
-        "learning_rate",
-    )
-    return {
-        "sizes": sizes,
-        "learning_rates": rates,
-        "ladder_rate": rule,
-        **{flag: getattr(args, flag) for flag in flags},
-    }
+def has_ladder(suite):
+    """Returns False for a family whose class has no rule for the ladder."""
+    try:
+        return bool(suite.sizes(["ladder"]))
+    except ValueError:
+        return False
 
 
 # ---------------------------------------------------------------- what is said and written
 
 
-def print_plan(runs, data, device, args):
-    """Prints what is about to be trained, on how much of the text, and how long it should take
-    here."""
+def print_plan(runs, data, device, jobs):
+    """Prints what is about to be trained, and how long it should take here."""
+    amounts = " or ".join(f"{n:,}" for n in sorted({run["train_chars"] for run in runs}))
+    limit = runs[0]["max_train_chars"]
     print(
-        "training text:"
-        f" {' or '.join(f'{n:,}' for n in sorted({run['train_chars'] for run in runs}))} of"
-        f" {count_chars(data.train, data.token_chars):,} characters"
-        + (
-            f" (--max-train-chars {runs[0]['max_train_chars']})"
-            if runs[0]["max_train_chars"]
-            else ""
-        )
+        f"training text: {amounts} of {count_chars(data.train, data.token_chars):,} characters"
+        + (f" (--max-train-chars {limit})" if limit else "")
     )
     print(
         f"{'run':32} {'parameters':>11} {'non-emb.':>11} {'tokens':>12} {'steps':>8} {'FLOPs':>8}"
@@ -312,62 +227,49 @@ def print_plan(runs, data, device, args):
             f" {run['train_tokens'] * run['epochs']:12,} {run['steps']:8,}"
             f" {run['train_flops']:8.1e} {expected:8.1f}"
         )
-    together = max(sum(minutes) / args.jobs, max(minutes))
+    together = max(sum(minutes) / jobs, max(minutes))
     print(
         f"expected minutes of training: {together:.1f} on {machine.device_name(device)}"
-        + (f", {args.jobs} runs side by side" if args.jobs > 1 else ""),
+        + (f", {jobs} runs side by side" if jobs > 1 else ""),
         flush=True,
     )
 
 
 def finish_suite(stage, suite, data, runs, device):
     """Writes the manifest over every run of this family on disk that was made from this data by
-    this code: a suite may be made in parts, by several processes, and seeds or fractions may be
-    added to it."""
-    with open(stage.root / f"checkpoints/.{stage.name}.finish.lock", "a") as lock:
+    this code."""
+    folder = stage.root / "checkpoints"
+    with open(folder / f".{stage.name}.finish.lock", "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        planned = {run["name"]: run for run in runs}
-        complete = []
-        for path in sorted((stage.root / "checkpoints").glob(f"{suite.family}_*.json")):
+        planned, complete = {run["name"]: run for run in runs}, []
+        for path in sorted(folder.glob(f"{suite.family}_*.json")):
             record = read_json(path)
             run = planned.get(path.stem) or replan(record, suite, data)
             if run and finished(stage.root, run):
                 complete.append(record)
-        missing = sorted(set(planned) - {record["name"] for record in complete})
-        best = min(complete, key=lambda record: record["val_nats_per_char"], default=None)
-        outputs = [
-            f"checkpoints/{record['name']}{end}"
-            for record in complete
-            for end in (".pt", ".json", ".curve.jsonl")
-        ]
+        names = [record["name"] for record in complete]
+        missing = sorted(set(planned) - set(names))
+        summary = {"runs": len(complete)}
+        if missing:
+            summary["not yet trained"] = ", ".join(missing)
+        if complete:
+            best = min(complete, key=lambda record: record["val_nats_per_char"])
+            loss = f"{best['val_nats_per_char']:.4f} nats per character"
+            summary["best"] = f"{best['name']}, validation {loss}"
+        ends = (".pt", ".json", ".curve.jsonl")
         stage.finish(
-            outputs,
+            [f"checkpoints/{name}{end}" for name in names for end in ends],
             counts={"runs": len(complete)},
             device=machine.device_name(device),
-            extra={"missing": missing, **promise_of(stage.root, suite.family)},
-            summary={
-                "runs": len(complete),
-                **({"not yet trained": ", ".join(missing)} if missing else {}),
-                **(
-                    {
-                        "best": (
-                            f"{best['name']}, validation {best['val_nats_per_char']:.4f} nats per "
-                            "character"
-                        )
-                    }
-                    if best
-                    else {}
-                ),
-            },
+            extra={"missing": missing, **prediction_of(stage.root, suite.family)},
+            summary=summary,
         )
 
 
-def promise_of(root, family):
-    """Time and digest of a family's prediction that was made before its largest runs were trained,
-    for the manifest."""
-    promise = (read_json(root / PREDICTION) or {}).get(family)
-    return (
-        {"prediction": {"written": promise["written"], "sha256": file_digest(root / PREDICTION)}}
-        if promise
-        else {}
-    )
+def prediction_of(root, family):
+    """Returns time and digest of the prediction that was made before the largest runs."""
+    predicted = (read_json(root / PREDICTION) or {}).get(family)
+    if not predicted:
+        return {}
+    digest = file_digest(root / PREDICTION)
+    return {"prediction": {"written": predicted["written"], "sha256": digest}}

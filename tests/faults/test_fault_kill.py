@@ -191,21 +191,16 @@ def test_model_stages(name, how, n_times, root_for):
 def test_the_next_stage_refuses_half_made_input(root_for):
     """01 dies while it replaces one corpus by another; 02 does not take what it finds."""
     root = root_for("02_midi_to_abc")
-    seconds = 0.2
-    while True:
-        child = subprocess.Popen(
-            command("01_download", root, "--force"),
-            env=SINGLE_THREAD,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        time.sleep(seconds)
-        child.kill()
-        if child.wait() == 0:
-            pytest.skip("the stage was faster than every kill")
-        if (root / "data/01_download.running.json").exists():
-            break
-        seconds += 0.05
+    child = subprocess.Popen(
+        command("01_download", root, "--force"),
+        env=SINGLE_THREAD,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while child.poll() is None and not marker_path(root, "01_download").exists():
+        time.sleep(0.002)
+    child.kill()
+    assert child.wait() and marker_path(root, "01_download").exists()
     assert "unfinished" in run_stage("02_midi_to_abc", root, code=1)
     run_stage("01_download", root)
     run_stage("02_midi_to_abc", root)
