@@ -179,7 +179,7 @@ NORM = (0.0, 3.9, 12.0, 0.13, 0.19, 2.9)
 
 
 def test_terms_that_do_not_add_up_are_found_with_their_order():
-    """A grid of the law of Kaplan et al. 2020: no sum with a floor fits it, and none is needed."""
+    """A grid of the law of Kaplan et al. 2020: no sum fits it, and no E is needed."""
     entry, found, draws = fit_grid(grid(NORM), 200)
     assert entry["form"] == "order free" and entry["identified"] and entry["form_p"] < 1e-6
     for name, true in zip(shared_law.JOINT[3:], NORM[3:]):

@@ -35,24 +35,24 @@ def points(loss):
     return np.array([family, np.log(n), np.log(d), y, s])
 
 
-def fit(data, own=False, floor_only=False, kappa=None, weights=1.0, start=None):
-    """Fits the law; own: each family's own parameters; floor_only: E and kappa are shared."""
+def fit(data, own=False, one_E=False, kappa=None, weights=1.0, start=None):
+    """Fits the law; own: each family's own parameters; one_E: E and kappa are shared."""
     family, x, z, loss, saved = data
     present = np.unique(family)
     f, count = np.searchsorted(present, family), len(present)
     x, z, y = x - CENTER[0], z - CENTER[1], np.log(loss)
     place, bounds = {}, []
     for name, row in START.items():
-        each = name in "ab" or own or (floor_only and name != "E")
+        each = name in "ab" or own or (one_E and name != "E")
         place[name] = len(bounds) + (np.arange(count) if each else np.zeros(count, int))
         bounds += [row] * (count if each else 1)
     free_kappa = bool(kappa is None and saved.any())
     low, high, first = np.array(bounds + [(0, 1, 0.08)] * free_kappa).T
 
     def law(p, f, x, z, saved):
-        a, b, alpha, beta, inverse, floor = (p[place[name]][f] for name in START)
+        a, b, alpha, beta, inverse, e = (p[place[name]][f] for name in START)
         terms = np.logaddexp((a - alpha * x) / inverse, (b - beta * z) / inverse)
-        return floor + np.exp(inverse * terms) - (p[-1] if free_kappa else kappa or 0) * saved
+        return e + np.exp(inverse * terms) - (p[-1] if free_kappa else kappa or 0) * saved
 
     def residuals(p):
         return y - np.log(np.maximum(law(p, f, x, z, saved), 1e-3))
@@ -122,10 +122,10 @@ def main():
         drawn.append(fit(moved, start=found["p"])["values"])
     (share,) = [float(r["share"]) for r in read("second_occurrences.csv") if r["split"] == "val"]
     kappa = float(np.log(2) * share)
-    one_floor, separate = fit(data, floor_only=True), fit(data, own=True)
+    one_E, separate = fit(data, one_E=True), fit(data, own=True)
     forms = [fit(data, kappa=kappa), fit(points("test_nats_per_char"))]
     forms = [f["values"] for f in (*forms, fit(data[:, data[4] + 0.05 <= 0.3]))]
-    forms += [{name: v[i] for name, v in one_floor["families"].items()} for i in range(3)]
+    forms += [{name: v[i] for name, v in one_E["families"].items()} for i in range(3)]
     answer = {name: {"value": value, "interval": interval(name, found, *left, drawn, forms)}
               for name, value in found["values"].items()}
     answer["kappa_from_text"] = {"value": kappa}
@@ -135,7 +135,7 @@ def main():
     own = data[:, data[0] == 0]
     for name, rows in (("plain", own * [[1], [1], [1], [1], [0]]), ("with_copying", own)):
         answer[f"transformers_{name}"] = misfit(rows, fit(rows)) | fit(rows)["values"]
-    for name, general in (("one_E", one_floor), ("nothing_shared", separate)):
+    for name, general in (("one_E", one_E), ("nothing_shared", separate)):
         extra, dof = general["free"] - found["free"], n_runs - general["free"]
         less = (general["residuals"] ** 2).sum()
         p = special.fdtrc(extra, dof, (squares - less) / extra / (less / dof))

@@ -27,7 +27,6 @@ NO_VERDICT = {
     "verdict": "one amount",
     "identified": False,
     "reason": "several amounts of text were trained: the law of size and text answers",
-    "reason_in_short": "see the law of size and text",
 }
 CLASSICAL = (  # what is told of the original suite's own fit
     "alpha a c alpha_interval c_interval r_squared verdict identified reason n_sizes n_runs count"

@@ -79,12 +79,12 @@ def answer(rows, saved=None, share=None):
 
 def describe_law(grid, saved, points, found, share):
     """Returns what stands behind the numbers: rivals, tests, regions and forms tried."""
-    one_floor = shared.fit(points, shared.Shape(("E",)))
+    one_E = shared.fit(points, shared.Shape(("E",)))
     added = shared.fit(points, shared.Shape(sum=True))
     rivals = {"shared": (found, None), "k = 1": (added, shared.against(added, found))}
     if len(points.families) > 1:
         separate = shared.fit(points, shared.Shape(()))
-        rivals["exponents of each family, one E"] = one_floor, shared.against(found, one_floor)
+        rivals["exponents of each family, one E"] = one_E, shared.against(found, one_E)
         rivals["all of each family"] = separate, shared.against(found, separate)
     if points.saved.any():
         plain = shared.fit(points, shared.Shape(kappa=0.0))
@@ -108,8 +108,8 @@ def describe_law(grid, saved, points, found, share):
         "each_family": [
             {"family": family, **_alone(points.only(own))} for family, own in of_family.items()
         ],
-        "forms": forms(grid, saved, points, one_floor, share),
-        "E_profile": shared.profile_of_floor(found, points),
+        "forms": forms(grid, saved, points, one_E, share),
+        "E_profile": shared.profile_of_E(found, points),
     }
 
 
@@ -120,7 +120,7 @@ def _alone(points):
     return {**shared.quoted(found), "scatter": found.scatter, "regions": regions}
 
 
-def forms(grid, saved, points, one_floor, share):
+def forms(grid, saved, points, one_E, share):
     """Returns [{"form", "runs", "scatter", name of QUOTED: value}]: the same law under other
     choices. Their values widen the intervals that are quoted."""
     tried = []
@@ -135,7 +135,7 @@ def forms(grid, saved, points, one_floor, share):
         tried.append(("without the step", points.only(off), shared.ALL_SHARED))
     rows = [_form(name, shared.fit(own, shape)) for name, own, shape in tried]
     for i, family in enumerate(points.families if len(points.families) > 1 else []):
-        row = _form(f"exponents of the {family} alone, one E", one_floor, i)
+        row = _form(f"exponents of the {family} alone, one E", one_E, i)
         rows.append({**row, "runs": int((points.family == i).sum())})
     return rows
 

@@ -85,7 +85,7 @@ def _choices(chosen):
         yield "cut", f"from size {size}", above, {"at_n": n}
 
 
-def _estimate_alpha(rows, n=None, loss="val_nats_per_char", form="power_floor", at_n=None):
+def _estimate_alpha(rows, n=None, loss="val_nats_per_char", form="power_constant", at_n=None):
     """alpha under one choice with its interval and verdict; None where these runs cannot give
     it."""
     n = n or count_of(rows)
@@ -97,7 +97,7 @@ def _estimate_alpha(rows, n=None, loss="val_nats_per_char", form="power_floor", 
         return None
     # the Huber fit has no interval here, and both it and c = 0 are not judged
     word = interval = None
-    if form == "power_floor":
+    if form == "power_constant":
         fit = law.fit_power_law(sizes, losses)
         alpha, interval, word = fit.alpha, fit.alpha_interval, verdict(fit).word
     elif form == "huber":

@@ -140,11 +140,11 @@ def _model(points, columns, n_parameters, centers):
     rows = np.arange(len(points.n))
 
     def model(p):
-        log_a, log_b, alpha, beta, inverse, floor = (p[:, where[name]] for name in NAMES)
+        log_a, log_b, alpha, beta, inverse, E = (p[:, where[name]] for name in NAMES)
         terms = np.stack([log_a - alpha * x_n, log_b - beta * x_d]) / inverse
         both, part = log_sum_exp(terms)
         reducible = np.exp(inverse * both)
-        loss = np.maximum(floor + reducible - p[:, -1:] * points.saved, 1e-3)
+        loss = np.maximum(E + reducible - p[:, -1:] * points.saved, 1e-3)
         share = reducible / loss
         by_inverse = share * (both - (part * terms).sum(0))
         by_a, by_b = share * part[0], share * part[1]
@@ -157,11 +157,11 @@ def _model(points, columns, n_parameters, centers):
     return model
 
 
-def _bounds(points, shape, columns, n_parameters, floor):
+def _bounds(points, shape, columns, n_parameters, E):
     low, high = np.full(n_parameters, -15.0), np.full(n_parameters, 10.0)
     order = (1.0, 1.0) if shape.sum else INVERSE_ORDERS
-    floors = (0.0, 0.98 * points.loss.min()) if floor is None else (floor, floor)
-    ranges = (EXPONENT_BOUNDS, EXPONENT_BOUNDS, order, floors)
+    of_E = (0.0, 0.98 * points.loss.min()) if E is None else (E, E)
+    ranges = (EXPONENT_BOUNDS, EXPONENT_BOUNDS, order, of_E)
     for name, (least, most) in zip(SHARED, ranges):
         low[columns[name]], high[columns[name]] = least, most
     fixed = shape.kappa if points.saved.any() else 0.0
@@ -186,15 +186,15 @@ def _starts(points, columns, n_parameters):
     return starts
 
 
-def fit(points, shape=ALL_SHARED, floor=None, start=None):
+def fit(points, shape=ALL_SHARED, E=None, start=None):
     """Returns the Fit of log loss.
 
-    floor: E if it is given, for a profile; start: parameters of a fit of the same shape nearby.
+    E: where it is given, for a profile; start: parameters of a fit of the same shape nearby.
     """
     columns, n_parameters = _columns(shape, len(points.families))
     centers = np.log(points.n).mean(), np.log(points.d).mean()
     model = _model(points, columns, n_parameters, centers)
-    bounds = _bounds(points, shape, columns, n_parameters, floor)
+    bounds = _bounds(points, shape, columns, n_parameters, E)
     y = np.log(points.loss)
 
     def minimize(p, steps):
@@ -285,15 +285,15 @@ def spread(found, points):
     )
 
 
-def profile_of_floor(found, points, n_values=25):
+def profile_of_E(found, points, n_values=25):
     """Returns [low, high] of the E that an F test does not reject at 1 - LEVEL."""
     best, dof = found.squares, len(points.loss) - found.n_free
     inside = [float(values(found)["E"])]
-    for floor in np.linspace(0, 0.9 * points.loss.min(), n_values):
-        worse = fit(points, found.shape, floor, found.parameters)
+    for E in np.linspace(0, 0.9 * points.loss.min(), n_values):
+        worse = fit(points, found.shape, E, found.parameters)
         growth = max(worse.squares - best, 0.0) / max(best / dof, 1e-18)
         if special.fdtrc(1, dof, growth) > 1 - LEVEL:
-            inside.append(float(floor))
+            inside.append(float(E))
     return [min(inside), max(inside)]
 
 

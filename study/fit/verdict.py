@@ -1,8 +1,8 @@
 """What the points of a scaling law determine: the law against its rivals, and one of three words.
 
     open        the interval of alpha has no end, or a law without any exponent fits as well
-    bounded     both ends of the interval come from the data, but it is too wide, or its floor may
-        be none, to be quoted
+    bounded     both ends of the interval come from the data, but it is too wide, or c may be 0, to
+        be quoted
     identified  the interval is at most a factor of MOST_RATIO wide and both rivals are rejected
 
 A bounded interval alone says little: of simulated studies of five sizes whose truth is a line in
@@ -22,7 +22,10 @@ MOST_RATIO = 3
 # a rival is rejected where its p-value is below; 1 % in place of 5 % changed no verdict of the
 # designs with eight sizes, and left the wrong ones of weak designs as they are
 RIVAL_LEVEL = 1 - law.LEVEL
-RIVALS = {"power": "a law without floor (c = 0)", "log_linear": "a straight line in ln N"}
+RIVALS = {
+    "power": "a law without irreducible loss (c = 0)",
+    "log_linear": "a straight line in ln N",
+}
 
 
 class Verdict(NamedTuple):
@@ -47,21 +50,21 @@ def against_rivals(fit):
 
     Both are nested in the law, so the sum of squares grows by F(1, degrees of freedom of the noise)
     if they are true. Log-linear is the limit alpha -> 0 of the same curve as Box and Cox (1964)
-    write it, b - m (1 - N^-alpha) / alpha: only with a floor that runs off to minus infinity, which
-    c >= 0 excludes. So it needs its own test. Simulated under each rival's truth at 5 %, 0 to 3.2 %
-    are rejected wrongly.
+    write it, b - m (1 - N^-alpha) / alpha, with a c that runs off to minus infinity: c >= 0 excludes
+    it, so it needs its own test. Simulated under each rival's truth at 5 %, 0 to 3.2 % are rejected
+    wrongly.
     """
     if fit.noise_sd is None:
         return None
     rivals = {}
-    for form, squares in (("power", _squares_without_floor), ("log_linear", _squares_of_line)):
+    for form, squares in (("power", _squares_without_constant), ("log_linear", _squares_of_line)):
         growth = max(squares(fit) - fit.ss, 0.0) / law.variance_of(fit)
         p = float(special.fdtrc(1, fit.noise_dof, growth))
         rivals[form] = {"p_value": p, "rejected": p < RIVAL_LEVEL}
     return rivals
 
 
-def _squares_without_floor(fit):
+def _squares_without_constant(fit):
     """Smallest weighted sum of squares of a N^-alpha about the means."""
     log_n = np.log(fit.sizes) - np.log(fit.sizes).mean()
 
@@ -160,7 +163,7 @@ def _notes(fit):
     notes = []
     if fit.c <= 0:
         notes.append("the best c lies on its bound 0")
-    # happens to good fits: where the curve has come to its floor, noise puts one of two sizes below
+    # happens to good fits: where the curve is flat, noise puts one of two sizes below
     if fit.c >= fit.means.min():
         at = fit.sizes[int(fit.means.argmin())]
         notes.append(
