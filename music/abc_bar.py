@@ -1,9 +1,8 @@
 """Reads one stretch of music: notes, chords, rests and their signs between two bar lines or fields.
 
-Its reading depends on its text, the accidentals in force, the unit note length, the kind of meter
-and the open ties alone, and is remembered: music repeats itself, and every tune is read several
-times. As in abc2midi, an accidental holds for its letter in all octaves to the end of the bar; a
-tied note keeps its accidental across the bar line, the notes after it do not.
+Readings are remembered: music repeats itself, and every tune is read several times. As in abc2midi,
+an accidental holds for its letter in all octaves to the end of the bar; a tied note keeps its
+accidental across the bar line, the notes after it do not.
 """
 
 import re
@@ -72,8 +71,7 @@ class Stretch(NamedTuple):
 
 class Head(NamedTuple):
     """A note head as written. step: letters above the C of MIDI pitch 0; natural: MIDI pitch
-    without accidentals; alteration: of its own accidental, or None; over/under: its length in unit notes.
-    """
+    without accidentals; alteration: of its own, or None; over/under: its length in unit notes."""
 
     letter: int
     step: int
@@ -350,8 +348,7 @@ _SIGN_METHODS = {
 
 
 def read_stretch(text, alterations, unit, compound, ties):
-    """The Stretch of a text without bar lines and fields. Never raises: what it cannot read is in
-    `errors`.
+    """The Stretch of a text without bar lines and fields; what cannot be read is in its `errors`.
 
     alterations: of the seven letters, in force; unit: ticks of a unit note; compound: see
     `parse_meter`; ties: the open ones, ((step, pitch), ...).

@@ -16,11 +16,11 @@ MIN_NOTES, MIN_BARS, MIN_PITCHES, MAX_REST_SHARE = 16, 4, 4, 0.75
 
 
 class Check(NamedTuple):
-    """What `check_abc` finds. level: how many of the five flags hold from the first on;
-    bar_accuracy: share of the sounding bars that are read without error and exactly as long as
-    their meter (a shorter first or last bar counts as right; None if no bar sounds);
-    rest_bar_share: of the bars of all voices (None without bars). Counts are of the generated part.
-    errors: [(line, kind, message)], n_errors: all of them."""
+    """What `check_abc` finds in the generated part. level: how many of the five flags hold from the
+    first on; bar_accuracy: share of the sounding bars that are read without error and as long as
+    their meter (a first or last one may be shorter), None if no bar sounds; rest_bar_share: of the
+    bars of all voices, None without bars; errors: the first of n_errors, [(line, kind, message)].
+    """
 
     level: int
     header: bool
@@ -43,16 +43,13 @@ class Check(NamedTuple):
 
 
 def check_abc(text, prompt_chars=0):
-    """How far an ABC text is music, on the part after its first `prompt_chars` characters. Never
-    raises.
+    """How far an ABC text is music after its first `prompt_chars` characters. Never raises.
 
-    The five flags, of which `level` counts those that hold from the first on:
+    The five flags:
     header   X: first, K: parses and ends the header, M: L: Q: parse where they stand
-    tokens   every character is read by the grammar; brackets, slurs and tuplets closed; pitches
-        within 0-127
+    tokens   every character is read; brackets, slurs and tuplets closed; pitches within 0-127
     content  at least 16 notes, 4 bars, 4 different pitches; at most 75 % of the bars are rests
-    meter    every bar exactly as long as its meter; a shorter first or last bar of a voice is let
-        pass, a longer never
+    meter    every bar exactly as long as its meter; only a voice's first or last may be shorter
     aligned  all voices have the same number of bars of the same lengths (the last bar let pass)
     """
     try:
@@ -114,8 +111,7 @@ def check_abc(text, prompt_chars=0):
 def _first_generated(voice, text, prompt_chars):
     """(index of a voice's first bar, of its first note) after the prompt.
 
-    A bar in which the prompt ends counts as generated: the model had to fill it up. Of its notes
-    those count whose heads stand after the prompt."""
+    A bar in which the prompt ends counts as generated, and its notes whose heads come after it."""
     first_bar = next(
         (i for i, bar in enumerate(voice.bars) if bar.end > prompt_chars), len(voice.bars)
     )

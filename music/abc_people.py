@@ -2,9 +2,9 @@
 
     tunes = read_people(data, "reels.abc")     # [PeoplesTune(title, line, text, reason, mended)]
 
-Faults are mended (`abc_mending`); what cannot be read says its line and why. Bars are read by the
-strict reader's own `read_stretch`, so that a note means the same here and there. As in the training
-text, repeats are written once, and ornaments, words and chord symbols are left out.
+Faults are mended (`abc_mending`); what cannot be read says its line and why. A note means what it
+means to the strict reader: both read bars with `read_stretch`. Repeats are written once, without
+ornaments, words and chord symbols.
 """
 
 import re
@@ -40,9 +40,8 @@ DEFAULT_TEMPO, SLOWEST = 120, 40  # quarter notes a minute
 
 
 class PeoplesTune(NamedTuple):
-    """A tune of a book. line: of the book, where it begins; text: in normal form, None if it cannot
-    be read, and reason says why; mended: {kind of fault: how often}; composer, rights: what
-    C: and R: say."""
+    """A tune of a book. line: where it begins; text: in normal form, None if it cannot be read for
+    `reason`; mended: {kind of fault: how often}; composer, rights: what C: and R: say."""
 
     title: str
     line: int
@@ -70,8 +69,8 @@ class _Bar(NamedTuple):
 
 
 class _Voice:
-    """A voice while it is read: what is in force, the bar that is not closed yet, its bars, and
-    where the first ending of the present section begins."""
+    """A voice while it is read. text, line: of the bar that is not closed yet; first_ending: index
+    of its first bar, in the present section."""
 
     def __init__(self, tune):
         self.key, self.unit, self.meter, self.compound = (
@@ -90,9 +89,8 @@ _BAR_LINE = re.compile(r"(?:[:|]*\[?\|[|\]:]*|::+)(?:[ \t]*\[?\d(?:[-,.]?\d)*)?|
 
 
 class _Reader:
-    """Reads one raw tune. voices: {name: _Voice}; signatures, tempos: {number of the bar: value};
-    n_foreign, first_foreign: signs that are no music, and (line, message) of the first;
-    last_endings: of several endings only the last one stays."""
+    """Reads a RawTune. voices: {name: _Voice}; signatures, tempos: {number of the bar: value};
+    n_foreign, first_foreign: signs that are no music, and (line, message) of the first."""
 
     def __init__(self, raw, last_endings):
         self.mended, self.voices, self.voice = Counter(raw.mended), {}, None
@@ -295,8 +293,7 @@ class _Reader:
         return read
 
     def tie(self, voice, number, read, notes):
-        """Lengthens the notes that ties from before lead on, and notes which ties are open now.
-        notes: of the bar, this stretch's last."""
+        """Lengthens the notes that ties from before lead on, and notes which ties are open now."""
         before, own = voice.ties.get(number, ()), notes[len(notes) - len(read.onsets) :]
         for i, ticks in read.joined:
             before[i][2][1] += ticks
@@ -362,7 +359,7 @@ def bar_plan(voices, mended):
     """(bar lines as they are written, [(first bar, (n, d))], place of every bar as read).
 
     Bars that a repeat sign cuts in two become one; a short bar gets rests, a long one a meter of
-    its own, or several bars where it holds several. Lengths and places in units."""
+    its own, or becomes several. In units."""
     n_bars = max(map(len, voices))
     if n_bars > MAX_BARS:
         raise _Unreadable(f"more than {MAX_BARS:,} bars")
@@ -408,8 +405,8 @@ def bar_plan(voices, mended):
 
 
 def on_grid(track, on, off, beats):
-    """Onsets and ends as ints on a grid that can be written: exact in 64ths and in tuplets of 3, 5,
-    6, 7 and 9 in a beat that they fill; others move to the nearest 64th."""
+    """Onsets and ends as ints, exact in 64ths and in tuplets of 3, 5, 6, 7 and 9 in a beat that they
+    fill; others move to the nearest 64th."""
     edges = np.concatenate([on, off])
     exact = np.rint(edges).astype(np.int64)
     odd = (np.abs(edges - exact) > 1e-3) | (exact % SIXTY_FOURTH != 0)

@@ -2,15 +2,13 @@
 
     tune = read_abc(text)        # in exact fractions; AbcError says line and reason
 
-One reader serves the converter's self-check, the cutting of long tunes, the statistics and the
-judging of samples (`abc_check`), so that all mean the same by *note* and *bar*. It refuses overlays
-(`&`), nested tuplets, microtones and transposing clefs rather than guess; repeats are read once, in
-written order.
-
-Inside, time is counted in integer ticks, TICKS to the quarter note (`abc_fields`); the music
-between two bar lines is read by `abc_bar`.
+One reader serves converter, cutting, statistics and the judge of samples (`abc_check`), so that all
+mean the same by *note* and *bar*. It refuses overlays (`&`), nested tuplets, microtones and
+transposing clefs rather than guess; repeats are read once. Inside, time is counted in integer ticks
+(`abc_fields`).
 """
 
+import contextlib
 import re
 from fractions import Fraction
 from functools import lru_cache
@@ -41,8 +39,7 @@ class AbcError(ValueError):
 
 
 class Note(NamedTuple):
-    """A sounding note, tied heads joined. Times in quarter notes from the tune's start; pitch is
-    MIDI's."""
+    """A sounding note, tied heads joined; times in quarter notes from the tune's start."""
 
     onset: Fraction
     duration: Fraction
@@ -50,9 +47,8 @@ class Note(NamedTuple):
 
 
 class Bar(NamedTuple):
-    """One bar of one voice. length: what its notes and rests fill; meter: what M: asks (None:
-    free); text: its exact source without the closing bar line; n_notes: note heads that sound in it
-    (tied ones too)."""
+    """A bar of a voice. length: of its notes and rests; meter: what M: asks (None: free); text: its
+    source without the closing bar line; n_notes: note heads, tied ones too."""
 
     onset: Fraction
     length: Fraction
@@ -69,11 +65,10 @@ class Voice(NamedTuple):
 
 
 class Tune(NamedTuple):
-    """A tune. fields: first value of every header field by its letter; key, meter: as written (`G`,
-    `4/4`); tempo: quarter notes per minute or None; tempos, meters,
-    keys: [(onset, value)] with the changes inside the tune, the start first; ticks: [(voice name,
-    onsets, durations, pitches)] in integer ticks; warnings: ties that lead nowhere, [(line, kind,
-    message)]."""
+    """A tune. fields: first value of every header field by its letter; key, meter: as written;
+    tempo: quarter notes per minute or None; tempos, meters, keys: [(onset, value)], the start
+    first; ticks: [(voice name, onsets, durations, pitches)]; warnings: ties that lead nowhere,
+    [(line, kind, message)]."""
 
     fields: dict
     key: str
@@ -230,15 +225,12 @@ class Reader:
         elif letters[-1] != "K":
             self.error(number, "header", "no K: at the end of the header")
         self.unit = self.unit or default_unit(self.meter)
-        if "Q" in self.fields:
-            try:
-                # `Q:120` counts unit notes, known only now
-                self.tempo = parse_tempo(self.fields["Q"], self.unit)
-            except ValueError:
-                pass  # counted in the header
+        self.tempo_text = self.fields.get("Q")
+        with contextlib.suppress(ValueError):  # counted in the header
+            # `Q:120` counts unit notes, known only now
+            self.tempo = parse_tempo(self.tempo_text or "", self.unit)
         for voice in self.voices.values():
             voice.begin(self)
-        self.tempo_text = self.fields.get("Q")
         self.voice = next(iter(self.voices.values())) if len(self.voices) == 1 else None
 
     # ------------------------------------------------ body
@@ -252,10 +244,8 @@ class Reader:
             elif not ended:
                 self.body_line(raw, at, number)
             elif clean_line(raw):  # comments may follow
-                if raw[:2] == "X:":
-                    self.error(number, "second tune", "a second tune begins")
-                else:
-                    self.error(number, "after end", "text after the empty line that ends the tune")
+                kind = "second tune" if raw[:2] == "X:" else "after end"
+                self.error(number, kind, "text after the empty line that ends the tune")
                 break
             at += len(raw) + 1
 
@@ -324,15 +314,13 @@ class Reader:
         if not match:
             self.error(number, "voice", f"no name of a voice: {value[:40]!r}")
             return self.voice or self.set_voice("1", number)
-        name = match.group(1)
-        voice = self.voices.get(name)
-        if voice is None:
-            if len(self.voices) >= MAX_VOICES:
-                self.error(number, "limit", f"more than {MAX_VOICES} voices")
-                voice = next(iter(self.voices.values()))
-            else:
-                voice = self.voices[name] = _VoiceReader(name)
-                voice.begin(self)
+        voice = self.voices.get(match.group(1))
+        if voice is None and len(self.voices) >= MAX_VOICES:
+            self.error(number, "limit", f"more than {MAX_VOICES} voices")
+            voice = next(iter(self.voices.values()))
+        elif voice is None:
+            voice = self.voices[match.group(1)] = _VoiceReader(match.group(1))
+            voice.begin(self)
         if transposes(value):
             self.error(number, "voice", f"transposing voices are not supported: {value[:40]}")
         if not declare:
@@ -481,14 +469,7 @@ class Reader:
 
 def clean_line(line, keep_left=False):
     """A line without its comment, the blanks at its end and a closing backslash."""
-    percent = line.find("%")
-    while percent > 0 and line[percent - 1] == "\\":
-        percent = line.find("%", percent + 1)
-    if percent >= 0:
-        line = line[:percent]
-    line = line.rstrip()
-    if line.endswith("\\"):
-        line = line[:-1].rstrip()
+    line = re.split(r"(?<!\\)%", line, maxsplit=1)[0].rstrip().removesuffix("\\").rstrip()
     return line if keep_left else line.lstrip()
 
 
@@ -505,9 +486,8 @@ def read_abc(text, strict=True):
     if not isinstance(text, str):
         raise AbcError(1, "header", "no text")
     reader = Reader(text, strict=strict)
-    quarters = lru_cache(maxsize=None)(
-        lambda ticks: Fraction(ticks, TICKS)
-    )  # slower than reading a note
+    # making a Fraction takes longer than reading the note
+    quarters = lru_cache(maxsize=None)(lambda ticks: Fraction(ticks, TICKS))
     voices, ticks = [], []
     for voice in reader.sounding_voices():
         bars = [

@@ -1,8 +1,8 @@
 """Notes to play and to print: MIDI and MusicXML from the events of `read_abc`.
 
-music21 writes the MusicXML from our own note events: its ABC reader gets accidentals and tied
-chords wrong (18 % of its notes are not in the source). What is seen is what is heard: in every form
-each voice's next bar begins where the score begins it (`at_bar_lines`). Generated text is hostile.
+music21 writes the MusicXML, but does not read the ABC: 18 % of its notes are not in the source. What
+is seen is what is heard: in every form a voice's next bar begins where the score begins it
+(`at_bar_lines`). Generated text is hostile.
 """
 
 import bisect
@@ -73,9 +73,8 @@ def bar_starts(tune):
 
 
 def at_bar_lines(tune):
-    """The tune with every voice's bars where the score has them (`bar_starts`); the tune itself if
-    no voice moves. A bar of the wrong length ends at the next bar line, and a note tied over it
-    sounds on up to it. `ticks` stay as they were read."""
+    """The tune with every voice's bars where the score has them (`bar_starts`), the tune itself if
+    no voice moves; a note tied over a wrong bar sounds on up to the bar line. `ticks` stay."""
     starts = bar_starts(tune)
     if all(bar.onset == start for voice in tune.voices for bar, start in zip(voice.bars, starts)):
         return tune
@@ -305,8 +304,8 @@ def _clef(voice):
 
 
 def _write_rest(measure, length, meter):
-    """A bar in which a voice is silent. Readers take a rest of a whole measure, and a whole rest
-    that stands alone, for as long as the meter: other bars get rests of their own lengths."""
+    """A bar in which a voice is silent. Readers take a whole rest that stands alone for as long as
+    the meter: other bars get rests of their own lengths."""
     from music21 import note
 
     if length == meter:

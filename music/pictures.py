@@ -1,8 +1,7 @@
 """Pictures of a text: its engraved score and its piano roll, as SVG and PNG.
 
-verovio only engraves what music21 wrote: it draws several ABC voices one after the other instead of
-above each other. It can crash and hang on generated text, and runs in a child process with a time
-limit. No file is written.
+verovio engraves what music21 wrote: of ABC it draws several voices one after the other. It can crash
+and hang, and runs in a child process with a time limit.
 """
 
 import math
@@ -120,8 +119,8 @@ ROLL_BAR_NUMBERS = 16  # at most so many are written
 
 def piano_roll(tune, given=None):
     """All notes of a tune as an SVG picture, None for a tune without notes: time to the right,
-    pitch upward, a colour for each voice. given: {voice: bars} of a prompt, shaded. Only numbers of
-    the tune enter the picture, no text."""
+    pitch upward, a colour for each voice. given: {voice: bars} of a prompt, shaded. No text of the
+    tune enters the picture."""
     if not has_notes(tune):
         return None
     tune, starts = at_bar_lines(tune), bar_starts(tune)

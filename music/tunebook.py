@@ -53,13 +53,11 @@ def trim_to_bars(text):
 
 
 def cut_tune(text, max_chars, min_chars=0):
-    """Cuts a long tune into pieces of whole bars: [(number of bars before the piece, its ABC
-    text)].
+    """Cuts a tune into pieces of whole bars: [(bars before the piece, its ABC text)].
 
-    Every piece repeats the header, with the meter, key and tempo that hold where it starts, and has
-    at most max_chars characters unless one group of bars alone is longer. The pieces are about
-    equally long; min_chars is kept wherever the bars allow. A tie over a cut is dropped: the note
-    is struck again with its accidental written out. Raises AbcError.
+    Every piece repeats the header, with the meter, key and tempo that hold where it starts. Pieces
+    are about equally long, and max_chars and min_chars are kept wherever the bars allow. A note
+    tied over a cut is struck again with its accidental written out. Raises AbcError.
     """
     if len(text) <= max_chars:
         return [(0, text)]
@@ -76,9 +74,9 @@ def cut_tune(text, max_chars, min_chars=0):
 
 
 def piece_of_bars(reader, first, stop):
-    """(ABC text of a tune's bars from number `first` to before number `stop`, both from 0; how many
-    bars precede it; how many precede its end). It begins and ends where all voices are at a bar
-    line, not behind `first` and `stop`. reader: of the tune, strict."""
+    """(ABC text of a tune's bars from number `first` to before number `stop`, both from 0; bars
+    before it; bars before its end), cut where all voices are at a bar line, not behind `first` and
+    `stop`. reader: of the tune, strict."""
     total = max((len(voice.bars) for voice in reader.sounding_voices()), default=0)
     points = [(reader.body_from, 0, None), *_cut_points(reader, total)]
     begin, end = (
@@ -95,8 +93,7 @@ def _header_lines(reader):
 def _even_cuts(places, room, least):
     """Indices of the places to cut at, the first and the last among them.
 
-    Each piece aims at an equal share of what is left, in as few pieces as `room` allows; the last
-    one keeps `least` characters where it can."""
+    Pieces are few and even; the last one keeps `least` characters where it can."""
     chosen = [0]
     while chosen[-1] < len(places) - 1:
         first = chosen[-1]
@@ -184,8 +181,7 @@ def _opening(text, before, opening):
     """How a piece begins after a cut: (its values of M: K: L: Q:, {bar: its new text}).
 
     before: {voice: its last bar before the cut}; opening: the first bar of every voice after it.
-    Changes right at the cut move into the header; what was tied over the cut is struck again with
-    its accidental."""
+    Changes right at the cut move into the header."""
     values, rewritten = dict(zip("MKLQ", next(iter(before.values())).after)), {}
     # tempo is of the tune, not of a voice
     values["Q"] = max(before.values(), key=lambda bar: bar.closed).after[3]
