@@ -84,7 +84,7 @@ class Head(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def read_head(token):
-    """The Head of a note's text: `C` is middle C, `c` an octave above.
+    """Returns the Head of a note's text: `C` is middle C, `c` an octave above.
 
     >>> read_head("^f'3/2-")
     Head(letter=3, step=52, natural=89, alteration=1, over=3, under=2, tied=True)
@@ -104,8 +104,8 @@ def read_head(token):
 
 @lru_cache(maxsize=4096)
 def _fraction(text):
-    """`3/2` -> (3, 2), `/` -> (1, 2), `//` -> (1, 4), `` -> (1, 1); what is none, such as `//3`, ->
-    (1, 0)."""
+    """Reads `3/2` as (3, 2), `/` as (1, 2), `//` as (1, 4), `` as (1, 1); what is none, such as
+    `//3`, as (1, 0)."""
     over, _, _ = text.partition("/")
     slashes, digits = text.count("/"), text.rpartition("/")[2]
     if not digits or not slashes:
@@ -114,8 +114,8 @@ def _fraction(text):
 
 
 def _read_token(token):
-    """(kind, heads, numerator, denominator, all tied) of a token; kind is "sound" for a note, a
-    chord or a rest (without heads). `[C2E2]3` sounds for 6."""
+    """Returns (kind, heads, numerator, denominator, all tied) of a token; kind is "sound" for a
+    note, a chord or a rest (without heads). `[C2E2]3` sounds for 6."""
     kind = _KIND.match(token).lastgroup
     if kind == "note":
         head = read_head(token)
@@ -138,16 +138,16 @@ _read_short_token = lru_cache(maxsize=1 << 14)(_read_token)
 
 @lru_cache(maxsize=16)
 def _broken_factor(signs):
-    """(numerator, denominator) for the first note by `>` (1), `>>` (2), `<` (-1), ...; the second
-    gets -signs. `a>b` is 3/2 and 1/2, `a>>b` 7/4 and 1/4; `<` the other way round."""
+    """Returns (numerator, denominator) for the first note by `>` (1), `>>` (2), `<` (-1), ...; the
+    second gets -signs. `a>b` is 3/2 and 1/2, `a>>b` 7/4 and 1/4; `<` the other way round."""
     short = Fraction(1, 2 ** abs(signs))
     return (2 - short if signs > 0 else short).as_integer_ratio()
 
 
 @lru_cache(maxsize=1024)
 def _read_tuplet(text, compound):
-    """(notes, numerator, denominator) of `(p:q:r`: the next r notes, each q/p of its length; (0, 1,
-    1) if it is none. `(3` is `(3:2:3` (ABC 2.1, section 4.13)."""
+    """Returns (notes, numerator, denominator) of `(p:q:r`: the next r notes, each q/p of its
+    length; (0, 1, 1) if it is none. `(3` is `(3:2:3` (ABC 2.1, section 4.13)."""
     p, q, r = (text[1:].split(":") + ["", ""])[:3]
     p = int(p)
     if p < 2 or q == "0" or r and not int(r):
@@ -175,7 +175,7 @@ class _StretchReader:
         self.tuplet_left, self.tuplet_over, self.tuplet_under = 0, 1, 1
 
     def sound(self, token, heads, over, under, all_tied):
-        """A note, a chord or a rest: what takes time."""
+        """Hears a note, a chord or a rest: what takes time."""
         if self.rest_bars:
             self.errors.append(("token", "music beside a rest of whole bars"))
         self.timed = True
@@ -208,7 +208,7 @@ class _StretchReader:
         self.now += ticks
 
     def in_rhythm(self, over, under):
-        """A length inside the tuplet and after the broken rhythm that wait for it."""
+        """Returns a length inside the tuplet and after the broken rhythm that wait for it."""
         if self.tuplet_left:
             over, under = over * self.tuplet_over, under * self.tuplet_under
             self.tuplet_left -= 1
@@ -218,7 +218,7 @@ class _StretchReader:
         return over, under
 
     def ticks_of(self, over, under, token):
-        """Ticks of over/under unit notes; 0 if it is no length."""
+        """Returns ticks of over/under unit notes; 0 if it is no length."""
         length = self.unit * over
         if not over or not under:
             self.errors.append(("length", "a note without length"))
@@ -231,7 +231,8 @@ class _StretchReader:
         return 0
 
     def ticks_in_chord(self, head, first, ticks):
-        """Ticks of one head of a chord whose first head has `ticks`: `[C4E2]` ends E before C."""
+        """Returns ticks of one head of a chord whose first head has `ticks`: `[C4E2]` ends E before
+        C."""
         if (head.over, head.under) == (first.over, first.under) or not head.under or not first.over:
             return ticks
         if not head.over:
@@ -239,7 +240,7 @@ class _StretchReader:
         return ticks * head.over * first.under // (head.under * first.over)
 
     def pitch_of(self, head):
-        """(MIDI pitch, the open tie that this head continues or None)."""
+        """Returns (MIDI pitch, the open tie that this head continues or None)."""
         letter, step, natural, alteration = head[:4]
         if self.ties and alteration is None:
             for tie in self.ties:
@@ -270,7 +271,7 @@ class _StretchReader:
             self.errors.append(("tuplet", f"no tuplet: {token}"))
 
     def broken_rhythm(self, token):
-        """`>` or `<`: changes what sounds before it now, and what comes after it then."""
+        """Changes what sounds before `>` or `<` now, and what comes after it then."""
         if self.last is None or self.broken:
             self.errors.append(("broken rhythm", f"{token} without a note before it"))
             return
@@ -288,12 +289,12 @@ class _StretchReader:
         self.now += ticks * over // under - ticks
 
     def slur_sign(self, token):
-        """Slurs change no note; a text with open ones is not well-formed."""
+        """Counts slurs: they change no note; a text with open ones is not well-formed."""
         self.slur += 1 if token == "(" else -1
         self.slur_low = min(self.slur_low, self.slur)
 
     def whole_rest(self, token):
-        """`Z4`: four bars of rest in this voice, whatever their meter."""
+        """Rests in whole bars of this voice: `Z4` is four, whatever their meter."""
         if self.timed or self.rest_bars:
             self.errors.append(("token", f"{token} does not stand alone in its bar"))
         self.rest_bars = int(token[1:] or 1)
@@ -301,7 +302,7 @@ class _StretchReader:
             self.errors.append(("length", "a rest without length"))
 
     def grace_notes(self, token):
-        """`{^ga}`: no notes, but their accidentals hold (so in abc2midi)."""
+        """Takes over the accidentals of `{^ga}`, which hold (so in abc2midi); it is no notes."""
         inside = token[1:-1]
         if not _GRACE.fullmatch(inside) or not inside.strip("/ \t"):
             self.errors.append(("grace", f"no grace notes: {token[:40]}"))
@@ -348,7 +349,8 @@ _SIGN_METHODS = {
 
 
 def read_stretch(text, alterations, unit, compound, ties):
-    """The Stretch of a text without bar lines and fields; what cannot be read is in its `errors`.
+    """Returns the Stretch of a text without bar lines and fields; what cannot be read is in its
+    `errors`.
 
     alterations: of the seven letters, in force; unit: ticks of a unit note; compound: see
     `parse_meter`; ties: the open ones, ((step, pitch), ...).

@@ -43,7 +43,7 @@ class Check(NamedTuple):
 
 
 def check_abc(text, prompt_chars=0):
-    """How far an ABC text is music after its first `prompt_chars` characters. Never raises.
+    """Returns how far an ABC text is music after its first `prompt_chars` characters. Never raises.
 
     The five flags:
     header   X: first, K: parses and ends the header, M: L: Q: parse where they stand
@@ -109,7 +109,7 @@ def check_abc(text, prompt_chars=0):
 
 
 def _first_generated(voice, text, prompt_chars):
-    """(index of a voice's first bar, of its first note) after the prompt.
+    """Returns (index of a voice's first bar, of its first note) after the prompt.
 
     A bar in which the prompt ends counts as generated, and its notes whose heads come after it."""
     first_bar = next(
@@ -127,15 +127,16 @@ def _first_generated(voice, text, prompt_chars):
 
 
 def _fits_meter(bar, at_end):
-    """True for a bar that is read without error and as long as its meter; the first and the last of
-    a voice (at_end) may be shorter: music begins with a pickup, which the last bar gives back."""
+    """Returns True for a bar that is read without error and as long as its meter; the first and the
+    last of a voice (at_end) may be shorter: music begins with a pickup, which the last bar gives
+    back."""
     return bar.ok and (
         bar.length == bar.meter or at_end and bar.meter is not None and bar.length < bar.meter
     )
 
 
 def _aligned(voices):
-    """All voices have the same bars; without any voice there is nothing to align: False."""
+    """Tells whether all voices have the same bars; False without voices."""
     if not voices:
         return False
     first = voices[0].bars
@@ -147,8 +148,8 @@ def _aligned(voices):
 
 
 def _bar_errors(voices, prompt_chars):
-    """[(line, kind, message)] for bars that do not fill their meter and voices that do not fit each
-    other."""
+    """Returns [(line, kind, message)] for bars that do not fill their meter and voices that do not
+    fit each other."""
     errors = []
     for voice in voices:
         last = len(voice.bars) - 1

@@ -30,7 +30,7 @@ _SHIFTS = re.compile(
 
 
 def transposes(text):
-    """True if a K: or V: value asks for notes that sound elsewhere than they are written
+    """Returns True if a K: or V: value asks for notes that sound elsewhere than they are written
     (`octave=-1`, `treble+8`): players disagree about it, so the strict reader refuses it."""
     shift = _SHIFTS.search(text[:200])
     return bool(shift) and shift.group(1) not in ("0", "+0")
@@ -38,8 +38,8 @@ def transposes(text):
 
 @lru_cache(maxsize=512)
 def parse_key(text):
-    """Alterations of C D E F G A B in semitones by a K: value, e.g. `G` -> (0, 0, 0, 1, 0, 0, 0);
-    ValueError beyond seven sharps or flats and for a transposition."""
+    """Returns alterations of C D E F G A B in semitones by a K: value, e.g. `G` -> (0, 0, 0, 1, 0,
+    0, 0); ValueError beyond seven sharps or flats and for a transposition."""
     text = text[:200].strip()
     if transposes(text):
         raise ValueError(f"transposing is not supported: {text[:40]}")
@@ -70,13 +70,13 @@ def parse_key(text):
 
 
 def sharps_of(alterations):
-    """Sharps (+) or flats (-) of a signature; of one with signs of its own their sum."""
+    """Returns sharps (+) or flats (-) of a signature; of one with signs of its own their sum."""
     return max(-7, min(7, sum(alterations)))
 
 
 def tonic_of(key):
-    """(pitch class of the tonic, 1 if the mode is minor-like else 0) of a K: value; None without a
-    tonic.
+    """Returns (pitch class of the tonic, 1 if the mode is minor-like else 0) of a K: value; None
+    without a tonic.
 
     >>> tonic_of("F#m"), tonic_of("Bb"), tonic_of("none")
     ((6, 1), (10, 0), None)
@@ -91,14 +91,14 @@ def tonic_of(key):
 
 
 def is_minor(key):
-    """True if the key of a K: value is minor: no other mode with a minor third."""
+    """Returns True if the key of a K: value is minor: no other mode with a minor third."""
     match = _KEY.match(key or "")
     return bool(match) and MODES.get(match.group(3).lower()[:3]) == MODES["m"]
 
 
 @lru_cache(maxsize=512)
 def meter_numbers(text):
-    """(beats, kind of note) of an M: value, None for a free meter.
+    """Returns (beats, kind of note) of an M: value, None for a free meter.
 
     >>> meter_numbers("6/8"), meter_numbers("C|"), meter_numbers("(2+3)/8"), meter_numbers("none")
     ((6, 8), (2, 2), (5, 8), None)
@@ -118,7 +118,8 @@ def meter_numbers(text):
 
 
 def parse_meter(text):
-    """(ticks of a bar, None for a free meter; compound: True for 6/8, 9/8, 12/8) of an M: value.
+    """Returns (ticks of a bar, None for a free meter; compound: True for 6/8, 9/8, 12/8) of an M:
+    value.
 
     In compound meters `(5`, `(7` and `(9` fill the time of three notes, else of two."""
     beats, kind = meter_numbers(text) or (None, None)
@@ -129,7 +130,7 @@ def parse_meter(text):
 
 @lru_cache(maxsize=64)
 def parse_unit(text):
-    """Ticks of the unit note length of an L: value."""
+    """Returns ticks of the unit note length of an L: value."""
     match = re.fullmatch(r"(\d{1,3})(?:[ \t]*/[ \t]*(\d{1,3}))?", text[:20].strip(), re.ASCII)
     over, under = (int(match.group(1)), int(match.group(2) or 1)) if match else (0, 1)
     if not 0 < over <= 4 or not 0 < under <= 512 or under & (under - 1):
@@ -138,14 +139,14 @@ def parse_unit(text):
 
 
 def default_unit(meter):
-    """Ticks of the unit note length of a tune without L:, by the ticks of its bar (None: free): a
-    sixteenth if the meter is less than 3/4, else an eighth (ABC 2.1, section 3.1.7)."""
+    """Returns ticks of the unit note length of a tune without L:, by the ticks of its bar (None:
+    free): a sixteenth if the meter is less than 3/4, else an eighth (ABC 2.1, section 3.1.7)."""
     return WHOLE // 16 if meter is not None and meter * 4 < WHOLE * 3 else WHOLE // 8
 
 
 @lru_cache(maxsize=512)
 def parse_tempo(text, unit=WHOLE // 8):
-    """Quarter notes per minute of a Q: value (None if it holds words only).
+    """Returns quarter notes per minute of a Q: value (None if it holds words only).
 
     `1/4=120`; several beats add up (`1/4 3/8=40`); `120` counts unit notes (`unit` ticks each),
     `C3=120` three of them."""

@@ -17,7 +17,8 @@ from typing import NamedTuple
 
 
 def decoded(data):
-    """(text with plain line ends, Counter of what was mended) of the bytes of an ABC file."""
+    """Returns (text with plain line ends, Counter of what was mended) of the bytes of an ABC
+    file."""
     encoding = "utf-8"
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         encoding = "utf-16"
@@ -42,12 +43,12 @@ class RawTune(NamedTuple):
     mended: Counter
 
     def title(self):
-        """What its first T: says, or ''."""
+        """Returns what its first T: says, or ''."""
         return next((text[2:].strip() for _, text in self.lines if text.startswith("T:")), "")
 
 
 def split_book(text):
-    """([RawTune], Counter of what was mended) of a book.
+    """Returns ([RawTune], Counter of what was mended) of a book.
 
     A tune goes from an X: (or, in a book without any, from a T: or first field) to the next; an
     empty line ends it unless music follows. Fields M:, L:, K: and Q: above the first X: hold for
@@ -117,7 +118,8 @@ _TYPOGRAPHY = {
 
 
 def without_web(text):
-    """(text without what web pages, word processors and e-mail leave behind, Counter of it)."""
+    """Returns (text without what web pages, word processors and e-mail leave behind, Counter of
+    it)."""
     cleaner = Cleaner(Counter())
     kind = "HTML left-overs"
     text = cleaner.sub(kind, _ENTITY, lambda entity: html.unescape(entity.group()), text)
@@ -131,7 +133,7 @@ def without_web(text):
 
 
 def is_field(line):
-    """True for `M:3/4` and the like, not for the bar line in `G:|`."""
+    """Returns True for `M:3/4` and the like, not for the bar line in `G:|`."""
     return re.match(r"[A-Za-z+]:(?![|:\]])", line) is not None
 
 
@@ -139,7 +141,8 @@ _WORDS = re.compile(r"\"[^\"]*\"|![^!\n]*!|\+[^+|\n]{1,40}\+|\[[A-Za-z]:[^\]]*\]
 
 
 def is_music(line):
-    """True if a line could be bars: nearly all of its signs are notes, lengths and bar lines."""
+    """Returns True if a line could be bars: nearly all of its signs are notes, lengths and bar
+    lines."""
     if is_field(line) or line.startswith("%"):
         return False
     bare = re.sub(r"\s", "", _WORDS.sub("", line))
@@ -150,7 +153,7 @@ def is_music(line):
 
 
 def is_words(line):
-    """True if a line is a sentence, or numbers alone, rather than bars with faults."""
+    """Returns True if a line is a sentence, or numbers alone, rather than bars with faults."""
     bare = _WORDS.sub(" ", line)
     letters, foreign = (len(re.findall(kind, bare)) for kind in ("[A-Za-z]", "[IKNQUVWh-jl-t]"))
     return foreign > max(2, 0.3 * letters) or bool(re.fullmatch(r"[-\d\s.\\]+", line))
@@ -182,7 +185,7 @@ class Cleaner:
         return text
 
     def line(self, line):
-        """A line of music without words, marks and comments."""
+        """Cleans a line of music of words, marks and comments."""
         line = re.sub(r'"[^"]*"', "", line)
         line = self.sub("unclosed quotes", r'"[^"\s|]*', "", line)
         line = line.split("%")[0].rstrip().removesuffix("\\")
@@ -190,7 +193,7 @@ class Cleaner:
         return "".join(part if i % 2 else self.music(part) for i, part in enumerate(parts))
 
     def music(self, text):
-        """A stretch of a line without fields."""
+        """Cleans a stretch of a line without fields."""
         text = _MARK.sub("", text)
         text = self.sub("line-break signs", r"[$!*]", "", text)
         text = re.sub(r"\{[^}|]*\}|[.~`H-WYh-w]|y[\d/]*|\\", "", text)
@@ -213,7 +216,7 @@ class Cleaner:
         return self.sub("old shorthand of rhythm", short, r"\1", text)
 
     def chord(self, match):
-        """A chord without blanks; rests in it are not heard."""
+        """Returns a chord without blanks; rests in it are not heard."""
         inside = re.sub(r"\s", "", match.group(1))
         notes = re.sub(r"[zx][\d/]*-?", "", inside)
         if notes != inside:
@@ -224,20 +227,20 @@ class Cleaner:
 
 
 def _accidental(match):
-    """A microtone as the next semitone towards the natural."""
+    """Returns a microtone as the next semitone towards the natural."""
     sign, over, slash, under = match.groups()
     size = int(over or 1) / max(1, int(under or 2 ** len(slash)))
     return "=" if sign == "=" else sign[0] * min(int(size), 2) or "="
 
 
 def _octave_marks(match):
-    """`,'` and the like: what is left of marks that go both ways."""
+    """Returns what is left of marks that go both ways, such as `,'`."""
     n = match.group().count("'") - match.group().count(",")
     return "'" * n if n > 0 else "," * -n
 
 
 def _tuplet(p, q, r):
-    """A tuplet of at most nine: `(10:6:10` is `(5:3:10`."""
+    """Returns a tuplet of at most nine: `(10:6:10` is `(5:3:10`."""
     if len(p) == 1:
         return f"({p}" + (f":{q or ''}:{r or ''}" if q is not None else "")
     p, q = int(p), int(q or 0) or 2

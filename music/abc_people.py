@@ -111,7 +111,7 @@ class _Reader:
     # ------------------------------------------------ fields
 
     def field(self, letter, value):
-        """A field of the header or the body."""
+        """Reads a field of the header or the body."""
         if letter == "V":
             self.choose_voice(value)
         elif letter in "MLKQ":
@@ -121,7 +121,8 @@ class _Reader:
                 self.mended[f"{letter}: that cannot be read"] += 1
 
     def targets(self):
-        """What a field changes: the present voice, or before there is one the tune's values."""
+        """Returns what a field changes: the present voice, or before there is one the tune's
+        values."""
         return [self.voice] if self.voice else [self, *self.voices.values()]
 
     def field_M(self, value):
@@ -135,7 +136,7 @@ class _Reader:
             target.unit = unit
 
     def field_K(self, value):
-        """A key; a clef alone changes none. In the header it is the last field."""
+        """Reads a key; a clef alone changes none. In the header it is the last field."""
         if re.match(r"[a-g][#b]?(?:m|min|maj|dor|mix|\s|$)", value):
             value = value[0].upper() + value[1:]
         words = re.sub(r"\b\w+\s*=\s*\S+|\b(?:treble|alto|tenor|bass|perc)\d?([+-]8)?", "", value)
@@ -152,8 +153,8 @@ class _Reader:
             self.voice = self.voice or next(iter(self.voices.values()))
 
     def key_of(self, words):
-        """Alterations of a K: value without its clef. Pipes sound F and C sharp however K: says
-        it; where the whole cannot be read, its beginning counts."""
+        """Returns alterations of a K: value without its clef. Pipes sound F and C sharp however K:
+        says it; where the whole cannot be read, its beginning counts."""
         try:
             return parse_key("Hp" if words[:2] == "HP" else words or "C")
         except ValueError:
@@ -179,11 +180,11 @@ class _Reader:
             self.tempos.setdefault(self.place(), tempo)
 
     def place(self):
-        """Number of the bar that is being read."""
+        """Returns number of the bar that is being read."""
         return len(self.voice.bars) if self.voice else 0
 
     def choose_voice(self, value):
-        """The voice that V: names becomes the present one; in the header it is only made known."""
+        """Goes to the voice that V: names; in the header it is only made known."""
         match = re.match(r"\s*([^\s=\"\]]+)", value)
         if not match:
             return
@@ -200,7 +201,7 @@ class _Reader:
     # ------------------------------------------------ music
 
     def music_line(self, line, number):
-        """A line of music: fields, bar lines and the stretches between them."""
+        """Reads a line of music: fields, bar lines and the stretches between them."""
         if not is_music(line) and is_words(line):
             self.mended["lines of words"] += 1
             return
@@ -217,7 +218,7 @@ class _Reader:
                 self.stretches(part, number)
 
     def stretches(self, part, number):
-        """A part of a line without fields."""
+        """Reads a part of a line without fields."""
         at = 0
         for bar_line in [*_BAR_LINE.finditer(part), None]:
             text = part[at : bar_line.start() if bar_line else len(part)]
@@ -233,7 +234,7 @@ class _Reader:
 
     @staticmethod
     def end_section(voice, bar_line):
-        """A second ending takes the place of the first; a double bar closes the section."""
+        """Puts a second ending in the place of the first; a double bar closes the section."""
         number = re.search(r"\d", bar_line)
         if number and number.group() == "1":
             voice.first_ending = len(voice.bars)
@@ -280,7 +281,7 @@ class _Reader:
             voice.bars += [rest] * min(n_rests, MAX_BARS)
 
     def read_part(self, voice, number, text, alterations, line):
-        """The Stretch of a text; its errors are counted."""
+        """Returns the Stretch of a text; its errors are counted."""
         unit = voice.unit or default_unit(ticks_of(voice.meter))
         ties = tuple(tie[:2] for tie in voice.ties.get(number, ()))
         read = read_stretch(text, alterations, unit, voice.compound, ties)
@@ -305,7 +306,8 @@ class _Reader:
 
 
 def shift_of(value):
-    """Semitones by which a voice sounds above what is written: `clef=treble-8`, `transpose=-24`."""
+    """Returns semitones by which a voice sounds above what is written: `clef=treble-8`,
+    `transpose=-24`."""
     shift = 0
     for word, number in re.findall(r"\b(octave|transpose|t)\s*=\s*([+-]?\d{1,2})\b", value):
         shift += int(number) * (12 if word == "octave" else 1)
@@ -317,7 +319,7 @@ def shift_of(value):
 
 
 def written(reader, name, max_voices):
-    """The normal form of what a _Reader has read."""
+    """Returns the normal form of what a _Reader has read."""
     voices = [voice.bars for voice in reader.voices.values() if voice.bars]
     bars, meters, starts = bar_plan(voices, reader.mended)
     notes = [
@@ -346,17 +348,17 @@ def written(reader, name, max_voices):
 
 
 def ticks_of(meter):
-    """Ticks of a bar of this meter (n, d); None without a meter."""
+    """Returns ticks of a bar of this meter (n, d); None without a meter."""
     return meter and bar_length(meter, TICKS)
 
 
 def units(ticks):
-    """Units of the grid, as a float where they are none."""
+    """Returns units of the grid, as a float where they are none."""
     return ticks * QUARTER / TICKS
 
 
 def bar_plan(voices, mended):
-    """(bar lines as they are written, [(first bar, (n, d))], place of every bar as read).
+    """Returns (bar lines as they are written, [(first bar, (n, d))], place of every bar as read).
 
     Bars that a repeat sign cuts in two become one; a short bar gets rests, a long one a meter of
     its own, or becomes several. In units."""
@@ -405,8 +407,8 @@ def bar_plan(voices, mended):
 
 
 def on_grid(track, on, off, beats):
-    """Onsets and ends as ints, exact in 64ths and in tuplets of 3, 5, 6, 7 and 9 in a beat that they
-    fill; others move to the nearest 64th."""
+    """Returns onsets and ends as ints, exact in 64ths and in tuplets of 3, 5, 6, 7 and 9 in a beat
+    that they fill; others move to the nearest 64th."""
     edges = np.concatenate([on, off])
     exact = np.rint(edges).astype(np.int64)
     odd = (np.abs(edges - exact) > 1e-3) | (exact % SIXTY_FOURTH != 0)
@@ -429,7 +431,8 @@ def on_grid(track, on, off, beats):
 
 
 def is_normal(raw_text):
-    """True for a tune that is in normal form already: by its unit, its signs and its bars."""
+    """Returns True for a tune that is in normal form already: by its unit, its signs and its
+    bars."""
     header, _, body = raw_text.partition("\nK:")
     lines = [line for line in header.split("\n") if line]
     if "L:1/16" not in lines or any(line[:2] not in _NORMAL_FIELDS for line in lines):
@@ -452,7 +455,8 @@ _NORMAL_BODY = re.compile(
 
 
 def read_people(data, name="", max_voices=MAX_VOICES):
-    """[PeoplesTune] of an ABC file's bytes (or text); never raises. name: for tunes without T:."""
+    """Returns [PeoplesTune] of an ABC file's bytes (or text); never raises. name: for tunes without
+    T:."""
     text, of_file = (data, Counter()) if isinstance(data, str) else decoded(data)
     raws, in_book = split_book(text)
     tunes = [read_tune(raw, name, max_voices) for raw in raws]
@@ -462,7 +466,7 @@ def read_people(data, name="", max_voices=MAX_VOICES):
 
 
 def read_tune(raw, name="", max_voices=MAX_VOICES, last_endings=False):
-    """PeoplesTune of a RawTune. One that is in normal form already stays as it is.
+    """Returns PeoplesTune of a RawTune. One that is in normal form already stays as it is.
 
     last_endings: of several endings the last one stays; else all are written in their order."""
     raw_text = "\n".join(line for _, line in raw.lines) + "\n"
@@ -483,7 +487,7 @@ def read_tune(raw, name="", max_voices=MAX_VOICES, last_endings=False):
 
 
 def normal_form(raw, name, max_voices, last_endings):
-    """(text, {kind of fault: how often}) of a RawTune; raises _Unreadable."""
+    """Returns (text, {kind of fault: how often}) of a RawTune; raises _Unreadable."""
     reader = _Reader(raw, last_endings)
     n_notes = sum(len(bar.notes) for voice in reader.voices.values() for bar in voice.bars)
     if reader.n_foreign > max(3, MAX_FOREIGN_SHARE * n_notes):
@@ -496,8 +500,8 @@ def normal_form(raw, name, max_voices, last_endings):
 
 
 def tune_midi(text):
-    """MIDI bytes of a tune in normal form, for stage 02: with its key signatures, and with rests
-    before a pickup, so that bar lines fall where they are."""
+    """Returns MIDI bytes of a tune in normal form, for stage 02: with its key signatures, and with
+    rests before a pickup, so that bar lines fall where they are."""
     tune = read_abc(text)
     score = midi_score(tune)
     meter, first = parse_meter(tune.meter)[0], tune.voices[0].bars[0]

@@ -170,7 +170,7 @@ class Reader:
             self.errors.append((line, kind, message))
 
     def warn(self, line, n_ties):
-        """Ties that lead nowhere are a warning: players end the note there."""
+        """Notes ties that lead nowhere: players end the note there."""
         if len(self.warnings) < MAX_ERRORS:
             self.warnings.append((line, "tie", f"{n_ties} tied notes are not continued"))
 
@@ -193,7 +193,7 @@ class Reader:
         return letters, number
 
     def header_field(self, letter, value, letters, number):
-        """One field of the header after those with `letters`."""
+        """Reads one field of the header after those with `letters`."""
         if not letters and letter != "X":
             self.error(number, "header", "the first field is not X:")
         elif letters and letter == "X":
@@ -219,7 +219,7 @@ class Reader:
             self.error(number, "header", str(problem))
 
     def start_body(self, letters, number):
-        """What the header did not say gets its default; the voices that it declared begin."""
+        """Sets what the header did not say, and begins the voices that it declared."""
         if not letters:
             self.error(number, "header", "no header")
         elif letters[-1] != "K":
@@ -250,7 +250,7 @@ class Reader:
             at += len(raw) + 1
 
     def body_line(self, raw, at, number):
-        """A line of music or a field; at: its place in the text."""
+        """Reads a line of music or a field; at: its place in the text."""
         line = raw
         if "%" in line or "\\" in line:
             line = clean_line(line, keep_left=True)
@@ -284,7 +284,7 @@ class Reader:
             self.music(self.voice or self.set_voice("1", number), line[begin:], at + begin, number)
 
     def bar_sign(self, voice, sign, closed, number):
-        """A bar line, double bar or repeat sign; closed: the place after it."""
+        """Reads a bar line, double bar or repeat sign; closed: the place after it."""
         if sign in (":", ".:"):
             self.error(number, "token", "a single :")
             voice.bar_ok = False
@@ -330,7 +330,7 @@ class Reader:
         return voice
 
     def field(self, letter, value, number, source=None, start=0, end=0):
-        """A field in the tune's body; source: its text with brackets when it is inline."""
+        """Reads a field in the tune's body; source: its text with brackets when it is inline."""
         if letter == "V":
             self.set_voice(value, number)
             return
@@ -368,7 +368,7 @@ class Reader:
     # ------------------------------------------------ music
 
     def music(self, voice, text, at, number):
-        """A stretch of music of one voice: reads it and appends its notes."""
+        """Reads a stretch of music of one voice and appends its notes."""
         read_text = read_short_stretch if len(text) <= CACHED_CHARS else read_stretch
         read = read_text(text, voice.alterations, voice.unit, voice.compound, voice.ties)
         now, n_before = voice.now, len(voice.onsets)
@@ -405,14 +405,16 @@ class Reader:
             self.warn(number, read.broken_ties)
 
     def slurs(self, voice, low, end, number):
-        """A voice's open slurs after a stretch whose level went to `low` and ended at `end`."""
+        """Counts a voice's open slurs after a stretch whose level went to `low` and ended at
+        `end`."""
         if voice.slur + low < 0:
             self.error(number, "slur", "a slur ends that has not begun")
             voice.slur, voice.bar_ok = max(0, voice.slur - low), False
         voice.slur += end if voice.slur + end >= 0 else 0
 
     def close_bar(self, voice, number, closing="", closed=None):
-        """`Z4|` closes four bars: the first keeps the text with `Z` in it, the others are `Z`."""
+        """Ends a bar. `Z4|` ends four: the first keeps the text with `Z` in it, the others are
+        `Z`."""
         text = voice.bar_parts[0] if len(voice.bar_parts) == 1 else "".join(voice.bar_parts)
         n = voice.bar_rests
         self.rest_bars += n
@@ -454,7 +456,7 @@ class Reader:
         voice.new_bar()
 
     def finish(self, n_lines):
-        """The text is over: its last bars need no bar line, but what is open stays open."""
+        """Ends the last bars, which need no bar line, and reports what is open."""
         for voice in self.voices.values():
             if voice.bar_timed:
                 self.close_bar(voice, n_lines)
@@ -468,13 +470,14 @@ class Reader:
 
 
 def clean_line(line, keep_left=False):
-    """A line without its comment, the blanks at its end and a closing backslash."""
+    """Returns a line without its comment, the blanks at its end and a closing backslash."""
     line = re.split(r"(?<!\\)%", line, maxsplit=1)[0].rstrip().removesuffix("\\").rstrip()
     return line if keep_left else line.lstrip()
 
 
 def read_abc(text, strict=True):
-    """The tune in an ABC text; raises AbcError (line, reason) at the first thing that is not ABC.
+    """Returns the tune in an ABC text; raises AbcError (line, reason) at the first thing that is
+    not ABC.
 
     strict=False: what can be read of any text, without raising. Bars may be shorter or longer than
     their meter: that is the business of `check_abc`. Repeats are read once.

@@ -40,16 +40,16 @@ NOTICES = {
 
 
 def corpus_folder():
-    """The corpus folder inside the music21 package, which is not imported (1 s); None if there is
-    none."""
+    """Returns the corpus folder inside the music21 package, which is not imported (1 s); None if
+    there is none."""
     spec = find_spec("music21")
     folder = spec and Path(spec.origin).parent / "corpus"
     return folder if folder and folder.is_dir() else None
 
 
 def collection_files(names):
-    """[[path below the corpus folder, bytes]] of everything in these collections: what their MIDI
-    is made from."""
+    """Returns [[path below the corpus folder, bytes]] of everything in these collections: what
+    their MIDI is made from."""
     package = corpus_folder()
     folders = [package / (BOOKS.get(name) or SCORES[name])[1] for name in names]
     return [
@@ -61,7 +61,7 @@ def collection_files(names):
 
 
 def tunes_of(names):
-    """[(collection, RawTune)] of those of the collections that are books."""
+    """Returns [(collection, RawTune)] of those of the collections that are books."""
     return [
         (name, tune)
         for name in names
@@ -72,7 +72,7 @@ def tunes_of(names):
 
 
 def scores_of(names):
-    """[(collection, path)] of those of the collections that are scores."""
+    """Returns [(collection, path)] of those of the collections that are scores."""
     return [
         (name, path)
         for name in names
@@ -82,7 +82,7 @@ def scores_of(names):
 
 
 def convert_piece(piece):
-    """(name of the MIDI file, `Folder/Title.mid`; Converted) of a piece of `tunes_of` or
+    """Returns (name of the MIDI file, `Folder/Title.mid`; Converted) of a piece of `tunes_of` or
     `scores_of`."""
     collection, source = piece
     if collection in BOOKS:

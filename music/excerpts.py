@@ -14,7 +14,7 @@ MIN_REST = 20
 
 
 def header_of(text):
-    """The header of a tune, through the end of its K: line; None if it has none.
+    """Returns the header of a tune, through the end of its K: line; None if it has none.
 
     >>> header_of("X:1\\nK:G\\nGABc|")
     'X:1\\nK:G\\n'
@@ -23,8 +23,8 @@ def header_of(text):
 
 
 def first_bars(text, n_bars):
-    """Header and the first n bars of all voices; None if the tune is hardly longer than that or
-    cannot be read."""
+    """Returns header and the first n bars of all voices; None if the tune is hardly longer than
+    that or cannot be read."""
     header = header_of(text)
     n_voices = len(set(re.findall(r"\[V:([^\]]*)\]", text))) or 1
     for bar_line in re.finditer(r"\|+", text) if header else ():
@@ -39,8 +39,8 @@ def first_bars(text, n_bars):
 
 
 def repaired(text):
-    """A text cut after the last bar that can be read and has its meter's length in every voice
-    before it; None if the text needs no cut, "" if nothing of it can be kept.
+    """Returns a text cut after the last bar that can be read and has its meter's length in every
+    voice before it; None if the text needs no cut, "" if nothing of it can be kept.
 
     A repaired text is never rated: it is there to be looked at and heard.
     """

@@ -28,8 +28,8 @@ MIDI_VELOCITY = 80  # of every note: ABC text carries no dynamics
 
 
 def readable(text):
-    """(tune, n_chars, reason): the tune in a text, or in its longest prefix that ends at a bar
-    line, None if there is none; the length of that prefix; why the rest could not be read, or
+    """Returns (tune, n_chars, reason): the tune in a text, or in its longest prefix that ends at a
+    bar line, None if there is none; the length of that prefix; why the rest could not be read, or
     None."""
     try:
         return read_abc(text), len(text), None
@@ -47,12 +47,12 @@ def readable(text):
 
 
 def has_notes(tune):
-    """True if a tune (or None) has a note in any voice."""
+    """Returns True if a tune (or None) has a note in any voice."""
     return tune is not None and any(voice.notes for voice in tune.voices)
 
 
 def given_bars(text, n_chars):
-    """{voice: bars} that the first n_chars of a text hold whole.
+    """Returns {voice: bars} that the first n_chars of a text hold whole.
 
     >>> given_bars("X:1\\nM:2/4\\nL:1/4\\nK:C\\n[V:1]cd|[V:2]C2|[V:1]ef|", 38)
     {'1': 1, '2': 1}
@@ -65,16 +65,17 @@ def given_bars(text, n_chars):
 
 
 def bar_starts(tune):
-    """Where each bar begins in the score, in quarter notes, and where the score ends: bar i is as
-    long as the longest of the voices' bars i."""
+    """Returns where each bar begins in the score, in quarter notes, and where the score ends: bar i
+    is as long as the longest of the voices' bars i."""
     lengths = ([bar.length for bar in voice.bars] for voice in tune.voices)
     longest = map(max, itertools.zip_longest(*lengths, fillvalue=Fraction(0)))
     return list(itertools.accumulate(longest, initial=Fraction(0)))
 
 
 def at_bar_lines(tune):
-    """The tune with every voice's bars where the score has them (`bar_starts`), the tune itself if
-    no voice moves; a note tied over a wrong bar sounds on up to the bar line. `ticks` stay."""
+    """Returns the tune with every voice's bars where the score has them (`bar_starts`), the tune
+    itself if no voice moves; a note tied over a wrong bar sounds on up to the bar line. `ticks`
+    stay."""
     starts = bar_starts(tune)
     if all(bar.onset == start for voice in tune.voices for bar, start in zip(voice.bars, starts)):
         return tune
@@ -87,7 +88,7 @@ def at_bar_lines(tune):
         return starts[i] + at - onsets[name][i]
 
     def moved_changes(changes, letter):
-        """A change of tempo, meter or key moves with the voice that it is written in."""
+        """Moves changes of tempo, meter or key with the voice that they are written in."""
         places = {}
         for at, value in changes:
             inside = [
@@ -129,7 +130,7 @@ HEADS = tuple(Fraction(n, 8) for n in (32, 24, 16, 12, 8, 6, 4, 2, 1))
 
 
 def is_one_head(length):
-    """True if one note head has this length (> 0) in quarter notes."""
+    """Returns True if one note head has this length (> 0) in quarter notes."""
     # as it stands, with a dot (3) or without, and as it would be outside a triplet
     for value, numerators in ((length, (1, 3)), (length * 3 / 2, (1,))):
         over, under = value.as_integer_ratio()
@@ -139,8 +140,8 @@ def is_one_head(length):
 
 
 def split_length(start, length, beat=Fraction(1)):
-    """A length that starts at `start` in its bar (quarter notes) as lengths of tied note heads,
-    split at beats.
+    """Returns a length that starts at `start` in its bar (quarter notes) as lengths of tied note
+    heads, split at beats.
 
     >>> [str(x) for x in split_length(Fraction(0), Fraction(5, 4))]
     ['1', '1/4']
@@ -172,8 +173,8 @@ def split_length(start, length, beat=Fraction(1)):
 
 
 def bar_slices(notes, start, stop):
-    """A bar of one voice as [(onset in the bar, length, [(pitch, tied from before, tied on)])],
-    rests as []; notes that overlap are cut at every beginning and ending and tied."""
+    """Returns a bar of one voice as [(onset in the bar, length, [(pitch, tied from before, tied
+    on)])], rests as []; notes that overlap are cut at every beginning and ending and tied."""
     spans = [(note.onset, note.onset + note.duration, note.pitch) for note in notes]
     spans = [span for span in spans if span[0] < stop and span[1] > start]
     edges = sorted(
@@ -191,7 +192,8 @@ def bar_slices(notes, start, stop):
 
 
 def is_wrong(voice, i):
-    """True if bar i of a voice has not its meter's length (first and last may be shorter)."""
+    """Returns True if bar i of a voice has not its meter's length (first and last may be
+    shorter)."""
     bar = voice.bars[i]
     if bar.meter is None or bar.length == bar.meter:
         return False
@@ -202,7 +204,7 @@ def is_wrong(voice, i):
 
 
 def musicxml(tune, n_bars=None, title=None, given=None):
-    """A tune, or its first bars, as MusicXML (bytes); the same tune gives the same bytes.
+    """Returns a tune, or its first bars, as MusicXML (bytes); the same tune gives the same bytes.
 
     Where a voice's bar is too short, a rest that is not printed fills it up. title: of the piece;
     with one, parts have names. given: {voice: bars} of a prompt, drawn in grey with a double bar
@@ -247,14 +249,15 @@ def _write_tempos(part, tempos, starts):
 
 
 def sharps_of_key(key):
-    """Sharps (+) or flats (-) of a K: value such as "G" or "Bbm"; 0 if it cannot be read."""
+    """Returns sharps (+) or flats (-) of a K: value such as "G" or "Bbm"; 0 if it cannot be
+    read."""
     with contextlib.suppress(ValueError):
         return sharps_of(parse_key(key or ""))
     return 0
 
 
 def _part(voice, tune, starts, given):
-    """One voice as a staff, bar by bar. starts: of `bar_starts`."""
+    """Returns one voice as a staff, bar by bar. starts: of `bar_starts`."""
     from music21 import bar as bar_line
     from music21 import key, meter, stream
 
@@ -293,7 +296,7 @@ def _part(voice, tune, starts, given):
 
 
 def _clef(voice):
-    """The clef that needs the fewest ledger lines for the middle one of a voice's notes."""
+    """Returns the clef that needs the fewest ledger lines for the middle one of a voice's notes."""
     from music21 import clef
 
     pitches = [note.pitch for note in voice.notes]
@@ -304,8 +307,8 @@ def _clef(voice):
 
 
 def _write_rest(measure, length, meter):
-    """A bar in which a voice is silent. Readers take a whole rest that stands alone for as long as
-    the meter: other bars get rests of their own lengths."""
+    """Writes a bar in which a voice is silent. Readers take a whole rest that stands alone for as
+    long as the meter: other bars get rests of their own lengths."""
     from music21 import note
 
     if length == meter:
@@ -368,8 +371,8 @@ def _write_notes(measure, voice, i, stop, sharps, meter_sign, colour):
 
 
 def _head(spelling, tied_in, tied_on, in_force, signature):
-    """A note head; shows its accidental unless the bar so far, the key or a tie says it. Updates
-    `in_force`."""
+    """Returns a note head that shows its accidental unless the bar so far, the key or a tie says
+    it. Updates `in_force`."""
     from music21 import note, pitch, tie
 
     letter, alteration, octave = spelling
@@ -390,7 +393,8 @@ def _head(spelling, tied_in, tied_on, in_force, signature):
 
 
 def notes_in_seconds(tune):
-    """[[onset, duration, pitch, voice], ...] in seconds, by onset, changes of tempo counted in."""
+    """Returns [[onset, duration, pitch, voice], ...] in seconds, by onset, changes of tempo counted
+    in."""
     tune = at_bar_lines(tune)
 
     def seconds(at):
@@ -411,13 +415,13 @@ def notes_in_seconds(tune):
 
 
 def midi_bytes(tune):
-    """A tune as a MIDI file; see `midi_score`."""
+    """Returns a tune as a MIDI file; see `midi_score`."""
     return midi_score(tune).dumps_midi()
 
 
 def midi_score(tune):
-    """A tune's notes as a symusic.Score: a track for each voice, changes of tempo and meter where
-    they stand."""
+    """Returns a tune's notes as a symusic.Score: a track for each voice, changes of tempo and meter
+    where they stand."""
     import symusic
 
     tune = at_bar_lines(tune)

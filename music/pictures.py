@@ -26,7 +26,7 @@ VOICE_COLOURS = "#3366aa #b8621b #3f8f5f #8a5aa8 #a23b52 #5f7f1f #2f8f9f #7a6a55
 
 
 def bars_to_draw(tune):
-    """How many bars the score shows."""
+    """Returns how many bars the score shows."""
     bars = min(
         max((len(voice.bars) for voice in tune.voices), default=0),
         SCORE_BARS.get(len(tune.voices), SCORE_BARS_MANY),
@@ -55,7 +55,8 @@ sys.stdout.write(kit.renderToSVG(1))
 
 
 def engrave(xml):
-    """(svg, None) or (None, reason): verovio in a child process, as it can crash and hang."""
+    """Returns (svg, None) or (None, reason): verovio in a child process, as it can crash and
+    hang."""
     command = [sys.executable, "-I", "-c", ENGRAVER]
     try:
         done = subprocess.run(command, input=xml, capture_output=True, timeout=ENGRAVE_SECONDS)
@@ -71,8 +72,8 @@ def engrave(xml):
 
 
 def _slim(svg):
-    """verovio's picture without the ids and classes that nothing names, and with the tempo mark's
-    note from any font in place of verovio's, 60 kB a picture."""
+    """Returns verovio's picture without the ids and classes that nothing names, and with the tempo
+    mark's note from any font in place of verovio's, 60 kB a picture."""
     named, styled = set(re.findall(r"#([\w-]+)", svg)), set(re.findall(r"\bg\.(\w+)", svg))
     svg = re.sub(r' id="([^"]*)"', lambda match: match[0] if match[1] in named else "", svg)
     svg = re.sub(
@@ -86,8 +87,8 @@ def _slim(svg):
 
 
 def to_png(svg, width):
-    """PNG bytes of an SVG on white; ImportError without resvg-py, ValueError if it cannot be
-    drawn."""
+    """Returns PNG bytes of an SVG on white; ImportError without resvg-py, ValueError if it cannot
+    be drawn."""
     import matplotlib
     import resvg_py
 
@@ -118,9 +119,9 @@ ROLL_BAR_NUMBERS = 16  # at most so many are written
 
 
 def piano_roll(tune, given=None):
-    """All notes of a tune as an SVG picture, None for a tune without notes: time to the right,
-    pitch upward, a colour for each voice. given: {voice: bars} of a prompt, shaded. No text of the
-    tune enters the picture."""
+    """Returns all notes of a tune as an SVG picture, None for a tune without notes: time to the
+    right, pitch upward, a colour for each voice. given: {voice: bars} of a prompt, shaded. No text
+    of the tune enters the picture."""
     if not has_notes(tune):
         return None
     tune, starts = at_bar_lines(tune), bar_starts(tune)
@@ -196,8 +197,8 @@ class Pictures(NamedTuple):
 
 
 def pictures(text, n_given=0):
-    """Pictures of a text, of which the first n_given characters are a prompt: its score and its
-    piano roll, as SVG and PNG. Never raises on any text."""
+    """Returns Pictures of a text, of which the first n_given characters are a prompt: its score and
+    its piano roll, as SVG and PNG. Never raises on any text."""
     tune, n_chars, unread = readable(text)
     if not has_notes(tune):
         why = "no bar of the text can be read" if tune is None else "the text has no note"

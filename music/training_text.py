@@ -12,8 +12,8 @@ TEXT_FIELDS = "ABCDFGHNORSTUWXZmrsw+"  # lines in a tune that hold no music
 
 
 def training_text(raw):
-    """A tune as it enters the training text: `X:1`, M: L: Q: K:, then its music, without titles,
-    words and comments. With one order of fields, a prompt is a header and nothing else.
+    """Returns a tune as it enters the training text: `X:1`, M: L: Q: K:, then its music, without
+    titles, words and comments. With one order of fields, a prompt is a header and nothing else.
 
     >>> training_text("X:7\\nT:Air\\nQ:1/4=90\\nM:3/4\\nL:1/8\\nK:G\\nGAB|c3|\\nw:la la la\\n")
     'X:1\\nM:3/4\\nL:1/8\\nQ:1/4=90\\nK:G\\nGAB|c3|\\n'
@@ -35,7 +35,7 @@ def training_text(raw):
 
 
 def tagged(text, style):
-    """A training text whose header names its style in R:, before all other fields.
+    """Returns a training text whose header names its style in R:, before all other fields.
 
     >>> tagged("X:1\\nM:3/4\\nK:G\\nGAB|", "bach")
     'X:1\\nR:bach\\nM:3/4\\nK:G\\nGAB|'
@@ -47,9 +47,9 @@ def tagged(text, style):
 
 
 def cut(text, max_chars, min_chars):
-    """[(bars before the piece, piece)] of a text, no piece longer than max_chars; the number of
-    bars is None where the text is not read as ABC and is cut at lines. min_chars: kept wherever the
-    bars allow."""
+    """Returns [(bars before the piece, piece)] of a text, no piece longer than max_chars; the
+    number of bars is None where the text is not read as ABC and is cut at lines. min_chars: kept
+    wherever the bars allow."""
     if len(text) <= max_chars:
         return [(0, text)]
     try:
@@ -65,8 +65,8 @@ def cut(text, max_chars, min_chars):
 
 
 def cut_lines(text, max_chars):
-    """Pieces of a text that is not read as ABC: cut at line ends (too long a line: at a blank),
-    evenly sized."""
+    """Returns pieces of a text that is not read as ABC: cut at line ends (too long a line: at a
+    blank), evenly sized."""
     lines = []
     for line in text.splitlines(keepends=True):
         while len(line) > max_chars - 1:

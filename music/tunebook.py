@@ -18,8 +18,8 @@ from music.theory import SIGNS
 
 
 def split_tunebook(text, any_text=False):
-    """The tunes of a tunebook: each begins with a line `X:` and ends before an empty line or the
-    next `X:`; what stands between them is left out.
+    """Returns the tunes of a tunebook: each begins with a line `X:` and ends before an empty line
+    or the next `X:`; what stands between them is left out.
 
     any_text: of a text without any line `X:` the parts between empty lines are taken. Line ends of
     all systems are read, and a byte order mark is skipped.
@@ -38,7 +38,7 @@ def split_tunebook(text, any_text=False):
 
 
 def body_start(text):
-    """Where the music begins: after the line K: of the header (0 if there is none)."""
+    """Returns where the music begins: after the line K: of the header (0 if there is none)."""
     match = re.search(r"^K:[^\n]*\n", text, re.MULTILINE)
     return match.end() if match else 0
 
@@ -47,7 +47,8 @@ def body_start(text):
 
 
 def trim_to_bars(text):
-    """A text without the unfinished bar at its end; without a finished bar it stays as it is."""
+    """Returns a text without the unfinished bar at its end; without a finished bar it stays as it
+    is."""
     ends = [bar.closed for bar in Reader(text, strict=False).order if bar.closing]
     return text[: max(ends)] + "\n" if ends else text
 
@@ -74,9 +75,9 @@ def cut_tune(text, max_chars, min_chars=0):
 
 
 def piece_of_bars(reader, first, stop):
-    """(ABC text of a tune's bars from number `first` to before number `stop`, both from 0; bars
-    before it; bars before its end), cut where all voices are at a bar line, not behind `first` and
-    `stop`. reader: of the tune, strict."""
+    """Returns (ABC text of a tune's bars from number `first` to before number `stop`, both from 0;
+    bars before it; bars before its end), cut where all voices are at a bar line, not behind `first`
+    and `stop`. reader: of the tune, strict."""
     total = max((len(voice.bars) for voice in reader.sounding_voices()), default=0)
     points = [(reader.body_from, 0, None), *_cut_points(reader, total)]
     begin, end = (
@@ -91,7 +92,7 @@ def _header_lines(reader):
 
 
 def _even_cuts(places, room, least):
-    """Indices of the places to cut at, the first and the last among them.
+    """Returns indices of the places to cut at, the first and the last among them.
 
     Pieces are few and even; the last one keeps `least` characters where it can."""
     chosen = [0]
@@ -115,8 +116,8 @@ def _even_cuts(places, room, least):
 
 
 def _cut_points(reader, total=None):
-    """[(place in the text, bars before it, {voice: its bar before the cut})] where every voice is
-    at a bar line.
+    """Returns [(place in the text, bars before it, {voice: its bar before the cut})] where every
+    voice is at a bar line.
 
     A voice that ends before the others does not hold them up; total: unless it should have that
     many bars."""
@@ -150,7 +151,7 @@ _INLINE_FIELD = re.compile(r"\[([MKQ]):([^\[\]]*)\]")
 
 
 def _piece(reader, start, stop):
-    """Text of the bars between two cut points."""
+    """Returns text of the bars between two cut points."""
     text, voices = reader.text, reader.sounding_voices()
     (begin, first_bar, before), (end, _, last_bars) = start, stop
     values, rewritten = {}, {}  # fields that hold at the start, by letter; {bar: its new text}
@@ -178,7 +179,7 @@ def _piece(reader, start, stop):
 
 
 def _opening(text, before, opening):
-    """How a piece begins after a cut: (its values of M: K: L: Q:, {bar: its new text}).
+    """Returns how a piece begins after a cut: (its values of M: K: L: Q:, {bar: its new text}).
 
     before: {voice: its last bar before the cut}; opening: the first bar of every voice after it.
     Changes right at the cut move into the header."""
@@ -204,7 +205,7 @@ def _opening(text, before, opening):
 
 
 def _header_with(header, values):
-    """Lines of a header with these values of M: K: L: Q: in place of its own."""
+    """Returns lines of a header with these values of M: K: L: Q: in place of its own."""
     values, lines = dict(values), []
     for line in header:
         letter = line[0] if line[1:2] == ":" else ""
@@ -218,7 +219,8 @@ def _header_with(header, values):
 
 
 def _in_one_stretch(text, bar):
-    """The bar stands in the text in one stretch (no comment or other voice inside it)."""
+    """Tells whether the bar stands in the text in one stretch, without comments and other
+    voices."""
     return bar.end - bar.start == len(bar.text) and text.startswith(bar.text, bar.start)
 
 
@@ -229,7 +231,7 @@ _GROUP = re.compile(
 
 
 def _untie(bar_text):
-    """A bar without the ties that lead out of it.
+    """Returns a bar without the ties that lead out of it.
 
     >>> _untie("C4-C4[C-E]8")
     'C4-C4[CE]8'
@@ -242,8 +244,8 @@ def _untie(bar_text):
 
 
 def _respell(bar_text, key, ties):
-    """A bar whose first notes were tied to `ties`, with the accidentals they had from there written
-    out; the next note on that letter may now need one of its own.
+    """Returns a bar whose first notes were tied to `ties`, with the accidentals they had from there
+    written out; the next note on that letter may now need one of its own.
 
     >>> _respell("F4F4G8", (0,) * 7, ((38, 66),))
     '^F4=F4G8'

@@ -40,7 +40,7 @@ class Voice(NamedTuple):
         return sum(map(len, self.chords)) - sum(map(sum, self.ties.values()))
 
     def onsets(self):
-        """Times at which a note begins: of every event but those that only go on."""
+        """Returns times at which a note begins: of every event but those that only go on."""
         begins = np.ones(len(self.on), bool)
         for i, flags in self.ties.items():
             tied = {pitch for pitch, is_tied in zip(self.chords[i], flags) if is_tied}
@@ -50,8 +50,8 @@ class Voice(NamedTuple):
 
 
 def make_voices(track, pitch, on, off, bars, max_voices):
-    """(at most `max_voices` voices, high to low; how many notes were doubled, how many left out
-    with their voice).
+    """Returns (at most `max_voices` voices, high to low; how many notes were doubled, how many left
+    out with their voice).
 
     track, pitch, on, off: int arrays, sorted by track and onset; bars: the bar lines, one more than
     bars.
@@ -95,8 +95,8 @@ def tidy(pitch, on, off):
 
 
 def thin_chords(pitch, on, off, onsets):
-    """The same notes without chords that abc2midi cannot strum before they end (STRUM): they are
-    held to the next onset if that is near; if this is not enough, their inner notes go."""
+    """Returns the same notes without chords that abc2midi cannot strum before they end (STRUM):
+    they are held to the next onset if that is near; if this is not enough, their inner notes go."""
     first = np.searchsorted(on, onsets)
     sizes = np.diff(np.append(first, len(on)))
     crowded = np.flatnonzero(STRUM * sizes > np.minimum.reduceat(off, first) - onsets)
@@ -113,13 +113,13 @@ def thin_chords(pitch, on, off, onsets):
 
 
 def has_overlap(on, off):
-    """True if one voice of plain chords cannot hold these notes (sorted by onset)."""
+    """Returns True if one voice of plain chords cannot hold these notes (sorted by onset)."""
     same = on[1:] == on[:-1]
     return bool(np.where(same, off[1:] != off[:-1], off[:-1] > on[1:]).any())
 
 
 def plain_voice(pitch, on, off):
-    """The voice of notes without overlap."""
+    """Returns the voice of notes without overlap."""
     first = np.flatnonzero(differs(on))
     pitches, bounds = pitch.tolist(), np.append(first, len(on)).tolist()
     return Voice(
@@ -128,7 +128,8 @@ def plain_voice(pitch, on, off):
 
 
 def tied_voice(pitch, on, off):
-    """The voice of overlapping notes: cut where a note starts or ends, tied over the cuts."""
+    """Returns the voice of overlapping notes: cut where a note starts or ends, tied over the
+    cuts."""
     cuts = distinct(on, off)
     first, last = np.searchsorted(cuts, on), np.searchsorted(cuts, off)
     n_heads = last - first
@@ -166,8 +167,8 @@ def end_at_bars(on, off, bars):
 
 
 def voices_of_tracks(tracks, bars, max_voices):
-    """The voices of all tracks [(pitch, on, off)], each in the cheapest of its ways; where this
-    gives more than `max_voices`, the tracks that gain least by being split get ties."""
+    """Returns the voices of all tracks [(pitch, on, off)], each in the cheapest of its ways; where
+    this gives more than `max_voices`, the tracks that gain least by being split get ties."""
     ways = [ways_to_write(*notes, bars) if has_overlap(*notes[1:]) else None for notes in tracks]
     chosen = [min(range(len(way)), key=lambda i: way[i][0]) if way else 0 for way in ways]
     while len(tracks) + sum(chosen) > max(max_voices, len(tracks)):
@@ -188,8 +189,8 @@ def voices_of_tracks(tracks, bars, max_voices):
 
 
 def ways_to_write(pitch, on, off, bars):
-    """[(characters it costs, part of each note)] of a track: as one voice with ties, as two, three
-    ... voices."""
+    """Returns [(characters it costs, part of each note)] of a track: as one voice with ties, as
+    two, three ... voices."""
     n_bars = len(bars) - 1
     ways = [(tying_chars(on, off, bars), np.zeros(len(on), np.int64))]
     for n_parts in range(2, MAX_PARTS + 1):
@@ -203,7 +204,7 @@ def ways_to_write(pitch, on, off, bars):
 
 
 def tying_chars(on, off, bars):
-    """Characters that overlaps cost in one voice: tied heads, and notes cut short."""
+    """Returns characters that overlaps cost in one voice: tied heads, and notes cut short."""
     whole, off = off, end_at_bars(on, off, bars)
     cuts = distinct(on, off)
     n_heads = int((np.searchsorted(cuts, off) - np.searchsorted(cuts, on)).sum())
@@ -211,8 +212,8 @@ def tying_chars(on, off, bars):
 
 
 def deal_notes(pitch, on, off, n_parts):
-    """The part (of n_parts) of each note of a track: each chord goes to the first voice that is
-    free, the highest chord first, so that a melody stays in the first voice."""
+    """Returns the part (of n_parts) of each note of a track: each chord goes to the first voice
+    that is free, the highest chord first, so that a melody stays in the first voice."""
     order = np.lexsort((-pitch, off, on))
     new = differs(on[order], off[order])
     top = order[new]  # the highest note of each chord
@@ -247,7 +248,7 @@ class Part(NamedTuple):
 
 
 def part_of(voice, bars):
-    """The Part of one voice. bars: the bar lines."""
+    """Returns the Part of one voice. bars: the bar lines."""
     change = np.zeros(len(bars) + 1, np.int64)
     np.add.at(change, np.searchsorted(bars, voice.on, side="right") - 1, 1)
     np.add.at(change, np.searchsorted(bars, voice.off, side="left"), -1)
@@ -256,8 +257,8 @@ def part_of(voice, bars):
 
 
 def merge_parts(voices, bars, max_voices):
-    """The Parts of voices, joined where two never sound in the same bar (one part changing its
-    instrument): if their mean pitches lie within MERGE_REACH, at any distance if too many."""
+    """Returns the Parts of voices, joined where two never sound in the same bar (one part changing
+    its instrument): if their mean pitches lie within MERGE_REACH, at any distance if too many."""
     parts = [part_of(voice, bars) for voice in voices]
     for reach in (MERGE_REACH, ANY_REACH):
         if reach == ANY_REACH and len(parts) <= max_voices:
@@ -280,7 +281,7 @@ def merge_parts(voices, bars, max_voices):
 
 
 def join_parts(a, b):
-    """One Part of two that never sound in the same bar."""
+    """Returns one Part of two that never sound in the same bar."""
     n_heads = a.n_heads + b.n_heads
     return Part(
         join_voices(a.voice, b.voice),
@@ -291,7 +292,7 @@ def join_parts(a, b):
 
 
 def join_voices(a, b):
-    """One voice of two that do not overlap."""
+    """Returns one voice of two that do not overlap."""
     on, off = np.concatenate([a.on, b.on]), np.concatenate([a.off, b.off])
     chords, order = a.chords + b.chords, np.argsort(on, kind="stable")
     ties = {**a.ties, **{len(a.chords) + i: tied for i, tied in b.ties.items()}}
@@ -305,8 +306,8 @@ def join_voices(a, b):
 
 
 def choose_parts(pitches, sizes, max_voices):
-    """Which of the parts stay when there are more than `max_voices`: the top line, the bass, then
-    those with most notes. EFFECT_SHARE says what is neither top line nor bass.
+    """Returns which of the parts stay when there are more than `max_voices`: the top line, the
+    bass, then those with most notes. EFFECT_SHARE says what is neither top line nor bass.
 
     >>> choose_parts([60, 70, 80, 40], [50, 90, 5, 80], 3)
     [0, 1, 3]

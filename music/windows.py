@@ -22,7 +22,7 @@ def mix(x):
 
 
 def window_hashes(symbols, k):
-    """Hashes (uint64) of all windows of k > 0 symbols along the last axis.
+    """Returns hashes (uint64) of all windows of k > 0 symbols along the last axis.
 
     symbols: whole numbers below 65,536, shape (..., T); returns shape (..., T - k + 1), empty if T
     < k. A hash is a polynomial in the symbols, made by doubling: log2(k) passes instead of k.
@@ -43,7 +43,8 @@ def window_hashes(symbols, k):
 
 
 def _joined(first, second, size):
-    """Hashes of windows that consist of a `first` one and a `second` one of `size` symbols."""
+    """Returns hashes of windows that consist of a `first` one and a `second` one of `size`
+    symbols."""
     n = min(first.shape[-1], second.shape[-1])
     return first[..., :n] * np.uint64(pow(_STEP, size, 1 << 64)) + second[..., :n]
 
@@ -52,7 +53,7 @@ def _joined(first, second, size):
 
 
 def build_lookup(hashes):
-    """(sorted unique hashes, start of every bucket, bits to shift): what `look_up` needs.
+    """Returns (sorted unique hashes, start of every bucket, bits to shift): what `look_up` needs.
 
     Buckets go by the first bits and are 8 to 16 times as many as hashes (2^26 at most, 256 MB):
     most windows that are not known meet an empty one, without a binary search."""
@@ -63,8 +64,8 @@ def build_lookup(hashes):
 
 
 def look_up(lookup, hashes):
-    """(positions, numbers): where `hashes` has a known hash, and its number in the sorted unique
-    ones."""
+    """Returns (positions, numbers): where `hashes` has a known hash, and its number in the sorted
+    unique ones."""
     unique, starts, shift = lookup
     bucket = (hashes >> shift).astype(np.int64)
     place = starts[bucket]
