@@ -120,20 +120,16 @@ class _Reader:
             except ValueError:
                 self.mended[f"{letter}: that cannot be read"] += 1
 
-    def targets(self):
-        """Returns what a field changes: the present voice, or before there is one the tune's
-        values."""
-        return [self.voice] if self.voice else [self, *self.voices.values()]
+    def set(self, **values):
+        """Sets values of the present voice, or before there is one of the tune and all voices."""
+        for target in [self.voice] if self.voice else [self, *self.voices.values()]:
+            vars(target).update(values)
 
     def field_M(self, value):
-        meter, (_, compound) = meter_numbers(value), parse_meter(value)
-        for target in self.targets():
-            target.meter, target.compound = meter, compound
+        self.set(meter=meter_numbers(value), compound=parse_meter(value)[1])
 
     def field_L(self, value):
-        unit = parse_unit(value)
-        for target in self.targets():
-            target.unit = unit
+        self.set(unit=parse_unit(value))
 
     def field_K(self, value):
         """Reads a key; a clef alone changes none. In the header it is the last field."""
@@ -143,11 +139,10 @@ class _Reader:
         words, self.has_key = words.strip(), True
         if words or not value:
             key = self.key_of(words)
-            for target in self.targets():
-                target.key = key
+            self.set(key=key)
             self.signatures.setdefault(self.place(), (key, words))
-        for target in self.targets():
-            target.shift += shift_of(value)
+        if shift := shift_of(value):
+            self.set(shift=shift)
         self.in_header = False
         if len(self.voices) == 1:
             self.voice = self.voice or next(iter(self.voices.values()))

@@ -1,11 +1,11 @@
 """Excerpts of a tune's text: its header, its first bars, and the beginning of a text that is right
 up to an error."""
 
-import contextlib
 import re
+from collections import Counter
 
 from music.abc_check import check_abc
-from music.abc_text import AbcError, read_abc
+from music.abc_text import Reader
 from music.tunebook import body_start
 from music.validity import VALID_LEVEL
 
@@ -25,16 +25,14 @@ def header_of(text):
 def first_bars(text, n_bars):
     """Returns header and the first n bars of all voices; None if the tune is hardly longer than
     that or cannot be read."""
-    header = header_of(text)
     n_voices = len(set(re.findall(r"\[V:([^\]]*)\]", text))) or 1
-    for bar_line in re.finditer(r"\|+", text) if header else ():
-        end = bar_line.end()
-        if end <= len(header):
-            continue
-        with contextlib.suppress(AbcError):
-            voices = read_abc(text[:end] + "\n").voices
-            if len(voices) >= n_voices and min(len(voice.bars) for voice in voices) >= n_bars:
-                return text[:end] if len(text) > end + MIN_REST else None
+    counts = Counter()
+    for bar in Reader(text, strict=False).order if header_of(text) else ():
+        if not bar.ok:
+            return None
+        counts[bar.voice] += 1
+        if bar.closing and len(counts) == n_voices and min(counts.values()) >= n_bars:
+            return text[: bar.closed] if len(text) > bar.closed + MIN_REST else None
     return None
 
 

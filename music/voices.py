@@ -273,22 +273,11 @@ def merge_parts(voices, bars, max_voices):
             ]
             if fits:
                 nearest = min(fits)[1]
-                parts[nearest] = join_parts(parts[nearest], part)
+                parts[nearest] = part_of(join_voices(parts[nearest].voice, part.voice), bars)
                 del parts[i]
             else:
                 i += 1
     return parts
-
-
-def join_parts(a, b):
-    """Returns one Part of two that never sound in the same bar."""
-    n_heads = a.n_heads + b.n_heads
-    return Part(
-        join_voices(a.voice, b.voice),
-        a.sounds | b.sounds,
-        (a.pitch * a.n_heads + b.pitch * b.n_heads) / n_heads,
-        n_heads,
-    )
 
 
 def join_voices(a, b):
