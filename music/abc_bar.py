@@ -319,9 +319,7 @@ class _StretchReader:
             self.errors.append(("broken rhythm", "no note after > or <"))
         return Stretch(
             self.now,
-            tuple(self.onsets),
-            tuple(self.durations),
-            tuple(self.pitches),
+            *map(tuple, (self.onsets, self.durations, self.pitches)),
             self.n_heads,
             tuple(self.joined.items()),
             tuple([tie[:2] for tie in self.ties]),
@@ -336,8 +334,7 @@ class _StretchReader:
         )
 
 
-# all others change no note: blanks, endings (repeats are read once), chord symbols and words,
-# decorations, spacers
+# all others change no note: blanks, endings, words, decorations, spacers
 _SIGN_METHODS = {
     "tuplet": _StretchReader.tuplet,
     "broken": _StretchReader.broken_rhythm,

@@ -82,8 +82,7 @@ def check_abc(text, prompt_chars=0):
         and rest_share is not None
         and rest_share <= MAX_REST_SHARE
     )
-    # a tune of nothing but short first and last bars, or without any meter, does not show that it
-    # knows its meter
+    # a tune of nothing but short first and last bars, or without any meter, shows no meter
     meter = all_fit and any(bar.length == bar.meter for voice in voices for bar in voice.bars)
     aligned = _aligned(voices)
     flags = (header, tokens, content, meter, aligned)

@@ -13,8 +13,6 @@ import re
 from collections import Counter
 from typing import NamedTuple
 
-# ---------------------------------------------------------------- bytes and books
-
 
 def decoded(data):
     """Returns (text with plain line ends, Counter of what was mended) of the bytes of an ABC
@@ -158,8 +156,6 @@ def is_words(line):
     letters, foreign = (len(re.findall(kind, bare)) for kind in ("[A-Za-z]", "[IKNQUVWh-jl-t]"))
     return foreign > max(2, 0.3 * letters) or bool(re.fullmatch(r"[-\d\s.\\]+", line))
 
-
-# ---------------------------------------------------------------- one line of music
 
 _MARK = re.compile(r"![^!|\s]{1,40}!|\+[A-Za-z][A-Za-z0-9.()<>]{0,39}\+")
 _MICROTONE = re.compile(r"(\^+|_+|=)(\d*)(/*)(\d*)(?<=[\d/])(?=[A-Ga-g])")

@@ -108,8 +108,6 @@ class _Reader:
         if not self.has_key:
             self.mended["tunes without K:"] += 1
 
-    # ------------------------------------------------ fields
-
     def field(self, letter, value):
         """Reads a field of the header or the body."""
         if letter == "V":
@@ -192,8 +190,6 @@ class _Reader:
         voice.shift = shift or voice.shift
         if not self.in_header:
             self.voice = voice
-
-    # ------------------------------------------------ music
 
     def music_line(self, line, number):
         """Reads a line of music: fields, bar lines and the stretches between them."""

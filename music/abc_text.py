@@ -174,8 +174,6 @@ class Reader:
         if len(self.warnings) < MAX_ERRORS:
             self.warnings.append((line, "tie", f"{n_ties} tied notes are not continued"))
 
-    # ------------------------------------------------ header
-
     def read_header(self, lines):
         """Reads the fields through K:, or up to the first line that is none: (letters, lines)."""
         letters, number = [], 0
@@ -187,7 +185,7 @@ class Reader:
                     break
                 self.header_field(line[0], line[2:].strip(), letters, number + 1)
             elif letters and not raw.strip():
-                break  # an empty line ends the tune; one before it, or a comment, does not
+                break  # an empty line ends the tune
             self.body_from += len(raw) + 1
             number += 1
         return letters, number
@@ -232,8 +230,6 @@ class Reader:
         for voice in self.voices.values():
             voice.begin(self)
         self.voice = next(iter(self.voices.values())) if len(self.voices) == 1 else None
-
-    # ------------------------------------------------ body
 
     def read_body(self, lines, number, has_header):
         """Reads the lines after the first `number`, up to the empty line that ends the tune."""
@@ -364,8 +360,6 @@ class Reader:
         else:
             voice.bar_to = max(voice.bar_to, end)
         voice.bar_parts.append(text)
-
-    # ------------------------------------------------ music
 
     def music(self, voice, text, at, number):
         """Reads a stretch of music of one voice and appends its notes."""

@@ -163,7 +163,7 @@ def piano_roll(tune, given=None):
         for i, start in enumerate(bars)
         if i % step == 0
     ]
-    thick = max(y_scale - 0.4, 0.8)  # a hair narrower than the space, so that neighbours stay apart
+    thick = max(y_scale - 0.4, 0.8)  # a hair narrower than the space
     for v, voice in enumerate(tune.voices):
         boxes = []
         for note in voice.notes:

@@ -14,8 +14,6 @@ from music.abc_fields import parse_key
 from music.abc_text import Reader, clean_line
 from music.theory import SIGNS
 
-# ---------------------------------------------------------------- books and headers
-
 
 def split_tunebook(text, any_text=False):
     """Returns the tunes of a tunebook: each begins with a line `X:` and ends before an empty line
@@ -41,9 +39,6 @@ def body_start(text):
     """Returns where the music begins: after the line K: of the header (0 if there is none)."""
     match = re.search(r"^K:[^\n]*\n", text, re.MULTILINE)
     return match.end() if match else 0
-
-
-# ---------------------------------------------------------------- cutting at bar lines
 
 
 def trim_to_bars(text):

@@ -73,9 +73,6 @@ def make_voices(track, pitch, on, off, bars, max_voices):
     return [part.voice for part in parts], len(on) - n_kept, n_dropped
 
 
-# ---------------------------------------------------------------- one track
-
-
 def tidy(pitch, on, off):
     """Notes of one track, sorted by onset and pitch: doubled notes stand once, a note ends where
     its pitch starts again, and overlaps of up to a sixteenth, from legato playing, go."""
@@ -163,9 +160,6 @@ def end_at_bars(on, off, bars):
     return np.where(alone[chord], off, np.minimum(off, bar))
 
 
-# ---------------------------------------------------------------- one track, several voices
-
-
 def voices_of_tracks(tracks, bars, max_voices):
     """Returns the voices of all tracks [(pitch, on, off)], each in the cheapest of its ways; where
     this gives more than `max_voices`, the tracks that gain least by being split get ties."""
@@ -233,9 +227,6 @@ def deal_notes(pitch, on, off, n_parts):
     parts = np.zeros(len(on), np.int64)
     parts[order] = chord_part[np.cumsum(new) - 1]
     return parts
-
-
-# ---------------------------------------------------------------- all tracks
 
 
 class Part(NamedTuple):

@@ -49,9 +49,6 @@ def _joined(first, second, size):
     return first[..., :n] * np.uint64(pow(_STEP, size, 1 << 64)) + second[..., :n]
 
 
-# ---------------------------------------------------------------- finding them
-
-
 def build_lookup(hashes):
     """Returns (sorted unique hashes, start of every bucket, bits to shift): what `look_up` needs.
 
