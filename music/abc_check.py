@@ -52,10 +52,6 @@ def check_abc(text, prompt_chars=0):
     meter    every bar exactly as long as its meter; only a voice's first or last may be shorter
     aligned  all voices have the same number of bars of the same lengths (the last bar let pass)
     """
-    try:
-        text = text if isinstance(text, str) else bytes(text).decode("utf-8", "replace")
-    except (TypeError, ValueError):
-        text = ""
     reader = Reader(text, strict=False)
     voices, prompt_chars = reader.sounding_voices(), max(prompt_chars, 0)
     n_notes = n_bars = 0

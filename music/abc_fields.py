@@ -24,16 +24,16 @@ _KEY_REST = re.compile(
     r"(?:treble|bass|alto|tenor|perc|none)\d?(?:[+-]8)?))*[ \t]*"
 )
 _STAFF_WORDS = "clef exp middle treble bass alto tenor perc octave transpose".split()
-_SHIFTS = re.compile(
-    r"(?:octave|transpose|\bt)[ \t]*=[ \t]*([^\s]+)|(?:treble|bass|alto|tenor)\d?[+-]8"
-)
 
 
-def transposes(text):
-    """Returns True if a K: or V: value asks for notes that sound elsewhere than they are written
-    (`octave=-1`, `treble+8`): players disagree about it, so the strict reader refuses it."""
-    shift = _SHIFTS.search(text[:200])
-    return bool(shift) and shift.group(1) not in ("0", "+0")
+def shift_of(text):
+    """Returns semitones by which a K: or V: value asks notes to sound above what is written:
+    `clef=treble-8`, `transpose=-24`. Players disagree about it: the strict reader refuses it."""
+    shift = 0
+    for word, number in re.findall(r"\b(octave|transpose|t)\s*=\s*([+-]?\d{1,3})\b", text[:200]):
+        shift += int(number) * (12 if word == "octave" else 1)
+    clef = re.search(r"(?:treble|alto|tenor|bass)\d?([+-])8", text[:200])
+    return shift + (int(clef[1] + "12") if clef else 0)
 
 
 @lru_cache(maxsize=512)
@@ -41,7 +41,7 @@ def parse_key(text):
     """Returns alterations of C D E F G A B in semitones by a K: value, e.g. `G` -> (0, 0, 0, 1, 0,
     0, 0); ValueError beyond seven sharps or flats and for a transposition."""
     text = text[:200].strip()
-    if transposes(text):
+    if shift_of(text):
         raise ValueError(f"transposing is not supported: {text[:40]}")
     # Highland pipes: HP writes no signature
     if text[:2] in ("HP", "Hp") and _KEY_REST.fullmatch(text, 2):

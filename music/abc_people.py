@@ -26,6 +26,7 @@ from music.abc_fields import (
     parse_tempo,
     parse_unit,
     sharps_of,
+    shift_of,
 )
 from music.abc_mending import Cleaner, decoded, is_field, is_music, is_words, split_book
 from music.abc_text import AbcError, read_abc
@@ -294,16 +295,6 @@ class _Reader:
                 (step, pitch, own[i] if i >= 0 else before[-1 - i][2])
                 for (step, pitch), i in zip(read.open, read.open_notes)
             ]
-
-
-def shift_of(value):
-    """Returns semitones by which a voice sounds above what is written: `clef=treble-8`,
-    `transpose=-24`."""
-    shift = 0
-    for word, number in re.findall(r"\b(octave|transpose|t)\s*=\s*([+-]?\d{1,2})\b", value):
-        shift += int(number) * (12 if word == "octave" else 1)
-    clef = re.search(r"(?:treble|alto|tenor|bass)\d?([+-])8", value)
-    return shift + (12 if clef and clef.group(1) == "+" else -12 if clef else 0)
 
 
 # ---------------------------------------------------------------- from bars to the normal form

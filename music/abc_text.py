@@ -22,7 +22,7 @@ from music.abc_fields import (
     parse_meter,
     parse_tempo,
     parse_unit,
-    transposes,
+    shift_of,
 )
 
 # bars that Z100 and the like may ask for in one tune: memory must not follow a number
@@ -317,7 +317,7 @@ class Reader:
         elif voice is None:
             voice = self.voices[match.group(1)] = _VoiceReader(match.group(1))
             voice.begin(self)
-        if transposes(value):
+        if shift_of(value):
             self.error(number, "voice", f"transposing voices are not supported: {value[:40]}")
         if not declare:
             self.voice = voice
@@ -480,8 +480,6 @@ def read_abc(text, strict=True):
     >>> [(str(n.onset), str(n.duration), n.pitch) for n in tune.voices[0].notes]
     [('0', '3', 66), ('3', '1', 60), ('3', '1', 64)]
     """
-    if not isinstance(text, str):
-        raise AbcError(1, "header", "no text")
     reader = Reader(text, strict=strict)
     # making a Fraction takes longer than reading the note
     quarters = lru_cache(maxsize=None)(lambda ticks: Fraction(ticks, TICKS))

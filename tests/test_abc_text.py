@@ -448,12 +448,6 @@ def test_hostile_repetition_takes_linear_time(unit):
     assert len(check.errors) <= 2 * MAX_ERRORS
 
 
-def test_not_even_text():
-    assert check_abc(None).level == check_abc(b"\xff\x00").level == check_abc(3.5).level == 0
-    with pytest.raises(AbcError):
-        read_abc(None)
-
-
 def test_fields_without_end_take_linear_time():
     for unit in ("[K:D]", "K:D\n", "C%\n", "(C", "C-[K:D]"):
         with an_end():
