@@ -58,7 +58,7 @@ class Stretch(NamedTuple):
     n_heads: int
     joined: tuple  # (index of an open tie from before, ticks to add)
     open: tuple  # ties open at the end: (step, pitch)
-    # for each: index of its note here, or -1 - index of the open tie from before
+    # for each: index of its note here; negative: of the open tie from before, counted from the end
     open_notes: tuple
     alterations: tuple  # in force at the end
     slur_low: int  # lowest and last level of nesting, relative to the start
@@ -163,13 +163,13 @@ class _StretchReader:
 
     def __init__(self, alterations, unit, compound, ties):
         self.unit, self.compound, self.alterations, self.now = unit, compound, list(alterations), 0
-        # (step, pitch, where); where: index of the note here, or -1 - index of the tie from before
-        self.ties = [(step, pitch, -1 - i) for i, (step, pitch) in enumerate(ties)]
-        self.onsets, self.durations, self.pitches, self.n_heads, self.errors = [], [], [], 0, []
-        self.joined = {}  # tie from before -> ticks that it goes on here
+        self.onsets, self.pitches, self.n_heads, self.errors = [], [], 0, []
+        self.durations = [0] * len(ties)  # first what the open ties from before get here
+        self.n_before = len(ties)
+        self.ties = [(*tie, place) for place, tie in enumerate(ties)]  # place: in durations
         self.broken_ties = self.slur = self.slur_low = self.rest_bars = 0
         self.timed = False
-        # what a > or < would lengthen: (ticks, [(place of a head's note as in `ties`, its ticks)])
+        # what a > or < would lengthen: (ticks, [(place of a head's note in durations, its ticks)])
         self.last = None
         self.broken = 0  # signs of a > or < that waits for its second note
         self.tuplet_left, self.tuplet_over, self.tuplet_under = 0, 1, 1
@@ -187,20 +187,17 @@ class _StretchReader:
             pitch, tie = self.pitch_of(head)
             length = ticks if head is heads[0] else self.ticks_in_chord(head, heads[0], ticks)
             if tie is None:
-                where = len(self.durations)
+                place = len(self.durations)
                 self.onsets.append(self.now)
                 self.durations.append(length)
                 self.pitches.append(pitch)
             else:  # the same note goes on
                 self.ties.remove(tie)
-                where = tie[2]
-                if where >= 0:
-                    self.durations[where] += length
-                else:
-                    self.joined[-1 - where] = self.joined.get(-1 - where, 0) + length
-            sounding.append((where, length))
+                place = tie[2]
+                self.durations[place] += length
+            sounding.append((place, length))
             if head.tied or all_tied:
-                still_open.append((head.step, pitch, where))
+                still_open.append((head.step, pitch, place))
         self.n_heads += len(heads)
         # a tie leads to the very next note, chord or rest, or nowhere
         self.broken_ties += len(self.ties)
@@ -242,19 +239,13 @@ class _StretchReader:
     def pitch_of(self, head):
         """Returns (MIDI pitch, the open tie that this head continues or None)."""
         letter, step, natural, alteration = head[:4]
-        if self.ties and alteration is None:
-            for tie in self.ties:
-                # a tied note keeps its accidental across the bar line without saying it
-                if tie[0] == step:
-                    return tie[1], tie
-        if alteration is None:
-            alteration = self.alterations[letter]
-        else:
+        if alteration is not None:
             self.alterations[letter] = alteration
-        pitch = natural + alteration
-        for tie in self.ties:  # ... or says it: `^F-|^F`
-            if tie[0] == step and tie[1] == pitch:
-                return pitch, tie
+        pitch = natural + self.alterations[letter]
+        for tie in self.ties:
+            # a tied note keeps its accidental across the bar line, or says it: `^F-|^F`
+            if tie[0] == step and (alteration is None or tie[1] == pitch):
+                return tie[1], tie
         if not 0 <= pitch <= 127:
             self.errors.append(("pitch", f"pitch {pitch} is outside 0-127"))
             pitch = min(max(pitch, 0), 127)
@@ -280,12 +271,8 @@ class _StretchReader:
         ticks, sounding = self.last
         if ticks * over % under:
             self.errors.append(("length", "a note shorter than can be counted"))
-        for where, length in sounding:
-            more = length * over // under - length
-            if where >= 0:
-                self.durations[where] += more
-            else:
-                self.joined[-1 - where] += more
+        for place, length in sounding:
+            self.durations[place] += length * over // under - length
         self.now += ticks * over // under - ticks
 
     def slur_sign(self, token):
@@ -317,13 +304,14 @@ class _StretchReader:
             self.errors.append(("tuplet", f"a tuplet lacks {left} of its notes in its bar"))
         if self.broken:
             self.errors.append(("broken rhythm", "no note after > or <"))
+        n = self.n_before
         return Stretch(
             self.now,
-            *map(tuple, (self.onsets, self.durations, self.pitches)),
+            *map(tuple, (self.onsets, self.durations[n:], self.pitches)),
             self.n_heads,
-            tuple(self.joined.items()),
+            tuple(enumerate(self.durations[:n])),
             tuple([tie[:2] for tie in self.ties]),
-            tuple([tie[2] for tie in self.ties]),
+            tuple([tie[2] - n for tie in self.ties]),
             tuple(self.alterations),
             self.slur_low,
             self.slur,

@@ -292,7 +292,7 @@ class _Reader:
             before[i][2][1] += ticks
         if read.timed:
             voice.ties[number] = [
-                (step, pitch, own[i] if i >= 0 else before[-1 - i][2])
+                (step, pitch, own[i] if i >= 0 else before[i][2])
                 for (step, pitch), i in zip(read.open, read.open_notes)
             ]
 

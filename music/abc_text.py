@@ -373,7 +373,7 @@ class Reader:
             voice.durations[voice.tie_notes[tie]] += ticks
         if read.open:
             voice.tie_notes = tuple(
-                [n_before + i if i >= 0 else voice.tie_notes[-1 - i] for i in read.open_notes]
+                [n_before + i if i >= 0 else voice.tie_notes[i] for i in read.open_notes]
             )
         voice.ties, voice.alterations, voice.now = read.open, read.alterations, now + read.length
         if read.slur_low or read.slur_end:
