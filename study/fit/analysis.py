@@ -27,6 +27,7 @@ NO_VERDICT = {
     "verdict": "one amount",
     "identified": False,
     "reason": "several amounts of text were trained: the law of size and text answers",
+    "reason_in_short": "see the law of size and text",
 }
 CLASSICAL = (  # what is told of the original suite's own fit
     "alpha a c alpha_interval c_interval r_squared verdict identified reason n_sizes n_runs count"
@@ -131,20 +132,20 @@ def analyse(rows, resamples, seed=0, measured=VALIDATION, predicted=None, saved=
             entries[family], counting[family]
         )
     joint, joint_refused = {}, {}
-    for family, own in everything.items():
-        on_grid = rows_of_grid(own)
-        entry, _, _ = fit_grid(on_grid, resamples, rng)
+    grids = {family: rows_of_grid(own) for family, own in everything.items()}
+    for family, own in grids.items():
+        entry, _, _ = fit_grid(own, resamples, rng)
         if isinstance(entry, str):
             joint_refused[family] = entry
             continue
         joint[family] = entry
         if family in (predicted or {}):
-            entry["prediction"] = beside_measured(predicted[family], on_grid)
+            entry["prediction"] = beside_measured(predicted[family], own)
         if family in entries:
             entries[family].update(NO_VERDICT)
     families = {family: headline.rows for family, headline in chosen.items()}
     compared = compare_pairs(families, laws, resamples, rng)
-    on_grid = [row for family in chosen for row in rows_of_grid(everything[family])]
+    on_grid = [row for family in chosen for row in grids[family]]
     answer = study_answer.answer(on_grid, saved, share) if on_grid else None
     result = {
         "headline": sentences.headline(entries, refused, compared, joint, answer),

@@ -111,10 +111,7 @@ def interpolation_weights(log_sizes, at):
     linearly: the curve passes through every measured loss. Without the parabola its chords lie
     above a convex law, by as much as the noise of a run.
     """
-    right = np.clip(np.searchsorted(log_sizes, at), 1, len(log_sizes) - 1)
-    share = (at - log_sizes[right - 1]) / (log_sizes[right] - log_sizes[right - 1])
-    chords = np.zeros((len(at), len(log_sizes)))
-    chords[np.arange(len(at)), right - 1], chords[np.arange(len(at)), right] = 1 - share, share
+    chords = np.stack([np.interp(at, log_sizes, one) for one in np.eye(len(log_sizes))], 1)
     powers, center = np.arange(min(3, len(log_sizes))), log_sizes.mean()
     at_nodes = (log_sizes - center)[:, None] ** powers
     fitted = np.linalg.pinv(at_nodes)

@@ -190,19 +190,18 @@ def draw_grid(plt, study):
         return None
     figure, panels = _panels(plt, len(families), 4.4 * len(families), 3.8)
     for axis, family in zip(panels, families):
-        entry = joint[family]
         rows = rows_of_grid([row for row in study.rows if row["family"] == family])
-        keys = ("val_nats_per_char", "n_chars_seen")
-        rows = [row for row in rows if all(is_positive(row[key]) for key in keys)]
-        sizes = np.geomspace(*entry["n_range"], 60)
-        values = {name: entry[name]["value"] for name in shared.JOINT}
-        amounts = sorted({row["n_chars_seen"] for row in rows})
+        points = shared.points_of(rows)
+        sizes = np.geomspace(points.n.min(), points.n.max(), 60)
+        values = {name: joint[family][name]["value"] for name in shared.JOINT}
+        amounts = np.unique(points.d)
         for i, d in enumerate(amounts):
-            color = plt.get_cmap("viridis")(0.9 * i / max(len(amounts) - 1, 1))
-            n, loss = columns([row for row in rows if row["n_chars_seen"] == d], entry["count"])
-            axis.plot(n, loss, ls="none", marker="o", ms=4, mfc="none", color=color)
+            color, own = plt.get_cmap("viridis")(0.9 * i / (len(amounts) - 1)), points.d == d
+            how = {"ls": "none", "marker": "o", "ms": 4, "mfc": "none", "color": color}
+            axis.plot(points.n[own], points.loss[own], **how)
             axis.plot(sizes, shared.joint_loss(sizes, d, **values), color=color, label=si(d))
-        axis.set(xlabel=_n_axis({family: rows}), title=f"{label(family)} (n = {len(rows)} runs)")
+        title = f"{label(family)} (n = {len(points.n)} runs)"
+        axis.set(xlabel=_n_axis({family: rows}), title=title)
         log_axes(axis, si, number)
     panels[-1].legend(title="characters", fontsize=8)
     return figure, {}

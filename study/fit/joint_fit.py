@@ -13,7 +13,7 @@ import numpy as np
 from study.fit import design
 from study.fit import shared_law as shared
 from study.fit.power_law import LEVEL, TAILS
-from study.fit.records import count_of, is_ladder, is_positive
+from study.fit.records import count_of, is_ladder
 from study.fit.headline_runs import headline_rows
 from study.fit.verdict import MOST_RATIO
 
@@ -37,19 +37,17 @@ def rows_of_grid(own):
     return [row for row in ladder if row["recipe"] == recipe]
 
 
-def too_few(rows):
-    """Returns why these rows give no law of size and text, in words, or None: an exponent and its
+def too_few(points):
+    """Returns why these runs give no law of size and text, in words, or None: an exponent and its
     coefficient need three points in that direction."""
-    if not rows:
+    n_sizes, n_amounts, n_runs = (len(set(points.n)), len(set(points.d)), len(points.n))
+    if not n_runs:
         return "the amount of training data (D) is not given"
-    n_sizes, n_amounts = (
-        len({row[key] for row in rows}) for key in (count_of(rows), "n_chars_seen")
-    )
-    if n_amounts >= 3 and n_sizes >= 3 and len(rows) >= MIN_RUNS:
+    if n_amounts >= 3 and n_sizes >= 3 and n_runs >= MIN_RUNS:
         return None
     return (
-        f"{n_sizes} sizes, {n_amounts} amounts of data and {len(rows)} runs; three of each and"
-        " seven runs are needed"
+        f"{n_sizes} sizes, {n_amounts} amounts of data and {n_runs} runs; three of each and seven"
+        " runs are needed"
     )
 
 
@@ -57,14 +55,13 @@ def fit_grid(rows, resamples, rng):
     """Returns (entry of fits.json, Fit, parameters (resamples, P)) of one family, (entry, None,
     None) where its sizes and data grow together, (reason, None, None) where its runs are too few.
     """
-    rows = [row for row in rows if is_positive(row["n_chars_seen"])]
-    rows = [row for row in rows if is_positive(row["val_nats_per_char"])]
-    if reason := too_few(rows):
-        return reason, None, None
     points = shared.points_of(rows)
+    if reason := too_few(points):
+        return reason, None, None
+    n_runs = len(points.loss)
     entry = {
         "count": count_of(rows),
-        "n_runs": len(rows),
+        "n_runs": n_runs,
         "n_sizes": len(set(points.n)),
         "n_amounts_of_data": len(set(points.d)),
         "n_range": [points.n.min(), points.n.max()],
@@ -77,7 +74,7 @@ def fit_grid(rows, resamples, rng):
         entry |= {"identified": False, "reason": design.sentence(power, along), "design": along}
         return {**unknown, **entry}, None, None
     form, p, found = choose_form(points)
-    weights = rng.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), size=resamples)
+    weights = rng.multinomial(n_runs, np.full(n_runs, 1 / n_runs), size=resamples)
     draws = np.empty((0, len(found.parameters)))
     if resamples:
         draws = shared.refitted(found, points, weights.astype(float))
