@@ -12,8 +12,6 @@ import pytest
 
 from starts import HERE, start
 
-QUICKLY = ("--retry-wait", "0.01", "--timeout", "5")
-
 
 def midi(number):
     """A small MIDI file that differs with `number`."""
@@ -45,8 +43,8 @@ def tar_bytes(files, top=""):
 
 
 def download(root, *flags, code=0):
-    """Runs the script as a user does; returns its output."""
-    done = start([HERE / "01_download.py", "--root", root, *map(str, flags)])
+    """Runs the script as a user does, with short waits; returns its output."""
+    done = start([HERE / "tests/short_waits.py", "--root", root, *map(str, flags)])
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     return done.stdout + done.stderr

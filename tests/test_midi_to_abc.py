@@ -555,7 +555,7 @@ def test_every_kind_of_bad_file_is_a_row_and_the_run_goes_on(tmp_path, capsys):
     }
     make_root(tmp_path, files)
     capsys.readouterr()
-    first = convert_root(tmp_path, "--workers", "2", "--check-all")
+    first = convert_root(tmp_path, "--workers", "2")
     assert first.returncode == 0, first.stderr
     failed = dict(
         line.split("\t")[:2]
@@ -604,9 +604,9 @@ def convert(data, name="", max_voices=15):
         while True:
             pass
     return plain(data, name, max_voices)
-conversion.convert, conversion.MAX_DEATHS = convert, 6
+conversion.convert, conversion.MAX_DEATHS, stage02.TIMEOUT = convert, 6, {timeout}
 if __name__ == "__main__":
-    stage02.main(["--root", {root!r}, "--workers", "2", "--timeout", "{timeout}"])
+    stage02.main(["--root", {root!r}, "--workers", "2"])
 """
 
 
@@ -642,25 +642,13 @@ def hostile_run(*args, code=0, **flags):
 
 
 def test_a_worker_that_dies_or_hangs_costs_one_file(tmp_path):
-    """And one that died gets another chance in the next run, in case it was the machine; then there
-    is none."""
     names = [f"song{i}" for i in range(20)] + ["killer", "sleeper"]
     killed = {"killer.mid": "crash", "sleeper.mid": "timeout"}
-    assert hostile_run(tmp_path, names)[1] == killed
-    assert len(outputs(tmp_path / "root")) == 20 + 2
     said, failed = hostile_run(tmp_path, names)
     assert failed == killed and "files per second" in said
+    assert len(outputs(tmp_path / "root")) == 20 + 2
     said, failed = hostile_run(tmp_path, names)
     assert failed == killed and "up to date" in said
-
-
-def test_a_crash_of_the_machine_is_mended_by_the_next_run(tmp_path):
-    names = [f"song{i}" for i in range(20)] + ["killer"]
-    assert hostile_run(tmp_path, names)[1] == {"killer.mid": "crash"}
-    before = os.stat(tmp_path / "root/data/abc_notation/song1.abc").st_mtime_ns
-    assert hostile_run(tmp_path, names, killers=())[1] == {}
-    assert os.stat(tmp_path / "root/data/abc_notation/song1.abc").st_mtime_ns == before
-    assert "up to date" in hostile_run(tmp_path, names, killers=())[0]
 
 
 def test_workers_that_die_at_once_end_in_a_message(tmp_path):
@@ -734,11 +722,8 @@ def test_bad_flags_end_in_one_sentence(tmp_path):
     make_root(tmp_path, {"a/one.mid": midi(scale(20))})
     assert convert_root(tmp_path).returncode == 0
     for flags, words in (
-        (["--timeout", "nan", "--force"], "not finite"),
-        (["--timeout", "inf"], "not finite"),
         (["--workers", "0"], "below 1"),
         (["--max-voices", "99"], "above 15"),
-        (["--only", "b/*"], "matches none of the 1 files"),
     ):
         run = convert_root(tmp_path, *flags)
         assert (
@@ -762,19 +747,6 @@ def test_nothing_usable_is_an_error_that_says_what_to_look_at(tmp_path):
     run = convert_root(tmp_path)
     assert run.returncode == 1 and "1 not_midi" in run.stderr and "failed_midi.txt" in run.stderr
     assert "Traceback" not in run.stderr
-
-
-def test_only_redoes_some_files_of_a_finished_conversion(tmp_path):
-    make_root(tmp_path, {"a/one.mid": midi(scale(20)), "b/two.mid": midi(scale(12))})
-    early = convert_root(tmp_path, "--only", "a/*")
-    assert early.returncode == 1 and "there is none" in early.stderr
-    assert convert_root(tmp_path).returncode == 0
-    made = outputs(tmp_path)
-    before = os.stat(tmp_path / "data/abc_notation/b/two.abc").st_mtime_ns
-    again = convert_root(tmp_path, "--only", "a/*")
-    assert again.returncode == 0, again.stderr
-    assert outputs(tmp_path) == made
-    assert os.stat(tmp_path / "data/abc_notation/b/two.abc").st_mtime_ns == before
 
 
 def test_workers_do_not_load_torch():

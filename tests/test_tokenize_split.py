@@ -244,11 +244,7 @@ def test_two_harmonisations_of_one_melody_are_one_group(tmp_path):
     done = run_stage(tmp_path / "root", "--abc", tmp_path / "abc")
     assert done.returncode == 0, done.stderr
     stats = json.loads((tmp_path / "root/data/stats.json").read_text())
-    assert (
-        stats["groups"] == 30
-        and stats["tunes_per_group"] == {"1": 20, "2": 10}
-        and stats["similar_melodies"] >= 9
-    )
+    assert stats["groups"] == 30
 
 
 def test_numbers_of_a_catalogue_are_no_copy_numbers():
@@ -264,7 +260,7 @@ def test_similar_pairs_agrees_with_comparing_all():
         for i in range(80)
     ]
     signatures = np.stack([groups.signature(part) for part in sets])
-    pairs, likeness = groups.similar_pairs(signatures, np.full(80, 200))
+    pairs = groups.similar_pairs(signatures, np.full(80, 200))
     alike = {
         (i, j): (signatures[i] == signatures[j]).mean()
         for i, j in itertools.combinations(range(80), 2)
@@ -333,7 +329,7 @@ def test_adding_files_moves_no_old_tune(corpus, tmp_path):
     assert done.returncode == 0, done.stderr
     before, after = split_of(root), split_of(tmp_path / "root")
     old, new = [
-        json.loads((r / "data/stats.json").read_text())["floor"]["share_of_groups"]
+        json.loads((r / "data/stats.json").read_text())["held_out_share_of_groups"]
         for r in (root, tmp_path / "root")
     ]
     held_out = ("val", "test")
@@ -513,9 +509,6 @@ def test_rests_and_scraps_are_left_out_and_counted(tmp_path):
     dropped = json.loads((tmp_path / "root/data/stats.json").read_text())["dropped_tunes"]
     assert dropped == {"rests for more than 0.95 of the time": 1, "fewer than 16 notes": 1}
     assert not {"Artist 1/rests.abc", "Artist 1/scrap.abc"} & set(split_of(tmp_path / "root"))
-    limits = ["--max-rest-share", 1, "--min-notes", 0]
-    run_stage(tmp_path / "root", "--abc", tmp_path / "abc", "--abc-raw", *limits)
-    assert {"Artist 1/rests.abc"} <= set(split_of(tmp_path / "root"))
 
 
 def test_abc_of_people_becomes_normal_form_and_what_cannot_be_read_is_a_row(tmp_path):
@@ -554,54 +547,22 @@ def test_budget_is_spread_over_groups_and_nested():
     assert len(large) == 14 and [s for s in small if s not in large] == []
 
 
-def test_collections_and_holdout(corpus, tmp_path):
-    _, folder = corpus
-    wanted = {
-        "Artist 1/Piece b 1": "val",
-        "Artist 2/Piece c 2": "train",
-        "Artist 3/Piece d 3": "test",
-    }
-    (tmp_path / "fixed.tsv").write_text(
-        "".join(f"{split}\t{path}\n" for path, split in wanted.items()) + "no such tune\n"
-    )
-    done = run_stage(
-        tmp_path / "root",
-        "--abc",
-        folder,
-        "--collections=-Elsewhere,-Artist 5",
-        "--holdout",
-        tmp_path / "fixed.tsv",
-    )
-    assert done.returncode == 0, done.stderr
-    found = split_of(tmp_path / "root")
-    assert {path.split("/")[0] for path in found} == {f"Artist {i}" for i in (0, 1, 2, 3, 4, 6)}
-    assert {path: found[path + ".abc"] for path in wanted} == wanted
-    assert json.loads((tmp_path / "root/data/stats.json").read_text())["holdout"][
-        "lines_without_a_tune"
-    ] == ["no such tune"]
-
-
 @pytest.mark.parametrize(
     "flags, words",
     [
         (["--abc", "nowhere"], "there is no such file or folder"),
         (["--from-splits", "."], "no train.txt"),
         (["--abc", ""], "an empty name"),
-        (["--abc", "one", "--max-rest-share", "nan"], "not finite"),
         (["--abc", "one", "--workers", "0"], "below 1"),
         (["--abc", "one", "--limit-chars", "many"], "no whole number"),
-        (["--abc", "one", "--holdout", "wrong.tsv"], "none of its 2 lines names a tune"),
         (["--abc", "empty"], "no .abc file"),
         (["--abc", "one"], "too few"),
         ([], "02_midi_to_abc"),
-        (["--abc", "one", "--collections", "nosuch"], "nosuch"),
-        (["--abc", "one", "--holdout", "none.tsv"], "no such file"),
     ],
 )
 def test_bad_input_ends_in_one_line(tmp_path, monkeypatch, flags, words):
     (tmp_path / "empty").mkdir()
     write_corpus(tmp_path / "one", [1])
-    (tmp_path / "wrong.tsv").write_text("some,other\ntable,of things\n")
     monkeypatch.chdir(tmp_path)
     done = run_stage(tmp_path / "root", *flags)
     assert done.returncode == 1 and words in done.stderr and "Traceback" not in done.stderr
@@ -624,9 +585,9 @@ def test_too_few_groups_say_why(tmp_path):
         )
     )
     done = run_stage(tmp_path / "root", "--abc", path)
-    assert done.returncode == 1 and "2 groups of different tunes are left of 4 tunes" in done.stderr
+    assert done.returncode == 1 and "of 4 tunes, 2 different songs are left" in done.stderr
     assert "one song in several versions: book.abc#1, book.abc#2" in done.stderr
-    assert "1 left out, fewer than 16 notes: book.abc#4" in done.stderr
+    assert "1 left out, fewer than 16 notes" in done.stderr
 
 
 def test_the_last_lines_say_what_was_held_out_and_left_out(tmp_path):
@@ -638,8 +599,6 @@ def test_the_last_lines_say_what_was_held_out_and_left_out(tmp_path):
     assert share >= 80 and "tunes: 13 in 13 groups" in done.stdout
     assert "left out: fewer than 16 notes: 1 (scrap.abc)" in done.stdout
     assert re.search(r"strongest baseline, .+: [\d.]+ bits per character on val", done.stdout)
-    more = run_stage(tmp_path / "root", "--abc", tmp_path / "abc", "--verbose", "--force").stdout
-    assert "xz -9: " in more and "6-gram: " in more
 
 
 def test_a_book_alone_is_a_corpus(tmp_path):
@@ -713,31 +672,19 @@ def test_ready_text_keeps_what_stands_outside_tunes(tmp_path):
 
 
 def test_ready_text_is_cut_into_jobs_between_its_parts(tmp_path, monkeypatch):
-    """Jobs are stretches of the file, so no process holds the text; parts are the same however it
-    is cut."""
     tunes = [make_abc([make_melody(i, 12)]) for i in range(40)]
     for newline, name in (("\n", "utf-8"), ("\r\n", "latin-1")):
         text = "caf\u00e9\n\n" + "\n".join(tunes[:20]) + "".join(tunes[20:])
         path = tmp_path / "train.txt"
         path.write_bytes(text.replace("\n", newline).encode(name))
-        monkeypatch.setattr(reading, "JOB_BYTES", 700)
+        monkeypatch.setattr(reading, "READY_PARTS", 7)
         jobs = reading.ready_jobs(path)
         found = [
             row["pieces"][0][1]
             for job in jobs
             for row in reading.read_ready(job, max_chars=4999, min_chars=1)
         ]
-        assert len(jobs) >= 5 and found == ["caf\u00e9\n", *tunes]
-
-
-def test_a_large_text_is_announced_with_its_time(tmp_path, monkeypatch):
-    for split in SPLITS:
-        (tmp_path / f"{split}.txt").write_text("one line\n\n" * (300 if split == "train" else 10))
-    monkeypatch.setattr(stage03, "LARGE_TEXT", 0.001)
-    done = run_stage(tmp_path / "root", "--from-splits", tmp_path)
-    assert re.match(
-        r"\d+ MB of text: some \d+ minutes, and [\d.]+ GB of memory\n---", done.stdout
-    ), done.stdout
+        assert len(jobs) == 6 and found == ["caf\u00e9\n", *tunes]
 
 
 def test_a_text_without_empty_lines_is_cut_in_time():
@@ -902,21 +849,21 @@ def test_ppmd_is_the_growth_of_the_librarys_own_stream(corpus):
         assert found["label"] == "PPMd (order 16)"
 
 
-def test_overlap_counts_windows_and_names_the_tune(token_files):
+def test_overlap_counts_windows_and_leaves_repeated_figures_out(token_files):
     data, texts = token_files
     sequence = texts["train"][63 * 7 : 63 * 8]
     np.save(data / "val_tokens.npy", np.concatenate([sequence, texts["val"][:63]]))
-    (starts, found), _ = data_report.shared_windows(
-        data / "train_tokens.npy", [data / "val_tokens.npy", data / "test_tokens.npy"]
-    )
+    paths = [data / f"{split}_tokens.npy" for split in ("train", "val", "test")]
+    (starts, found), _ = data_report.shared_windows(paths[0], paths[1:], 32)
     windows = [bytes(texts["train"][i : i + 32]) for i in range(len(texts["train"]) - 31)]
     val = np.load(data / "val_tokens.npy")
     assert found.tolist() == [bytes(val[i : i + 32]) in set(windows) for i in starts]
     assert found[:30].all() and len(starts) == 2 * 30
-    rows = data_report.overlap_by_tune(
-        (starts, found), [{"origin": name, "chars": 61} for name in ("copied", "new")]
-    )
-    assert rows[0] == (1.0, 30, "copied")
+    # the first sequence is a tune, the second the same chord again and again
+    text = ("CDEFGABc" * 8)[:61] + "\n" + ("[CEG]2" * 11)[:61]
+    shared = (starts, np.ones(60, bool))
+    overlap = data_report.overlap_statistics(shared, text, [{"chars": 61}] * 2, 32)
+    assert list(overlap.values()) == [60, 1.0, 0.5]
 
 
 def test_baselines_file_has_every_mark(corpus):

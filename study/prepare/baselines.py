@@ -1,10 +1,8 @@
 """Measures baselines on the very splits that models see, in bits per character: uniform, unigram,
 a 6-gram, and compressors that are given the training text.
 
-The n-gram is counted here: no maintained package counts 100 million characters in numpy's memory.
-The training characters are read once for each length of context, in blocks of BLOCK, and only
-contexts that the val and test splits contain are counted. So time is linear in the training text,
-and memory depends on val and test alone.
+The training characters are read once for each length of the n-gram's context, in blocks of BLOCK,
+and only contexts of the val and test splits are counted: memory depends on val and test alone.
 
 A *file of characters* is an array of CharTokenizer's tokens, BEGIN sequence END BEGIN sequence END
 ...: baselines are of the text and stay the same whatever tokens a model reads.
@@ -20,6 +18,7 @@ import pyppmd
 from common import BEGIN, END
 from music.windows import build_lookup, look_up, window_hashes
 
+ASKED = ("val", "test")  # what is predicted
 NGRAM_ORDER = 6  # characters, the predicted one included
 BLOCK = 1 << 22  # characters looked at at once: about 250 MB of working memory
 PPMD_ORDER = 16  # of variant I; pyppmd's default of 6 costs 0.1 bits
@@ -38,8 +37,7 @@ def ngram_bits(train_path, asked_paths, vocab_size):
 
     Contexts of 0 to NGRAM_ORDER - 1 characters are interpolated (Witten and Bell 1991, method C):
     p(x | context) = (count of x + n_kinds * p(x | shorter context)) / (count + n_kinds), where
-    n_kinds is how many different characters followed the context in the training text. What no
-    context has seen is evenly likely.
+    n_kinds is how many different characters followed the context in the training text.
     """
     splits = [np.load(path) for path in asked_paths]
     asked = [split != BEGIN for split in splits]  # that a sequence begins is not predicted
@@ -103,8 +101,7 @@ def _engine(name):
 
 
 def conditional_bits(name, train_path, texts):
-    """Bits by which each text (bytes) lengthens the compressed training text; name: `xz`, `bz2` or
-    `ppmd`.
+    """Bits by which each text (bytes) lengthens the compressed training text; name: of COMPRESSORS.
 
     The training text is compressed once; forks of the process go on from there with each text
     (these compressors can be neither copied nor saved), so no text knows another.
@@ -141,64 +138,46 @@ def unigram_bits(train_path, asked_paths, vocab_size):
     for start in range(0, len(train), BLOCK):
         counts += np.bincount(train[start : start + BLOCK], minlength=vocab_size)
     counts[BEGIN] = -1  # never a target: no probability after adding one
-    bits = []
-    for path in asked_paths:
-        here = np.bincount(np.load(path), minlength=vocab_size)
-        here[BEGIN] = 0
-        with np.errstate(divide="ignore"):
-            cost = -np.log2((counts + 1) / (counts + 1).sum())
-        bits.append(float(here[here > 0] @ cost[here > 0] / here.sum()))
-    return bits
+    with np.errstate(divide="ignore"):
+        cost = -np.log2((counts + 1) / (counts + 1).sum())
+    asked = [np.load(path) for path in asked_paths]
+    return [float(cost[split[split != BEGIN]].mean()) for split in asked]
 
 
-def measure(job):
-    """Pool worker: (what, result) of one job (what, folder of the texts, folder of the files of
-    characters, size of their vocabulary); what: `unigram`, `ngram` or a compressor."""
-    what, texts, arrays, vocab_size = job
-    if what in COMPRESSORS:
-        asked = [b"\n" + (texts / f"{split}.txt").read_bytes() for split in ("val", "test")]
-        return what, conditional_bits(what, texts / "train.txt", asked)
-    train, *asked = [arrays / f"{split}_tokens.npy" for split in ("train", "val", "test")]
-    function = ngram_bits if what == "ngram" else unigram_bits
-    return what, function(train, asked, vocab_size)
+def jobs_of(texts, arrays, vocab_size):
+    """{what: (function, its arguments)} of all that is measured, the longest first.
 
-
-def jobs(texts, arrays, vocab_size):
-    """Jobs for `measure`, the longest first."""
-    return [(what, texts, arrays, vocab_size) for what in ("ppmd", "xz", "ngram", "unigram")]
+    texts: folder of the texts; arrays: folder of the files of characters; vocab_size: of those.
+    """
+    asked_texts = [b"\n" + (texts / f"{split}.txt").read_bytes() for split in ASKED]
+    train, *asked = [arrays / f"{split}_tokens.npy" for split in ("train", *ASKED)]
+    return {
+        "ppmd": (conditional_bits, "ppmd", texts / "train.txt", asked_texts),
+        "xz": (conditional_bits, "xz", texts / "train.txt", asked_texts),
+        "ngram": (ngram_bits, train, asked, vocab_size),
+        "unigram": (unigram_bits, train, asked, vocab_size),
+    }
 
 
 def summarise(results, vocab_size, n_chars):
     """Content of baselines.json from {what: result}; n_chars: {split: characters and END tokens}.
 
-    `baselines.<split>.<name>` has bits_per_char, nats_per_char and `label`, the name for readers.
+    `<split>.<name>` has bits_per_char, nats_per_char and `label`, the name for readers.
     """
-    outcomes = vocab_size - 1  # every token but BEGIN
-    table = {}
-    for i, split in enumerate(("val", "test")):
+    content = {
+        "unit": "bits per character: total over characters and ends of sequences",
+        "n_chars": n_chars,
+    }
+    for i, split in enumerate(ASKED):
         rows = {
-            "uniform": ("uniform", math.log2(outcomes)),
+            "uniform": ("uniform", math.log2(vocab_size - 1)),  # of every token but BEGIN
             "unigram": ("unigram", results["unigram"][i]),
             "ngram": (f"{NGRAM_ORDER}-gram", results["ngram"][i]),
         }
         for name, label in COMPRESSORS.items():
             rows[name] = label, results[name][i] / n_chars[split]
-        table[split] = {
+        content[split] = {
             name: {"label": label, "bits_per_char": bits, "nats_per_char": bits * math.log(2)}
             for name, (label, bits) in rows.items()
         }
-    return {
-        "unit": "bits per character: total over characters and ends of sequences",
-        "definitions": {
-            "uniform": "every token but the beginning equally likely",
-            "unigram": "frequencies in train, one added to each",
-            "ngram": f"{NGRAM_ORDER} characters, interpolated (Witten-Bell)",
-            "xz": f"growth of xz -{XZ['preset']} of train when the split is appended",
-            "ppmd": (
-                f"growth of PPMd var. I of train when the split is appended; order {PPMD_ORDER}, "
-                f"{PPMD_MEMORY >> 20} MB"
-            ),
-        },
-        "n_chars": n_chars,
-        **table,
-    }
+    return content

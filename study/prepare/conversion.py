@@ -1,13 +1,16 @@
-"""Converting very many MIDI files: worker processes, limits on time and memory, a journal to go on
+"""Converts very many MIDI files: worker processes, limits on time and memory, a journal to go on
 from.
 
-A file is hostile until shown otherwise: it costs a counted row, never the run. A worker that dies
-or hangs costs the file it was at; the parser is C++ code, and a crash in it cannot be caught inside
-the process.
+A file is hostile until shown otherwise: it costs a counted row, never the run. The parser is C++
+code, and a crash in it cannot be caught inside the process, so a worker that dies or hangs costs
+the file it was at.
 """
 
+import csv
 import gc
+import itertools
 import json
+import math
 import multiprocessing
 import os
 import resource
@@ -16,6 +19,7 @@ import time
 import zlib
 from collections import deque
 from contextlib import suppress
+from dataclasses import dataclass
 from multiprocessing import connection
 from pathlib import Path
 from typing import NamedTuple
@@ -26,18 +30,17 @@ from study.stages.process import cpu_count, die_with_parent
 from music.midi_to_abc import ConversionError, convert, self_check
 
 SUFFIXES = (".mid", ".midi", ".kar", ".rmi")
-# the largest real song files are a twentieth of this; beyond it is not a song
-MIDI_BYTES = 16 << 20
+MIDI_BYTES = 16 << 20  # the largest real song files are a twentieth of this
 ABC_CHARS = 4_000_000  # the longest real song gives a tenth of this
 MEMORY_BYTES = 2 << 30  # what one worker may allocate before a file counts as too large
-BATCH = 16  # files handed to a worker at once, so that it need not wait for the next
+FILES_A_WORKER = 16  # at least: a worker takes a second to start
 # of workers, at one file each and none done between: it is the machine, not the files
 MAX_DEATHS = 20
 
 
 class Settings(NamedTuple):
-    """What every worker is told. raw, target: folders of MIDI and ABC; checked_share: of the files
-    are read back, the same ones for a seed; timeout_seconds: processor time for one file."""
+    """What every worker is told. raw, target: folders of MIDI and ABC; checked_share: of the files,
+    that are read back; timeout_seconds: processor time for one file."""
 
     raw: str
     target: str
@@ -64,7 +67,7 @@ def plan(raw):
 
 
 def remove_others(folder, keep):
-    """Deletes the ABC files that no MIDI file stands for any more, and folders left empty."""
+    """Deletes the ABC files whose MIDI file is gone, and folders left empty."""
     for name in tree_files(folder):
         if name.endswith(".abc") and name not in keep:
             (folder / name).unlink()
@@ -75,29 +78,38 @@ def remove_others(folder, keep):
 
 
 def printable(name):
-    """A file name as one line of UTF-8: control characters, tabs and undecodable bytes as backslash
-    escapes."""
+    """A name as one line of UTF-8, with escapes for control characters and undecodable bytes."""
     text = os.fsencode(name).decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def table_rows(path):
+    """The rows of a table of files (tab-separated, a head line) as dicts; none of a missing one."""
+    if path.exists():
+        with open(path, encoding="utf-8") as table:
+            yield from csv.DictReader(table, delimiter="\t", quoting=csv.QUOTE_NONE)
 
 
 # ---------------------------------------------------------------- one file
 
 
-def convert_file(source, target, max_voices, check):
+def convert_file(midi, abc, settings):
     """Converts one file; returns its row: {"chars", "notes", ...} or {"reason", "detail"}.
 
     Raises OSError if the ABC cannot be written, e.g. on a full disk: no fault of the file.
     """
+    source = Path(settings.raw, midi)
+    # the same files are read back whatever the order of work
+    number = zlib.crc32(f"{settings.seed} {midi}".encode("utf-8", "surrogateescape"))
     try:
         with open(source, "rb") as file:
             data = file.read(MIDI_BYTES + 1)
         if len(data) > MIDI_BYTES:
             raise ConversionError("too_large", f"more than {MIDI_BYTES:,} bytes")
-        text, row = convert(data, Path(source).stem, max_voices)
+        text, row = convert(data, source.stem, settings.max_voices)
         if len(text) > ABC_CHARS:
             raise ConversionError("too_large", f"{len(text):,} characters of ABC")
-        if check:
+        if number < settings.checked_share * 2**32:
             self_check(text, row)
     except ConversionError as error:
         return {"reason": error.args[0], "detail": error.args[1]}
@@ -105,25 +117,17 @@ def convert_file(source, target, max_voices, check):
         return {"reason": "memory", "detail": f"needs more than {MEMORY_BYTES >> 20:,} MiB"}
     except OSError as error:
         return {"reason": "unreadable", "detail": error.strerror}
-    except (
-        Exception
-    ) as error:  # a surprise in one file must not end the run; it is counted, and its kind is kept
+    except Exception as error:  # a surprise in one file must not end the run
         return {"reason": "internal", "detail": f"{type(error).__name__}: {error}"}
-    write_text(target, text, durable=False)
+    write_text(Path(settings.target, abc), text, durable=False)
     return {"chars": len(text), **row}
-
-
-def is_checked(name, seed, share):
-    """True for the given share of names, the same ones whatever the order of work."""
-    return zlib.crc32(f"{seed} {name}".encode("utf-8", "surrogateescape")) < share * 2**32
 
 
 # ---------------------------------------------------------------- one worker
 
 
 def work(pipe, settings):
-    """A worker: takes batches of (MIDI name, ABC name) from the pipe and answers with one row a
-    file."""
+    """A worker: answers every (MIDI name, ABC name) from the pipe with a row."""
     die_with_parent()
     limit_memory()
 
@@ -134,32 +138,26 @@ def work(pipe, settings):
 
     signal.signal(signal.SIGPROF, too_slow)
     gc.disable()  # a file leaves no cycles worth the search: 5 % of the time
-    gc.freeze()  # what is collected between batches is theirs alone
-    with suppress(EOFError, ConnectionError):  # the run was killed
-        while batch := pipe.recv():
-            gc.collect()
-            for midi, abc in batch:
-                try:
-                    signal.setitimer(signal.ITIMER_PROF, settings.timeout_seconds)
-                    row = convert_file(
-                        f"{settings.raw}/{midi}",
-                        f"{settings.target}/{abc}",
-                        settings.max_voices,
-                        is_checked(midi, settings.seed, settings.checked_share),
-                    )
-                    signal.setitimer(signal.ITIMER_PROF, 0)
-                except ConversionError as error:
-                    row = {"reason": error.args[0], "detail": error.args[1]}
-                except OSError as error:  # while writing: stops the run
-                    row = error
-                pipe.send(row)
+    gc.freeze()
+    with suppress(EOFError, ConnectionError):  # no more files, or the run was killed
+        for number in itertools.count():
+            midi, abc = pipe.recv()
+            if number % 16 == 0:
+                gc.collect()
+            try:
+                signal.setitimer(signal.ITIMER_PROF, settings.timeout_seconds)
+                row = convert_file(midi, abc, settings)
+                signal.setitimer(signal.ITIMER_PROF, 0)
+            except ConversionError as error:
+                row = {"reason": error.args[0], "detail": error.args[1]}
+            except OSError as error:  # while writing: stops the run
+                row = error
+            pipe.send(row)
 
 
 def limit_memory():
-    """Bounds what this process may allocate. Where the system has no such limit or does not keep it
-    (macOS), MIDI_BYTES
-    and the bounds of the converter are all that holds: a hostile file can then cost gigabytes, but
-    not a wrong row."""
+    """Bounds what this process may allocate. Where the system has no such limit (macOS), a hostile
+    file can cost gigabytes, but not a wrong row."""
     with suppress(AttributeError, ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
 
@@ -169,27 +167,25 @@ def limit_memory():
 
 def convert_all(tasks, n_workers, settings):
     """Yields (task, row) as files are done; tasks: (MIDI name, ABC name). Raises the OSError of a
-    worker that cannot write, and CrewLost. No pool of the library: none survives a worker that dies
-    and says which file it was at.
+    worker that cannot write, and CrewLost.
 
-    A worker may be killed from outside (for want of memory, by a user): the file that it was at is
-    tried again at the end, with a worker of its own, and a second death is its row.
+    No pool of the library: none survives a worker that dies and says which file it was at. That
+    file is tried again at the end (the worker may have been killed for want of memory); a second
+    death is its row.
     """
     crew = _Crew(tasks, settings)
     try:
-        for _ in range(min(n_workers, cpu_count(), -(-len(crew.waiting) // BATCH))):
+        for _ in range(min(n_workers, cpu_count(), math.ceil(len(crew.waiting) / FILES_A_WORKER))):
             crew.start_worker()
         while crew.workers:
             ready = connection.wait(list(crew.workers), timeout=1)
-            for pipe in list(crew.workers):
-                worker = crew.workers[pipe]
+            for pipe, worker in list(crew.workers.items()):
+                task = worker.task
                 row = crew.answer(pipe, worker) if pipe in ready else crew.silence(worker)
                 if row is None:
                     continue
-                if worker.batch:
-                    worker.last_heard, task = time.monotonic(), worker.batch.popleft()
-                    if not crew.tried_again(task, row):
-                        yield task, row
+                if not crew.tried_again(task, row):
+                    yield task, row
                 crew.go_on(pipe, worker)
     finally:
         for worker in crew.workers.values():
@@ -200,27 +196,23 @@ class CrewLost(Exception):
     """The workers die whatever they are given; the message says how."""
 
 
+@dataclass
 class _Worker:
-    """A worker process and the files it was given and has not answered for; the first is the one it
-    is at."""
+    """A worker process and the task that it has not answered for."""
 
-    def __init__(self, process):
-        self.process, self.batch, self.last_heard, self.died = (
-            process,
-            deque(),
-            time.monotonic(),
-            False,
-        )
+    process: multiprocessing.Process
+    task: tuple = ()
+    last_heard: float = 0.0
+    died: bool = False
 
 
 class _Crew:
-    """The workers by their pipes, the tasks that wait for one, and the suspects: tasks whose worker
-    died."""
+    """The workers by their pipes, the tasks that wait, and those at which a worker died."""
 
     def __init__(self, tasks, settings):
         self.waiting, self.settings, self.workers = deque(tasks), settings, {}
-        # deaths: since a file was last done
-        self.suspects, self.retried, self.deaths = deque(), set(), 0
+        # deaths: in a row, with no file done between
+        self.crashed, self.deaths = set(), 0
         # as on macOS; a fork would share this process's threads
         self.context = multiprocessing.get_context("spawn")
 
@@ -230,16 +222,14 @@ class _Crew:
         process.start()
         theirs.close()
         self.workers[pipe] = _Worker(process)
-        self.feed(pipe)
+        self.feed(pipe, self.workers[pipe])
 
-    def feed(self, pipe):
-        worker, alone = self.workers[pipe], not self.waiting
-        source, n = (self.suspects, 1) if alone else (self.waiting, min(BATCH, len(self.waiting)))
-        worker.batch = deque(source.popleft() for _ in range(n))
-        self.retried.update(worker.batch if alone else ())
+    def feed(self, pipe, worker):
+        """Gives a worker the next task."""
+        worker.task = self.waiting.popleft()
         worker.last_heard = time.monotonic()
         with suppress(BrokenPipeError):  # it has just died: the next answer says so
-            pipe.send(list(worker.batch))
+            pipe.send(worker.task)
 
     def answer(self, pipe, worker):
         """The row that a worker sends, or that its death is."""
@@ -248,17 +238,15 @@ class _Crew:
         except (EOFError, ConnectionResetError):
             worker.died = True
             worker.process.join()
-            return {
-                "reason": "crash",
-                "detail": f"the worker ended with code {worker.process.exitcode}",
-            }
+            code = worker.process.exitcode
+            return {"reason": "crash", "detail": f"the worker ended with code {code}"}
         if isinstance(row, OSError):
             raise row
         return row
 
     def silence(self, worker):
-        """The row of a worker that is not even computing (its own timer counts processor time);
-        None: be patient."""
+        """The row of a worker that does not answer (its own timer waits for C code); None: be
+        patient."""
         patience_seconds = 10 * self.settings.timeout_seconds + 60
         if time.monotonic() - worker.last_heard <= patience_seconds:
             return None
@@ -268,30 +256,25 @@ class _Crew:
         return {"reason": "timeout", "detail": f"no answer in {patience_seconds:g} seconds"}
 
     def tried_again(self, task, row):
-        """True if this row is the first death of a worker at this file, which then waits among the
-        suspects."""
-        again = row.get("reason") == "crash" and task not in self.retried
+        """True if a worker died at this file for the first time; then it waits again."""
+        again = row.get("reason") == "crash" and task not in self.crashed
         self.deaths = self.deaths + 1 if again else 0
         if again:
-            self.suspects.append(task)
+            self.crashed.add(task)
+            self.waiting.append(task)
         if self.deaths >= MAX_DEATHS:
             raise CrewLost(f"{self.deaths} workers died one after another ({row['detail']})")
         return again
 
     def go_on(self, pipe, worker):
-        """After an answer: a dead worker is replaced and its other files wait again, an idle one is
-        fed or sent off."""
-        if worker.died:
-            self.waiting.extendleft(reversed(worker.batch))
-            del self.workers[pipe]
-            if self.waiting or self.suspects:
-                self.start_worker()
-        elif not worker.batch and (self.waiting or self.suspects):
-            self.feed(pipe)
-        elif not worker.batch:
-            with suppress(BrokenPipeError):
-                pipe.send([])
-            del self.workers[pipe]
+        """Gives a worker more to do or sends it off; replaces one that died."""
+        if self.waiting and not worker.died:
+            self.feed(pipe, worker)
+            return
+        pipe.close()
+        del self.workers[pipe]
+        if self.waiting:
+            self.start_worker()
 
 
 # ---------------------------------------------------------------- the journal
@@ -299,7 +282,7 @@ class _Crew:
 
 def read_journal(path, target):
     """{MIDI name: row} of what an earlier run finished and is still there; not of crashes, which
-    may have been the machine's. target: folder of the ABC files."""
+    may have been the machine's."""
     rows = {}
     if path.exists():
         with open(path, encoding="utf-8", errors="replace") as journal:
@@ -314,8 +297,7 @@ def read_journal(path, target):
 
 
 def journaled(results, path, resume):
-    """Passes (task, row) through and keeps each in the journal, flushed, so that a killed run goes
-    on from there."""
+    """Passes (task, row) through and keeps each in the journal, from which a killed run goes on."""
     with open(path, "a" if resume else "w", encoding="utf-8") as journal:
         for (midi, abc), row in results:
             journal.write(json.dumps([midi, abc, row]) + "\n")

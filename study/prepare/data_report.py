@@ -1,12 +1,14 @@
 """What stats.json says of the training data: lengths, music, vocabulary, and what val and test
 share with train.
 
-*Overlap* is the share of a tune's windows of WINDOW characters, inside its sequences, that stand
-    somewhere in the
-training text. Counting goes once through the training characters, in blocks, and knows the asked
-windows only (see baselines.py, also for what a *file of characters* is).
+*Overlap* is the share of windows of val and test, inside their sequences, that stand somewhere in
+the training text; it is told with and without windows that are one repeated figure, such as the
+same chord eight times: that is alike in all music and tells nothing of a tune. Counting goes once
+through the training characters, in blocks, and knows the asked windows only (see baselines.py, also
+for what a *file of characters* is).
 """
 
+import re
 from collections import Counter
 
 from study.stages.process import progress, worker_pool
@@ -15,10 +17,16 @@ import numpy as np
 
 from common import BEGIN, END
 from music.windows import build_lookup, look_up, window_hashes
-from study.prepare import baselines
+from study.prepare.baselines import ASKED, BLOCK, jobs_of
 
-WINDOW = 32  # characters; shorter ones are shared by all music, longer ones only by copies
-N_WORST = 10  # tunes with the largest overlap that stats.json names
+# characters of a window: shorter ones are shared by all music, longer ones only by copies
+WIDTHS = (32, 48)
+# different notes or chords in a window, from which it is more than a repeated figure
+LEAST_FIGURES = 3
+NOTE_OR_CHORD = re.compile(r"\[[^\]:]*\]|[_^=]*[A-Ga-g][,']*")
+# ends of a chord or field that begins or ends outside the window, and whole fields
+NO_FIGURE = re.compile(r"^[^\[]*\]|\[[^\]]*$|\[[A-Za-z]:[^\]]*\]")
+QUANTILES = {"min": 0, "5%": 0.05, "25%": 0.25, "median": 0.5, "75%": 0.75, "95%": 0.95, "max": 1}
 
 
 # ---------------------------------------------------------------- distributions
@@ -29,11 +37,7 @@ def spread(values):
     values = np.array([value for value in values if value is not None], dtype=float)
     if not len(values):
         return None
-    names = ("min", "5%", "25%", "median", "75%", "95%", "max")
-    quantiles = {
-        name: float(np.quantile(values, q))
-        for name, q in zip(names, (0, 0.05, 0.25, 0.5, 0.75, 0.95, 1))
-    }
+    quantiles = {name: float(np.quantile(values, q)) for name, q in QUANTILES.items()}
     return {"n": len(values), "mean": float(values.mean()), **quantiles}
 
 
@@ -55,134 +59,105 @@ def music_statistics(tunes):
     ABC."""
     if not is_music(tunes):
         tunes = []
-    density = [tune["n_notes"] / tune["quarters"] if tune["quarters"] else None for tune in tunes]
     return {
-        "notes_per_tune": spread(t["n_notes"] for t in tunes),
-        "bars_per_tune": spread(t["n_bars"] for t in tunes),
         "voices": shares(t["n_voices"] for t in tunes),
         "keys": shares(t["key"] for t in tunes),
         "meters": shares(t["meter"] for t in tunes),
-        "tempo_quarters_per_minute": spread(t["tempo"] for t in tunes),
-        "notes_per_quarter": spread(density),
         "rest_share": spread(t["rest_share"] for t in tunes),
-        "not_read_strictly": sum(t["rest_share"] is None for t in tunes) if tunes else None,
     }
 
 
 # ---------------------------------------------------------------- overlap
 
 
-def sequence_starts(sequences):
-    """Places of the sequences in a file of characters, where each has a BEGIN and an END around
-    it."""
-    return np.cumsum([0] + [sequence["chars"] + 2 for sequence in sequences])[:-1]
-
-
-def windows_of(characters):
-    """(starts, hashes) of all windows of WINDOW characters that lie inside one sequence."""
-    if len(characters) < WINDOW:
+def windows_of(characters, width):
+    """(starts, hashes) of all windows of `width` characters that lie inside one sequence."""
+    if len(characters) < width:
         return np.empty(0, np.int64), np.empty(0, np.uint64)
     ends = np.append(0, np.cumsum((characters == BEGIN) | (characters == END)))
-    inside = np.flatnonzero(ends[WINDOW:] == ends[:-WINDOW])
-    return inside, window_hashes(characters, WINDOW)[inside]
+    inside = np.flatnonzero(ends[width:] == ends[:-width])
+    return inside, window_hashes(characters, width)[inside]
 
 
-def shared_windows(train_path, asked_paths):
+def shared_windows(train_path, asked_paths, width):
     """[(starts, shared)] per asked split: the windows inside its sequences, and whether the
     training text has them."""
-    asked = [windows_of(np.load(path)) for path in asked_paths]
+    asked = [windows_of(np.load(path), width) for path in asked_paths]
     lookup = build_lookup(np.concatenate([hashes for _, hashes in asked]))
     shared = np.zeros(len(lookup[0]) + 1, bool)
     train = np.load(train_path, mmap_mode="r")
-    for start in range(0, len(train), baselines.BLOCK):
-        part = np.array(train[max(0, start - WINDOW + 1) : start + baselines.BLOCK])
-        shared[look_up(lookup, window_hashes(part, WINDOW))[1]] = True
+    for start in range(0, len(train), BLOCK):
+        part = np.array(train[max(0, start - width + 1) : start + BLOCK])
+        shared[look_up(lookup, window_hashes(part, width))[1]] = True
     return [(starts, shared[np.searchsorted(lookup[0], hashes)]) for starts, hashes in asked]
 
 
-def overlap_by_tune(shared, sequences):
-    """[(share of its windows that train has, number of windows, origin)] of a split's tunes, the
-    largest share first.
+def n_figures(window):
+    """How many different notes and chords stand whole in a window of ABC text.
 
-    shared: (starts of windows, whether train has them) from `shared_windows`."""
-    owner = np.searchsorted(sequence_starts(sequences), shared[0], side="right") - 1
-    n_windows = np.bincount(owner, minlength=len(sequences))
-    n_shared = np.bincount(owner, shared[1], minlength=len(sequences))
-    totals = {}
-    for i, sequence in enumerate(sequences):
-        tune = totals.setdefault(sequence["origin"], [0, 0])
-        tune[0] += int(n_shared[i])
-        tune[1] += int(n_windows[i])
-    return sorted(
-        ((a / b, b, origin) for origin, (a, b) in totals.items() if b),
-        key=lambda row: (-row[0], row[2]),
-    )
+    >>> n_figures("C,]2[C,,C,]2[C,,C,]2|[V:2][M:1/4]A,2A,2|[C,,")
+    2
+    """
+    return len(set(NOTE_OR_CHORD.findall(NO_FIGURE.sub("", window))))
 
 
-def overlap_statistics(rows):
-    """Returns what one split shares with train: over all windows, per tune, and the N_WORST tunes
-    by name. rows: from `overlap_by_tune`."""
-    n_windows = sum(row[1] for row in rows)
-    worst = [row for row in rows[:N_WORST] if row[0] > 0]
+def overlap_statistics(shared, text, sequences, width):
+    """Returns the share of a split's windows that train has, with and without repeated figures.
+    shared: from `shared_windows`; text: of the split, its sequences with one character between."""
+    at, marked = 0, []
+    for sequence in sequences:  # as in the file of characters: a sign before and after each
+        marked.append(f"\0{text[at : at + sequence['chars']]}\0")
+        at += sequence["chars"] + 1
+    marked, (starts, found) = "".join(marked), shared
+    windows = [marked[start : start + width] for start in starts[found].tolist()]
+    n_telling = sum(n_figures(window) >= LEAST_FIGURES for window in windows)
     return {
-        "tunes": len(rows),
-        "windows": n_windows,
-        "share_of_all_windows": sum(row[0] * row[1] for row in rows) / max(1, n_windows),
-        "per_tune": spread(row[0] for row in rows),
-        "per_tune_90%": float(np.quantile([row[0] for row in rows], 0.9)) if rows else None,
-        "worst": [{"tune": origin, "share": share, "windows": n} for share, n, origin in worst],
+        "windows": len(starts),
+        "share_of_all_windows": len(windows) / max(1, len(starts)),
+        "share_without_repeated_figures": n_telling / max(1, len(starts)),
     }
 
 
 # ---------------------------------------------------------------- all of it
 
 
-def measure(job):
-    """Pool worker: `baselines.measure`, or the windows that val and test share with train (what:
-    `overlap`)."""
-    what, _, arrays, _ = job
-    if what == "overlap":
-        train, *asked = [arrays / f"{split}_tokens.npy" for split in ("train", "val", "test")]
-        return what, shared_windows(train, asked)
-    return baselines.measure(job)
-
-
 def measure_all(texts, arrays, vocab_size, workers):
-    """{what: result} of the baselines and of `overlap`.
+    """{what: result} of the baselines, and of `shared_windows` by width.
 
     texts: folder of the texts; arrays: folder of the files of characters; vocab_size: of those.
     """
-    jobs = [
-        *baselines.jobs(texts, arrays, vocab_size),
-        ("overlap", texts, arrays, vocab_size),
-    ]
+    jobs = jobs_of(texts, arrays, vocab_size)
+    train, *asked = [arrays / f"{split}_tokens.npy" for split in ("train", *ASKED)]
+    jobs |= {width: (shared_windows, train, asked, width) for width in WIDTHS}
     with worker_pool(workers, len(jobs)) as pool:
-        return dict(progress(pool.map(measure, jobs), len(jobs), "baselines", "baseline"))
+        running = {what: pool.submit(*job) for what, job in jobs.items()}
+        done = progress(running.items(), len(jobs), "baselines", "baseline")
+        return {what: future.result() for what, future in done}
 
 
-def statistics(tunes, kept, report, parts, counts, n_notes, n_tokens, tokenizer, overlap):
+def statistics(tunes, kept, report, parts, written, tokenizer, overlap):
     """Content of stats.json.
 
     tunes, kept: all tunes and those that stay; report: from `selection.split_groups`; parts:
-    {split: sequences};
-    counts: {split: {character: number}}; n_notes, n_tokens: {split: number}; overlap: {split: from
-    `overlap_statistics`}.
+    {split: sequences}; written: {split: (Counter of characters, notes, tokens)}; overlap: {split:
+    {width: from `overlap_statistics`}}.
     """
-    splits = {
-        split: {
+    splits = {}
+    for split, part in parts.items():
+        _, n_notes, n_tokens = written[split]
+        splits[split] = {
             "characters": sum(s["chars"] for s in part),
-            "tokens": n_tokens[split],
-            "notes": n_notes[split] if is_music(kept) else None,
+            "tokens": n_tokens,
+            "notes": n_notes if is_music(kept) else None,
             "sequences": len(part),
             "tunes": len({s["origin"] for s in part}),
             "groups": len({s["group"] for s in part}) if report["groups"] else None,
             "characters_per_sequence": spread(s["chars"] for s in part),
         }
-        for split, part in parts.items()
-    }
+    known = written["train"][0]
     unknown = {
-        split: {c: n for c, n in sorted(counts[split].items()) if c not in counts["train"]}
-        for split in ("val", "test")
+        split: {c: n for c, n in sorted(written[split][0].items()) if c not in known}
+        for split in ASKED
     }
     return {
         "tunes": len(tunes),
@@ -191,12 +166,10 @@ def statistics(tunes, kept, report, parts, counts, n_notes, n_tokens, tokenizer,
         "splits": splits,
         "vocabulary": {
             "size": tokenizer.vocab_size,
-            "characters": "".join(sorted(counts["train"])),
+            "characters": "".join(sorted(known)),
             "digest": tokenizer.digest,
-            "counts_in_train": dict(sorted(counts["train"].items())),
             "unknown_in": unknown,
         },
         "music": music_statistics(kept),
-        "compression_ratio": spread(tune["compressed"] for tune in kept),
-        "overlap_with_train": {"window_characters": WINDOW, **overlap},
+        "overlap_with_train": overlap,
     }

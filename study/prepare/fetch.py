@@ -1,23 +1,20 @@
 """Downloads, archives and folders: music files from anywhere, one by one, and a folder of files
 with safe names.
 
-A source is hostile until shown otherwise. A download goes on where it broke, across runs too, and
-is checked by size and digest. From an archive nothing but regular files with the endings that were
-asked for is read, and what is written gets a name made here: no path, link or device of an archive
-ever reaches the disk, and bytes and inflation are bounded.
-
-A function that cannot go on raises Refused; nothing here prints or ends a script.
+A source is hostile until shown otherwise. Of an archive only regular files with the endings that
+were asked for are read, bytes and inflation are bounded, and what is written gets a name made here:
+no path, link or device of an archive reaches the disk. What cannot be used raises Refused.
 """
 
-import collections
 import errno
 import gzip
 import hashlib
 import http.client
+import itertools
+import lzma
 import os
 import re
-import shutil
-import stat as stat_modes
+import stat
 import struct
 import tarfile
 import time
@@ -27,6 +24,7 @@ import urllib.parse
 import urllib.request
 import zipfile
 import zlib
+from collections import Counter
 from pathlib import Path
 
 from study.stages.files import file_digest, read_json, value_digest, write_json
@@ -34,23 +32,19 @@ from study.stages.process import progress
 
 from study.prepare.conversion import MIDI_BYTES, SUFFIXES
 
-# music files of one corpus; lakh-full, the largest in public use, has 176,581
-MAX_FILES = 1_000_000
-MAX_FILE_BYTES = MIDI_BYTES  # of one file
+MAX_FILES = 1_000_000  # of a corpus; lakh-full, the largest in public use, has 176,581
+MAX_FILE_BYTES = MIDI_BYTES
 MAX_TOTAL_BYTES = 64 << 30  # of a corpus; lakh-full holds about 6 GB
 # unpacked : packed bytes; MIDI compresses 3-5 : 1, scores 20 : 1, a gzip bomb 1000 : 1
 MAX_INFLATION = 100
-# of one file name; 255 is the limit of file systems, .abc and .1 must still fit
-MAX_NAME_BYTES = 200
-# tries in a row that bring next to nothing: with doubling waits about 30 s
-ATTEMPTS = 6
-LEAST_BYTES = 64  # that a try must bring to count as one
-MAX_WAIT_SECONDS = 300  # longest wait that a server may ask for (Retry-After)
+MAX_NAME_BYTES = 200  # 255 is the limit of file systems, .abc and .1 must still fit
+MAX_DEPTH = 12  # folders of a path, the last ones: a path may have 4,096 bytes
+ATTEMPTS = 6  # in a row that bring nothing
+WAIT_SECONDS = 1  # before the second attempt, doubled for each further one: 31 s in all
+TIMEOUT_SECONDS = 60  # of silence, before a connection is opened again
 BLOCK_BYTES = 1 << 18  # read and written at a time
 # not in names on every system
-RESERVED = {"<": "(", ">": ")", ":": " -", '"': "'", "|": "-", "?": "", "*": ""}
-
-
+RESERVED = str.maketrans({"<": "(", ">": ")", ":": " -", '"': "'", "|": "-", "?": "", "*": ""})
 ENDINGS = re.compile(r"(?i)\.(midi?|kar|rmi|abc|mxl|musicxml|xml|krn)$")
 
 
@@ -62,79 +56,60 @@ class Refused(Exception):
 
 
 class MidiFolder:
-    """The folder that fills up with MIDI files: safe unique names, bounds, and a count of what was
-    left out.
-
-    suffix: of the files' names here; another one than .mid if the folder takes other files."""
+    """The folder that fills up with MIDI files (or others: suffix) under safe unique names; counts
+    what was left out."""
 
     def __init__(self, folder, suffix=".mid"):
         self.folder, self.suffix, self.files, self.bytes = folder, suffix, 0, 0
-        self.left_out, self.renamed = collections.Counter(), 0
-        self.taken, self.folders = set(), set()
+        self.left_out, self.renamed, self.taken = Counter(), 0, set()
 
     def add(self, name, data):
-        """Writes one file under a safe name that is made from `name` ("Artist/Title.mid"); returns
-        its path below the folder."""
+        """Writes one file under a safe name made from `name` ("Artist/Title.mid"); returns its path
+        below the folder."""
         if self.files >= MAX_FILES or self.bytes + len(data) > MAX_TOTAL_BYTES:
             raise Refused(
                 f"more than {MAX_FILES:,} files or {MAX_TOTAL_BYTES >> 30} GB of MIDI: not a corpus"
             )
         relative = self.unique(name)
         path = self.folder / relative
-        if str(path.parent) not in self.folders:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self.folders.add(str(path.parent))
-        with open(path, "xb") as file:
-            file.write(data)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
         self.files, self.bytes = self.files + 1, self.bytes + len(data)
         return relative
 
     def unique(self, name):
-        """A relative path for `name` that no other file has, even where letter case does not
-        count."""
-        parts = [
-            safe_name(part) for part in name.replace("\\", "/").split("/") if part not in ("", ".")
-        ]
-        stem = ENDINGS.sub("", parts[-1]) or "untitled"
-        folders = []
-        for part in parts[:-1]:  # a folder must not have the name of a file
-            while fold("/".join([*folders, part])) in self.taken:
-                part += "_"
-            folders.append(part)
-        for number in range(len(self.taken) + 2):
-            path = "/".join(
-                [*folders, f"{stem}.{number}{self.suffix}" if number else f"{stem}{self.suffix}"]
-            )
-            if fold(path) not in self.taken and str(self.folder / path) not in self.folders:
+        """A path for `name` that no other file has, even where letter case and Unicode forms do
+        not count."""
+        parts = name.replace("\\", "/").split("/")
+        parts = [safe_name(part) for part in parts if part not in ("", ".")][-MAX_DEPTH:]
+        # a folder must not have the name of a file
+        folders = [part + "_" * part.lower().endswith(self.suffix) for part in parts[:-1]]
+        stem = "/".join([*folders, ENDINGS.sub("", parts[-1]) or "untitled"])
+        for number in itertools.count():
+            path = f"{stem}.{number}{self.suffix}" if number else f"{stem}{self.suffix}"
+            key = unicodedata.normalize("NFC", path).casefold()
+            if key not in self.taken:
                 break
         self.renamed += number > 0
-        self.taken.add(fold(path))
+        self.taken.add(key)
         return path
 
 
 def in_words(left_out):
-    """{reason: number of files} as a part of a sentence.
+    """{reason: number of files} in words.
 
     >>> in_words({"link": 2, "not music": 1})
     '2 links, 1 not music'
     """
-    things = ("link", "file", "folder")  # the others are no nouns: "not music", "too large"
+    things = ("link", "file", "folder")  # the others are no nouns
     return ", ".join(
         f"{n:,} {reason}" + "s" * (n > 1 and reason.endswith(things))
         for reason, n in left_out.items()
     )
 
 
-def fold(path):
-    """Paths that are one file on some file system (letter case, Unicode form) give one value: a
-    number, to spare memory with very many files (a chance collision costs a name a needless
-    `.1`)."""
-    return hash(unicodedata.normalize("NFC", path).casefold())
-
-
 def safe_name(name):
-    """One path component: no control or reserved characters, valid Unicode, short enough for every
-    file system.
+    """One path component that every file system takes.
 
     >>> safe_name("AC: DC?\\x07")
     'AC - DC'
@@ -143,20 +118,11 @@ def safe_name(name):
         name.encode()
     except UnicodeEncodeError:  # bytes that are not UTF-8: old archives hold Latin-1 names
         name = name.encode("utf-8", "surrogateescape").decode("latin-1")
-    name = unicodedata.normalize("NFC", name)
-    name = "".join(
-        RESERVED.get(character, character)
-        for character in name
-        if unicodedata.category(character)[0] != "C"
-    ).strip()
-    suffix = re.search(r"\.\w{1,5}$", name)
-    suffix = suffix.group() if suffix else ""
-    stem = (
-        name[: len(name) - len(suffix)]
-        .encode()[: MAX_NAME_BYTES - len(suffix.encode())]
-        .decode("utf-8", "ignore")
-    )
-    return (stem.lstrip(".").rstrip(". ") or "untitled") + suffix
+    name = unicodedata.normalize("NFC", name).translate(RESERVED)
+    name = "".join(c for c in name if unicodedata.category(c)[0] != "C").strip()
+    suffix = "".join(re.findall(r"\.\w{1,5}$", name))
+    stem = name.removesuffix(suffix).encode()[: MAX_NAME_BYTES - len(suffix.encode())]
+    return (stem.decode("utf-8", "ignore").lstrip(".").rstrip(". ") or "untitled") + suffix
 
 
 def refusal(name, suffixes):
@@ -173,41 +139,31 @@ def refusal(name, suffixes):
 
 def sample(names, limit, seed):
     """The `limit` names of a seeded random sample; it does not depend on their order."""
-    if limit is None:
-        return None
-    return set(
-        sorted(names, key=lambda name: value_digest([seed, os.fsencode(name).hex()]))[:limit]
-    )
+    order = sorted(names, key=lambda name: value_digest([seed, os.fsencode(name).hex()]))
+    return set(order[:limit])
 
 
 # ---------------------------------------------------------------- download
 
+LINE_ERRORS = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError)
 
-def download(url, folder, sha256, timeout_seconds, wait_seconds, say):
-    """The file behind `url` as a path in `folder`; resumes what an earlier call has begun, retries,
-    checks the size.
 
-    sha256: refuse any other file, or None. timeout_seconds: of silence before a connection is
-    opened again; wait_seconds: before the first retry, doubled for each further one; say: is called
-    with a sentence before each wait. Raises Refused.
+def download(url, folder, say):
+    """The file behind `url` as a path in `folder`; goes on where an earlier call broke off.
+
+    say: is called with a sentence before each wait. Raises Refused.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    name = file_name_of(url)
-    path, part, state_path = folder / name, folder / f"{name}.part", folder / f"{name}.json"
+    path = folder / file_name_of(url)
+    part, state_path = (folder / f"{path.name}{end}" for end in (".part", ".json"))
     state = read_json(state_path)
     if not isinstance(state, dict) or state.get("url") != value_digest(url):
         state = {"url": value_digest(url)}
-        path.unlink(missing_ok=True)
         part.unlink(missing_ok=True)
-    if path.exists():
-        if state.get("sha256") == file_digest(path):
-            check_digest(path, state["sha256"], sha256)
-            return path
-        path.unlink()
-    fetch_all(url, part, state, state_path, timeout_seconds, wait_seconds, say)
-    digest = file_digest(part)
-    check_digest(part, digest, sha256)
-    write_json(state_path, {**state, "bytes": part.stat().st_size, "sha256": digest})
+    if path.exists() and state.get("sha256") == file_digest(path):
+        return path
+    fetch_all(url, part, state, state_path, say)
+    write_json(state_path, {**state, "sha256": file_digest(part)})
     os.replace(part, path)
     return path
 
@@ -232,104 +188,71 @@ def size_of(path):
     return path.stat().st_size if path.exists() else 0
 
 
-def fetch_all(url, part, state, state_path, timeout_seconds, wait_seconds, say):
-    """Connections until `part` is complete. Only those that bring next to nothing count as
-    failures: a line that drops every minute still gets through. Refused after ATTEMPTS of them in a
-    row."""
+def fetch_all(url, part, state, state_path, say):
+    """Connects until `part` is complete; Refused after ATTEMPTS in a row that brought nothing."""
     failures, furthest = 0, size_of(part)
     while True:
         try:
-            return fetch_rest(url, part, state, state_path, timeout_seconds)
-        except (
-            urllib.error.URLError,
-            http.client.HTTPException,
-            ConnectionError,
-            TimeoutError,
-        ) as error:
-            reason, asked_seconds = why_again(error, part)
-        failures = 0 if size_of(part) > furthest + LEAST_BYTES else failures + 1
+            return fetch_rest(url, part, state, state_path)
+        except LINE_ERRORS as error:
+            reason = why_again(error, part)
+        failures = failures + 1 if size_of(part) <= furthest else 0
         furthest = max(furthest, size_of(part))
         if failures >= ATTEMPTS:
             raise Refused(f"given up after {ATTEMPTS} attempts: {reason}")
-        wait = min(max(wait_seconds * 2 ** max(failures - 1, 0), asked_seconds), MAX_WAIT_SECONDS)
+        wait = WAIT_SECONDS * 2 ** (failures - 1)
         say(f"{reason}; {size_of(part):,} bytes are here, going on in {wait:.3g} s")
         time.sleep(wait)
 
 
 def why_again(error, part):
-    """(reason in words, seconds that the server asks to wait) of an error that another try may
-    mend; else Refused."""
+    """Why a connection failed, if another one may do better; else raises Refused."""
     if not isinstance(error, urllib.error.HTTPError):
-        return str(getattr(error, "reason", None) or error or type(error).__name__), 0
-    if error.code == 416 and part.exists():  # what we have does not belong to what the server has
-        part.unlink()
-        return "the range was refused", 0
-    if error.code in (408, 425, 429) or error.code >= 500:
-        asked = error.headers.get("Retry-After", "")
-        return f"HTTP {error.code} {error.reason}", int(asked) if asked.isdecimal() else 0
-    raise Refused(f"the server answers HTTP {error.code} {error.reason}")
+        return str(getattr(error, "reason", error)) or type(error).__name__
+    answer = f"HTTP {error.code} {error.reason}"
+    if error.code == 416:  # what is here is no part of what the server has
+        part.unlink(missing_ok=True)
+    elif error.code < 500 and error.code not in (408, 425, 429):
+        raise Refused(f"the server answers {answer}")
+    return answer
 
 
-def fetch_rest(url, part, state, state_path, timeout_seconds):
-    """One connection: appends to `part` what is missing. Raises if the transfer ends early. `state`
-    keeps the ETag or date of the version begun: the server is asked for the rest of that one, and
-    sends all of another."""
-    version, have = state.get("version"), size_of(part)
-    headers = {"User-Agent": "music-scaling", "Accept-Encoding": "identity"}
-    if have and version:
-        headers.update({"Range": f"bytes={have}-", "If-Range": version})
+def fetch_rest(url, part, state, state_path):
+    """One connection: appends to `part` what is missing. `state` keeps the ETag or date of the
+    version begun: the server is asked for the rest of that one, and sends all of another."""
+    have, headers = size_of(part), {"User-Agent": "music-scaling"}
+    if have and state.get("version"):
+        headers |= {"Range": f"bytes={have}-", "If-Range": state["version"]}
     request = urllib.request.Request(url, headers=headers)
-    with urllib.request.urlopen(request, timeout=timeout_seconds) as answer:
-        if urllib.parse.urlsplit(answer.url).scheme not in ("http", "https"):
+    with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:
+        if not answer.url.startswith(("http:", "https:")):
             raise Refused("the address leads away from http(s)")
-        if answer.status == 206:
-            if not answer.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
-                part.unlink()
-                raise ConnectionError("the server sends another part of the file; starting again")
-        elif answer.status == 200:
-            have, tag = 0, answer.headers.get("ETag") or ""
+        if answer.status != 206:
+            have, state["version"] = 0, answer.headers.get("ETag", "W/")
             # a weak ETag does not tell two versions apart byte by byte
-            state["version"] = answer.headers.get("Last-Modified") if tag[:2] == "W/" else tag
-            state["version"] = state["version"] or answer.headers.get("Last-Modified")
+            if state["version"].startswith("W/"):
+                state["version"] = answer.headers.get("Last-Modified")
             write_json(state_path, state)
-        else:
-            raise Refused(f"the server answers HTTP {answer.status} to a plain request")
-        length = answer.headers.get("Content-Length") or ""
-        total = have + int(length) if length.isdecimal() else None
-        free = shutil.disk_usage(part.parent).free
-        if total and total - have > free:
-            raise Refused(f"the file needs {total - have:,} bytes and the disk has {free:,} left")
-        copy_answer(answer, part, have, total)
-    if total is not None and size_of(part) != total:
+        total = None if answer.length is None else have + answer.length
+        with (
+            open(part, "ab" if have else "wb") as file,
+            progress(total=total, desc=part.stem, unit="B") as bar,
+        ):
+            bar.update(have)
+            while block := answer.read1(BLOCK_BYTES):
+                file.write(block)
+                bar.update(len(block))
+                if file.tell() > MAX_TOTAL_BYTES:
+                    raise Refused(f"the server sends more than {MAX_TOTAL_BYTES >> 30} GB")
+    if total not in (None, size_of(part)):
         raise ConnectionError(f"the connection ended at {size_of(part):,} of {total:,} bytes")
 
 
-def copy_answer(answer, part, have, total):
-    """Streams a response into `part` from byte `have` on."""
-    with open(part, "r+b" if have else "wb") as file, progress(
-        total=total, desc=part.stem, unit="B"
-    ) as bar:
-        file.seek(have)
-        file.truncate()
-        bar.update(have)
-        while block := answer.read1(BLOCK_BYTES):
-            if have == 0 and re.match(rb"\s*(<!doctype html|<html|<head)", block[:200], re.I):
-                raise Refused("the server sent a web page in place of music")
-            file.write(block)
-            have += len(block)
-            if have > MAX_TOTAL_BYTES:
-                raise Refused(f"the server sends more than {MAX_TOTAL_BYTES >> 30} GB")
-            bar.update(len(block))
-
-
-def check_digest(path, digest, wanted):
-    """Refused, and the archive deleted, if it is not the one that --sha256 names."""
-    if wanted and digest != wanted.lower():
-        path.unlink()
-        raise Refused(f"the archive has SHA-256 {digest} and not {wanted.lower()}; it was deleted")
-
-
 # ---------------------------------------------------------------- archives and folders
+
+# what the libraries raise that read archives
+DAMAGES = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error)
+DAMAGES += (EOFError, ValueError, RuntimeError)
 
 
 class Bounded:
@@ -352,8 +275,8 @@ def most_bytes(path):
 
 
 def members_of(path, suffixes):
-    """The function that yields (name, read) of a folder, an archive or a single file; Refused if it
-    is none. read: gives the bytes."""
+    """The function of (path, Counter of what it passes over) that yields (name, read) of a folder,
+    an archive or a single file; read() gives the bytes."""
     if path.is_dir():
         return folder_members
     if path.name.lower().endswith(suffixes):
@@ -376,12 +299,14 @@ def members_of(path, suffixes):
 
 def single_member(path, left_out):
     """Yields (name, read) of one file."""
-    yield path.name, path.read_bytes
+    if path.stat().st_size > MAX_FILE_BYTES:
+        left_out["too large"] += 1
+    else:
+        yield path.name, path.read_bytes
 
 
 def tar_members(path, left_out):
-    """Yields (name, read) of the regular members of a tar file in one pass over the stream; names
-    may be hostile. left_out: counts what is passed over."""
+    """Yields (name, read) of the regular members of a tar file in one pass over the stream."""
     with open(path, "rb") as raw:
         packed = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
@@ -389,88 +314,70 @@ def tar_members(path, left_out):
         with tarfile.open(fileobj=stream, mode="r|", errors="surrogateescape") as tar:
             for member in tar:
                 tar.members = []  # else 200,000 members stay in memory
-                if member.isdir():
-                    continue
                 if member.issym() or member.islnk():
                     left_out["link"] += 1
-                elif not member.isreg() or member.issparse():
-                    left_out["device or special file"] += 1
-                elif member.size > MAX_FILE_BYTES:
+                elif member.isreg() and member.size > MAX_FILE_BYTES:
                     left_out["too large"] += 1
-                else:
-                    yield member.name, lambda: tar.extractfile(member).read()
-            # to the end, so that the checksum of gzip is compared
-            while rest := stream.read(BLOCK_BYTES):
-                if rest.strip(b"\0"):
-                    raise tarfile.ReadError("data after the end of the archive")
+                elif member.isreg() and not member.issparse():
+                    yield member.name, tar.extractfile(member).read
+                elif not member.isdir():
+                    left_out["device or special file"] += 1
+        while stream.read(BLOCK_BYTES):  # to the end, so that the checksum of gzip is compared
+            pass
 
 
 def zip_members(path, left_out):
-    """Yields (name, read) of the regular members of a zip file."""
+    """Yields (name, read) of the regular members of a zip file; zipfile gives no more bytes of one
+    than its header says."""
     with zipfile.ZipFile(path) as archive:
-        members = archive.infolist()
+        members = [member for member in archive.infolist() if not member.is_dir()]
         if sum(member.file_size for member in members) > most_bytes(path):
             raise Refused("the archive unpacks to far more than music does (a bomb?)")
         for member in members:
-            mode = stat_modes.S_IFMT(member.external_attr >> 16)
-            if member.is_dir():
-                continue
-            if mode == stat_modes.S_IFLNK:
+            mode = stat.S_IFMT(member.external_attr >> 16)
+            if mode == stat.S_IFLNK:
                 left_out["link"] += 1
             elif member.flag_bits & 1:
                 left_out["encrypted"] += 1
-            elif mode not in (0, stat_modes.S_IFREG):
+            elif mode not in (0, stat.S_IFREG):
                 left_out["device or special file"] += 1
             elif member.file_size > MAX_FILE_BYTES:
                 left_out["too large"] += 1
             else:
-                yield member.filename, lambda: read_bounded(archive, member)
-
-
-def read_bounded(archive, member):
-    """A zip member's bytes; the size in its header is not believed."""
-    with archive.open(member) as file:
-        data = file.read(MAX_FILE_BYTES + 1)
-    if len(data) > MAX_FILE_BYTES:
-        raise Refused("a member of the archive is larger than it says")
-    return data
+                yield member.filename, lambda: archive.read(member)
 
 
 def folder_members(path, left_out):
     """Yields (name, read) of the files below a folder in sorted order; links are not followed."""
-    folders = [""]
-    while folders:
-        below = folders.pop()
-        try:
-            entries = sorted(os.scandir(path / below), key=lambda entry: entry.name)
-        except PermissionError:
-            left_out["unreadable folder"] += 1
-            continue
-        folders += [
-            below + entry.name + "/"
-            for entry in reversed(entries)
-            if entry.is_dir(follow_symlinks=False)
-        ]
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                continue
-            if not entry.is_file(follow_symlinks=False):
-                left_out["link" if entry.is_symlink() else "device or special file"] += 1
-            elif ENDINGS.search(entry.name) and entry.stat().st_size > MAX_FILE_BYTES:
+
+    def unreadable(_):
+        left_out["unreadable folder"] += 1
+
+    for below, folders, names in os.walk(path, onerror=unreadable):
+        folders.sort()
+        links = [name for name in folders if os.path.islink(f"{below}/{name}")]
+        for name in sorted(links + names):
+            file = Path(below, name)
+            status = file.lstat()
+            if stat.S_ISLNK(status.st_mode):
+                left_out["link"] += 1
+            elif not stat.S_ISREG(status.st_mode):
+                left_out["device or special file"] += 1
+            elif ENDINGS.search(name) and status.st_size > MAX_FILE_BYTES:
                 left_out["too large"] += 1
             else:
-                yield below + entry.name, lambda: (path / below / entry.name).read_bytes()
+                yield str(file.relative_to(path)), file.read_bytes
 
 
-def music_members(path, left_out, limit, seed, suffixes=SUFFIXES):
+def music_members(path, left_out, limit, seed, suffixes):
     """Yields (name, bytes) of the files in a folder or an archive, or of a single file, whose names
-    end in one of `suffixes`. left_out: a Counter of what is passed over. A `limit` takes a seeded
-    sample and costs a first pass over the names. Raises Refused."""
+    end in one of `suffixes`. left_out: a Counter of what is passed over. limit: takes a seeded
+    sample, with a first pass over the names."""
     members = members_of(path, suffixes)
     try:
         chosen = None
         if limit is not None:
-            names = (name for name, _ in members(path, collections.Counter()))
+            names = (name for name, _ in members(path, Counter()))
             chosen = sample((name for name in names if not refusal(name, suffixes)), limit, seed)
         for name, read in progress(members(path, left_out), desc="files", unit="file"):
             reason = refusal(name, suffixes)
@@ -482,17 +389,8 @@ def music_members(path, left_out, limit, seed, suffixes=SUFFIXES):
                 except PermissionError:
                     left_out["unreadable file"] += 1
                     continue
-                yield os.fsencode(name).decode("utf-8", "surrogateescape"), data
-    except (
-        tarfile.TarError,
-        zipfile.BadZipFile,
-        zlib.error,
-        EOFError,
-        NotImplementedError,
-        ValueError,
-        struct.error,
-        RuntimeError,
-    ) as error:
+                yield name, data
+    except DAMAGES as error:
         raise Refused(f"the archive is damaged: {error}") from None
     except OSError as error:  # of a seek to where a broken zip file points; not of the disk
         if error.errno in (None, errno.EINVAL):
@@ -500,11 +398,9 @@ def music_members(path, left_out, limit, seed, suffixes=SUFFIXES):
         raise
 
 
-def unpack(path, midi, limit, seed, abc=None):
-    """Fills `midi` from a folder or an archive. abc: a second MidiFolder, which takes the .abc
-    files (default: they are left out)."""
-    suffixes = SUFFIXES if abc is None else (*SUFFIXES, ".abc")
-    for name, data in music_members(path, midi.left_out, limit, seed, suffixes):
+def unpack(path, midi, abc):
+    """Fills two MidiFolders, of MIDI and of .abc files, from a folder, an archive or a file."""
+    for name, data in music_members(path, midi.left_out, None, 0, (*SUFFIXES, ".abc")):
         (abc if name.lower().endswith(".abc") else midi).add(name, data)
 
 
@@ -517,11 +413,8 @@ def listing_digest(folder):
         for name in sorted(names):
             path = os.path.join(below, name)
             status = os.lstat(path)
-            listing.update(
-                os.fsencode(
-                    f"{os.path.relpath(path, folder)}\0{status.st_size}\0{status.st_mtime_ns}\0"
-                )
-            )
+            row = f"{os.path.relpath(path, folder)}\0{status.st_size}\0{status.st_mtime_ns}\0"
+            listing.update(os.fsencode(row))
     return listing.hexdigest()
 
 

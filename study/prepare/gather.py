@@ -4,6 +4,7 @@ Files go through in batches, so that memory holds one batch and the order of nam
 on which core was faster. A file that cannot be read is a counted row.
 """
 
+import itertools
 from collections import Counter
 
 from study.stages.process import cpu_count, worker_pool
@@ -12,12 +13,12 @@ from music import corpus
 from music.abc_people import read_people, tune_midi
 from music.scores import SUFFIXES as SCORE_SUFFIXES
 from music.scores import convert_score
-from study.prepare.conversion import SUFFIXES, limit_memory, printable
-from study.prepare.sources import licence_of, place_of
+from study.prepare.conversion import SUFFIXES, limit_memory, printable, table_rows
+from study.prepare.fetch import sample
+from study.prepare.sources import PUBLIC_DOMAIN, licence_of, place_of
 
 MUSIC_SUFFIXES = (*SUFFIXES, *SCORE_SUFFIXES, ".abc")
-BATCH_FILES = 512
-BATCH_BYTES = 64 << 20
+BATCH_FILES = 128
 MAX_NAMED = 100  # files left out that the manifest names
 COLUMNS = ("path", "licence", "composer", "work", "from")
 
@@ -51,11 +52,10 @@ def gather(members, collected):
     with worker_pool(cpu_count(), cpu_count()) as pool:
         for batch in batches(members):
             scores = [row for row in batch if row[0].lower().endswith(SCORE_SUFFIXES)]
-            converted = pool.map(_convert, scores, chunksize=4) if scores else iter(())
+            converted = pool.map(_convert, scores, chunksize=4)
             for name, data in batch:
                 if name.lower().endswith(SUFFIXES):
-                    place = place_of(name)
-                    collected.take(place.path, data, name)
+                    collected.take(place_of(name).path, data, name)
                 elif name.lower().endswith(".abc"):
                     take_tunes(name, data, collected)
                 else:
@@ -63,15 +63,10 @@ def gather(members, collected):
 
 
 def batches(members):
-    """Lists of members of at most BATCH_FILES, or about BATCH_BYTES."""
-    batch, n_bytes = [], 0
-    for name, data in members:
-        batch.append((name, data))
-        n_bytes += len(data)
-        if len(batch) == BATCH_FILES or n_bytes > BATCH_BYTES:
-            yield batch
-            batch, n_bytes = [], 0
-    yield batch
+    """Lists of at most BATCH_FILES members."""
+    members = iter(members)
+    while batch := list(itertools.islice(members, BATCH_FILES)):
+        yield batch
 
 
 def _convert(row):
@@ -85,14 +80,8 @@ def take_score(name, row, collected):
         collected.leave_out(name, "unreadable score", row.reason)
         return
     place = place_of(name)
-    collected.take(
-        place.path,
-        row.midi,
-        name,
-        rights=row.rights,
-        composer=place.composer or row.composer,
-        work=place.work or row.work,
-    )
+    composer, work = place.composer or row.composer, place.work or row.work
+    collected.take(place.path, row.midi, name, row.rights, composer, work)
 
 
 def take_tunes(name, data, collected):
@@ -107,20 +96,19 @@ def take_tunes(name, data, collected):
         if tune.text is None:
             collected.leave_out(f"{name}#{number}", "unreadable ABC", tune.reason)
         else:
-            midi = tune_midi(tune.text)
-            collected.take(path, midi, name, rights=tune.rights, composer=tune.composer)
+            collected.take(path, tune_midi(tune.text), name, tune.rights, tune.composer)
 
 
-def take_embedded(names, limit, seed, collected, sample):
+def take_embedded(names, limit, seed, collected):
     """Adds the collections of the music21 package of these names, all or a seeded sample."""
     pieces = {f"tune {index}": tune for index, tune in enumerate(corpus.tunes_of(names))}
     pieces |= {f"score {index}": score for index, score in enumerate(corpus.scores_of(names))}
-    chosen = sample([*pieces], limit, seed) or set(pieces)
+    chosen = pieces if limit is None else sample(pieces, limit, seed)
     pieces = [piece for key, piece in pieces.items() if key in chosen]
     with worker_pool(cpu_count(), len(pieces)) as pool:
         rows = pool.map(corpus.convert_piece, pieces, chunksize=8)
         for (collection, _), (name, row) in zip(pieces, rows):
-            collected.licence = corpus.NOTICES.get(collection, "public domain")
+            collected.licence = corpus.NOTICES.get(collection, PUBLIC_DOMAIN)
             if row.midi is None:
                 collected.leave_out(name, f"{collection}: unreadable", row.reason)
             else:
@@ -129,6 +117,4 @@ def take_embedded(names, limit, seed, collected, sample):
 
 def licences_in(path):
     """{licence: files} of a table of files, most first."""
-    with open(path, encoding="utf-8") as table:
-        next(table)
-        return dict(Counter(line.split("\t")[1] for line in table).most_common(20))
+    return dict(Counter(row["licence"] for row in table_rows(path)).most_common(20))

@@ -1,16 +1,14 @@
-"""Which tunes are one song, and which split a song belongs to.
+"""Says which tunes are one song, and which split a song belongs to.
 
 Tunes are in one group if they have the same name (artist and title, cleaned), are parts of one work
 (a song cycle, a mass, a quartet), have the same notes (in any key, at any speed), or so much melody
-in common that one is a version of the other (MinHash over runs of intervals): of all voices, or of
-the top voices alone, as in two harmonisations of one hymn.
-Groups are whole: they are the connected components of these relations.
+in common that one is a version of the other (MinHash over runs of intervals; Broder 1997): of all
+voices, or of the top voices alone, as in two harmonisations of one hymn. Groups are the connected
+components of these relations.
 
-A split is a function of the group's name and the seed alone. No function of a group's members can
-stay the same
-whatever joins the group: what joins has a name of its own, and it is not known who was there first.
-So the name of a
-group is chosen such that the usual joiners do not change it: see `name_group`.
+A split is a function of the group's name and the seed alone. The name is chosen such that the usual
+joiners do not change it: versions under the same name, and copies under another one that lost a
+voice or some right notes, or are numbered.
 """
 
 import hashlib
@@ -25,33 +23,11 @@ from music.windows import mix
 
 # ---------------------------------------------------------------- names
 
-GENERIC_FOLDERS = {
-    "various",
-    "various artists",
-    "midi",
-    "midis",
-    "unknown",
-    "misc",
-    "songs",
-    "music",
-    "other",
-}
+GENERIC_FOLDERS = "various|various artists|midi|midis|unknown|misc|songs|music|other".split("|")
+# in brackets: which performance, not which song
 VERSION_WORDS = (
-    "live",
-    "remix",
-    "remixed",
-    "version",
-    "edit",
-    "acoustic",
-    "instrumental",
-    "karaoke",
-    "demo",
-    # in brackets: which performance, not which song
-    "remaster",
-    "remastered",
-    "unplugged",
-    "feat",
-    "ft",
+    "live|remix|remixed|version|edit|acoustic|instrumental|karaoke|demo|remaster|remastered|unplugged"
+    "|feat|ft"
 )
 # `bwv244.62` is one chorale of a Passion, no 62nd copy of it
 CATALOGUE = re.compile(r"(?i)[a-z]{1,4}\d+\.\d+")
@@ -69,22 +45,18 @@ def words(text):
 
 
 def artist_key(artist):
-    """Words of an artist in alphabetical order: `Rod Stewart`, `Stewart,Rod` and `STEWART Rod` are
-    one."""
+    """Words of an artist in alphabetical order: `Rod Stewart` and `STEWART,Rod` are one."""
     telling = [word for word in words(artist).split() if word not in ("the", "and")]
     return " ".join(sorted(set(telling))) or words(artist)
 
 
 def title_key(title):
     """A title without copy number, version and punctuation: `Yesterday.2`, `Yesterday (live)`,
-    `YESTERDAY!` are one.
-
-    Word boundaries stay: `Run Away` and `Runaway` are left to the notes.
-    """
+    `YESTERDAY!` are one. Word boundaries stay: `Run Away` and `Runaway` are left to the notes."""
     title = re.sub(r"(?i)\.(mid|midi|kar|abc)$", "", title.strip())
     if not CATALOGUE.fullmatch(title):
         title = re.sub(r"(?i)(\.\d+|[ _]*\(\d+\)|[ _-]+(copy|kopie)( ?\d+)?)+$", "", title)
-    version = r"\b(?:" + "|".join(VERSION_WORDS) + r")\b"
+    version = rf"\b(?:{VERSION_WORDS})\b"
     bare = re.sub(r"(?i)[(\[{][^)\]}]*" + version + r"[^)\]}]*[)\]}]", " ", title)
     bare = re.sub(r"(?i)\s[-_]\s(?:[^-]*\s)?" + version + r"[^-]*$", " ", bare)
     return words(bare) or words(title)
@@ -94,8 +66,10 @@ def name_key(artist, title):
     """What all versions of one song share: cleaned artist and title; None if the title is too
     general to say that two tunes of this name are one (`Reel`, `Untitled.1`).
 
-    >>> name_key("Stewart,Rod", "Sailing.2"), name_key("Various", "ABBA - Fernando (live)"), name_key("x", "Jig.2")
-    ('rod stewart/sailing', 'abba/fernando', None)
+    >>> name_key("Stewart,Rod", "Sailing.2"), name_key("x", "Jig.2")
+    ('rod stewart/sailing', None)
+    >>> name_key("Various", "ABBA - Fernando (live)")
+    'abba/fernando'
     """
     if words(artist) in GENERIC_FOLDERS and " - " in title:
         artist, title = title.split(" - ", 1)
@@ -110,8 +84,8 @@ def path_key(path):
 
 
 def name_by_works(tunes, works):
-    """Tells tunes what they are a part of, by {path: (composer, work)}: the songs of a cycle and
-    the movements of a mass are one group, and a song is named by its composer, not its cycle."""
+    """Gives tunes `composer` and `work`, by {path: (composer, work)}; names a song by its composer,
+    not its cycle."""
     for tune in tunes:
         path = PurePosixPath(tune["origin"].partition("#")[0])
         tune["composer"], work = works.get(str(path), ("", ""))
@@ -123,15 +97,12 @@ def name_by_works(tunes, works):
 
 # ---------------------------------------------------------------- notes
 
-# intervals in a run; with 4, unrelated pieces reach a likeness of 0.29, with 6 not more than 0.10
-SHINGLE = 6
+SHINGLE = 6  # intervals in a run; with 4, unrelated pieces reach a likeness of 0.29, with 6 of 0.10
 N_HASHES = 254  # MinHash functions: the standard error of a likeness of 0.2 is 0.025
-# hashes in a band: two tunes alike by 0.2 meet in one of the 127 bands with probability 0.994
-ROWS = 2
+ROWS = 2  # hashes in a band: two tunes alike by 0.2 meet in one with probability 0.994
 # likeness (Jaccard index) from which two tunes are one song; measured, see benchmarks/data.md
 MATCH = 0.2
-# ... and two top voices: hymns are short and share phrases. At 0.2 chance links chain 21 chorales
-MELODY_MATCH = 0.25
+MELODY_MATCH = 0.25  # of two top voices: hymns are short and share phrases
 MIN_SHINGLES = 16  # with fewer, likeness is chance
 _random = np.random.default_rng(20240501)  # constants of the hash functions
 _FACTORS = _random.integers(0, 2**63, N_HASHES, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
@@ -146,8 +117,8 @@ def shingles(voices):
     voices: [(onsets, durations, pitches)]. Chords count as their top note and repeated pitches as
     one, so neither key, tempo nor note values matter. Runs over fewer than four different pitches
     are left out: ostinati and trills are alike in all music. A run that occurs 2, 4, 8 ... times
-    enters once more for each: else, in music that repeats itself, a few wrong notes, different at
-    every repeat, would outnumber the right ones.
+    enters once more for each: else a few wrong notes, different at every repeat, would outnumber
+    the right ones.
     """
     hashes = []
     for onsets, _, pitches in voices:
@@ -173,17 +144,15 @@ def shingles(voices):
 
 
 def top_voice(voices):
-    """The voice of highest mean pitch, of those with half as many notes as the busiest: the tune,
-    as a rule."""
+    """The voice of highest mean pitch, of those with half as many notes as the busiest."""
     most = max(len(pitches) for _, _, pitches in voices)
-    return max(
-        (voice for voice in voices if 2 * len(voice[2]) >= most), key=lambda voice: voice[2].mean()
-    )
+    busy = [voice for voice in voices if 2 * len(voice[2]) >= most]
+    return max(busy, key=lambda voice: voice[2].mean())
 
 
 def signature(hashes):
-    """MinHash signature, (N_HASHES,) uint32: the share of equal entries of two tunes estimates
-    their Jaccard index."""
+    """MinHash signature, shape (N_HASHES,): the share of equal entries of two tunes estimates their
+    Jaccard index."""
     least = np.full(N_HASHES, 2**64 - 1, np.uint64)
     for start in range(0, len(hashes), 512):
         part = hashes[start : start + 512, None] * _FACTORS + _OFFSETS
@@ -192,11 +161,8 @@ def signature(hashes):
 
 
 def note_digests(voices):
-    """(digest of the notes, digest of the notes in any key and at any speed), 16 bytes each.
-
-    voices: [(onsets, durations, pitches)] as integers; how notes are spread over voices does not
-    matter.
-    """
+    """(digest of the notes, digest of the notes in any key and at any speed), 16 bytes each. How
+    notes are spread over voices does not matter."""
     onsets, durations, pitches = (np.concatenate(part).astype(np.int64) for part in zip(*voices))
     onsets = onsets - onsets.min()
     exact = np.stack([onsets, durations, pitches])[:, np.lexsort((durations, pitches, onsets))]
@@ -212,13 +178,10 @@ def note_digests(voices):
 
 
 def similar_pairs(signatures, n_shingles, match=MATCH):
-    """(pairs (n, 2), likeness (n,)) of tunes whose estimated Jaccard index is at least `match`.
-
-    Only tunes that agree in a band of ROWS hashes are compared. Whether two tunes are compared
-    depends on these two alone, so a corpus that grows keeps its old pairs.
-    """
+    """Pairs (n, 2) of tunes whose estimated Jaccard index is at least `match`, sorted. Only tunes
+    that agree in a band of ROWS hashes are compared, so a corpus that grows keeps its pairs."""
     usable = np.flatnonzero(n_shingles >= MIN_SHINGLES)
-    likeness = {}
+    pairs = set()
     for band in range(0, N_HASHES - ROWS + 1, ROWS):
         key = np.zeros(len(usable), np.uint64)
         for row in range(band, band + ROWS):
@@ -232,22 +195,16 @@ def similar_pairs(signatures, n_shingles, match=MATCH):
             for part in np.array_split(left, len(left) // 100_000 + 1):
                 first, second = members[part], members[part + step]
                 alike = (signatures[first] == signatures[second]).mean(axis=1)
-                for i in np.flatnonzero(alike >= match).tolist():
-                    likeness[min(first[i], second[i]), max(first[i], second[i])] = alike[i]
+                close = alike >= match
+                pairs.update(zip(*np.sort([first[close], second[close]], axis=0).tolist()))
             step += 1
-    pairs = sorted(likeness)
-    return np.array(pairs, dtype=np.int64).reshape(-1, 2), np.array(
-        [likeness[pair] for pair in pairs]
-    )
+    return np.array(sorted(pairs), dtype=np.int64).reshape(-1, 2)
 
 
 def find_groups(keys, pairs):
-    """Component number of every tune under similar pairs and equal values. keys: lists with a value
-    for each tune, such as names or digests of notes; empty values say nothing."""
-    from scipy.sparse import (  # here: 0.2 s that the workers who take fingerprints do not need
-        coo_array,
-        csgraph,
-    )
+    """Component number of every tune under similar pairs and equal values. keys: lists of a value
+    for each tune, such as its name; empty values say nothing."""
+    from scipy.sparse import coo_array, csgraph  # 0.2 s that the workers do not need
 
     links = [pairs]
     for values in keys:
@@ -259,49 +216,43 @@ def find_groups(keys, pairs):
 
 
 def group_tunes(tunes):
-    """Gives every tune (see reading.py) its `group`; returns (pairs alike in all voices, further
-    pairs alike in the top voice's melody)."""
+    """Gives every tune (see reading.py) its `group`; returns how many pairs are alike in all
+    voices."""
     first = {}
     for i, tune in enumerate(tunes):
         first.setdefault(tune["exact"], i)
     unique = np.array(sorted(first.values()), dtype=np.int64)  # the same notes need no likeness
-    pairs = [
+    alike, melodies = (
         similar_pairs(
             np.stack([tunes[i][signature] for i in unique]),
             np.array([tunes[i][n_runs] for i in unique]),
             match,
-        )[0]
+        )
         for signature, n_runs, match in (
             ("signature", "n_shingles", MATCH),
             ("melody_signature", "n_melody", MELODY_MATCH),
         )
-    ]
-    n_alike, pairs = len(pairs[0]), np.unique(np.concatenate(pairs), axis=0)
+    )
     keys = [[tune.get(key) for tune in tunes] for key in ("name", "work", "free")]
-    components = find_groups(keys, unique[pairs])
+    components = find_groups(keys, unique[np.concatenate([alike, melodies])])
     members = {}
     for tune, component in zip(tunes, components):
         members.setdefault(component, []).append(tune)
     for part in members.values():
         name = name_group(
-            [
-                (tune["name"], tune["free"], tune["n_notes"] or 0, tune["n_shingles"])
-                for tune in part
-            ]
+            [(t["name"], t["free"], t["n_notes"] or 0, t["n_shingles"]) for t in part]
         )
         for tune in part:
             tune["group"] = name
-    return n_alike, len(pairs) - n_alike
+    return len(alike)
 
 
 def name_group(members):
-    """Name of a group (16 hex digits): that of its tune with the most notes; of equals, the one
-    with fewest shingles
-    (a copy with wrong notes has more), then one without digits in its name (copies are numbered), then by hash.
+    """Name of a group (16 hex digits): that of its tune with the most notes; of equals, the one with
+    fewest shingles (a copy with wrong notes has more), then one without digits in its name (copies
+    are numbered), then by hash.
 
-    members: [(name or None, free digest, number of notes, number of shingles)]. Versions under the
-    same name never change it; a copy under another name that lost a voice or some right notes, or
-    is numbered, does not either.
+    members: [(name or None, free digest, number of notes, number of shingles)].
     """
 
     def rank(member):
@@ -320,15 +271,14 @@ def name_group(members):
 
 # ---------------------------------------------------------------- splits
 
-FLOOR_GROUPS = 20  # least groups in val and in test: with fewer, one odd song decides a loss
-# least characters in val and in test: 60 folk tunes; the loss of so many has an error of 2 %
-FLOOR_CHARS = 20_000
-# of a corpus too small for these floors: a dozen songs give one to val and one to test
+LEAST_GROUPS = 20  # in val and in test: with fewer, one odd song decides a loss
+LEAST_CHARS = 20_000  # in val and in test: 60 folk tunes; their loss has an error of 2 %
+# of a corpus too small for that: a dozen songs give one to val and one to test
 LEAST_SHARE = 1 / 16
 MOST_SHARE = 1 / 6  # of the groups, less one: chance may put six of ten below the share
-# share of the groups in val, and in test: the first that meets the
+# of the groups, in val and in test: the first that gives the least. Steps, so that a small corpus
+# that grows a little keeps its splits
 STEPS = (0.01, 0.02, 0.04, 0.08, 0.12, 0.16)
-# floors. Steps, so that a small corpus that grows a little keeps its splits
 
 
 def hash_number(*parts):
@@ -337,49 +287,33 @@ def hash_number(*parts):
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
-def least_held_out(chars):
-    """(groups, characters) that val should have at least, and test; chars: {group: characters}."""
-    return (
-        min(FLOOR_GROUPS, math.ceil(LEAST_SHARE * len(chars))),
-        min(FLOOR_CHARS, int(LEAST_SHARE * sum(chars.values()))),
-    )
-
-
-def assign_splits(chars, seed, fixed=None):
-    """({group: split}, {split: share}); chars: {group: characters}, fixed: {group: split} that the
-    user wants.
+def assign_splits(chars, seed):
+    """({group: split}, {split: share of the groups}); chars: {group: characters}.
 
     A group's number is a hash of seed and name. val takes the groups of lowest number, test those
-    of highest, so that when the floors ask for a larger share of one, it never takes from the
-    other. Of less than sixteen groups
-    the largest trains: chance left 23 % of three songs.
+    of highest, so that neither takes from the other when it needs a larger share. Of less than
+    sixteen groups the largest trains.
     """
-    fixed = {group: split for group, split in (fixed or {}).items() if group in chars}
-    splits, shares = {**dict.fromkeys(chars, "train"), **fixed}, {}
+    splits, shares = dict.fromkeys(chars, "train"), {}
     number = {group: hash_number(seed, group) for group in chars}
-    free = set(chars) - set(fixed)
     if len(chars) * LEAST_SHARE < 1:
-        free.discard(max(chars, key=lambda group: (chars[group], group)))
-    floor_groups, floor_chars = least_held_out(chars)
+        del number[max(chars, key=lambda group: (chars[group], group))]
+    least_groups = min(LEAST_GROUPS, math.ceil(LEAST_SHARE * len(chars)))
+    least_chars = min(LEAST_CHARS, int(LEAST_SHARE * sum(chars.values())))
 
     def enough(chosen):
-        return len(chosen) >= floor_groups and sum(chars[group] for group in chosen) >= floor_chars
+        return len(chosen) >= least_groups and sum(map(chars.get, chosen)) >= least_chars
 
     for split in ("val", "test"):
-        place = {
-            group: value if split == "val" else 1 - value
-            for group, value in number.items()
-            if group in free and splits[group] == "train"
-        }
-        ranked = sorted(place, key=place.get)
-        given = [group for group, name in fixed.items() if name == split]
+        place = {group: n if split == "val" else 1 - n for group, n in number.items()}
+        ranked = sorted((group for group in place if splits[group] == "train"), key=place.get)
         for share in STEPS:
-            chosen = given + [group for group in ranked if place[group] < share]
+            chosen = [group for group in ranked if place[group] < share]
             if enough(chosen):
                 break
-        while ranked[len(chosen) - len(given) :] and not enough(chosen):  # too few below every step
-            chosen.append(ranked[len(chosen) - len(given)])
-        chosen = chosen[: max(1, len(given), int(MOST_SHARE * len(chars)) - 1)]
+        while len(chosen) < len(ranked) and not enough(chosen):  # too few below every step
+            chosen.append(ranked[len(chosen)])
+        chosen = chosen[: max(1, int(MOST_SHARE * len(chars)) - 1)]
         shares[split] = share
         splits.update(dict.fromkeys(chosen, split))
     return splits, shares

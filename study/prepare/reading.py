@@ -1,49 +1,47 @@
-"""Reading a corpus: every tune in one row, what it is called, what it sounds like, and its text,
-cut into pieces.
+"""Reads a corpus: every tune in one row, what it is called, what it sounds like, and its text, cut
+into pieces.
 
 A *tune* is a dict of built-in values:
 
-    origin      path of its file below the folder, `#number` behind it in a tunebook     name   see
-        groups.name_key
-    exact, free digests of its notes, and of its notes in any key at any speed           group  once
-        it has one
-    signature, n_shingles    fingerprint of its melodies (groups.py); melody_signature, n_melody: of
-        the top voice's
-    chars, compressed        characters of its training text; zlib's bytes by those of the text
-    is_abc      whether it looks like ABC at all; key, meter, tempo, n_notes, n_bars, n_voices,
-        quarters, rest_share:
-                its music, None where the strict reader refuses it
+    origin      path of its file below the folder, `#number` behind it in a tunebook
+    name        see groups.name_key
+    exact, free digests of its notes, and of its notes in any key at any speed
+    group       once it has one
+    signature, n_shingles            fingerprint of its melodies (groups.py)
+    melody_signature, n_melody       the same of the top voice
+    is_abc      whether it looks like ABC at all
+    key, meter, n_notes, n_bars, n_voices, rest_share    None where the strict reader refuses it
+    mended      {kind of fault: how often}
+    reason      why it cannot be read, or ""
     pieces      [(first bar, text)]; after `read_all` [(first bar, place, bytes, characters)] in the
-        spool
+                spool
 """
 
 import functools
 import hashlib
-import mmap
+import itertools
 import os
 import re
-import zlib
 from pathlib import Path
 
 from study.stages.process import progress, worker_pool
 
 import numpy as np
 
-from music import abc_people, corpus
+from music import corpus
 from music.abc_fields import TICKS
+from music.abc_people import PeoplesTune, read_people
 from music.abc_text import AbcError, read_abc
 from music.training_text import cut, tagged, training_text
 from music.tunebook import split_tunebook
 from study.prepare import groups
 
-JOB_BYTES = 1 << 18  # of ready-made text per pool job
+READY_PARTS = 500  # of ready-made text, in a pool job
 # of the groups: their headers do not name the collection, so that a model can do without
 UNTAGGED = 0.15
 TAG_CHARS = 30  # of a collection's name, at most; a line of it takes three more
 # of the embedded collections
 SHORT_NAMES = {row[0]: name for name, row in {**corpus.BOOKS, **corpus.SCORES}.items()}
-# (?>: the two bytes of a Windows line end are one
-PART_ENDS = rb"(?>\r\n|\r|\n)(?=[ \t]*[\r\n]|X:)"
 
 
 # ---------------------------------------------------------------- one tune
@@ -51,8 +49,7 @@ PART_ENDS = rb"(?>\r\n|\r|\n)(?=[ \t]*[\r\n]|X:)"
 
 def guess_voices(text):
     """Letters and octave marks of a text that the strict reader refuses, as one voice of equal
-    notes: enough to recognise a tune. Keys and accidentals are left out: the melody's outline
-    decides."""
+    notes: the outline of its melody, enough to recognise it."""
     music = re.sub(r'(?m)^[A-Za-z]:.*$|"[^"]*"|![^!]*!|\[[A-Za-z]:[^\]]*\]', "", text)
     pitches = [
         (60, 62, 64, 65, 67, 69, 71)["CDEFGAB".index(letter.upper())]
@@ -65,11 +62,8 @@ def guess_voices(text):
 
 
 def rest_share(tune, voices):
-    """Share of the time of all voices in which they rest; 1 for a tune without notes.
-
-    A voice sounds from an onset to the end of the notes that start there, or to its next onset if
-    that comes first: overlapping notes of one voice count once.
-    """
+    """Share of the time of all voices in which they rest; 1 for a tune without notes. Overlapping
+    notes of one voice count once."""
     span = max((sum(float(bar.length) for bar in voice.bars) for voice in tune.voices), default=0)
     sounding = 0
     for onsets, durations, _ in voices:
@@ -82,25 +76,13 @@ def rest_share(tune, voices):
 
 def read_tune(origin, name, text, max_chars, min_chars, compare=True):
     """The row (a dict, see above) of a tune's training text, cut into pieces of min_chars to
-    max_chars characters;
-    compare: with the fingerprints by which tunes are grouped."""
+    max_chars characters; compare: with the fingerprints by which tunes are grouped."""
     fields = dict(reversed(re.findall(r"(?m)^([MK]):[ \t]*(\S.*)$", text)))
     is_abc = "K" in fields and text.startswith("X:")
-    row = {
-        "origin": origin,
-        "name": name,
-        "is_abc": is_abc,
-        "chars": len(text),
-        "pieces": cut(text, max_chars, min_chars),
-        "compressed": len(zlib.compress(text.encode(), 9)) / len(text.encode()),
-        "rest_share": None,
-        "tempo": None,
-        "n_bars": None,
-        "quarters": None,
-        "n_voices": None,
-        "key": fields.get("K"),
-        "meter": fields.get("M"),
-    }
+    row = dict.fromkeys(("rest_share", "n_bars", "n_voices", "n_notes"))
+    row |= {"origin": origin, "name": name, "mended": {}, "reason": ""}
+    row |= {"is_abc": is_abc, "key": fields.get("K"), "meter": fields.get("M")}
+    row["pieces"] = cut(text, max_chars, min_chars)
     try:
         tune = read_abc(text)
         voices = [
@@ -108,26 +90,17 @@ def read_tune(origin, name, text, max_chars, min_chars, compare=True):
             for voice in tune.ticks
             if len(voice[1])
         ]
-        row.update(
-            rest_share=rest_share(tune, voices),
-            tempo=tune.tempo,
-            n_voices=len(tune.voices),
-            n_bars=max((len(voice.bars) for voice in tune.voices), default=0),
-            quarters=max(
-                (sum(float(bar.length) for bar in voice.bars) for voice in tune.voices), default=0.0
-            ),
-        )
+        row["rest_share"], row["n_voices"] = rest_share(tune, voices), len(tune.voices)
+        row["n_bars"] = max((len(voice.bars) for voice in tune.voices), default=0)
     except AbcError:
         tune, voices = None, guess_voices(text) if is_abc else []
     if tune is not None and voices:
         row["exact"], row["free"] = groups.note_digests(voices)
     else:  # what is guessed or silent equals only the same text
         row["exact"] = row["free"] = hashlib.blake2b(text.encode(), digest_size=16).digest()
-    row["n_notes"] = sum(len(onsets) for onsets, _, _ in voices) if is_abc else None
-    return {
-        **row,
-        **(_fingerprints(voices) if compare else {"n_melody": 0}),
-    }
+    if is_abc:
+        row["n_notes"] = sum(len(onsets) for onsets, _, _ in voices)
+    return {**row, **(_fingerprints(voices) if compare else {})}
 
 
 def _fingerprints(voices):
@@ -152,36 +125,23 @@ def read_text(path):
         return data.decode("latin-1")
 
 
-def read_file(job, **limits):
+def read_file(job, mend=False, **limits):
     """Pool worker: all tunes of one .abc file, (path, path below the folder). In a tunebook every
-    tune is named by the book and its title, else by the path."""
+    tune is named by the book and its title, else by the path. mend: the file is as people write
+    it and is set in the project's normal form; text without any tune is taken as it is."""
     path, relative = job
     origin = re.sub(r"[\t\r\n]", " ", os.fsencode(relative).decode("utf-8", "replace"))
-    tunes = split_tunebook(read_text(path), any_text=True)
-    if len(tunes) == 1:
-        return [read_tune(origin, groups.path_key(origin), training_text(tunes[0]), **limits)]
-    rows = []
-    for number, raw in enumerate(tunes, 1):
-        title = re.search(r"(?m)^T:[ \t]*(\S.*)$", raw)
-        name = groups.name_key(origin.removesuffix(".abc"), title.group(1)) if title else None
-        rows.append(read_tune(f"{origin}#{number}", name, training_text(raw), **limits))
-    return rows
-
-
-def read_people_file(job, **limits):
-    """Pool worker: all tunes of one .abc file as people write it, (path, path below the folder), in
-    the project's normal form. A row has "mended", and "reason" if its tune cannot be read. Text
-    without any tune is taken as it is."""
-    path, relative = job
-    origin = re.sub(r"[\t\r\n]", " ", os.fsencode(relative).decode("utf-8", "replace"))
-    tunes = abc_people.read_people(Path(path).read_bytes(), Path(relative).stem)
+    tunes = read_people(Path(path).read_bytes(), Path(relative).stem) if mend else []
     if not tunes:
-        return read_file(job, **limits)
+        raw_tunes = split_tunebook(read_text(path), any_text=True)
+        titles = ["".join(re.findall(r"(?m)^T:[ \t]*(\S.*)$", raw)[:1]) for raw in raw_tunes]
+        tunes = [PeoplesTune(title, 0, raw, "", {}) for title, raw in zip(titles, raw_tunes)]
     rows = []
     for number, tune in enumerate(tunes, 1):
-        title = tune.title and groups.name_key(origin.removesuffix(".abc"), tune.title)
-        name = groups.path_key(origin) if len(tunes) == 1 else title or None
-        place = origin if len(tunes) == 1 else f"{origin}#{number}"
+        place, name = origin, groups.path_key(origin)
+        if len(tunes) > 1:
+            place = f"{origin}#{number}"
+            name = tune.title and groups.name_key(origin.removesuffix(".abc"), tune.title)
         text = training_text(tune.text or "X:1\nK:C\n")
         row = read_tune(place, name, text, **limits)
         rows.append({**row, "mended": tune.mended, "reason": tune.reason})
@@ -189,18 +149,14 @@ def read_people_file(job, **limits):
 
 
 def read_ready(job, **limits):
-    """Pool worker: the parts of one stretch of ready-made text, (path, encoding, first byte, last
-    byte), as they are. They belong to no group, so no fingerprint is taken."""
-    path, encoding, start, stop = job
-    with open(path, "rb") as file:
-        file.seek(start)
-        text = file.read(stop - start).decode(encoding)
-    return [read_tune(path.name, None, part, compare=False, **limits) for part in ready_parts(text)]
+    """Pool worker: parts of ready-made text as they are, (name of the file, parts). They belong to
+    no group, so no fingerprint is taken."""
+    name, parts = job
+    return [read_tune(name, None, part, compare=False, **limits) for part in parts]
 
 
 def ready_parts(text):
     """The parts of ready-made text: what stands between empty lines, and before a line `X:`.
-    Nothing but empty lines is left out.
 
     >>> ready_parts("Jigs\\n\\nX:1\\nK:C\\nC|\\nX:2\\nK:G\\nG|\\n\\n\\nby ear")
     ['Jigs\\n', 'X:1\\nK:C\\nC|\\n', 'X:2\\nK:G\\nG|\\n', 'by ear\\n']
@@ -214,38 +170,20 @@ def ready_parts(text):
 
 
 def ready_jobs(path):
-    """Jobs for `read_ready`: stretches of a file of JOB_BYTES and what is left of their last
-    part."""
-    if not path.stat().st_size:
-        return []
-    encoding, end = "utf-8" if _is_utf8(path) else "latin-1", re.compile(PART_ENDS)
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
-        cuts = [0]
-        while found := end.search(text, cuts[-1] + JOB_BYTES):
-            cuts.append(found.end())
-        return [(path, encoding, *stretch) for stretch in zip(cuts, cuts[1:] + [len(text)])]
-
-
-def _is_utf8(path):
-    try:
-        with open(path, encoding="utf-8") as file:
-            while file.read(1 << 20):
-                pass
-    except UnicodeDecodeError:
-        return False
-    return True
+    """Jobs for `read_ready` of a file."""
+    parts = ready_parts(read_text(path))
+    starts = range(0, len(parts), READY_PARTS)
+    return [(path.name, parts[start : start + READY_PARTS]) for start in starts]
 
 
 def read_all(reader, jobs, workers, spool, **limits):
-    """All tunes in the order of the jobs; their pieces go to the file `spool` and leave (first bar,
-    place, bytes, characters) behind, so that memory holds no text. limits: max_chars and min_chars
-    of a piece."""
+    """All tunes in the order of the jobs; the text of their pieces goes to the file `spool`.
+    limits: max_chars and min_chars of a piece."""
     tunes, chunk = [], max(1, min(32, len(jobs) // (8 * workers)))
     with worker_pool(workers, len(jobs)) as pool:
         answers = pool.map(functools.partial(reader, **limits), jobs, chunksize=chunk)
-        for tune in (
-            tune for rows in progress(answers, len(jobs), "reading", "file") for tune in rows
-        ):
+        answers = progress(answers, len(jobs), "reading", "file")
+        for tune in itertools.chain.from_iterable(answers):
             places = []
             for first_bar, text in tune["pieces"]:
                 encoded = text.encode("utf-8", "replace")
@@ -260,8 +198,7 @@ def read_all(reader, jobs, workers, spool, **limits):
 
 
 def style_of(origin):
-    """What R: says of a file: the short name of its collection, or its first-level folder's; None
-    without a folder.
+    """What R: says of a file: the short name of its collection, or of its first-level folder.
 
     >>> style_of("Bach Chorales/bwv1.6.abc"), style_of("AC-DC/T.N.T..abc"), style_of("x.abc")
     ('bach', 'ac_dc', None)
@@ -278,9 +215,8 @@ def tag_sequences(parts, spool, seed):
     for sequence in (sequence for part in parts.values() for sequence in part):
         style = style_of(sequence["origin"])
         if style and groups.hash_number(seed, sequence["group"], "tag") >= UNTAGGED:
-            text = tagged(
-                os.pread(spool.fileno(), sequence["bytes"], sequence["at"]).decode(), style
-            )
+            text = os.pread(spool.fileno(), sequence["bytes"], sequence["at"]).decode()
+            text = tagged(text, style)
             encoded = text.encode()
             sequence.update(at=end, bytes=len(encoded), chars=len(text))
             end += spool.write(encoded)

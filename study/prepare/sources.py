@@ -9,8 +9,10 @@ from typing import NamedTuple
 
 from music import corpus
 
-GITHUB = "https://github.com/{}/archive/refs/heads/{}.zip"
-NOT_STATED = "not stated"
+GITHUB = "https://github.com/{}/archive/refs/heads/main.zip"
+LAKH = "http://hog.ee.columbia.edu/craffel/lmd/"
+FROM_THE_WEB = "files collected from the web, rights with their authors; for research"
+PUBLIC_DOMAIN, NOT_STATED = "public domain", "not stated"
 
 
 class Source(NamedTuple):
@@ -23,26 +25,15 @@ class Source(NamedTuple):
 
 
 SOURCES = {
-    "lakh": Source(
-        ("http://hog.ee.columbia.edu/craffel/lmd/clean_midi.tar.gz",),
-        "files collected from the web, rights with their authors; for research",
-        False,
-    ),
-    "lakh-full": Source(
-        ("http://hog.ee.columbia.edu/craffel/lmd/lmd_full.tar.gz",),
-        "files collected from the web, rights with their authors; for research",
-        False,
-    ),
+    "lakh": Source((LAKH + "clean_midi.tar.gz",), FROM_THE_WEB, False),
+    "lakh-full": Source((LAKH + "lmd_full.tar.gz",), FROM_THE_WEB, False),
     "openscore": Source(
-        (
-            GITHUB.format("OpenScore/Lieder", "main"),
-            GITHUB.format("OpenScore/StringQuartets", "main"),
-        ),
+        (GITHUB.format("OpenScore/Lieder"), GITHUB.format("OpenScore/StringQuartets")),
         "CC0 1.0",
         True,
     ),
     "polish": Source(
-        (GITHUB.format("pl-wnifc/humdrum-polish-scores", "main"),),
+        (GITHUB.format("pl-wnifc/humdrum-polish-scores"),),
         "CC BY 4.0, Fryderyk Chopin Institute, polishscores.org",
         True,
     ),
@@ -64,18 +55,16 @@ def source_rows(name, collections=()):
         return [
             {
                 "name": f"music21/{collection}",
-                "licence": corpus.NOTICES.get(collection, "public domain"),
+                "licence": corpus.NOTICES.get(collection, PUBLIC_DOMAIN),
                 "url": "https://github.com/cuthbertLab/music21",
                 "may_share": collection not in corpus.NOTICES,
             }
             for collection in collections
         ]
     if name in SOURCES:
-        licence, may_share = SOURCES[name].licence, SOURCES[name].may_share
-        return [
-            {"name": name, "licence": licence, "url": url, "may_share": may_share}
-            for url in SOURCES[name].urls
-        ]
+        urls, licence, may_share = SOURCES[name]
+        row = {"name": name, "licence": licence, "may_share": may_share}
+        return [{**row, "url": url} for url in urls]
     return [{"name": "own files", "licence": NOT_STATED, "url": None, "may_share": None}]
 
 

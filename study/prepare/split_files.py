@@ -17,16 +17,7 @@ import numpy as np
 
 from common import BEGIN, END, CharTokenizer
 
-COLUMNS = (
-    "index",
-    "origin",
-    "group",
-    "piece",
-    "n_pieces",
-    "first_bar",
-    "token_offset",
-    "characters",
-)
+COLUMNS = "index origin group piece n_pieces first_bar token_offset characters".split()
 # letters in them are words
 NO_NOTES = re.compile(r'(?m)^[A-Za-z]:.*$|"[^"]*"|![^!]*!|\[[A-Za-z]:[^\]]*\]')
 
@@ -41,71 +32,41 @@ def count_notes(text):
     return len(re.findall("[A-Ga-g]", NO_NOTES.sub("", text)))
 
 
+def text_of(sequence, spool):
+    """The text of a sequence, from the spool."""
+    return os.pread(spool.fileno(), sequence["bytes"], sequence["at"]).decode()
+
+
 def write_split(data, split, sequences, spool):
     """Writes <split>.txt, a tunebook with an empty line between sequences; returns how often each
     character occurs in them, and how many notes they have."""
     counts, n_notes = Counter(), 0
-    with atomic(data / f"{split}.txt", "wb") as file:
+    with atomic(data / f"{split}.txt") as file:
         for i, sequence in enumerate(sequences):
-            encoded = os.pread(spool.fileno(), sequence["bytes"], sequence["at"])
-            text = encoded.decode()
+            text = text_of(sequence, spool)
             counts.update(text)
             n_notes += count_notes(text)
-            file.write((b"\n" if i else b"") + encoded)
+            file.write(("\n" if i else "") + text)
     return counts, n_notes
 
 
 def write_tokens(folder, split, sequences, spool, tokenizer):
     """Writes <split>_tokens.npy, BEGIN sequence END BEGIN ..., and <split>_sequences.tsv; returns
-    the number of tokens.
-
-    The array is written sequence by sequence, so memory holds one of them. How many tokens there
-    are is known at the
-    end: numpy pads the head of its files such that the length of an array can be written over.
-    """
-    offset = 0
-    with atomic(folder / f"{split}_tokens.npy", "wb") as file, atomic(
-        folder / f"{split}_sequences.tsv"
-    ) as table:
-        head_bytes = _write_head(file, tokenizer.dtype, 0)
+    the number of tokens."""
+    tokens, offset = [], 0
+    with atomic(folder / f"{split}_sequences.tsv") as table:
         table.write("\t".join(COLUMNS) + "\n")
         for i, sequence in enumerate(sequences):
-            text = os.pread(spool.fileno(), sequence["bytes"], sequence["at"]).decode()
-            tokens = np.concatenate([[BEGIN], tokenizer.encode(text), [END]]).astype(
-                tokenizer.dtype
-            )
-            file.write(tokens.tobytes())
-            first = "" if sequence["first_bar"] is None else sequence["first_bar"]
-            row = (
-                i,
-                sequence["origin"],
-                sequence["group"],
-                sequence["piece"],
-                sequence["n_pieces"],
-                first,
-                offset,
-                sequence["chars"],
-            )
-            table.write("\t".join(map(str, row)) + "\n")
-            offset += len(tokens)
-        file.seek(0)
-        assert (
-            _write_head(file, tokenizer.dtype, offset) == head_bytes
-        ), "the head of a numpy file has no fixed size"
+            encoded = tokenizer.encode(text_of(sequence, spool))
+            tokens.append(np.concatenate([[BEGIN], encoded, [END]]).astype(tokenizer.dtype))
+            row = {**sequence, "index": i, "token_offset": offset, "characters": sequence["chars"]}
+            if sequence["first_bar"] is None:
+                row["first_bar"] = ""
+            table.write("\t".join(str(row[column]) for column in COLUMNS) + "\n")
+            offset += len(tokens[-1])
+    with atomic(folder / f"{split}_tokens.npy", "wb") as file:
+        np.save(file, np.concatenate(tokens))
     return offset
-
-
-def _write_head(file, dtype, n):
-    """Writes the head of a numpy file of n numbers; returns its bytes."""
-    np.lib.format.write_array_header_1_0(
-        file,
-        {
-            "descr": np.lib.format.dtype_to_descr(np.dtype(dtype)),
-            "fortran_order": False,
-            "shape": (n,),
-        },
-    )
-    return file.tell()
 
 
 @contextlib.contextmanager

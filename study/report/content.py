@@ -25,7 +25,7 @@ RATE_KEYS = (
 COPIED_KEYS = "copied_share longest_copied_chars new_4_bar_share".split()
 SPLIT_KEYS = "characters tokens notes sequences tunes groups".split()
 DATA_KEYS = (
-    "tunes tunes_kept groups exact_duplicates transposed_or_retimed_copies dropped_tunes holdout"
+    "tunes tunes_kept groups exact_duplicates transposed_or_retimed_copies dropped_tunes"
 ).split()
 SETS = {  # key of a set of samples -> what a reader sees, kind
     "real_music": ("real music, held out", "real"),
@@ -89,7 +89,8 @@ def describe_data(root, manifests):
         **pick(stats, DATA_KEYS),
         "splits": {split: pick(row, SPLIT_KEYS) for split, row in splits.items()},
         "overlap_with_train": {
-            split: value_at(overlap, f"{split}.share_of_all_windows") for split in ("val", "test")
+            split: value_at(overlap, f"{split}.32.share_of_all_windows")
+            for split in ("val", "test")
         },
     }
 

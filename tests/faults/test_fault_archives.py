@@ -142,7 +142,7 @@ def test_damaged_archives_end_in_a_message(tmp_path, n, capsys):
         folder = tmp_path / f"out{number}"
         folder.mkdir()
         try:
-            fetch.unpack(tmp_path / "x", fetch.MidiFolder(folder), None, 0)
+            fetch.unpack(tmp_path / "x", fetch.MidiFolder(folder), fetch.MidiFolder(folder, ".abc"))
             whole += 1
         except fetch.Refused:
             pass
