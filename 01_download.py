@@ -258,7 +258,7 @@ def main(argv=None):
                 "licences": licences,
                 "left_out_files": collected.unread,
             },
-            counts={**counts, "renamed": midi.renamed},
+            counts=counts,
             summary={
                 "source": args.source,
                 **counts,

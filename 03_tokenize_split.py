@@ -103,6 +103,7 @@ def parse_arguments(argv):
         help="processes, at most one a core (default: all cores, here %(default)s)",
     )
     args = parser.parse_args(argv)
+    args.mend = bool(args.abc) and not args.abc_raw
     if args.abc_raw and not args.abc:
         parser.error("--abc-raw goes with --abc")
     if args.from_splits and (args.limit_chars or args.tag):
@@ -111,8 +112,7 @@ def parse_arguments(argv):
 
 
 def source_files(args):
-    """(folder, relative paths) of what is to be read; ends the script if what was asked for is not
-    there."""
+    """(folder, relative paths) of what is to be read."""
     folder = args.abc or args.from_splits or resolve_root(args) / "data/abc_notation"
     if args.from_splits:
         names = [f"{split}.txt" for split in SPLITS]
@@ -152,8 +152,7 @@ def open_stage(args):
 
 
 def read_and_split(args, folder, names, spool):
-    """({split: sequences}, all tunes, tunes that stay, report for stats.json); the sequences' text
-    goes to `spool`."""
+    """({split: sequences}, all tunes, tunes that stay, report for stats.json)."""
     tag_chars = reading.TAG_CHARS + 3 if args.tag else 0
     limits = {"max_chars": MAX_CHARS - tag_chars, "min_chars": MIN_CHARS}
     if args.from_splits:
@@ -161,7 +160,7 @@ def read_and_split(args, folder, names, spool):
         tunes = reading.read_all(reading.read_ready, jobs, args.workers, spool, **limits)
         return selection.split_ready(tunes, args.seed), tunes, tunes, {"groups": None}
     jobs = [(str(folder / name), name) for name in names]
-    reader = functools.partial(reading.read_file, mend=as_people_write(args))
+    reader = functools.partial(reading.read_file, mend=args.mend)
     tunes = reading.read_all(reader, jobs, args.workers, spool, **limits)
     if not tunes:
         fail(ME, f"there is no tune in the .abc files of {folder.name}")
@@ -185,11 +184,6 @@ def read_and_split(args, folder, names, spool):
             " and to recite; 08_finetune.py goes on from a trained model with your music"
         )
     return parts, tunes, kept, report
-
-
-def as_people_write(args):
-    """True if the tunes are to be set in normal form first."""
-    return bool(args.abc) and not args.abc_raw
 
 
 def write_splits(data, parts, spool, vocab):
@@ -270,7 +264,7 @@ def main(argv=None):
                 outputs += [f"{split}{end}" for end in (".txt", "_tokens.npy", "_sequences.tsv")]
             drawn = draw_data(data / "figures", kept, parts, overlap, MAX_CHARS)
             outputs += [f"figures/{name}" for name in drawn]
-            if as_people_write(args):
+            if args.mend:
                 failed = [f"{t['origin']}\t{t['reason']}\n" for t in tunes if t["reason"]]
                 write_text(data / "failed_abc.txt", "".join(failed))
                 outputs.append("failed_abc.txt")

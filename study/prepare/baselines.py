@@ -25,8 +25,8 @@ PPMD_ORDER = 16  # of variant I; pyppmd's default of 6 costs 0.1 bits
 PPMD_MEMORY = 1 << 29  # bytes; what no longer fits makes it forget (PPMD_FULL)
 PPMD_FULL = pyppmd.PPMD8_RESTORE_METHOD_CUT_OFF
 # a dictionary of 64 MB: of a longer training text xz sees the last 64 MB (700 MB of memory)
-XZ = {"preset": 9}
-COMPRESSORS = {"ppmd": f"PPMd (order {PPMD_ORDER})", "xz": f"xz -{XZ['preset']}"}
+XZ_PRESET = 9
+COMPRESSORS = {"ppmd": f"PPMd (order {PPMD_ORDER})", "xz": f"xz -{XZ_PRESET}"}
 
 
 # ---------------------------------------------------------------- n-gram
@@ -91,22 +91,18 @@ def _count_followers(train_path, lookup, vocab_size, order):
 # ---------------------------------------------------------------- compressors
 
 
-def _engine(name):
-    """(compress, flush) of a new compressor."""
-    if name == "ppmd":
-        engine = pyppmd.Ppmd8Encoder(PPMD_ORDER, PPMD_MEMORY, PPMD_FULL)
-        return engine.encode, engine.flush
-    engine = lzma.LZMACompressor(**XZ)
-    return engine.compress, engine.flush
-
-
 def conditional_bits(name, train_path, texts):
     """Bits by which each text (bytes) lengthens the compressed training text; name: of COMPRESSORS.
 
-    The training text is compressed once; forks of the process go on from there with each text
-    (these compressors can be neither copied nor saved), so no text knows another.
+    The training text is compressed once; forks of the process go on from there with each text, as
+    these compressors can be neither copied nor saved.
     """
-    compress, flush = _engine(name)
+    if name == "ppmd":
+        engine = pyppmd.Ppmd8Encoder(PPMD_ORDER, PPMD_MEMORY, PPMD_FULL)
+        compress = engine.encode
+    else:
+        engine = lzma.LZMACompressor(preset=XZ_PRESET)
+        compress = engine.compress
     size, sizes = 0, []
     with open(train_path, "rb") as file:
         while block := file.read(1 << 20):
@@ -116,7 +112,7 @@ def conditional_bits(name, train_path, texts):
         child = os.fork()
         if child == 0:
             try:
-                os.write(write_end, b"%d" % (size + len(compress(text)) + len(flush())))
+                os.write(write_end, b"%d" % (size + len(compress(text)) + len(engine.flush())))
             finally:  # an exception must not run the parent's code a second time
                 os._exit(0)
         os.close(write_end)

@@ -39,8 +39,8 @@ MAX_DEATHS = 20
 
 
 class Settings(NamedTuple):
-    """What every worker is told. raw, target: folders of MIDI and ABC; checked_share: of the files,
-    that are read back; timeout_seconds: processor time for one file."""
+    """What every worker is told. raw, target: folders of MIDI and ABC; checked_share: of the files
+    that are read back; timeout_seconds: of processor time."""
 
     raw: str
     target: str

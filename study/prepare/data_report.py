@@ -55,8 +55,7 @@ def is_music(tunes):
 
 
 def music_statistics(tunes):
-    """Spread of what is musical in the tunes; every value is None if most of the text is not
-    ABC."""
+    """Spread of what is musical in the tunes; None if most of the text is not ABC."""
     if not is_music(tunes):
         tunes = []
     return {
@@ -167,7 +166,6 @@ def statistics(tunes, kept, report, parts, written, tokenizer, overlap):
         "vocabulary": {
             "size": tokenizer.vocab_size,
             "characters": "".join(sorted(known)),
-            "digest": tokenizer.digest,
             "unknown_in": unknown,
         },
         "music": music_statistics(kept),

@@ -61,7 +61,7 @@ class MidiFolder:
 
     def __init__(self, folder, suffix=".mid"):
         self.folder, self.suffix, self.files, self.bytes = folder, suffix, 0, 0
-        self.left_out, self.renamed, self.taken = Counter(), 0, set()
+        self.left_out, self.taken = Counter(), set()
 
     def add(self, name, data):
         """Writes one file under a safe name made from `name` ("Artist/Title.mid"); returns its path
@@ -90,7 +90,6 @@ class MidiFolder:
             key = unicodedata.normalize("NFC", path).casefold()
             if key not in self.taken:
                 break
-        self.renamed += number > 0
         self.taken.add(key)
         return path
 
@@ -275,8 +274,8 @@ def most_bytes(path):
 
 
 def members_of(path, suffixes):
-    """The function of (path, Counter of what it passes over) that yields (name, read) of a folder,
-    an archive or a single file; read() gives the bytes."""
+    """The function of (path, Counter of what it passes over) that yields (name, function that reads
+    the bytes) of a folder, an archive or a single file."""
     if path.is_dir():
         return folder_members
     if path.name.lower().endswith(suffixes):
@@ -421,10 +420,7 @@ def listing_digest(folder):
 def hoist(folder):
     """The folder to keep: one that holds nothing but a single folder of folders
     (clean_midi/<Artist>/) is left out."""
-    entries = list(os.scandir(folder))
-    while len(entries) == 1 and entries[0].is_dir():
-        below = list(os.scandir(entries[0].path))
-        if not below or not all(entry.is_dir() for entry in below):
-            break
-        folder, entries = Path(entries[0].path), below
+    below = list(folder.iterdir())
+    while len(below) == 1 and below[0].is_dir() and all(p.is_dir() for p in below[0].iterdir()):
+        folder, below = below[0], list(below[0].iterdir())
     return folder

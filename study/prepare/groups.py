@@ -4,11 +4,7 @@ Tunes are in one group if they have the same name (artist and title, cleaned), a
 (a song cycle, a mass, a quartet), have the same notes (in any key, at any speed), or so much melody
 in common that one is a version of the other (MinHash over runs of intervals; Broder 1997): of all
 voices, or of the top voices alone, as in two harmonisations of one hymn. Groups are the connected
-components of these relations.
-
-A split is a function of the group's name and the seed alone. The name is chosen such that the usual
-joiners do not change it: versions under the same name, and copies under another one that lost a
-voice or some right notes, or are numbered.
+components of these relations. A split is a function of the group's name and the seed alone.
 """
 
 import hashlib
@@ -51,8 +47,8 @@ def artist_key(artist):
 
 
 def title_key(title):
-    """A title without copy number, version and punctuation: `Yesterday.2`, `Yesterday (live)`,
-    `YESTERDAY!` are one. Word boundaries stay: `Run Away` and `Runaway` are left to the notes."""
+    """A title without copy number, version and punctuation: `Yesterday.2`, `Yesterday (live)` and
+    `YESTERDAY!` are one, `Run Away` and `Runaway` are not."""
     title = re.sub(r"(?i)\.(mid|midi|kar|abc)$", "", title.strip())
     if not CATALOGUE.fullmatch(title):
         title = re.sub(r"(?i)(\.\d+|[ _]*\(\d+\)|[ _-]+(copy|kopie)( ?\d+)?)+$", "", title)
@@ -64,7 +60,7 @@ def title_key(title):
 
 def name_key(artist, title):
     """What all versions of one song share: cleaned artist and title; None if the title is too
-    general to say that two tunes of this name are one (`Reel`, `Untitled.1`).
+    general (`Reel`, `Untitled.1`).
 
     >>> name_key("Stewart,Rod", "Sailing.2"), name_key("x", "Jig.2")
     ('rod stewart/sailing', None)
@@ -216,13 +212,12 @@ def find_groups(keys, pairs):
 
 
 def group_tunes(tunes):
-    """Gives every tune (see reading.py) its `group`; returns how many pairs are alike in all
-    voices."""
+    """Gives every tune (see reading.py) its `group`."""
     first = {}
     for i, tune in enumerate(tunes):
         first.setdefault(tune["exact"], i)
     unique = np.array(sorted(first.values()), dtype=np.int64)  # the same notes need no likeness
-    alike, melodies = (
+    pairs = [
         similar_pairs(
             np.stack([tunes[i][signature] for i in unique]),
             np.array([tunes[i][n_runs] for i in unique]),
@@ -232,9 +227,9 @@ def group_tunes(tunes):
             ("signature", "n_shingles", MATCH),
             ("melody_signature", "n_melody", MELODY_MATCH),
         )
-    )
+    ]
     keys = [[tune.get(key) for tune in tunes] for key in ("name", "work", "free")]
-    components = find_groups(keys, unique[np.concatenate([alike, melodies])])
+    components = find_groups(keys, unique[np.concatenate(pairs)])
     members = {}
     for tune, component in zip(tunes, components):
         members.setdefault(component, []).append(tune)
@@ -244,7 +239,6 @@ def group_tunes(tunes):
         )
         for tune in part:
             tune["group"] = name
-    return len(alike)
 
 
 def name_group(members):
@@ -252,7 +246,8 @@ def name_group(members):
     fewest shingles (a copy with wrong notes has more), then one without digits in its name (copies
     are numbered), then by hash.
 
-    members: [(name or None, free digest, number of notes, number of shingles)].
+    members: [(name or None, free digest, number of notes, number of shingles)]. So versions under
+    the same name do not change it, nor copies that lost a voice or some right notes.
     """
 
     def rank(member):

@@ -18,17 +18,22 @@ class CannotConvert(Exception):
 
 def convert_file(path, form, max_voices):
     """The bytes of a file in another form (a key of ENDINGS); CannotConvert says why there are
-    none. max_voices: that are kept of MIDI and scores in ABC and MusicXML. Of a tunebook the first
-    tune is written as MIDI or MusicXML."""
+    none. Of a tunebook the first tune is written as MIDI or MusicXML."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise CannotConvert(error.strerror) from None
     if len(data) > MIDI_BYTES:
         raise CannotConvert(f"more than {MIDI_BYTES:,} bytes")
-    if form == "midi" and path.suffix.lower() in SCORE_SUFFIXES:
-        return read_one(path.name, data).midi
-    text = abc_of(path, data, max_voices)
+    suffix, title = path.suffix.lower(), path.stem
+    if suffix in SCORE_SUFFIXES:
+        row = convert_score(path.name, data)
+        if row.midi is None:
+            raise CannotConvert(row.reason)
+        if form == "midi":
+            return row.midi
+        data, title = row.midi, row.title or title
+    text = (abc_of_abc if suffix == ".abc" else abc_of_midi)(data, title, max_voices)
     if form == "abc":
         return text.encode()
     try:
@@ -42,26 +47,17 @@ def convert_file(path, form, max_voices):
         raise CannotConvert(f"cannot be written: {error}") from None
 
 
-def read_one(name, data):
-    """The Converted of a score that can be read."""
-    row = convert_score(name, data)
-    if row.midi is None:
-        raise CannotConvert(row.reason)
-    return row
+def abc_of_abc(data, title, max_voices):
+    """ABC as people write it, in normal form."""
+    tunes = read_people(data, title, max_voices)
+    texts = [tune.text for tune in tunes if tune.text]
+    if not texts:
+        raise CannotConvert(tunes[0].reason if tunes else "no tune: no line begins with X:")
+    return "\n".join(texts)
 
 
-def abc_of(path, data, max_voices):
-    """ABC text of MIDI, a score or ABC."""
-    suffix, title = path.suffix.lower(), path.stem
-    if suffix == ".abc":
-        tunes = read_people(data, title, max_voices)
-        texts = [tune.text for tune in tunes if tune.text]
-        if not texts:
-            raise CannotConvert(tunes[0].reason if tunes else "no tune: no line begins with X:")
-        return "\n".join(texts)
-    if suffix in SCORE_SUFFIXES:
-        row = read_one(path.name, data)
-        data, title = row.midi, row.title or title
+def abc_of_midi(data, title, max_voices):
+    """ABC text of MIDI."""
     try:
         return convert(data, title, max_voices)[0]
     except ConversionError as error:

@@ -36,6 +36,8 @@ from music.training_text import cut, tagged, training_text
 from music.tunebook import split_tunebook
 from study.prepare import groups
 
+# of ABC text; letters in them are words
+NO_NOTES = re.compile(r'(?m)^[A-Za-z]:.*$|"[^"]*"|![^!]*!|\[[A-Za-z]:[^\]]*\]')
 READY_PARTS = 500  # of ready-made text, in a pool job
 # of the groups: their headers do not name the collection, so that a model can do without
 UNTAGGED = 0.15
@@ -50,7 +52,7 @@ SHORT_NAMES = {row[0]: name for name, row in {**corpus.BOOKS, **corpus.SCORES}.i
 def guess_voices(text):
     """Letters and octave marks of a text that the strict reader refuses, as one voice of equal
     notes: the outline of its melody, enough to recognise it."""
-    music = re.sub(r'(?m)^[A-Za-z]:.*$|"[^"]*"|![^!]*!|\[[A-Za-z]:[^\]]*\]', "", text)
+    music = NO_NOTES.sub("", text)
     pitches = [
         (60, 62, 64, 65, 67, 69, 71)["CDEFGAB".index(letter.upper())]
         + 12 * letter.islower()
@@ -126,9 +128,9 @@ def read_text(path):
 
 
 def read_file(job, mend=False, **limits):
-    """Pool worker: all tunes of one .abc file, (path, path below the folder). In a tunebook every
-    tune is named by the book and its title, else by the path. mend: the file is as people write
-    it and is set in the project's normal form; text without any tune is taken as it is."""
+    """Pool worker: all tunes of one .abc file, (path, path below the folder), named by the path, in
+    a tunebook by the book and their titles. mend: they are set in the project's normal form; text
+    without any tune is taken as it is."""
     path, relative = job
     origin = re.sub(r"[\t\r\n]", " ", os.fsencode(relative).decode("utf-8", "replace"))
     tunes = read_people(Path(path).read_bytes(), Path(relative).stem) if mend else []
@@ -149,8 +151,7 @@ def read_file(job, mend=False, **limits):
 
 
 def read_ready(job, **limits):
-    """Pool worker: parts of ready-made text as they are, (name of the file, parts). They belong to
-    no group, so no fingerprint is taken."""
+    """Pool worker: parts of ready-made text as they are, (name of the file, parts)."""
     name, parts = job
     return [read_tune(name, None, part, compare=False, **limits) for part in parts]
 
@@ -194,6 +195,11 @@ def read_all(reader, jobs, workers, spool, **limits):
     return tunes
 
 
+def text_of(sequence, spool):
+    """The text of a sequence, from the spool."""
+    return os.pread(spool.fileno(), sequence["bytes"], sequence["at"]).decode()
+
+
 # ---------------------------------------------------------------- collections in the header
 
 
@@ -215,8 +221,7 @@ def tag_sequences(parts, spool, seed):
     for sequence in (sequence for part in parts.values() for sequence in part):
         style = style_of(sequence["origin"])
         if style and groups.hash_number(seed, sequence["group"], "tag") >= UNTAGGED:
-            text = os.pread(spool.fileno(), sequence["bytes"], sequence["at"]).decode()
-            text = tagged(text, style)
+            text = tagged(text_of(sequence, spool), style)
             encoded = text.encode()
             sequence.update(at=end, bytes=len(encoded), chars=len(text))
             end += spool.write(encoded)

@@ -140,7 +140,7 @@ def split_groups(tunes, seed, *, min_notes, max_rest_share, min_chars, limit_cha
     limit_chars: budget of all splits together. Groups are made before anything is left out: what is
     left out may be what joins two versions of a song.
     """
-    n_pairs = groups.group_tunes(tunes)
+    groups.group_tunes(tunes)
     kept, names = filter_tunes(tunes, min_notes, max_rest_share)
     sequences, n_short = make_sequences(kept, seed, min_chars)
     short = {tune["origin"] for tune in kept} - {sequence["origin"] for sequence in sequences}
@@ -164,11 +164,9 @@ def split_groups(tunes, seed, *, min_notes, max_rest_share, min_chars, limit_cha
     report = {
         "groups": len({tune["group"] for tune in tunes}),
         "composers": {"n": len(composers), "most": dict(composers.most_common(NAMES))},
-        "exact_duplicates": dropped.get("exact duplicate of another tune", 0),
         "transposed_or_retimed_copies": (
             len({t["exact"] for t in tunes}) - len({t["free"] for t in tunes})
         ),
-        "similar_pairs": n_pairs,
         "dropped_tunes": dropped,
         "dropped_names": {reason: origins[:NAMES] for reason, origins in names.items()},
         "short_sequences": n_short,

@@ -1,8 +1,5 @@
 """Where music comes from: the sources that have a name, what may be done with them, and where a
-file of theirs is put.
-
-A source's licence goes into the manifest of stage 01, and a file's into data/raw_midi.tsv.
-"""
+file of theirs is put."""
 
 import re
 from typing import NamedTuple
@@ -49,8 +46,7 @@ NAMES = (*SOURCES, "music21")
 
 
 def source_rows(name, collections=()):
-    """[{name, licence, url, may_share}] of a source: one for each archive, or collection of
-    music21; of anything else one row that says that no licence is known."""
+    """[{name, licence, url, may_share}] of a source: one for each archive or collection."""
     if name == "music21":
         return [
             {
@@ -86,8 +82,8 @@ def licence_of(rights):
 
 
 class Place(NamedTuple):
-    """Where a file is put, and what it is a part of. path: below data/raw_midi; work: the song
-    cycle, quartet or mass, '' if it stands alone; composer: '' if the path does not say."""
+    """Where a file is put, below data/raw_midi, and what the path says of its composer and of the
+    song cycle, quartet or mass that it is a part of."""
 
     path: str
     composer: str = ""

@@ -1,11 +1,6 @@
-"""The files of a split: its text, its tokens, and a table that says where each sequence comes from.
-
-The sequences' text is read from the *spool*, the temporary file that `reading.read_all` filled, by
-place and bytes.
-"""
+"""The files of a split: its text, its tokens, and a table that says where each sequence comes from."""
 
 import contextlib
-import os
 import re
 import tempfile
 from collections import Counter
@@ -16,25 +11,18 @@ from study.stages.files import atomic
 import numpy as np
 
 from common import BEGIN, END, CharTokenizer
+from study.prepare.reading import NO_NOTES, text_of
 
 COLUMNS = "index origin group piece n_pieces first_bar token_offset characters".split()
-# letters in them are words
-NO_NOTES = re.compile(r'(?m)^[A-Za-z]:.*$|"[^"]*"|![^!]*!|\[[A-Za-z]:[^\]]*\]')
 
 
 def count_notes(text):
-    """Notes as they are written in ABC text, each member of a chord and each part of a tied note; 0
-    to text's letters in what is no ABC.
+    """Notes as they are written in ABC text, each member of a chord and each part of a tied note.
 
     >>> count_notes("X:1\\nK:C\\n[V:1]C2[EG]2-|[EG]2z2|")
     5
     """
     return len(re.findall("[A-Ga-g]", NO_NOTES.sub("", text)))
-
-
-def text_of(sequence, spool):
-    """The text of a sequence, from the spool."""
-    return os.pread(spool.fileno(), sequence["bytes"], sequence["at"]).decode()
 
 
 def write_split(data, split, sequences, spool):
@@ -71,12 +59,9 @@ def write_tokens(folder, split, sequences, spool, tokenizer):
 
 @contextlib.contextmanager
 def character_files(data, parts, spool, tokenizer, characters):
-    """(folder with a file of characters per split, size of their vocabulary): what baselines and
-    overlap count on.
-
-    With a tokenizer of characters these are the token files themselves; else they are made for as
-    long as they are needed. characters: those of the training text.
-    """
+    """(folder with a file of characters per split, size of their vocabulary), for baselines and
+    overlap: the token files, or temporary ones if tokens are no characters. characters: those of
+    the training text."""
     if tokenizer.kind == CharTokenizer.kind:
         yield data, tokenizer.vocab_size
         return

@@ -24,9 +24,7 @@ RATE_KEYS = (
 ).split()
 COPIED_KEYS = "copied_share longest_copied_chars new_4_bar_share".split()
 SPLIT_KEYS = "characters tokens notes sequences tunes groups".split()
-DATA_KEYS = (
-    "tunes tunes_kept groups exact_duplicates transposed_or_retimed_copies dropped_tunes"
-).split()
+DATA_KEYS = ("tunes tunes_kept groups transposed_or_retimed_copies dropped_tunes").split()
 SETS = {  # key of a set of samples -> what a reader sees, kind
     "real_music": ("real music, held out", "real"),
     "unprompted": ("best model", "model"),
