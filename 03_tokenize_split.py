@@ -212,7 +212,7 @@ def closing_block(stats, marks):
         bits.append(f"{marks[split][best]['bits_per_char']:.3f} bits per character on {split}")
         leak = stats["overlap_with_train"][split]["48"]
         leaks.append(
-            f"{leak['share_of_all_windows']:.2%} of {split}'s windows of 48 characters,"
+            f"{leak['share_of_all_windows']:.3%} of {split}'s windows of 48 characters,"
             f" {leak['share_without_repeated_figures']:.3%} without repeated figures"
         )
     in_groups = f" in {stats['groups']:,} groups (songs)" if stats["groups"] else ""
