@@ -110,7 +110,7 @@ def _train_and_test(sequences, held, seed, limit_chars, spool):
     for is_held, limit in ((False, limit_chars), (True, HELD_CHARS)):
         own = [s for s in sequences if (s["group"] in held) == is_held]
         own = selection.limit_sequences(own, limit, seed)
-        own.sort(key=lambda s: (s["order"], s["origin"], s["piece"]))
+        own = selection.in_order(own)
         parts.append(
             [
                 {

@@ -30,7 +30,7 @@ from pathlib import Path
 from study.stages.files import file_digest, read_json, value_digest, write_json
 from study.stages.process import progress
 
-from study.prepare.conversion import MIDI_BYTES, SUFFIXES
+from study.prepare.conversion import MIDI_BYTES
 
 MAX_FILES = 1_000_000  # of a corpus; lakh-full, the largest in public use, has 176,581
 MAX_FILE_BYTES = MIDI_BYTES
@@ -56,11 +56,11 @@ class Refused(Exception):
 
 
 class MidiFolder:
-    """The folder that fills up with MIDI files (or others: suffix) under safe unique names; counts
-    what was left out."""
+    """The folder that fills up with MIDI files under safe unique names; counts what was left
+    out."""
 
-    def __init__(self, folder, suffix=".mid"):
-        self.folder, self.suffix, self.files, self.bytes = folder, suffix, 0, 0
+    def __init__(self, folder):
+        self.folder, self.files, self.bytes = folder, 0, 0
         self.left_out, self.taken = Counter(), set()
 
     def add(self, name, data):
@@ -83,10 +83,10 @@ class MidiFolder:
         parts = name.replace("\\", "/").split("/")
         parts = [safe_name(part) for part in parts if part not in ("", ".")][-MAX_DEPTH:]
         # a folder must not have the name of a file
-        folders = [part + "_" * part.lower().endswith(self.suffix) for part in parts[:-1]]
+        folders = [part + "_" * part.lower().endswith(".mid") for part in parts[:-1]]
         stem = "/".join([*folders, ENDINGS.sub("", parts[-1]) or "untitled"])
         for number in itertools.count():
-            path = f"{stem}.{number}{self.suffix}" if number else f"{stem}{self.suffix}"
+            path = f"{stem}.{number}.mid" if number else f"{stem}.mid"
             key = unicodedata.normalize("NFC", path).casefold()
             if key not in self.taken:
                 break
@@ -395,12 +395,6 @@ def music_members(path, left_out, limit, seed, suffixes):
         if error.errno in (None, errno.EINVAL):
             raise Refused(f"the archive is damaged: {error}") from None
         raise
-
-
-def unpack(path, midi, abc):
-    """Fills two MidiFolders, of MIDI and of .abc files, from a folder, an archive or a file."""
-    for name, data in music_members(path, midi.left_out, None, 0, (*SUFFIXES, ".abc")):
-        (abc if name.lower().endswith(".abc") else midi).add(name, data)
 
 
 def listing_digest(folder):
