@@ -40,10 +40,6 @@ class RawTune(NamedTuple):
     lines: list
     mended: Counter
 
-    def title(self):
-        """Returns what its first T: says, or ''."""
-        return next((text[2:].strip() for _, text in self.lines if text.startswith("T:")), "")
-
 
 def split_book(text):
     """Returns ([RawTune], Counter of what was mended) of a book.
@@ -56,11 +52,9 @@ def split_book(text):
     for number, line in enumerate(text.split("\n"), 1):
         if line.startswith(("%%begin", "%%end")):
             begin_text = line.startswith("%%begin")
-        elif begin_text or line.lstrip().startswith("%"):
-            continue
-        elif not line.strip():
+        elif not line.strip() and not begin_text:
             blocks.append([])
-        else:
+        elif not begin_text and not line.lstrip().startswith("%"):
             if re.match(r"[ \t]+[A-Za-z+]:(?![|:])", line):
                 line = line.lstrip()
                 mended["blanks before a field"] += 1

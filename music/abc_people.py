@@ -452,7 +452,9 @@ def read_tune(raw, name="", max_voices=MAX_VOICES, last_endings=False):
 
     last_endings: of several endings the last one stays; else all are written in their order."""
     raw_text = "\n".join(line for _, line in raw.lines) + "\n"
-    title, text, reason, mended = raw.title(), raw_text, "", {}
+    fields = {line[0]: line[2:].strip() for _, line in reversed(raw.lines) if is_field(line)}
+    title, *about = (fields.get(letter, "") for letter in "TCR")
+    text, reason, mended = raw_text, "", {}
     n_voices = len(set(re.findall(r"\[V:(\d+)\]", raw_text)))
     first_line = next((line for _, line in raw.lines if "[V:" in line), "")
     in_blocks = first_line.count("[V:") < n_voices  # voice after voice: nowhere to cut
@@ -463,8 +465,6 @@ def read_tune(raw, name="", max_voices=MAX_VOICES, last_endings=False):
             text, reason, mended = None, str(error), dict(raw.mended)
         except Exception as error:  # a surprise in one tune must not end the run
             text, reason = None, f"{type(error).__name__}: {error}"[:200]
-    fields = {line[0]: line[2:].strip() for _, line in reversed(raw.lines) if is_field(line)}
-    about = fields.get("C", ""), fields.get("R", "")
     return PeoplesTune(title, raw.lines[0][0], text, reason, mended, *about)
 
 

@@ -117,19 +117,12 @@ def _cut_points(reader, total=None):
     A voice that ends before the others does not hold them up; total: unless it should have that
     many bars."""
     totals = {voice.name: total or len(voice.bars) for voice in reader.sounding_voices()}
-    counts, before, points = dict.fromkeys(totals, 0), {}, []
-    n_behind, n_now = len(totals), 0
+    counts, before, points, n_now = dict.fromkeys(totals, 0), {}, [], 0
     for bar in reader.order:
         counts[bar.voice] += 1
         before[bar.voice] = bar
-        if counts[bar.voice] > n_now:  # a new bar begins: the voices that go on have to reach it
-            n_now = counts[bar.voice]
-            n_behind = sum(
-                1 for name, all_bars in totals.items() if all_bars >= n_now and counts[name] < n_now
-            )
-        elif counts[bar.voice] == n_now:
-            n_behind -= 1
-        if n_behind or bar.closing == "":
+        n_now = max(n_now, counts[bar.voice])
+        if not bar.closing or any(counts[name] < n_now <= n for name, n in totals.items()):
             continue
         level = {name: last for name, last in before.items() if counts[name] == n_now}
         # not inside a slur, and one header has to do for all voices
