@@ -489,11 +489,12 @@ def tune_midi(text):
     meter, first = parse_meter(tune.meter)[0], tune.voices[0].bars[0]
     gap = round(max(0, Fraction(meter or 0, TICKS) - first.length) * MIDI_TICKS)
     for track in score.tracks:
-        for note in track.notes:
-            # a tick late, as abc2midi writes it: of two notes a 32nd apart, the second goes to the
-            # next sixteenth of stage 02's grid, not to the first note's
-            note.time += gap + 1
-            note.duration = max(1, note.duration - 1)
+        notes = track.notes.numpy()
+        # a tick late, as abc2midi writes it: of two notes a 32nd apart, the second goes to the next
+        # sixteenth of stage 02's grid, not to the first note's
+        notes["time"] += gap + 1
+        notes["duration"] = np.maximum(notes["duration"] - 1, 1)
+        track.notes = symusic.Note.from_numpy(**notes)
     for event in [*score.tempos, *score.time_signatures]:
         event.time += gap if event.time else 0
     for onset, key in tune.keys:

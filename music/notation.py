@@ -11,6 +11,7 @@ import itertools
 import re
 import statistics
 from fractions import Fraction
+from functools import lru_cache
 
 from music.abc_fields import meter_numbers, parse_key, sharps_of
 from music.abc_text import AbcError, read_abc
@@ -426,9 +427,7 @@ def midi_score(tune):
 
     tune = at_bar_lines(tune)
 
-    def ticks(quarters):
-        return round(quarters * MIDI_TICKS)
-
+    ticks = lru_cache(maxsize=None)(lambda quarters: round(quarters * MIDI_TICKS))
     score = symusic.Score(MIDI_TICKS)
     for onset, tempo in tune.tempos:
         if tempo:
