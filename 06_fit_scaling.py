@@ -95,7 +95,7 @@ def write_results(folder, rows, columns, analysis, curves):
     return ["runs.csv", "fits.json", *pictures]
 
 
-def print_budget(rows, args, flags):
+def print_budget(rows, args, mend):
     """Prints what to train with --budget, one line per family, from its joint law."""
     rng, reasons = np.random.default_rng(args.seed), []
     families = dict.fromkeys(row["family"] for row in rows)
@@ -109,10 +109,7 @@ def print_budget(rows, args, flags):
             reason = entry if isinstance(entry, str) else entry["reason"]
             reasons.append(f"{label(family)}: no recommendation: {reason}")
     if len(reasons) == len(families):
-        stages = [family.stage for family in FAMILIES.values() if not family.optional]
-        others = ", ".join(stage[: stage.index("_")] for stage in stages[1:])
-        command = f"python {stages[0]}.py{flags} --data-fractions 0.25,0.5,1 ({others} likewise)"
-        fail(NAME, "\n".join(reasons), f"run: {command}, then this again")
+        fail(NAME, "\n".join(reasons), mend)
     for reason in reasons:
         print(reason)
 
@@ -153,7 +150,7 @@ def fit_table(args):
         print(f"{label(family)} joint law: {words}")
     print(f"look at: {os.path.relpath(folder)}/fits.json and figures/")
     if args.budget:
-        print_budget(rows, args, "")
+        print_budget(rows, args, "give the table three sizes and three amounts of data at least")
 
 
 def copying_measured(root):
@@ -208,7 +205,10 @@ def main(argv=None):
     if not stage.up_to_date():
         fit_runs(stage, args, read_records(stage.root))
     if args.budget:
-        print_budget(rows_of_records(read_records(stage.root)), args, root_flags(args))
+        stages = [family.stage for family in FAMILIES.values() if not family.optional]
+        trained = f"python {stages[0]}.py{root_flags(args)} --data-fractions 0.25,0.5,1"
+        mend = f"run: {trained} ({', '.join(stages[1:])} likewise), then this again"
+        print_budget(rows_of_records(read_records(stage.root)), args, mend)
 
 
 if __name__ == "__main__":

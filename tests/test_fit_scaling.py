@@ -698,6 +698,18 @@ def test_a_joint_law_on_a_bound_gives_no_values():
     assert "the best fit lies on a bound" in entry["reason"]
 
 
+def test_a_grid_of_equal_losses_gives_no_exponent(tmp_path, capsys):
+    table = tmp_path / "flat.csv"
+    lines = [f"lm,{n:.0f},{d:.0f},2.5" for n in SIZES for d in (2e5, 8e5, 3.2e6)]
+    table.write_text("\n".join(["family,N,D,loss", *lines]) + "\n")
+    words = ["--table", str(table), "--output", str(tmp_path / "out"), "--bootstrap", "20"]
+    with pytest.raises(SystemExit, match="no recommendation: the best fit lies on a bound"):
+        fit_scaling.main([*words, "--budget", "1e13"])
+    said = capsys.readouterr().out
+    assert "cannot tell a law of size and text: an exponent lies on the bound" in said
+    assert json.loads((tmp_path / "out/fits.json").read_text())["answer"]["numbers"] == {}
+
+
 RECORDS_OF_STAGES = """
 import glob, os
 from study.stages.arguments import stage_parser

@@ -55,13 +55,12 @@ def answer(rows, saved=None, share=None):
     """
     grid = grid_of(rows)
     table = winners(grid or rows)
-    if not grid:
-        families = in_order({row["family"] for row in rows})
-        sentence = sentences.answer_without_grid(families, table)
+    points = shared.points_of(grid, saved)
+    found = shared.fit(points) if grid else None
+    if not grid or shared.is_on_bound(found)[0]:
+        sentence = sentences.answer_without_law(table, bool(grid))
         nothing = {"prediction": None, "law": None}
         return {"sentence": sentence, "numbers": {}, "winners": table, **nothing}
-    points = shared.points_of(grid, saved)
-    found = shared.fit(points)
     starts = onset_of(points)
     law = describe_law(grid, saved, points, found, share)
     numbers = quoted_numbers(found, shared.spread(found, points), law, share, starts)

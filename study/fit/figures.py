@@ -174,7 +174,7 @@ def _exponent(study, family):
     if family not in study.laws:
         return "not fitted"
     word, (low, high) = study.fits["families"][family]["verdict"], study.laws[family].alpha_interval
-    if word == "open":
+    if word == "open" or None in (low, high):
         return "α open"
     alpha, *ends = (rounded(value, low, high) for value in (study.laws[family].alpha, low, high))
     if word == "identified":

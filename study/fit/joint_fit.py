@@ -79,11 +79,13 @@ def fit_grid(rows, resamples, rng):
     if resamples:
         draws = shared.refitted(found, points, weights.astype(float))
     misfit = shared.misfit_by_region(found, points)[0]
-    problems, on_bound = _problems(found, draws, misfit)
+    on_bound = shared.is_on_bound(found, np.vstack([found.parameters, draws]))
+    told = _told(found, draws, on_bound[0])
+    problems = _problems(told, on_bound, misfit)
     reason = "; ".join(problems) or "no parameter lies on a bound"
     entry |= {"form": form, "form_p": p, "scatter": found.scatter, "lack_of_fit": misfit}
     entry |= {"identified": not problems, "reason": reason}
-    return {**_told(found, draws, on_bound), **entry}, found, draws
+    return {**told, **entry}, found, draws
 
 
 def choose_form(points):
@@ -110,34 +112,29 @@ def _told(found, draws, on_bound):
     }
 
 
-def _problems(found, draws, misfit):
-    """Returns (why the law is not identified, in words; whether its best fit lies on a bound of the
-    search: then its values are the bound's, not the data's)."""
-    low, high = shared.EXPONENT_BOUNDS
-    many = np.vstack([found.parameters, draws])
-    exponents = np.stack([many[:, found.columns[name][0]] for name in ("alpha", "beta")], 1)
-    on_bound = ((exponents < 1.01 * low) | (exponents > high / 1.01)).any(1)
-    problems = ["the best fit lies on a bound"] if on_bound[0] else []
-    if not len(draws):
+def _problems(told, on_bound, misfit):
+    """Returns why the law is not identified, in words; on_bound: of the best fit and of each of the
+    resamples."""
+    problems, resamples = [], on_bound[1:]
+    if on_bound[0]:
+        problems.append("the best fit lies on a bound")
+    if not len(resamples):
         problems.append("no bootstrap was made, so nothing says how firm the parameters are")
-    elif on_bound[1:].mean() > 1 - LEVEL:
-        share = 100 * on_bound[1:].mean()
+    elif resamples.mean() > 1 - LEVEL:
+        share = 100 * resamples.mean()
         problems.append(f"{share:.0f} % of the resamples put an exponent on a bound")
     elif not problems:
-        low, high = np.percentile(exponents[1:], TAILS, axis=0)
-        wide = [
-            name for name, is_wide in zip(("alpha", "beta"), high > MOST_RATIO * low) if is_wide
-        ]
-        problems += [
-            f"the interval of {name} is wider than a factor of {MOST_RATIO}" for name in wide
-        ]
+        for name in ("alpha", "beta"):
+            low, high = told[name]["interval"]
+            if high > MOST_RATIO * low:
+                problems.append(f"the interval of {name} is wider than a factor of {MOST_RATIO}")
     tested = misfit["p"] is not None and misfit["runs"] - misfit["cells"] >= MIN_SEED_DOF
     if tested and misfit["p"] < MISFIT_LEVEL:
         problems.append(
             f"this plain form misses the runs by {misfit['ratio']:.1f} times what seeds scatter"
             f" (p = {misfit['p']:.1g})"
         )
-    return problems, bool(on_bound[0])
+    return problems
 
 
 # ---------------------------------------------------------------- a budget

@@ -1,6 +1,6 @@
 """Says in words what the fits found. Arithmetic stands elsewhere; a number is rounded only here."""
 
-from study.families import in_order, label
+from study.families import FAMILIES, in_order, label
 from study.fit import compare
 from study.fit import power_law as law
 from study.wording import power, rounded, si
@@ -30,7 +30,7 @@ def answer(families, numbers):
     alpha, beta = (
         rounded(numbers[key]["value"], *numbers[key]["interval"]) for key in ("alpha", "beta")
     )
-    who = _and([f"{label(family)}s" for family in families])
+    who = _and([plural(family) for family in families])
     alike = " alike" if len(families) > 1 else ""
     words = f"Loss falls as N^-{alpha} and D^-{beta} in {who}{alike}"
     if "copies_from_n_times_d" in numbers:
@@ -41,13 +41,19 @@ def answer(families, numbers):
     return words + "."
 
 
-def answer_without_grid(families, winners):
-    """Returns what runs at one amount of text, or along one line of sizes and data, can know: who
-    has the lowest loss at how many sizes."""
-    words = "These runs cannot tell a law of size and text: that takes a grid of both"
+def plural(family):
+    """Returns the name of a family's models; one of a user's table stands as it is."""
+    return f"{label(family)}s" if family in FAMILIES else family
+
+
+def answer_without_law(winners, is_grid):
+    """Returns what runs at one amount of text, along one line of sizes and data, or on a grid that
+    no law describes can know: who has the lowest loss at how many sizes."""
+    why = "an exponent lies on the bound of the search" if is_grid else "that takes a grid of both"
+    words = f"These runs cannot tell a law of size and text: {why}"
     if winners:
         best = [row["winner"] for row in winners]
-        counts = [f"{label(name)}s at {best.count(name)}" for name in in_order(set(best))]
+        counts = [f"{plural(name)} at {best.count(name)}" for name in in_order(set(best))]
         words += f"; lowest loss: {', '.join(counts)} of {len(best)} sizes"
     return words + "."
 

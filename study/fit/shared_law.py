@@ -247,6 +247,15 @@ def quoted(found, family=0):
     return {name: float(all_values[name]) for name in QUOTED}
 
 
+def is_on_bound(found, parameters=None):
+    """Returns True where an exponent lies on a bound of the search: it is the bound's, not the
+    data's."""
+    low, high = EXPONENT_BOUNDS
+    many = np.atleast_2d(found.parameters if parameters is None else parameters)
+    exponents = many[:, np.unique([found.columns["alpha"], found.columns["beta"]])]
+    return ((exponents < 1.01 * low) | (exponents > high / 1.01)).any(1)
+
+
 # ---------------------------------------------------------------- intervals
 
 
