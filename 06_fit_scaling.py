@@ -51,36 +51,16 @@ NAME = "06_fit_scaling.py"
 PREDICTION = "checkpoints/prediction.json"
 # what stage 07 measured of in-context copying; without it the law has no term for it
 REPEATS = "part4_outputs/repeats.csv"
-N_RESAMPLES = 1000  # of every bootstrap; 0.3 s per family, tens of seconds for a joint law
+N_RESAMPLES = 1000  # of every bootstrap; about a second a family
 
 
 def parse_arguments(argv):
     parser = stage_parser(__doc__)
-    parser.add_argument(
-        "--bootstrap",
-        type=whole(0),
-        default=N_RESAMPLES,
-        metavar="N",
-        help=f"resamples of every bootstrap (default: {N_RESAMPLES}; 0: none)",
-    )
-    parser.add_argument(
-        "--budget",
-        type=number(above=0),
-        metavar="FLOPS",
-        help="recommend a size and an amount of data for FLOPS",
-    )
-    parser.add_argument(
-        "--table",
-        type=Path,
-        metavar="FILE",
-        help="fit a CSV with the columns family,N,D,seed,loss instead of the project's runs",
-    )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="DIR",
-        help="with --table: where to write (default: part4_outputs/<name of the table>/)",
-    )
+    add = parser.add_argument
+    add("--bootstrap", type=whole(0), default=N_RESAMPLES, metavar="N", help="resamples; 0: none")
+    add("--budget", type=number(above=0), metavar="FLOPS", help="say what to train with e.g. 1e15")
+    add("--table", type=Path, metavar="CSV", help="fit your own runs: family,N,D,seed,loss")
+    add("--output", type=Path, metavar="DIR", help="of --table (default: part4_outputs/<its name>)")
     return parser.parse_args(argv)
 
 

@@ -12,9 +12,9 @@ import numpy as np
 
 from study.fit import design
 from study.fit import shared_law as shared
+from study.fit.headline_runs import headline_rows
 from study.fit.power_law import LEVEL, TAILS
 from study.fit.records import count_of, is_ladder
-from study.fit.headline_runs import headline_rows
 from study.fit.verdict import MOST_RATIO
 
 MIN_RUNS = 7  # five parameters leave two runs to judge them
@@ -40,7 +40,7 @@ def rows_of_grid(own):
 def too_few(points):
     """Returns why these runs give no law of size and text, in words, or None: an exponent and its
     coefficient need three points in that direction."""
-    n_sizes, n_amounts, n_runs = (len(set(points.n)), len(set(points.d)), len(points.n))
+    n_sizes, n_amounts, n_runs = len(set(points.n)), len(set(points.d)), len(points.n)
     if not n_runs:
         return "the amount of training data (D) is not given"
     if n_amounts >= 3 and n_sizes >= 3 and n_runs >= MIN_RUNS:
