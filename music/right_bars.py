@@ -181,20 +181,18 @@ def _fits(bar, index, is_newest):
 def _turns(bars):
     """Returns whether the voices come in turns of equally many bars, and whether all of them are
     level at the end. bars: of all voices in written order."""
-    counts, turns, voice, leads = {}, {}, None, True
+    counts, n_turns, voice, leader = {}, 0, None, None
     for bar in bars:
-        if bar.voice != voice:
-            behind = voice is not None and counts[voice] < max(counts.values())
-            late = bar.voice not in counts and max(turns.values(), default=0) > 1
-            if behind or late:
-                return False, False
-            leads = len(set(counts.values())) < 2 and (bar.voice in counts or not counts)
-            voice = bar.voice
-            turns[voice] = turns.get(voice, 0) + 1
-        if not leads and counts.get(voice, 0) == max(counts.values()):
-            leads = len(set(counts.values())) == 1  # the last voice of a turn begins the next one
-            turns[voice] += 1
-            if not leads:
-                return False, False
-        counts[voice] = counts.get(voice, 0) + 1
+        most, own = max(counts.values(), default=0), counts.get(bar.voice, 0)
+        is_wrong = bar.voice != voice and counts.get(voice, most) < most
+        if own < most:
+            leader = None
+            is_wrong |= not own and n_turns > 1
+        elif bar.voice != leader:
+            leader, n_turns = bar.voice, n_turns + 1
+            is_wrong |= len(set(counts.values())) > 1
+        if is_wrong:
+            return False, False
+        voice = bar.voice
+        counts[voice] = own + 1
     return True, len(set(counts.values())) == 1
