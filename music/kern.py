@@ -89,14 +89,10 @@ class _Reader:
         if not self.sounding():
             raise ScoreError("no **kern column")
 
-    # ------------------------------------------------------------ time
-
     def sounding(self):
-        """Returns the spines that hold notes."""
         return [spine for spine in self.spines if spine.is_kern]
 
     def last_end(self):
-        """Returns the latest end of a note so far."""
         return max((spine.end for spine in self.sounding()), default=self.start)
 
     def place(self):
@@ -117,8 +113,6 @@ class _Reader:
             self.measure, self.start = self.measure + 1, at
         for spine in self.spines:
             spine.end = max(spine.end, at)
-
-    # ------------------------------------------------------------ notes
 
     def read_data(self, fields):
         """Reads the notes of one moment."""
@@ -159,8 +153,6 @@ class _Reader:
             tie = next((sign for sign in "[_]" if sign in head), "")
             ticks = round(at + length) - round(at)
             self.score.add_note(spine.part, voice, place, ticks, midi_pitch(*note.groups()), tie)
-
-    # ------------------------------------------------------------ interpretations
 
     def read_interpretations(self, fields):
         """Reads meters, keys, tempos, names, and how the columns change."""

@@ -44,9 +44,6 @@ METRICS = (
 HISTOGRAMS = {"duration": 193, "interval": 49, "onset": 64}
 
 
-# ---------------------------------------------------------------- one tune
-
-
 def as_tune(tune):
     """Returns the Tune of a text, a sample or a Tune; of what is not ABC what can be read of it."""
     return tune if isinstance(tune, Tune) else read_abc(as_sample(tune).text, strict=False)
@@ -182,9 +179,6 @@ def _groove(tune, onsets):
     return float(1 - (n_changed / np.maximum(1, meters[1:][same] * POSITIONS)).mean())
 
 
-# ---------------------------------------------------------------- sets of tunes
-
-
 def note_histograms(tune):
     """Returns {name in HISTOGRAMS: counts}, a long piece scaled down to CAP_NOTES notes: durations
     in 1/24 of a quarter note, up to 8; melodic intervals from -24 to 24 semitones; onsets in the
@@ -290,9 +284,6 @@ def _mean_distances(name, distance, ours, theirs, draws):
         "real_vs_real_mean": mean_of_known(within),
         "real_vs_real_p95": float(np.quantile(within, 0.95)) if within else None,
     }
-
-
-# ---------------------------------------------------------------- skills
 
 
 def skills(samples):

@@ -132,9 +132,6 @@ def self_check(text, counts):
             raise ConversionError("self_check", f"{n} {kind} instead of {counts[kind]}")
 
 
-# ---------------------------------------------------------------- reading
-
-
 def read_midi(data):
     """Returns (symusic.Score, Counter of mended faults) of MIDI bytes. Values beyond 7 bits, which
     real files have, are clamped rather than refused."""
@@ -178,9 +175,6 @@ def read_notes(score):
     if onset.min() < 0:
         raise ConversionError("too_long", "more ticks than the reader's 32 bits hold")
     return track, pitch, onset, end, n_drums
-
-
-# ---------------------------------------------------------------- bars
 
 
 def meter_changes(score):
@@ -257,9 +251,6 @@ def tempo_marks(tempos, bars):
     return qpm_of_bars[0], changes
 
 
-# ---------------------------------------------------------------- keys
-
-
 def choose_keys(signatures, bars, pitch, on):
     """Returns [(first bar, sharps, minor)] from the signatures where they fit the notes, else from
     the notes."""
@@ -292,9 +283,6 @@ def end_at_respelling(voices, bars, keys):
             goes_on = i >= 0 and voice.off[i] > line
             if goes_on and any(old[pitch][:2] != new[pitch][:2] for pitch in voice.chords[i]):
                 voice.off[i] = line
-
-
-# ---------------------------------------------------------------- the whole text
 
 
 def changes_at_bars(meters, keys, tempos):

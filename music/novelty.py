@@ -34,8 +34,6 @@ def character_codes(text):
     return np.frombuffer(text.encode("ascii", "replace"), np.uint8)
 
 
-# ---------------------------------------------------------------- sequences of bars
-
 _NO_MUSIC = re.compile(r"^[A-UW-Za-z]:.*$|%.*$|\[[A-UW-Z]:[^\]]*\]", re.M)
 _VOICE_TAG = re.compile(r"\[V:\s*([^\]\s|]*)[^\]|]*\]|^V:\s*(\S*).*$", re.M)
 
@@ -60,9 +58,6 @@ def four_bar_sequences(text, n_bars=4):
 
 def _hashes_of(sequences):
     return np.array([hash(sequence) for sequence in sequences], np.int64)
-
-
-# ---------------------------------------------------------------- copied runs
 
 
 class Novelty:

@@ -87,9 +87,6 @@ class Score:
         return sum(map(len, self.voices.values()))
 
 
-# ---------------------------------------------------------------- bars
-
-
 def place_bars(lengths, meters):
     """Returns (start of each measure, [(tick, beats, beat type)]) in MIDI's terms: a measure split
     by a repeat or a double bar is one bar; any other odd measure gets a meter of its own."""
@@ -135,9 +132,6 @@ def _measures_of_a_bar(lengths, meters, first, whole):
         if total >= whole:
             return i - first + 1 if total == whole else 1
     return 1
-
-
-# ---------------------------------------------------------------- MIDI
 
 
 def score_midi(score):

@@ -45,9 +45,6 @@ SCALES = np.array([np.isin((np.arange(12) - tonic) % 12, SEMITONES) for tonic in
 SIGNATURE_SLACK = 0.05
 
 
-# ---------------------------------------------------------------- meters
-
-
 def bar_length(meter, quarter):
     """Returns the length of a bar of a meter (n, d), where a quarter note is `quarter` long.
 
@@ -66,9 +63,6 @@ def meter_of_length(length, quarter):
     share = Fraction(length, 4 * quarter)
     d = max(4, share.denominator)
     return int(share * d), d
-
-
-# ---------------------------------------------------------------- keys
 
 
 def key_name(sharps, minor):
@@ -136,9 +130,6 @@ def best_signature(histogram, given=None):
         for profile, above in zip(KEY_PROFILES, (0, 9))
     )
     return best, bool(minor > major)
-
-
-# ---------------------------------------------------------------- spelling
 
 
 def spell(pitch, sharps):

@@ -31,9 +31,6 @@ JUDGES = 2  # at a time
 JUDGE_BLOCKS = 40_000  # of 512 bytes a file: one text in a million asks for a gigabyte
 
 
-# ---------------------------------------------------------------- rates
-
-
 def wilson(k, n):
     """Returns [low, high], Wilson's 95 % interval of a share k/n (Wilson 1927), which is right near
     0 and 1, too; None if n is 0.
@@ -136,9 +133,6 @@ def level_in_words(level):
     """
     reached, missed = ", ".join(LEVELS[:level]) or "nothing readable", LEVELS[level : level + 1]
     return f"level {level} of {len(LEVELS)} ({reached}{f'; not {missed[0]}' if missed else ''})"
-
-
-# ---------------------------------------------------------------- the independent judge
 
 
 def find_abc2midi():

@@ -36,7 +36,6 @@ class Heads(NamedTuple):
     under: np.ndarray
 
     def lengths(self):
-        """Returns the lengths in units as they are written."""
         return (self.stop - self.start) * self.over // self.under
 
 
@@ -48,9 +47,6 @@ def voice_text(voice, bars, beats, meters, keys):
     heads = cut_voice(voice, bars, tuplets, has_pickup)
     heads = cut_lengths(heads, bars, pulses_of(meters, len(bars) - 1))
     return bar_texts(voice, heads, tuplet_prefixes(heads, tuplets), keys, len(bars) - 1)
-
-
-# ---------------------------------------------------------------- heads
 
 
 def tuplets_of(on, off, beats):
@@ -136,9 +132,6 @@ def cut_lengths(heads, bars, pulses):
             *(np.repeat(column, 1 + odd) for column in heads[2:]),
         )
     return heads
-
-
-# ---------------------------------------------------------------- text
 
 
 @cache
