@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from music.score import BPM, MAX_QUARTERS, TICKS, Score, ScoreError
-from music.theory import SEMITONES_OF, place_of
+from music.theory import SEMITONES_OF, bar_length, place_of
 
 MAX_CHARS = 32 << 20  # the longest opera act has 3 million
 MAX_SPINES = 400
@@ -55,7 +55,7 @@ class _Reader:
     def __init__(self):
         self.score, self.spines, self.records = Score(), [], {}
         self.measure, self.start, self.now = 0, 0.0, -1.0  # start: of the measure, ticks
-        self.is_at_bar = False  # a bar line stood after the last moment
+        self.meter, self.is_at_bar = None, False  # a bar line stood after the last moment
 
     def read_line(self, line):
         """Reads one line."""
@@ -101,6 +101,13 @@ class _Reader:
             return self.measure + 1, 0
         return self.measure, round(self.last_end() - self.start)
 
+    def end_of_measure(self, at):
+        """Returns where the measure before a moment ends: there, or where its meter is full if all
+        notes sound on beyond that, as in old music."""
+        self.meter = self.score.meters.get(self.measure, self.meter)
+        full = self.start + bar_length(self.meter, TICKS) if self.meter else at
+        return full if self.now < full < at else at
+
     def close_measure(self, at):
         """Ends the measure here, at the next moment after its bar line; nothing if nothing was in
         it."""
@@ -128,9 +135,9 @@ class _Reader:
         if at <= self.now:  # voices that had a gap begin here: at the next end of the others
             later = [spine.end for spine in self.sounding() if spine.end > self.now]
             at = min(later, default=at)
-        self.now = at
         if self.is_at_bar:
-            self.close_measure(at)
+            self.close_measure(self.end_of_measure(at))
+        self.now = at
         voices = {}
         for spine, field, length in columns:
             voice = voices[spine.part] = voices.get(spine.part, 0) + 1

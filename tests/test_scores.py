@@ -171,8 +171,8 @@ ENTITY = b'<!DOCTYPE x [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]>'
         (b"", "no XML"),
     ],
     ids=(
-        "entities, in UTF-16, in an archive, archive in an archive, zeros, no divisions,"
-        " huge divisions, no number, a million measures, rests, very long, web page, torn, deep, empty"
+        "entities, in UTF-16, in an archive, archive in an archive, zeros, no divisions, huge"
+        " divisions, no number, a million measures, rests, very long, web page, torn, deep, empty"
     ).split(", "),
 )
 def test_hostile_musicxml_is_a_reason(data, words):
@@ -199,8 +199,14 @@ def kern(*lines, head="**kern\t**kern"):
         (["4.C\t[4c", ".\t8c]"], [(0, 0, 1.5, 48), (0, 0, 1.5, 60)]),
         (["=1\t=1", "4C\t[4c", "=2\t=2", "4D\t4c]"], [(0, 0, 1, 48), (0, 0, 2, 60), (1, 0, 1, 50)]),
         (["8qd\t.", "4C\t4c"], [(0, 0, 1, 48), (0, 0, 1, 60)]),
-        (["6C\t4r", "6D\t.", "6E\t."], [(0, 0, 2 / 3, 48), (0, 2 / 3, 2 / 3, 50), (0, 4 / 3, 2 / 3, 52)]),
-        (["*^\t*", "2C\t4E\t2c", ".\t4F\t."], [(0, 0, 1, 52), (0, 0, 2, 48), (0, 0, 2, 60), (0, 1, 1, 53)]),
+        (
+            ["6C\t4r", "6D\t.", "6E\t."],
+            [(0, 0, 2 / 3, 48), (0, 2 / 3, 2 / 3, 50), (0, 4 / 3, 2 / 3, 52)],
+        ),
+        (
+            ["*^\t*", "2C\t4E\t2c", ".\t4F\t."],
+            [(0, 0, 1, 52), (0, 0, 2, 48), (0, 0, 2, 60), (0, 1, 1, 53)],
+        ),
         (["0C\t3%2c"], [(0, 0, 8 / 3, 60), (0, 0, 8, 48)]),
         (["4C#\t4bb-"], [(0, 0, 1, 49), (0, 0, 1, 82)]),
     ],
@@ -229,9 +235,15 @@ def test_kern_says_what_it_is():
     [
         (["2C\t1.c", "2D\t.", "=\t=", "1E\t.", ".\t2d"], [4, 4]),
         (["2C\t1c", "=\t=", "1D\t.", ".\t2d"], [2, 4]),
+        (["2C\t2c", "1.C\t1.c", "=\t=", "1D\t1c", "=\t="], [4, 8]),
         (["4C\t2c", "=-\t=-", "4D\t.", "2E\t2d", "=\t=", "1C\t1c"], [1, 3, 4]),
     ],
-    ids=["note over the bar line", "bar shorter than its meter", "line within a bar"],
+    ids=[
+        "note over the bar line",
+        "bar shorter than its meter",
+        "all notes over the line",
+        "line within a bar",
+    ],
 )
 def test_a_bar_line_stands_at_the_next_moment(lines, wanted):
     score = read_kern(kern("*M4/4\t*M4/4", *lines))
@@ -316,9 +328,11 @@ def test_music_of_every_kind_comes_in_together(tmp_path):
     """From a folder and from an archive, with what cannot be read counted and named."""
     files = {
         "A/one.mid": midi(1),
-        "A/two.musicxml": xml(FOUR, FOUR).replace(
-            b"<part-list/>",
-            b"<identification><rights>Public (CC0)</rights></identification><part-list/>",
+        "A/two.musicxml": (
+            xml(FOUR, FOUR).replace(
+                b"<part-list/>",
+                b"<identification><rights>Public (CC0)</rights></identification><part-list/>",
+            )
         ),
         "A/three.mxl": mxl(xml(FOUR)),
         "B/four.krn": kern("1C\t1c", "*-\t*-").encode(),
