@@ -4,6 +4,7 @@ Reads:  ROOT/data/{train,val,test}.txt (stage 03, of whatever tokens)
 Writes: OUT/events.csv, a row for each run; a run that has a row is not repeated
 Run:    OMP_NUM_THREADS=1 python -m benchmarks.bench_events --root quick --out quick/events
             [--kinds char,note,event] [--models transformer:tiny,lstm:small] [--seeds 2,3] [--chars N]
+            [--windows N]
         python -m benchmarks.bench_events --out quick/events --table    (the tables alone)
 Prints tables in Markdown over all rows in OUT. All kinds train on the same tunes, once, at the
 rates swept for characters, and learn their vocabulary there. Nats are summed over a whole split and
@@ -158,7 +159,7 @@ def measured(model, tunes, tokenizer):
     }
 
 
-def run_of(root, kind, family, size, seed, n_chars):
+def run_of(root, kind, family, size, seed, n_chars, batch_windows=None):
     """Trains one model and measures it: a row of events.csv."""
     tunes = {split: tunes_of(root, split) for split in ("train", "val", "test")}
     tunes["train"] = chosen(tunes["train"], n_chars)
@@ -174,7 +175,10 @@ def run_of(root, kind, family, size, seed, n_chars):
     )
     module = importlib.import_module(FAMILIES[family].stage)
     rate = module.LEARNING_RATES["muon"][size]
-    plan = plan_run(data, RunSpec(family, size, module.SIZES[size], rate, seed=seed))
+    shape = module.SIZES[size]
+    plan = plan_run(
+        data, RunSpec(family, size, shape, rate, seed=seed, batch_windows=batch_windows)
+    )
     loop, began = Loop(plan, data, "cpu"), time.process_time()
     while not loop.ended:
         loop.advance()
@@ -248,6 +252,7 @@ def main(argv=None):
     parser.add_argument("--models", type=list_of(str), default=MODELS.split(","))
     parser.add_argument("--seeds", type=list_of(int), default=[2, 3])
     parser.add_argument("--chars", type=int, help="of training text (default: all)")
+    parser.add_argument("--windows", type=int, help="a step (default: by characters a token)")
     parser.add_argument("--table", action="store_true", help="print the tables only")
     args = parser.parse_args(argv)
     path, rows = args.out / "events.csv", []
@@ -263,7 +268,7 @@ def main(argv=None):
     for run in [] if args.table else asked:
         done = [tuple(row[key] for key in KEYS[:4]) for row in rows]
         if tuple(map(str, run)) not in done:
-            row = run_of(args.root, *run, args.chars)
+            row = run_of(args.root, *run, args.chars, args.windows)
             rows.append({key: str(value) for key, value in row.items()})
             write_text(path, csv_text(rows, list(rows[0])))
             print(row, flush=True)
