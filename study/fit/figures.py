@@ -17,7 +17,7 @@ from study.families import in_order, label
 from study.figures import log_axes, look
 from study.fit import power_law as law
 from study.fit import shared_law as shared
-from study.fit.headline_runs import choose_headline, spread_of_seeds
+from study.fit.headline_runs import choose_headline
 from study.fit.joint_fit import rows_of_grid
 from study.fit.records import COUNTS, columns, count_of, is_positive
 from study.wording import number, rounded, si
@@ -133,7 +133,8 @@ def draw_scaling(plt, study):
         hollow = {"mfc": "none", "mec": color, "mew": 0.8, "alpha": 0.6}
         axes.plot(n, loss, ls="none", marker=marker, ms=4, **hollow)
         sizes, _, means, _ = law.group_by_size(n, loss)
-        spread = [sd or 0.0 for sd in spread_of_seeds(n, loss)]  # 0 for one run: no bar is drawn
+        groups = [loss[n == size] for size in sizes]
+        spread = [own.std(ddof=1) if len(own) > 1 else 0 for own in groups]  # 0: no bar is drawn
         look_of_means = {"ls": "none", "marker": marker, "ms": 6.5, "color": color}
         axes.errorbar(sizes, means, yerr=spread, capsize=3, **look_of_means)
         words = f"{label(family)} ({_count(rows)})\n{_exponent(study, family)}"

@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import numpy as np
 from scipy import special
 
 from study.fit import power_law as law
@@ -132,10 +131,3 @@ def _misfit(core, more):
 
 def _n_sizes(rows):
     return len({row["params_total"] for row in rows})
-
-
-def spread_of_seeds(n, loss):
-    """Returns the standard deviation over the runs of each size, in order of size; None where there
-    is one run."""
-    groups = [loss[n == size] for size in np.unique(n)]
-    return [float(group.std(ddof=1)) if len(group) > 1 else None for group in groups]
