@@ -487,7 +487,7 @@ def compiled(text, folder):
         TWO_VOICES,
         music(12, 3),
         tune("^F16-|F8F8|[^F-A-]16|[FA]8f8|_B4B4b4=B4|B16|", key="D"),
-        tune("(3C2D2E2 (4:3:4CDEF C2>D2E2<F2z4|[CE]4[DF]4-[DF]4G4|", key="Eb"),
+        tune("(3C2D2E2 (4:3:4CDEF C2>D2E2<F2z4|C8-C4>D4|[CE]4[DF]4-[DF]4G4|", key="Eb"),
         long_tune(1, 1, 30),
         long_tune(2, 3, 30),
         long_tune(5, 2, 30, changes=False),
