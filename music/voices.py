@@ -109,24 +109,8 @@ def thin_chords(pitch, on, off, onsets):
     return pitch[keep], on[keep], off[keep]
 
 
-def has_overlap(on, off):
-    """Returns True if one voice of plain chords cannot hold these notes (sorted by onset)."""
-    same = on[1:] == on[:-1]
-    return bool(np.where(same, off[1:] != off[:-1], off[:-1] > on[1:]).any())
-
-
-def plain_voice(pitch, on, off):
-    """Returns the voice of notes without overlap."""
-    first = np.flatnonzero(differs(on))
-    pitches, bounds = pitch.tolist(), np.append(first, len(on)).tolist()
-    return Voice(
-        on[first], off[first], [tuple(pitches[a:b]) for a, b in zip(bounds, bounds[1:])], {}
-    )
-
-
 def tied_voice(pitch, on, off):
-    """Returns the voice of overlapping notes: cut where a note starts or ends, tied over the
-    cuts."""
+    """Returns the voice of notes: cut where one starts or ends, tied over the cuts."""
     cuts = distinct(on, off)
     first, last = np.searchsorted(cuts, on), np.searchsorted(cuts, off)
     n_heads = last - first
@@ -163,22 +147,18 @@ def end_at_bars(on, off, bars):
 def voices_of_tracks(tracks, bars, max_voices):
     """Returns the voices of all tracks [(pitch, on, off)], each in the cheapest of its ways; where
     this gives more than `max_voices`, the tracks that gain least by being split get ties."""
-    ways = [ways_to_write(*notes, bars) if has_overlap(*notes[1:]) else None for notes in tracks]
-    chosen = [min(range(len(way)), key=lambda i: way[i][0]) if way else 0 for way in ways]
+    ways = [ways_to_write(*notes, bars) for notes in tracks]
+    chosen = [min(range(len(way)), key=lambda i: way[i][0]) for way in ways]
     while len(tracks) + sum(chosen) > max(max_voices, len(tracks)):
         split = [i for i, n_splits in enumerate(chosen) if n_splits]
         chosen[min(split, key=lambda i: ways[i][0][0] - ways[i][chosen[i]][0])] = 0
     voices = []
     for (pitch, on, off), way, n_splits in zip(tracks, ways, chosen):
-        if way is None:
-            voices.append(plain_voice(pitch, on, off))
-            continue
         part = way[n_splits][1]
         for number in range(int(part.max()) + 1):
             own = part == number
             ends = end_at_bars(on[own], off[own], bars)
-            build = tied_voice if has_overlap(on[own], ends) else plain_voice
-            voices.append(build(pitch[own], on[own], ends))
+            voices.append(tied_voice(pitch[own], on[own], ends))
     return voices
 
 
