@@ -148,7 +148,7 @@ class Reader:
     def __init__(self, text, strict):
         self.text, self.strict = text, strict
         self.errors, self.n_errors, self.warnings, self.n_header_errors = [], 0, [], 0
-        self.fields, self.voices, self.voice, self.voice_texts = {}, {}, None, {}
+        self.fields, self.voices, self.voice = {}, {}, None
         self.key, self.unit, self.meter, self.compound = (0,) * 7, None, None, False
         self.tempo, self.key_text, self.meter_text = None, "none", "none"
         self.tempos, self.meters, self.keys = {}, {}, {}
@@ -247,12 +247,8 @@ class Reader:
 
     def body_line(self, raw, at, number):
         """Reads a line of music or a field; at: its place in the text."""
-        line = raw
-        if "%" in line or "\\" in line:
-            line = clean_line(line, keep_left=True)
-        if line[-1:] in "\r \t":
-            line = line.rstrip()
-        if len(line) > 1 and line[1] == ":":
+        line = clean_line(raw, keep_left=True)
+        if line[1:2] == ":":
             if line[0] in _BODY_FIELDS:
                 self.field(line[0], line[2:], number)
                 return
@@ -292,11 +288,7 @@ class Reader:
     def inline_field(self, match, at, number):
         letter, value = match.group("field", "value")
         if letter == "V":
-            # `[V:2]` stands before every bar of an interleaved tune
-            if value in self.voice_texts:
-                self.voice = self.voice_texts[value]
-            else:
-                self.set_voice(value, number)
+            self.set_voice(value, number)
         elif letter in _BODY_FIELDS:
             self.field(letter, value, number, match.group(), at + match.start(), at + match.end())
         else:
@@ -306,23 +298,23 @@ class Reader:
 
     def set_voice(self, value, number, declare=False):
         """Goes on in the voice that a V: value names; declare: in the header it is only made."""
-        match = _VOICE_VALUE.fullmatch(value)
-        if not match:
+        voice = self.voices.get(value)  # `[V:2]` stands before every bar
+        match = None if voice else _VOICE_VALUE.fullmatch(value)
+        if match:
+            voice = self.voices.get(match.group(1))
+            if voice is None and len(self.voices) < MAX_VOICES:
+                voice = self.voices[match.group(1)] = _VoiceReader(match.group(1))
+                voice.begin(self)
+            elif voice is None:
+                self.error(number, "limit", f"more than {MAX_VOICES} voices")
+                voice = next(iter(self.voices.values()))
+            if shift_of(value):
+                self.error(number, "voice", f"transposing voices are not supported: {value[:40]}")
+        elif voice is None:
             self.error(number, "voice", f"no name of a voice: {value[:40]!r}")
             return self.voice or self.set_voice("1", number)
-        voice = self.voices.get(match.group(1))
-        if voice is None and len(self.voices) >= MAX_VOICES:
-            self.error(number, "limit", f"more than {MAX_VOICES} voices")
-            voice = next(iter(self.voices.values()))
-        elif voice is None:
-            voice = self.voices[match.group(1)] = _VoiceReader(match.group(1))
-            voice.begin(self)
-        if shift_of(value):
-            self.error(number, "voice", f"transposing voices are not supported: {value[:40]}")
         if not declare:
             self.voice = voice
-            if len(self.voice_texts) < MAX_VOICES:
-                self.voice_texts[value] = voice
         return voice
 
     def field(self, letter, value, number, source=None, start=0, end=0):
