@@ -256,27 +256,23 @@ class Reader:
                 self.error(number, "second tune", "a second X: without an empty line before it")
                 return
         begin = 0
-        for match in _DIVIDER.finditer(line):
-            divider = match.lastgroup
+        for match in [*_DIVIDER.finditer(line), None]:
+            divider = match and match.lastgroup
+            if divider in ("quote", "mark"):
+                continue
+            text = line[begin : match.start() if match else len(line)]
+            # blanks before the first [V:1] are of no voice
+            if text and (self.voice or divider != "value" or not text.isspace()):
+                self.music(text, at + begin, number)
+            begin = match and match.end()
             if divider == "bar":
-                stop = match.start()
-                voice = self.voice or self.set_voice("1", number)
-                if begin < stop:
-                    self.music(voice, line[begin:stop], at + begin, number)
-                begin = match.end()
-                self.bar_sign(voice, match.group(), at + begin, number)
+                self.bar_sign(match.group(), at + begin, number)
             elif divider == "value":
-                text = line[begin : match.start()]
-                # blanks before the first [V:1] are of no voice
-                if text and (self.voice or not text.isspace()):
-                    self.music(self.voice or self.set_voice("1", number), text, at + begin, number)
-                begin = match.end()
                 self.inline_field(match, at, number)
-        if begin < len(line):
-            self.music(self.voice or self.set_voice("1", number), line[begin:], at + begin, number)
 
-    def bar_sign(self, voice, sign, closed, number):
+    def bar_sign(self, sign, closed, number):
         """Reads a bar line, double bar or repeat sign; closed: the place after it."""
+        voice = self.voice or self.set_voice("1", number)
         if sign in (":", ".:"):
             self.error(number, "token", "a single :")
             voice.bar_ok = False
@@ -353,8 +349,9 @@ class Reader:
             voice.bar_to = max(voice.bar_to, end)
         voice.bar_parts.append(text)
 
-    def music(self, voice, text, at, number):
-        """Reads a stretch of music of one voice and appends its notes."""
+    def music(self, text, at, number):
+        """Reads a stretch of music of the present voice and appends its notes."""
+        voice = self.voice or self.set_voice("1", number)
         read_text = read_short_stretch if len(text) <= CACHED_CHARS else read_stretch
         read = read_text(text, voice.alterations, voice.unit, voice.compound, voice.ties)
         now, n_before = voice.now, len(voice.onsets)
