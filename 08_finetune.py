@@ -68,7 +68,7 @@ def parse_arguments(argv):
     args = parser.parse_args(argv)
     if args.name is None:
         source = args.source.resolve().name.split(".")[0]
-        args.name = re.sub(r"\W+", "_", source).strip("_").lower()[:40] or "mine"
+        args.name = re.sub(r"[^a-z0-9]+", "_", source.lower()).strip("_")[:40] or "mine"
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,40}", args.name):
         parser.error(f"--name {args.name}: letters, digits, - and _ only, at most 40")
     return args

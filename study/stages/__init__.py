@@ -1,1 +1,1 @@
-"""The stage contract: arguments, files, manifests, what makes a stage run again."""
+"""The stage contract: arguments, files, manifests, keys of code."""

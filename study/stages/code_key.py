@@ -42,7 +42,6 @@ def code_digest(roots, words=False):
         if place not in reached:
             reached.add(place)
             waiting += _uses(*place)
-    # wherever it stands
     lines = sorted(f"{name} {_digest(path, name, words)}" for path, name in reached)
     if words:
         lines += _templates({path.parent for path, _ in reached})

@@ -13,7 +13,6 @@ from study.train.loop import gradient
 from study.train.optimizer import make_optimizers
 
 CALIBRATION_SECONDS = 3.0  # for all runs of a plan together
-CALIBRATION_TOKENS = 1 << 16  # of the training text, repeated as needed
 
 
 def calibrate(run, data, device, seconds):
@@ -22,7 +21,8 @@ def calibrate(run, data, device, seconds):
     torch.manual_seed(0)
     model = build_model(run["config"]).to(device)
     optimizers = make_optimizers(model, run)
-    tokens = np.resize(np.asarray(data.train[:CALIBRATION_TOKENS]), run["tokens_per_step"] + 1)
+    n_tokens = run["tokens_per_step"] + 1
+    tokens = np.resize(np.asarray(data.train[:n_tokens]), n_tokens)
     starts = torch.arange(run["batch_windows"], device=device) * BLOCK_SIZE
     x, y = cut_windows(to_tensor(tokens, device), starts)
     token_chars = torch.from_numpy(np.asarray(data.token_chars)).to(device)

@@ -13,9 +13,6 @@ import torch
 
 from study.families import build_model
 
-DIGEST_CHARS = 64  # of a SHA-256 in hexadecimal, at the start of a state
-
-
 # ---------------------------------------------------------------- finished models
 
 
@@ -57,7 +54,7 @@ def load_checkpoint(path, device="cpu"):
         model.load_state_dict(weights)
     except FileNotFoundError:
         raise ValueError(f"{path.name} does not exist") from None
-    except Exception as error:  # torch.load raises many kinds on damaged files
+    except Exception as error:  # of many kinds
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
             f"{path.name} is damaged or no checkpoint of this project: {reason}"
@@ -105,7 +102,7 @@ def load_state(folder, name, key):
         content = state_path(folder, name).read_bytes()
     except FileNotFoundError:
         return None
-    digest, saved = content[:DIGEST_CHARS], content[DIGEST_CHARS:]
+    digest, saved = content[:64], content[64:]
     if hashlib.sha256(saved).hexdigest().encode() != digest:
         print(f"{name}: its saved state is damaged, it begins anew", file=sys.stderr)
         return None

@@ -174,9 +174,10 @@ def check_suite(args, suite, device="cpu"):
         alone = args.quick and torch.device(device).type == "cpu" and not together
         args.jobs = cpu_count() if alone else 1
     if args.suite is None:
-        args.suite = list(SUITES)
-        if args.recipe == "classic" or not has_ladder(suite):
-            args.suite = ["classical"]
+        args.suite = ["classical"]
+        with contextlib.suppress(ValueError):  # the family has no rule for the ladder
+            if args.recipe != "classic" and suite.sizes(SUITES):
+                args.suite = list(SUITES)
     if args.recipe == "classic" and "ladder" in args.suite:
         raise ValueError(
             "--recipe classic: the sizes of the ladder have no learned positions, and it has no"
@@ -195,14 +196,6 @@ def check_suite(args, suite, device="cpu"):
         raise ValueError(
             f"--only {','.join(unknown)}: there is no such size; there are {', '.join(known)}"
         )
-
-
-def has_ladder(suite):
-    """Returns False for a family whose class has no rule for the ladder."""
-    try:
-        return bool(suite.sizes(["ladder"]))
-    except ValueError:
-        return False
 
 
 # ---------------------------------------------------------------- what is said and written
