@@ -46,15 +46,12 @@ def alpha_choices(chosen):
         if estimate is None:
             continue
         counts = group != "form"
-        known = estimate["alpha_interval"] and None not in estimate["alpha_interval"]
         if group == "cut":
-            above_bend = estimate["at_n"] >= (chosen.bends_below or 0)
-            counts = bool(estimate["alpha"] and known and above_bend)
-            whole = estimates[0]["alpha"], estimates[0]["alpha_interval"]
-            if estimate["alpha"] and known and None not in (whole[0], *whole[1]):
-                estimate["beyond_noise"] = beyond_noise(
-                    estimate["alpha"], estimate["alpha_interval"], *whole
-                )
+            own, whole = ((row["alpha"], row["alpha_interval"]) for row in (estimate, estimates[0]))
+            is_known = None not in (own[0], *own[1])
+            counts = is_known and estimate["at_n"] >= (chosen.bends_below or 0)
+            if is_known and None not in (whole[0], *whole[1]):
+                estimate["beyond_noise"] = beyond_noise(*own, *whole)
         estimates.append({"group": group, "choice": choice, **estimate, "counts": counts})
     return estimates
 

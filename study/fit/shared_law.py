@@ -201,10 +201,10 @@ def fit(points, shape=ALL_SHARED, E=None, start=None):
         p, objective = minimize_huber(model, y, p, bounds, delta=shape.delta, max_steps=steps)
         return p[np.argsort(objective, kind="stable")]
 
-    p = np.asarray(start)[None] if start is not None else None
-    if p is None:
-        p = minimize(_starts(points, columns, n_parameters), FIRST_STEPS)[:N_KEPT]
-    best = minimize(p, MOST_STEPS)[0]
+    near = [start]
+    if start is None:
+        near = minimize(_starts(points, columns, n_parameters), FIRST_STEPS)[:N_KEPT]
+    best = minimize(near, MOST_STEPS)[0]
     n_free = int((bounds[0] < bounds[1]).sum())
     return Fit(shape, best, columns, y - model(best[None])[0][0], n_free, centers)
 
