@@ -60,7 +60,7 @@ def split_book(text):
                 mended["blanks before a field"] += 1
             if line.startswith("X:") and blocks[-1]:
                 blocks.append([])
-            if blocks[-1] and _OPEN_CHORD.search(blocks[-1][-1][1]):
+            if blocks[-1] and _OPEN_CHORD.fullmatch(blocks[-1][-1][1]):
                 number, line = blocks[-1][-1][0], blocks[-1].pop()[1] + line
                 mended["chords cut by a line end"] += 1
             blocks[-1].append((number, line))
@@ -91,7 +91,7 @@ def split_book(text):
     return tunes, mended
 
 
-_OPEN_CHORD = re.compile(r"\[[A-Ga-g\d^_=,'/ ]*$")
+_OPEN_CHORD = re.compile(r"(?![A-Za-z]:).{,200}\[[A-Ga-g\d^_=,'/ ]{,20}")
 # tags that notes cannot be taken for: `a<b>c` is rhythm
 _TAG = re.compile(
     r"(?i)</?(?:br|pre|p|div|span|font|td|tr|table|html|body|code|a\s+href[^<>]*)\s*/?>"

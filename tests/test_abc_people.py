@@ -178,6 +178,11 @@ def test_any_text_gives_normal_form_or_a_reason(text):
             assert check_abc(tune.text).tokens
 
 
+def test_chords_that_never_close_take_linear_time():
+    lines = (HEAD + "[\n" * 20_000, HEAD + "T:a [b\n" + BARS)
+    assert [tune.text is None for line in lines for tune in read_people(line)] == [True, False]
+
+
 @given(st.binary(max_size=300))
 def test_any_bytes_are_read(data):
     decoded(data)
