@@ -175,24 +175,13 @@ def collect(args, data, collected):
             if args.urls:
                 path.unlink()  # the next run fetches it anew
             raise
-    if not collected.midi.files:
-        raise Refused(without_music(collected.midi.left_out))
+    collected.midi.check()
     return digests
 
 
 def say(sentence):
     """Prints what a download waits for."""
     print(f"01_download: {sentence}", file=sys.stderr)
-
-
-def without_music(left_out):
-    """Why a source gave nothing, in words."""
-    words = "it holds no music that can be read"
-    if left_out:
-        words += f", only {in_words(left_out)}"
-    if left_out["link"]:
-        words += ": give the folder that the links lead to"
-    return words
 
 
 def replace(final, new, table):

@@ -48,8 +48,7 @@ ME = "02_midi_to_abc.py"
 DEFAULT_VOICES = 6  # see the docstring
 TIMEOUT = 20  # seconds of processor time for one file; the slowest real one seen needs under one
 MAX_FAILED_SHARE = 0.75  # of at least 10 files: beyond this the input is not what the user believes
-# of the files are read back in every run; reading one takes longer than writing it
-CHECKED_SHARE = 1 / 32
+CHECKED_SHARE = 1 / 32  # of the files are read back; reading one takes longer than writing it
 # quarter notes: a file whose onsets lie further off the grid in the median was not played to its
 # beat; onsets without any regard to the beat give 0.033, nine real songs of ten less than 0.026
 OFF_BEAT = 0.03
@@ -128,8 +127,8 @@ def write_tables(root, tasks, rows):
 
 
 def count(rows):
-    """What the manifest and the last lines of a run say of its rows, and {reason: files} of those
-    that failed. Ends the script if too many failed."""
+    """Counts of a run's rows, and {reason: files} of those that failed. Ends the script if too many
+    failed."""
     good = [row for row in rows.values() if "reason" not in row]
     reasons = dict(Counter(row["reason"] for row in rows.values() if "reason" in row).most_common())
     n_failed = len(rows) - len(good)

@@ -8,7 +8,6 @@ weights of the base model, with its vocabulary.
 
 import io
 import math
-import os
 import tempfile
 from collections import Counter
 from typing import NamedTuple
@@ -72,9 +71,7 @@ def read_source(source, work, seed, limit_chars):
     left_out = midi.left_out
     members = music_members(source, left_out, None, seed, MUSIC_SUFFIXES)
     gather(members, Collected(midi, io.StringIO()))
-    if not midi.files:
-        only = f", only {in_words(left_out)}" if left_out else ""
-        raise Refused(f"it holds no music that can be read{only}")
+    midi.check()
     settings = Settings(str(raw), str(abc), MAX_VOICES, seed, 0, TIMEOUT)
     rows = convert_all(plan(raw), cpu_count(), settings)
     left_out.update(row["reason"] for _, row in rows if "reason" in row)
@@ -109,13 +106,12 @@ def _train_and_test(sequences, held, seed, limit_chars, spool):
     parts = []
     for is_held, limit in ((False, limit_chars), (True, HELD_CHARS)):
         own = [s for s in sequences if (s["group"] in held) == is_held]
-        own = selection.limit_sequences(own, limit, seed)
-        own = selection.in_order(own)
+        own = selection.in_order(selection.limit_sequences(own, limit, seed))
         parts.append(
             [
                 {
                     "origin": printable(s["origin"]),
-                    "text": os.pread(spool.fileno(), s["bytes"], s["at"]).decode(),
+                    "text": reading.text_of(s, spool),
                 }
                 for s in own
             ]

@@ -34,8 +34,7 @@ MIDI_BYTES = 16 << 20  # the largest real song files are a twentieth of this
 ABC_CHARS = 4_000_000  # the longest real song gives a tenth of this
 MEMORY_BYTES = 2 << 30  # what one worker may allocate before a file counts as too large
 FILES_A_WORKER = 16  # at least: a worker takes a second to start
-# of workers, at one file each and none done between: it is the machine, not the files
-MAX_DEATHS = 20
+MAX_DEATHS = 20  # of workers, with no file done between: it is the machine, not the files
 
 
 class Settings(NamedTuple):

@@ -2,10 +2,9 @@
 share with train.
 
 *Overlap* is the share of windows of val and test, inside their sequences, that stand somewhere in
-the training text; it is told with and without windows that are one repeated figure, such as the
-same chord eight times: that is alike in all music and tells nothing of a tune. Counting goes once
-through the training characters, in blocks, and knows the asked windows only (see baselines.py, also
-for what a *file of characters* is).
+the training text, with and without those that are one repeated figure, such as the same chord eight
+times: that is alike in all music and tells nothing of a tune. baselines.py says what a *file of
+characters* is.
 """
 
 import re

@@ -77,6 +77,14 @@ class MidiFolder:
         self.files, self.bytes = self.files + 1, self.bytes + len(data)
         return relative
 
+    def check(self):
+        """Raises Refused, with what was left out, if there is no music."""
+        if not self.files:
+            words = f", only {in_words(self.left_out)}" if self.left_out else ""
+            if self.left_out["link"]:
+                words += ": give the folder that the links lead to"
+            raise Refused(f"it holds no music that can be read{words}")
+
     def unique(self, name):
         """A path for `name` that no other file has, even where letter case and Unicode forms do
         not count."""

@@ -1,7 +1,6 @@
 """Music of every kind into one folder of MIDI: MIDI as it is, scores and ABC as they are printed.
 
-Files go through in batches, so that memory holds one batch and the order of names does not depend
-on which core was faster. A file that cannot be read is a counted row.
+Files go through in batches, so that memory holds one batch. One that cannot be read is counted.
 """
 
 import itertools
