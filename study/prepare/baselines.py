@@ -22,10 +22,9 @@ ASKED = ("val", "test")  # what is predicted
 NGRAM_ORDER = 6  # characters, the predicted one included
 BLOCK = 1 << 22  # characters looked at at once: about 250 MB of working memory
 PPMD_ORDER = 16  # of variant I; pyppmd's default of 6 costs 0.1 bits
-PPMD_MEMORY = 1 << 29  # bytes; what no longer fits makes it forget (PPMD_FULL)
+PPMD_MEMORY = 1 << 29  # bytes; beyond them it forgets (PPMD_FULL)
 PPMD_FULL = pyppmd.PPMD8_RESTORE_METHOD_CUT_OFF
-# a dictionary of 64 MB: of a longer training text xz sees the last 64 MB (700 MB of memory)
-XZ_PRESET = 9
+XZ_PRESET = 9  # of a training text xz sees the last 64 MB
 COMPRESSORS = {"ppmd": f"PPMd (order {PPMD_ORDER})", "xz": f"xz -{XZ_PRESET}"}
 
 

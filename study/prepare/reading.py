@@ -39,8 +39,7 @@ from study.prepare import groups
 # of ABC text; letters in them are words
 NO_NOTES = re.compile(r'(?m)^[A-Za-z]:.*$|"[^"]*"|![^!]*!|\[[A-Za-z]:[^\]]*\]')
 READY_PARTS = 500  # of ready-made text, in a pool job
-# of the groups: their headers do not name the collection, so that a model can do without
-UNTAGGED = 0.15
+UNTAGGED = 0.15  # of the groups, so that a model can do without the collection's name
 TAG_CHARS = 30  # of a collection's name, at most; a line of it takes three more
 # of the embedded collections
 SHORT_NAMES = {row[0]: name for name, row in {**corpus.BOOKS, **corpus.SCORES}.items()}

@@ -137,8 +137,8 @@ def split_groups(tunes, seed, *, min_notes, max_rest_share, min_chars, limit_cha
     """({split: sequences}, tunes that stay, report for stats.json) of tunes to be grouped, filtered
     and split.
 
-    limit_chars: budget of all splits together. Groups are made before anything is left out: what is
-    left out may be what joins two versions of a song.
+    limit_chars: of all splits together. Groups are made before anything is left out, as what is
+    left out may join two versions of a song.
     """
     groups.group_tunes(tunes)
     kept, names = filter_tunes(tunes, min_notes, max_rest_share)
