@@ -187,7 +187,26 @@ def test_cases_in_the_page(browser, page):
         assert judged == case["judged"], case["text"]
 
 
+def test_voices_come_in_turns_from_their_first_characters(browser, page):
+    head = "X:1\nM:2/4\nL:1/16\nK:C\n[V:1]Z2|[V:2]C8|"  # Z2 is two bars: voice 2 owes one
+    texts = [head, head + "C8|"]
+    found = browser.js(
+        f"({json.dumps(texts)}).map(text => {{ const place = nextVoices(text, 0, true);"
+        " return [place.goOn, place.others, turnsTooEarly(text + '[V', place)] })"
+    )
+    assert found == [[True, [], True], [False, ["1", "3"], False]]
+
+
 # ---------------------------------------------------------------- the page
+
+
+def test_the_page_gets_its_turn_after_every_token(browser, page):
+    n_turns, n_tokens = browser.js(
+        "(() => { const own = new Writer(model, tokenizer); let n = 0;"
+        f" for (const turn of own.set({json.dumps(CASES[0]['text'])})) n++;"
+        " return [n, own.tokens.length] })()"
+    )
+    assert n_turns >= n_tokens - 1 > 1
 
 
 def composed(browser, **settings):

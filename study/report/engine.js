@@ -101,7 +101,7 @@ class Transformer extends Model {
   newWindow() {
     const { n_layer, d_model: d, block_size: T } = this.config;
     const store = Array.from({ length: n_layer }, () => Object.fromEntries(
-      ['k', 'v', 'attention', 'mlp'].map(name => [name, new Float32Array(T * d)])));
+      ['k', 'v', 'attention', 'mlp'].map(name => [name, new Float32Array((T + 3) * d)])));
     return { begin: -1, tokens: [], store };
   }
 
@@ -128,7 +128,7 @@ class Transformer extends Model {
     const { n_layer, n_head, d_model: d, learned_positions, token_shift, qk_norm, rotary } = this.config;
     const at = cache.tokens.length - cache.begin, size = d / n_head, half = size / 2;
     const x = this.row('token_embedding', token, d), h = this.slot('h', d), qkv = this.slot('qkv', 3 * d);
-    const y = this.slot('y', d), scores = this.slot('scores', this.config.block_size);
+    const y = this.slot('y', d), scores = this.slot('scores', this.config.block_size + 3);
     if (learned_positions !== false) add(x, this.row('position_embedding', at, d));
     const cos = this.slot('cos', half), sin = this.slot('sin', half);
     for (let i = 0; i < half; i++) {
@@ -170,21 +170,29 @@ class Transformer extends Model {
     return this.logits(rmsNorm(x, this.w('norm')));
   }
 
-  // One head: softmax of the query's products with the keys 0 .. at, and the values' mean by it, into y.
+  // One head: softmax of the query's products with the keys 0 .. at, and the values' mean by it, into y. Four positions
+  // at a time, as in multiply; those after `at` count nothing.
   attend(q, { k, v }, from, size, at, scores, y) {
     const d = this.config.d_model, scale = 1 / Math.sqrt(size);
     let most = -Infinity, total = 0;
-    for (let j = 0; j <= at; j++) {
-      let sum = 0;
-      for (let i = from, at_j = j * d + from; i < from + size; i++, at_j++) sum += q[i] * k[at_j];
-      scores[j] = sum * scale;
-      if (scores[j] > most) most = scores[j];
+    for (let j = 0; j <= at; j += 4) {
+      const a = j * d, b = a + d, c = b + d, e = c + d;
+      let p = 0, r = 0, s = 0, t = 0;
+      for (let i = from; i < from + size; i++) {
+        const x = q[i];
+        p += x * k[a + i]; r += x * k[b + i]; s += x * k[c + i]; t += x * k[e + i];
+      }
+      scores[j] = p * scale; scores[j + 1] = r * scale; scores[j + 2] = s * scale; scores[j + 3] = t * scale;
     }
+    for (let j = 0; j <= at; j++) most = Math.max(most, scores[j]);
     for (let j = 0; j <= at; j++) total += scores[j] = Math.exp(scores[j] - most);
+    for (let j = 0; j <= at; j++) scores[j] /= total;
+    scores.fill(0, at + 1, at + 4);
     y.fill(0, from, from + size);
-    for (let j = 0; j <= at; j++) {
-      const weight = scores[j] /= total;
-      for (let i = from, at_j = j * d + from; i < from + size; i++, at_j++) y[i] += weight * v[at_j];
+    for (let j = 0; j <= at; j += 4) {
+      const a = j * d, b = a + d, c = b + d, e = c + d;
+      const p = scores[j], r = scores[j + 1], s = scores[j + 2], t = scores[j + 3];
+      for (let i = from; i < from + size; i++) y[i] += p * v[a + i] + r * v[b + i] + s * v[c + i] + t * v[e + i];
     }
   }
 }
@@ -291,13 +299,13 @@ function commonLength(a, b, most, from = 0) {
 }
 
 // The logits after the first n of the tokens, as Transformer.step has them; what the cache has read of them is not
-// read again. Yields after every token but the last.
+// read again. Yields after every token.
 function* read(model, cache, tokens, n = tokens.length) {
   model.keep(cache, tokens, n);
   let logits;
   while (cache.tokens.length < n) {
     logits = model.feed(cache, tokens[cache.tokens.length]);
-    if (cache.tokens.length < n) yield;
+    yield;
   }
   return logits;
 }
@@ -342,12 +350,14 @@ function draw(weights, uniform) {
   return weights.lastIndexOf(Math.max(...weights));
 }
 
-// Bits of a token; those of BEGIN and UNKNOWN are left out, as they are never drawn.
-function bitsOf(logits, token) {
+// Bits of every token; BEGIN and UNKNOWN are left out (99), as they are never drawn.
+function bitsOf(logits) {
   let most = -Infinity, total = 0;
   for (let i = 0; i < logits.length; i++) if (i !== BEGIN && i !== UNKNOWN) most = Math.max(most, logits[i]);
   for (let i = 0; i < logits.length; i++) if (i !== BEGIN && i !== UNKNOWN) total += Math.exp(logits[i] - most);
-  return (most + Math.log(total) - logits[token]) / Math.LN2;
+  const bits = logits.map(x => (most + Math.log(total) - x) / Math.LN2);
+  bits[BEGIN] = bits[UNKNOWN] = 99;
+  return bits;
 }
 
 // ---------------------------------------------------------------- weights and vocabulary of the page

@@ -32,8 +32,9 @@ class Writer {
 
   append(token, logits) {
     const { attention, begin } = this.cache;
-    this.looked.push(attention && { begin, rows: Uint8Array.from(attention, x => Math.round(255 * Math.sqrt(x))) });
-    const bits = Float32Array.from(logits, (_, i) => i === BEGIN || i === UNKNOWN ? 99 : bitsOf(logits, i));
+    const rows = attention && new Uint8Array(attention.length), bits = bitsOf(logits);
+    for (let i = 0; rows && i < rows.length; i++) rows[i] = 255 * Math.sqrt(attention[i]) + 0.5;
+    this.looked.push(rows && { begin, rows });
     const order = [...bits.keys()].sort((a, b) => bits[a] - bits[b]).slice(0, N_LIKELIEST);
     this.likeliest.push(order.map(i => [i, 2 ** -bits[i]]));
     this.bits.push(bits[token]);
@@ -72,16 +73,16 @@ class Writer {
 function* composeTune(writer, settings) {
   const { prompt = '', right, nBars } = settings, sampler = { ...settings, random: new Pcg32(settings.seed) };
   yield* writer.set(prompt);
-  const given = judge(prompt), last = given.nEach + nBars, isChar = writer.tokenizer.longest === 1;
-  let text = prompt, place = { n: writer.tokens.length, nBars: given.nBars, level: true };
+  const given = judge(prompt), last = given.nEach + nBars, wanted = nBars && last, isChar = writer.tokenizer.longest === 1;
+  const placeHere = (nBars, level) => ({ n: writer.tokens.length, nBars, level, ...nextVoices(writer.text, wanted, right) });
+  let text = prompt, place = placeHere(given.nBars, true);
   let levels = [place], tries = 0, upInAll = 0, upSince = 0, mostBars = 0;
   for (;;) {
     const forced = isChar ? forcedText(text, settings) : '';
     if (forced) yield* writer.force(forced);
     else {
-      const isFull = isChar && nBars > 0 && text.endsWith('|') && voiceIsFull(text, last);
       const token = yield* writer.draw(sampler, (piece, i) => i === END ? !nBars :
-        !isChar || mayFollow(text, piece, settings) && !(isFull && piece !== '\n' && piece !== '['));
+        !isChar || mayFollow(text, piece, settings) && keepsTurns(text, piece, place));
       if (token === END) {
         if (!right || judge(text, prompt.length, place.nBars, true).verdict === 'right') { writer.cut(writer.tokens.length - 1); return 'end'; }
         tries++;
@@ -92,16 +93,16 @@ function* composeTune(writer, settings) {
     }
     text = writer.text;
     const inHeader = !bodyStart(text), newest = writer.tokenizer.decode(writer.tokens.slice(-1));
-    const long = writer.tokens.length - place.n > MAX_CHARS;
-    if (tries < MAX_TRIES && !newest.includes(inHeader || text.endsWith('\n') && bodyStart(text) === text.length ? '\n' : '|') && !long) {
+    const long = writer.tokens.length - place.n > MAX_CHARS, isLost = turnsTooEarly(text, place);
+    if (tries < MAX_TRIES && !isLost && !newest.includes(inHeader || text.endsWith('\n') && bodyStart(text) === text.length ? '\n' : '|') && !long) {
       yield;
       continue;
     }
-    const judged = right ? judge(text, prompt.length, place.nBars) : counted(text);
+    const judged = isLost ? { verdict: 'wrong' } : right ? judge(text, prompt.length, place.nBars) : counted(text);
     if (tries < MAX_TRIES && judged.verdict === 'open' && !long) { yield; continue; }
     if (tries < MAX_TRIES && judged.verdict === 'right') {
       tries = 0;
-      place = { n: writer.tokens.length, nBars: judged.nBars, level: judged.level };
+      place = placeHere(judged.nBars, judged.level);
       if (judged.level) levels.push(place);
       yield { bar: true };
       if (nBars && judged.level && judged.nEach >= last && hasVoices(text, settings)) return 'bars';
@@ -125,12 +126,30 @@ function* composeTune(writer, settings) {
   }
 }
 
-// Whether the voice that a text is in has all the bars that are wanted, and another voice has to come.
-function voiceIsFull(text, last) {
-  if (!text.includes('[V:')) return false;
-  const { order } = new Reader(text);
-  return order.length > 0 && order.filter(bar => bar.voice === order.at(-1).voice).length >= last;
+// Where the next bar begins, whether the newest voice may have it (goOn), and which others may. last: the bars that each
+// voice is to have, 0 for any number. A bar of the wrong voice is then found out at its first characters.
+function nextVoices(text, last, right) {
+  const { order, voices } = new Reader(text), now = order.at(-1)?.voice, end = text.trimEnd().length;
+  if (!text.includes('[V:') || !order.length) return { end, goOn: true, others: null };
+  const names = voices.map(voice => voice.name), counts = names.map(name => order.filter(bar => bar.voice === name).length);
+  const may = voice => !right || turns([...order, { voice }])[0];
+  const others = [...names, String(names.length + 1)].filter(name => name !== now && may(name));
+  const isFull = last && counts[names.indexOf(now)] >= Math.max(last, ...counts);
+  return { end, goOn: !others.length || may(now) && !isFull, others };
 }
+
+// Whether a character may follow a text where the next bar is of one of these voices.
+function keepsTurns(text, piece, { end, goOn, others }) {
+  if (!others) return true;
+  const begun = text.slice(end).trimStart(), name = /^\[V:(\d*)$/.exec(begun);
+  if (name) return piece === ']' ? others.includes(name[1]) : others.some(other => other.startsWith(name[1] + piece));
+  if (!begun) return goOn && piece !== '\n' || piece === '[' || piece === '\n' && others.length > 0;
+  return begun !== '[' || piece === 'V' || goOn;
+}
+
+// Whether a text leaves its voice, behind the others, for the next one: no bar that follows can be right. It is no rule of
+// keepsTurns, or all the probability of `[V` would go to chords.
+const turnsTooEarly = (text, { end, others }) => others?.length === 0 && text.slice(end).trimStart() === '[V';
 
 // Whether all voices have come: where there are tags, the first turn ends with the last voice.
 function hasVoices(text, { voices }) {
