@@ -194,7 +194,7 @@ def test_voices_come_in_turns_from_their_first_characters(browser, page):
         f"({json.dumps(texts)}).map(text => {{ const place = nextVoices(text, 0, true);"
         " return [place.goOn, place.others, turnsTooEarly(text + '[V', place)] })"
     )
-    assert found == [[True, [], True], [False, ["1", "3"], False]]
+    assert found == [[True, [], True], [True, ["1", "3"], False]]
 
 
 # ---------------------------------------------------------------- the page
@@ -203,10 +203,10 @@ def test_voices_come_in_turns_from_their_first_characters(browser, page):
 def test_the_page_gets_its_turn_after_every_token(browser, page):
     n_turns, n_tokens = browser.js(
         "(() => { const own = new Writer(model, tokenizer); let n = 0;"
-        f" for (const turn of own.set({json.dumps(CASES[0]['text'])})) n++;"
+        f" for (const turn of own.set({json.dumps(CASES[10]['text'])})) n++;"
         " return [n, own.tokens.length] })()"
     )
-    assert n_turns >= n_tokens - 1 > 1
+    assert n_turns >= n_tokens - 1 > 10
 
 
 def composed(browser, **settings):
