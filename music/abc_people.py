@@ -74,13 +74,9 @@ class _Voice:
     of its first bar, in the present section."""
 
     def __init__(self, tune):
-        self.key, self.unit, self.meter, self.compound = (
-            tune.key,
-            tune.unit,
-            tune.meter,
-            tune.compound,
-        )
-        self.shift, self.text, self.line, self.bars = tune.shift, "", 0, []
+        for name in ("key", "unit", "meter", "compound", "shift"):
+            setattr(self, name, getattr(tune, name))
+        self.text, self.line, self.bars = "", 0, []
         self.first_ending = None
         self.ties = {}  # {part of an overlay: [(step, pitch, row of its note)]}
 

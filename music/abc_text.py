@@ -125,12 +125,8 @@ class _VoiceReader:
 
     def begin(self, tune):
         """Takes over what the header says; after: M:, K:, L: as written."""
-        self.key, self.unit, self.meter, self.compound = (
-            tune.key,
-            tune.unit,
-            tune.meter,
-            tune.compound,
-        )
+        for name in ("key", "unit", "meter", "compound"):
+            setattr(self, name, getattr(tune, name))
         self.after = tuple(tune.fields.get(letter) for letter in "MKL")
         self.new_bar()
 
