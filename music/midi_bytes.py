@@ -82,7 +82,8 @@ def read_track(data, counts):
     """Returns [(time in ticks, status, data bytes)] of a track; ValueError or IndexError if it is
     none. The data bytes of system messages hold their length, too."""
     events, at, now, status, is_kept = [], 0, 0, 0, False
-    while at < len(data):
+    n_bytes = len(data)
+    while at < n_bytes:
         delta, start = data[at], at
         at += 1
         if delta >= 0x80:
@@ -109,7 +110,7 @@ def read_track(data, counts):
             is_kept = False
         start, at = at, at + (1 if 0xC0 <= status < 0xE0 else 2)
         events.append((now, status, data[start:at]))
-    if at > len(data):
+    if at > n_bytes:
         raise ValueError("a message without its end")
     return events
 

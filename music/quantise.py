@@ -95,7 +95,7 @@ def choose_grids(cell, place, length, n_cells):
     for step, (n_least, per_onset) in RARE_GRIDS.items():
         error, places = distance(step), np.rint(place / step).astype(np.int64)
         off_grid = np.bincount(cell, (error > RARE_ERROR) | (length != QUARTER), n_cells)
-        n_places = np.bincount(np.unique(cell * 64 + places) // 64, minlength=n_cells)
+        n_places = np.bincount(distinct(cell * 64 + places) // 64, minlength=n_cells)
         choose(step, error + per_onset, RARE_COST, (off_grid == 0) & (n_places >= n_least))
     return chosen
 

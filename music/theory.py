@@ -6,6 +6,7 @@ accidental; the spelling of a pitch is the choice of one place out of those twel
 """
 
 from fractions import Fraction
+from functools import cache
 
 import numpy as np
 
@@ -90,6 +91,7 @@ def note_at(place):
     return FIFTHS[(place + 1) % 7], (place + 1) // 7
 
 
+@cache
 def key_alterations(sharps):
     """Returns the alterations of C D E F G A B in a key of so many sharps (or minus flats).
 

@@ -54,6 +54,8 @@ def tuplets_of(on, off, beats):
     beats, with events off the binary grid."""
     edges = distinct(on, off)
     odd = edges[edges % SIXTY_FOURTH != 0]
+    if not len(odd):
+        return np.zeros((4, 0), np.int64)
     begin = beats[np.searchsorted(beats, odd, side="right") - 1]
     starts, beat = np.unique(begin, return_inverse=True)
     lengths = beats[np.searchsorted(beats, starts, side="right")] - starts
@@ -183,7 +185,7 @@ def bar_texts(voice, heads, prefixes, keys, n_bars):
     tied_on = heads.sounds & (voice.off[heads.event] > heads.stop)
     columns = (heads.bar, heads.event, heads.sounds, tied_on, heads.lengths())
     bars, keys = [[] for _ in range(n_bars)], list(keys)
-    current = -1
+    chords, ties_of, current = voice.chords, voice.ties, -1
     for bar, event, sounds, tied, units, prefix in zip(
         *(column.tolist() for column in columns), prefixes
     ):
@@ -195,11 +197,11 @@ def bar_texts(voice, heads, prefixes, keys, n_bars):
         head = "z"
         if sounds:
             # a chord cut by its end is tied as a whole
-            ties = () if tied else voice.ties.get(event, ())
+            ties = () if tied else ties_of.get(event, ())
             if ties and all(ties):
                 tied, ties = True, ()
-            head = chord_text(voice.chords[event], table, in_force, ties)
-        bars[bar].append(prefix + head + length_text(units) + "-" * tied)
+            head = chord_text(chords[event], table, in_force, ties)
+        bars[bar].append(f"{prefix}{head}{length_text(units)}{'-' if tied else ''}")
     return ["".join(texts) or "Z" for texts in bars]
 
 
