@@ -126,9 +126,11 @@ def publish(root, folder):
     shown = {
         path: in_few_colors(path) if path.suffix == ".png" else path.read_bytes() for path in paths
     }
-    page = outputs / "report.html"
-    if page in shown:  # compose.html of the study's model lies in docs/
+    page, compose = outputs / "report.html", outputs / "compose.html"
+    if page in shown:
         shown[page] = shown[page].replace(b'href="compose.html"', b'href="../compose.html"')
+    if compose.exists():  # in docs/, where README's first screen leads
+        write_bytes(folder.parent / compose.name, compose.read_bytes())
     for earlier in [path for pattern in PUBLISHED for path in folder.glob(pattern)]:
         earlier.unlink()
     for path, content in shown.items():

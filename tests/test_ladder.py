@@ -286,6 +286,8 @@ def test_what_is_shown_of_the_study_is_small_and_replaces_what_was_there(tmp_pat
     for name in ("RESULTS.json", "figures/a.png", "generated/sample_000.abc", "best_model.pt"):
         (outputs / name).parent.mkdir(parents=True, exist_ok=True)
         (outputs / name).write_text(name)
+    (outputs / "report.html").write_text('<a href="compose.html">')
+    (outputs / "compose.html").write_text("a model")
     pixels = np.random.default_rng(0).integers(256, size=(64, 64, 4), dtype=np.uint8)
     Image.fromarray(pixels).save(outputs / "figures/a.png")
     (shown / "figures").mkdir(parents=True)
@@ -297,7 +299,10 @@ def test_what_is_shown_of_the_study_is_small_and_replaces_what_was_there(tmp_pat
         "figures/a.png",
         "generated/sample_000.abc",
         "recompute.py",
+        "report.html",
     }
+    assert (shown / "report.html").read_text() == '<a href="../compose.html">'
+    assert (shown.parent / "compose.html").read_text() == "a model"
     with Image.open(shown / "figures/a.png") as image:
         assert image.size == (64, 64) and (shown / "figures/a.png").stat().st_size < pixels.size / 2
 
