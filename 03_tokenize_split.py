@@ -84,7 +84,7 @@ def parse_arguments(argv):
     parser.add_argument(
         "--tag",
         choices=("collection",),
-        help="name each tune's first-level folder in its header (R:bach), for 07 --style bach",
+        help="name each tune's first-level folder in its header, for prompts like R:bach",
     )
     parser.add_argument(
         "--vocab",

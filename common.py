@@ -19,11 +19,9 @@ from torch import nn
 from music.events import nominal_chars, parts_of, texts_of
 
 # ---------------------------------------------------------------- tokenizer
-# Text <-> token numbers, with tokens for the two ends of a tune. A tokenizer class has a `kind`;
-# `vocab_size`; `dtype`, the smallest that holds its numbers; `token_chars`, how many characters
-# each token stands for (losses are per character, whatever a token is); `encode`, `decode`;
-# `texts_of`, the exact text of each token of a sequence; `digest`; `dumps`. Made from a training
-# text, it learns its vocabulary there.
+# Text <-> token numbers, with tokens for the two ends of a tune. A tokenizer learns its vocabulary
+# from a training text. `dtype` is the smallest that holds its numbers; `token_chars` says how many
+# characters each token stands for (losses are per character, whatever a token is).
 
 BEGIN, END, UNKNOWN = 0, 1, 2  # first tokens of every vocabulary
 N_SPECIAL = 3
@@ -46,7 +44,7 @@ _UNIT = re.compile(
 
 
 def _frequent(units):
-    """Those of more than one character that occur RARE times, the most frequent first."""
+    """Units of more than one character that occur RARE times, the most frequent first."""
     counts = Counter(unit for unit in units if len(unit) > 1)
     ranked = sorted(counts, key=lambda unit: (-counts[unit], unit))
     return [unit for unit in ranked if counts[unit] >= RARE]
@@ -57,7 +55,7 @@ class CharTokenizer:
 
     Token 0 begins a tune, 1 ends it, 2 stands for a character that the training text does not have;
     character number i of the sorted `characters` is token 3 + i. Subclasses `learn` *pieces* of
-    several characters, which are numbered behind these. `texts`: what each token stands for.
+    several characters, which are numbered behind these. `texts`: of every token.
 
     text: what to learn from; or the characters, with the pieces that were saved.
 
@@ -89,7 +87,7 @@ class CharTokenizer:
         return self._numbers[np.minimum(points, len(self._numbers) - 1)]
 
     def texts_of(self, tokens):
-        """Returns the text of each token; begin and end give nothing, unknown gives U+FFFD."""
+        """Returns the text of each token; begin and end give "", unknown gives U+FFFD."""
         return [self.texts[token] for token in tokens]
 
     def decode(self, tokens):
@@ -123,8 +121,8 @@ class NoteTokenizer(CharTokenizer):
     """Note-level vocabulary: one token a note or chord member with its octave and length, a rest,
     a field, a voice tag (`_UNIT`).
 
-    Lossless: what is no piece is written in characters. A text could be written in several ways
-    and `encode` takes one of them, so a model's loss is an upper bound of what it needs.
+    Lossless: what is no piece is written in characters. A text could be written in several ways,
+    so a model's loss is an upper bound of what it needs.
 
     >>> t = NoteTokenizer("K:C\\nG,2[E2c2]3|\\n" * RARE)
     >>> [t.decode([token]) for token in t.encode("K:C\\nG,2[E2c3]3|")]
@@ -215,8 +213,7 @@ def load_tokenizer(path):
 
 
 class _BuiltinsOnly(pickle.Unpickler):
-    """Reads pickles of numbers, text, lists and dicts; refuses every name that would have to be
-    imported."""
+    """Reads pickles of numbers, text, lists and dicts; refuses what would have to be imported."""
 
     def find_class(self, module, name):
         raise pickle.UnpicklingError(f"it asks for {module}.{name}")
@@ -259,13 +256,12 @@ class Model(nn.Module):
     `self.config` and `self.head` and has, beside the attributes below,
 
     features(idx): what the head reads, (B, T, width);
-    read_on(idx): iterator over the logits (B, n, V) of texts idx (B, any T), in order, each
-        position with as much context as the model uses where it reads a text through;
+    read_on(idx): iterator over the logits (B, n, V) of texts idx (B, any T) of any length;
     step_rows(texts, cache=None): logits (B, V) after each of B lists of two tokens or more, of
         which the cache has read all but the newest, and the cache to pass next (it changes in
         place). A row's logits depend on no other row;
-    mark(cache, rows): remembers where these rows (1-D tensor of indices) are; rewind(cache, rows):
-        puts them there again, and the next step has their texts of that time;
+    mark(cache, rows): remembers where these rows (1-D tensor of indices) are;
+    rewind(cache, rows): puts them there again, and the next step has their texts of that time;
     take_rows(cache, rows): the cache of these rows of the batch.
     """
 
@@ -289,18 +285,14 @@ class Model(nn.Module):
 
     @classmethod
     def shape_of_size(cls, n_parameters, vocab_size):
-        """The shape (entries of SIZES) whose non-embedding parameters are nearest a number (within
-        1 %), of the same depth for every number; for the model ladder."""
+        """The shape (entries of SIZES) of one depth whose non-embedding parameters are nearest a
+        number (within 1 %), for the model ladder."""
         raise ValueError(f"the family {cls.family} has no rule for a given number of parameters")
 
     def parameter_groups(self):
         """(matrices, rest): hidden matrices as [(parameter, how many matrices lie one above the
-        other in it)], all other trained parameters as a list.
-
-        Muon makes the update of a matrix orthogonal, which is right where it maps one layer's
-        values to the next and wrong for tables, states and gains. So only what a class names in
-        MATRICES is taken.
-        """
+        other in it)], all other trained parameters as a list. Muon makes the update of a matrix
+        orthogonal, which is wrong for tables, states and gains."""
         matrices, rest = [], []
         for name, parameter in self.named_parameters():
             n_stacked = self.MATRICES.get(_part(name))
@@ -424,16 +416,15 @@ def _with_past(store, k, v, past):
         store[0, :, :, : k.size(2)], store[1, :, :, : k.size(2)] = k, v
         return k, v, None
     rows = torch.arange(len(past), device=past.device)
-    store[0, rows, :, past], store[1, rows, :, past] = k[:, :, 0], v[:, :, 0]
+    store[:, rows, :, past] = torch.stack((k[:, :, 0], v[:, :, 0]), dim=1)
     n = KEY_BLOCK * (int(past.max()) // KEY_BLOCK + 1)
     seen = (torch.arange(n, device=past.device) <= past[:, None])[:, None, None]
     return store[0, :, :, :n], store[1, :, :, :n], seen
 
 
 def causal_attention(q, k, v, dropout=0.0):
-    """Attention of (B, n_head, T, head size), the later half of the queries apart from the earlier,
-    which need half of the keys. Forward and backward in bf16 take half the time of the fused kernel
-    on a CPU (benchmarks/training.md)."""
+    """Attention of (B, n_head, T, head size); the earlier half of the queries needs half of the
+    keys. In bf16 on a CPU it takes half the time of the fused kernel (benchmarks/training.md)."""
     T, parts = q.size(2), []
     q = q * q.size(-1) ** -0.5
     future = torch.full((T, T), -torch.inf, dtype=q.dtype, device=q.device).triu(1)
@@ -444,15 +435,14 @@ def causal_attention(q, k, v, dropout=0.0):
 
 
 def _rotate(x, cos, sin):
-    """Rotary positions (Su et al. 2021): pairs (i, i + half) of x (B, T, n_head, head size) turned
-    by their angle."""
+    """Rotary positions (Su et al. 2021): turns pairs (i, i + half) of x (B, T, n_head, head
+    size)."""
     a, b = x.chunk(2, dim=-1)
     return x * cos.unsqueeze(-2) + torch.cat((-b, a), dim=-1) * sin.unsqueeze(-2)
 
 
 class Transformer(Model):
-    """Decoder-only Transformer: learned positions, untied output head; beside them, without
-    parameters: rotary positions, QK-norm, token shift.
+    """Decoder-only Transformer: learned positions, untied output head.
 
     config: "family", "vocab_size", "block_size", "n_layer", "n_head", "d_model", "d_ff", "dropout"
     and the flags "rotary", "qk_norm", "token_shift"; "learned_positions" (not there: True) may be
@@ -464,8 +454,7 @@ class Transformer(Model):
 
     @classmethod
     def recipe_flags(cls, recipe):
-        """Rotary positions, QK-norm and token shift: all of them, or none as in the original
-        study."""
+        """All of them, or none as in the original study."""
         return dict.fromkeys(("rotary", "qk_norm", "token_shift"), recipe == "tuned")
 
     def __init__(self, config):
@@ -523,15 +512,13 @@ class Transformer(Model):
         """Logits (B, V) after each of these lists of tokens, and the cache; see `Model`.
 
         Positions are learned, so a window cannot slide one by one: once the context is full it is
-        re-anchored, the newest half is read again from position 0, and goes on from there. So
-        token number n (from 1) sees back to token max(0, T / 2 * ceil((n - T) / (T / 2))), T =
-        block_size. A row whose window is not the one in the cache (at the start, at an anchor, and
-        back over one) is read again, alone.
+        re-anchored: its newest half is read again from position 0. A row whose window is not the
+        one in the cache (at the start, at an anchor, and back over one) is read again, alone.
         """
         c, T, half = self.config, self.config["block_size"], self.config["block_size"] // 2
         device, B = self.head.weight.device, len(texts)
         n = torch.tensor([len(text) for text in texts], device=device)
-        # where in its text a row's window begins
+        # where in its text a row's window begins: half * ceil((n - T) / half)
         anchor = ((n - T + half - 1) // half * half).clamp(min=0)
         if cache is None:
             room = KEY_BLOCK * math.ceil(T / KEY_BLOCK)
@@ -542,23 +529,25 @@ class Transformer(Model):
                 "store": torch.zeros(keys, device=device),
                 "last": torch.zeros(shifted, device=device),
             }
+        store, last, read = cache["store"], cache["last"], {}
         for row in (anchor != cache["anchor"]).nonzero().flatten().tolist():
-            self.features(
-                torch.tensor([texts[row][anchor[row] : -1]], device=device),
-                cache["store"][:, :, row : row + 1],
-                cache["last"][:, :, row : row + 1],
-            )
+            window = tuple(texts[row][anchor[row] : -1])
+            same = read.setdefault(window, row)  # many rows begin alike
+            if same == row:
+                idx = torch.tensor([window], device=device)
+                self.features(idx, store[:, :, row : row + 1], last[:, :, row : row + 1])
+            else:
+                store[:, :, row], last[:, :, row] = store[:, :, same], last[:, :, same]
         cache["anchor"] = anchor
         if "marked" not in cache:
-            cache |= {"marked": cache["last"].clone(), "marked_anchor": anchor.clone()}
+            cache |= {"marked": last.clone(), "marked_anchor": anchor.clone()}
         newest = torch.tensor([text[-1:] for text in texts], device=device)
-        x = self.features(newest, cache["store"], cache["last"], n - 1 - anchor)
+        x = self.features(newest, store, last, n - 1 - anchor)
         return self.head(x[:, -1]), cache
 
     @staticmethod
     def mark(cache, rows):
-        """Remembers where these rows are. Keys and values need no copy: what comes after the mark
-        is written over."""
+        """Remembers where these rows are; keys and values behind the mark are written over."""
         cache["marked"][:, :, rows] = cache["last"][:, :, rows]
         cache["marked_anchor"][rows] = cache["anchor"][rows]
 
@@ -583,8 +572,7 @@ class Transformer(Model):
 
 
 class LSTM(Model):
-    """Embedding, a stack of LSTM layers, linear head. The gates' biases are constants (0; forget
-    gate 1).
+    """Embedding, a stack of LSTM layers, linear head. The gates' biases are constants.
 
     config: "family", "vocab_size", "block_size", "n_layer", "d_embedding", "d_hidden", "dropout".
     """
@@ -644,8 +632,9 @@ class LSTM(Model):
         was at `mark`; see `Model`."""
         device = self.head.weight.device
         if cache is None:  # each row alone, so that none depends on the lengths of the others
-            states = [self._run(torch.tensor([text[:-1]], device=device))[1] for text in texts]
-            state = [torch.cat(parts, dim=1) for parts in zip(*states)]
+            read = [tuple(text[:-1]) for text in texts]
+            states = {text: self._run(torch.tensor([text], device=device))[1] for text in set(read)}
+            state = [torch.cat(parts, dim=1) for parts in zip(*(states[text] for text in read))]
             cache = *state, *(part.clone() for part in state)
         newest = torch.tensor([text[-1:] for text in texts], device=device)
         y, state = self._run(newest, cache[:2])
@@ -670,8 +659,8 @@ class LSTM(Model):
 
     @classmethod
     def shape_of_size(cls, n_parameters, vocab_size):
-        """Two layers: of the hidden and embedding widths that miss the number by half a percent at
-        most the pair nearest E = H / 2; where none does, the pair that misses it least."""
+        """Two layers: of the widths that miss the number by half a percent at most those nearest E
+        = H / 2; where none does, those that miss it least."""
 
         def unfit(E, H):
             off = abs(4 * H * (E + H) + 8 * H * H + H * vocab_size - n_parameters) / n_parameters
@@ -729,8 +718,7 @@ class _MemoryBlock(nn.Module):
 
 def linear_memory(q, k, v, log_kept, memory=None):
     """What a memory that forgets gives back: S_t = a_t S_(t-1) + k_t v_t', y_t = S_t' q_t for every
-    head, computed in chunks by matrix products (Dao & Gu 2024, section 6; Beck et al. 2024 write
-    the same with more gates).
+    head, computed in chunks by matrix products (Dao & Gu 2024, section 6).
 
     q, k (B, T, H, N), v (B, T, H, P); log_kept (B, T, H): ln a_t <= 0, fp32; memory (B, H, N, P): S
     before the first token (None: zeros). Returns y (B, T, H, P) and S after the last token. Within
@@ -768,12 +756,10 @@ class SSM(LSTM):
     """A linear recurrent network: the Transformer's block and token shift, but in place of
     attention each head has a matrix that keeps k v' of every token and forgets at a rate of its own
     for each token (Mamba-2's state-space model with scalar decay, Dao & Gu 2024; the forget gate is
-    the mLSTM's sigmoid, Beck et al. 2024, without its input gate; each head's output is normalised
-    in place of its normaliser).
+    the mLSTM's sigmoid, Beck et al. 2024). It has no position table: order is in what is forgotten.
 
-    It has no position table: order is in what is forgotten. The heads start with memories of
-    MEMORY[0] to MEMORY[1] tokens. The state is carried as the LSTM's; it is (memory (n_layer, B,
-    n_head, head size, head size), last (n_layer, B, 2, max(SHIFTS), d_model)).
+    The state is carried as the LSTM's; it is (memory (n_layer, B, n_head, head size, head size),
+    last (n_layer, B, 2, max(SHIFTS), d_model)).
     config: "family", "vocab_size", "block_size", "n_layer", "n_head", "d_model", "d_ff", "dropout".
     """
 
@@ -857,10 +843,7 @@ def pick_device(name="auto"):
     return device
 
 
-# What is multiplied in which precision is decided here alone: products of a model, its attention,
-# Muon's iterations and the loop's evaluation ask these three functions.
-
-
+# What is multiplied in which precision is decided here alone.
 PRODUCT_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}  # precision -> of products
 
 

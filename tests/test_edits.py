@@ -50,8 +50,8 @@ SIZES = {
     "07_train_best_and_generate.py": (
         """
 BEST_MODEL["quick"], PLAY_CHARS = "small:2", 100
-for knob in BUDGETS["quick"]:
-    BUDGETS["quick"][knob] = 4 if knob.startswith("n_") else 80
+for knob in BUDGETS:
+    BUDGETS[knob] = (4, 4) if knob.startswith("n_") else (80, 80)
 """
     ),
     "study/evaluate/sampling.py": "MAX_TRIES = 4",

@@ -365,10 +365,3 @@ def test_tags_name_the_collection_but_for_a_share_of_the_groups(tmp_path):
     assert (
         all(len(text) == row["chars"] for text, row in zip(texts, rows)) and "R:" not in texts[-1]
     )
-
-
-def test_play_begins_with_the_style():
-    args = stage07.parse_arguments(["--style", "bach"])
-    assert stage07.prompt_of(args) == "X:1\nR:bach\n"
-    args = stage07.parse_arguments(["--style", "bach", "--key", "Am"])
-    assert stage07.prompt_of(args).startswith("X:1\nR:bach\nM:4/4\n")

@@ -352,7 +352,7 @@ def test_skills_stand_beside_the_n_gram_that_keeps_most_bars(monkeypatch):
         {
             "n": 100,
             "real_music": {"meter": 0.99, "ended": 0.6},
-            "floors": {
+            "baselines": {
                 "8-gram": {"meter": 0.37, "copied_share": 0.3},
                 "12-gram": {"meter": 0.41, "copied_share": 0.75},
             },

@@ -322,11 +322,9 @@ def test_without_resvg_there_are_still_svgs(tmp_path, monkeypatch):
 
 def test_a_musicxml_file_lies_beside_a_sample(tmp_path):
     path = tmp_path / "s.musicxml"
-    assert write_musicxml(path, UNEQUAL) == {"musicxml": "s.musicxml", "realigned": True}
+    assert write_musicxml(path, UNEQUAL) == "s.musicxml"
     assert b"<work-title>s<" in path.read_bytes()
-    assert (
-        write_musicxml(path, RANDOM) == {"musicxml": None, "realigned": False} and not path.exists()
-    )
+    assert write_musicxml(path, RANDOM) is None and not path.exists()
 
 
 # ---------------------------------------------------------------- playing

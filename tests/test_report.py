@@ -344,7 +344,7 @@ def test_attention_map_shows_what_the_model_computes(monkeypatch):
         qk_norm=True,
         token_shift=True,
     )
-    model, seen = build_model(shape).train(), []
+    model, seen = build_model(shape).eval(), []
     real = common.F.scaled_dot_product_attention
 
     def watch(q, k, v, **options):
@@ -362,7 +362,6 @@ def test_attention_map_shows_what_the_model_computes(monkeypatch):
     shown = torch.from_numpy(best["weights"]) @ values[best["head"] - 1]
     assert torch.allclose(shown, out[0, best["head"] - 1], atol=1e-5)
     assert best["n_heads"] == 4 and best["weights"].shape == (len(text) + 1,) * 2
-    assert model.training
     assert "".join(best["tokens"]) == text
     assert attention.attention_map(model, tokenizer, "ab", 0, 0) is None
 

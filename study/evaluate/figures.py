@@ -1,5 +1,10 @@
 """Draws what stage 07 measured: validity, skills, repeated bars, the sampler."""
 
+import math
+
+import numpy as np
+
+from study.evaluate.sampling import MODEL_ITSELF
 from study.families import in_order, label
 from study.figures import log_axes, look, pyplot, remove, save
 from study.wording import si
@@ -24,17 +29,21 @@ SKILLS = {  # of `metrics.skills`, in the order of the figure
 # a skill that no model shows in more than this share has no panel: a line of zeros says nothing
 NO_SKILL = 0.01
 SHARES = (-0.03, 1.03)  # an axis of shares: 0 and 1 do not lie on the frame
+KNOCKED = {  # what is knocked out -> (words, colour)
+    "all": ("no head off", "0.75"),
+    "best": ("best head off", "#D55E00"),
+    "pair": ("best two off", "#CC79A7"),
+    "control": ("two others off", "#0072B2"),
+}
 
 
 def draw_sampler(folder, sweep, chosen):
-    """sampler.png and .svg: what every sampler of the sweep gives, over the setting that the sweep
-    changes; returns the file names. sweep: as from `sampler_sweep.sweep_table`; chosen: the sampler
-    taken, in words."""
+    """Draws sampler.png and .svg: what every sampler of the sweep gives, over the setting that the
+    sweep changes; returns the file names. sweep: of `sampler_sweep.sweep_table`; chosen: the
+    sampler taken, in words."""
     plt, rows = pyplot(), sweep["rows"]
     figure, axes = plt.subplots(1, len(SWEEP_FIGURES), figsize=(13, 3.2), sharex=True)
-    changed = max(
-        ("temperature", "top_k", "top_p", "min_p"), key=lambda key: len({row[key] for row in rows})
-    )
+    changed = max(MODEL_ITSELF, key=lambda key: len({row[key] for row in rows}))
     for axis, (key, title) in zip(axes, SWEEP_FIGURES.items()):
         points = [
             (row[changed], row[key], row.get(f"{key}_se") or 0)
@@ -54,117 +63,95 @@ def draw_sampler(folder, sweep, chosen):
     return save(figure, folder, "sampler")
 
 
+def _by_size(found):
+    """Returns [(look, parameters, values)] of every family, over its models by size; what was not
+    measured (None) is left out. found: [(model, value)]."""
+    points = {}
+    for model, value in found:
+        if value is not None:
+            points.setdefault(model["family"], []).append((model["params_total"], value))
+    families = in_order(points)
+    return [(look(name, families), *zip(*sorted(points[name]))) for name in families]
+
+
 def draw_skills(folder, skills):
-    """skills.png and .svg: musical skills over model size, a line for each family, the levels of
-    held-out music and of the best n-gram as horizontal ones; returns the file names. skills: as in
-    RESULTS.json."""
+    """Draws skills.png and .svg: musical skills over model size, a line for each family, the levels
+    of held-out music and of the best n-gram as horizontal ones; returns the file names. skills: of
+    `tables.describe_skills`."""
     plt, models = pyplot(), list(skills["models"].values())
     known = [key for key in SKILLS if any(model.get(key) is not None for model in models)]
     absent = [key for key in known if all((model.get(key) or 0) < NO_SKILL for model in models)]
     measures = [key for key in known if key not in absent]
     n_columns = min(4, max(1, len(measures)))
-    n_rows = max(1, -(-len(measures) // n_columns))
+    n_rows = max(1, math.ceil(len(measures) / n_columns))
     figure, axes = plt.subplots(
         n_rows, n_columns, figsize=(3.1 * n_columns, 2.6 * n_rows + 0.5), squeeze=False, sharex=True
     )
-    families, levels = in_order({model["family"] for model in models}), _levels_beside(skills)
+    levels, shown = _levels_beside(skills), {}
     for axis, key in zip(axes.flat, measures):
-        for family in families:
-            points = sorted(
-                (model["params_total"], model[key])
-                for model in models
-                if model["family"] == family and model.get(key) is not None
-            )
-            shown = look(family, families)
-            (
-                axis.plot(*zip(*points), color=shown.color, marker=shown.marker, label=shown.label)
-                if points
-                else None
-            )
+        for family, sizes, values in _by_size((model, model.get(key)) for model in models):
+            axis.plot(sizes, values, color=family.color, marker=family.marker, label=family.label)
         for text, level, how in levels:
             if level.get(key) is not None:
                 axis.axhline(level[key], label=text, **how)
         axis.set(title=SKILLS[key], ylim=SHARES)
         log_axes(axis, x=si)
+        handles, texts = axis.get_legend_handles_labels()
+        shown |= dict(zip(texts, handles))
     for axis in axes[-1]:
         axis.set_xlabel("parameters")
     for axis in list(axes.flat)[len(measures) :]:
         axis.axis("off")
-    shown = {
-        text: handle
-        for axis in axes.flat
-        for handle, text in zip(*axis.get_legend_handles_labels())
-    }
     figure.legend(shown.values(), shown, loc="outside lower center", ncol=max(1, len(shown)))
     title = (
         f"Which musical skill appears at which size (n = {skills['n']} samples a model,"
         " temperature 1)"
     )
-    figure.suptitle(
-        title
-        + (
-            f"\nin no model (below {NO_SKILL:.0%}): {', '.join(SKILLS[key] for key in absent)}"
-            if absent
-            else ""
-        )
-    )
+    if absent:
+        words = ", ".join(SKILLS[key] for key in absent)
+        title += f"\nin no model (below {NO_SKILL:.0%}): {words}"
+    figure.suptitle(title)
     return save(figure, folder, "skills")
 
 
 def _levels_beside(skills):
-    """[(name, skills, looks)] of what the models stand beside: held-out music, and the n-gram with
-    the most bars of the right length. One n-gram in all panels: which share is the better one is
-    plain for bars only."""
+    """Returns [(name, skills, looks)] of what the models stand beside: held-out music, and the
+    n-gram with the most bars of the right length."""
     levels = [("real music", skills.get("real_music") or {}, {"color": "0.4", "linewidth": 1})]
-    floors = {
-        name: row
-        for name, row in (skills.get("floors") or {}).items()
-        if row.get("meter") is not None
-    }
-    if floors:
-        name = max(floors, key=lambda name: floors[name]["meter"])
-        copied = floors[name].get("copied_share")
-        levels.append(
-            (
-                f"{name}{'' if copied is None else f', {copied:.0%} copied'}",
-                floors[name],
-                {"color": "#CC79A7", "linewidth": 1.5, "linestyle": "--"},
-            )
-        )
+    ngrams = skills.get("baselines") or {}
+    known = [name for name in ngrams if ngrams[name].get("meter") is not None]
+    if known:
+        name = max(known, key=lambda name: ngrams[name]["meter"])
+        copied = ngrams[name].get("copied_share")
+        words = name if copied is None else f"{name}, {copied:.0%} copied"
+        looks = {"color": "#CC79A7", "linewidth": 1.5, "linestyle": "--"}
+        levels.append((words, ngrams[name], looks))
     return levels
 
 
 def draw_cost_of_control(folder, skills):
     """Draws cost_of_control.png and .svg: log2 P(next bar is right) over model size; returns the
     file names, none where no model has a right bar."""
-    models = [
-        model
-        for model in skills["models"].values()
-        if (model["control"] or {}).get("log2") is not None
-    ]
-    if not models:
+    found = []
+    for model in skills["models"].values():
+        control = model["control"] or {}
+        if control.get("log2") is not None:
+            found.append((model, (control["log2"], *control["log2_interval"])))
+    curves = _by_size(found)
+    if not curves:
         return remove(folder, "cost_of_control") or []
-    plt = pyplot()
-    figure, axis = plt.subplots(figsize=(6.2, 3.4))
-    families = in_order({model["family"] for model in models})
-    for family in families:
-        own = [model for model in models if model["family"] == family]
-        own.sort(key=lambda model: model["params_total"])
-        middle = [model["control"]["log2"] for model in own]
-        ends = [model["control"]["log2_interval"] for model in own]
-        shown = look(family, families)
+    figure, axis = pyplot().subplots(figsize=(6.2, 3.4))
+    for family, sizes, values in curves:
+        middle, low, high = np.array(values).T
         axis.errorbar(
-            [model["params_total"] for model in own],
+            sizes,
             middle,
-            yerr=[
-                [value - low for value, (low, _) in zip(middle, ends)],
-                [high - value for value, (_, high) in zip(middle, ends)],
-            ],
-            color=shown.color,
-            marker=shown.marker,
-            linestyle=shown.line,
+            yerr=[middle - low, high - middle],
+            color=family.color,
+            marker=family.marker,
+            linestyle=family.line,
             capsize=2,
-            label=shown.label,
+            label=family.label,
         )
     axis.axhline(0, color="0.4", linewidth=1, label="real music")
     axis.set(xlabel="parameters", ylabel="log2 P(next bar is right)", title="The cost of control")
@@ -174,16 +161,13 @@ def draw_cost_of_control(folder, skills):
 
 
 def draw_repeated_bars(folder, rows):
-    """repeated_bars.png and .svg: what is saved on a repeated bar against size, a panel for each
-    family and a line for each amount of text; returns the file names, none without rows. rows: of
-    `ladder_copying.rows_of`."""
+    """Draws repeated_bars.png and .svg: what is saved on a repeated bar against size, a panel for
+    each family and a line for each amount of text; returns the file names, none without rows. rows:
+    of `ladder_copying.rows_of`."""
     if not rows:
         return remove(folder, "repeated_bars") or []
-    families, amounts, plt = (
-        in_order({row["family"] for row in rows}),
-        sorted({row["n_chars_seen"] for row in rows}),
-        pyplot(),
-    )
+    plt, families = pyplot(), in_order({row["family"] for row in rows})
+    amounts = sorted({row["n_chars_seen"] for row in rows})
     figure, axes = plt.subplots(
         1, len(families), figsize=(3.9 * len(families), 3.3), sharey=True, squeeze=False
     )
@@ -209,21 +193,13 @@ def draw_repeated_bars(folder, rows):
     return save(figure, folder, "repeated_bars")
 
 
-KNOCKED = {  # what is knocked out -> (words, colour)
-    "all": ("no head off", "0.75"),
-    "best": ("best head off", "#D55E00"),
-    "pair": ("best two off", "#CC79A7"),
-    "control": ("two others off", "#0072B2"),
-}
-
-
 def draw_heads(folder, models):
-    """heads.png and .svg: bits saved on repeated bars with heads knocked out, for every model that
-    copies; returns the file names, none without a model. models: of `content.describe_copying`."""
+    """Draws heads.png and .svg: bits saved on repeated bars with heads knocked out, for every model
+    that copies; returns the file names, none without a model. models: of
+    `content.describe_copying`."""
     if not models:
         return remove(folder, "heads") or []
-    plt = pyplot()
-    figure, axis = plt.subplots(figsize=(max(5.0, 1.1 * len(models) + 2), 3.4))
+    figure, axis = pyplot().subplots(figsize=(max(5.0, 1.1 * len(models) + 2), 3.4))
     for i, (key, (words, color)) in enumerate(KNOCKED.items()):
         known = [(place, row[key]) for place, row in enumerate(models.values()) if key in row]
         places = [place + 0.2 * (i - 1.5) for place, _ in known]

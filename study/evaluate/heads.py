@@ -3,14 +3,13 @@
     found = heads(loaded, val_tokens)
     found["best"]["heads"], found["best"]["saved"]  # a head, bits that are saved without it
 
-A repeated bar costs a model that copies from its context fewer bits than its first occurrence
-(`study/evaluate/induction.py`). A head is *knocked out* by setting its output to zero before the
-output matrix of its layer. If the saving goes and the rest of the loss hardly moves, that head does
-the copying. A control of other heads that harms the loss as much shows whether it is only harm.
+A head is *knocked out* by setting its output to zero before the output matrix of its layer. If the
+bits saved on repeated bars (`study/evaluate/induction.py`) go and the rest of the loss hardly
+moves, that head does the copying. A control of other heads that harms the loss as much shows
+whether it is only harm.
 
 An induction head looks at the tokens after an earlier occurrence of the newest ones (Olsson et al.
-2022). With token shift a key or value holds the channels of up to three tokens before it, so what
-is to be copied is found at the offsets +2 to +4 as well as at +1.
+2022). With token shift what is to be copied is found at the offsets +2 to +4 as well as at +1.
 """
 
 import contextlib
@@ -87,9 +86,8 @@ def heads(loaded, tokens, least_saved=LEAST_SAVED):
 
     tokens: a Digested token stream. Returns {"all": costs with all heads, "heads": costs without
     each, "best": the one of them whose loss costs most of the saving, "pair": costs without the
-    pair of heads whose loss does, "control": costs without the two others whose harm to the loss is
-    nearest to that}. Layers and heads count from 0. Where less than least_saved bits are saved
-    there is nothing to knock out: no heads, and None for the rest.
+    pair whose loss does, "control": of `control`}. Layers and heads count from 0. Where less than
+    least_saved bits are saved: no heads, and None for the rest.
     """
     if not has_heads(loaded.model):
         return None
@@ -111,10 +109,8 @@ def heads(loaded, tokens, least_saved=LEAST_SAVED):
 
 
 def control(loaded, tunes, knocked, singles):
-    """Returns costs without two heads outside `knocked` that harm the loss as much as it does: the
-    nearest in bits per character of the CANDIDATES pairs that harm most, each head alone.
-
-    singles: costs without each head."""
+    """Returns costs without two heads outside `knocked` that harm the loss as much as it does: of
+    CANDIDATES pairs of the heads that harm most the nearest. singles: costs without each head."""
     harm = {tuple(row["heads"][0]): row["bits_per_char"] for row in singles}
     others = [head for head in harm if list(head) not in knocked["heads"]]
     by_harm = sorted(others, key=harm.get, reverse=True)
@@ -124,8 +120,8 @@ def control(loaded, tunes, knocked, singles):
 
 
 def matches(tokens):
-    """Returns (places, places of the last earlier occurrence of the same MATCH tokens), both of the
-    last of these tokens; far enough apart that all OFFSETS lie before.
+    """Returns (places, places of the last earlier occurrence of the same MATCH tokens), so far
+    apart that all OFFSETS lie before.
 
     >>> [part.tolist() for part in matches(np.array([1, 2, 3, 4, 5, 1, 2, 3, 4]))]
     [[8], [3]]
@@ -142,12 +138,9 @@ def matches(tokens):
 
 
 def attention_weights(model, tokens):
-    """Returns [(heads, T, T) weights] of every layer that calls torch's fused attention while the
-    model reads tokens (T,); empty for a model without attention.
-
-    The fused attention returns no weights. So the queries and keys that enter it, normed and
-    rotated, are taken at the call, and their softmax is computed here.
-    """
+    """Returns [(heads, T, T) weights] of every layer of attention while the model reads tokens
+    (T,). Torch's fused attention returns none: the queries and keys that enter it are taken at the
+    call, and their softmax is computed here."""
     weights = []
 
     class Watch(TorchFunctionMode):

@@ -4,8 +4,7 @@
     row["saved"]   # bits per character by which a bar is cheaper when it comes back
 
 Both occurrences have the same characters, so what a model knows of bars in general cancels: the
-difference is what it copies from its context (in-context copying, the work of induction heads:
-Olsson et al. 2022). Music repeats itself; a model that does not copy pays the full price again.
+difference is what it copies from its context (the work of induction heads: Olsson et al. 2022).
 """
 
 from typing import NamedTuple
@@ -33,11 +32,8 @@ class Tune(NamedTuple):
 
 
 def repeats(loaded, tokens):
-    """Measures what bars cost a model: a row of `repeats_of`. tokens: a Digested token stream.
-
-    Every sequence is read alone, as far as the context goes, so that all families have the whole
-    of it in sight.
-    """
+    """Measures what bars cost a model: a row of `repeats_of`. tokens: a Digested token stream, of
+    which every sequence is read alone, as far as the context goes."""
     return repeats_of(costs_of_bars(loaded, read_tunes(loaded, tokens.content)))
 
 
@@ -67,8 +63,8 @@ def bars_of(text, n_chars):
 
     kinds: of a bar that comes back exactly in its voice "first", "second" and "later", with
     "near_first" and "near" where the second begins at most NEAR characters after the first, else
-    "far_first" and "far". Of a bar that does not come back "similar" if one stretch of at least
-    half of it stands earlier in the text, else "fresh".
+    "far_first" and "far"; of another "similar" if one half of it stands earlier in the text, else
+    "fresh".
     """
     places = {}
     for bar in Reader(text, strict=False).order:

@@ -1,7 +1,4 @@
-"""What the model ladder saves on repeated bars, and the law of the loss with that term in it.
-
-    rows = rows_of(root)              # the ladder's runs with what `induction.py` measured of each
-    found = answer_of(rows, text)     # the answer of `study/fit/answer.py`, which 06 cannot give yet
+"""Joins what the model ladder saves on repeated bars to the law of the loss.
 
 A model that copies from its context pays little for a bar that it has read. Where it learns to do
 so, its loss leaves the law that smaller models follow, by what it saves. Loads no torch.
@@ -15,7 +12,7 @@ from study.fit.records import is_ladder, read_records, rows_of_records
 
 COLUMNS = (
     "name family size seed suite recipe params_total params_non_embedding params_blocks"
-    " n_chars_seen val_nats_per_char test_nats_per_char n_bars first second later once similar"
+    " n_chars_seen val_nats_per_char test_nats_per_char n_bars first second later similar"
     " fresh new saved saved_se saved_near saved_far"
 ).split()
 
@@ -33,8 +30,8 @@ def rows_of(root):
 
 
 def answer_of(rows, text):
-    """Returns the answer with the copying term; None without rows. text: that of the losses, in
-    which the characters of repeated bars are counted."""
+    """Returns the answer of `study/fit/answer.py` with the copying term, which 06 cannot give yet;
+    None without rows. text: that of the losses, in which repeated bars are counted."""
     if not rows:
         return None
     families = dict.fromkeys(row["family"] for row in rows)

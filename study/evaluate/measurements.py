@@ -1,10 +1,9 @@
 """Caches measurements on disk: one is made anew only when what it was made from, or the code that
 makes it, changed.
 
-A measurement is a named function of arguments. It stands in part4_outputs/evaluation/<name>.json as
-{"key", "value"}; the key is the digest of the arguments and of the definitions that the function
-reaches. A drawn set of samples is cached in the same way, so that a changed metric finds its
-samples, and a changed colour finds its metric.
+A measurement is a function of arguments; a drawn set of samples is one, too. It stands in
+part4_outputs/evaluation/<name>.json as {"key", "value"}; the key is the digest of the arguments and
+of the code that the function reaches.
 
     value = cached(root, "rates/unprompted", rate, samples)  # runs rate(samples) or reads the file
     value = read(root, "rates/unprompted")                   # None if it was not measured
@@ -28,12 +27,10 @@ class Digested(NamedTuple):
 
 
 def cached(root, name, function, *arguments, code=(), force=False):
-    """Returns function(*arguments), a JSON value; from the file of this name if equal arguments and
-    the same code made it.
+    """Returns function(*arguments), a JSON value; from the file if the key is the same.
 
     arguments: JSON values, or objects with a `digest`; code: classes that the function uses without
-    naming them (those of a model and of a tokenizer); force: make it in any case. The old value
-    stays on disk until the new one is there.
+    naming them (those of a model and of a tokenizer); force: make it in any case.
     """
     path = root / FOLDER / f"{name}.json"
     key = value_digest(
@@ -44,8 +41,7 @@ def cached(root, name, function, *arguments, code=(), force=False):
     )
     entry = read_json(path)
     if force or not isinstance(entry, dict) or entry.get("key") != key:
-        # through JSON: a value just made and one read from disk must not differ, e.g. in keys that
-        # are numbers
+        # through JSON: a value just made and one read from disk must not differ
         entry = json.loads(
             json.dumps({"key": key, "value": plain(function(*arguments))}, allow_nan=False)
         )
@@ -65,8 +61,7 @@ def read(root, name):
 
 
 def remove_others(root, names):
-    """Deletes what is cached under other names: measurements of runs that are gone, files of an older
-    layout."""
+    """Deletes what is cached under other names: measurements of runs that are gone."""
     folder = root / FOLDER
     for path in folder.rglob("*.json"):
         if path.relative_to(folder).with_suffix("").as_posix() not in names:

@@ -6,7 +6,9 @@ from study.stages.code_key import HERE
 from study.stages.files import value_digest
 
 from common import load_tokenizer
-from study.train.checkpoints import load_checkpoint
+from study.train.checkpoints import load_checkpoint, tokenizer_path
+
+STUDY = "study"  # name of the model that ships; see MODEL_CARD.md beside it
 
 
 class LoadedModel(NamedTuple):
@@ -25,16 +27,25 @@ class LoadedModel(NamedTuple):
         return type(self.model), type(self.tokenizer)
 
 
+def open_model(root, name, device="cpu"):
+    """Loads a model by its name, with its own vocabulary: of a root's checkpoints, or STUDY;
+    ValueError names those that are there."""
+    if name == STUDY:
+        path = HERE / "docs/study/best_model.pt"
+        return _loaded(path, load_tokenizer(path.with_suffix(".tokenizer.pkl")), device)
+    if not (root / f"checkpoints/{name}.pt").exists():
+        have = sorted(path.stem for path in (root / "checkpoints").glob("*.pt"))
+        raise ValueError(
+            f"there is no checkpoints/{name}.pt; there are: {', '.join([*have, STUDY])} (the model"
+            " that ships)"
+        )
+    return load_model(root, name, load_tokenizer(tokenizer_path(root, name)), device)
+
+
 def load_model(root, name, tokenizer, device="cpu"):
-    """The model of a checkpoint; ValueError if it is damaged or was made with another
+    """Loads the model of a checkpoint; ValueError if it is damaged or was made with another
     vocabulary."""
     return _loaded(root / f"checkpoints/{name}.pt", tokenizer, device)
-
-
-def study_model(device="cpu"):
-    """The model that ships in docs/study; see MODEL_CARD.md there."""
-    path = HERE / "docs/study/best_model.pt"
-    return _loaded(path, load_tokenizer(path.with_suffix(".tokenizer.pkl")), device)
 
 
 def _loaded(path, tokenizer, device):

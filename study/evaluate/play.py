@@ -1,49 +1,85 @@
-"""What a player asks for on the command line, in the form of the training text.
+"""What a player asks for on the command line, in the form of the training text, and drawn.
 
-    prompt_of(asked, seen)     # ValueError says what the model has never seen
+prompt = prompt_of(None, "6/8", "am", seen)     # ValueError says what the model has never seen
+samples = draw(loaded, prompt, seeds, 2000, "right", sampler)
 """
 
 import re
-from typing import NamedTuple
 
 from music.abc_fields import parse_key, parse_meter, tonic_of
 from music.abc_people import is_normal, read_people
+from music.abc_text import read_abc
+from music.continuation import NextBars, last_bars, read_source
+from music.midi_to_abc import MAX_VOICES
+from music.right_bars import RightBars
 from music.theory import key_name
 from music.training_text import TEXT_FIELDS, training_text
+from study.evaluate.sampling import Request, generate
 
-DEFAULT_METER, DEFAULT_KEY = "4/4", "C"  # where only one of the two is given
+DEFAULT_METER = "4/4"  # where only a key is given
 MODES = "maj|min|dor|phr|lyd|mix|aeo|loc|ion"
 LISTED = 8  # keys or meters that a message names
+# of one voice, drawn at most to continue a tune; the longest of the default corpus has 45
+CHARS_PER_BAR = 100
 
 
-class Asked(NamedTuple):
-    """The flags of the same names; None where a flag is not given."""
-
-    prompt: str | None = None
-    style: str | None = None
-    meter: str | None = None
-    key: str | None = None
-    voices: int | None = None
+# ---------------------------------------------------------------- drawing
 
 
-def prompt_of(asked, seen):
-    """What played samples begin with: the prompt asked for, or a header of what was asked for.
+def draw(loaded, prompt, seeds, max_chars, bars, sampler, n_bars=0, judge=RightBars):
+    """Draws a sample for each seed; see `sampling.generate`."""
+    requests = [
+        Request(prompt, seed, max_chars=max_chars, bars=bars, n_bars=n_bars, **sampler)
+        for seed in seeds
+    ]
+    return generate(loaded.model, loaded.tokenizer, requests, loaded.device, right_bars=judge)
+
+
+def open_tune(path, n_given, seen):
+    """Opens a MIDI file, a score or ABC for its last n_given bars; returns its Source and Given
+    (`music/continuation.py`). ValueError says in a sentence why there is nothing to continue. seen:
+    see `prompt_of`, with {"voices": {"max": number}}."""
+    meters = seen.get("meters") or ()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ValueError(error.strerror or str(error)) from None
+    max_voices = int((seen.get("voices") or {}).get("max") or MAX_VOICES)
+    source = read_source(data, path.name, max_voices)
+    given = last_bars(source.text, n_given, meters)
+    for _, meter in read_abc(given.text).meters:
+        if meters and meter not in meters:
+            raise ValueError(
+                f"the model has never seen the meter {meter}; it knows {', '.join(meters)}"
+            )
+    return source, given
+
+
+def continue_tune(loaded, given, seeds, n_bars, max_chars, sampler):
+    """Draws n_bars right bars of every voice after those given; max_chars None: enough for them."""
+    max_chars = max_chars or n_bars * len(read_abc(given.text).voices) * CHARS_PER_BAR
+    return draw(loaded, given.text, seeds, max_chars, "right", sampler, n_bars, NextBars)
+
+
+# ---------------------------------------------------------------- prompts
+
+
+def prompt_of(prompt, meter, key, seen):
+    """Returns what played samples begin with: the prompt asked for, or a header of what was asked
+    for (None: not).
 
     The fields before the last one asked for stand in it, too, in the training text's order; the
     model writes the rest. seen: {"keys": {key: share}, "meters": {meter: share}} of the training
     text, empty where unknown. Raises ValueError.
     """
-    if asked.prompt is not None:
-        return normal_prompt(asked.prompt.replace("\\n", "\n"))
-    meter = asked.meter and known(normal_meter(asked.meter), "meter", seen.get("meters"))
-    key = asked.key and known(normal_key(asked.key), "key", seen.get("keys"))
-    style, voices = f"R:{asked.style}\n" if asked.style else "", asked.voices or 1
-    if not (meter or key or voices > 1):
-        return style and f"X:1\n{style}"
-    header = f"X:1\n{style}M:{meter or DEFAULT_METER}\nL:1/16\n"
-    if key or voices > 1:
-        header += f"Q:1/4=120\nK:{key or DEFAULT_KEY}\n"
-    return header + ("[V:1]" if voices > 1 else "")
+    if prompt is not None:
+        return normal_prompt(prompt.replace("\\n", "\n"))
+    meter = meter and known(normal_meter(meter), "meter", seen.get("meters"))
+    key = key and known(normal_key(key), "key", seen.get("keys"))
+    if not (meter or key):
+        return ""
+    header = f"X:1\nM:{meter or DEFAULT_METER}\nL:1/16\n"
+    return header + (f"Q:1/4=120\nK:{key}\n" if key else "")
 
 
 def known(value, what, seen):
@@ -71,8 +107,7 @@ def normal_meter(text):
 
 
 def normal_key(text):
-    """A key as the training text writes it: major or minor. A mode is written as the major key
-    with its signature, since stage 02 writes no others.
+    """A key as the training text writes it: a mode is the major key with its signature.
 
     >>> [normal_key(text) for text in ("am", "B flat", "f# Minor", "Ddor", "Dor", "gmaj")]
     ['Am', 'Bb', 'F#m', 'C', 'C', 'G']
@@ -93,8 +128,8 @@ def normal_key(text):
 
 
 def normal_prompt(text):
-    """A prompt in the form of the training text: without titles, words and blanks. Whole bars in
-    another unit than sixteenths are set in it; other text stays as it is."""
+    """A prompt in the form of the training text: without titles, words and blanks. Whole bars are
+    set in sixteenths; other text stays as it is."""
     whole = text.rstrip() + "\n"
     if is_normal(whole) and "\nT:" not in text:
         return text

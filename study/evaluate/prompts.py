@@ -12,7 +12,7 @@ PROMPT_BARS = 4
 
 
 def held_out(root, split, n, seed):
-    """Up to n tunes of a split in a seeded random order: [{"origin", "text"}], one piece per
+    """Returns up to n tunes of a split in a seeded random order: [{"origin", "text"}], one piece a
     tune."""
     tunes = split_tunebook(text_of(root / f"data/{split}.txt"))
     rows = sequence_rows(root, split)
@@ -24,45 +24,23 @@ def held_out(root, split, n, seed):
 
 
 def sequence_rows(root, split):
-    """What stage 03 says of every sequence of a split: rows of its table as dicts of text."""
-    return list(
-        csv.DictReader(
-            text_of(root / f"data/{split}_sequences.tsv").splitlines(),
-            delimiter="\t",
-            quoting=csv.QUOTE_NONE,
-        )
-    )
+    """Returns what stage 03 says of every sequence of a split: rows of its table."""
+    lines = text_of(root / f"data/{split}_sequences.tsv").splitlines()
+    return list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
 
 
 def text_of(path):
+    """Returns the text of a file, "" if there is none."""
     return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
 def prompts_from(tunes, kind, tokenizer):
-    """[(prompt, origin)] of one kind, "header" or "bars", from held-out tunes that have it and
-    whose prompt can be written in the vocabulary."""
-    return [
-        (prompt, origin)
-        for prompt, origin in _beginnings(tunes, kind)
-        if UNKNOWN not in tokenizer.encode(prompt)
-    ]
-
-
-def prompts_left_out(tunes, tokenizer):
-    """{kind: how many prompts have a character that the training text, and so the vocabulary,
-    lacks}."""
-    return {
-        kind: len(_beginnings(tunes, kind)) - len(prompts_from(tunes, kind, tokenizer))
-        for kind in ("header", "bars")
-    }
-
-
-def _beginnings(tunes, kind):
-    prompts = [
-        (
-            header_of(tune["text"]) if kind == "header" else first_bars(tune["text"], PROMPT_BARS),
-            tune["origin"],
-        )
-        for tune in tunes
-    ]
-    return [(prompt, origin) for prompt, origin in prompts if prompt]
+    """Returns [(prompt, origin)] of one kind, "header" or "bars", from held-out tunes that have it
+    and whose prompt can be written in the vocabulary."""
+    prompts = []
+    for tune in tunes:
+        text = tune["text"]
+        prompt = header_of(text) if kind == "header" else first_bars(text, PROMPT_BARS)
+        if prompt and UNKNOWN not in tokenizer.encode(prompt):
+            prompts.append((prompt, tune["origin"]))
+    return prompts

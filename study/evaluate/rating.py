@@ -2,6 +2,7 @@
 arguments are all that decides a measurement."""
 
 import functools
+import itertools
 import math
 
 import numpy as np
@@ -22,67 +23,57 @@ BOOTSTRAP = 2000
 
 
 def judged(samples):
-    """What a measurement may see of samples: the text, what of it was given, and whether the budget
-    cut it off. Their seeds and seconds are not measured, and must not decide its key."""
+    """Returns what a measurement may see of samples: seeds and seconds must not decide its key."""
     return [{key: sample[key] for key in ("text", "prompt", "stop_reason")} for sample in samples]
 
 
 def real_samples(tunes, max_chars=None):
-    """Held-out tunes in the form of samples, to be judged by the same functions; under the same
-    limit of length, if one is given, as the samples that they stand beside."""
-    return [
-        {
-            "text": tune["text"][:max_chars],
-            "prompt": "",
-            "stop_reason": (
-                "end" if max_chars is None or len(tune["text"]) <= max_chars else "budget"
-            ),
-        }
-        for tune in tunes
-    ]
+    """Returns held-out tunes in the form of samples, to be judged by the same functions; cut at
+    max_chars, if given, as the samples that they stand beside."""
+    samples = []
+    for tune in tunes:
+        text = tune["text"][:max_chars]
+        reason = "end" if text == tune["text"] else "budget"
+        samples.append({"text": text, "prompt": "", "stop_reason": reason})
+    return samples
 
 
 # ---------------------------------------------------------------- validity and control
 
 
 def rate(samples):
-    """Rates of validity, first try, none left out; None without samples."""
+    """Returns rates of validity, first try, none left out; None without samples."""
     return rate_samples(samples) if samples else None
 
 
 def control(samples):
-    """How likely the next bar is to be right after nothing but right ones, from free samples
-    (`first_draws`): the share of such bars with its interval, and "log2" of it, the luck in bits
-    that a right bar takes, which tells models apart whose tunes are never valid. None where no bar
-    was right, or none judged."""
+    """Measures how likely the next bar is to be right after right ones only (`first_draws`): the
+    share of such bars with its interval, and "log2" of it, which tells models apart whose tunes are
+    never valid; None where no bar was right."""
     counts = [first_draws(sample.text, not sample.truncated) for sample in map(as_sample, samples)]
     right, judged_bars = np.sum(counts, axis=0) if counts else (0, 0)
-    row = share(right, judged_bars)
-    return {
-        **row,
-        "log2": math.log2(row["rate"]) if right else None,
-        "log2_interval": [math.log2(end) for end in row["interval"]] if right else None,
-    }
+    row = {**share(right, judged_bars), "log2": None, "log2_interval": None}
+    if right:
+        row["log2"] = math.log2(row["rate"])
+        row["log2_interval"] = [math.log2(end) for end in row["interval"]]
+    return row
 
 
 def cost_of_draws(draws):
-    """Mean log2 of the probability that a bar is right, with its standard error over texts, from
-    how often each bar of
-    each text was drawn until it was right: {"log2", "se"}.
+    """Returns the mean log2 of the probability that a bar is right, with its standard error over
+    texts, from how often each bar of each text was drawn: {"log2", "se"}.
 
     For n draws -(1 + 1/2 + ... + 1/(n - 1)) is an unbiased estimate of the logarithm (inverse
     binomial sampling: van Opheusden, Acerbi and Ma 2020); a bar given up counts as if its last draw
     had been right: a little too high.
     """
-    sums = np.array(
-        [(sum(1 / k for n in text for k in range(1, n)), len(text)) for text in draws if text],
-        float,
-    )
-    if not len(sums):
+    sums = [(sum(1 / k for n in text for k in range(1, n)), len(text)) for text in draws if text]
+    if not sums:
         return {"log2": None, "se": None}
-    error = standard_error(*sums.T)
+    costs, n_bars = np.array(sums, float).T
+    error = standard_error(costs, n_bars)
     return {
-        "log2": -sums[:, 0].sum() / sums[:, 1].sum() / math.log(2),
+        "log2": -costs.sum() / n_bars.sum() / math.log(2),
         "se": error and error / math.log(2),
     }
 
@@ -91,50 +82,48 @@ def cost_of_draws(draws):
 
 
 def copying(samples, train):
-    """What the samples share with the training text, as a set."""
-    return {
-        key: value
-        for key, value in novelty_of(train.content).measure(samples).items()
-        if key != "samples"
-    }
+    """Measures what the samples share with the training text, as a set."""
+    measured = novelty_of(train.content).measure(samples)
+    del measured["samples"]
+    return measured
 
 
 def copying_of_each(samples, train):
-    """What each sample shares with the training text."""
+    """Measures what each sample shares with the training text."""
     return novelty_of(train.content).measure(samples)["samples"]
 
 
 @functools.lru_cache(maxsize=1)
 def novelty_of(train_text):
+    """Returns the index of a training text, which takes seconds to make."""
     return Novelty(train_text)
 
 
 # ---------------------------------------------------------------- texts that are no music
 
 
-def floor_rates(train, n, seed, max_chars):
-    """Rates of what any judge has to refuse, and what it copies: {kind: rates with
-    "copied_share"}."""
+def _baselines(train, n, seed, max_chars):
+    """Returns [(kind of text, samples, share of copied characters)]."""
+    texts = baseline_samples(split_tunebook(train.content), n, seed, max_chars)
+    return [
+        (kind, samples, copying(samples, train)["copied_share"]) for kind, samples in texts.items()
+    ]
+
+
+def rate_baselines(train, n, seed, max_chars):
+    """Rates what any judge has to refuse: {kind of text: rates with "copied_share"}."""
     return {
-        name: {**rate_samples(samples), "copied_share": copying(samples, train)["copied_share"]}
-        for name, samples in baseline_samples(
-            split_tunebook(train.content), n, seed, max_chars
-        ).items()
+        kind: {**rate_samples(samples), "copied_share": copied}
+        for kind, samples, copied in _baselines(train, n, seed, max_chars)
     }
 
 
-def floor_skills(train, n, seed, max_chars):
-    """{n-gram: its skills and what it copies}, under the limit of length of the suite's samples."""
+def skills_of_ngrams(train, n, seed, max_chars):
+    """Returns {n-gram: its skills and what it copies}."""
     return {
-        name: {
-            **skills(samples),
-            "control": control(samples),
-            "copied_share": copying(samples, train)["copied_share"],
-        }
-        for name, samples in baseline_samples(
-            split_tunebook(train.content), n, seed, max_chars
-        ).items()
-        if name.endswith("gram")
+        kind: {**skills(samples), "control": control(samples), "copied_share": copied}
+        for kind, samples, copied in _baselines(train, n, seed, max_chars)
+        if kind.endswith("gram")
     }
 
 
@@ -142,12 +131,12 @@ def floor_skills(train, n, seed, max_chars):
 
 
 def losses_by_tune(nats, chars, tune_of, seed):
-    """Losses of models on one split with their intervals, and the differences between any two.
+    """Returns losses of models on one split with their intervals, and the differences between any
+    two.
 
-    nats: {model: nats of each sequence}; chars: characters of each; tune_of: its tune. What is
-    drawn at random are tunes, so they are drawn again (bootstrap), with all their sequences. Two
-    models find the same tunes hard: their paired difference is known far better than either loss.
-    Returns {"n_tunes", "losses": {model: {"nats_per_char", "se", "interval"}}, "differences":
+    nats: {model: nats of each sequence}; chars: characters of each; tune_of: its tune. Tunes are
+    resampled (bootstrap) with all their sequences. Two models find the same tunes hard: their
+    paired difference is known far better than either loss. Returns {"n_tunes", "losses": {model: {"nats_per_char", "se", "interval"}}, "differences":
     [{"model", "less", "nats_per_char" (model - less), "se", "interval"}]}.
     """
     tunes = {tune: i for i, tune in enumerate(dict.fromkeys(tune_of))}
@@ -156,23 +145,18 @@ def losses_by_tune(nats, chars, tune_of, seed):
         len(tunes), [1 / len(tunes)] * len(tunes), BOOTSTRAP
     )
     total_chars = drawn @ np.bincount(which, chars)
-    resampled = {
-        name: drawn @ np.bincount(which, values) / total_chars for name, values in nats.items()
-    }
-    measured = {name: sum(values) / sum(chars) for name, values in nats.items()}
-    names = list(nats)
+    resampled, measured = {}, {}
+    for name, values in nats.items():
+        resampled[name] = drawn @ np.bincount(which, values) / total_chars
+        measured[name] = sum(values) / sum(chars)
+    differences = []
+    for b, a in itertools.combinations(nats, 2):
+        row = _with_interval(measured[a] - measured[b], resampled[a] - resampled[b])
+        differences.append({"model": a, "less": b, **row})
     return {
         "n_tunes": len(tunes),
-        "losses": {name: _with_interval(measured[name], resampled[name]) for name in names},
-        "differences": [
-            {
-                "model": a,
-                "less": b,
-                **_with_interval(measured[a] - measured[b], resampled[a] - resampled[b]),
-            }
-            for i, b in enumerate(names)
-            for a in names[i + 1 :]
-        ],
+        "losses": {name: _with_interval(measured[name], resampled[name]) for name in nats},
+        "differences": differences,
     }
 
 

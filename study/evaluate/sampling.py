@@ -5,28 +5,25 @@ rejection sampling of bars.
     samples[0]["text"], samples[0]["stop_reason"]
 
 Every sample is a *request* (prompt, sampler settings, seed, budget). Requests are drawn side by
-side, whatever their settings, each from its own random stream. On CPU the same request gives the
-same characters in any batch, tested on 1 to 100 neighbours. Across devices, torch versions or CPU
-types the last bits of the logits differ, and now and then a draw falls on the other side of a
-boundary.
+side, each from its own random stream. On a CPU the same request gives the same characters in any
+batch. Across devices, torch versions or kinds of CPU the last bits of the logits differ, and now
+and then a draw falls on the other side of a boundary.
 
 With `bars="right"` a bar that is not exactly as long as its meter is drawn again, from the model's
 state before it: that samples P(bar | what came before, the bar is right) exactly, where a mask on
-characters would sample something else (Park et al. 2024). What is right is judged by
-`music/right_bars.py`; how many draws it took is part of the sample.
+characters would sample something else (Park et al. 2024). `music/right_bars.py` judges.
 
 A bar that was wrong MAX_TRIES times is given up, and a larger unit is drawn again: all voices' bars
 since the last place but one where they were level, the next time twice as many such turns, and so
-on back to the header. So turns are drawn from P(turns | what came before, each bar right, no bar
-given up). A bar that is right with probability p is given up with probability (1 - p)^64, one in
-850 at p = 0.1: what is left out are places from which hardly any right bar leads on.
+on back to the header. A bar that is right with probability p is given up with probability
+(1 - p)^64, one in 850 at p = 0.1.
 
-Budgets and surprisal count characters whatever a token is (`tokenizer.token_chars`), so that models
-of different vocabularies can be compared; of events they count the nominal ones. There is no repetition penalty: ABC needs `|`, digits and
-`z` again and again, and music repeats.
+Budgets and surprisal count characters whatever a token is (`tokenizer.token_chars`; of events the
+nominal ones). There is no repetition penalty: music repeats.
 """
 
 import copy
+import itertools
 import math
 import time
 from typing import Any, NamedTuple
@@ -93,13 +90,13 @@ def describe_sampler(sampler):
 
 
 def filtered_weights(logits, temperature, top_k, top_p, min_p):
-    """Unnormalised probabilities after temperature, top-k, top-p and min-p, in that order.
+    """Returns unnormalised probabilities after temperature, top-k, top-p and min-p, in that order:
+    (B, V) float64, zero where a filter cuts.
 
-    logits: (B, V) tensor; the settings: one number each, or (B,) tensors. Returns (B, V) float64,
-    zero where a filter cuts. top-p keeps the likeliest tokens until their sum reaches top_p, always
-    at least the first; min-p keeps what has at least min_p times the probability of the likeliest.
-    Each filter sees what the one before it left, renormalised. Of equally likely tokens the one of
-    lower number goes first.
+    logits: (B, V) tensor; the settings: one number each, or (B,) tensors. top-p keeps the likeliest
+    tokens until their sum reaches top_p, always at least the first; min-p keeps what has at least
+    min_p times the probability of the likeliest. Each filter sees what the one before it left,
+    renormalised.
 
     >>> filtered_weights(torch.tensor([[0.5, 0.3, 0.2]]).log(), 1.0, 2, 1.0, 0.0)[0].round(decimals=3).tolist()
     [1.0, 0.6, 0.0]
@@ -126,9 +123,8 @@ def filtered_weights(logits, temperature, top_k, top_p, min_p):
 
 
 def draw(weights, uniform):
-    """Indices (B,) drawn from unnormalised weights (B, V) by the inverse of their running sum;
-    uniform (B,), in [0, 1).
-    """
+    """Draws indices (B,) from unnormalised weights (B, V) by the inverse of their running sum;
+    uniform (B,), in [0, 1)."""
     running = weights.cumsum(dim=1)
     place = torch.searchsorted(
         running, (uniform.unsqueeze(1) * running[:, -1:]), right=True
@@ -146,18 +142,15 @@ def generate(model, tokenizer, requests, device="cpu", batch_rows=BATCH_ROWS, ri
 
     Keys: the request's own; `text` (prompt and what was drawn, without end token); `new_chars`;
     `stop_reason` ("end": the model ended the tune, "budget": max_chars were drawn, "bars": n_bars
-    are there, "stuck": more bars were given up than a tune may, or nothing before one could be
-    taken back); `surprisal_bits` (-log2 of the probability that the model itself, at temperature 1
-    and unfiltered, gave each character of `text`; a token of several characters spreads its bits
-    evenly over them); `end_bits` (the same of the end token, None if there is none); `seconds`
-    (from the start of its batch to its last character). With right bars also `n_kept`, bars (header
-    and end counted as such) in the text, and `draws`, how often each bar was drawn, those given up
-    or taken back among them. Right bars that do not reach the end of the tune stop after the last
-    bar that all voices have.
+    are there, "stuck": no right bar leads on); `surprisal_bits` (-log2 of the probability that the
+    model itself, at temperature 1 and unfiltered, gave each character of `text`); `end_bits` (the
+    same of the end token, or None); `seconds` (from the start of its batch to its last character).
+    With right bars also `n_kept`, bars (header and end counted as such) in the text, and `draws`,
+    how often each bar was drawn, those given up or taken back among them. Right bars that do not
+    reach the end of the tune stop after the last bar that all voices have.
 
     right_bars: the class RightBars of `music/right_bars.py`, for requests with right bars. It is
     handed over, not named here, so that a change of the judge leaves free samples as they are.
-    The begin and unknown tokens are never drawn: neither is ever a target of the training loss.
     Raises ValueError if a prompt has a character that the vocabulary lacks, if no right bar can
     follow it, or if a setting makes no sense.
     """
@@ -187,13 +180,11 @@ def _check(request, tokenizer, right_bars):
         and 0 < request.top_p <= 1
         and 0 <= request.min_p <= 1
         and request.max_chars >= 1
-        and request.bars in ("free", "right")
         and (request.n_bars == 0 or request.n_bars > 0 and request.bars == "right")
     ):
         raise ValueError(
             "sampler settings out of range: temperature >= 0, top-k >= 0, 0 < top-p <= 1, 0 <="
-            " min-p <= 1, at least 1 character, bars free or right, a number of bars with right"
-            " only"
+            " min-p <= 1, at least 1 character; a number of bars needs right bars"
         )
     wrong = right_bars.what_is_wrong(request.prompt) if request.bars == "right" else None
     if wrong:
@@ -201,38 +192,37 @@ def _check(request, tokenizer, right_bars):
 
 
 class _Row:
-    """A request that is being drawn: its tokens so far, and what ended it (None: it goes on)."""
+    """A request that is being drawn: its tokens so far; is_open: it takes tokens."""
 
-    waits = False
-
-    def __init__(self, request, tokenizer):
-        self.request, self.tokenizer = request, tokenizer
+    def __init__(self, request, tokenizer, is_open=True):
+        self.request, self.tokenizer, self.is_open = request, tokenizer, is_open
+        # an event counts as a character at least, so that budgets end
+        self.token_chars = np.maximum(tokenizer.token_chars, 1).tolist()
         self.tokens = [*START, *tokenizer.encode(request.prompt).tolist()]
         self.bits = []  # surprisal of every token behind START
         self.n_chars = 0  # drawn after the prompt
         self.stop_reason, self.seconds = None, 0.0
         self.uniforms = _uniforms(request.seed)
 
-    def is_drawn(self):
-        """True while the row takes tokens."""
-        return self.stop_reason is None and not self.waits
-
     def add(self, token, bits):
         """Takes the next token; returns the verdict on the newest bar: "right", "wrong" or
         "open"."""
         self.tokens.append(token)
         self.bits.append(bits)
-        # an event counts as a character at least, so that budgets end
-        self.n_chars += max(1, int(self.tokenizer.token_chars[token]))
+        self.n_chars += self.token_chars[token]
         return self.judge(token)
 
     def judge(self, token):
         """Ends a row whose tune, or whose budget, is over with this token."""
         if token == END:
-            self.stop_reason = "end"
+            self.stop("end")
         elif self.n_chars >= self.request.max_chars:
-            self.stop_reason = "budget"
+            self.stop("budget")
         return "open"
+
+    def stop(self, reason):
+        """Ends the row."""
+        self.is_open, self.stop_reason = False, reason
 
     def text(self):
         """Returns what stands in the row so far."""
@@ -271,8 +261,8 @@ class _RightRow(_Row):
     """A row whose bars shall be right.
 
     bars: the judge; kept: the place after the last right bar; levels: the places where all voices
-    had equally many bars, the header first; waits: True if the row went back farther than the
-    model's cache can.
+    had equally many bars, the header first. A row that is not open and has no reason to stop went
+    back farther than the model's cache can.
     """
 
     def __init__(self, request, tokenizer, right_bars):
@@ -311,14 +301,14 @@ class _RightRow(_Row):
         if fits and self.bars.is_level:
             self.levels.append(self.kept)
         if fits and (has_ended or self.bars.is_done):
-            self.stop_reason = "end" if has_ended else "bars"
+            self.stop("end" if has_ended else "bars")
         elif self.n_chars >= self.request.max_chars:
             self.cut("budget")
 
     def cut(self, reason):
         """Ends the row with the last bar that all voices have."""
         self.go_to(self.levels[-1])
-        self.stop_reason = reason
+        self.stop(reason)
 
     def go_to(self, place):
         """Takes back what was drawn since a place."""
@@ -326,9 +316,8 @@ class _RightRow(_Row):
         self.n_chars = place.n_chars
 
     def give_up(self):
-        """Goes back before the bar that cannot be drawn: to the last place but one where the voices
-        were level, then twice as far each time until the row has got beyond that bar; or ends the
-        row, which is stuck."""
+        """Goes back before the bar that cannot be drawn, twice as far each time until the row has
+        got beyond that bar; or ends the row, which is stuck."""
         self.bars.give_up()
         if self.bars.n_bars > self.most_bars:
             self.n_retreats, self.most_bars = 0, self.bars.n_bars
@@ -342,7 +331,7 @@ class _RightRow(_Row):
         self.kept = self.levels[-1]
         self.bars = copy.copy(self.kept.bars)
         self.go_to(self.kept)
-        self.waits = True
+        self.is_open = False
 
     def sample(self):
         """Returns a finished row as `generate` does."""
@@ -358,17 +347,17 @@ def _uniforms(seed):
 
 @torch.inference_mode()
 def _draw_batch(model, rows, device):
-    """Draws rows side by side until all have ended. A row that went back farther than the cache can
-    goes on when the others have ended, with a cache read anew."""
+    """Draws rows side by side until all have ended. Rows that went back far go on when the others
+    have ended, with a cache read anew."""
     started = time.perf_counter()
     for row in rows:
         if row.request.prompt:
             row.bits = _prompt_bits(model, row.tokens, device)
     while rows:
         _draw_rows(model, rows, device, started)
-        rows = [row for row in rows if row.waits]
+        rows = [row for row in rows if row.stop_reason is None]
         for row in rows:
-            row.waits = False
+            row.is_open = True
 
 
 def _prompt_bits(model, tokens, device):
@@ -379,7 +368,8 @@ def _prompt_bits(model, tokens, device):
 
 
 def _without_begin(logits):
-    """Logits (n, V) on the CPU, of which the begin and unknown tokens are never drawn."""
+    """Returns logits (n, V) on the CPU, without the begin and unknown tokens: neither is ever a
+    target of the training loss."""
     logits = logits.float().cpu()
     logits[:, [BEGIN, UNKNOWN]] = -torch.inf
     return logits
@@ -392,28 +382,26 @@ def _surprisal(logits, tokens):
 
 
 def _draw_rows(model, rows, device, started):
-    """Draws these rows until each has ended or waits; notes the seconds that each took."""
+    """Draws these rows until none is open; notes the seconds that each took."""
     desc, cache = f"{len(rows)} samples", None
-    padding = [_Row(Request(), rows[0].tokenizer) for _ in range(-len(rows) % LANES)]
-    for row in padding:
-        row.stop_reason = "padding"
-    rows = rows + padding
+    tokenizer = rows[0].tokenizer
+    rows = rows + [_Row(Request(), tokenizer, is_open=False) for _ in range(-len(rows) % LANES)]
     settings = torch.tensor(
         [[getattr(row.request, name) for row in rows] for name in MODEL_ITSELF], dtype=torch.float64
     )
-    goes_on = iter(lambda: any(row.is_drawn() for row in rows), False)
+    goes_on = iter(lambda: any(row.is_open for row in rows), False)
     for _ in progress(goes_on, desc=desc, unit="token"):
         logits, cache = model.step_rows([row.tokens for row in rows], cache)
         logits = _without_begin(logits)
         allowed = logits.clone()
         allowed[torch.tensor([row.request.n_bars > 0 for row in rows]), END] = -torch.inf
-        uniform = [next(row.uniforms) if row.is_drawn() else 0.0 for row in rows]
+        uniform = [next(row.uniforms) if row.is_open else 0.0 for row in rows]
         weights = filtered_weights(allowed, *settings)
         drawn = draw(weights, torch.tensor(uniform, dtype=torch.float64))
         places = {"right": [], "wrong": [], "open": []}  # of the rows with such a newest bar
         for place, (token, bits) in enumerate(zip(drawn.tolist(), _surprisal(logits, drawn))):
             row = rows[place]
-            if row.is_drawn():
+            if row.is_open:
                 places[row.add(token, bits)].append(place)
                 row.seconds = time.perf_counter() - started
         if places["right"]:
@@ -436,9 +424,11 @@ def bits_of_characters(bits, n_chars):
 
 
 def _rows_to_keep(rows):
-    """Places of the rows to go on with: all that are drawn and others up to a multiple of LANES;
+    """Places of the rows to go on with: all that are open and others up to a multiple of LANES;
     None where leaving the rest saves too little."""
-    drawn = [place for place, row in enumerate(rows) if row.is_drawn()]
-    others = [place for place, row in enumerate(rows) if not row.is_drawn()]
-    kept = drawn + others[: -len(drawn) % LANES]
-    return sorted(kept) if len(kept) <= SHRINK * len(rows) else None
+    n_open = sum(row.is_open for row in rows)
+    n_kept = LANES * math.ceil(n_open / LANES)
+    if n_kept > SHRINK * len(rows):
+        return None
+    others = itertools.islice((i for i, row in enumerate(rows) if not row.is_open), n_kept - n_open)
+    return sorted([i for i, row in enumerate(rows) if row.is_open] + list(others))

@@ -183,7 +183,7 @@ def per_note(root, record):
 
 def describe_samples(root, metadata):
     """Returns the rates of every set of samples, beside real music and simpler methods."""
-    baselines = read(root, "floors") or {}
+    baselines = read(root, "baselines") or {}
     right = set_of(root, "right")
     return {
         "unprompted": set_of(root, "unprompted"),
@@ -234,7 +234,7 @@ def by_length(names):
 
 def level_rows(results):
     """Returns the rated sets of samples of RESULTS.json: [{"name", "kind", and their rates}]; kind:
-    real, model, sampler, right, ngram, random or another of `music/floors.py`."""
+    real, model, sampler, right, ngram, random or another of `music/baseline_texts.py`."""
     samples = results.get("samples") or {}
     sets = [(name, kind, samples.get(key)) for key, (name, kind) in SETS.items()]
     for name, row in (samples.get("baselines") or {}).items():

@@ -67,7 +67,7 @@ def describe_skills(root):
     return {
         "n": next(iter(models.values()))["n"],
         "models": models,
-        "floors": read(root, "skills/floors"),
+        "baselines": read(root, "skills/baselines"),
         "real_music": skills_of("real_cut"),
     }
 
@@ -76,7 +76,7 @@ def skill_rows(skills):
     """Returns the rows of skills.csv: models, real music, n-grams."""
     if not skills:
         return []
-    sets = {**skills["models"], "real music": skills["real_music"], **(skills["floors"] or {})}
+    sets = {**skills["models"], "real music": skills["real_music"], **(skills["baselines"] or {})}
     return [
         {
             **dict.fromkeys(TABLES["skills.csv"]),
