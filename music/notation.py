@@ -333,9 +333,11 @@ def _write_notes(measure, voice, i, stop, sharps, meter_sign, colour):
     missing = max(bar.meter - (stop - bar.onset), 0) if i == 0 and bar.meter else 0
     if missing:
         measure.paddingLeft = missing
-    # (letter, octave) -> alteration: in engraved music an accidental holds for its own octave only
-    in_force = {}
+    # in engraved music an accidental holds for its own octave only
     signature = dict(zip(LETTERS, key_alterations(sharps)))
+    in_force = {
+        (letter, octave): signature[letter] for letter in LETTERS for octave in range(-2, 11)
+    }
     end = bar.onset + bar.length
     slices = bar_slices(voice.notes, bar.onset, end)
     if end < stop:
@@ -355,11 +357,7 @@ def _write_notes(measure, voice, i, stop, sharps, meter_sign, colour):
                 continue
             heads = [
                 _head(
-                    spell(pitch, sharps),
-                    tied_in or k > 0,
-                    tied_on or k < len(pieces) - 1,
-                    in_force,
-                    signature,
+                    spell(pitch, sharps), tied_in or k > 0, tied_on or k < len(pieces) - 1, in_force
                 )
                 for pitch, tied_in, tied_on in sounding
             ]
@@ -371,7 +369,7 @@ def _write_notes(measure, voice, i, stop, sharps, meter_sign, colour):
     makeTupletBrackets(measure, inPlace=True)
 
 
-def _head(spelling, tied_in, tied_on, in_force, signature):
+def _head(spelling, tied_in, tied_on, in_force):
     """Returns a note head that shows its accidental unless the bar so far, the key or a tie says
     it. Updates `in_force`."""
     from music21 import note, pitch, tie
@@ -379,7 +377,7 @@ def _head(spelling, tied_in, tied_on, in_force, signature):
     letter, alteration, octave = spelling
     head = note.Note()
     head.pitch = pitch.Pitch(step=letter, octave=octave, accidental=alteration)
-    is_shown = not tied_in and in_force.get((letter, octave), signature[letter]) != alteration
+    is_shown = not tied_in and in_force[letter, octave] != alteration
     if head.pitch.accidental is None and is_shown:
         head.pitch.accidental = pitch.Accidental(0)
     if head.pitch.accidental is not None:

@@ -4,6 +4,7 @@ verovio engraves what music21 wrote: of ABC it draws several voices one after th
 and hang, and runs in a child process with a time limit.
 """
 
+import itertools
 import math
 import re
 import subprocess
@@ -27,10 +28,8 @@ VOICE_COLOURS = "#3366aa #b8621b #3f8f5f #8a5aa8 #a23b52 #5f7f1f #2f8f9f #7a6a55
 
 def bars_to_draw(tune):
     """Returns how many bars the score shows."""
-    bars = min(
-        max((len(voice.bars) for voice in tune.voices), default=0),
-        SCORE_BARS.get(len(tune.voices), SCORE_BARS_MANY),
-    )
+    n_bars = max((len(voice.bars) for voice in tune.voices), default=0)
+    bars = min(n_bars, SCORE_BARS.get(len(tune.voices), SCORE_BARS_MANY))
     while (
         bars > 1
         and sum(bar.n_notes for voice in tune.voices for bar in voice.bars[:bars]) > SCORE_NOTES
@@ -147,10 +146,10 @@ def piano_roll(tune, given=None):
             f"C{c // 12 - 1}</text>"
         )
     if n_given := min(max((given or {}).values(), default=0), len(starts) - 1):
-        x = across(starts[n_given])
+        x = f"{across(starts[n_given]):.1f}"
         svg.append(
-            f'<path d="M{ROLL_LEFT} 0H{x:.1f}V{height}H{ROLL_LEFT}z" fill="currentColor"'
-            f' fill-opacity=".08"/><path d="M{x:.1f} 0V{height}" stroke="currentColor"'
+            f'<path d="M{ROLL_LEFT} 0H{x}V{height}H{ROLL_LEFT}z" fill="currentColor"'
+            f' fill-opacity=".08"/><path d="M{x} 0V{height}" stroke="currentColor"'
             f' stroke-width="2" stroke-dasharray="6 4"/><text x="{ROLL_LEFT + 4}" y="12"'
             ' fill="currentColor">given as prompt</text>'
         )
@@ -160,11 +159,10 @@ def piano_roll(tune, given=None):
     step = max(1, math.ceil(len(bars) / ROLL_BAR_NUMBERS))
     svg += [
         f'<text x="{across(start):.1f}" y="{ROLL_HEIGHT - 10}" fill="currentColor">{i + 1}</text>'
-        for i, start in enumerate(bars)
-        if i % step == 0
+        for i, start in list(enumerate(bars))[::step]
     ]
     thick = max(y_scale - 0.4, 0.8)  # a hair narrower than the space
-    for v, voice in enumerate(tune.voices):
+    for voice, colour in zip(tune.voices, itertools.cycle(VOICE_COLOURS)):
         boxes = []
         for note in voice.notes:
             long = max(float(note.duration) * x_scale - 0.6, 0.8)
@@ -172,10 +170,7 @@ def piano_roll(tune, given=None):
                 f"M{across(note.onset):.1f} {(high - note.pitch - 1) * y_scale:.1f}"
                 f"h{long:.1f}v{thick:.1f}h-{long:.1f}z"
             )
-        svg.append(
-            f'<path d="{"".join(boxes)}" fill="{VOICE_COLOURS[v % len(VOICE_COLOURS)]}"'
-            ' fill-opacity=".85"/>'
-        )
+        svg.append(f'<path d="{"".join(boxes)}" fill="{colour}" fill-opacity=".85"/>')
     return "".join(svg) + "</svg>"
 
 
