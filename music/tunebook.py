@@ -155,14 +155,9 @@ def _piece(reader, start, stop):
             parts += [text[at : bar.start], rewritten[bar]]
             at = bar.end
     body = ("".join(parts) + text[at:end]).strip("\n").rstrip()
-    if len(voices) > 1 and not re.match(
-        r"\s*(?:\[V:|V:|%|\[?[A-Za-z]:[^\n]*\n\s*(?:\[V:|V:))", body
-    ):
-        following = min(
-            (bar for voice in voices for bar in voice.bars if bar.start >= begin),
-            key=lambda bar: bar.start,
-        )
-        body = f"[V:{following.voice}]" + body
+    has_voice = re.match(r"\s*(?:\[V:|V:|%|\[?[A-Za-z]:[^\n]*\n\s*(?:\[V:|V:))", body)
+    if len(voices) > 1 and not has_voice:
+        body = f"[V:{next(bar.voice for bar in reader.order if bar.start >= begin)}]" + body
     return "\n".join(_header_with(_header_lines(reader), values)) + "\n" + body + "\n"
 
 
