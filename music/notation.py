@@ -1,7 +1,7 @@
 """Notes to play and to print: MIDI and MusicXML from the events of `read_abc`.
 
-music21 writes the MusicXML, but does not read the ABC: 18 % of its notes are not in the source. What
-is seen is what is heard: in every form a voice's next bar begins where the score begins it
+music21 writes the MusicXML, but does not read the ABC: 18 % of its notes are not in the source.
+What is seen is what is heard: in every form a voice's next bar begins where the score begins it
 (`at_bar_lines`). Generated text is hostile.
 """
 

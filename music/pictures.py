@@ -1,7 +1,7 @@
 """Pictures of a text: its engraved score and its piano roll, as SVG and PNG.
 
-verovio engraves what music21 wrote: of ABC it draws several voices one after the other. It can crash
-and hang, and runs in a child process with a time limit.
+verovio engraves what music21 wrote: of ABC it draws several voices one after the other. It can
+crash and hang, and runs in a child process with a time limit.
 """
 
 import itertools

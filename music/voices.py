@@ -36,7 +36,7 @@ class Voice(NamedTuple):
     ties: dict
 
     def n_notes(self):
-        """Notes, heads tied together counted once."""
+        """Returns the number of notes, heads tied together counted once."""
         return sum(map(len, self.chords)) - sum(map(sum, self.ties.values()))
 
     def onsets(self):
@@ -74,8 +74,8 @@ def make_voices(track, pitch, on, off, bars, max_voices):
 
 
 def tidy(pitch, on, off):
-    """Notes of one track, sorted by onset and pitch: doubled notes stand once, a note ends where
-    its pitch starts again, and overlaps of up to a sixteenth, from legato playing, go."""
+    """Returns notes of one track, sorted by onset and pitch: doubled notes stand once, a note ends
+    where its pitch starts again, and overlaps of up to a sixteenth, from legato playing, go."""
     order = np.argsort((pitch * LATEST + on) * LATEST - off)  # by pitch, onset, the longest first
     pitch, on, off = pitch[order], on[order], off[order]
     keep = differs(pitch, on)
@@ -130,8 +130,8 @@ def tied_voice(pitch, on, off):
 
 
 def end_at_bars(on, off, bars):
-    """Ends of the notes of one voice; those that overlap others end at the next bar line: abc2midi
-    joins ties of changing chords over a bar line to wrong notes."""
+    """Returns ends of the notes of one voice; those that overlap others end at the next bar line:
+    abc2midi joins ties of changing chords over a bar line to wrong notes."""
     bar = bars[np.searchsorted(bars, on, side="right")]
     if not (off > bar).any():
         return off
