@@ -185,7 +185,7 @@ def add_play_flags(group):
 
 
 def best_model(text):
-    """Reads SIZE:EPOCHS[:WINDOWS] as {"size", "epochs", "windows" (None: by the amount of text)}."""
+    """Reads SIZE:EPOCHS[:WINDOWS] as {"size", "epochs", "windows" (None: by amount of text)}."""
     size, *numbers = name_list(text).split(":")
     if len(numbers) not in (1, 2):
         raise argparse.ArgumentTypeError(f"{text!r} is not SIZE:EPOCHS[:WINDOWS], e.g. small:4")

@@ -1,5 +1,5 @@
-"""What the stages share: tokenizers, model classes and the choice of device. Imports nothing else of
-the project but how events are written (`music/events.py`)."""
+"""What the stages share: tokenizers, model classes and the choice of device. Of the project it
+imports only how events are written (`music/events.py`)."""
 
 import hashlib
 import io
@@ -809,8 +809,8 @@ class SSM(LSTM):
         )
 
     def flops_per_token(self):
-        """Beside the weights, for each layer and channel, forward, 2 for each channel of its head to
-        write the memory and 2 to read it, and in the chunk 4 for each of (CHUNK + 1) / 2 tokens.
+        """Beside the weights, for each layer and channel, forward, 2 for each channel of its head
+        to write the memory and 2 to read it, and in the chunk 4 for each of (CHUNK + 1) / 2 tokens.
         From chunk to chunk (1 % of all) is left out."""
         c, d = self.config, self.config["d_model"]
         memory = 4 * d * d / c["n_head"] + 4 * d * (CHUNK + 1) / 2

@@ -136,8 +136,9 @@ def losses_by_tune(nats, chars, tune_of, seed):
 
     nats: {model: nats of each sequence}; chars: characters of each; tune_of: its tune. Tunes are
     resampled (bootstrap) with all their sequences. Two models find the same tunes hard: their
-    paired difference is known far better than either loss. Returns {"n_tunes", "losses": {model: {"nats_per_char", "se", "interval"}}, "differences":
-    [{"model", "less", "nats_per_char" (model - less), "se", "interval"}]}.
+    paired difference is known far better than either loss. Returns {"n_tunes",
+    "losses": {model: {"nats_per_char", "se", "interval"}}, "differences": [{"model", "less",
+    "nats_per_char" (model - less), "se", "interval"}]}.
     """
     tunes = {tune: i for i, tune in enumerate(dict.fromkeys(tune_of))}
     which = [tunes[tune] for tune in tune_of]

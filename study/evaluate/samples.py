@@ -30,19 +30,6 @@ PICTURES = {
     "roll_svg": "_roll.svg",
     "roll_png": "_roll.png",
 }
-DEFINITIONS = {
-    "order of the filters": "temperature, top-k, top-p, min-p; no repetition penalty",
-    "stop_reason": (
-        "end: the model ended the tune; budget: max_chars were drawn; stuck: no right bar led on,"
-        " though larger and larger parts were drawn again"
-    ),
-    "bars": (
-        "free: as the model draws them; right: a bar that its meter does not allow was drawn again"
-        " (draws: how often each was drawn; n_kept stand in the text, header and end counted as"
-        " such)"
-    ),
-    "surprisal_bits": "-log2 probability of each character of text under the model itself",
-}
 
 
 # ---------------------------------------------------------------- one sample
@@ -178,8 +165,6 @@ def write_ten(evaluation, ten, chosen):
             "checkpoint": checkpoint,
             "sha256": file_digest(evaluation.root / checkpoint),
         },
-        "chosen_sampler": chosen,
-        "definitions": DEFINITIONS,
         "environment": environment(str(loaded.device)),
         "samples": rows,
     }

@@ -98,7 +98,8 @@ def filtered_weights(logits, temperature, top_k, top_p, min_p):
     min_p times the probability of the likeliest. Each filter sees what the one before it left,
     renormalised.
 
-    >>> filtered_weights(torch.tensor([[0.5, 0.3, 0.2]]).log(), 1.0, 2, 1.0, 0.0)[0].round(decimals=3).tolist()
+    >>> weights = filtered_weights(torch.tensor([[0.5, 0.3, 0.2]]).log(), 1.0, 2, 1.0, 0.0)
+    >>> weights[0].round(decimals=3).tolist()
     [1.0, 0.6, 0.0]
     """
     logits = logits.double()
