@@ -41,7 +41,7 @@ UPPER_BOUND = (
     "losses are upper bounds: a text can be written in several ways with these tokens, and one is "
     "counted"
 )
-NOMINAL = "an event's characters are nominal (few percent off): compare it in nats per note"
+NOMINAL = "an event's characters are nominal, up to 8 % off: compare it in nats per note"
 REMARKS = {"note": UPPER_BOUND, "event": f"{UPPER_BOUND}; {NOMINAL}"}  # by kind of tokenizer
 
 
