@@ -49,8 +49,8 @@ DEFAULT_VOICES = 6  # see the docstring
 TIMEOUT = 20  # seconds of processor time for one file; the slowest real one seen needs under one
 MAX_FAILED_SHARE = 0.75  # of at least 10 files: beyond this the input is not what the user believes
 CHECKED_SHARE = 1 / 32  # of the files are read back; reading one takes longer than writing it
-# quarter notes: a file whose onsets lie further off the grid in the median was not played to its
-# beat; onsets without any regard to the beat give 0.033, nine real songs of ten less than 0.026
+# quarter notes off the grid in the median, from which a file was not played to its beat: random
+# onsets give 0.033, nine real songs of ten less than 0.026
 OFF_BEAT = 0.03
 # of conversion.tsv
 TABLE = "chars bars voices tracks notes doubled dropped drums together error".split()

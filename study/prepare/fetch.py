@@ -178,8 +178,6 @@ def download(url, folder, say):
 def file_name_of(url):
     """The name under which a download is kept; of a repository's archive with the repository's.
 
-    >>> file_name_of("https://x.org/a%20b.zip?v=2")
-    'a b.zip'
     >>> file_name_of("https://github.com/OpenScore/Lieder/archive/refs/heads/main.zip")
     'Lieder-main.zip'
     """
@@ -257,7 +255,7 @@ def fetch_rest(url, part, state, state_path):
 
 # ---------------------------------------------------------------- archives and folders
 
-# what the libraries raise that read archives
+# what libraries raise that read archives
 DAMAGES = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error)
 DAMAGES += (EOFError, ValueError, RuntimeError)
 

@@ -34,7 +34,7 @@ GENERIC_TITLE = re.compile(
 
 
 def words(text):
-    """Words and numbers of a name in lower case without accents: `L'Été (1)` -> `lete 1`."""
+    """Words of a name in lower case without accents: `L'Été (1)` -> `lete 1`."""
     plain = unicodedata.normalize("NFKD", re.sub("['`\u2019]", "", text))
     plain = "".join(c for c in plain if not unicodedata.combining(c)).lower()
     return " ".join(re.findall(r"[^\W_]+", plain))
@@ -80,8 +80,8 @@ def path_key(path):
 
 
 def name_by_works(tunes, works):
-    """Gives tunes `composer` and `work`, by {path: (composer, work)}; names a song by its composer,
-    not its cycle."""
+    """Gives tunes `composer` and `work`, by {path: (composer, work)}, and songs their composer's
+    name."""
     for tune in tunes:
         path = PurePosixPath(tune["origin"].partition("#")[0])
         tune["composer"], work = works.get(str(path), ("", ""))

@@ -3,8 +3,8 @@ belongs together.
 
 A *sequence* is one piece of one tune, a dict: origin, group, piece (number from 1), n_pieces,
 first_bar, at and bytes (its place in the spool), chars, order (of its tune in a split) and turn (of
-it among its tune's pieces): numbers in [0, 1) drawn by hash from the seed and the notes, so that
-neither depends on what else is in the corpus.
+it among its tune's pieces): numbers in [0, 1) by hash from the seed and the notes, whatever else is
+in the corpus.
 """
 
 import hashlib
