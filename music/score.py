@@ -22,6 +22,7 @@ MAX_MEASURES = 20_000  # the longest opera act has a tenth of this
 MAX_QUARTERS = 100_000  # of a whole score
 DEFAULT_BPM = 100  # of a score that gives none
 BPM = (10, 999)  # quarter notes a minute that are believed
+MAX_HELD = 32  # measures that a note may last, and ties of one pitch that wait for their ends
 VELOCITY = 90  # of all notes: the ABC made of them has no dynamics
 
 
@@ -63,7 +64,9 @@ class Score:
             held = [[measure, offset, 0, pitch], voice, None]
             self.voices.setdefault((part, voice), []).append(held[0])
             if tie in ("[", "_"):
-                self._open.setdefault((part, pitch), []).append(held)
+                waiting = self._open.setdefault((part, pitch), [])
+                waiting.append(held)
+                del waiting[:-MAX_HELD]
         elif tie == "]":
             self._open[part, pitch].remove(held)
         held[0][2] += length
@@ -75,7 +78,7 @@ class Score:
         found = None
         for held in self._open.get((part, pitch), ()):
             measure, end = held[2]
-            gap = sum(self.lengths[measure : place[0]]) + place[1] - end
+            gap = sum(self.lengths[measure : min(place[0], measure + MAX_HELD)]) + place[1] - end
             next_bar = measure == place[0] - 1 and place[1] == 0
             if (next_bar or abs(gap) <= SNAP) and (found is None or held[1] == voice):
                 found = held
