@@ -12,6 +12,7 @@ from collections import Counter
 
 MAX_UNPACKED = 16 << 20  # bytes of a gzip file; the largest real song has a twentieth of it
 DRUM_CHANNEL = 9
+GS_CHANNELS = (9, *range(9), *range(10, 16))  # of its parts: it counts channel 10 first
 SOUND_OFF = 120, 123  # controllers: all sound off, all notes off
 END_OF_TRACK = b"\xff\x2f\x00"
 
@@ -121,6 +122,8 @@ def read_number(data, at):
     while byte >= 0x80:
         byte = data[at]
         number, at = number << 7 | byte & 0x7F, at + 1
+        if number >> 64:
+            raise ValueError("a number without an end")
     return number, at
 
 
@@ -138,18 +141,11 @@ def end_of_system(data, at):
 
 def mark_drums(data, tracks, counts):
     """Moves the parts that a GS or XG message makes drums to the channel of drums."""
-    drums = set()
+    is_drums = {}
     for gs_part, gs_mode, xg_part, xg_mode in _DRUMS.findall(data):
-        if gs_part:  # GS counts channel 10 first
-            part = gs_part[0] & 15
-            channel = DRUM_CHANNEL if part == 0 else part - 1 if part <= DRUM_CHANNEL else part
-        else:
-            channel = xg_part[0]
-        if (gs_mode or xg_mode)[0]:
-            drums.add(channel)
-        else:
-            drums.discard(channel)
-    for channel in drums - {DRUM_CHANNEL}:
+        channel = GS_CHANNELS[gs_part[0] & 15] if gs_part else xg_part[0]
+        is_drums[channel] = (gs_mode or xg_mode)[0] > 0
+    for channel in {channel for channel, mode in is_drums.items() if mode} - {DRUM_CHANNEL}:
         moved = {kind | channel: kind | DRUM_CHANNEL for kind in (0x80, 0x90)}
         if any(status in moved for events in tracks for _, status, _ in events):
             counts["parts made drums by a message"] += 1
