@@ -86,8 +86,9 @@ def read_track(data, counts):
     n_bytes = len(data)
     while at < n_bytes:
         delta, start = data[at], at
-        at += 1
-        if delta >= 0x80:
+        if delta < 0x80:
+            at += 1
+        else:
             delta, at = read_number(data, start)
             if at - start > 4:
                 counts["long delta times"] += 1
@@ -109,8 +110,9 @@ def read_track(data, counts):
         elif is_kept:
             counts["running status behind a system message"] += 1
             is_kept = False
-        start, at = at, at + (1 if 0xC0 <= status < 0xE0 else 2)
-        events.append((now, status, data[start:at]))
+        stop = at + (1 if 0xC0 <= status < 0xE0 else 2)
+        events.append((now, status, data[at:stop]))
+        at = stop
     if at > n_bytes:
         raise ValueError("a message without its end")
     return events
@@ -118,13 +120,12 @@ def read_track(data, counts):
 
 def read_number(data, at):
     """Returns (a number of seven bits a byte, the place after it)."""
-    number, byte = 0, 0x80
-    while byte >= 0x80:
-        byte = data[at]
-        number, at = number << 7 | byte & 0x7F, at + 1
-        if number >> 64:
-            raise ValueError("a number without an end")
-    return number, at
+    number = 0
+    for place in range(at, at + 10):
+        number = number << 7 | data[place] & 0x7F
+        if data[place] < 0x80:
+            return number, place + 1
+    raise ValueError("a number without an end")
 
 
 def end_of_system(data, at):
