@@ -256,7 +256,6 @@ class Model(nn.Module):
     `self.config` and `self.head` and has, beside the attributes below,
 
     features(idx): what the head reads, (B, T, width);
-    read_on(idx): iterator over the logits (B, n, V) of texts idx (B, any T) of any length;
     step_rows(texts, cache=None): logits (B, V) after each of B lists of two tokens or more, of
         which the cache has read all but the newest, and the cache to pass next (it changes in
         place). A row's logits depend on no other row;
@@ -500,14 +499,6 @@ class Transformer(Model):
                 x = block(x, cos, sin, store[layer], last[layer], past)
         return self.norm(x)
 
-    def read_on(self, idx):
-        """Logits of texts longer than a window: windows that overlap by half, so that every token
-        but the first ones is predicted from at least half a window."""
-        size = self.config["block_size"]
-        yield self(idx[:, :size])[0]
-        for start in range(size // 2, idx.size(1) - size // 2, size // 2):
-            yield self(idx[:, start : start + size])[0][:, size // 2 :]
-
     def step_rows(self, texts, cache=None):
         """Logits (B, V) after each of these lists of tokens, and the cache; see `Model`.
 
@@ -619,13 +610,6 @@ class LSTM(Model):
         with torch.autocast(x.device.type, enabled=x.device.type == "cuda"):
             y, state = self.lstm(x.float(), state)
         return F.dropout(y, self.config["dropout"], self.training), state
-
-    def read_on(self, idx):
-        """Logits of texts longer than a window: the state is carried from window to window."""
-        state = None
-        for part in idx.split(self.config["block_size"], dim=1):
-            y, state = self._run(part, state)
-            yield self.head(y)
 
     def step_rows(self, texts, cache=None):
         """Logits (B, V) after each of these lists of tokens, and the cache: the state, and as it

@@ -561,7 +561,7 @@ def test_samples_stand_as_drawn_with_their_metadata(done):
         assert (
             text == row["text"]
             and text.startswith(row["prompt"])
-            and len(row["surprisal_bits"]) == len(text)
+            and len(row["surprisal_bits"]) == row["new_chars"]
         )
         assert row["validity"]["level"] == check_abc(text, len(row["prompt"])).level
         assert (row["repaired"] is None) == (not (folder / f"repaired/{row['file']}").exists())

@@ -110,15 +110,15 @@ def set_up(root, loaded, data, budget, seed, first_seeds, force):
 
 def draw(loaded, requests, surprisal, right_bars=None):
     """Draws samples of these requests (a list of dicts), with or without the surprisal of every
-    character, and with its mean over those drawn."""
+    character drawn, and with its mean."""
     requests = [Request(**request) for request in requests]
     samples = generate(
         loaded.model, loaded.tokenizer, requests, loaded.device, right_bars=right_bars
     )
     for sample in samples:
-        sample["bits_per_char"] = mean_of_known(sample["surprisal_bits"][len(sample["prompt"]) :])
+        sample["bits_per_char"] = mean_of_known(sample["surprisal_bits"])
         if not surprisal:
-            del sample["surprisal_bits"], sample["end_bits"]
+            del sample["surprisal_bits"]
     return samples
 
 

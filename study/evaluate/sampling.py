@@ -144,8 +144,8 @@ def generate(model, tokenizer, requests, device="cpu", batch_rows=BATCH_ROWS, ri
     Keys: the request's own; `text` (prompt and what was drawn, without end token); `new_chars`;
     `stop_reason` ("end": the model ended the tune, "budget": max_chars were drawn, "bars": n_bars
     are there, "stuck": no right bar leads on); `surprisal_bits` (-log2 of the probability that the
-    model itself, at temperature 1 and unfiltered, gave each character of `text`); `end_bits` (the
-    same of the end token, or None); `seconds` (from the start of its batch to its last character).
+    model itself, at temperature 1 and unfiltered, gave each character drawn); `seconds` (from the
+    start of its batch to its last character).
     With right bars also `n_kept`, bars (header and end counted as such) in the text, and `draws`,
     how often each bar was drawn, those given up or taken back among them. Right bars that do not
     reach the end of the tune stop after the last bar that all voices have.
@@ -200,7 +200,8 @@ class _Row:
         # an event counts as a character at least, so that budgets end
         self.token_chars = np.maximum(tokenizer.token_chars, 1).tolist()
         self.tokens = [*START, *tokenizer.encode(request.prompt).tolist()]
-        self.bits = []  # surprisal of every token behind START
+        self.n_given = len(self.tokens)
+        self.bits = []  # surprisal of every token drawn
         self.n_chars = 0  # drawn after the prompt
         self.stop_reason, self.seconds = None, 0.0
         self.uniforms = _uniforms(request.seed)
@@ -232,19 +233,17 @@ class _Row:
     def sample(self):
         """Returns a finished row as `generate` does; what the last token has beyond the budget is
         cut off."""
-        has_ended = self.stop_reason == "end"
-        n_tokens = len(self.bits) - has_ended
         texts = self.tokenizer.texts_of(self.tokens[len(START) :])
-        n_given = len(self.request.prompt)
-        text = "".join(texts)[: n_given + self.request.max_chars]
-        bits = bits_of_characters(self.bits[:n_tokens], [len(part) for part in texts[:n_tokens]])
+        n_chars = [len(text) for text in texts[self.n_given - len(START) :]]
+        given = len(self.request.prompt)
+        text = "".join(texts)[: given + self.request.max_chars]
+        bits = bits_of_characters(self.bits, n_chars)[: len(text) - given]
         return {
             **self.request._asdict(),
             "text": text,
-            "new_chars": len(text) - n_given,
+            "new_chars": len(text) - given,
             "stop_reason": self.stop_reason,
-            "surprisal_bits": [round(n, 3) for n in bits[: len(text)].tolist()],
-            "end_bits": round(self.bits[-1], 3) if has_ended else None,
+            "surprisal_bits": [round(n, 3) for n in bits.tolist()],
             "seconds": round(self.seconds, 3),
         }
 
@@ -313,7 +312,7 @@ class _RightRow(_Row):
 
     def go_to(self, place):
         """Takes back what was drawn since a place."""
-        del self.tokens[place.n_tokens :], self.bits[place.n_tokens - len(START) :]
+        del self.tokens[place.n_tokens :], self.bits[place.n_tokens - self.n_given :]
         self.n_chars = place.n_chars
 
     def give_up(self):
@@ -351,35 +350,11 @@ def _draw_batch(model, rows, device):
     """Draws rows side by side until all have ended. Rows that went back far go on when the others
     have ended, with a cache read anew."""
     started = time.perf_counter()
-    for row in rows:
-        if row.request.prompt:
-            row.bits = _prompt_bits(model, row.tokens, device)
     while rows:
         _draw_rows(model, rows, device, started)
         rows = [row for row in rows if row.stop_reason is None]
         for row in rows:
             row.is_open = True
-
-
-def _prompt_bits(model, tokens, device):
-    """Surprisal of a prompt's tokens, read alone and at one stroke."""
-    idx = torch.tensor([tokens])
-    logits = torch.cat(list(model.read_on(idx.to(device))), dim=1)[0, :-1]
-    return _surprisal(_without_begin(logits), idx[0, 1:])[len(START) - 1 :]
-
-
-def _without_begin(logits):
-    """Returns logits (n, V) on the CPU, without the begin and unknown tokens: neither is ever a
-    target of the training loss."""
-    logits = logits.float().cpu()
-    logits[:, [BEGIN, UNKNOWN]] = -torch.inf
-    return logits
-
-
-def _surprisal(logits, tokens):
-    """Bits of tokens (n,) under logits (n, V), a list."""
-    nats = -logits.double().log_softmax(dim=1).gather(1, tokens.unsqueeze(1)).squeeze(1)
-    return (nats / math.log(2)).float().tolist()
 
 
 def _draw_rows(model, rows, device, started):
@@ -393,17 +368,19 @@ def _draw_rows(model, rows, device, started):
     goes_on = iter(lambda: any(row.is_open for row in rows), False)
     for _ in progress(goes_on, desc=desc, unit="token"):
         logits, cache = model.step_rows([row.tokens for row in rows], cache)
-        logits = _without_begin(logits)
+        logits = logits.float().cpu()
+        logits[:, [BEGIN, UNKNOWN]] = -torch.inf  # neither is ever a target of training
         allowed = logits.clone()
         allowed[torch.tensor([row.request.n_bars > 0 for row in rows]), END] = -torch.inf
         uniform = [next(row.uniforms) if row.is_open else 0.0 for row in rows]
         weights = filtered_weights(allowed, *settings)
         drawn = draw(weights, torch.tensor(uniform, dtype=torch.float64))
         places = {"right": [], "wrong": [], "open": []}  # of the rows with such a newest bar
-        for place, (token, bits) in enumerate(zip(drawn.tolist(), _surprisal(logits, drawn))):
-            row = rows[place]
+        nats = -logits.double().log_softmax(dim=1).gather(1, drawn.unsqueeze(1)).squeeze(1)
+        bits = (nats / math.log(2)).float().tolist()
+        for place, (row, token) in enumerate(zip(rows, drawn.tolist())):
             if row.is_open:
-                places[row.add(token, bits)].append(place)
+                places[row.add(token, bits[place])].append(place)
                 row.seconds = time.perf_counter() - started
         if places["right"]:
             model.mark(cache, torch.tensor(places["right"], device=device))
