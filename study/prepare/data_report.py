@@ -43,9 +43,10 @@ def spread(values):
 def shares(values, most=24):
     """{value: number} of the most frequent known values, or None if none is known."""
     counts = Counter(value for value in values if value is not None)
-    ordered = sorted(counts.items(), key=lambda item: (-item[1], str(item[0])))
-    rest = sum(count for _, count in ordered[most:])
-    return {**dict(ordered[:most]), **({"other": rest} if rest else {})} if counts else None
+    frequent = dict(counts.most_common(most))
+    if len(counts) > most:
+        frequent["other"] = counts.total() - sum(frequent.values())
+    return frequent or None
 
 
 def is_music(tunes):

@@ -101,7 +101,7 @@ def read_tune(origin, name, text, max_chars, min_chars, compare=True):
         row["exact"] = row["free"] = hashlib.blake2b(text.encode(), digest_size=16).digest()
     if is_abc:
         row["n_notes"] = sum(len(onsets) for onsets, _, _ in voices)
-    return {**row, **(_fingerprints(voices) if compare else {})}
+    return row | _fingerprints(voices) if compare else row
 
 
 def _fingerprints(voices):
