@@ -1,7 +1,9 @@
 """What a player asks for on the command line, in the form of the training text, and drawn.
 
-prompt = prompt_of(None, "6/8", "am", seen)     # ValueError says what the model has never seen
-samples = draw(loaded, prompt, seeds, 2000, "right", sampler)
+    prompt = prompt_of(None, "6/8", "am", seen)
+    samples = draw(loaded, prompt, seeds, 2000, "right", sampler)
+
+A ValueError says in a sentence what the model has never seen.
 """
 
 import re
