@@ -262,12 +262,8 @@ class GRU(LSTM):
         nn.init.zeros_(self.head.weight)
 
     def _run(self, idx, state=None):
-        y, state = self.gru(self.embedding(idx).float(), state)
-        return y, state
-
-    @staticmethod
-    def take_rows(cache, rows):
-        return cache.index_select(1, rows)
+        y, state = self.gru(self.embedding(idx).float(), state and state[0])
+        return y, (state, state)  # as many parts as the LSTM's
 '''
 GRU_ROW = """
 FAMILIES["gru"] = Family("gru", "GRU", "GRU", "05c_train_grus", "#CC79A7", "v", optional=True)
