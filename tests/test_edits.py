@@ -295,8 +295,10 @@ def test_a_third_family_is_a_class_a_row_and_a_script(project):
     make(project, ["05c_train_grus", "06_fit_scaling", "07_train_best_and_generate"])
     outputs = project / "quick/part4_outputs"
     results = json.loads((outputs / "RESULTS.json").read_text())
-    assert {"transformer", "lstm", "gru"} < set(results["runs"])
-    assert "gru" in results["fits"] and "\ngru_tiny," in (outputs / "skills.csv").read_text()
+    assert {"transformer", "lstm", "gru"} < set(results["fits"])
+    assert all(
+        "\ngru_tiny," in (outputs / f"{name}.csv").read_text() for name in ("runs", "skills")
+    )
     fits = json.loads((outputs / "fits.json").read_text())
     pairs = [fits["comparison"], *fits["more_comparisons"]]
     assert len(pairs) == 3 and "GRU" in json.dumps(pairs) + (outputs / "report.html").read_text()
