@@ -142,9 +142,9 @@ def test_damaged_archives_end_in_a_message(tmp_path, n, capsys):
         folder = tmp_path / f"out{number}"
         folder.mkdir()
         try:
-            midi = fetch.MidiFolder(folder)
-            for member in fetch.music_members(tmp_path / "x", midi.left_out, None, 0, (".mid",)):
-                midi.add(*member)
+            taken = fetch.MidiFolder(folder)
+            for row in fetch.music_members(tmp_path / "x", taken.left_out, None, 0, (".mid",)):
+                taken.add(*row)
             whole += 1
         except fetch.Refused:
             pass
