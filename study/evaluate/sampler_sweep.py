@@ -57,8 +57,8 @@ def sweep_row(samples, train):
 
 
 def choose_sampler(rows, real, limits):
-    """Returns the setting with the largest mean of validity and bar accuracy, of equals the one
-    nearest to the model itself; the model itself if every row drifts away.
+    """Returns the setting with the largest mean of validity and bar accuracy, of equals the first;
+    the model itself if every row drifts away.
 
     limits: {figure: how far above that of real music it may lie}. A sampler that drifts into rests
     or into one bar repeated is no better sampler, however valid its bars.
@@ -70,9 +70,7 @@ def choose_sampler(rows, real, limits):
         )
 
     def merit(row):
-        is_whole = all(row[key] == MODEL_ITSELF[key] for key in ("top_k", "top_p", "min_p"))
-        accuracy = (row["rate"] or 0) + (row["bar_accuracy"] or 0)
-        return accuracy, -abs(row["temperature"] - 1), is_whole
+        return (row["rate"] or 0) + (row["bar_accuracy"] or 0)
 
     best = max((row for row in rows if not drifts(row)), key=merit, default=MODEL_ITSELF)
     return {key: best[key] for key in MODEL_ITSELF}
