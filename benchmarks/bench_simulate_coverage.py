@@ -218,7 +218,7 @@ def simulate_difference(n_seeds, noise, shared, n_studies, rng):
             k: [{"params_total": n, "val_nats_per_char": y} for n, _, y, _ in r]
             for k, r in zip(fits, runs)
         }
-        found = compare.compare_families(*runs, compare.noise_of_runs(families, fits), 0, rng)
+        found = compare.compare_families(*runs, compare.noise_of_runs(families, fits))
         for point in found["points"]:
             low, high = point["interval"]
             covered.append(low <= -gap <= high)

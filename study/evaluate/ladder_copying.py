@@ -7,7 +7,6 @@ so, its loss leaves the law that smaller models follow, by what it saves. Loads 
 from study.evaluate.measurements import read
 from study.fit.answer import answer, saved_of_rows
 from study.fit.copying import second_occurrences
-from study.fit.joint_fit import rows_of_grid
 from study.fit.records import is_ladder, read_records, rows_of_records
 
 COLUMNS = (
@@ -30,11 +29,6 @@ def rows_of(root):
 
 
 def answer_of(rows, text):
-    """Returns the answer of `study/fit/answer.py` with the copying term, which 06 cannot give yet;
+    """Returns the answer of stage 06 with the copying term, which takes the models to measure;
     None without rows. text: that of the losses, in which repeated bars are counted."""
-    if not rows:
-        return None
-    families = dict.fromkeys(row["family"] for row in rows)
-    own = [[row for row in rows if row["family"] == family] for family in families]
-    on_grid = [row for group in own for row in rows_of_grid(group)]
-    return answer(on_grid, saved_of_rows(rows), second_occurrences(text)["share"])
+    return answer(rows, saved_of_rows(rows), second_occurrences(text)["share"])

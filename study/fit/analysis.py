@@ -132,8 +132,8 @@ def analyse(rows, resamples, seed=0, measured=VALIDATION, predicted=None, saved=
             entries[family], counting[family]
         )
     joint, joint_refused = {}, {}
-    grids = {family: rows_of_grid(own) for family, own in everything.items()}
-    for family, own in grids.items():
+    for family, rows_of_family in everything.items():
+        own = rows_of_grid(rows_of_family)
         entry, _, _ = fit_grid(own, resamples, rng)
         if isinstance(entry, str):
             joint_refused[family] = entry
@@ -144,9 +144,9 @@ def analyse(rows, resamples, seed=0, measured=VALIDATION, predicted=None, saved=
         if family in entries:
             entries[family].update(NO_VERDICT)
     families = {family: headline.rows for family, headline in chosen.items()}
-    compared = compare_pairs(families, laws, resamples, rng)
-    on_grid = [row for family in chosen for row in grids[family]]
-    answer = study_answer.answer(on_grid, saved, share) if on_grid else None
+    compared = compare_pairs(families, laws)
+    usable = [row for family in chosen for row in everything[family]]
+    answer = study_answer.answer(usable, saved, share)
     result = {
         "headline": sentences.headline(entries, refused, compared, joint, answer),
         "answer": answer,

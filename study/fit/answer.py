@@ -13,7 +13,8 @@ import numpy as np
 from study.families import in_order
 from study.fit import copying, design, sentences
 from study.fit import shared_law as shared
-from study.fit.predictions import MIN_AMOUNTS, MIN_SIZES, onset_of, predictions
+from study.fit.joint_fit import rows_of_grid
+from study.fit.predictions import is_grid, onset_of, predictions
 from study.fit.records import count_of, is_ladder, is_positive
 
 TIE = 2.0  # standard errors of a difference below which two families are a draw
@@ -30,31 +31,24 @@ def saved_of_rows(measured):
     return {key: float(np.mean(values)) for key, values in cells.items()}
 
 
-def grid_of(rows):
-    """Returns the runs of the families that have a grid of sizes and amounts of text, as one list;
-    a family whose sizes and data grow together has none."""
-    kept = []
-    for family in in_order({row["family"] for row in rows}):
-        own = [row for row in rows if row["family"] == family]
-        own = [row for row in own if is_positive(row["val_nats_per_char"])]
-        own = [row for row in own if is_positive(row["n_chars_seen"])]
-        n, d = (
-            np.array([row[key] for row in own], float) for key in (count_of(own), "n_chars_seen")
-        )
-        is_grid = len(set(n)) >= MIN_SIZES and len(set(d)) >= MIN_AMOUNTS
-        if is_grid and design.cannot_tell(n, d) is None:
-            kept += own
-    return kept
+def has_grid(rows):
+    """Returns True for the runs of a family on a grid of sizes and amounts of text; False where
+    sizes and data grow together."""
+    points = shared.points_of(rows)
+    return is_grid(points) and design.cannot_tell(points.n, points.d) is None
 
 
 def answer(rows, saved=None, share=None):
-    """Returns {"sentence", "numbers", "winners", "prediction", "law"}.
+    """Returns {"sentence", "numbers", "winners", "prediction", "law"}; None without rows.
 
-    rows: those of the joint law, all families; saved: of `saved_of_rows`; share: of characters in
-    second occurrences, counted in the text.
+    saved: of `saved_of_rows`; share: of characters in second occurrences, counted in the text.
     """
-    grid = grid_of(rows)
-    table = winners(grid or rows)
+    if not rows:
+        return None
+    families = in_order({row["family"] for row in rows})
+    own = [rows_of_grid([row for row in rows if row["family"] == family]) for family in families]
+    grid = [row for group in own if has_grid(group) for row in group]
+    table = winners(grid or [row for group in own for row in group])
     points = shared.points_of(grid, saved)
     found = shared.fit(points) if grid else None
     if not grid or shared.is_on_bound(found)[0]:

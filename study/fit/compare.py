@@ -7,7 +7,7 @@ import numpy as np
 
 from study.families import in_order, label
 from study.fit import power_law as law
-from study.fit.power_law import LEVEL, TAILS, t_quantile
+from study.fit.power_law import LEVEL, t_quantile
 from study.fit.records import columns, is_positive
 from study.wording import si
 
@@ -22,23 +22,18 @@ N_POINTS = 5  # costs at which two families are compared
 N_CROSSING = 400  # ... and where a crossing of their curves is looked for
 
 
-# ---------------------------------------------------------------- every pair, every cost
-
-
-def compare_pairs(families, fits, resamples, rng):
-    """Returns every two families at equal parameters, FLOPs and seconds: a list in their order.
+def compare_pairs(families, fits):
+    """Compares every two families at equal parameters, FLOPs and seconds: a list in their order.
 
     families: {family: rows of its headline}; fits: {family: PowerLaw} of those that have a law.
     """
-    return [
-        _compare_pair(pair, families, fits, resamples, rng)
-        for pair in itertools.combinations(in_order(families), 2)
-    ]
+    pairs = itertools.combinations(in_order(families), 2)
+    return [_compare_pair(pair, families, fits) for pair in pairs]
 
 
-def _compare_pair(pair, families, fits, resamples, rng):
+def _compare_pair(pair, families, fits):
     own = {family: families[family] for family in pair}
-    # from these two alone: that a third family was trained must not change what is said of them
+    # from these two alone: a third family must not change what is said of them
     noise = noise_of_runs(own, {family: fits[family] for family in pair if family in fits})
     first, second = pair
     compared = {
@@ -56,7 +51,7 @@ def _compare_pair(pair, families, fits, resamples, rng):
         else:
             keys = (cost, "seed", "val_nats_per_char", "params_total")
             runs = ([tuple(row[key] for key in keys) for row in rows] for rows in own.values())
-            found = compare_families(*runs, noise, resamples, rng)
+            found = compare_families(*runs, noise)
             entry |= found or {"reason": "the ranges do not overlap"}
             if found:
                 entry["text"] = f"at equal {what} {who_is_lower(pair, found)}"
@@ -64,8 +59,7 @@ def _compare_pair(pair, families, fits, resamples, rng):
 
 
 def who_is_lower(pair, found):
-    """Returns who has the lower loss at equal cost, as far as the intervals carry it: "LSTM at 3/5
-    points, crossing at 227k"."""
+    """Says who has the lower loss at equal cost: "LSTM at 3/5 points, crossing at 227k"."""
     points = found["points"]
     if any(point["interval"] is None for point in points):
         return "unknown"
@@ -77,17 +71,13 @@ def who_is_lower(pair, found):
         clear += [f"{label(family)} {where}"] if count else []
     words = " and ".join(clear) or "neither"
     # a crossing counts only if both sides of it stand out of the noise
-    at = found["crossover"]["at"]
+    at = found["crossover"]
     return f"{words}, crossing at {si(at)}" if at is not None and len(clear) == 2 else words
 
 
 def noise_of_runs(families, fits):
-    """Returns (standard deviation of one run, degrees of freedom): from the seeds of the families if
-    enough runs were repeated, else from the residuals of their fits; None if neither can tell.
-
-    Pooled over the families: four single runs about a curve of three parameters leave one degree of
-    freedom, and Student's t with one is 12.7 standard deviations wide.
-    """
+    """Returns (standard deviation of one run, degrees of freedom), pooled over the families: from
+    seeds if enough runs were repeated, else from the residuals of the fits; None without either."""
     squares, dof = 0.0, 0
     for rows in families.values():
         n, loss = columns(rows)
@@ -105,11 +95,10 @@ def noise_of_runs(families, fits):
 
 
 def interpolation_weights(log_sizes, at):
-    """Returns rows that turn losses at increasing `log_sizes` (K,) into losses at `at` (M,): (M, K).
+    """Returns weights (M, K) that turn losses at increasing `log_sizes` (K,) into losses at `at` (M,).
 
-    A parabola through all sizes (least squares) plus its residuals, interpolated piecewise
-    linearly: the curve passes through every measured loss. Without the parabola its chords lie
-    above a convex law, by as much as the noise of a run.
+    A parabola (least squares) plus its residuals, interpolated linearly, passes through every
+    measured loss. Chords alone lie above a convex law by as much as the noise of a run.
     """
     chords = np.stack([np.interp(at, log_sizes, one) for one in np.eye(len(log_sizes))], 1)
     powers, center = np.arange(min(3, len(log_sizes))), log_sizes.mean()
@@ -119,15 +108,13 @@ def interpolation_weights(log_sizes, at):
     return (at - center)[:, None] ** powers @ fitted + chords @ residual
 
 
-def compare_families(first, second, noise, resamples, rng):
-    """Returns the loss of `first` minus that of `second` where both were measured, and where the two
-    curves cross; None if the ranges of cost do not overlap: what one family would reach at the
-    other's cost is then a matter of faith in a curve.
+def compare_families(first, second, noise):
+    """Returns the loss of `first` minus that of `second` where both were measured, and the cost at
+    which their curves cross; None if the ranges of cost do not overlap.
 
     first, second: lists of (cost, seed, loss, size). noise: (sd of one run, degrees of freedom) or
-    None. With MIN_PAIRED common seeds the interval is that of the differences paired by seed (t),
-    otherwise it comes from `noise`: a seed decides the order of the text for both families, and
-    what that does to both alike drops out of the difference.
+    None. With MIN_PAIRED common seeds the interval is that of differences paired by seed (t): a seed
+    decides the order of the text for both families. Otherwise it comes from `noise`.
     """
     curves = [_by_seed(first), _by_seed(second)]
     means = [_mean_curve(runs) for runs in (first, second)]
@@ -141,8 +128,7 @@ def compare_families(first, second, noise, resamples, rng):
         if all(len(curve[seed][0]) == len(x) for curve, x in zip(curves, (x1, x2)))
     ]
     is_paired = len(common) >= MIN_PAIRED
-    # seconds differ a little from seed to seed: stay where all of them were measured
-    if is_paired:
+    if is_paired:  # seconds differ from seed to seed: stay where all of them were measured
         own = [curve[seed][0] for curve in curves for seed in common]
         low, high = max([low] + [x[0] for x in own]), min([high] + [x[-1] for x in own])
         if low >= high:
@@ -151,8 +137,9 @@ def compare_families(first, second, noise, resamples, rng):
     rows1, rows2 = interpolation_weights(x1, at), interpolation_weights(x2, at)
     difference, half = rows1 @ y1 - rows2 @ y2, np.full(N_POINTS, np.nan)
     if is_paired:
-        paired = [[_interpolate(curve[seed], at) for seed in common] for curve in curves]
-        paired = np.subtract(*paired)
+        paired = np.subtract(
+            *([_interpolate(curve[seed], at) for seed in common] for curve in curves)
+        )
         difference = paired.mean(0)
         error = paired.std(0, ddof=1) / math.sqrt(len(common))
         half = t_quantile(0.5 + LEVEL / 2, len(common) - 1) * error
@@ -171,7 +158,7 @@ def compare_families(first, second, noise, resamples, rng):
         "range": [math.exp(low), math.exp(high)],
         "points": points,
         "paired_seeds": len(common),
-        "crossover": crossover(*means, noise, resamples, rng),
+        "crossover": crossover(*means),
     }
 
 
@@ -184,8 +171,7 @@ def _by_seed(runs):
 
 
 def _mean_curve(runs):
-    """Mean log cost, mean loss and number of runs of each size, in order of cost. (Seconds differ
-    from run to run, so the size and not the cost says which runs belong together.)"""
+    """Mean log cost, mean loss and number of runs of each size, in order of cost."""
     groups = {}
     for cost, _, loss, size in runs:
         groups.setdefault(size, []).append((math.log(cost), loss))
@@ -198,33 +184,13 @@ def _interpolate(curve, at):
     return interpolation_weights(curve[0], at) @ curve[1]
 
 
-def crossover(first, second, noise, resamples, rng):
-    """Returns the cost at which the interpolated curves cross, {"at", "interval"}; at None if
-    nowhere in range. The interval is that of the crossings under the noise of the runs."""
-    (x1, y1, w1), (x2, y2, w2) = first, second
+def crossover(first, second):
+    """Returns the highest cost at which two interpolated curves cross; None if nowhere in range."""
+    (x1, y1, _), (x2, y2, _) = first, second
     at = np.linspace(max(x1[0], x2[0]), min(x1[-1], x2[-1]), N_CROSSING)
-    rows1, rows2 = interpolation_weights(x1, at), interpolation_weights(x2, at)
-    own = _crossings(at, (rows1 @ y1 - rows2 @ y2)[None])[0]
-    crossing = {"at": None if math.isnan(own) else math.exp(own), "interval": None}
-    if noise is not None and resamples:
-        sd, dof = noise
-        scale = sd * np.sqrt(dof / rng.chisquare(dof, (resamples, 1)))
-        drawn = [
-            y + scale * rng.standard_normal((resamples, len(y))) / np.sqrt(w)
-            for y, w in ((y1, w1), (y2, w2))
-        ]
-        many = _crossings(at, drawn[0] @ rows1.T - drawn[1] @ rows2.T)
-        many = many[~np.isnan(many)]
-        if len(many) and crossing["at"] is not None:
-            crossing["interval"] = np.exp(np.percentile(many, TAILS)).tolist()
-    return crossing
-
-
-def _crossings(at, difference):
-    """The last change of sign in each row (B, M), in log cost; NaN where there is none."""
-    change = np.signbit(difference[:, 1:]) != np.signbit(difference[:, :-1])
-    last = change.shape[1] - 1 - change[:, ::-1].argmax(1)
-    row = np.arange(len(difference))
-    left, right = difference[row, last], difference[row, last + 1]
-    share = left / np.where(left == right, 1, left - right)
-    return np.where(change.any(1), at[last] + share * (at[1] - at[0]), np.nan)
+    difference = interpolation_weights(x1, at) @ y1 - interpolation_weights(x2, at) @ y2
+    changes = np.flatnonzero(np.diff(np.signbit(difference)))
+    if not len(changes):
+        return None
+    left, right = difference[changes[-1]], difference[changes[-1] + 1]
+    return math.exp(at[changes[-1]] + left / (left - right) * (at[1] - at[0]))

@@ -1,7 +1,6 @@
 """Counts what in-context copying can save in a text, and says when models copy.
 
-A model that copies (Olsson et al. 2022: an induction head) pays little for a bar that it has read
-before: ln 2 times the share of characters in repeated bars, for each bit saved on one.
+In-context copying: Olsson et al. 2022 (induction heads).
 """
 
 import math
@@ -13,10 +12,10 @@ from scipy import optimize, special
 from music.abc_text import Reader
 from study.fit.shared_law import BASE_SAVED, COPIES_FROM
 
-CONTEXT = 510  # characters of a tune that a model of context 512 reads beside BEGIN and the last
-PLATEAU = 1.1  # bits saved by models that copy, measured over sizes and passes: 0.9 to 1.2
+CONTEXT = 510  # characters of a tune in a context of 512 beside BEGIN and the last
+PLATEAU = 1.1  # bits saved by models that copy; measured: 0.9 to 1.2
 PLATEAU_RANGE = (1.0, 1.2)
-ATTENTION = ("transformer",)  # families that can copy at all: no other has saved above 0.2 bits
+ATTENTION = ("transformer",)  # families that copy: no other has saved above 0.2 bits
 
 
 def second_occurrences(text, context=CONTEXT):
@@ -70,10 +69,7 @@ class Onset(NamedTuple):
 
 def onset(n, d, saved):
     """Fits the logistic of what is saved, as a share of the plateau, in ln(N x D): an Onset, or
-    None where no model copies.
-
-    The exponent of D beside that of N is 1: fits gave 1.0 to 1.5, N alone and D alone are rejected.
-    """
+    None where no model copies."""
     n, d, saved = (np.asarray(values, float) for values in (n, d, saved))
     if not len(saved) or saved.max() < COPIES_FROM:
         return None

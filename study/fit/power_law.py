@@ -1,13 +1,10 @@
 """Fits L(N) = a N^-alpha + c, the loss against size at one amount of text, with intervals.
 
-Few sizes and three parameters: R2 says nothing, so every estimate comes with an interval that was
-calibrated by simulation (benchmarks/scaling.md). Arrays go in and out; losses are nats per
-character.
-
+Intervals were calibrated by simulation (benchmarks/scaling.md). Losses are nats per character.
 Variable projection (Golub & Pereyra 1973): for a given alpha, a and c >= 0 have a closed form, so
-the search is over alpha alone, and the sum of squares as a function of alpha is the profile from
-which the intervals come. N is scaled by its geometric mean inside. Least squares is the estimate:
-on few clean points Huber's exponents scatter more. Huber on log loss stands beside it.
+the search is over alpha alone; the sum of squares as a function of alpha is the profile from which
+the intervals come. Least squares is the estimate: on few clean points Huber's exponents scatter
+more.
 """
 
 import math
@@ -20,10 +17,8 @@ from study.fit.robust import HUBER_DELTA, LOG_ZERO, log_sum_exp, minimize_huber
 
 LEVEL = 0.95  # of every interval
 TAILS = [100 * (1 - LEVEL) / 2, 100 * (1 + LEVEL) / 2]  # percentiles that bound it
-# exponents searched; an interval that reaches an edge counts as unbounded
-ALPHA_RANGE = (0.002, 3.0)
-# grid points, evenly spaced in log alpha (1.9 % apart; ends are refined by bisection)
-N_ALPHA = 400
+ALPHA_RANGE = (0.002, 3.0)  # searched; an interval that reaches an edge counts as unbounded
+N_ALPHA = 400  # exponents of the grid, 1.9 % apart; ends are refined by bisection
 MIN_SIZES = 4  # three parameters need at least one size more
 # fewer repeated runs than this do not measure a seed noise: the residuals do
 MIN_NOISE_DOF = 3
@@ -43,8 +38,7 @@ def t_quantile(level, dof):
 
 
 def is_on_bound(alpha):
-    """Returns True for an exponent on an end of the range searched: the search's number, and no
-    finding."""
+    """Returns True for an exponent on an end of the range searched."""
     return not ALPHA_RANGE[0] * 1.001 < alpha < ALPHA_RANGE[1] / 1.001
 
 
@@ -52,7 +46,7 @@ def is_on_bound(alpha):
 
 
 class PowerLaw(NamedTuple):
-    """A fitted law with all that its intervals need."""
+    """A fitted law."""
 
     alpha: float
     a: float
@@ -77,8 +71,7 @@ class PowerLaw(NamedTuple):
 
 
 def group_by_size(n, loss):
-    """Returns the distinct sizes, the number of runs and the mean loss of each, and the sum of
-    squares within the sizes."""
+    """Returns distinct sizes, number of runs and mean loss of each, sum of squares within sizes."""
     n, loss = np.asarray(n, float), np.asarray(loss, float)
     sizes, inverse, weights = np.unique(n, return_inverse=True, return_counts=True)
     means = np.bincount(inverse, loss) / weights
@@ -86,12 +79,11 @@ def group_by_size(n, loss):
 
 
 def project(alphas, log_n, weights, losses):
-    """Returns the best a, c >= 0 and the sum of squares, each (A,), for each of alphas (A,); log_n,
+    """Returns the best a >= 0, c >= 0 and the sum of squares, each (A,), for alphas (A,); log_n,
     weights and losses (K,).
 
-    a >= 0 and c >= 0 are part of the law: loss falls with size and cannot go below zero. With two
-    coefficients the bounds need no solver: a line of negative slope becomes the constant, one of
-    negative intercept the line through zero.
+    The bounds need no solver: a line of negative slope becomes the constant, one of negative
+    intercept the line through zero.
     """
     x = np.exp(-np.outer(alphas, log_n))
     total = weights.sum()
@@ -109,13 +101,9 @@ def fit_power_law(n, loss):
     """Returns the least-squares fit of a N^-alpha + c with profile-likelihood intervals.
 
     n, loss: one entry per run. The interval of alpha holds every alpha whose best sum of squares
-    exceeds the minimum by no more than F(1, dof) * noise variance. ValueError with fewer than three
-    sizes; with three the curve has no interval.
-
-    Why a profile and not alpha +- 1.96 standard errors: alpha and c trade against each other along
-    a curved valley, so the interval is lopsided (0.05 to 0.63 about 0.15 for the original study's
-    Transformers) and may have no end. Why not the bootstrap: redrawing five sizes leaves too few
-    distinct ones.
+    exceeds the minimum by no more than F(1, dof) * noise variance: alpha and c trade along a curved
+    valley, so the interval is lopsided. ValueError with fewer than three sizes; with three the curve
+    has no interval.
     """
     sizes, weights, means, within = group_by_size(n, loss)
     if len(sizes) < 3:
@@ -132,8 +120,7 @@ def fit_power_law(n, loss):
     a, c, ss = (float(value[0]) for value in project([alpha], log_n, weights, means))
     spread = (weights * (means - np.average(means, weights=weights)) ** 2).sum() + within
     r_squared = 1 - (ss + within) / float(spread) if spread > 0 else 0.0
-    # on the bound c = 0 the curve has used one degree of freedom less: with 3 there, intervals of
-    # such fits cover 99.7 % instead of 95 %
+    # on the bound c = 0: with 3 there, intervals of such fits cover 99.7 % instead of 95 %
     n_free = 2 if c <= 0 else 3
     noise = _noise(ss, within, len(sizes) - n_free, n_runs - len(sizes))
     a = a * math.exp(alpha * center)
@@ -148,7 +135,7 @@ def fit_power_law(n, loss):
 
 
 def variance_of(fit):
-    """Returns the variance of one run; never quite 0, where the points lie on the curve."""
+    """Returns the variance of one run, never quite 0."""
     return max(fit.noise_sd, 1e-9 * fit.means.mean()) ** 2
 
 
@@ -172,12 +159,10 @@ def minimum_near(function, i):
 
 
 def _noise(ss, ss_within, dof_lack, dof_within):
-    """Standard deviation of one run, its degrees of freedom, where it comes from, p-value of lack
-    of fit.
+    """Standard deviation of one run, its degrees of freedom, its source, p-value of lack of fit.
 
     ss, dof_lack: scatter of the sizes' means about the curve; ss_within, dof_within: of the seeds
-    about their means. Both estimate the same variance if the law holds (F test of lack of fit):
-    seeds alone would give an interval far too narrow to a curve that misses the means.
+    about their means. Both estimate the same variance if the law holds (F test of lack of fit).
     """
     if dof_within >= MIN_NOISE_DOF:
         variance, p = ss_within / dof_within, None
@@ -194,11 +179,10 @@ def _noise(ss, ss_within, dof_lack, dof_within):
 
 
 def _alpha_interval(profile, ss_grid, alpha, critical):
-    """Smallest and largest alpha inside the region, ends found by bisection; None where it reaches
-    the edge.
+    """Smallest and largest alpha inside the region, None where it reaches the edge.
 
-    The region may consist of several pieces: the interval spans them all. `alpha` is a node of its
-    own, because an interval may be narrower than the 1.9 % between two nodes.
+    The interval spans all pieces of the region. `alpha` is a node of its own: an interval may be
+    narrower than the distance of two nodes.
     """
     nodes = np.append(ALPHAS, alpha)
     inside = np.append(ss_grid, profile(alpha)) <= critical
@@ -219,11 +203,11 @@ def _alpha_interval(profile, ss_grid, alpha, critical):
 
 
 def _region(fit, alphas, at_n=None, extra=0.0):
-    """Lowest and highest value of the curve at each size in `at_n` over the confidence region, by
-    alpha: low, high (A, M); NaN where nothing is inside.
+    """Lowest and highest value of the curve at sizes `at_n` (M,) over the confidence region, for
+    each of alphas (A,): low, high (A, M); NaN where nothing is inside.
 
-    at_n None stands for c itself (an infinite size). extra: variance, in units of the noise
-    variance, that a new observation adds (1 for one run, 1/m for the mean of m).
+    at_n None: c itself (an infinite size). extra: variance that a new observation adds, in units of
+    the noise variance (1/m for the mean of m runs).
 
     For a fixed alpha write x_k = N_k^-alpha, W = sum of the weights w_k, X and Y for the weighted
     means of x and of the losses y, Sxx = sum of w_k (x_k - X)^2, m = c + a X. Then
@@ -266,8 +250,7 @@ def _region(fit, alphas, at_n=None, extra=0.0):
 
 def _ends(value, slack, h, coefficients):
     """[low, high] = value -+ sqrt(slack h); NaN where the region is empty (slack < 0) or one of the
-    `coefficients`, pairs (estimate, direction in which it moves with the value), is negative
-    there."""
+    `coefficients`, pairs (estimate, its slope with the value), is negative."""
     half = np.sqrt(np.maximum(slack, 0) * h)
     step = np.sqrt(np.maximum(slack, 0) / np.maximum(h, 1e-300))
     ends = []
@@ -280,13 +263,12 @@ def _ends(value, slack, h, coefficients):
 
 
 def _inside_alphas(fit):
-    """Exponents spread over the interval of alpha, the estimate among them."""
+    """Exponents over the interval of alpha, the estimate among them."""
     low, high = fit.alpha_interval[0] or ALPHA_RANGE[0], fit.alpha_interval[1] or ALPHA_RANGE[1]
     return np.unique(np.append(np.geomspace(low, max(high, low * (1 + 1e-12)), 200), fit.alpha))
 
 
 def _c_interval(fit):
-    """Smallest and largest c inside the region."""
     low, high = _region(fit, _inside_alphas(fit))
     if np.isnan(low).all():
         return fit.c, fit.c
@@ -294,8 +276,8 @@ def _c_interval(fit):
 
 
 def predict(fit, n, runs=None):
-    """Returns the loss at sizes n: (estimate, low, high). runs: None for an interval of the curve,
-    m for the mean of m new runs."""
+    """Returns the loss at sizes n: (estimate, low, high); runs: m for the mean of m new runs, None
+    for the curve."""
     n = np.atleast_1d(np.asarray(n, float))
     estimate = fit.at(n)
     if fit.noise_sd is None:
@@ -311,9 +293,8 @@ def fit_huber(n, loss):
     """Returns {"alpha", "a", "c", "objective"} of a N^-alpha + c with a summed Huber loss on log L;
     None for the three if the best exponent lies on the bound of the search.
 
-    log L is a log-sum-exp of (log a - alpha log N, log c). With a delta far below the noise this is
-    nearly the median curve: robust to one bad run, but with five points it all but passes through
-    three of them. So it is the check and not the estimate (benchmarks/scaling.md).
+    It is nearly the median curve: robust to one bad run, but of five points it all but passes
+    through three. So it is the check and not the estimate (benchmarks/scaling.md).
     """
     n, loss = np.asarray(n, float), np.asarray(loss, float)
     center = np.log(n).mean()
@@ -342,8 +323,7 @@ def fit_line(n, loss, form):
     """Returns `power` (a N^-alpha: a line in log-log) or `log_linear` (b - m ln N) by least squares:
     {"alpha" or "slope", its interval, "a" or "intercept", "r_squared" (of the loss), ...}.
 
-    These are the forms of papers that leave c out: their intervals are narrow because they take c =
-    0 for known; None with fewer than three runs.
+    Intervals are narrow because c = 0 is taken for known; None with fewer than three runs.
     """
     x, loss = np.log(np.asarray(n, float)), np.asarray(loss, float)
     y = np.log(loss) if form == "power" else loss
@@ -385,11 +365,7 @@ def predict_form(form, n, loss, at_n):
 
 def hold_out_largest(n, loss):
     """Returns the largest size predicted from the rest by each form, beside the naive "same as the
-    next largest"; None if fewer than three sizes remain.
-
-    Errors are relative. The naive guess, because losses of neighbouring sizes are so alike that 5 %
-    of error is no achievement.
-    """
+    next largest"; None if fewer than three sizes remain. Errors are relative."""
     n, loss = np.asarray(n, float), np.asarray(loss, float)
     rest, largest = n < n.max(), n == n.max()
     if len(np.unique(n[rest])) < 3:

@@ -68,7 +68,7 @@ def predictions(points, share, starts):
         largest = own & (points.n == top) & (points.d == d)
         term, onset = (kappa, starts) if family in copies else (0.0, None)
         smaller = (points.n < 0.97 * top) & (points.d < d)
-        if largest.any() and _is_grid(points.only(smaller), family):
+        if largest.any() and is_grid(points.only(smaller & own)):
             held_out.append(_held_out(points, smaller, largest, family, term))
         following.append(predict(points, found, other, family, 2 * n, 2 * d, term, onset))
     for row in held_out + following:
@@ -76,12 +76,9 @@ def predictions(points, share, starts):
     return {"held_out": held_out, "next": following}
 
 
-def _is_grid(points, family):
-    if family not in points.families:
-        return False
-    own = points.family == points.families.index(family)
-    sizes, amounts = len(set(points.n[own])), len(set(points.d[own]))
-    return sizes >= MIN_SIZES and amounts >= MIN_AMOUNTS
+def is_grid(points):
+    """Returns True where the Points of a family have sizes and amounts of text enough for a law."""
+    return len(set(points.n)) >= MIN_SIZES and len(set(points.d)) >= MIN_AMOUNTS
 
 
 def _held_out(points, smaller, largest, family, kappa):
@@ -122,7 +119,7 @@ def predict_run(rows, n, d, share=None, runs=1):
     rows = [row for row in rows if row[count] < n and row["n_chars_seen"] < d]
     rows = [row for row in rows if is_positive(row["val_nats_per_char"])]
     points = shared.points_of(rows)
-    if not rows or not _is_grid(points, rows[0]["family"]):
+    if not is_grid(points):
         raise ValueError(
             f"{len(rows)} smaller runs: four sizes and three amounts of data are needed"
         )

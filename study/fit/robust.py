@@ -2,11 +2,10 @@
 
 import numpy as np
 
-# in log loss, as Hoffmann et al. 2022; summed, not averaged: an average is so small that an
-# optimizer stops early and calls it converged (Besiroglu et al. 2024)
+# in log loss, as Hoffmann et al. 2022; summed: with an average an optimizer stops early (Besiroglu
+# et al. 2024)
 HUBER_DELTA = 1e-3
-# as delta: no residual of a log loss is beyond it, which makes it least squares
-SQUARES = 10.0
+SQUARES = 10.0  # as delta: beyond every residual of a log loss, which makes it least squares
 LOG_ZERO = -15.0  # log of a coefficient that counts as zero
 
 
@@ -23,11 +22,9 @@ def minimize_huber(model, y, start, bounds, weights=1.0, delta=HUBER_DELTA, max_
     parameters (B, P) and objectives (B,).
 
     model(p) -> values (B, K) and their derivatives (B, K, P); y (K,), weights (B, K) or 1, bounds
-    (2, P). Each step solves with the curvature of the residuals below delta plus `damping` times
-    that of all residuals weighted as iterative reweighting does: Newton's method where that works,
-    reweighted least squares where not. What stands on a bound and would leave it is held for that
-    step, lest it drags the others along. It needs 30 steps where L-BFGS-B needs 1,000 or gives up
-    (benchmarks/scaling.md).
+    (2, P). Each step solves with the curvature of the residuals below delta (Newton) plus `damping`
+    times that of all residuals, iteratively reweighted. What stands on a bound and would leave it is
+    held for that step. 30 steps where L-BFGS-B needs 1,000 or gives up (benchmarks/scaling.md).
     """
     p = np.clip(np.array(start, float), *bounds)
     value, slope = model(p)

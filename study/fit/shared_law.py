@@ -2,12 +2,11 @@
 
     L = E + ((A_f / N^alpha)^k + (B_f / D^beta)^k)^(1/k) - kappa (saved - BASE_SAVED)
 
-A_f and B_f belong to the family f; alpha, beta, k and E are shared or each family's own. `saved` is
-what in-context copying was measured to save, in bits per character of a repeated bar; kappa, in
-nats per bit, is ln 2 times the share of characters that stand in repeated bars. k = 1 is the law of
-Hoffmann et al. 2022; E = 0 and k = 1 / beta that of Kaplan et al. 2020 (equation 1.5).
+A_f and B_f belong to the family f; alpha, beta, k and E are shared or each family's own. `saved`:
+measured bits per character of a repeated bar; kappa: nats per bit. k = 1 is the law of Hoffmann et
+al. 2022; E = 0 and k = 1 / beta that of Kaplan et al. 2020 (equation 1.5).
 
-Least squares (or Huber) of log loss. E is always free: at least 0 and never set to it.
+Least squares (or Huber) of log loss. E is free, at least 0.
 """
 
 import math
@@ -22,8 +21,8 @@ from study.fit.records import count_of, is_positive
 from study.fit.robust import SQUARES, log_sum_exp, minimize_huber
 
 BASE_SAVED = 0.05  # bits that every model saves on a repeated bar, long before it copies
-COPIES_FROM = 0.5  # bits saved: from here on a model is said to copy; the step is from 0.2 to 1
-ON_STEP = 0.3  # bits saved: cells above it are "on the step", the others "off the step"
+COPIES_FROM = 0.5  # bits saved by a model that copies; the step is from 0.2 to 1
+ON_STEP = 0.3  # bits saved by cells "on the step"
 NAMES = ("log_a", "log_b", "alpha", "beta", "inverse_order", "E")  # of what is fitted
 JOINT = ("E", "A", "B", "alpha", "beta", "order")  # of what is told, beside kappa
 QUOTED = ("alpha", "beta", "order", "E", "kappa")
@@ -68,7 +67,7 @@ class Points(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """What is fitted: which parameters all families share, kappa, k, and how residuals count."""
+    """Which parameters all families share, kappa, k, and how residuals count."""
 
     shared: tuple = SHARED
     kappa: float | None = None  # None: free; 0: no copying term
@@ -134,7 +133,7 @@ def _columns(shape, n_families):
 
 
 def _model(points, columns, n_parameters, centers):
-    """Returns model(p) -> log loss (B, K) and its slopes (B, K, P), for `minimize_huber`."""
+    """Returns the model of `minimize_huber`, of log loss."""
     x_n, x_d = np.log(points.n) - centers[0], np.log(points.d) - centers[1]
     where = {name: own[points.family] for name, own in columns.items()}
     rows = np.arange(len(points.n))
@@ -170,7 +169,7 @@ def _bounds(points, shape, columns, n_parameters, E):
 
 
 def _starts(points, columns, n_parameters):
-    """Returns starts (N_STARTS, P): exponents, order and E spread evenly, at random."""
+    """Returns starts (N_STARTS, P): exponents, order and E spread evenly."""
     rng = np.random.default_rng(0)
     starts = np.full((N_STARTS, n_parameters), 0.08)
     ranges = {"alpha": (0.08, 0.6), "beta": (0.1, 0.6), "inverse_order": (0.3, 1)}
@@ -211,7 +210,7 @@ def fit(points, shape=ALL_SHARED, E=None, start=None):
 
 def refitted(found, points, weights=1.0, shifts=0.0):
     """Returns the parameters (G, P) of the law refitted with weights and shifts of log loss, each
-    (G, K) or one number: the one loop of every resampling."""
+    (G, K) or one number."""
     n_parameters = len(found.parameters)
     model = _model(points, found.columns, n_parameters, found.centers)
     bounds = _bounds(points, found.shape, found.columns, n_parameters, None)
@@ -224,10 +223,8 @@ def refitted(found, points, weights=1.0, shifts=0.0):
 
 
 def values(found, parameters=None, family=0):
-    """Returns {name of JOINT, "kappa": value} of a family, given by its number in Points.
-
-    parameters (P,) or (M, P) in place of the fit's own: then values are arrays (M,).
-    """
+    """Returns {name of JOINT, "kappa": value} of a family, given by its number in Points;
+    parameters (P,) or (M, P) in place of the fit's own."""
     p = found.parameters if parameters is None else parameters
     own = {name: p[..., columns[family]] for name, columns in found.columns.items()}
     return {
@@ -248,8 +245,7 @@ def quoted(found, family=0):
 
 
 def is_on_bound(found, parameters=None):
-    """Returns True where an exponent lies on a bound of the search: it is the bound's, not the
-    data's."""
+    """Returns True where an exponent lies on a bound of the search."""
     low, high = EXPONENT_BOUNDS
     many = np.atleast_2d(found.parameters if parameters is None else parameters)
     exponents = many[:, np.unique([found.columns["alpha"], found.columns["beta"]])]
@@ -260,8 +256,8 @@ def is_on_bound(found, parameters=None):
 
 
 class Spread(NamedTuple):
-    """Parameters of a law without each cell, without each amount of text, and with the runs of each
-    amount shifted by what another draw of its text does."""
+    """Parameters without each cell, without each amount of text, and with the runs of each amount
+    shifted by what another draw of its text does."""
 
     cells: np.ndarray
     amounts: np.ndarray
@@ -276,14 +272,13 @@ class Spread(NamedTuple):
 
     def interval(self, value, function):
         """Returns the interval of function(parameters), widened to hold its values without each
-        amount of text: what the law owes to one amount is a choice, not noise."""
+        amount of text."""
         half = t_quantile(0.5 + LEVEL / 2, DEGREES) * self.error(value, function)
         others = np.asarray(function(self.amounts))
         return [float(min(value - half, others.min())), float(max(value + half, others.max()))]
 
 
 def spread(found, points):
-    """Returns the Spread of a fit."""
     texts, amounts = np.unique(points.d, return_inverse=True)
     amounts = amounts.ravel()
     shifts = np.diag(TEXT_DRAW * TEXT_DRAW_CHARS / texts)[:, amounts]
@@ -322,7 +317,7 @@ def misfit_by_region(found, points):
     """Returns [{"region", "runs", "cells", "misfit", "seed_sd", "ratio", "p"}].
 
     misfit: root mean square of the cells' mean residuals; seed_sd: of runs about their cell; ratio
-    of what the law misses to what seeds scatter, p: its F test. None without repeated runs.
+    of both, p: its F test. None without repeated runs.
     """
     on = points.saved + BASE_SAVED > ON_STEP
     regions = {"all": np.ones(len(on), bool), "off the step": ~on, "on the step": on}
