@@ -21,7 +21,7 @@ import os
 import re
 from pathlib import Path
 
-# first of all: from here on Ctrl-C shows no traceback, however long the rest takes to load
+# first: from here on Ctrl-C shows no traceback
 from study.stages.arguments import fail, number, resolve_root, root_flags, stage_parser, whole
 from study.stages.files import read_json, write_json, write_text
 from study.stages.process import run

@@ -1,8 +1,7 @@
 """One style for every figure of the study, the families' looks, and the figures' captions.
 
-A figure is drawn in the wing whose numbers it shows, and written by `save` as PNG and SVG whose
-bytes depend on nothing but what is shown. matplotlib is loaded by the first figure, not by the
-import of this file: a stage that is up to date should not wait for it.
+matplotlib is loaded by the first figure, not by the import of this file: a stage that is up to date
+should not wait for it.
 """
 
 import io
@@ -27,12 +26,11 @@ STYLE = {
     "figure.constrained_layout.use": True,
 }
 KINDS = {"png": {"Software": None}, "svg": {"Date": None}}  # format -> metadata left out
-LINES = ("-", "--", "-.", ":")  # by place in the table of families: told apart without colour too
+LINES = ("-", "--", "-.", ":")  # by place in the table of families
 # Okabe-Ito colours and markers for families without a row (a user's table may name any)
 OTHERS = (("#CC79A7", "D"), ("#E69F00", "v"), ("#56B4E9", "P"))
 
-# Every figure of part4_outputs/figures in the order of the page. What stands in {braces} is filled
-# in when a figure is drawn, and kept in fits.json.
+# captions of part4_outputs/figures in the order of the page; {braces} are filled when drawn
 FIGURES = {
     "scaling": (
         "Validation loss against parameters. {runs}.{text} Open markers: runs; filled: means with"
@@ -95,9 +93,8 @@ def pyplot():
 def save(figure, folder, name):
     """Writes folder/<name>.png and .svg and closes the figure; returns the file names.
 
-    The same figure gives the same bytes: no date, no version of matplotlib, and the ids inside the
-    SVG are hashed with the figure's name (without it they are random; with one for all, two figures
-    on one page would share ids).
+    The same figure gives the same bytes: no date or version, and the ids inside the SVG are hashed
+    with the figure's name (two figures on one page must not share ids).
     """
     plt = pyplot()
     with plt.rc_context({"svg.hashsalt": name}):
@@ -126,8 +123,7 @@ class Look(NamedTuple):
 
 
 def look(family, among=()):
-    """Returns the Look of a family; one without a row in the table gets what is left, by its place
-    in `among` (those drawn)."""
+    """Returns the Look of a family; of one without a row in the table by its place in `among`."""
     strangers = [name for name in among if name not in FAMILIES]
     place = [*FAMILIES, *strangers].index(family)
     line = LINES[place % len(LINES)]
@@ -141,9 +137,8 @@ def look(family, among=()):
 def log_axes(axes, x=None, y=None):
     """Makes an axis logarithmic where a function value -> label is given (`si`, `number`).
 
-    matplotlib's own labels are powers of ten, none on an axis that spans less than a decade (as
-    losses do), or so many that they overlap. Here: 1-2-5 or 1-3 or 1 by the number of decades,
-    round values below 0.8.
+    Labels: 1-2-5, 1-3 or 1 by the number of decades, round values below 0.8 (matplotlib's own are
+    none there).
     """
     from matplotlib import ticker
 

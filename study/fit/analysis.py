@@ -1,8 +1,4 @@
-"""From runs to fits.json: the law of each family, its verdict, the families compared, the answer.
-
-What decides a number stands in the files beside this one; rows come from `study/fit/records.py`.
-Everything loops over the families that have runs, in the order of `study/families.py`.
-"""
+"""Makes fits.json from runs: the law of each family, its verdict, families compared, the answer."""
 
 from typing import NamedTuple
 
@@ -22,34 +18,28 @@ from study.fit.verdict import RIVAL_LEVEL, verdict
 from study.stages.files import plain
 
 VALIDATION = "validation loss, nats per character"
-# of a law at one amount of text where several were trained: the answer is the joint law's
+# of a law at one amount of text where several were trained
 NO_VERDICT = {
     "verdict": "one amount",
     "identified": False,
     "reason": "several amounts of text were trained: the law of size and text answers",
     "reason_in_short": "see the law of size and text",
 }
-CLASSICAL = (  # what is told of the original suite's own fit
+CLASSICAL = (  # of the original suite's own fit
     "alpha a c alpha_interval c_interval r_squared verdict identified reason n_sizes n_runs count"
 ).split()
-# of every number: more than any loss is known to, too few for another machine's last bits to show
-DIGITS = 10
+DIGITS = 10  # of every number: too few for another machine's last bits to show
 
 
 class Analysis(NamedTuple):
-    """What is known of the runs: `result` is fits.json, the laws are kept for figures."""
+    """The content of fits.json, and the laws for figures."""
 
     result: dict
     laws: dict  # family -> PowerLaw
 
 
 def fit_family(chosen):
-    """Returns the entry of one family in fits.json from its Headline, and the fit itself
-    (PowerLaw).
-
-    Three forms stand side by side because so few points seldom tell them apart. What decides is not
-    R2 (above 0.9 on anything that falls) but how well each predicts a size that it has not seen.
-    """
+    """Returns (entry of a family in fits.json, PowerLaw) from its Headline."""
     rows, count = chosen.rows, count_of(chosen.rows)
     n, loss = columns(rows, count)
     fit = law.fit_power_law(n, loss)
@@ -94,8 +84,7 @@ def fit_family(chosen):
 
 
 def fit_nine(nine):
-    """Returns the fit of the original suite by itself, in total parameters as its study counted, in
-    short; None without it."""
+    """Returns the fit of the original suite by itself, in short; None without it."""
     if not nine:
         return None
     if reason := refusal(nine):
@@ -106,12 +95,11 @@ def fit_nine(nine):
 
 
 def analyse(rows, resamples, seed=0, measured=VALIDATION, predicted=None, saved=None, share=None):
-    """Returns the Analysis: everything that fits.json holds, from the rows of runs.csv.
+    """Returns the Analysis of the rows of runs.csv.
 
-    resamples: of every bootstrap, 0: none; measured: what the losses are, in words; predicted:
-    {family: what `predict_run` said before}; saved: {(family, N, D): bits saved on a repeated bar};
-    share: of characters in second occurrences of bars. The order of the steps is part of the
-    result: all resampling draws from one generator.
+    resamples: of every bootstrap; measured: what the losses are; predicted: {family: what
+    `predict_run` said before}; saved: {(family, N, D): bits saved on a repeated bar}; share: of
+    characters in second occurrences. All resampling draws from one generator, in order.
     """
     rng = np.random.default_rng(seed)
     everything = {

@@ -1,9 +1,6 @@
-"""Gives the answer of the study: one law of all families, who is better where, what an unseen run does.
+"""Gives the answer of the study: one law of all families, winners, what an unseen run does.
 
-    found = answer(rows, saved, share)      # fits["answer"] of fits.json
-
-With a grid of sizes and amounts of text: exponents with intervals that carry seeds, the text that
-was drawn and the form. Without one: only what the runs can know.
+Its intervals carry seeds, the text that was drawn and the form.
 """
 
 import math
@@ -22,7 +19,7 @@ MOST_ROWS = 30  # of the table of winners
 
 
 def saved_of_rows(measured):
-    """Returns {(family, N, D): bits saved}, the mean over seeds, from rows of repeats.csv."""
+    """Returns {(family, N, D): mean bits saved} from rows of repeats.csv."""
     cells = {}
     for row in measured:
         if row.get("saved") not in (None, ""):
@@ -114,8 +111,8 @@ def _alone(points):
 
 
 def forms(grid, saved, points, one_E, share):
-    """Returns [{"form", "runs", "scatter", name of QUOTED: value}]: the same law under other
-    choices. Their values widen the intervals that are quoted."""
+    """Returns [{"form", "runs", "scatter", name of QUOTED: value}] of the law under other choices,
+    which widen the intervals that are quoted."""
     tried = []
     if share:
         kappa = copying.kappa_of_share(share)
@@ -160,16 +157,17 @@ def quoted_numbers(found, other, law, share, starts):
 
 
 def winners(rows):
-    """Returns [{"n", "d", "winner", "second", "margin", "clear"}]: the family of the lowest loss at
-    sizes and amounts that several families share; margin in nats per character, clear: beyond
-    TIE standard errors of seeds."""
+    """Returns [{"n", "d", "winner", "second", "margin", "clear"}] at sizes and amounts of several
+    families; margin: nats per character, clear: beyond TIE standard errors of seeds."""
     rows = [row for row in rows if is_positive(row["val_nats_per_char"])]
     if len({row["family"] for row in rows}) < 2:
         return []
     count = count_of(rows)
     cells, squares, dof = {}, 0.0, 0
     for row in rows:
-        key = _size_group(row, count), row["n_chars_seen"]
+        # sizes of one name on the ladder are one; otherwise equal N are
+        size = row["size"] if is_ladder(row) else row[count]
+        key = size, row["n_chars_seen"]
         own = cells.setdefault(key, {}).setdefault(row["family"], [])
         own.append((row[count], row["val_nats_per_char"]))
     for cell in cells.values():
@@ -183,11 +181,6 @@ def winners(rows):
     every = math.ceil(len(table) / MOST_ROWS) if table else 1
     kept = set(sizes[::every])
     return [row for row in table if row["n"] in kept]
-
-
-def _size_group(row, count):
-    """Sizes of one name on the ladder are one; otherwise equal N are."""
-    return row["size"] if is_ladder(row) else row[count]
 
 
 def _winner(cell, d, noise):

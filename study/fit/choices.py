@@ -13,16 +13,16 @@ HIGHEST_CUT = 1e5  # lower cuts in N that are tried go up to it
 
 def cuts(rows, count):
     """Returns {N: name} of the sizes at which a lower cut is tried, the smallest first; five sizes
-    are left at least. By name, since a size of the ladder has nearly the same N in every family."""
+    are left at least."""
     names = {row[count]: row["size"] for row in rows}
     low = [n for n in sorted(names)[: -law.MIN_SIZES] if n <= HIGHEST_CUT]
     return {n: names[n] for n in [min(names), *low[1:]]}
 
 
 def beyond_noise(value, interval, headline, headline_interval):
-    """Returns the estimate from a part of the runs, drawn towards the headline's by what leaving out
-    the others scatters: the variance of the difference of a part's estimate and the whole's is the
-    difference of their variances (Hausman 1978).
+    """Returns the estimate from a part of the runs, drawn towards the headline's by the scatter of
+    leaving out the others: the variance of the difference is the difference of the variances
+    (Hausman 1978).
 
     >>> round(beyond_noise(0.60, (0.5, 0.7), 0.50, (0.44, 0.56)), 2)
     0.52
@@ -34,11 +34,9 @@ def beyond_noise(value, interval, headline, headline_interval):
 
 
 def alpha_choices(chosen):
-    """Returns how alpha of a Headline moves with each choice that a study can make: a list of
-    {"group", "choice", "alpha", ...}.
+    """Returns how alpha of a Headline moves with each choice: [{"group", "choice", "alpha", ...}].
 
-    counts: the choice leaves the question as it is, so that it widens the interval (not c = 0:
-    identified means that it is rejected).
+    counts: the choice widens the interval (not c = 0: identified means that it is rejected).
     """
     estimates = []
     for group, choice, rows, options in _choices(chosen):
@@ -57,8 +55,8 @@ def alpha_choices(chosen):
 
 
 def interval_over_choices(entry, choices):
-    """Returns the interval of alpha widened to hold the alpha of every choice that counts; None
-    where the interval has an open end or one of these no alpha."""
+    """Returns the interval of alpha widened to hold every choice that counts; None where an end or
+    an alpha is missing."""
     low, high = entry["alpha_interval"]
     values = [choice.get("beyond_noise", choice["alpha"]) for choice in choices if choice["counts"]]
     if low is None or high is None or None in values:
@@ -83,8 +81,7 @@ def _choices(chosen):
 
 
 def _estimate_alpha(rows, n=None, loss="val_nats_per_char", form="power_constant", at_n=None):
-    """alpha under one choice with its interval and verdict; None where these runs cannot give
-    it."""
+    """alpha under one choice, with interval and verdict; None where these runs cannot give it."""
     n = n or count_of(rows)
     if any(not is_positive(row.get(n)) or not is_positive(row[loss]) for row in rows):
         return None
@@ -92,7 +89,6 @@ def _estimate_alpha(rows, n=None, loss="val_nats_per_char", form="power_constant
     n_sizes = len(np.unique(sizes))
     if n_sizes < law.MIN_SIZES:
         return None
-    # the Huber fit has no interval here, and both it and c = 0 are not judged
     word = interval = None
     if form == "power_constant":
         fit = law.fit_power_law(sizes, losses)

@@ -95,7 +95,7 @@ def noise_of_runs(families, fits):
 
 
 def interpolation_weights(log_sizes, at):
-    """Returns weights (M, K) that turn losses at increasing `log_sizes` (K,) into losses at `at` (M,).
+    """Returns weights (M, K): losses at increasing `log_sizes` (K,) to losses at `at` (M,).
 
     A parabola (least squares) plus its residuals, interpolated linearly, passes through every
     measured loss. Chords alone lie above a convex law by as much as the noise of a run.
@@ -113,8 +113,8 @@ def compare_families(first, second, noise):
     which their curves cross; None if the ranges of cost do not overlap.
 
     first, second: lists of (cost, seed, loss, size). noise: (sd of one run, degrees of freedom) or
-    None. With MIN_PAIRED common seeds the interval is that of differences paired by seed (t): a seed
-    decides the order of the text for both families. Otherwise it comes from `noise`.
+    None. With MIN_PAIRED common seeds the interval is that of differences paired by seed (t): seeds
+    decide the order of the text for both families. Otherwise it comes from `noise`.
     """
     curves = [_by_seed(first), _by_seed(second)]
     means = [_mean_curve(runs) for runs in (first, second)]

@@ -1,7 +1,6 @@
-"""Asks whether a table of sizes and amounts of text can tell their exponents apart at all.
+"""Says whether a table of sizes and amounts of text can tell their exponents apart.
 
-Where D grows with N, as in runs of so many tokens a parameter, the terms of both fall together: any
-residual is small, and only one exponent along their line is known.
+Where D grows with N (so many tokens a parameter), only the exponent along their line is known.
 """
 
 import numpy as np
@@ -9,15 +8,12 @@ import numpy as np
 from study.fit.power_law import fit_power_law
 from study.wording import rounded, si
 
-LEAST_SPREAD = 0.35  # standard deviation of ln N at given D that a design needs: a factor of 1.4
+LEAST_SPREAD = 0.35  # standard deviation of ln N at given D that a design needs
 MOST_TOGETHER = 0.95  # correlation of ln N and ln D from which on a design is a line
 
 
 def cannot_tell(n, d):
-    """Returns the exponent of D along the line D ~ N^x if the design is a line, else None.
-
-    The spread is what a regression of ln N on ln D leaves, over distinct pairs of N and D.
-    """
+    """Returns the exponent x of D ~ N^x if the distinct pairs of N and D are a line, else None."""
     pairs = np.unique(np.log(np.stack([n, d], 1)), axis=0)
     x_n, x_d = (pairs - pairs.mean(0)).T
     if not x_d.any() or not x_n.any():
@@ -29,11 +25,8 @@ def cannot_tell(n, d):
 
 
 def along_the_line(n, d, loss):
-    """Returns what a line of sizes and data knows: {"exponent", "interval", "separating_runs"}.
-
-    exponent: g of L = c + a N^-g along the line; separating_runs: the two pairs of N and D, small
-    and large, that the line leaves out.
-    """
+    """Returns {"exponent", "interval", "separating_runs"}: g of L = c + a N^-g along the line, and
+    the two pairs of N and D that the line leaves out."""
     fit = fit_power_law(n, loss) if len(np.unique(n)) > 3 else None
     return {
         "exponent": fit.alpha if fit else None,

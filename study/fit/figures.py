@@ -1,9 +1,7 @@
 """Draws the figures of the fits (stage 06): laws, loss curves, costs, choices, the grid.
 
-Style, looks, captions and the writing of files stand in `study/figures.py`. Each `draw_` function
-returns a figure and the fields of its caption, or None where the data do not allow it. Every point
-that was measured is drawn, also those of a family whose law was refused: a figure that hides what
-does not fit is no evidence.
+Each `draw_` function returns a figure and the fields of its caption, or None where the data do not
+allow it. Every measured point is drawn, also those of a family whose law was refused.
 """
 
 import math
@@ -56,7 +54,7 @@ def draw_all(folder, rows, analysis, curves):
     }
     study = Study(rows, chosen, analysis.result, analysis.laws, curves)
     plt, drawn = figures.pyplot(), []
-    # a name in letters that the font lacks is drawn as boxes; that is no news to a reader
+    # a name in letters that the font lacks is drawn as boxes
     warnings.filterwarnings("ignore", message="Glyph .* missing from")
     for name, draw in DRAWINGS.items():
         figure, fields = draw(plt, study) or (None, None)
@@ -100,8 +98,7 @@ def _n_axis(groups):
 
 
 def _text_seen(study):
-    """The text that the models of the headline were trained on, in words: "294k characters"; "" if
-    the runs come from a table, which says D and not of what."""
+    """The text of the headline's models in words: "294k characters"; "" for a table's."""
     rows = [
         row for rows in study.groups.values() for row in rows if is_positive(row["train_chars"])
     ]
@@ -116,8 +113,7 @@ def _text_seen(study):
 
 
 def draw_scaling(plt, study):
-    """Loss against N: runs, means, fitted law with its band; crosses: runs that are not on the
-    law."""
+    """Loss against N: runs, means, law with its band; crosses: runs that are not on the law."""
     if not study.groups:
         return None
     figure, (axes,) = _panels(plt, 1, 6.4, 4.4)
@@ -152,8 +148,7 @@ def draw_scaling(plt, study):
 
 
 def _draw_law(axes, study, family, n, up_to):
-    """The fitted curve of a family with its band, dotted beyond its own largest size; nothing if it
-    has no law, or one whose exponent is the bound of the search."""
+    """The law of a family with its band, dotted beyond its largest size; nothing on a bound."""
     if family not in study.laws or law.is_on_bound(study.laws[family].alpha):
         return
     fit, (color, _, _, line) = study.laws[family], look(family, study.groups)
@@ -170,8 +165,7 @@ def _draw_law(axes, study, family, n, up_to):
 
 
 def _exponent(study, family):
-    """The exponent of a family for the legend, in the word of its verdict: a value only where the
-    data identify it."""
+    """The exponent of a family for the legend, a value only where it is identified."""
     if family not in study.laws:
         return "not fitted"
     word, (low, high) = study.fits["families"][family]["verdict"], study.laws[family].alpha_interval
@@ -184,7 +178,7 @@ def _exponent(study, family):
 
 
 def draw_grid(plt, study):
-    """Loss against N for each amount of data with the joint law, a panel for each family."""
+    """Loss against N for each amount of data with the joint law, a panel a family."""
     joint = study.fits["joint"] or {}
     families = [family for family in joint if joint[family]["E"]["value"] is not None]
     if not families:
@@ -279,8 +273,7 @@ def draw_efficiency(plt, study):
 
 
 def draw_by_position(plt, study):
-    """Loss by position in the context for each size of each family, mean over seeds; thick: the
-    largest."""
+    """Loss by position in the context, mean over seeds; thick: the largest size."""
     figure = None
     for family, rows in study.original.items():
         color, _, _, line = look(family, study.original)
@@ -313,8 +306,7 @@ def draw_by_position(plt, study):
 
 
 def draw_choices(plt, study):
-    """How alpha moves with each choice: a row for each, a marker with its interval for each
-    family."""
+    """How alpha moves with each choice: a row for each, a marker and interval a family."""
     counting = study.fits["counting"]
     if not counting:
         return None

@@ -12,12 +12,8 @@ BEND_LEVEL = 0.01  # of the test whether small sizes lie on the law of the large
 
 
 def headline_rows(rows):
-    """Returns the runs of the L(N) fit: one recipe and one D, those with the most sizes (of equals:
-    the largest D).
-
-    Sizes trained on different amounts of text would put the effect of D into alpha. The tuned
-    recipe goes before the classic one, whose runs are there to compare with the original study.
-    """
+    """Returns the runs of the L(N) fit: one recipe and one D, those with the most sizes; of equals
+    the tuned recipe, then the largest D."""
     groups = {}
     for row in rows:
         key = row["recipe"] != "classic", row["n_chars_seen"] or 0, str(row["recipe"])
@@ -31,7 +27,7 @@ def unusable(rows):
     if bad:
         return f"no finite positive loss in {', '.join(bad)}"
     seen = {}
-    for row in rows:  # a run that counts twice would make the noise look smaller than it is
+    for row in rows:  # a run that counts twice would make the noise look smaller
         key = row["params_total"], row["n_chars_seen"], row["seed"], row["recipe"], row["suite"]
         if key in seen:
             return (
@@ -66,7 +62,7 @@ def refusal(rows):
 
 
 class Headline(NamedTuple):
-    """The runs that the law of a family is fitted to, and what came of the choice."""
+    """The runs that the law of a family is fitted to."""
 
     rows: list  # of one recipe and one D
     nine: list  # of the original suite, to be fitted by themselves
@@ -83,10 +79,9 @@ class Headline(NamedTuple):
 
 
 def choose_headline(own):
-    """Returns the Headline of a family's runs: those of the ladder where it has enough sizes,
-    together with those of the original suite on the same text where one law holds for both, above
-    the size where it bends; else the original suite's alone.
-    """
+    """Returns the Headline of a family's runs: the ladder's above the size where the law bends,
+    with the original suite's on the same text where one law holds for both; the original suite's
+    alone where the ladder has too few sizes."""
     ladder, others = [[row for row in own if is_ladder(row) == kind] for kind in (True, False)]
     nine = headline_rows(others) if others else []
     uncut = headline_rows(ladder) if ladder else []
@@ -105,8 +100,8 @@ def choose_headline(own):
 
 
 def _above_the_bend(rows):
-    """The rows from the first size on that lies on the law of the larger ones, MIN_SIZES of which
-    are left; all of them if none does: then no cut mends the law."""
+    """The rows from the first size on that lies on the law of the larger ones (MIN_SIZES at least);
+    all of them if none does."""
     count = count_of(rows)
     sizes = sorted({row[count] for row in rows})
     for size in sizes[: -law.MIN_SIZES]:
@@ -117,8 +112,7 @@ def _above_the_bend(rows):
 
 
 def _misfit(core, more):
-    """p-value of further runs under the law of `core`: small if they raise the sum of squares by
-    more than the noise of the others explains."""
+    """p-value of further runs under the law of `core` (F test of the sum of squares)."""
     count = count_of(core + more)
     squares = []
     for rows in (core, core + more):

@@ -1,11 +1,8 @@
-"""Fits the plain law of size and text to each family by itself: the rival of the shared law, which
-the answer quotes, and what a budget of FLOPs is spent by.
+"""Fits the plain law of size and text to each family by itself, and spends a budget of FLOPs by it.
 
-    entry, found, draws = fit_grid(rows, 1000, rng)     # entry: one of fits.json
-
-L = E + ((A / N^alpha)^k + (B / D^beta)^k)^(1/k) with k = 1 (size and text add up) unless the data
-reject that. Intervals: runs redrawn (benchmarks/scaling.md has their coverage). No isoFLOP
-parabolas: they are biased where alpha and beta differ.
+L = E + ((A / N^alpha)^k + (B / D^beta)^k)^(1/k) with k = 1 unless the data reject that. It is the
+rival of the shared law, which the answer quotes. Intervals: runs redrawn (benchmarks/scaling.md has
+their coverage).
 """
 
 import numpy as np
@@ -19,17 +16,15 @@ from study.fit.verdict import MOST_RATIO
 
 MIN_RUNS = 7  # five parameters leave two runs to judge them
 SUM, ORDER_FREE = shared.Shape((), 0.0, sum=True), shared.Shape((), 0.0)
-# of the test whether the law misses the runs by more than seeds scatter, and the runs that repeat
-# another with a new seed, which it needs
+# of the test whether the law misses the runs by more than seeds scatter; repeated runs it needs
 MISFIT_LEVEL, MIN_SEED_DOF = 0.01, 8
-# C = 6 N D, the convention of the published joint laws: 2 forward and 4 backward per weight
-FLOPS_PER_ND = 6.0
+FLOPS_PER_ND = 6.0  # C = 6 N D, as published joint laws: 2 forward and 4 backward per weight
 BAND_PERCENT = 80  # of what a budget buys, as in Hoffmann et al. 2022 (10th to 90th)
 
 
 def rows_of_grid(own):
-    """Returns the runs of a family's law of size and text: one recipe, the ladder's if it was
-    trained on three amounts of text."""
+    """Returns a family's runs for the law of size and text: one recipe, the ladder's if it has three
+    amounts of text."""
     ladder = [row for row in own if is_ladder(row)]
     if len({row["n_chars_seen"] for row in ladder}) < 3:
         ladder = [row for row in own if not is_ladder(row)] or own
@@ -38,8 +33,7 @@ def rows_of_grid(own):
 
 
 def too_few(points):
-    """Returns why these runs give no law of size and text, in words, or None: an exponent and its
-    coefficient need three points in that direction."""
+    """Returns why these runs give no law of size and text, in words, or None."""
     n_sizes, n_amounts, n_runs = len(set(points.n)), len(set(points.d)), len(points.n)
     if not n_runs:
         return "the amount of training data (D) is not given"
@@ -52,9 +46,8 @@ def too_few(points):
 
 
 def fit_grid(rows, resamples, rng):
-    """Returns (entry of fits.json, Fit, parameters (resamples, P)) of one family, (entry, None,
-    None) where its sizes and data grow together, (reason, None, None) where its runs are too few.
-    """
+    """Returns (entry of fits.json, Fit, parameters (resamples, P)) of a family, (entry, None, None)
+    where sizes and data grow together, (reason, None, None) where runs are too few."""
     points = shared.points_of(rows)
     if reason := too_few(points):
         return reason, None, None
@@ -89,8 +82,8 @@ def fit_grid(rows, resamples, rng):
 
 
 def choose_form(points):
-    """Returns (name of the form, p-value of the sum under the one whose order is free, Fit): the sum
-    unless it is rejected at 5 %, or where fewer than two degrees of freedom are left to tell."""
+    """Returns (name of the form, p-value of the sum, Fit): the sum, unless a free order rejects it
+    with two degrees of freedom left at least."""
     added, free = shared.fit(points, SUM), shared.fit(points, ORDER_FREE)
     if len(points.loss) - free.n_free < 2:
         return "sum", None, added
@@ -113,8 +106,7 @@ def _told(found, draws, on_bound):
 
 
 def _problems(told, on_bound, misfit):
-    """Returns why the law is not identified, in words; on_bound: of the best fit and of each of the
-    resamples."""
+    """Returns why the law is not identified; on_bound: of the best fit and of each resample."""
     problems, resamples = [], on_bound[1:]
     if on_bound[0]:
         problems.append("the best fit lies on a bound")
@@ -143,8 +135,7 @@ def _problems(told, on_bound, misfit):
 def optimal_split(flops, E, A, B, alpha, beta, order, kappa=0.0):
     """Returns the compute-optimal (N, D, loss) at a budget of C = FLOPS_PER_ND * N * D.
 
-    With D = budget / N the loss is least where alpha (A / N^alpha)^k = beta (B / D^beta)^k: the
-    last FLOP is worth the same in either. Hoffmann et al. 2022, equation 4, for k = 1.
+    There alpha (A / N^alpha)^k = beta (B / D^beta)^k. Hoffmann et al. 2022, equation 4, for k = 1.
     """
     budget = flops / FLOPS_PER_ND
     g = ((alpha / beta) ** (1 / order) * A / B) ** (1 / (alpha + beta))

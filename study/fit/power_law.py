@@ -102,8 +102,7 @@ def fit_power_law(n, loss):
 
     n, loss: one entry per run. The interval of alpha holds every alpha whose best sum of squares
     exceeds the minimum by no more than F(1, dof) * noise variance: alpha and c trade along a curved
-    valley, so the interval is lopsided. ValueError with fewer than three sizes; with three the curve
-    has no interval.
+    valley, so it is lopsided. ValueError with fewer than three sizes; with three no interval.
     """
     sizes, weights, means, within = group_by_size(n, loss)
     if len(sizes) < 3:
@@ -320,7 +319,7 @@ def fit_huber(n, loss):
 
 
 def fit_line(n, loss, form):
-    """Returns `power` (a N^-alpha: a line in log-log) or `log_linear` (b - m ln N) by least squares:
+    """Returns the least-squares fit of `power` (a N^-alpha, in log-log) or `log_linear` (b - m ln N):
     {"alpha" or "slope", its interval, "a" or "intercept", "r_squared" (of the loss), ...}.
 
     Intervals are narrow because c = 0 is taken for known; None with fewer than three runs.

@@ -1,7 +1,4 @@
-"""Predicts runs that nobody has trained: the loss if the model copies, if not, and how likely it is.
-
-    written = predict_run(rows, n, d, share)       # before the run is trained, from smaller ones
-    beside_measured(written, rows)                 # ... and afterwards
+"""Predicts runs that nobody has trained: loss if the model copies, if not, and how likely that is.
 
 Each family's own exponents, kappa as counted in the text: on held-out amounts of text that missed
 by 0.6 to 1.6 %, shared exponents by 1.4 to 1.8 % (benchmarks/scaling.md).
@@ -29,9 +26,9 @@ def onset_of(points):
 
 
 def predict(points, found, other, family, n, d, kappa, starts, runs=1):
-    """Returns the prediction of a run: {"if_not", "if_copies", "p_copies"}, losses with intervals.
+    """Returns {"if_not", "if_copies", "p_copies"}, losses with intervals, of the mean of `runs`.
 
-    kappa: nats per bit; 0: nothing copies. runs: the interval is for the mean of so many.
+    kappa: nats per bit; 0: nothing copies.
     """
     number = points.families.index(family)
     loss = lambda p=None: shared.joint_loss(n, d, **shared.values(found, p, number))
@@ -53,8 +50,8 @@ def predict(points, found, other, family, n, d, kappa, starts, runs=1):
 
 
 def predictions(points, share, starts):
-    """Returns {"held_out": the largest run of each family from runs smaller in both, beside
-    what was measured, "next": twice the largest size on twice the text}."""
+    """Returns {"held_out": largest run of each family, from runs smaller in both, beside what was
+    measured, "next": twice the largest size on twice the text}."""
     n, d = points.n.max(), points.d.max()
     kappa = copying.kappa_of_share(share) if share else None
     found = shared.fit(points, shared.Shape((), kappa))
@@ -82,7 +79,6 @@ def is_grid(points):
 
 
 def _held_out(points, smaller, largest, family, kappa):
-    """The prediction of the largest run from smaller runs; whether it copies is unknown to them."""
     seen = points.only(smaller)
     n, d, losses = points.n[largest][0], points.d[largest][0], points.loss[largest]
     starts = onset_of(seen) if kappa else None
@@ -109,11 +105,10 @@ def _holds(number, measured):
 
 
 def predict_run(rows, n, d, share=None, runs=1):
-    """Returns the prediction of a run of n parameters on d characters from the rows of one family
-    that are smaller in both (others are left out), with "n_runs" and "digest" of the rows used.
+    """Returns the prediction of n parameters on d characters from the rows of a family that are
+    smaller in both, with "n_runs" and "digest" of the rows used. ValueError if they are too few.
 
-    share: of characters in second occurrences; runs: the interval is for the mean of so many. The
-    smaller runs do not copy, or they would say so. ValueError if they are too few.
+    share: of characters in second occurrences; runs: the interval is for the mean of so many.
     """
     count = count_of(rows)
     rows = [row for row in rows if row[count] < n and row["n_chars_seen"] < d]
@@ -132,8 +127,7 @@ def predict_run(rows, n, d, share=None, runs=1):
 
 
 def beside_measured(written, rows):
-    """Returns a prediction of `predict_run` beside the runs that have been trained at its N and D;
-    None if there is none yet."""
+    """Returns a prediction of `predict_run` beside what was measured; None if nothing was."""
     losses = [
         row["val_nats_per_char"]
         for row in rows

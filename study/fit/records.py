@@ -37,12 +37,11 @@ def is_positive(value):
 
 
 def count_of(rows):
-    """Returns the key of the N of a law fitted to rows: matrices and head for the ladder, all
-    parameters for the original suite (as its study counted) and for tables.
+    """Returns the key of the N of a law: matrices and head for the ladder, all parameters for the
+    original suite (as its study counted) and for tables.
 
-    A ladder reaches down to where embeddings hold as much as the blocks: these are looked up, the
-    head is multiplied for every token. The counting rule alone moved a published exponent from 0.37
-    (all) over 0.54 (matrices and head) to 0.70 (without head).
+    Small models hold as much in embeddings as in blocks. The counting rule alone moved a published
+    exponent from 0.37 (all) over 0.54 (matrices and head) to 0.70 (without head).
     """
     return "params_non_embedding" if any(is_ladder(row) for row in rows) else "params_total"
 
@@ -61,11 +60,10 @@ def columns(rows, n="params_total", loss="val_nats_per_char"):
 
 
 def read_records(root):
-    """Returns the run records that the manifests of the training stages list, of every family that
-    was trained, ordered by family, N, share of the data, seed, name."""
+    """Returns the run records that the manifests of the training stages list, ordered by family, N,
+    share of the data, seed, name."""
     records = []
     for stage in dict.fromkeys(family.stage for family in FAMILIES.values()):
-        # a family that is optional and was not trained
         manifest = load_manifest(root, stage) or {"outputs": {}}
         for name in manifest["outputs"]:
             record = read_json(root / name) if name.endswith(".json") else None
@@ -84,8 +82,8 @@ def read_records(root):
 
 
 def mixed_inputs(records):
-    """Returns why these records must not be fitted together, or None: one vocabulary and one data
-    set are a condition. Digests of runs on a share of the data are compared share by share."""
+    """Returns why these records must not be fitted together, or None: they need one vocabulary and,
+    for each share of the data, one text."""
     amounts = {}
     for record in records:
         amounts.setdefault(record.get("data_fraction") or 1, []).append(record)
@@ -95,7 +93,7 @@ def mixed_inputs(records):
 
 
 def _mixed(records, key, what):
-    """Which runs differ in a digest, and in what that decides it, in words; None if they agree."""
+    """Says which runs differ in a digest; None if they agree."""
     groups = {}
     for record in records:
         groups.setdefault(record.get(key), []).append(record)
@@ -120,10 +118,10 @@ def _limit_in_words(record):
 
 
 def rows_of_records(records):
-    """Returns rows of run records. n_chars_seen = characters x epochs is the D of the joint law.
+    """Returns rows of run records; n_chars_seen = characters x epochs.
 
-    Beside COLUMNS they have `block_size` (length of the context), `val_loss_by_position` (list over
-    bins of it), and `params_blocks`: non-embedding parameters but the output head.
+    Beside COLUMNS: `block_size`, `val_loss_by_position` (list over bins of the context) and
+    `params_blocks`, non-embedding parameters without the output head.
     """
     rows = []
     for record in records:
@@ -143,8 +141,7 @@ def rows_of_records(records):
 
 
 def read_curves(root, rows):
-    """Returns {name of run: points of its loss curve}, a point being a dict with "step", "seconds",
-    "val_nats_per_char" ..."""
+    """Returns {name of run: points of its loss curve}, each {"step", "val_nats_per_char", ...}."""
     curves = {}
     for row in rows:
         path = root / "checkpoints" / Path(row["curve"]).name if row["curve"] else None

@@ -23,8 +23,8 @@ def minimize_huber(model, y, start, bounds, weights=1.0, delta=HUBER_DELTA, max_
 
     model(p) -> values (B, K) and their derivatives (B, K, P); y (K,), weights (B, K) or 1, bounds
     (2, P). Each step solves with the curvature of the residuals below delta (Newton) plus `damping`
-    times that of all residuals, iteratively reweighted. What stands on a bound and would leave it is
-    held for that step. 30 steps where L-BFGS-B needs 1,000 or gives up (benchmarks/scaling.md).
+    times that of all residuals, iteratively reweighted. What would leave a bound is held for that
+    step. 30 steps where L-BFGS-B needs 1,000 or gives up (benchmarks/scaling.md).
     """
     p = np.clip(np.array(start, float), *bounds)
     value, slope = model(p)

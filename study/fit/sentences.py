@@ -1,4 +1,4 @@
-"""Says in words what the fits found. Arithmetic stands elsewhere; a number is rounded only here."""
+"""Says in words what the fits found; numbers are rounded only here."""
 
 from study.families import FAMILIES, in_order, label
 from study.fit import compare
@@ -7,8 +7,7 @@ from study.wording import power, rounded, si
 
 
 def headline(entries, refused, compared, joint, answer):
-    """Returns the answer, and a sentence for each family without a grid and each pair of families,
-    true whatever the numbers are. The long reasons stand in families.<family>.reason."""
+    """Returns the answer and a sentence for each family without a grid and each pair."""
     words = [answer["sentence"]] if answer and answer["sentence"] else []
     for family in in_order(set(entries) | set(refused)):
         if family in refused:
@@ -47,8 +46,7 @@ def plural(family):
 
 
 def answer_without_law(winners, is_grid):
-    """Returns what runs at one amount of text, along one line of sizes and data, or on a grid that
-    no law describes can know: who has the lowest loss at how many sizes."""
+    """Says what runs without a law can know: who has the lowest loss at how many sizes."""
     why = "an exponent lies on the bound of the search" if is_grid else "that takes a grid of both"
     words = f"These runs cannot tell a law of size and text: {why}"
     if winners:
@@ -92,9 +90,7 @@ def _refused_sentence(family, reason):
 
 
 def _law_sentence(family, entry):
-    """What the runs of one family say, in the verdict's word. No value of alpha unless it is
-    identified: it would be quoted. No formula: a rounded to what alpha's interval allows gives
-    other losses."""
+    """What the runs of a family say, in the verdict's word; a value of alpha only if identified."""
     start, short = f"{label(family)}: alpha", entry["reason_in_short"]
     runs = f"{entry['n_sizes']} sizes, {entry['n_runs']} runs"
     if entry["verdict"] == "open":
@@ -111,7 +107,7 @@ def _law_sentence(family, entry):
 
 
 def _pair_sentence(pair):
-    """Who has the lower loss at equal cost, in one sentence; None if no cost can be compared."""
+    """Who has the lower loss at equal cost; None if no cost can be compared."""
     parts = [pair[cost]["text"] for cost in compare.COSTS if "text" in pair[cost]]
     return f"Lower loss of {_pair(pair)}: {', '.join(parts)}." if parts else None
 
@@ -160,8 +156,8 @@ def warnings(entries, compared):
 
 
 def summary(result):
-    """Returns the closing block: the classical numbers per family, with their interval and the
-    verdict; where a grid was trained, only those of the original suite."""
+    """Returns the closing block: the classical numbers per family; where a grid was trained, only
+    those of the original suite."""
     block = {}
     for family, entry in result["families"].items():
         if family not in (result["joint"] or {}):

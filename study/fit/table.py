@@ -32,8 +32,8 @@ DELIMITERS = ",;\t|"
 COMMENT = "#"
 ONE_FAMILY = "runs"  # of a table that names none
 MOST_NAMED = 5  # lines named in a remark
-FAR_OFF = 12.0  # robust standard deviations of log loss, and ...
-LEAST_FAR = 0.1  # ... at least so much above the law: a run that diverged
+# a diverged run lies so many robust standard deviations of log loss, and so much, above the law
+FAR_OFF, LEAST_FAR = 12.0, 0.1
 SAME = ("family", "params_total", "n_chars_seen", "seed", "val_nats_per_char")  # of one run
 MIN_JUDGED = 8  # runs of a family that can say that another is far off
 
@@ -195,7 +195,7 @@ def _name_families(rows, name):
 
 
 def _without_far_off(rows):
-    """Returns the rows without runs far above the law of the others, and remarks that name them."""
+    """Returns the rows without runs far above the law of the others, and remarks on these."""
     kept, remarks = [], []
     for family in dict.fromkeys(row["family"] for row in rows):
         own = [row for row in rows if row["family"] == family]

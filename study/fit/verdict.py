@@ -1,13 +1,11 @@
 """What the points of a scaling law determine: the law against its rivals, and one of three words.
 
     open        the interval of alpha has no end, or a law without any exponent fits as well
-    bounded     both ends of the interval come from the data, but it is too wide, or c may be 0, to
-        be quoted
+    bounded     the interval has two ends, but is too wide to be quoted, or c may be 0
     identified  the interval is at most a factor of MOST_RATIO wide and both rivals are rejected
 
-A bounded interval alone says little: of simulated studies of five sizes whose truth is a line in
-ln N and has no exponent, 16 to 24 % end with one, because c >= 0 cuts it off where no point does
-(benchmarks/scaling.md).
+Of simulated studies of five sizes whose truth has no exponent, 16 to 24 % end with a bounded
+interval (benchmarks/scaling.md).
 """
 
 from typing import NamedTuple
@@ -17,11 +15,8 @@ from scipy import special
 
 from study.fit import power_law as law
 
-# high / low of an interval that identifies alpha: beyond it, 0.2 and 0.6 are one finding
-MOST_RATIO = 3
-# a rival is rejected where its p-value is below; 1 % in place of 5 % changed no verdict of the
-# designs with eight sizes, and left the wrong ones of weak designs as they are
-RIVAL_LEVEL = 1 - law.LEVEL
+MOST_RATIO = 3  # high / low of an interval that identifies alpha
+RIVAL_LEVEL = 1 - law.LEVEL  # a rival is rejected where its p-value is below
 RIVALS = {
     "power": "a law without irreducible loss (c = 0)",
     "log_linear": "a straight line in ln N",
@@ -48,10 +43,9 @@ def against_rivals(fit):
     """Returns {form: {"p_value", "rejected"}} of each rival of a PowerLaw; None if nothing measures
     the noise.
 
-    Both are nested in the law, so the sum of squares grows by F(1, degrees of freedom of the noise)
-    if they are true. Log-linear is the limit alpha -> 0 of the same curve as Box and Cox (1964)
-    write it, b - m (1 - N^-alpha) / alpha, with a c that runs off to minus infinity: c >= 0 excludes
-    it, so it needs its own test. Simulated under each rival's truth at 5 %, 0 to 3.2 % are rejected
+    Both are nested in the law: the sum of squares grows by F(1, degrees of freedom of the noise) if
+    they are true. Log-linear is its limit alpha -> 0 as Box and Cox (1964) write it,
+    b - m (1 - N^-alpha) / alpha, which c >= 0 excludes. Simulated at 5 %, 0 to 3.2 % are rejected
     wrongly.
     """
     if fit.noise_sd is None:
@@ -89,8 +83,7 @@ def _squares_of_line(fit):
 
 
 def verdict(fit):
-    """Returns the Verdict on a fit: what is missing to hold alpha decides the word, all of it
-    stands in the reason."""
+    """Returns the Verdict on a fit."""
     rivals, notes = against_rivals(fit), _notes(fit)
     if openings := _openings(fit, rivals):
         return Verdict("open", "; ".join(openings + notes), openings[0], rivals)
@@ -108,7 +101,7 @@ def verdict(fit):
 
 
 def _openings(fit, rivals):
-    """Why the data do not hold alpha at all, in words; empty if they do."""
+    """Why alpha is open, in words; empty if it is not."""
     low, high = fit.alpha_interval
     if fit.noise_sd is None:
         return [
@@ -137,16 +130,15 @@ def _openings(fit, rivals):
 
 
 def _shortcomings(fit, rivals):
-    """Why an alpha that the data hold is not to be quoted, in words; empty if it may be."""
+    """Why alpha is bounded and not identified, in words; empty if it is."""
     low, high = fit.alpha_interval
     problems = []
     if high / low > MOST_RATIO:
         problems.append(f"the interval is wider than a factor of {MOST_RATIO}")
     if not rivals["power"]["rejected"]:
         problems.append(f"{RIVALS['power']} fits as well (p = {rivals['power']['p_value']:.2g})")
-    # two degrees of freedom, as five sizes leave: of the studies whose scatter was small by luck
-    # and that met all else, 64 to 88 % held the truth; with three and more, 95 % where the design
-    # can identify alpha
+    # with two degrees of freedom, as five sizes leave, 64 to 88 % of the studies that met all else
+    # held the truth; with three and more, 95 %
     if fit.noise_dof < law.MIN_NOISE_DOF:
         degrees = {1: "one degree of freedom"}.get(
             fit.noise_dof, f"{fit.noise_dof} degrees of freedom"
@@ -159,11 +151,11 @@ def _shortcomings(fit, rivals):
 
 
 def _notes(fit):
-    """What else a reader of the fit should know, in words; decides nothing."""
+    """What else a reader should know, in words."""
     notes = []
     if fit.c <= 0:
         notes.append("the best c lies on its bound 0")
-    # happens to good fits: where the curve is flat, noise puts one of two sizes below
+    # happens to good fits where the curve is flat
     if fit.c >= fit.means.min():
         at = fit.sizes[int(fit.means.argmin())]
         notes.append(
