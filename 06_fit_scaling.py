@@ -49,8 +49,7 @@ from study.fit.table import rows_of_table
 NAME = "06_fit_scaling.py"
 # {family: loss of the largest run, said before its training}
 PREDICTION = "checkpoints/prediction.json"
-# what stage 07 measured of in-context copying; without it the law has no term for it
-REPEATS = "part4_outputs/repeats.csv"
+REPEATS = "part4_outputs/repeats.csv"  # of stage 07: without it the law has no copying term
 N_RESAMPLES = 1000  # of every bootstrap; about a second a family
 
 
@@ -94,11 +93,8 @@ def print_budget(rows, args, mend):
         print(reason)
 
 
-# ---------------------------------------------------------------- the two ways to run it
-
-
 def fit_table(args):
-    """--table: the same analysis for a user's CSV, outside the chain of stages."""
+    """Fits a user's CSV, outside the chain of stages."""
     if not args.table.is_file():
         fail(NAME, f"{args.table} is not a file", "pass the path of a CSV with N and loss")
     try:
@@ -146,7 +142,6 @@ def copying_measured(root):
 
 
 def fit_runs(stage, args, records):
-    """The runs of the training stages: from their records to fits.json and the figures."""
     problem = mixed_inputs(records)
     if not records:
         problem = "no run records are listed by the training stages"

@@ -63,7 +63,6 @@ def fit_family(chosen):
         "runs_below": len(chosen.uncut) - len(rows),
         "n_sizes": len(fit.sizes),
         "n_runs": fit.n_runs,
-        "n_seeds": len({row["seed"] for row in rows}),
         "n_chars_seen": rows[0]["n_chars_seen"],
         "recipe": rows[0]["recipe"],
         "noise": {

@@ -8,9 +8,9 @@ import math
 import numpy as np
 
 from study.families import in_order
-from study.fit import copying, design, sentences
+from study.fit import copying, sentences
 from study.fit import shared_law as shared
-from study.fit.joint_fit import rows_of_grid
+from study.fit.joint_fit import cannot_tell, rows_of_grid
 from study.fit.predictions import is_grid, onset_of, predictions
 from study.fit.records import count_of, is_ladder, is_positive
 
@@ -32,7 +32,7 @@ def has_grid(rows):
     """Returns True for the runs of a family on a grid of sizes and amounts of text; False where
     sizes and data grow together."""
     points = shared.points_of(rows)
-    return is_grid(points) and design.cannot_tell(points.n, points.d) is None
+    return is_grid(points) and cannot_tell(points.n, points.d) is None
 
 
 def answer(rows, saved=None, share=None):

@@ -35,15 +35,10 @@ def _compare_pair(pair, families, fits):
     own = {family: families[family] for family in pair}
     # from these two alone: a third family must not change what is said of them
     noise = noise_of_runs(own, {family: fits[family] for family in pair if family in fits})
-    first, second = pair
-    compared = {
-        "first": first,
-        "second": second,
-        "difference": f"loss of {first} - loss of {second}, nats per character",
-    }
-    both = own[first] + own[second]
+    compared = {"first": pair[0], "second": pair[1]}
+    both = own[pair[0]] + own[pair[1]]
     for cost, what in COSTS.items():
-        compared[cost] = entry = {"what": what}
+        compared[cost] = entry = {}
         if cost == "seconds" and len({row["device"] for row in both}) > 1:
             entry["reason"] = "the runs were timed on different devices"
         elif not all(is_positive(row[cost]) for row in both):
@@ -89,9 +84,6 @@ def noise_of_runs(families, fits):
     dof = sum(fit.noise_dof for fit in known)
     squares = sum(fit.noise_sd**2 * fit.noise_dof for fit in known)
     return (math.sqrt(squares / dof), dof) if known else None
-
-
-# ---------------------------------------------------------------- two families, one cost
 
 
 def interpolation_weights(log_sizes, at):

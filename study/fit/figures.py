@@ -40,7 +40,7 @@ class Study(NamedTuple):
 
     @property
     def original(self):
-        """family -> the runs of the original suite, those of the headline where it has none."""
+        """family -> the runs of the original suite, or of the headline."""
         return {family: headline.nine or headline.rows for family, headline in self.chosen.items()}
 
 
@@ -74,6 +74,11 @@ def _panels(plt, n, width, height):
     figure, axes = plt.subplots(1, n, figsize=(width, height), sharey=True, squeeze=False)
     axes[0, 0].set_ylabel(LOSS)
     return figure, axes[0]
+
+
+def _spread(values):
+    """Standard deviation over seeds; 0, which draws no bar, of one run."""
+    return values.std(0, ddof=1) if len(values) > 1 else 0 * values[0]
 
 
 def _count(rows):
@@ -129,8 +134,7 @@ def draw_scaling(plt, study):
         hollow = {"mfc": "none", "mec": color, "mew": 0.8, "alpha": 0.6}
         axes.plot(n, loss, ls="none", marker=marker, ms=4, **hollow)
         sizes, _, means, _ = law.group_by_size(n, loss)
-        groups = [loss[n == size] for size in sizes]
-        spread = [own.std(ddof=1) if len(own) > 1 else 0 for own in groups]  # 0: no bar is drawn
+        spread = [_spread(loss[n == size]) for size in sizes]
         look_of_means = {"ls": "none", "marker": marker, "ms": 6.5, "color": color}
         axes.errorbar(sizes, means, yerr=spread, capsize=3, **look_of_means)
         words = f"{label(family)} ({_count(rows)})\n{_exponent(study, family)}"
@@ -260,8 +264,7 @@ def draw_efficiency(plt, study):
                 continue
             groups = [np.array(sizes[n]) for n in sorted(sizes)]
             x, y = np.array([group.mean(0) for group in groups]).T
-            bars = [group.std(0, ddof=1) if len(group) > 1 else (0, 0) for group in groups]
-            x_bars, y_bars = zip(*bars)
+            x_bars, y_bars = np.array([_spread(group) for group in groups]).T
             how = {"color": color, "ls": line, "lw": 1, "marker": marker, "ms": 5.5}
             axis.errorbar(x, y, yerr=y_bars, xerr=x_bars, capsize=2.5, **how)
             axis.plot([], [], label=f"{label(family)} ({_count(rows)})", **how)

@@ -7,12 +7,12 @@ their coverage).
 
 import numpy as np
 
-from study.fit import design
 from study.fit import shared_law as shared
 from study.fit.headline_runs import headline_rows
-from study.fit.power_law import LEVEL, TAILS
+from study.fit.power_law import LEVEL, TAILS, fit_power_law
 from study.fit.records import count_of, is_ladder
 from study.fit.verdict import MOST_RATIO
+from study.wording import rounded, si
 
 MIN_RUNS = 7  # five parameters leave two runs to judge them
 SUM, ORDER_FREE = shared.Shape((), 0.0, sum=True), shared.Shape((), 0.0)
@@ -20,11 +20,13 @@ SUM, ORDER_FREE = shared.Shape((), 0.0, sum=True), shared.Shape((), 0.0)
 MISFIT_LEVEL, MIN_SEED_DOF = 0.01, 8
 FLOPS_PER_ND = 6.0  # C = 6 N D, as published joint laws: 2 forward and 4 backward per weight
 BAND_PERCENT = 80  # of what a budget buys, as in Hoffmann et al. 2022 (10th to 90th)
+LEAST_SPREAD = 0.35  # standard deviation of ln N at given D that a design needs
+MOST_TOGETHER = 0.95  # correlation of ln N and ln D from which on a design is a line
 
 
 def rows_of_grid(own):
     """Returns a family's runs for the law of size and text: one recipe, the ladder's if it has three
-    amounts of text."""
+    amounts."""
     ladder = [row for row in own if is_ladder(row)]
     if len({row["n_chars_seen"] for row in ladder}) < 3:
         ladder = [row for row in own if not is_ladder(row)] or own
@@ -45,6 +47,51 @@ def too_few(points):
     )
 
 
+# ---------------------------------------------------------------- sizes and data that grow together
+
+
+def cannot_tell(n, d):
+    """Returns the exponent x of D ~ N^x if the distinct pairs of N and D are a line, else None."""
+    pairs = np.unique(np.log(np.stack([n, d], 1)), axis=0)
+    x_n, x_d = (pairs - pairs.mean(0)).T
+    if not x_d.any() or not x_n.any():
+        return None
+    correlation = (x_n @ x_d) / np.sqrt((x_n @ x_n) * (x_d @ x_d))
+    left = x_n.std() * np.sqrt(max(1 - correlation**2, 0))
+    is_line = abs(correlation) > MOST_TOGETHER or left < LEAST_SPREAD
+    return float((x_n @ x_d) / (x_n @ x_n)) if is_line else None
+
+
+def along_the_line(n, d, loss):
+    """Returns {"exponent", "interval", "separating_runs"}: g of L = c + a N^-g along the line, and
+    the two pairs of N and D that the line leaves out."""
+    fit = fit_power_law(n, loss) if len(np.unique(n)) > 3 else None
+    return {
+        "exponent": fit.alpha if fit else None,
+        "interval": list(fit.alpha_interval) if fit else None,
+        "separating_runs": [[n.min(), d.max()], [n.max(), d.min()]],
+    }
+
+
+def _line_in_words(power, found):
+    (small_n, much_d), (large_n, little_d) = found["separating_runs"]
+    words = (
+        f"sizes and data grow together (D ~ N^{power:.2g}), so alpha and beta cannot be told apart"
+    )
+    low, high = found["interval"] or (None, None)
+    if low is not None and high is not None:
+        value, *ends = (rounded(v, low, high) for v in (found["exponent"], low, high))
+        words += f"; known is the exponent along that line, {value} ({' to '.join(ends)})"
+    return (
+        words
+        + f"; runs of N = {si(small_n)} on D = {si(much_d)} and of N = {si(large_n)} on"
+        f" D = {si(little_d)} would separate them"
+    )
+
+
+# ---------------------------------------------------------------- the fit
+
+
 def fit_grid(rows, resamples, rng):
     """Returns (entry of fits.json, Fit, parameters (resamples, P)) of a family, (entry, None, None)
     where sizes and data grow together, (reason, None, None) where runs are too few."""
@@ -60,11 +107,11 @@ def fit_grid(rows, resamples, rng):
         "n_range": [points.n.min(), points.n.max()],
         "d_range": [points.d.min(), points.d.max()],
     }
-    power = design.cannot_tell(points.n, points.d)
+    power = cannot_tell(points.n, points.d)
     if power is not None:
-        along = design.along_the_line(points.n, points.d, points.loss)
+        along = along_the_line(points.n, points.d, points.loss)
         unknown = dict.fromkeys(shared.JOINT, {"value": None, "interval": None})
-        entry |= {"identified": False, "reason": design.sentence(power, along), "design": along}
+        entry |= {"identified": False, "reason": _line_in_words(power, along), "design": along}
         return {**unknown, **entry}, None, None
     form, p, found = choose_form(points)
     weights = rng.multinomial(n_runs, np.full(n_runs, 1 / n_runs), size=resamples)

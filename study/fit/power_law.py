@@ -27,11 +27,6 @@ FORMS = ("power_constant", "power", "log_linear")
 HUBER_STARTS = (0.03, 0.1, 0.2, 0.4, 0.8, 1.6)  # exponents
 
 
-def f_quantile(level, dof, noise_dof):
-    """Returns the quantile of Fisher's F."""
-    return float(special.fdtri(dof, noise_dof, level))
-
-
 def t_quantile(level, dof):
     """Returns the quantile of Student's t."""
     return float(special.stdtrit(dof, level))
@@ -127,7 +122,7 @@ def fit_power_law(n, loss):
     if fit.noise_sd is None:
         return fit
     # F(1, .): one parameter is asked about, a and c are chosen best for each alpha
-    critical = ss + f_quantile(LEVEL, 1, fit.noise_dof) * variance_of(fit)
+    critical = ss + special.fdtri(1, fit.noise_dof, LEVEL) * variance_of(fit)
     interval = _alpha_interval(profile, ss_grid, alpha, critical)
     fit = fit._replace(critical=critical, alpha_interval=interval)
     return fit._replace(c_interval=_c_interval(fit))
@@ -319,10 +314,10 @@ def fit_huber(n, loss):
 
 
 def fit_line(n, loss, form):
-    """Returns the least-squares fit of `power` (a N^-alpha, in log-log) or `log_linear` (b - m ln N):
-    {"alpha" or "slope", its interval, "a" or "intercept", "r_squared" (of the loss), ...}.
+    """Returns the least-squares fit of `power` (a N^-alpha, in log-log): {"alpha", "alpha_interval",
+    "a", "r_squared"}, or of `log_linear` (b - m ln N): {"slope", "intercept", "r_squared"}.
 
-    Intervals are narrow because c = 0 is taken for known; None with fewer than three runs.
+    r_squared: of the loss. No interval with fewer than three runs.
     """
     x, loss = np.log(np.asarray(n, float)), np.asarray(loss, float)
     y = np.log(loss) if form == "power" else loss
@@ -331,25 +326,17 @@ def fit_line(n, loss, form):
     slope = float((x - center) @ y / sxx)
     intercept = float(y.mean() - slope * center)
     fitted = intercept + slope * x
+    spread = ((loss - loss.mean()) ** 2).sum()
+    told = fitted if form == "log_linear" else np.exp(fitted)
+    r_squared = float(1 - ((loss - told) ** 2).sum() / spread) if spread > 0 else 0.0
+    if form == "log_linear":
+        return {"slope": -slope, "intercept": intercept, "r_squared": r_squared}
     dof, interval = len(x) - 2, None
     if dof > 0:
         error = t_quantile(0.5 + LEVEL / 2, dof) * math.sqrt(((y - fitted) ** 2).sum() / dof / sxx)
         interval = (-slope - error, -slope + error)
-    if form == "log_linear":
-        line = {"slope": -slope, "slope_interval": interval, "intercept": intercept}
-        return line | {"r_squared": _r_squared(loss, fitted)}
-    return {
-        "alpha": -slope,
-        "alpha_interval": interval,
-        "a": math.exp(intercept),
-        "r_squared": _r_squared(loss, np.exp(fitted)),
-        "r_squared_log_log": _r_squared(y, fitted),
-    }
-
-
-def _r_squared(y, fitted):
-    spread = ((y - y.mean()) ** 2).sum()
-    return float(1 - ((y - fitted) ** 2).sum() / spread) if spread > 0 else 0.0
+    alpha = {"alpha": -slope, "alpha_interval": interval}
+    return {**alpha, "a": math.exp(intercept), "r_squared": r_squared}
 
 
 def predict_form(form, n, loss, at_n):

@@ -101,9 +101,6 @@ def _holds(number, measured):
     return bool(low <= measured <= high)
 
 
-# ---------------------------------------------------------------- written before training
-
-
 def predict_run(rows, n, d, share=None, runs=1):
     """Returns the prediction of n parameters on d characters from the rows of a family that are
     smaller in both, with "n_runs" and "digest" of the rows used. ValueError if they are too few.

@@ -22,7 +22,7 @@ COLUMNS = (
     " peak_memory_bytes device learning_rate optimizer train_nats_per_char val_nats_per_char"
     " val_bits_per_char test_nats_per_char curve"
 ).split()
-# what a user's table can fill
+# of a user's table; together they are one run
 TABLE_COLUMNS = ("family", "params_total", "n_chars_seen", "seed", "val_nats_per_char")
 COUNTS = {
     "params_non_embedding": "matrices and head",
@@ -54,9 +54,6 @@ def is_ladder(row):
 def columns(rows, n="params_total", loss="val_nats_per_char"):
     """Returns two columns of the rows as arrays of floats."""
     return tuple(np.array([row[key] for row in rows], float) for key in (n, loss))
-
-
-# ---------------------------------------------------------------- records of this project
 
 
 def read_records(root):

@@ -21,9 +21,6 @@ def headline(entries, refused, compared, joint, answer):
     return " ".join(words)
 
 
-# ---------------------------------------------------------------- the answer
-
-
 def answer(families, numbers):
     """Returns the answer in one sentence of at most 30 words."""
     alpha, beta = (
@@ -78,9 +75,6 @@ def _loss(value):
 
 def _and(words):
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
-
-
-# ---------------------------------------------------------------- laws at one amount, pairs
 
 
 def _refused_sentence(family, reason):

@@ -14,7 +14,7 @@ import numpy as np
 
 from study.fit import shared_law as shared
 from study.fit.power_law import fit_huber
-from study.fit.records import COLUMNS, is_positive
+from study.fit.records import COLUMNS, TABLE_COLUMNS, is_positive
 from study.fit.robust import HUBER_DELTA
 
 ALIASES = {  # column -> names that people give it, lower case, without blanks, _ and -
@@ -34,7 +34,6 @@ ONE_FAMILY = "runs"  # of a table that names none
 MOST_NAMED = 5  # lines named in a remark
 # a diverged run lies so many robust standard deviations of log loss, and so much, above the law
 FAR_OFF, LEAST_FAR = 12.0, 0.1
-SAME = ("family", "params_total", "n_chars_seen", "seed", "val_nats_per_char")  # of one run
 MIN_JUDGED = 8  # runs of a family that can say that another is far off
 
 
@@ -128,7 +127,7 @@ def rows_of_table(path):
         row = _row(number, cells, places)
         if row is None:
             empty.append(number)
-        elif any(all(row[key] == other[key] for key in SAME) for other in rows):
+        elif any(all(row[key] == other[key] for key in TABLE_COLUMNS) for other in rows):
             again.append(number)
         else:
             rows.append(row)
@@ -149,7 +148,7 @@ def rows_of_table(path):
             named = ", ".join(map(str, numbers[:MOST_NAMED]))
             remarks.append(f"{len(numbers)} rows {what} are left out (line {named}{more})")
     remarks += far
-    return sorted(rows, key=lambda row: tuple(row[key] or 0 for key in SAME[:-1])), remarks
+    return sorted(rows, key=lambda row: tuple(row[key] or 0 for key in TABLE_COLUMNS[:-1])), remarks
 
 
 def _row(number, cells, places):

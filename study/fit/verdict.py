@@ -36,9 +36,6 @@ class Verdict(NamedTuple):
         return self.word == "identified"
 
 
-# ---------------------------------------------------------------- the rivals
-
-
 def against_rivals(fit):
     """Returns {form: {"p_value", "rejected"}} of each rival of a PowerLaw; None if nothing measures
     the noise.
@@ -77,9 +74,6 @@ def _squares_of_line(fit):
     x, y = x - np.average(x, weights=w), fit.means - np.average(fit.means, weights=w)
     slope = (w * x) @ y / ((w * x) @ x)
     return float(w @ (y - slope * x) ** 2)
-
-
-# ---------------------------------------------------------------- the verdict
 
 
 def verdict(fit):
