@@ -108,7 +108,6 @@ def save(figure, folder, name):
 
 
 def remove(folder, name):
-    """Deletes a figure of an earlier run that these data do not allow."""
     for kind in KINDS:
         (folder / f"{name}.{kind}").unlink(missing_ok=True)
 

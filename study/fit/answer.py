@@ -68,7 +68,7 @@ def answer(rows, saved=None, share=None):
 
 
 def describe_law(grid, saved, points, found, share):
-    """Returns what stands behind the numbers: rivals, tests, regions and forms tried."""
+    """Returns what stands behind the numbers."""
     one_E = shared.fit(points, shared.Shape(("E",)))
     added = shared.fit(points, shared.Shape(sum=True))
     rivals = {"shared": (found, None), "k = 1": (added, shared.against(added, found))}
@@ -104,7 +104,6 @@ def describe_law(grid, saved, points, found, share):
 
 
 def _alone(points):
-    """The law of one family by itself, with its copying term and its regions."""
     found = shared.fit(points)
     regions = shared.misfit_by_region(found, points)
     return {**shared.quoted(found), "scatter": found.scatter, "regions": regions}

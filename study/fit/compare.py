@@ -16,10 +16,9 @@ COSTS = {
     "train_flops": "training FLOPs",
     "seconds": "training seconds",
 }
-# common seeds for a paired comparison: with two, Student's t is 12.7 standard errors wide
-MIN_PAIRED = 3
+MIN_PAIRED = 3  # common seeds: with two, Student's t is 12.7 standard errors wide
 N_POINTS = 5  # costs at which two families are compared
-N_CROSSING = 400  # ... and where a crossing of their curves is looked for
+N_CROSSING = 400  # costs at which their curves are searched for a crossing
 
 
 def compare_pairs(families, fits):
@@ -155,7 +154,7 @@ def compare_families(first, second, noise):
 
 
 def _by_seed(runs):
-    """{seed: (log costs, losses)} in order of cost."""
+    """{seed: (log costs, losses)}."""
     curves = {}
     for cost, seed, loss, _ in sorted(runs):
         curves.setdefault(seed, []).append((math.log(cost), loss))

@@ -43,7 +43,7 @@ def second_occurrences(text, context=CONTEXT):
 
 
 def kappa_of_share(share):
-    """Returns nats per character of all text for each bit saved on a repeated bar.
+    """Returns nats per character for each bit saved on a repeated bar: ln 2 times the share.
 
     >>> round(kappa_of_share(0.114), 3)
     0.079
@@ -52,7 +52,7 @@ def kappa_of_share(share):
 
 
 def gain(kappa, saved=PLATEAU):
-    """Returns by how many nats per character a model that copies lies below one that does not."""
+    """Returns the nats per character that a model saves by copying."""
     return kappa * (saved - BASE_SAVED)
 
 

@@ -25,8 +25,8 @@ MOST_TOGETHER = 0.95  # correlation of ln N and ln D from which on a design is a
 
 
 def rows_of_grid(own):
-    """Returns a family's runs for the law of size and text: one recipe, the ladder's if it has three
-    amounts."""
+    """Returns a family's runs for the law of size and text: one recipe, the ladder's where it has
+    three amounts."""
     ladder = [row for row in own if is_ladder(row)]
     if len({row["n_chars_seen"] for row in ladder}) < 3:
         ladder = [row for row in own if not is_ladder(row)] or own

@@ -28,7 +28,6 @@ HUBER_STARTS = (0.03, 0.1, 0.2, 0.4, 0.8, 1.6)  # exponents
 
 
 def t_quantile(level, dof):
-    """Returns the quantile of Student's t."""
     return float(special.stdtrit(dof, level))
 
 
@@ -121,7 +120,6 @@ def fit_power_law(n, loss):
     fit = PowerLaw(alpha, a, c, r_squared, *noise, sizes, weights, means, ss, n_runs)
     if fit.noise_sd is None:
         return fit
-    # F(1, .): one parameter is asked about, a and c are chosen best for each alpha
     critical = ss + special.fdtri(1, fit.noise_dof, LEVEL) * variance_of(fit)
     interval = _alpha_interval(profile, ss_grid, alpha, critical)
     fit = fit._replace(critical=critical, alpha_interval=interval)
@@ -134,7 +132,7 @@ def variance_of(fit):
 
 
 def _best_alpha(profile, ss_grid):
-    """Global minimum of the profile: the five deepest local minima of the grid are starts."""
+    """Global minimum of the profile, from the five deepest local minima of the grid."""
     padded = np.concatenate([[math.inf], ss_grid, [math.inf]])
     best = ALPHAS[int(ss_grid.argmin())], ss_grid.min()
     local = np.flatnonzero((padded[1:-1] < padded[:-2]) & (padded[1:-1] <= padded[2:]))
@@ -162,7 +160,6 @@ def _noise(ss, ss_within, dof_lack, dof_within):
         variance, p = ss_within / dof_within, None
         if dof_lack and variance > 0:
             p = float(special.fdtrc(dof_lack, dof_within, ss / dof_lack / variance))
-        # the means scatter about the curve by more than the seeds explain
         if p is not None and p < 1 - LEVEL:
             return math.sqrt(ss / dof_lack), dof_lack, "lack of fit", p
         return math.sqrt(variance), dof_within, "seeds", p
@@ -203,15 +200,14 @@ def _region(fit, alphas, at_n=None, extra=0.0):
     at_n None: c itself (an infinite size). extra: variance that a new observation adds, in units of
     the noise variance (1/m for the mean of m runs).
 
-    For a fixed alpha write x_k = N_k^-alpha, W = sum of the weights w_k, X and Y for the weighted
-    means of x and of the losses y, Sxx = sum of w_k (x_k - X)^2, m = c + a X. Then
+    For a fixed alpha let x_k = N_k^-alpha with weights w_k of sum W, X and Y the weighted means of x
+    and of the losses, Sxx = sum of w_k (x_k - X)^2, m = c + a X. Then
 
         SS = SS0 + W (m - Y)^2 + Sxx (a - a0)^2 <= critical
 
-    is an ellipse of m and a, and the curve m + a (N^-alpha - X) is linear in both: by
-    Cauchy-Schwarz its extremes are c0 + a0 u +- sqrt((critical - SS0) h), u = N^-alpha, h = 1 / W +
-    (u - X)^2 / Sxx + extra. They count where a >= 0 and c >= 0; if not, the extreme lies on an
-    axis, with h = u^2 / sum of w_k x_k^2 (c = 0) or 1 / W (a = 0).
+    is an ellipse of m and a, in which the curve is linear: by Cauchy-Schwarz its extremes at
+    u = N^-alpha are c0 + a0 u +- sqrt((critical - SS0) h), h = 1 / W + (u - X)^2 / Sxx + extra.
+    Where a < 0 or c < 0 there, they lie on an axis: h = u^2 / sum of w_k x_k^2 or 1 / W.
     """
     center = np.log(fit.sizes).mean()
     x, w, y = np.exp(-np.outer(alphas, np.log(fit.sizes) - center)), fit.weights, fit.means
@@ -243,8 +239,8 @@ def _region(fit, alphas, at_n=None, extra=0.0):
 
 
 def _ends(value, slack, h, coefficients):
-    """[low, high] = value -+ sqrt(slack h); NaN where the region is empty (slack < 0) or one of the
-    `coefficients`, pairs (estimate, its slope with the value), is negative."""
+    """[low, high] = value -+ sqrt(slack h); NaN where slack < 0 or one of the `coefficients`, pairs
+    (estimate, its slope with the value), is negative."""
     half = np.sqrt(np.maximum(slack, 0) * h)
     step = np.sqrt(np.maximum(slack, 0) / np.maximum(h, 1e-300))
     ends = []
@@ -257,7 +253,6 @@ def _ends(value, slack, h, coefficients):
 
 
 def _inside_alphas(fit):
-    """Exponents over the interval of alpha, the estimate among them."""
     low, high = fit.alpha_interval[0] or ALPHA_RANGE[0], fit.alpha_interval[1] or ALPHA_RANGE[1]
     return np.unique(np.append(np.geomspace(low, max(high, low * (1 + 1e-12)), 200), fit.alpha))
 
@@ -314,8 +309,8 @@ def fit_huber(n, loss):
 
 
 def fit_line(n, loss, form):
-    """Returns the least-squares fit of `power` (a N^-alpha, in log-log): {"alpha", "alpha_interval",
-    "a", "r_squared"}, or of `log_linear` (b - m ln N): {"slope", "intercept", "r_squared"}.
+    """Returns a least-squares fit: of `power` (a N^-alpha, in log-log) {"alpha", "alpha_interval",
+    "a", "r_squared"}, of `log_linear` (b - m ln N) {"slope", "intercept", "r_squared"}.
 
     r_squared: of the loss. No interval with fewer than three runs.
     """
@@ -340,7 +335,6 @@ def fit_line(n, loss, form):
 
 
 def predict_form(form, n, loss, at_n):
-    """Returns the loss at `at_n` by a form fitted to (n, loss)."""
     if form == "power_constant":
         return fit_power_law(n, loss).at(at_n)
     line = fit_line(n, loss, form)

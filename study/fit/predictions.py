@@ -18,7 +18,6 @@ MIN_SIZES, MIN_AMOUNTS = 4, 3  # of a grid
 
 
 def onset_of(points):
-    """Returns the Onset of the family that copies, or None."""
     own = points.saved != 0
     if not own.any():
         return None
@@ -74,7 +73,7 @@ def predictions(points, share, starts):
 
 
 def is_grid(points):
-    """Returns True where the Points of a family have sizes and amounts of text enough for a law."""
+    """Returns True where a family's Points have sizes and amounts enough for a law."""
     return len(set(points.n)) >= MIN_SIZES and len(set(points.d)) >= MIN_AMOUNTS
 
 

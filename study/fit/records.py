@@ -32,7 +32,7 @@ COUNTS = {
 
 
 def is_positive(value):
-    """Returns True for a finite number above zero: what can be put on a logarithmic axis."""
+    """Returns True for a finite number above zero."""
     return isinstance(value, (int, float)) and math.isfinite(value) and value > 0
 
 
@@ -47,7 +47,7 @@ def count_of(rows):
 
 
 def is_ladder(row):
-    """Returns True for a run of the ladder: fixed depth, widths over two decades of N and more."""
+    """Returns True for a run of the model ladder."""
     return row["suite"] == "ladder"
 
 
@@ -149,7 +149,7 @@ def read_curves(root, rows):
 
 
 def csv_text(rows, columns):
-    """Returns CSV with LF line ends; None becomes an empty cell."""
+    """Returns CSV with LF line ends."""
     out = io.StringIO()
     writer = csv.DictWriter(out, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()

@@ -22,7 +22,7 @@ def headline(entries, refused, compared, joint, answer):
 
 
 def answer(families, numbers):
-    """Returns the answer in one sentence of at most 30 words."""
+    """Says the answer in at most 30 words."""
     alpha, beta = (
         rounded(numbers[key]["value"], *numbers[key]["interval"]) for key in ("alpha", "beta")
     )
@@ -38,7 +38,6 @@ def answer(families, numbers):
 
 
 def plural(family):
-    """Returns the name of a family's models; one of a user's table stands as it is."""
     return f"{label(family)}s" if family in FAMILIES else family
 
 
@@ -175,7 +174,7 @@ def _numbers_of(entry):
 
 
 def budget(family, flops, best, extrapolates):
-    """Returns what to train with `flops`, from `joint_fit.recommend`."""
+    """Says what to train with `flops`, from `joint_fit.recommend`."""
     parts = []
     for what, (value, band) in best.items():
         ends = f" (80 % band {si(band[0])} to {si(band[1])})" if band is not None else ""

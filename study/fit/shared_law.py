@@ -29,7 +29,7 @@ QUOTED = ("alpha", "beta", "order", "E", "kappa")
 SHARED = ("alpha", "beta", "inverse_order", "E")
 EXPONENT_BOUNDS = (0.01, 3.0)  # a fit that ends on one of them is reported as not identified
 INVERSE_ORDERS = (0.05, 2.0)  # 1 / order
-N_STARTS, FIRST_STEPS, N_KEPT = 16, 25, 3  # of a fit; only the best starts go on to the end
+N_STARTS, FIRST_STEPS, N_KEPT = 16, 25, 3  # only the best starts go on to the end
 MOST_STEPS = 150
 # standard deviation of log loss over draws of a text of so many characters; it falls as 1 / D
 TEXT_DRAW, TEXT_DRAW_CHARS = 0.0105, 84e3
@@ -44,7 +44,7 @@ def joint_loss(n, d, E, A, B, alpha, beta, order, kappa=0.0, saved=0.0):
 
 
 class Points(NamedTuple):
-    """Arrays of one entry a run, and the names of the families that `family` counts."""
+    """Runs as arrays; `family` counts `families`."""
 
     families: list
     family: np.ndarray
@@ -54,7 +54,7 @@ class Points(NamedTuple):
     saved: np.ndarray  # bits above BASE_SAVED; 0 where nothing was measured
 
     def only(self, keep):
-        """Returns the runs where `keep` is True, and the families that they belong to."""
+        """Returns the runs where `keep` is True and their families."""
         numbers, family = np.unique(self.family[keep], return_inverse=True)
         families = [self.families[number] for number in numbers]
         return Points(families, family, *(values[keep] for values in self[2:]))
@@ -90,7 +90,6 @@ class Fit(NamedTuple):
 
     @property
     def squares(self):
-        """Sum of squares of the residuals."""
         return float((self.residuals**2).sum())
 
     @property
@@ -188,7 +187,7 @@ def _starts(points, columns, n_parameters):
 def fit(points, shape=ALL_SHARED, E=None, start=None):
     """Returns the Fit of log loss.
 
-    E: where it is given, for a profile; start: parameters of a fit of the same shape nearby.
+    E: fixed, for a profile; start: parameters of a fit of the same shape nearby.
     """
     columns, n_parameters = _columns(shape, len(points.families))
     centers = np.log(points.n).mean(), np.log(points.d).mean()
@@ -239,7 +238,6 @@ def values(found, parameters=None, family=0):
 
 
 def quoted(found, family=0):
-    """Returns {name of QUOTED: value} of a family."""
     all_values = values(found, family=family)
     return {name: float(all_values[name]) for name in QUOTED}
 
@@ -264,8 +262,7 @@ class Spread(NamedTuple):
     drawn: np.ndarray
 
     def error(self, value, function):
-        """Returns the standard error of function(parameters): cells carry seeds and what the form
-        misses, `drawn` the text."""
+        """Returns the standard error of function(parameters), of seeds, form and text drawn."""
         cells = np.asarray(function(self.cells))
         variance = (len(cells) - 1) * cells.var(0)
         return math.sqrt(variance + ((function(self.drawn) - value) ** 2).sum(0))

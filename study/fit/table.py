@@ -77,7 +77,7 @@ def number_of(word, grouped=True):
 
 
 def _lines(text):
-    """Returns [(number from 1, line)] without comments and empty lines."""
+    """Returns [(number from 1, line)] without comments."""
     lines = enumerate(re.split(r"\r\n|\r|\n", text), 1)
     return [
         (number, line)
@@ -152,7 +152,7 @@ def rows_of_table(path):
 
 
 def _row(number, cells, places):
-    """Returns one line of a table as a row; None if it has no loss."""
+    """Returns a line as a row; None if it has no loss."""
 
     def word(column):
         place = places.get(column)

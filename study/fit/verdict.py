@@ -26,10 +26,10 @@ RIVALS = {
 class Verdict(NamedTuple):
     """What the data say of alpha."""
 
-    word: str  # "identified", "bounded" or "open"
-    reason: str  # all that led to it
+    word: str
+    reason: str
     short: str  # the first of it, for a headline
-    rivals: dict | None  # {form: {"p_value", "rejected"}}; None without a measure of the noise
+    rivals: dict | None  # of `against_rivals`
 
     @property
     def identified(self):
@@ -56,7 +56,6 @@ def against_rivals(fit):
 
 
 def _squares_without_constant(fit):
-    """Smallest weighted sum of squares of a N^-alpha about the means."""
     log_n = np.log(fit.sizes) - np.log(fit.sizes).mean()
 
     def squares(alphas):
@@ -69,7 +68,6 @@ def _squares_without_constant(fit):
 
 
 def _squares_of_line(fit):
-    """Smallest weighted sum of squares of b - m ln N about the means."""
     x, w = np.log(fit.sizes), fit.weights
     x, y = x - np.average(x, weights=w), fit.means - np.average(fit.means, weights=w)
     slope = (w * x) @ y / ((w * x) @ x)
