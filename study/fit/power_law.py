@@ -200,8 +200,8 @@ def _region(fit, alphas, at_n=None, extra=0.0):
     at_n None: c itself (an infinite size). extra: variance that a new observation adds, in units of
     the noise variance (1/m for the mean of m runs).
 
-    For a fixed alpha let x_k = N_k^-alpha with weights w_k of sum W, X and Y the weighted means of x
-    and of the losses, Sxx = sum of w_k (x_k - X)^2, m = c + a X. Then
+    For a fixed alpha let x_k = N_k^-alpha with weights w_k of sum W, X and Y the weighted means of
+    x and of the losses, Sxx = sum of w_k (x_k - X)^2, m = c + a X. Then
 
         SS = SS0 + W (m - Y)^2 + Sxx (a - a0)^2 <= critical
 
