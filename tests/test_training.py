@@ -149,7 +149,7 @@ class PairTokenizer(CharTokenizer):
 
     kind = "pairs"
 
-    def __init__(self, text):
+    def __init__(self, text, pieces=None):
         super().__init__(text)
         pairs = [a + b for a in self.characters for b in self.characters]
         self.texts = [*self.characters, *pairs]
