@@ -613,33 +613,35 @@ class LSTM(Model):
 
     def step_rows(self, texts, cache=None):
         """Logits (B, V) after each of these lists of tokens, and the cache: the state, and as it
-        was at `mark`; see `Model`."""
+        was at `mark`, each a tuple of tensors; see `Model`."""
         device = self.head.weight.device
         if cache is None:  # each row alone, so that none depends on the lengths of the others
             read = [tuple(text[:-1]) for text in texts]
             states = {text: self._run(torch.tensor([text], device=device))[1] for text in set(read)}
-            state = [torch.cat(parts, dim=1) for parts in zip(*(states[text] for text in read))]
-            cache = *state, *(part.clone() for part in state)
+            parts = zip(*(states[text] for text in read))
+            state = tuple(torch.cat(part, dim=1) for part in parts)
+            cache = state, tuple(part.clone() for part in state)
+        state, marked = cache
         newest = torch.tensor([text[-1:] for text in texts], device=device)
-        y, state = self._run(newest, cache[:2])
-        return self.head(y[:, -1]), (*state, *cache[2:])
+        y, state = self._run(newest, state)
+        return self.head(y[:, -1]), (state, marked)
 
     @staticmethod
     def mark(cache, rows):
         """Remembers the state of these rows."""
-        for state, marked in zip(cache[:2], cache[2:]):
+        for state, marked in zip(*cache):
             marked[:, rows] = state[:, rows]
 
     @staticmethod
     def rewind(cache, rows):
         """Puts these rows back into the state that was marked."""
-        for state, marked in zip(cache[:2], cache[2:]):
+        for state, marked in zip(*cache):
             state[:, rows] = marked[:, rows]
 
     @staticmethod
     def take_rows(cache, rows):
         """The state of these rows of the batch: each tensor of the cache is (n_layer, B, H)."""
-        return tuple(state.index_select(1, rows) for state in cache)
+        return tuple(tuple(part.index_select(1, rows) for part in state) for state in cache)
 
     @classmethod
     def shape_of_size(cls, n_parameters, vocab_size):

@@ -262,8 +262,8 @@ class GRU(LSTM):
         nn.init.zeros_(self.head.weight)
 
     def _run(self, idx, state=None):
-        y, state = self.gru(self.embedding(idx).float(), state and state[0])
-        return y, (state, state)  # as many parts as the LSTM's
+        y, h = self.gru(self.embedding(idx).float(), state and state[0])
+        return y, (h,)
 '''
 GRU_ROW = """
 FAMILIES["gru"] = Family("gru", "GRU", "GRU", "05c_train_grus", "#CC79A7", "v", optional=True)
