@@ -82,12 +82,9 @@ def _held_out(points, smaller, largest, family, kappa):
     n, d, losses = points.n[largest][0], points.d[largest][0], points.loss[largest]
     starts = onset_of(seen) if kappa else None
     row = _from_smaller(seen, family, n, d, kappa, starts, len(losses))
-    measured = float(losses.mean())
     copied = bool(points.saved[largest].mean() + shared.BASE_SAVED > shared.ON_STEP)
     right = row["if_copies"] if copied and row["if_copies"] else row["if_not"]
-    error = right["value"] / measured - 1
-    row |= {"measured": measured, "copied": copied, "relative_error": error}
-    return {**row, "inside": _holds(right, measured)}
+    return {**row, "copied": copied, **_compared(right, float(losses.mean()))}
 
 
 def _from_smaller(seen, family, n, d, kappa, starts, runs):
@@ -95,9 +92,11 @@ def _from_smaller(seen, family, n, d, kappa, starts, runs):
     return predict(seen, found, shared.spread(found, seen), family, n, d, kappa, starts, runs)
 
 
-def _holds(number, measured):
+def _compared(number, measured):
     low, high = number["interval"]
-    return bool(low <= measured <= high)
+    error = number["value"] / measured - 1
+    inside = bool(low <= measured <= high)
+    return {"measured": measured, "relative_error": error, "inside": inside}
 
 
 def predict_run(rows, n, d, share=None, runs=1):
@@ -135,9 +134,7 @@ def beside_measured(written, rows):
     copied = written["if_copies"]
     return {
         **written,
-        "measured": measured,
+        **_compared(written["if_not"], measured),
         "measured_runs": len(losses),
-        "relative_error": written["if_not"]["value"] / measured - 1,
-        "inside": _holds(written["if_not"], measured),
-        "inside_if_copies": copied and _holds(copied, measured),
+        "inside_if_copies": copied and _compared(copied, measured)["inside"],
     }

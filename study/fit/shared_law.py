@@ -16,7 +16,7 @@ import numpy as np
 from scipy import special
 
 from study.families import in_order
-from study.fit.power_law import LEVEL, t_quantile
+from study.fit.power_law import LEVEL, group_by_size, t_quantile
 from study.fit.records import count_of, is_positive
 from study.fit.robust import SQUARES, log_sum_exp, minimize_huber
 
@@ -326,10 +326,8 @@ def misfit_by_region(found, points):
 
 
 def _misfit(found, points, keep):
-    cells, residuals = points.cells[keep], found.residuals[keep]
-    _, own, counts = np.unique(cells, return_inverse=True, return_counts=True)
-    means = np.bincount(own, residuals) / counts
-    within = float(((residuals - means[own]) ** 2).sum())
+    residuals = found.residuals[keep]
+    _, counts, means, within = group_by_size(points.cells[keep], residuals)
     between = float((counts * means**2).sum())
     n_cells, n_all = len(counts), len(np.unique(points.cells))
     dof = n_cells - found.n_free * n_cells / n_all
