@@ -9,10 +9,8 @@ Writes: part4_outputs/runs.csv        one row per run: every figure and number b
             checkpoints/scaling_fits.json)
         part4_outputs/figures/*.png, *.svg
 Run:    python 06_fit_scaling.py [--quick]
-        python 06_fit_scaling.py --budget 1e15          what to train with 1e15 FLOPs, from the
-            joint law
-        python 06_fit_scaling.py --table my_runs.csv    the same fits for a table with the columns
-            family,N,D,seed,loss
+        python 06_fit_scaling.py --budget 1e15          says what to train with 1e15 FLOPs
+        python 06_fit_scaling.py --table my_runs.csv    fits a table: family,N,D,seed,loss
 Prints last: the headline, alpha with its interval per family, and the next command.
 """
 

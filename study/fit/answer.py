@@ -3,6 +3,7 @@
 Its intervals carry seeds, the text that was drawn and the form.
 """
 
+import itertools
 import math
 
 import numpy as np
@@ -169,10 +170,9 @@ def winners(rows):
         key = size, row["n_chars_seen"]
         own = cells.setdefault(key, {}).setdefault(row["family"], [])
         own.append((row[count], row["val_nats_per_char"]))
-    for cell in cells.values():
-        for runs in cell.values():
-            losses = np.log([loss for _, loss in runs])
-            squares, dof = squares + losses.var() * len(losses), dof + len(losses) - 1
+    for runs in itertools.chain.from_iterable(cell.values() for cell in cells.values()):
+        losses = np.log([loss for _, loss in runs])
+        squares, dof = squares + losses.var() * len(losses), dof + len(losses) - 1
     noise = math.sqrt(squares / dof) if dof > 2 else None
     table = [_winner(cell, d, noise) for (_, d), cell in cells.items() if len(cell) > 1]
     table = sorted(table, key=lambda row: (row["d"] or 0, row["n"]))

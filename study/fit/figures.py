@@ -92,12 +92,10 @@ def _count(rows):
 
 
 def _counts(groups):
-    """The runs of every family in words, for captions."""
     return "; ".join(f"{label(family)}: {_count(rows)}" for family, rows in groups.items())
 
 
 def _n_axis(groups):
-    """Label of an axis of N in the count of the headlines."""
     counts = {COUNTS[count_of(rows)].removesuffix(" N") for rows in groups.values()}
     return f"parameters N ({counts.pop()})" if len(counts) == 1 else "parameters N"
 
