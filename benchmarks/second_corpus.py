@@ -21,7 +21,8 @@ from scipy.optimize import least_squares
 
 from music.abc_text import Reader
 from study.fit import shared_law
-from study.fit.answer import onset_of, saved_of_rows
+from study.fit.answer import saved_of_rows
+from study.fit.predictions import onset_of
 
 STUDY = Path("docs/study")
 PREDICTION = STUDY / "second_corpus_prediction.json"
@@ -98,7 +99,7 @@ def predict(root, first_root):
 def measured(root):
     """Returns the rows of runs, with what each saves on a repeated bar, of a root's ladder."""
     from common import load_tokenizer
-    from study.evaluate.induction import repeats
+    from study.evaluate.induction import costs_of_bars, read_tunes, repeats_of
     from study.evaluate.models import load_model
     from study.fit.records import read_records, rows_of_records
     from study.train.data import load_data
@@ -107,7 +108,8 @@ def measured(root):
     tokenizer, data = load_tokenizer(root / "data/tokenizer.pkl"), load_data(root)
     kept = []
     for row in rows:
-        own = repeats(load_model(root, row["name"], tokenizer), data.val)
+        loaded = load_model(root, row["name"], tokenizer)
+        own = repeats_of(costs_of_bars(loaded, read_tunes(loaded, data.val)))
         kept.append({**{key: row[key] for key in COLUMNS}, "saved": own["saved"]})
         print(row["name"], round(row["val_nats_per_char"], 4), round(own["saved"], 3), flush=True)
     return kept
@@ -127,14 +129,18 @@ def compare(root):
     found, points = fitted(rows, rows)
     other = shared_law.spread(found, points)
     came = {"runs": len(rows), "scatter": found.scatter}
-    for name in ("alpha", "beta", "kappa", "E", "order"):
-        value = float(shared_law.quoted(found)[name][0])
-        interval = other.interval(
-            value, lambda p, name=name: shared_law.quoted(found, p)[name][:, 0], 0.95
-        )
+    for name, value in shared_law.quoted(found).items():
+        interval = other.interval(value, lambda p, name=name: shared_law.values(found, p)[name])
         came[name] = {"value": value, "interval": interval}
     starts = onset_of(points)
     came["copies_from_n_times_d"] = starts and {"value": starts.center, "slope": starts.slope}
+    kappa = expected["kappa"]["value"]
+    came["scatter_with_predicted_kappa"] = shared_law.fit(
+        points, shared_law.Shape(kappa=kappa)
+    ).scatter
+    came["scatter_without_copying_term"] = shared_law.fit(
+        points, shared_law.Shape(kappa=0.0)
+    ).scatter
     came["scatter_with_first_exponents"] = scatter_with_first_exponents(points)
     came["most_saved"] = {
         family: max(float(row["saved"]) for row in rows if row["family"] == family)
@@ -150,7 +156,7 @@ def scatter_with_first_exponents(points):
     each family, E and kappa are fitted."""
     repeats = list(csv.DictReader((STUDY / "repeats.csv").read_text("utf-8").splitlines()))
     first, _ = fitted(rows_of(STUDY / "runs.csv"), repeats)
-    alpha, beta, k = (float(shared_law.quoted(first)[name][0]) for name in EXPONENTS)
+    alpha, beta, k = (shared_law.quoted(first)[name] for name in EXPONENTS)
     n_families = len(points.families)
 
     def residuals(p):
