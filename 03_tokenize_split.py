@@ -198,18 +198,18 @@ def write_splits(data, parts, spool, vocab):
     return tokenizer, written
 
 
-def closing_block(stats, marks):
+def closing_block(stats, baseline_rows):
     """{key: value} that the stage prints last, at most eight lines."""
     n_chars = {split: stats["splits"][split]["characters"] for split in SPLITS}
     unknown = sum(n for part in stats["vocabulary"]["unknown_in"].values() for n in part.values())
-    best = min(marks["test"], key=lambda name: marks["test"][name]["bits_per_char"])
+    best = min(baseline_rows["test"], key=lambda name: baseline_rows["test"][name]["bits_per_char"])
     left_out, bits, leaks = [], [], []
     for reason, n in stats.get("dropped_tunes", {}).items():
         origins = stats["dropped_names"].get(reason)
         names = f" ({selection.named(origins, n)})" if origins else ""
         left_out.append(f"{reason}: {n:,}{names}")
     for split in baselines.ASKED:
-        bits.append(f"{marks[split][best]['bits_per_char']:.3f} bits per character on {split}")
+        bits.append(f"{baseline_rows[split][best]['bits_per_char']:.3f} bits per character on {split}")
         leak = stats["overlap_with_train"][split]["48"]
         leaks.append(
             f"{leak['share_of_all_windows']:.3%} of {split}'s windows of 48 characters,"
@@ -227,7 +227,7 @@ def closing_block(stats, marks):
             + f": {train_share} of 100 train"
         ),
         "vocabulary": f"{stats['vocabulary']['size']}, {unknown:,} characters unknown to train",
-        f"strongest baseline, {marks['test'][best]['label']}": ", ".join(bits),
+        f"strongest baseline, {baseline_rows['test'][best]['label']}": ", ".join(bits),
         "also in train": "; ".join(leaks),
     }
 
@@ -256,8 +256,8 @@ def main(argv=None):
                     for width in data_report.WIDTHS
                 }
             stats = data_report.statistics(tunes, kept, report, parts, written, tokenizer, overlap)
-            marks = baselines.summarise(results, n_characters, n_chars)
-            write_json(data / "baselines.json", {**marks, "tokenizer_digest": tokenizer.digest})
+            baseline_rows = baselines.summarise(results, n_characters, n_chars)
+            write_json(data / "baselines.json", {**baseline_rows, "tokenizer_digest": tokenizer.digest})
             write_json(data / "stats.json", stats)
             outputs = ["tokenizer.pkl", "baselines.json", "stats.json"]
             for split in SPLITS:
@@ -280,7 +280,7 @@ def main(argv=None):
                     "short sequences": stats.get("short_sequences", 0),
                 },
                 extra={"tokenizer_digest": tokenizer.digest},
-                summary=closing_block(stats, marks),
+                summary=closing_block(stats, baseline_rows),
             )
 
 

@@ -1,4 +1,4 @@
-"""The ladder: sizes alike in every family, the rule of their rates, the order of a plane, runs side
+"""The ladder: sizes alike in every family, the rule of their rates, the order of a grid, runs side
 by side."""
 
 import importlib
