@@ -102,29 +102,29 @@ def novelty_of(train_text):
 # ---------------------------------------------------------------- texts that are no music
 
 
-def _baselines(train, n, seed, max_chars):
-    """Returns [(kind of text, samples, share of copied characters)]."""
-    texts = baseline_samples(split_tunebook(train.content), n, seed, max_chars)
-    return [
-        (kind, samples, copying(samples, train)["copied_share"]) for kind, samples in texts.items()
-    ]
-
-
 def rate_baselines(train, n, seed, max_chars):
     """Rates what any judge has to refuse: {kind of text: rates with "copied_share"}."""
     return {
-        kind: {**rate_samples(samples), "copied_share": copied}
-        for kind, samples, copied in _baselines(train, n, seed, max_chars)
+        kind: {**rate_samples(samples), "copied_share": copying(samples, train)["copied_share"]}
+        for kind, samples in _baselines(train, n, seed, max_chars)
     }
 
 
 def skills_of_ngrams(train, n, seed, max_chars):
     """Returns {n-gram: its skills and what it copies}."""
     return {
-        kind: {**skills(samples), "control": control(samples), "copied_share": copied}
-        for kind, samples, copied in _baselines(train, n, seed, max_chars)
+        kind: {
+            **skills(samples),
+            "control": control(samples),
+            "copied_share": copying(samples, train)["copied_share"],
+        }
+        for kind, samples in _baselines(train, n, seed, max_chars)
         if kind.endswith("gram")
     }
+
+
+def _baselines(train, n, seed, max_chars):
+    return baseline_samples(split_tunebook(train.content), n, seed, max_chars).items()
 
 
 # ---------------------------------------------------------------- losses
