@@ -23,6 +23,7 @@ from music.abc_text import Reader
 from study.fit import shared_law
 from study.fit.answer import saved_of_rows
 from study.fit.predictions import onset_of
+from study.fit.records import csv_text
 
 STUDY = Path("docs/study")
 PREDICTION = STUDY / "second_corpus_prediction.json"
@@ -120,10 +121,7 @@ def compare(root):
     path = STUDY / "second_corpus_runs.csv"
     if root:
         rows = measured(root)
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, (*COLUMNS, "saved"), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+        path.write_text(csv_text(rows, (*COLUMNS, "saved")), encoding="utf-8")
     rows = rows_of(path)
     expected = json.loads(PREDICTION.read_text("utf-8"))
     found, points = fitted(rows, rows)
