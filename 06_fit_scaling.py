@@ -21,7 +21,7 @@ from pathlib import Path
 
 # first: from here on Ctrl-C shows no traceback
 from study.stages.arguments import fail, number, resolve_root, root_flags, stage_parser, whole
-from study.stages.files import read_json, write_json, write_text
+from study.stages.files import read_json, value_digest, write_json, write_text
 from study.stages.process import run
 from study.stages.stage import Stage
 
@@ -127,19 +127,15 @@ def fit_table(args):
         print_budget(rows, args, "give the table three sizes and three amounts of data at least")
 
 
-def copying_measured(root):
-    """Returns ({(family, N, D): bits saved on a repeated bar}, share of characters in second
-    occurrences of bars); what was not measured is empty or None."""
-    repeats, text = root / REPEATS, root / "data/val.txt"
-    saved, share = {}, None
-    if repeats.is_file():
-        saved = saved_of_rows(csv.DictReader(repeats.read_text(encoding="utf-8").splitlines()))
-    if saved and text.is_file():
-        share = second_occurrences(text.read_text(encoding="utf-8"))["share"]
-    return saved, share
+def saved_by_copying(root):
+    """Returns {(family, N, D): bits saved on a repeated bar}; empty until 07 has measured it."""
+    repeats = root / REPEATS
+    if not repeats.is_file():
+        return {}
+    return saved_of_rows(csv.DictReader(repeats.read_text(encoding="utf-8").splitlines()))
 
 
-def fit_runs(stage, args, records):
+def fit_runs(stage, args, records, saved):
     problem = mixed_inputs(records)
     if not records:
         problem = "no run records are listed by the training stages"
@@ -153,8 +149,10 @@ def fit_runs(stage, args, records):
         fail(NAME, problem, f"run: {' && '.join(commands)}")
     rows = rows_of_records(records)
     curves, predicted = read_curves(stage.root, rows), read_json(stage.root / PREDICTION)
+    share, text = None, stage.root / "data/val.txt"
+    if saved and text.is_file():
+        share = second_occurrences(text.read_text(encoding="utf-8"))["share"]
     with stage.writing():
-        saved, share = copying_measured(stage.root)
         analysis = analyse(
             rows, args.bootstrap, args.seed, predicted=predicted, saved=saved, share=share
         )
@@ -174,9 +172,11 @@ def main(argv=None):
     args = parse_arguments(argv)
     if args.table:
         return fit_table(args)
-    stage = Stage(__file__, args, config={"resamples": args.bootstrap})
+    saved = saved_by_copying(resolve_root(args))
+    config = {"resamples": args.bootstrap, "saved_by_copying": value_digest(sorted(saved.items()))}
+    stage = Stage(__file__, args, config)
     if not stage.up_to_date():
-        fit_runs(stage, args, read_records(stage.root))
+        fit_runs(stage, args, read_records(stage.root), saved)
     if args.budget:
         stages = [family.stage for family in FAMILIES.values() if not family.optional]
         trained = f"python {stages[0]}.py{root_flags(args)} --data-fractions 0.25,0.5,1"

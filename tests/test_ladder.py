@@ -244,6 +244,15 @@ def test_the_study_says_and_keeps_what_it_plans(tmp_path, capsys):
     assert "132 runs" in capsys.readouterr().out
 
 
+def test_the_law_is_fitted_again_with_the_copying_that_stage_07_measures(tmp_path, monkeypatch):
+    ran = []
+    monkeypatch.setattr(reference, "run_stage", lambda stage, words: ran.append(stage[:2]))
+    monkeypatch.setattr(reference, "write_plan", lambda *_: {})
+    monkeypatch.setattr(reference, "predict", lambda *_: None)
+    reference.main(["--root", str(tmp_path)])
+    assert ran[:3] == ["01", "02", "03"] and ran[-4:] == ["06", "07", "06", "07"]
+
+
 def test_a_prediction_is_written_once_and_stands_in_the_manifest(tmp_path, monkeypatch):
     asked = []
     found = {
