@@ -22,10 +22,10 @@ import warnings
 from collections import Counter
 from pathlib import Path
 
+from music.abc_mending import decoded
 from music.kern import read_kern
 from music.musicxml_in import read_musicxml
 from music.score import TICKS, ScoreError, score_midi
-from music.scores import decoded
 
 STEPS = 48  # of a quarter note
 
@@ -78,7 +78,7 @@ def judge_notes(path, by_measure):
     )
     if path.suffix != ".krn":
         return notes, ""
-    n_tokens, n_bare = heads_in(decoded(path.read_bytes()))
+    n_tokens, n_bare = heads_in(decoded(path.read_bytes())[0])
     if n_bare:
         return notes, "notes without a length read as quarters"
     if n_heads != n_tokens:
@@ -159,7 +159,7 @@ def main():
         data, began = path.read_bytes(), time.process_time()
         by_measure = path.suffix != ".krn"
         try:
-            score = read_musicxml(data) if by_measure else read_kern(decoded(data))
+            score = read_musicxml(data) if by_measure else read_kern(decoded(data)[0])
             score_midi(score)
         except ScoreError as error:
             unread.append(f"{path.name}: {error}")

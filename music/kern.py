@@ -1,18 +1,16 @@
-"""Scores in Humdrum **kern, read as printed: a column is a spine (a staff or a voice of one), a
-line is a moment.
+"""Reads scores in Humdrum **kern: a column is a spine (a staff or a voice of one), a line a moment.
 
 Graces (q) are left out, and notes without a length, as in chant. Hidden notes (yy) are read: they
-stand for a sign of repetition, or for what another part plays. What does not fit is a ScoreError
-with its line.
+stand for a sign of repetition, or for what another part plays.
 """
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from music.score import BPM, MAX_QUARTERS, TICKS, Score, ScoreError
-from music.theory import SEMITONES_OF, bar_length, place_of
+from music.score import MAX_QUARTERS, TICKS, Score, ScoreError
+from music.theory import SEMITONES_OF, TEMPOS, bar_length, place_of
 
 MAX_CHARS = 32 << 20  # the longest opera act has 3 million
 MAX_SPINES = 400
@@ -20,22 +18,21 @@ NOTE = re.compile(r"([a-g]+|[A-G]+)(#+|-+)?")
 DURATION = re.compile(r"(\d+)(?:%(\d+))?")
 METER = re.compile(r"\*M(?:X.*|([1-9]\d{0,2})(?:/(1|2|4|8|16|32|64))?)")
 TREMOLO = re.compile(r"@+\d*@*")
-RECORDS = {"OTL": "title", "COM": "composer", "OPR": "work", "YEM": "rights", "YEC": "copyright"}
+RECORD = re.compile(r"!!!([A-Z]{3})(?:@+[A-Z]+)?:\s*(.*\S)")
 
 
 @dataclass
 class Spine:
-    """A column. part: number of the column it began as; is_kern: whether it holds notes; end: ticks
-    from the start of the score at which its last note ends."""
+    """A column of the file."""
 
-    part: int
-    is_kern: bool
-    end: float = 0.0
+    part: int  # number of the column it began as
+    is_kern: bool  # whether it holds notes
+    end: float = 0.0  # of its last note, ticks from the start of the score
     is_drums: bool = False
 
 
 def read_kern(text):
-    """Returns the Score in the text of a .krn file; ScoreError says why there is none."""
+    """Returns the Score in the text of a .krn file; ScoreError names the line and the fault."""
     if len(text) > MAX_CHARS:
         raise ScoreError(f"more than {MAX_CHARS >> 20} million characters")
     reader = _Reader()
@@ -45,25 +42,22 @@ def read_kern(text):
         except ScoreError as error:
             raise ScoreError(f"line {number}: {error}") from None
     reader.close_measure(reader.last_end())
-    for key, value in reader.records.items():
-        setattr(reader.score, key, value)
-    reader.score.rights = reader.score.rights or reader.records.get("copyright", "")
-    return reader.score
+    score, records = reader.score, reader.records
+    score.title, score.composer, score.work = (records[code] for code in ("OTL", "COM", "OPR"))
+    score.rights = records["YEM"] or records["YEC"]
+    return score
 
 
 class _Reader:
     def __init__(self):
-        self.score, self.spines, self.records = Score(), [], {}
+        self.score, self.spines, self.records = Score(), [], defaultdict(str)
         self.measure, self.start, self.now = 0, 0.0, -1.0  # start: of the measure, ticks
         self.meter, self.is_at_bar = None, False  # a bar line stood after the last moment
 
     def read_line(self, line):
-        """Reads one line."""
-        if line.startswith("!!"):
-            record = re.match(r"!!!([A-Z]{3})(?:@+[A-Z]+)?:\s*(.*)", line)
-            if record and record[1] in RECORDS and record[2].strip():
-                self.records.setdefault(RECORDS[record[1]], record[2].strip())
-            return
+        if record := RECORD.match(line):
+            code, value = record.groups()
+            self.records[code] = self.records[code] or value
         if not line.strip() or line[0] == "!":
             return
         fields = line.split("\t")
@@ -96,21 +90,20 @@ class _Reader:
         return max((spine.end for spine in self.sounding()), default=self.start)
 
     def place(self):
-        """Returns (measure, offset in ticks) of what stands between two moments."""
+        """Returns (measure, offset in ticks) of an interpretation."""
         if self.is_at_bar:
             return self.measure + 1, 0
         return self.measure, round(self.last_end() - self.start)
 
     def end_of_measure(self, at):
-        """Returns where the measure before a moment ends: there, or where its meter is full if all
-        notes sound on beyond that, as in old music."""
+        """Returns where the measure before the moment `at` ends: there, or where its meter is full
+        if all notes sound on beyond that, as in old music."""
         self.meter = self.score.meters.get(self.measure, self.meter)
         full = self.start + bar_length(self.meter, TICKS) if self.meter else at
         return full if self.now < full < at else at
 
     def close_measure(self, at):
-        """Ends the measure here, at the next moment after its bar line; nothing if nothing was in
-        it."""
+        """Ends the measure at the first moment after its bar line, unless it is empty."""
         self.is_at_bar = False
         length = round(at - self.start)
         if length > MAX_QUARTERS * TICKS:
@@ -132,7 +125,7 @@ class _Reader:
         if not starting:
             return
         at = max(spine.end for spine in starting)
-        if at <= self.now:  # voices that had a gap begin here: at the next end of the others
+        if at <= self.now:  # voices after a gap begin at the next end of the others
             later = [spine.end for spine in self.sounding() if spine.end > self.now]
             at = min(later, default=at)
         if self.is_at_bar:
@@ -146,7 +139,7 @@ class _Reader:
                 spine.end = at + length
 
     def add_notes(self, spine, voice, field, at):
-        """Adds the notes of one token."""
+        """Adds the notes of one token, or its strokes of drums."""
         place = self.measure, round(at - self.start)
         for head in TREMOLO.sub("", field).split(" "):
             length = token_ticks(head) or token_ticks(field)
@@ -164,9 +157,11 @@ class _Reader:
     def read_interpretations(self, fields):
         """Reads meters, keys, tempos, names, and how the columns change."""
         place = self.place()
-        meters = Counter(meter_of(field) for field in fields if METER.fullmatch(field))
+        matches = filter(None, map(METER.fullmatch, fields))
+        meters = Counter((match[1], match[2] or "4") for match in matches)
         if meters:  # columns may differ in theirs
-            self.score.meters[place[0]] = meters.most_common(1)[0][0]
+            beats, beat_type = meters.most_common(1)[0][0]
+            self.score.meters[place[0]] = (int(beats), int(beat_type)) if beats else None
         spines, columns = [], list(zip(self.spines, fields))
         while columns:
             spine, field = columns.pop(0)
@@ -193,12 +188,11 @@ class _Reader:
         self.spines = spines
 
     def read_interpretation(self, field, spine, place):
-        """Reads one interpretation of a kern column."""
         score = self.score
         if field.startswith("*clef"):
             spine.is_drums = field.startswith("*clefX")
         elif tempo := re.match(r"\*MM(\d+(?:\.\d+)?)", field):
-            if BPM[0] <= float(tempo[1]) <= BPM[1]:
+            if TEMPOS[0] <= float(tempo[1]) <= TEMPOS[1]:
                 score.tempos.setdefault(place, float(tempo[1]))
         elif field.startswith("*k["):
             sharps = field.count("#") - field.count("-")
@@ -209,16 +203,6 @@ class _Reader:
             score.keys[place] = place_of(tonic[1].upper(), alteration) - 3 * minor, minor
         elif field.startswith('*I"'):
             score.names.setdefault(spine.part, field[3:].strip())
-
-
-def meter_of(field):
-    """Returns the (beats, beat type) of an interpretation; None for free time.
-
-    >>> meter_of("*M6/8"), meter_of("*MX")
-    ((6, 8), None)
-    """
-    beats, beat_type = METER.fullmatch(field).groups()
-    return (int(beats), int(beat_type or 4)) if beats else None
 
 
 @lru_cache(1 << 14)

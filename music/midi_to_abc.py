@@ -19,7 +19,7 @@ import symusic
 from music.abc_text import AbcError, read_abc
 from music.midi_bytes import mend
 from music.quantise import QUARTER, SIXTEENTH, SMALLEST, beat_grid, distinct, quantise
-from music.theory import bar_length, best_signature, key_name, meter_of_length
+from music.theory import TEMPOS, bar_length, best_signature, key_name, meter_of_length
 from music.voice_text import LONGEST_BAR, pitch_texts, voice_text
 from music.voices import make_voices
 
@@ -27,7 +27,6 @@ MAX_VOICES = 15  # a MIDI file has 16 channels and one is drums
 MAX_BARS = 4000  # of 4/4: over two hours; longer files are endless loops or broken time stamps
 SHORTEST_BEAT = 16  # programs that count in ticks write shorter ones: 64/128 is read as 2/4
 KEY_BARS = 4  # a key that lasts less is a passing one and gets accidentals
-TEMPOS = (10, 999)  # quarter notes a minute; what lies beyond is set to the nearer one
 MAX_LEAD = 8  # silent bars before the music that stay
 ROLLED = QUARTER / 12  # units between two notes that were played one after the other (42 ms at 120)
 TEMPO_STEP = 0.1  # a smaller change of tempo is a player's rubato and not written

@@ -1,7 +1,7 @@
-"""Scores in MusicXML, plain or packed (.mxl), read as printed.
+"""Reads scores in MusicXML, plain or packed (.mxl), as printed.
 
-Repeats stand once; graces, cue notes, hidden notes and chord symbols are left out. A file may
-declare no entities, what it unpacks to is bounded, and absurd numbers are errors (ScoreError).
+Repeats stand once; graces, cue notes, hidden notes and chord symbols are left out. Files are
+hostile: entities are refused, sizes bounded, absurd numbers are errors.
 """
 
 import gc
@@ -11,8 +11,8 @@ import zipfile
 import zlib
 from xml.etree import ElementTree
 
-from music.score import BPM, MAX_QUARTERS, TICKS, Score, ScoreError
-from music.theory import SEMITONES_OF
+from music.score import MAX_QUARTERS, TICKS, Score, ScoreError
+from music.theory import SEMITONES_OF, TEMPOS
 
 MAX_XML_BYTES = 64 << 20  # the largest quartet has 12 million
 MAX_DIVISIONS = 1 << 24  # of a quarter note; exporters use at most 10,080 or 16,384
@@ -20,8 +20,7 @@ TIES = {("start",): "[", ("stop",): "]", ("start", "stop"): "_"}
 
 
 def read_musicxml(data):
-    """Returns the Score in the bytes of a .musicxml, .xml or .mxl file; ScoreError says why there
-    is none."""
+    """Returns the Score in a file's bytes; ScoreError says why there is none."""
     is_collecting = gc.isenabled()
     gc.disable()  # searching a large tree of XML for cycles takes half of the time
     try:
@@ -49,7 +48,7 @@ def _read(data):
 
 
 def unpacked(data):
-    """Returns the XML inside an .mxl archive; its container says which member it is."""
+    """Returns the XML inside an .mxl archive: the member that its container names."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             names = [name for name in archive.namelist() if not name.startswith("META-INF/")]
@@ -59,10 +58,9 @@ def unpacked(data):
             for name in names:
                 if name and name.lower().endswith((".xml", ".musicxml")):
                     return _member(archive, name)
-    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, OSError) as error:
-        raise ScoreError(f"damaged archive: {error}") from None
-    except (NotImplementedError, RuntimeError) as error:  # encrypted, or an unknown compression
-        raise ScoreError(f"archive of another kind: {error}") from None
+    # RuntimeError: encrypted, or an unknown compression
+    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, OSError, RuntimeError) as error:
+        raise ScoreError(f"the archive cannot be unpacked: {error}") from None
     raise ScoreError("an archive without MusicXML")
 
 
@@ -72,8 +70,8 @@ def _member(archive, name):
 
 
 def parse(data):
-    """Returns the root of an XML document, its tags without name spaces. A document that declares
-    entities is refused: they can make a kilobyte grow to gigabytes."""
+    """Returns the root of an XML document, its tags without name spaces. One that declares entities
+    is refused: they can make a kilobyte grow to gigabytes."""
     if len(data) > MAX_XML_BYTES:
         raise ScoreError(f"more than {MAX_XML_BYTES >> 20} MB of XML")
     if b"<!ENTITY" in data.replace(b"\0", b""):  # zeros: of UTF-16
@@ -89,7 +87,7 @@ def parse(data):
 
 
 def parts_of(root):
-    """Returns [(part's id, its measures)] of a score, by parts or by measures as it may be."""
+    """Returns [(part's id, its measures)] of a score that is written by parts or by measures."""
     if root.tag == "score-partwise":
         return [(part.get("id"), part.findall("measure")) for part in root.findall("part")]
     if root.tag != "score-timewise":
@@ -103,12 +101,12 @@ def parts_of(root):
 
 
 def text_of(element, path):
-    """Returns the text at a path as one line, '' if there is none."""
+    """Returns the text at a path as one line, or ''."""
     return " ".join((element.findtext(path) or "").split())
 
 
 def number_of(text, least, most):
-    """Returns a number in XML text; ScoreError if it is none, or not between these bounds."""
+    """Returns the number that a text holds; ScoreError if it is not within these bounds."""
     try:
         value = float(text)
     except (TypeError, ValueError):
@@ -130,7 +128,6 @@ class _Part:
         self.measure, self.cursor, self.onset = 0, 0.0, 0.0
 
     def read(self, measures):
-        """Reads all measures."""
         for self.measure, measure in enumerate(measures):
             self.cursor = self.onset = longest = 0.0
             self.score.reach(self.measure, 0)
@@ -185,8 +182,7 @@ class _Part:
         self.score.add_note(self.part, voice, place, length, pitch, tie)
 
     def read_attributes(self, attributes):
-        """Reads divisions, transposition, clefs, key and meter; of several parts the first one's
-        hold."""
+        """Reads divisions, transposition, clefs, key and meter; the first part's meter holds."""
         score, place = self.score, (self.measure, round(self.cursor))
         for element in attributes:
             if element.tag == "divisions":
@@ -210,7 +206,7 @@ class _Part:
         """Reads a tempo, of the first part that gives one here."""
         if sound is not None and sound.get("tempo"):
             tempo = number_of(sound.get("tempo"), 0, math.inf)
-            if BPM[0] <= tempo <= BPM[1]:
+            if TEMPOS[0] <= tempo <= TEMPOS[1]:
                 self.score.tempos.setdefault((self.measure, round(self.cursor)), tempo)
 
 

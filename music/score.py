@@ -1,9 +1,8 @@
-"""Printed scores as MIDI: what the readers of MusicXML and kern find, and how it is written down.
+"""A printed score, which the readers of MusicXML and kern fill, and its MIDI.
 
     midi = score_midi(read_musicxml(data))       # a track a voice, bar lines as in the score
 
-Times in a Score are ticks from the start of a measure, so that a voice that is too short or too
-long disturbs one measure and no more. A measure is as long as the longest of its voices.
+Times are ticks from the start of a measure: a voice of a wrong length disturbs one measure only.
 """
 
 import math
@@ -13,17 +12,15 @@ import symusic
 
 from music.theory import bar_length, meter_of_length
 
-# per quarter note: 2^5 3^2 5 7, so that tuplets of 3, 5, 7 and 9 are exact
-TICKS = 10080
-SNAP = TICKS // 24  # ticks: a measure that misses its meter by less was rounded, not meant so
-SHORTEST_BAR = TICKS // 2  # ticks; and what the length of a bar is a multiple of:
-BAR_STEP = TICKS // 8
+TICKS = 10080  # per quarter note: 2^5 3^2 5 7, so that tuplets of 3, 5, 7 and 9 are exact
+SNAP = TICKS // 24  # a measure that misses its meter by less was rounded
+SHORTEST_BAR = TICKS // 2
+BAR_STEP = TICKS // 8  # the length of an odd bar is a multiple of this
 MAX_MEASURES = 20_000  # the longest opera act has a tenth of this
 MAX_QUARTERS = 100_000  # of a whole score
-DEFAULT_BPM = 100  # of a score that gives none
-BPM = (10, 999)  # quarter notes a minute that are believed
+DEFAULT_TEMPO = 100  # quarter notes a minute, of a score that gives none
 MAX_HELD = 32  # measures that a note may last, and ties of one pitch that wait for their ends
-VELOCITY = 90  # of all notes: the ABC made of them has no dynamics
+VELOCITY = 90  # of all notes: ABC has no dynamics
 
 
 class ScoreError(ValueError):
@@ -31,20 +28,18 @@ class ScoreError(ValueError):
 
 
 class Score:
-    """A printed score.
-
-    title, composer, work (of which this is a part), rights: text, '' where the file does not say.
-    lengths: of the measures, ticks. meters: {measure: (beats, beat type)}, None for free time.
-    keys: {(measure, offset): (sharps, minor)}; tempos: {(measure, offset): quarter notes a minute}.
-    voices: {(part, voice): [[measure, offset, length, pitch]]}. names: {part: name}. drums:
-    [(measure, offset)] of strokes without a pitch.
-    """
+    """A printed score. A place is (measure, offset in ticks)."""
 
     def __init__(self):
-        self.title = self.composer = self.work = self.rights = ""
-        self.lengths, self.meters, self.keys, self.tempos = [], {}, {}, {}
-        self.voices, self.names, self.drums = {}, {}, []
-        self._open = {}
+        self.title = self.composer = self.work = self.rights = ""  # work: this is a part of it
+        self.lengths = []  # of the measures, each as long as the longest of its voices
+        self.meters = {}  # {measure: (beats, beat type), or None for free time}
+        self.keys = {}  # {place: (sharps, minor)}
+        self.tempos = {}  # {place: quarter notes a minute}
+        self.voices = {}  # {(part, voice): [[measure, offset, length, pitch]]}
+        self.names = {}  # {part: name}
+        self.drums = []  # places of strokes without a pitch
+        self._open = {}  # {(part, pitch): [[note, voice, place where it ends so far]]} of ties
 
     def reach(self, measure, offset):
         """Makes a measure at least as long as `offset` ticks."""
@@ -54,8 +49,8 @@ class Score:
         self.lengths[measure] = max(self.lengths[measure], offset)
 
     def add_note(self, part, voice, place, length, pitch, tie):
-        """Adds a note, or makes the one it is tied to longer. place: (measure, offset); tie: "" or
-        any of "[" (goes on), "_" (both), "]" (ends), as in kern."""
+        """Adds a note, or makes the one it is tied to longer. tie, as in kern: "[" (goes on), "_"
+        (both), "]" (ends) or ""."""
         if not 0 <= pitch <= 127:
             return
         measure, offset = place
@@ -73,8 +68,8 @@ class Score:
         held[2] = measure, offset + length
 
     def _tied_from(self, part, voice, place, pitch):
-        """Returns the open tie [note, voice, where it ends so far] that a note at this place goes
-        on from: the same voice's first; None if there is none."""
+        """Returns the open tie that a note at this place goes on from, one of the same voice if
+        there is one; None if there is none."""
         found = None
         for held in self._open.get((part, pitch), ()):
             measure, end = held[2]
@@ -86,13 +81,13 @@ class Score:
 
     @property
     def n_notes(self):
-        """The number of notes with a pitch, tied heads joined."""
+        """Notes with a pitch, tied heads joined."""
         return sum(map(len, self.voices.values()))
 
 
 def place_bars(lengths, meters):
-    """Returns (start of each measure, [(tick, beats, beat type)]) in MIDI's terms: a measure split
-    by a repeat or a double bar is one bar; any other odd measure gets a meter of its own."""
+    """Returns (start of each measure, [(tick, beats, beat type)]): a measure split by a repeat or a
+    double bar is one bar; any other odd measure gets a meter of its own."""
     starts, signatures, at, meter, i = [], [], 0, (4, 4), 0
 
     def sign(tick, meter):
@@ -138,8 +133,7 @@ def _measures_of_a_bar(lengths, meters, first, whole):
 
 
 def score_midi(score):
-    """Returns MIDI bytes of a Score, a track for each voice of each part; ScoreError if it has no
-    notes."""
+    """Returns MIDI bytes of a Score, a track a voice; ScoreError if it has no notes."""
     if not score.n_notes:
         raise ScoreError(f"{len(score.drums)} drum notes only" if score.drums else "no notes")
     starts, signatures = place_bars(score.lengths, score.meters)
@@ -147,7 +141,7 @@ def score_midi(score):
     midi.time_signatures = [symusic.TimeSignature(*signature) for signature in signatures]
     for (measure, offset), key in sorted(score.keys.items()):
         midi.key_signatures.append(symusic.KeySignature(starts[measure] + offset, *map(int, key)))
-    for (measure, offset), qpm in sorted(score.tempos.items()) or [((0, 0), DEFAULT_BPM)]:
+    for (measure, offset), qpm in sorted(score.tempos.items()) or [((0, 0), DEFAULT_TEMPO)]:
         midi.tempos.append(symusic.Tempo(starts[measure] + offset, qpm))
     begins = np.array(starts)
     for (part, _), notes in score.voices.items():

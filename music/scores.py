@@ -1,7 +1,8 @@
-"""A score file of any kind as MIDI: MusicXML, plain or packed, and Humdrum kern."""
+"""Converts score files to MIDI: MusicXML, plain or packed, and Humdrum kern."""
 
 from typing import NamedTuple
 
+from music.abc_mending import decoded
 from music.kern import read_kern
 from music.musicxml_in import read_musicxml
 from music.score import ScoreError, score_midi
@@ -10,8 +11,7 @@ SUFFIXES = (".mxl", ".musicxml", ".xml", ".krn")
 
 
 class Converted(NamedTuple):
-    """What became of a score. midi: bytes, or None for `reason`; title, composer, work, rights: as
-    the file says, '' where it does not."""
+    """What became of a score. midi: bytes, or None for `reason`; the others: as the file says."""
 
     midi: bytes | None
     reason: str = ""
@@ -22,11 +22,10 @@ class Converted(NamedTuple):
 
 
 def convert_score(name, data):
-    """Returns the Converted of the bytes of a file of this name; it never raises, for a corpus goes
-    on."""
+    """Returns the Converted of a file's bytes; never raises: one file must not end a run."""
     try:
         if name.lower().endswith(".krn"):
-            score = read_kern(decoded(data))
+            score = read_kern(decoded(data)[0])
         else:
             score = read_musicxml(data)
         midi = score_midi(score)
@@ -34,14 +33,6 @@ def convert_score(name, data):
         return Converted(None, str(error))
     except MemoryError:
         return Converted(None, "needs too much memory")
-    except Exception as error:  # a surprise in one file must not end the run
+    except Exception as error:
         return Converted(None, f"{type(error).__name__}: {error}"[:200])
     return Converted(midi, "", score.title, score.composer, score.work, score.rights)
-
-
-def decoded(data):
-    """Returns the text of a kern file; old ones are in Latin-1."""
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return data.decode("latin-1")

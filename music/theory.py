@@ -11,29 +11,18 @@ from functools import cache
 import numpy as np
 
 LETTERS = "CDEFGAB"
-# of LETTERS above C; also the steps of a major scale above its tonic
+# of LETTERS above C, and of a major scale above its tonic
 SEMITONES = (0, 2, 4, 5, 7, 9, 11)
 SEMITONES_OF = dict(zip(LETTERS, SEMITONES))
-# letters along the line of fifths: the order of sharps in a signature (of flats: reversed)
+# letters along the line of fifths: the order of sharps in a signature
 FIFTHS = "FCGDAEB"
+TEMPOS = (10, 999)  # quarter notes a minute that are believed
 SIGNS = {"^^": 2, "^": 1, "=": 0, "_": -1, "__": -2}  # ABC's accidentals, in semitones
 # sharps of a key beyond those of the major key on the same tonic
-MODES = {
-    "": 0,
-    "maj": 0,
-    "ion": 0,
-    "mix": -1,
-    "lyd": 1,
-    "m": -3,
-    "min": -3,
-    "aeo": -3,
-    "dor": -2,
-    "phr": -4,
-    "loc": -5,
-}
+MODES = {"": 0} | dict(lyd=1, maj=0, ion=0, mix=-1, dor=-2, m=-3, min=-3, aeo=-3, phr=-4, loc=-5)
 
-# how well each pitch class above the tonic fits a major and a minor key in listeners' ears:
-# Krumhansl and Kessler (1982), table 1
+# how well each pitch class above the tonic fits a major and a minor key: Krumhansl and Kessler
+# (1982), table 1
 KEY_PROFILES = np.array(
     [
         [6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88],
@@ -42,7 +31,7 @@ KEY_PROFILES = np.array(
 )
 # (tonic, pitch class): 1 in the major scale
 SCALES = np.array([np.isin((np.arange(12) - tonic) % 12, SEMITONES) for tonic in range(12)], int)
-# a given signature is believed if its scale holds at most this share fewer notes than the best
+# a given signature is kept if its scale holds at most this share of notes fewer than the best one's
 SIGNATURE_SLACK = 0.05
 
 
@@ -56,7 +45,7 @@ def bar_length(meter, quarter):
 
 
 def meter_of_length(length, quarter):
-    """Returns the meter (n, d) of a bar that has none of its own, e.g. one cut short by a change.
+    """Returns the meter (n, d) of a bar of this length.
 
     >>> meter_of_length(60, 24), meter_of_length(72, 24)
     ((5, 8), (3, 4))
@@ -77,8 +66,7 @@ def key_name(sharps, minor):
 
 
 def place_of(letter, alteration=0):
-    """Returns the place of a note on the line of fifths; for a tonic it is the number of sharps of
-    its major key.
+    """Returns the place of a note on the line of fifths: of a tonic, its major key's sharps.
 
     >>> place_of("C"), place_of("F"), place_of("F", 1), place_of("B", -1)
     (0, -1, 6, -2)
@@ -114,16 +102,15 @@ def best_key(histogram):
 
 
 def best_signature(histogram, given=None):
-    """Returns (sharps or minus flats, minor) of the key to write a pitch-class histogram in:
-    `given` if it fits, else the signature whose scale holds most notes, so that fewest accidentals
-    are written. The profiles only choose between its major and its minor key.
+    """Returns (sharps, minor) of the key to write a pitch-class histogram in: `given` if it fits,
+    else the signature whose scale holds most notes; the profiles choose between its major and its
+    minor key.
 
     >>> best_signature(np.array([9, 0, 5, 0, 8, 4, 0, 9, 0, 4, 0, 3]))
     (0, False)
     """
     total = max(histogram.sum(), 1)
     share = {sharps: SCALES[7 * sharps % 12] @ histogram / total for sharps in range(-7, 8)}
-    # five flats to six sharps
     best = max(range(-5, 7), key=lambda sharps: (share[sharps], -abs(sharps)))
     if given and share[given[0]] >= share[best] - SIGNATURE_SLACK:
         return given
@@ -137,14 +124,14 @@ def best_signature(histogram, given=None):
 def spell(pitch, sharps):
     """Returns (letter, alteration, octave) of a MIDI pitch in a key; octave 4 begins at middle C.
 
-    Pitch classes are spelled from three fifths below the tonic of the major key to eight above it:
-    a minor key's seventh degree is raised; no note has a double accidental.
+    Places reach from three fifths below the tonic of the major key to eight above it, so that a
+    minor key's seventh degree is raised; no note has a double accidental.
 
     >>> spell(70, -3), spell(66, 1), spell(68, 0)
     (('B', -1, 4), ('F', 1, 4), ('G', 1, 4))
     """
     place = sharps - 3 + (7 * pitch - sharps + 3) % 12
     letter, alteration = note_at(place)
-    if abs(alteration) > 1:  # a double accidental has a plain name twelve fifths away
+    if abs(alteration) > 1:  # the same pitch has a plain name twelve fifths away
         letter, alteration = note_at(place - 12 if alteration > 0 else place + 12)
     return letter, alteration, (pitch - alteration) // 12 - 1

@@ -166,7 +166,7 @@ ENTITY = b'<!DOCTYPE x [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]>'
         (xml(*[rest(4)] * 100), "no notes"),
         (xml(*[rest(4)] * 99_000, note("C")), "measures"),
         (b"<html/>", "no score"),
-        (b"PK\x03\x04nothing", "damaged"),
+        (b"PK\x03\x04nothing", "unpacked"),
         (b"<a>" * 100_000, "no XML"),
         (b"", "no XML"),
     ],
