@@ -1,8 +1,8 @@
 """Reads one stretch of music: notes, chords, rests and their signs between two bar lines or fields.
 
-Readings are remembered: music repeats itself, and every tune is read several times. As in abc2midi,
-an accidental holds for its letter in all octaves to the end of the bar; a tied note keeps its
-accidental across the bar line, the notes after it do not.
+Readings are remembered, since music repeats itself. As in abc2midi, an accidental holds for its
+letter in all octaves to the end of the bar; a tied note keeps its accidental across the bar line,
+the notes after it do not.
 """
 
 import re
@@ -13,10 +13,9 @@ from typing import NamedTuple
 from music.abc_fields import WHOLE
 from music.theory import LETTERS, SEMITONES, SIGNS
 
-# longest note, in ticks: sums over any text that fits in memory stay below 2^63
-MAX_LENGTH = 256 * WHOLE
+MAX_LENGTH = 256 * WHOLE  # of a note: sums over any text that fits in memory stay below 2^63
 MAX_ERRORS = 100  # errors kept per text; the count goes on
-CACHED_CHARS = 256  # longer stretches than this do not repeat
+CACHED_CHARS = 256  # longer stretches do not repeat
 CACHED_BARS = 1 << 14  # about 30 MB when full
 
 NOTE = r"(?:\^\^?|__?|=)?[A-Ga-g](?:'{1,8}|,{1,8})?"
@@ -44,7 +43,7 @@ HEAD = re.compile(rf"(\^\^?|__?|=)?([A-Ga-g])([',]*)({LENGTH})(-?)", re.ASCII)
 _GRACE = re.compile(
     rf"/?(?:{NOTE}{LENGTH}|[ \t()\->.~HLMOPSTuv]|\[(?:{NOTE}{LENGTH})+\]{LENGTH})*", re.ASCII
 )
-# `(3`: three notes in the time of two; the others depend on the meter
+# notes of a tuplet: in the time of how many; of the others the meter decides
 _TUPLET_TIME = {2: 3, 3: 2, 4: 3, 6: 2, 8: 3}
 
 
@@ -58,10 +57,9 @@ class Stretch(NamedTuple):
     n_heads: int
     joined: tuple  # (index of an open tie from before, ticks to add)
     open: tuple  # ties open at the end: (step, pitch)
-    # for each: index of its note here; negative: of the open tie from before, counted from the end
-    open_notes: tuple
+    open_notes: tuple  # of each: index of its note; below 0: of its open tie from before
     alterations: tuple  # in force at the end
-    slur_low: int  # lowest and last level of nesting, relative to the start
+    slur_low: int  # lowest and last level of nesting, from 0 at the start
     slur_end: int
     rest_bars: int  # n of Zn
     timed: bool  # holds a note or a rest
@@ -71,7 +69,7 @@ class Stretch(NamedTuple):
 
 class Head(NamedTuple):
     """A note head as written. step: letters above the C of MIDI pitch 0; natural: MIDI pitch
-    without accidentals; alteration: of its own, or None; over/under: its length in unit notes."""
+    without accidental; alteration: its own, or None; over/under: length in unit notes."""
 
     letter: int
     step: int
@@ -104,18 +102,16 @@ def read_head(token):
 
 @lru_cache(maxsize=4096)
 def _fraction(text):
-    """Reads `3/2` as (3, 2), `/` as (1, 2), `//` as (1, 4), `` as (1, 1); what is none, such as
-    `//3`, as (1, 0)."""
-    over, _, _ = text.partition("/")
-    slashes, digits = text.count("/"), text.rpartition("/")[2]
+    """Reads `3/2` as (3, 2), `//` as (1, 4), `` as (1, 1), and `//3`, which is none, as (1, 0)."""
+    over, slashes, digits = text.partition("/")[0], text.count("/"), text.rpartition("/")[2]
     if not digits or not slashes:
         return int(over or 1), 2**slashes
     return int(over or 1), int(digits) if slashes == 1 else 0
 
 
 def _read_token(token):
-    """Returns (kind, heads, numerator, denominator, all tied) of a token; kind is "sound" for a
-    note, a chord or a rest (without heads). `[C2E2]3` sounds for 6."""
+    """Returns (kind, heads, numerator, denominator, all tied) of a token. Notes, chords and rests
+    (without heads) are of the kind "sound"; `[C2E2]3` sounds for 6."""
     kind = _KIND.match(token).lastgroup
     if kind == "note":
         head = read_head(token)
@@ -138,8 +134,8 @@ _read_short_token = lru_cache(maxsize=1 << 14)(_read_token)
 
 @lru_cache(maxsize=16)
 def _broken_factor(signs):
-    """Returns (numerator, denominator) for the first note by `>` (1), `>>` (2), `<` (-1), ...; the
-    second gets -signs. `a>b` is 3/2 and 1/2, `a>>b` 7/4 and 1/4; `<` the other way round."""
+    """Returns (numerator, denominator) for the first note at `>` (1), `>>` (2), `<` (-1) ...; for
+    the second give -signs. `a>b` is 3/2 and 1/2, `a>>b` 7/4 and 1/4."""
     short = Fraction(1, 2 ** abs(signs))
     return (2 - short if signs > 0 else short).as_integer_ratio()
 
@@ -158,14 +154,13 @@ def _read_tuplet(text, compound):
 
 
 class _StretchReader:
-    """Where the reading of a stretch stands: what it has heard, and what still waits for the next
-    note."""
+    """What has been heard of a stretch, and what waits for the next note."""
 
     def __init__(self, alterations, unit, compound, ties):
         self.unit, self.compound, self.alterations, self.now = unit, compound, list(alterations), 0
         self.onsets, self.pitches, self.n_heads, self.errors = [], [], 0, []
-        self.durations = [0] * len(ties)  # first what the open ties from before get here
         self.n_before = len(ties)
+        self.durations = [0] * len(ties)  # first what the open ties from before get here
         self.ties = [(*tie, place) for place, tie in enumerate(ties)]  # place: in durations
         self.broken_ties = self.slur = self.slur_low = self.rest_bars = 0
         self.timed = False
@@ -175,7 +170,7 @@ class _StretchReader:
         self.tuplet_left, self.tuplet_over, self.tuplet_under = 0, 1, 1
 
     def sound(self, token, heads, over, under, all_tied):
-        """Hears a note, a chord or a rest: what takes time."""
+        """Hears a note, a chord or a rest."""
         if self.rest_bars:
             self.errors.append(("token", "music beside a rest of whole bars"))
         self.timed = True
@@ -205,7 +200,7 @@ class _StretchReader:
         self.now += ticks
 
     def in_rhythm(self, over, under):
-        """Returns a length inside the tuplet and after the broken rhythm that wait for it."""
+        """Returns a length as the tuplet and the broken rhythm that wait for it change it."""
         if self.tuplet_left:
             over, under = over * self.tuplet_over, under * self.tuplet_under
             self.tuplet_left -= 1
@@ -228,8 +223,7 @@ class _StretchReader:
         return 0
 
     def ticks_in_chord(self, head, first, ticks):
-        """Returns ticks of one head of a chord whose first head has `ticks`: `[C4E2]` ends E before
-        C."""
+        """Returns ticks of a head of a chord whose first has `ticks`: `[C4E2]` ends E before C."""
         if (head.over, head.under) == (first.over, first.under) or not head.under or not first.over:
             return ticks
         if not head.over:
@@ -262,7 +256,7 @@ class _StretchReader:
             self.errors.append(("tuplet", f"no tuplet: {token}"))
 
     def broken_rhythm(self, token):
-        """Changes what sounds before `>` or `<` now, and what comes after it then."""
+        """Changes what sounds before `>` or `<`; what comes after it waits."""
         if self.last is None or self.broken:
             self.errors.append(("broken rhythm", f"{token} without a note before it"))
             return
@@ -276,12 +270,12 @@ class _StretchReader:
         self.now += ticks * over // under - ticks
 
     def slur_sign(self, token):
-        """Counts slurs: they change no note; a text with open ones is not well-formed."""
+        """Counts slurs: they change no note, but have to be closed."""
         self.slur += 1 if token == "(" else -1
         self.slur_low = min(self.slur_low, self.slur)
 
     def whole_rest(self, token):
-        """Rests in whole bars of this voice: `Z4` is four, whatever their meter."""
+        """Rests for whole bars: `Z4` is four, whatever their meter."""
         if self.timed or self.rest_bars:
             self.errors.append(("token", f"{token} does not stand alone in its bar"))
         self.rest_bars = int(token[1:] or 1)
@@ -289,7 +283,7 @@ class _StretchReader:
             self.errors.append(("length", "a rest without length"))
 
     def grace_notes(self, token):
-        """Takes over the accidentals of `{^ga}`, which hold (so in abc2midi); it is no notes."""
+        """Takes over the accidentals of `{^ga}`, which hold (so in abc2midi)."""
         inside = token[1:-1]
         if not _GRACE.fullmatch(inside) or not inside.strip("/ \t"):
             self.errors.append(("grace", f"no grace notes: {token[:40]}"))
@@ -322,7 +316,7 @@ class _StretchReader:
         )
 
 
-# all others change no note: blanks, endings, words, decorations, spacers
+# other signs change no note
 _SIGN_METHODS = {
     "tuplet": _StretchReader.tuplet,
     "broken": _StretchReader.broken_rhythm,
@@ -333,6 +327,16 @@ _SIGN_METHODS = {
 }
 
 
+# what an unreadable character spoils
+_SPOILT = {
+    **dict.fromkeys('"!', "quote"),
+    **dict.fromkeys("[]", "chord"),
+    **dict.fromkeys("{}", "grace"),
+    "(": "tuplet",
+    **dict.fromkeys("<>", "broken rhythm"),
+}
+
+
 def read_stretch(text, alterations, unit, compound, ties):
     """Returns the Stretch of a text without bar lines and fields; what cannot be read is in its
     `errors`.
@@ -340,6 +344,11 @@ def read_stretch(text, alterations, unit, compound, ties):
     alterations: of the seven letters, in force; unit: ticks of a unit note; compound: see
     `parse_meter`; ties: the open ones, ((step, pitch), ...).
     """
+    read = _read_short_stretch if len(text) <= CACHED_CHARS else _read_stretch
+    return read(text, alterations, unit, compound, ties)
+
+
+def _read_stretch(text, alterations, unit, compound, ties):
     reader = _StretchReader(alterations, unit, compound, ties)
     sound, tokens = reader.sound, _TOKEN.findall(text)
     for i, token in enumerate(tokens):
@@ -355,14 +364,4 @@ def read_stretch(text, alterations, unit, compound, ties):
     return reader.finish()
 
 
-read_short_stretch = lru_cache(maxsize=CACHED_BARS)(read_stretch)
-
-
-# what an unreadable character spoils, by the character
-_SPOILT = {
-    **dict.fromkeys('"!', "quote"),
-    **dict.fromkeys("[]", "chord"),
-    **dict.fromkeys("{}", "grace"),
-    "(": "tuplet",
-    **dict.fromkeys("<>", "broken rhythm"),
-}
+_read_short_stretch = lru_cache(maxsize=CACHED_BARS)(_read_stretch)

@@ -3,8 +3,7 @@
     text, mended = decoded(data)
     tunes, more = split_book(text)       # RawTunes, for `abc_people.read_tune`
 
-Files come from web pages, word processors, e-mail and a dozen programs. Each kind of fault is
-mended as a kind and counted.
+Each kind of fault of web pages, word processors, e-mail and programs is mended and counted.
 """
 
 import html
@@ -15,8 +14,7 @@ from typing import NamedTuple
 
 
 def decoded(data):
-    """Returns (text with plain line ends, Counter of what was mended) of the bytes of an ABC
-    file."""
+    """Returns (text with plain line ends, Counter of what was mended) of an ABC file's bytes."""
     encoding = "utf-8"
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         encoding = "utf-16"
@@ -35,7 +33,7 @@ def decoded(data):
 
 
 class RawTune(NamedTuple):
-    """Lines of a tune as they stand, [(number in the book, line)], and what was mended so far."""
+    """Lines of a tune, [(number in the book, line)], and what was mended so far."""
 
     lines: list
     mended: Counter
@@ -44,9 +42,8 @@ class RawTune(NamedTuple):
 def split_book(text):
     """Returns ([RawTune], Counter of what was mended) of a book.
 
-    A tune goes from an X: (or, in a book without any, from a T: or first field) to the next; an
-    empty line ends it unless music follows. Fields M:, L:, K: and Q: above the first X: hold for
-    every tune that has none of its own."""
+    A tune begins with X: (in a book without any, with T: or the first field); an empty line ends
+    it unless music follows. M:, L:, K: and Q: above the first X: hold for every tune without."""
     text, mended = without_web(text)
     blocks, begin_text = [[]], False
     for number, line in enumerate(text.split("\n"), 1):
@@ -107,21 +104,25 @@ _TYPOGRAPHY = {
     "\u266d": "b",
     "\u2028": "\n",
 }
+_LEFT_OVERS = (
+    ("HTML left-overs", _ENTITY, lambda match: html.unescape(match.group())),
+    ("HTML left-overs", _TAG, ""),
+    (
+        "typographic quotes and blanks",
+        f"[{''.join(_TYPOGRAPHY)}]",
+        lambda match: _TYPOGRAPHY[match.group()],
+    ),
+    ("e-mail left-overs", r"(?m)=(?:20)?(?=[ \t|]*$)", ""),
+    ("e-mail left-overs", "=3D", "="),
+)
 
 
 def without_web(text):
-    """Returns (text without what web pages, word processors and e-mail leave behind, Counter of
-    it)."""
+    """Returns (text without what web pages, word processors and e-mail leave, Counter of it)."""
     cleaner = Cleaner(Counter())
-    kind = "HTML left-overs"
-    text = cleaner.sub(kind, _ENTITY, lambda entity: html.unescape(entity.group()), text)
-    text = cleaner.sub(kind, _TAG, "", text)
-    typographic, signs = "[" + "".join(_TYPOGRAPHY) + "]", _TYPOGRAPHY
-    kind = "typographic quotes and blanks"
-    text = cleaner.sub(kind, typographic, lambda sign: signs[sign.group()], text)
-    kind = "e-mail left-overs"
-    text = cleaner.sub(kind, r"(?m)=(?:20)?(?=[ \t|]*$)", "", text)
-    return cleaner.sub(kind, "=3D", "=", text), cleaner.mended
+    for kind, pattern, replacement in _LEFT_OVERS:
+        text = cleaner.sub(kind, pattern, replacement, text)
+    return text, cleaner.mended
 
 
 def is_field(line):
@@ -133,8 +134,7 @@ _WORDS = re.compile(r"\"[^\"]*\"|![^!\n]*!|\+[^+|\n]{1,40}\+|\[[A-Za-z]:[^\]]*\]
 
 
 def is_music(line):
-    """Returns True if a line could be bars: nearly all of its signs are notes, lengths and bar
-    lines."""
+    """Returns True if nearly all signs of a line are notes, lengths and bar lines."""
     if is_field(line) or line.startswith("%"):
         return False
     bare = re.sub(r"\s", "", _WORDS.sub("", line))
@@ -145,12 +145,13 @@ def is_music(line):
 
 
 def is_words(line):
-    """Returns True if a line is a sentence, or numbers alone, rather than bars with faults."""
+    """Returns True if a line is a sentence or numbers alone."""
     bare = _WORDS.sub(" ", line)
     letters, foreign = (len(re.findall(kind, bare)) for kind in ("[A-Za-z]", "[IKNQUVWh-jl-t]"))
     return foreign > max(2, 0.3 * letters) or bool(re.fullmatch(r"[-\d\s.\\]+", line))
 
 
+FIELD = re.compile(r"(\[[A-Za-z]:[^\]\n]*\])")
 _MARK = re.compile(r"![^!|\s]{1,40}!|\+[A-Za-z][A-Za-z0-9.()<>]{0,39}\+")
 _MICROTONE = re.compile(r"(\^+|_+|=)(\d*)(/*)(\d*)(?<=[\d/])(?=[A-Ga-g])")
 _TUPLET = re.compile(r"\((\d{1,2})(?::(\d{0,2}))?(?::(\d{0,2}))?")
@@ -175,12 +176,12 @@ class Cleaner:
         return text
 
     def line(self, line):
-        """Cleans a line of music of words, marks and comments."""
+        """Cleans a line of words, marks and comments."""
         line = re.sub(r'"[^"]*"', "", line)
         line = self.sub("unclosed quotes", r'"[^"\s|]*', "", line)
         line = line.split("%")[0].rstrip().removesuffix("\\")
-        parts = re.split(r"(\[[A-Za-z]:[^\]\n]*\])", line)
-        return "".join(part if i % 2 else self.music(part) for i, part in enumerate(parts))
+        parts = enumerate(FIELD.split(line))
+        return "".join(part if i % 2 else self.music(part) for i, part in parts)
 
     def music(self, text):
         """Cleans a stretch of a line without fields."""
@@ -206,7 +207,7 @@ class Cleaner:
         return self.sub("old shorthand of rhythm", short, r"\1", text)
 
     def chord(self, match):
-        """Returns a chord without blanks; rests in it are not heard."""
+        """Returns a chord without blanks and rests."""
         inside = re.sub(r"\s", "", match.group(1))
         notes = re.sub(r"[zx][\d/]*-?", "", inside)
         if notes != inside:

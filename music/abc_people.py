@@ -2,9 +2,8 @@
 
     tunes = read_people(data, "reels.abc")     # [PeoplesTune(title, line, text, reason, mended)]
 
-Faults are mended (`abc_mending`); what cannot be read says its line and why. A note means what it
-means to the strict reader: both read bars with `read_stretch`. Repeats are written once, without
-ornaments, words and chord symbols.
+Faults are mended (`abc_mending`); what cannot be read says its line and why. Bars are read as
+`abc_text` reads them. Repeats are written once, without ornaments, words and chord symbols.
 """
 
 import re
@@ -28,7 +27,7 @@ from music.abc_fields import (
     sharps_of,
     shift_of,
 )
-from music.abc_mending import Cleaner, decoded, is_field, is_music, is_words, split_book
+from music.abc_mending import FIELD, Cleaner, decoded, is_field, is_music, is_words, split_book
 from music.abc_text import AbcError, read_abc
 from music.midi_to_abc import MAX_BARS, MAX_VOICES, write_tune
 from music.notation import MIDI_TICKS, midi_score
@@ -36,13 +35,13 @@ from music.quantise import QUARTER, SIXTY_FOURTH, SMALLEST, beat_grid
 from music.theory import bar_length, meter_of_length
 from music.voice_text import LONGEST_BAR, TUPLETS
 
-MAX_FOREIGN_SHARE = 0.25  # unreadable signs to notes: beyond it a text is no music
+MAX_FOREIGN_SHARE = 0.25  # unreadable signs a note: beyond it a text is no music
 DEFAULT_TEMPO, SLOWEST = 120, 40  # quarter notes a minute
 
 
 class PeoplesTune(NamedTuple):
-    """A tune of a book. line: where it begins; text: in normal form, None if it cannot be read for
-    `reason`; mended: {kind of fault: how often}; composer, rights: what C: and R: say."""
+    """A tune of a book. line: its first; text: in normal form, None if it cannot be read for
+    `reason`; mended: {kind of fault: how often}; composer, rights: of C: and R:."""
 
     title: str
     line: int
@@ -57,12 +56,9 @@ class _Unreadable(ValueError):
     """A tune that cannot be read: "line N: why"."""
 
 
-# ---------------------------------------------------------------- bars of voices
-
-
 class _Bar(NamedTuple):
-    """A bar of a voice. notes: [[onset in the bar, duration, pitch]] in ticks; length: ticks;
-    meter: (n, d) or None."""
+    """A bar of a voice. notes: [[onset in the bar, duration, pitch]]; times: ticks; meter: (n, d)
+    or None."""
 
     notes: list
     length: int
@@ -70,24 +66,33 @@ class _Bar(NamedTuple):
 
 
 class _Voice:
-    """A voice while it is read. text, line: of the bar that is not closed yet; first_ending: index
-    of its first bar, in the present section."""
+    """A voice while it is read. text, line: of the open bar; first_ending: index of its first bar,
+    in the present section."""
 
     def __init__(self, tune):
         for name in ("key", "unit", "meter", "compound", "shift"):
             setattr(self, name, getattr(tune, name))
-        self.text, self.line, self.bars = "", 0, []
-        self.first_ending = None
+        self.text, self.line, self.bars, self.first_ending = "", 0, [], None
         self.ties = {}  # {part of an overlay: [(step, pitch, row of its note)]}
 
+    def end_section(self, bar_line):
+        """Puts a second ending in the place of the first; a double bar closes the section."""
+        number = re.search(r"\d", bar_line)
+        if number and number.group() == "1":
+            self.first_ending = len(self.bars)
+        elif number and self.first_ending is not None:
+            del self.bars[self.first_ending :]
+        elif not number and len(bar_line) > 1 and ":" not in bar_line:
+            self.first_ending = None
 
-_FIELD = re.compile(r"(\[[A-Za-z]:[^\]\n]*\])")
-_BAR_LINE = re.compile(r"(?:[:|]*\[?\|[|\]:]*|::+)(?:[ \t]*\[?\d(?:[-,.]?\d)*)?|\[\d(?:[-,.]?\d)*")
+
+_ENDING = r"\d(?:[-,.]?\d)*"
+_BAR_LINE = re.compile(rf"((?:[:|]*\[?\|[|\]:]*|::+)(?:[ \t]*\[?{_ENDING})?|\[{_ENDING})")
 
 
 class _Reader:
     """Reads a RawTune. voices: {name: _Voice}; signatures, tempos: {number of the bar: value};
-    n_foreign, first_foreign: signs that are no music, and (line, message) of the first."""
+    n_foreign, first_foreign: signs that are no music; (line, message) of the first."""
 
     def __init__(self, raw, last_endings):
         self.mended, self.voices, self.voice = Counter(raw.mended), {}, None
@@ -106,7 +111,6 @@ class _Reader:
             self.mended["tunes without K:"] += 1
 
     def field(self, letter, value):
-        """Reads a field of the header or the body."""
         if letter == "V":
             self.choose_voice(value)
         elif letter in "MLKQ":
@@ -116,7 +120,7 @@ class _Reader:
                 self.mended[f"{letter}: that cannot be read"] += 1
 
     def set(self, **values):
-        """Sets values of the present voice, or before there is one of the tune and all voices."""
+        """Sets values of the present voice; before there is one, of the tune and all voices."""
         for target in [self.voice] if self.voice else [self, *self.voices.values()]:
             vars(target).update(values)
 
@@ -143,13 +147,13 @@ class _Reader:
             self.voice = self.voice or next(iter(self.voices.values()))
 
     def key_of(self, words):
-        """Returns alterations of a K: value without its clef. Pipes sound F and C sharp however K:
-        says it; where the whole cannot be read, its beginning counts."""
+        """Returns alterations of a K: value without its clef, by its beginning if the whole cannot
+        be read. Pipes sound F and C sharp, though HP says neither."""
         try:
             return parse_key("Hp" if words[:2] == "HP" else words or "C")
         except ValueError:
-            modes = "min|maj|mix|dor|phr|lyd|loc"
-            tonic = re.match(rf"[A-G][#b]?(?:m(?![a-z])|\s*(?:{modes})\w*)?", words)
+            modes = r"m(?![a-z])|\s*(?:min|maj|mix|dor|phr|lyd|loc)\w*"
+            tonic = re.match(f"[A-G][#b]?(?:{modes})?", words)
             if not tonic:
                 raise
             self.mended["K: read by its beginning"] += 1
@@ -170,7 +174,7 @@ class _Reader:
             self.tempos.setdefault(self.place(), tempo)
 
     def place(self):
-        """Returns number of the bar that is being read."""
+        """Returns the number of the bar that is being read."""
         return len(self.voice.bars) if self.voice else 0
 
     def choose_voice(self, value):
@@ -189,12 +193,12 @@ class _Reader:
             self.voice = voice
 
     def music_line(self, line, number):
-        """Reads a line of music: fields, bar lines and the stretches between them."""
+        """Reads a line of fields, bar lines and stretches of music."""
         if not is_music(line) and is_words(line):
             self.mended["lines of words"] += 1
             return
         self.in_header = False
-        for i, part in enumerate(_FIELD.split(self.cleaner.line(line))):
+        for i, part in enumerate(FIELD.split(self.cleaner.line(line))):
             if i % 2 and part[1] == "V":
                 self.choose_voice(part[3:-1])
             elif i % 2 and self.voice and self.voice.text.strip():
@@ -207,29 +211,15 @@ class _Reader:
 
     def stretches(self, part, number):
         """Reads a part of a line without fields."""
-        at = 0
-        for bar_line in [*_BAR_LINE.finditer(part), None]:
-            text = part[at : bar_line.start() if bar_line else len(part)]
-            if text.strip():
-                voice = self.present_voice()
-                voice.text += text + " "
-                voice.line = voice.line or number
-            if bar_line:
-                at = bar_line.end()
+        for i, piece in enumerate(_BAR_LINE.split(part)):
+            if i % 2:
                 self.close_bar(self.present_voice())
                 if self.last_endings:
-                    self.end_section(self.voice, bar_line.group())
-
-    @staticmethod
-    def end_section(voice, bar_line):
-        """Puts a second ending in the place of the first; a double bar closes the section."""
-        number = re.search(r"\d", bar_line)
-        if number and number.group() == "1":
-            voice.first_ending = len(voice.bars)
-        elif number and voice.first_ending is not None:
-            del voice.bars[voice.first_ending :]
-        elif not number and len(bar_line) > 1 and ":" not in bar_line:
-            voice.first_ending = None
+                    self.voice.end_section(piece)
+            elif piece.strip():
+                voice = self.present_voice()
+                voice.text += piece + " "
+                voice.line = voice.line or number
 
     def present_voice(self):
         if self.voice is None:
@@ -237,7 +227,7 @@ class _Reader:
         return self.voice
 
     def close_bar(self, voice):
-        """Reads the bar of a voice; the parts of an overlay begin together."""
+        """Reads a voice's bar; the parts of an overlay begin together."""
         text, line = voice.text, voice.line
         voice.text, voice.line = "", 0
         if not text.strip():
@@ -248,7 +238,7 @@ class _Reader:
         notes, length, n_rests = [], 0, 0
         for number, layer in enumerate(layers):
             now, alterations = 0, voice.key
-            for i, part in enumerate(_FIELD.split(layer)):
+            for i, part in enumerate(FIELD.split(layer)):
                 if i % 2:
                     self.field(part[1], part[3:-1].strip())
                     alterations = voice.key if part[1] == "K" else alterations
@@ -282,7 +272,7 @@ class _Reader:
         return read
 
     def tie(self, voice, number, read, notes):
-        """Lengthens the notes that ties from before lead on, and notes which ties are open now."""
+        """Lengthens the notes that are tied on, and remembers the open ties."""
         before, own = voice.ties.get(number, ()), notes[len(notes) - len(read.onsets) :]
         for i, ticks in read.joined:
             before[i][2][1] += ticks
@@ -291,9 +281,6 @@ class _Reader:
                 (step, pitch, own[i] if i >= 0 else before[i][2])
                 for (step, pitch), i in zip(read.open, read.open_notes)
             ]
-
-
-# ---------------------------------------------------------------- from bars to the normal form
 
 
 def written(reader, name, max_voices):
@@ -311,35 +298,31 @@ def written(reader, name, max_voices):
     track, on, off, pitch = (np.array(column) for column in zip(*notes))
     track = np.unique(track, return_inverse=True)[1]
     on, off = on_grid(track, on, np.minimum(off, bars[-1]), beat_grid(bars))
-
-    def start_of(i):
-        return starts[min(i, len(starts) - 1)]
-
+    last = len(starts) - 1
     signatures = [
-        (start_of(i), sharps_of(key), is_minor(words))
+        (starts[min(i, last)], sharps_of(key), is_minor(words))
         for i, (key, words) in reader.signatures.items()
     ]
-    tempos = [(start_of(i), tempo) for i, tempo in reader.tempos.items()]
+    tempos = [(starts[min(i, last)], tempo) for i, tempo in reader.tempos.items()]
     tempos = tempos or [(0, DEFAULT_TEMPO)]
     notes = track, pitch, on, off
     return write_tune(notes, bars, meters, signatures, tempos, name, max_voices)[0]
 
 
 def ticks_of(meter):
-    """Returns ticks of a bar of this meter (n, d); None without a meter."""
     return meter and bar_length(meter, TICKS)
 
 
 def units(ticks):
-    """Returns units of the grid, as a float where they are none."""
+    """Returns units of the grid, a float."""
     return ticks * QUARTER / TICKS
 
 
 def bar_plan(voices, mended):
-    """Returns (bar lines as they are written, [(first bar, (n, d))], place of every bar as read).
+    """Returns (bar lines to write, [(first bar, (n, d))], place of every bar as read) in units.
 
     Bars that a repeat sign cuts in two become one; a short bar gets rests, a long one a meter of
-    its own, or becomes several. In units."""
+    its own, or becomes several."""
     n_bars = max(map(len, voices))
     if n_bars > MAX_BARS:
         raise _Unreadable(f"more than {MAX_BARS:,} bars")
@@ -385,8 +368,8 @@ def bar_plan(voices, mended):
 
 
 def on_grid(track, on, off, beats):
-    """Returns onsets and ends as ints, exact in 64ths and in tuplets of 3, 5, 6, 7 and 9 in a beat
-    that they fill; others move to the nearest 64th."""
+    """Returns onsets and ends as ints: 64ths, and tuplets of 3, 5, 6, 7 or 9 in a beat that hold
+    all of a voice's there; others move to the nearest 64th."""
     edges = np.concatenate([on, off])
     exact = np.rint(edges).astype(np.int64)
     odd = (np.abs(edges - exact) > 1e-3) | (exact % SIXTY_FOURTH != 0)
@@ -409,8 +392,7 @@ def on_grid(track, on, off, beats):
 
 
 def is_normal(raw_text):
-    """Returns True for a tune that is in normal form already: by its unit, its signs and its
-    bars."""
+    """Returns True for a tune that is in normal form: by its unit, its signs and its bars."""
     header, _, body = raw_text.partition("\nK:")
     lines = [line for line in header.split("\n") if line]
     if "L:1/16" not in lines or any(line[:2] not in _NORMAL_FIELDS for line in lines):
@@ -433,7 +415,7 @@ _NORMAL_BODY = re.compile(
 
 
 def read_people(data, name="", max_voices=MAX_VOICES):
-    """Returns [PeoplesTune] of an ABC file's bytes (or text); never raises. name: for tunes without
+    """Returns [PeoplesTune] of an ABC file's bytes or text. Never raises. name: of tunes without
     T:."""
     text, of_file = (data, Counter()) if isinstance(data, str) else decoded(data)
     raws, in_book = split_book(text)
@@ -444,9 +426,8 @@ def read_people(data, name="", max_voices=MAX_VOICES):
 
 
 def read_tune(raw, name="", max_voices=MAX_VOICES, last_endings=False):
-    """Returns PeoplesTune of a RawTune. One that is in normal form already stays as it is.
-
-    last_endings: of several endings the last one stays; else all are written in their order."""
+    """Returns the PeoplesTune of a RawTune; one in normal form stays as it is. last_endings: only
+    the last of several endings is written."""
     raw_text = "\n".join(line for _, line in raw.lines) + "\n"
     fields = {line[0]: line[2:].strip() for _, line in reversed(raw.lines) if is_field(line)}
     title, *about = (fields.get(letter, "") for letter in "TCR")
@@ -465,7 +446,7 @@ def read_tune(raw, name="", max_voices=MAX_VOICES, last_endings=False):
 
 
 def normal_form(raw, name, max_voices, last_endings):
-    """Returns (text, {kind of fault: how often}) of a RawTune; raises _Unreadable."""
+    """Returns (text, {kind of fault: how often}); raises _Unreadable."""
     reader = _Reader(raw, last_endings)
     n_notes = sum(len(bar.notes) for voice in reader.voices.values() for bar in voice.bars)
     if reader.n_foreign > max(3, MAX_FOREIGN_SHARE * n_notes):
@@ -478,16 +459,15 @@ def normal_form(raw, name, max_voices, last_endings):
 
 
 def tune_midi(text):
-    """Returns MIDI bytes of a tune in normal form, for stage 02: with its key signatures, and with
-    rests before a pickup, so that bar lines fall where they are."""
+    """Returns MIDI bytes of a tune in normal form, with its key signatures, and with rests before a
+    pickup, which keep the bar lines in place."""
     tune = read_abc(text)
     score = midi_score(tune)
     meter, first = parse_meter(tune.meter)[0], tune.voices[0].bars[0]
     gap = round(max(0, Fraction(meter or 0, TICKS) - first.length) * MIDI_TICKS)
     for track in score.tracks:
         notes = track.notes.numpy()
-        # a tick late, as abc2midi writes it: of two notes a 32nd apart, the second goes to the next
-        # sixteenth of stage 02's grid, not to the first note's
+        # a tick late, as abc2midi: of two notes a 32nd apart the second goes to the next sixteenth
         notes["time"] += gap + 1
         notes["duration"] = np.maximum(notes["duration"] - 1, 1)
         track.notes = symusic.Note.from_numpy(**notes)

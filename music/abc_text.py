@@ -2,10 +2,9 @@
 
     tune = read_abc(text)        # in exact fractions; AbcError says line and reason
 
-One reader serves converter, cutting, statistics and the judge of samples (`abc_check`), so that all
-mean the same by *note* and *bar*. It refuses overlays (`&`), nested tuplets, microtones and
-transposing clefs rather than guess; repeats are read once. Inside, time is counted in integer ticks
-(`abc_fields`).
+Converter, cutting, statistics and the judge of samples (`abc_check`) all read with it. It refuses
+overlays (`&`), nested tuplets, microtones and transposing clefs rather than guess; repeats are read
+once. Inside, time is counted in integer ticks (`abc_fields`).
 """
 
 import contextlib
@@ -14,7 +13,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
-from music.abc_bar import CACHED_CHARS, MAX_ERRORS, read_short_stretch, read_stretch
+from music.abc_bar import MAX_ERRORS, read_stretch
 from music.abc_fields import (
     TICKS,
     default_unit,
@@ -25,13 +24,12 @@ from music.abc_fields import (
     shift_of,
 )
 
-# bars that Z100 and the like may ask for in one tune: memory must not follow a number
-MAX_REST_BARS = 60_000
-MAX_VOICES = 99  # a bar line of an orchestra; hostile text asks for thousands
+MAX_REST_BARS = 60_000  # that Z100 and the like may ask for: memory must not follow a number
+MAX_VOICES = 99  # hostile text asks for thousands
 
 
 class AbcError(ValueError):
-    """Text that is not the ABC this project reads. line: 1-based; reason: stable kind."""
+    """Text that is not the ABC this project reads. line: 1-based; reason: kind of error."""
 
     def __init__(self, line, reason, message):
         super().__init__(f"line {line}: {message}")
@@ -39,7 +37,7 @@ class AbcError(ValueError):
 
 
 class Note(NamedTuple):
-    """A sounding note, tied heads joined; times in quarter notes from the tune's start."""
+    """A note, tied heads joined; times in quarter notes from the tune's start."""
 
     onset: Fraction
     duration: Fraction
@@ -67,8 +65,7 @@ class Voice(NamedTuple):
 class Tune(NamedTuple):
     """A tune. fields: first value of every header field by its letter; key, meter: as written;
     tempo: quarter notes per minute or None; tempos, meters, keys: [(onset, value)], the start
-    first; ticks: [(voice name, onsets, durations, pitches)]; warnings: ties that lead nowhere,
-    [(line, kind, message)]."""
+    first; ticks: [(voice name, onsets, durations, pitches)]."""
 
     fields: dict
     key: str
@@ -79,12 +76,11 @@ class Tune(NamedTuple):
     meters: list
     keys: list
     ticks: list
-    warnings: list
 
 
 _BODY_FIELDS = frozenset("IKLMmNPQRrsTUVWw")
-# What divides a line of music: fields in brackets and bar lines, which take any mix of | [ ] : and
-# the number of an ending (`:|2`). Quotes, decorations and tuplets are named to be stepped over.
+# fields in brackets, and bar lines: any mix of | [ ] : and the number of an ending (`:|2`); quotes,
+# decorations and tuplets are named to be stepped over
 _DIVIDER = re.compile(
     r'(?P<quote>"[^"]*")|(?P<mark>![^!|]{1,40}!|\(\d:\d?:?)'
     r"|\[(?P<field>[A-Za-z]):(?P<value>[^\[\]|]*)\]"
@@ -103,21 +99,20 @@ class TickBar(NamedTuple):
     line: int
     text: str
     n_notes: int
-    start: int  # place of its first and after its last character in the text
+    start: int  # place in the text of its first character, and after its last
     end: int
     ok: bool  # read without an error
     first_note: int  # index of the first note that starts in it
     voice: str
-    # the bar line that ends it ("" at the end of the text) and the place after it
-    closing: str
-    closed: int
-    after: tuple  # M:, K:, L: of the voice and Q: of the tune, as written, once it is over
-    ties: tuple  # open ties at its end: (step, pitch)
-    slurs: int  # open slurs at its end
+    closing: str  # the bar line that ends it, "" at the end of the text
+    closed: int  # place after that
+    after: tuple  # M:, K:, L: of the voice and Q: of the tune at its end, as written
+    ties: tuple  # open at its end: (step, pitch)
+    slurs: int  # open at its end
 
 
 class _VoiceReader:
-    """What the reader knows of one voice; names with bar_ are of the bar that is not closed yet."""
+    """What the reader knows of one voice; bar_...: of the bar that is not closed yet."""
 
     def __init__(self, name):
         self.name, self.now, self.ties, self.tie_notes, self.slur = name, 0, (), (), 0
@@ -137,6 +132,13 @@ class _VoiceReader:
         self.bar_from = self.bar_to = 0
         self.first_in_bar = len(self.pitches)
 
+    def add(self, text, start, end, number):
+        """Adds a text to the bar; start, end: its place in the whole, 0 for a line of its own."""
+        if not self.bar_parts:
+            self.bar_line, self.bar_from = number, start
+        self.bar_to = max(self.bar_to, end)
+        self.bar_parts.append(text)
+
 
 class Reader:
     """Reads one text; `strict` raises AbcError at the first error, else errors are collected."""
@@ -147,9 +149,8 @@ class Reader:
         self.fields, self.voices, self.voice = {}, {}, None
         self.key, self.unit, self.meter, self.compound = (0,) * 7, None, None, False
         self.tempo, self.key_text, self.meter_text = None, "none", "none"
-        self.tempos, self.meters, self.keys = {}, {}, {}
-        self.rest_bars = 0
-        self.body_from, self.tempo_text = 0, None
+        self.tempos, self.meters, self.keys = {}, {}, {}  # {ticks: value}
+        self.rest_bars, self.body_from, self.tempo_text = 0, 0, None
         self.order = []  # finished bars of all voices in written order
         lines = text.split("\n")
         letters, number = self.read_header(lines)
@@ -171,7 +172,8 @@ class Reader:
             self.warnings.append((line, "tie", f"{n_ties} tied notes are not continued"))
 
     def read_header(self, lines):
-        """Reads the fields through K:, or up to the first line that is none: (letters, lines)."""
+        """Reads the fields through K:, or up to the first line that is none; returns their letters
+        and the number of lines."""
         letters, number = [], 0
         while number < len(lines) and letters[-1:] != ["K"]:
             raw = lines[number]
@@ -187,7 +189,7 @@ class Reader:
         return letters, number
 
     def header_field(self, letter, value, letters, number):
-        """Reads one field of the header after those with `letters`."""
+        """Reads a field of the header; letters: of those before it."""
         if not letters and letter != "X":
             self.error(number, "header", "the first field is not X:")
         elif letters and letter == "X":
@@ -242,7 +244,7 @@ class Reader:
             at += len(raw) + 1
 
     def body_line(self, raw, at, number):
-        """Reads a line of music or a field; at: its place in the text."""
+        """Reads a line; at: its place in the text."""
         line = clean_line(raw, keep_left=True)
         if line[1:2] == ":":
             if line[0] in _BODY_FIELDS:
@@ -267,7 +269,7 @@ class Reader:
                 self.inline_field(match, at, number)
 
     def bar_sign(self, sign, closed, number):
-        """Reads a bar line, double bar or repeat sign; closed: the place after it."""
+        """Reads a bar line; closed: the place after it."""
         voice = self.voice or self.set_voice("1", number)
         if sign in (":", ".:"):
             self.error(number, "token", "a single :")
@@ -289,7 +291,7 @@ class Reader:
                 self.voice.bar_ok = False
 
     def set_voice(self, value, number, declare=False):
-        """Goes on in the voice that a V: value names; declare: in the header it is only made."""
+        """Goes on in the voice that a V: value names; declare: it is only made."""
         voice = self.voices.get(value)  # `[V:2]` stands before every bar
         match = None if voice else _VOICE_VALUE.fullmatch(value)
         if match:
@@ -310,7 +312,7 @@ class Reader:
         return voice
 
     def field(self, letter, value, number, source=None, start=0, end=0):
-        """Reads a field in the tune's body; source: its text with brackets when it is inline."""
+        """Reads a field of the body; source: its text with brackets when it is inline."""
         if letter == "V":
             self.set_voice(value, number)
             return
@@ -338,18 +340,12 @@ class Reader:
         except ValueError as problem:
             self.error(number, "field", str(problem))
             voice.bar_ok = False
-        text = source or f"[{letter}:{value.strip()}]"
-        if not voice.bar_parts:
-            voice.bar_line, voice.bar_from, voice.bar_to = number, start, end
-        else:
-            voice.bar_to = max(voice.bar_to, end)
-        voice.bar_parts.append(text)
+        voice.add(source or f"[{letter}:{value.strip()}]", start, end, number)
 
     def music(self, text, at, number):
-        """Reads a stretch of music of the present voice and appends its notes."""
+        """Reads a stretch of music of the present voice; at: its place in the text."""
         voice = self.voice or self.set_voice("1", number)
-        read_text = read_short_stretch if len(text) <= CACHED_CHARS else read_stretch
-        read = read_text(text, voice.alterations, voice.unit, voice.compound, voice.ties)
+        read = read_stretch(text, voice.alterations, voice.unit, voice.compound, voice.ties)
         now, n_before = voice.now, len(voice.onsets)
         voice.onsets.extend([now + onset for onset in read.onsets] if now else read.onsets)
         voice.durations.extend(read.durations)
@@ -363,12 +359,10 @@ class Reader:
         voice.ties, voice.alterations, voice.now = read.open, read.alterations, now + read.length
         if read.slur_low or read.slur_end:
             self.slurs(voice, read.slur_low, read.slur_end, number)
-        voice.bar_to = at + len(text)
-        if not voice.bar_parts:
-            voice.bar_line, voice.bar_from = number, at
-        elif voice.bar_line != number and voice.bar_parts[-1][-1] != "]":
+        end = at + len(text)
+        if voice.bar_parts and voice.bar_line != number and voice.bar_parts[-1][-1] != "]":
             text = "\n" + text  # the bar goes on in another line
-        voice.bar_parts.append(text)
+        voice.add(text, at, end, number)
         if read.timed:
             if voice.bar_rests or (read.rest_bars and voice.bar_timed):
                 self.error(number, "token", "music beside a rest of whole bars")
@@ -384,33 +378,29 @@ class Reader:
             self.warn(number, read.broken_ties)
 
     def slurs(self, voice, low, end, number):
-        """Counts a voice's open slurs after a stretch whose level went to `low` and ended at
-        `end`."""
+        """Counts open slurs after a stretch whose level went to `low` and ended at `end`."""
         if voice.slur + low < 0:
             self.error(number, "slur", "a slur ends that has not begun")
             voice.slur, voice.bar_ok = max(0, voice.slur - low), False
         voice.slur += end if voice.slur + end >= 0 else 0
 
     def close_bar(self, voice, number, closing="", closed=None):
-        """Ends a bar. `Z4|` ends four: the first keeps the text with `Z` in it, the others are
-        `Z`."""
-        text = voice.bar_parts[0] if len(voice.bar_parts) == 1 else "".join(voice.bar_parts)
-        n = voice.bar_rests
-        self.rest_bars += n
-        if n and (voice.meter is None or self.rest_bars > MAX_REST_BARS):
-            if voice.meter is None:
-                self.error(number, "length", "Z in a free meter")
-            else:
-                message = f"more than {MAX_REST_BARS} bars of rest written as Z"
-                self.error(number, "limit", message)
-            self.rest_bars -= n
+        """Ends a bar. `Z4|` ends four: the first has the text, with `Z` in it, the others `Z`."""
+        text, n, problem = "".join(voice.bar_parts), voice.bar_rests, None
+        if n and voice.meter is None:
+            problem = "length", "Z in a free meter"
+        elif self.rest_bars + n > MAX_REST_BARS:
+            problem = "limit", f"more than {MAX_REST_BARS} bars of rest written as Z"
+        if problem:
+            self.error(number, *problem)
             n, voice.bar_ok = 1, False
+        else:
+            self.rest_bars += n
         if n > 1:
             text = text.replace(f"Z{n}", "Z").replace(f"X{n}", "X")
-        is_rest = n > 0
         for i in range(max(n, 1)):
-            start = voice.now if is_rest else voice.bar_start
-            if is_rest:
+            start = voice.now if n else voice.bar_start
+            if n:
                 voice.now += voice.meter or 0
             bar = TickBar(
                 start,
@@ -418,16 +408,16 @@ class Reader:
                 voice.meter,
                 voice.bar_line,
                 "Z" if i else text,
-                0 if is_rest else voice.bar_heads,
+                0 if n else voice.bar_heads,
                 voice.bar_from,
                 voice.bar_to,
                 voice.bar_ok,
-                len(voice.pitches) if is_rest else voice.first_in_bar,
+                len(voice.pitches) if n else voice.first_in_bar,
                 voice.name,
                 closing if i >= n - 1 else "",
                 voice.bar_to if closed is None else closed,
                 (*voice.after, self.tempo_text),
-                () if is_rest else voice.ties,
+                () if n else voice.ties,
                 voice.slur,
             )
             voice.bars.append(bar)
@@ -435,7 +425,7 @@ class Reader:
         voice.new_bar()
 
     def finish(self, n_lines):
-        """Ends the last bars, which need no bar line, and reports what is open."""
+        """Ends the last bars and reports what is open."""
         for voice in self.voices.values():
             if voice.bar_timed:
                 self.close_bar(voice, n_lines)
@@ -449,17 +439,16 @@ class Reader:
 
 
 def clean_line(line, keep_left=False):
-    """Returns a line without its comment, the blanks at its end and a closing backslash."""
+    """Returns a line without its comment, blanks at its end and a closing backslash."""
     line = re.split(r"(?<!\\)%", line, maxsplit=1)[0].rstrip().removesuffix("\\").rstrip()
     return line if keep_left else line.lstrip()
 
 
 def read_abc(text, strict=True):
-    """Returns the tune in an ABC text; raises AbcError (line, reason) at the first thing that is
-    not ABC.
+    """Returns the tune in an ABC text; raises AbcError at the first thing that is not ABC.
 
-    strict=False: what can be read of any text, without raising. Bars may be shorter or longer than
-    their meter: that is the business of `check_abc`. Repeats are read once.
+    strict=False: what can be read of any text, without raising. Bars may be of any length (see
+    `check_abc`).
 
     >>> tune = read_abc("X:1\\nM:4/4\\nL:1/4\\nK:G\\nF2-F [CE]|")
     >>> [(str(n.onset), str(n.duration), n.pitch) for n in tune.voices[0].notes]
@@ -474,7 +463,7 @@ def read_abc(text, strict=True):
             Bar(
                 quarters(bar.onset),
                 quarters(bar.length),
-                None if bar.meter is None else quarters(bar.meter),
+                bar.meter and quarters(bar.meter),
                 *bar[3:6],
             )
             for bar in voice.bars
@@ -500,5 +489,4 @@ def read_abc(text, strict=True):
         changes(reader.meter_text, reader.meters),
         changes(reader.key_text, reader.keys),
         ticks,
-        reader.warnings,
     )
