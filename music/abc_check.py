@@ -1,6 +1,6 @@
-"""Says how good an ABC text is as music (levels 1 to 5).
+"""Says how good an ABC text is as music, on levels 0 to 5.
 
-check = check_abc(text)      # never raises: level, flags, bar accuracy, errors with lines
+check = check_abc(text)      # level, flags, bar accuracy, errors with lines
 """
 
 import re
@@ -16,11 +16,10 @@ MIN_NOTES, MIN_BARS, MIN_PITCHES, MAX_REST_SHARE = 16, 4, 4, 0.75
 
 
 class Check(NamedTuple):
-    """What `check_abc` finds in the generated part. level: how many of the five flags hold from the
-    first on; bar_accuracy: share of the sounding bars that are read without error and as long as
-    their meter (a first or last one may be shorter), None if no bar sounds; rest_bar_share: of the
-    bars of all voices, None without bars; errors: the first of n_errors, [(line, kind, message)].
-    """
+    """What `check_abc` finds. level: how many of the five flags hold, from the first on;
+    bar_accuracy: share of right bars (`_fits_meter`) in the sounding ones; rest_bar_share: of the
+    bars of all voices; both None without any; errors: the first of n_errors, [(line, kind,
+    message)]."""
 
     level: int
     header: bool
@@ -43,9 +42,8 @@ class Check(NamedTuple):
 
 
 def check_abc(text, prompt_chars=0):
-    """Returns how far an ABC text is music after its first `prompt_chars` characters. Never raises.
+    """Returns the Check of an ABC text after its first `prompt_chars` characters. Never raises.
 
-    The five flags:
     header   X: first, K: parses and ends the header, M: L: Q: parse where they stand
     tokens   every character is read; brackets, slurs and tuplets closed; pitches within 0-127
     content  at least 16 notes, 4 bars, 4 different pitches; at most 75 % of the bars are rests
@@ -55,8 +53,7 @@ def check_abc(text, prompt_chars=0):
     reader = Reader(text, strict=False)
     voices, prompt_chars = reader.sounding_voices(), max(prompt_chars, 0)
     n_notes = n_bars = 0
-    # of the generated bars, with and without notes: do they fit their meter?
-    pitches, rests, sounding = set(), [], []
+    pitches, rests, sounding = set(), [], []  # rests, sounding: bars, True if right
     for voice in voices:
         first_bar, first_note = _first_generated(voice, text, prompt_chars)
         n_bars = max(n_bars, len(voice.bars) - first_bar)
@@ -78,7 +75,7 @@ def check_abc(text, prompt_chars=0):
         and rest_share is not None
         and rest_share <= MAX_REST_SHARE
     )
-    # a tune of nothing but short first and last bars, or without any meter, shows no meter
+    # nothing but short first and last bars shows no meter
     meter = all_fit and any(bar.length == bar.meter for voice in voices for bar in voice.bars)
     aligned = _aligned(voices)
     flags = (header, tokens, content, meter, aligned)
@@ -104,9 +101,8 @@ def check_abc(text, prompt_chars=0):
 
 
 def _first_generated(voice, text, prompt_chars):
-    """Returns (index of a voice's first bar, of its first note) after the prompt.
-
-    A bar in which the prompt ends counts as generated, and its notes whose heads come after it."""
+    """Returns the indices of a voice's first bar that ends, and first note that stands, after the
+    prompt."""
     first_bar = next(
         (i for i, bar in enumerate(voice.bars) if bar.end > prompt_chars), len(voice.bars)
     )
@@ -122,16 +118,15 @@ def _first_generated(voice, text, prompt_chars):
 
 
 def _fits_meter(bar, at_end):
-    """Returns True for a bar that is read without error and as long as its meter; the first and the
-    last of a voice (at_end) may be shorter: music begins with a pickup, which the last bar gives
-    back."""
+    """Returns True for a bar that is read without error and as long as its meter; at_end: the first
+    and the last of a voice may be shorter, for a pickup."""
     return bar.ok and (
         bar.length == bar.meter or at_end and bar.meter is not None and bar.length < bar.meter
     )
 
 
 def _aligned(voices):
-    """Tells whether all voices have the same bars; False without voices."""
+    """Returns whether all voices, if there are any, have the same bars."""
     if not voices:
         return False
     first = voices[0].bars
@@ -143,8 +138,7 @@ def _aligned(voices):
 
 
 def _bar_errors(voices, prompt_chars):
-    """Returns [(line, kind, message)] for bars that do not fill their meter and voices that do not
-    fit each other."""
+    """Returns [(line, kind, message)] of wrong bars and of voices that do not fit each other."""
     errors = []
     for voice in voices:
         last = len(voice.bars) - 1

@@ -1,14 +1,11 @@
 """Event tokens: the music between two bar lines as REMI-like events, and back to the same text.
 
 A note is three tokens, as in REMI (Huang & Yang 2020, arXiv:2002.00212, without velocities):
-`Pos 3/2` (quarter notes from the bar line, exact), `Pitch 66` (MIDI number; the key spells it) and
-`Dur 1/2`; `Tie` where it goes on after the bar line. Rests, accidentals, chord signs and tuplets
-follow from these. A `Pos` without a note is the end of a bar shorter than its meter. All else is
-its own text: a field with its line end (`K:D`, `M:6/8`), `[V:2]`, `Z4` (silent bars), `|`, the line
-end.
-
-Bars come in the order of the text, and what stands before a bar line never changes. The writer is
-stage 02's; a stretch of music that it would write in another way has no events.
+`Pos 3/2` (quarter notes from the bar line), `Pitch 66` (MIDI) and `Dur 1/2`; `Tie` where it goes on
+after the bar line. Rests, accidentals, chord signs and tuplets follow from these. A `Pos` without a
+note ends a bar shorter than its meter. All else is its own text: a field with its line end (`K:D`),
+`[V:2]`, `Z4`, `|`, the line end. A stretch of music that stage 02 would write in another way has no
+events.
 """
 
 import re
@@ -26,7 +23,7 @@ from music.voice_text import LONGEST_BAR, chord_text, pitch_texts, voice_text
 from music.voices import Voice
 
 UNITS = TICKS // QUARTER  # ticks of a unit of the converter's grid
-# what has no events: fields, bar lines, line ends, rests of whole bars
+# what has no events
 LITERAL = re.compile(
     r"(^[A-Za-z]:[^|\n]*\n|\[[A-Za-z]:[^][|\n]*\]|\||\n|Z\d{0,4}(?=\|))", re.ASCII | re.MULTILINE
 )
@@ -41,7 +38,7 @@ CACHED = 1 << 14  # stretches: music repeats itself
 
 
 def parts_of(text):
-    """[(events, text)] of the parts of a text; events: names, () for what is its own text."""
+    """Returns [(events, text)] of a text's parts; events: names, () for what is its own text."""
     parts, before, literals = [], START, "\n"
     pieces = LITERAL.split(text)
     for i, piece in enumerate(pieces):
@@ -59,8 +56,8 @@ def parts_of(text):
 
 
 def texts_of(names):
-    """The text that each of these names gives, in all that of the tune; that of a stretch of music
-    is divided among its events. The empty name begins and ends a tune."""
+    """Returns the text of each of these names; that of a stretch of music is divided among its
+    events. The empty name begins and ends a tune."""
     texts, events, before, literals = [], [], START, "\n"
     for name in [*names, ""]:
         if _EVENT.fullmatch(name):
@@ -80,14 +77,14 @@ def texts_of(names):
 
 
 def in_force(before, literals):
-    """(K:, M:) after a text, given those before it."""
+    """Returns (K:, M:) after a text, given those before it."""
     found = dict(zip("KM", before))
     found.update((letter, value.strip()) for letter, value in _FIELD.findall(literals))
     return found["K"], found["M"]
 
 
 def nominal_chars(name):
-    """Characters that a name stands for in most places; rests, accidentals and chords not counted.
+    """Returns how many characters a name stands for, without rests, accidentals and chords.
 
     >>> [nominal_chars(name) for name in ("Pos 1", "Pitch 48", "Dur 1/2", "Tie", "K:D", "|")]
     [0, 2, 1, 1, 3, 1]
@@ -100,27 +97,25 @@ def nominal_chars(name):
     return int(event[1] != "Pos")
 
 
-# ---------------------------------------------------------------- one stretch of music
-
-
 @lru_cache(maxsize=CACHED)
 def events_of(text, key, meter, closed):
-    """The names of a stretch of music's events; () if these do not give it back.
-
-    key, meter: K: and M: in force; closed: a bar line ends it."""
+    """Returns the names of a stretch of music's events; () if these do not give it back. key,
+    meter: K: and M: in force; closed: a bar line ends it."""
     heads, end = read_heads(text, key)
     for chords in (joined(heads), heads):
         names = [name for chord in chords for name in names_of(*chord)]
         if chords and end != (bar_of(meter)[0] if closed else chords[-1][1]):
             names.append(f"Pos {Fraction(end, QUARTER)}")
-        if chords and text_of(tuple(names), key, meter, closed) == text:
-            return tuple(names)
+        names = tuple(names)
+        has_names = chords and all(map(_EVENT.fullmatch, names))  # not 100 quarter notes
+        if has_names and text_of(names, key, meter, closed) == text:
+            return names
     return ()
 
 
 def read_heads(text, key):
-    """([(on, off, pitches, ties)], end) of a stretch of music as it is written, in units of the
-    converter's grid; no heads if it holds anything but notes and rests."""
+    """Returns ([(on, off, pitches, ties)], end) of a stretch of music, in units of the converter's
+    grid; no heads if it holds anything but notes and rests."""
     alterations = key_alterations(sharps_of_key(key))
     # without ties every head is a note of its own
     stretch = abc_bar.read_stretch(text.replace("-", ""), alterations, WHOLE // 16, False, ())
@@ -145,7 +140,7 @@ def read_heads(text, key):
 
 
 def joined(heads):
-    """The heads with those in one that are tied together as a whole."""
+    """Returns the heads, those in one that are tied as a whole."""
     chords = []
     for head in heads:
         if chords and all(chords[-1][3]) and chords[-1][1:3] == (head[0], head[2]):
@@ -155,7 +150,7 @@ def joined(heads):
 
 
 def names_of(on, off, pitches, ties):
-    """The names of the events of a note or chord."""
+    """Returns the names of a note's or chord's events."""
     names = [f"Pos {Fraction(on, QUARTER)}"]
     for pitch, tied in zip(pitches, ties):
         names += [f"Pitch {pitch}", f"Dur {Fraction(off - on, QUARTER)}", *["Tie"] * tied]
@@ -164,10 +159,8 @@ def names_of(on, off, pitches, ties):
 
 @lru_cache(maxsize=CACHED)
 def text_of(names, key, meter, closed):
-    """The text of a stretch of music; any events give one.
-
-    A note that begins before the one before it has ended is put behind it; a chord is as long as
-    its first note."""
+    """Returns the text of a stretch of music; any events give one. A note that begins before the
+    last has ended is put behind it; a chord is as long as its first note."""
     chords, end = read_events(names)
     if not chords:
         return ""
@@ -185,7 +178,7 @@ def text_of(names, key, meter, closed):
 
 
 def read_events(names):
-    """([(on, off, pitches, ties)], end of a stretch or 0 where no `Pos` gives it) of events."""
+    """Returns ([(on, off, pitches, ties)], end, 0 where no `Pos` gives it) of events."""
     notes, place, is_new = [], 0, True
     for event in map(_EVENT.fullmatch, names):
         kind = event[1] or event[3] or "Tie"
@@ -209,21 +202,19 @@ def read_events(names):
 
 
 def units_of(quarters):
-    """Units of the grid in so many quarter notes, at most the longest bar's."""
+    """Returns units of the grid, at most the longest bar's."""
     return min(int(Fraction(quarters) * QUARTER), LONGEST_BAR)
 
 
 def bar_of(meter):
-    """(units of a bar, (n, d)) of an M: value; what has no such bar counts as 4/4."""
-    found = re.fullmatch(r"(\d{1,3})/(1|2|4|8|16|32)", meter, re.ASCII) or re.match(
-        "(4)/(4)", "4/4"
-    )
-    n, d = max(1, int(found[1])), int(found[2])
+    """Returns (units of a bar, (n, d)) of an M: value, of 4/4 if it has none."""
+    found = re.fullmatch(r"(\d{1,3})/(1|2|4|8|16|32)", meter, re.ASCII)
+    n, d = (max(1, int(found[1])), int(found[2])) if found else (4, 4)
     return min(n * 4 * QUARTER // d, LONGEST_BAR), (n, d)
 
 
 def fractions_text(chords, end, sharps):
-    """The text of chords anywhere: lengths as fractions of a sixteenth, no tuplets."""
+    """Returns the text of chords at any places: lengths as fractions of a sixteenth."""
     table, signature = pitch_texts(sharps), list(key_alterations(sharps))
     texts, now = [], 0
 

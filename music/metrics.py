@@ -4,8 +4,7 @@
     beside = compare_sets(samples, test_tunes)     # and real music beside real music
     learned = skills(samples)                      # one number a skill
 
-Tunes are texts, samples (see `as_sample`) or Tunes. Values are for JSON; what is undefined (the
-groove of a tune of one bar) is None.
+Tunes are texts, samples (see `as_sample`) or Tunes. Values are for JSON; what is undefined is None.
 """
 
 import re
@@ -19,10 +18,8 @@ from music.samples import as_sample, mean_of_known
 from music.theory import SCALES, SEMITONES, best_key
 from music.validity import VALID_LEVEL
 
-# a piece weighs at most this many notes in pooled histograms: long pieces must not be the set
-CAP_NOTES = 250
-# per quarter note (16 in a 4/4 bar) for groove and onset positions; finer says 0.99 of all
-POSITIONS = 4
+CAP_NOTES = 250  # a piece weighs at most so many notes in pooled histograms
+POSITIONS = 4  # of onsets, in a quarter note
 LEAP = 4  # semitones: a larger melodic interval is a leap
 EPSILON = 1e-9  # quarter notes: onsets that are equal but for rounding
 
@@ -38,14 +35,11 @@ METRICS = (
     "bar_repetition",
     "leap_share",
 )
-
-
-# {name: number of classes}
-HISTOGRAMS = {"duration": 193, "interval": 49, "onset": 64}
+HISTOGRAMS = {"duration": 193, "interval": 49, "onset": 64}  # number of classes
 
 
 def as_tune(tune):
-    """Returns the Tune of a text, a sample or a Tune; of what is not ABC what can be read of it."""
+    """Returns the Tune of a text, a sample or a Tune: what can be read of it."""
     return tune if isinstance(tune, Tune) else read_abc(as_sample(tune).text, strict=False)
 
 
@@ -69,13 +63,11 @@ def entropy(counts):
 def music_metrics(tune):
     """Returns the musical figures of one tune, {name in METRICS: number or None}.
 
-    pitch_class_entropy: bits over the 12 pitch classes, one count a note (at most 3.585).
-    scale_consistency: largest share of notes in any major or natural minor scale (Mogren 2016).
-    groove_consistency: 1 - mean share of the positions (16 in a 4/4 bar) in which neighbouring bars
-        of one meter differ in having an onset (as MusPy, on another grid).
-    polyphony: mean number of notes while any sounds; pitch_range: semitones.
-    rest_share: share of the time in which no voice sounds.
-    leap_share: share of melodic intervals above LEAP semitones.
+    pitch_class_entropy: bits (at most 3.585); scale_consistency: largest share of notes in any
+    major or natural minor scale (Mogren 2016); groove_consistency: 1 - mean share of the positions
+    (16 in a 4/4 bar) in which neighbouring bars of one meter differ in having an onset (as MusPy,
+    on another grid); polyphony: mean number of notes while any sounds; pitch_range: semitones;
+    rest_share: of the time in which no voice sounds; leap_share: of the melodic intervals.
     """
     tune = as_tune(tune)
     onsets, durations, pitches, voices = _note_arrays(tune)
@@ -104,8 +96,7 @@ def music_metrics(tune):
 
 
 def repeated_bars(tune):
-    """Returns the share of sounding bars whose text stood before in their voice; None without
-    any."""
+    """Returns the share of sounding bars whose text stood before in their voice, or None."""
     sounding = [
         [re.sub(r"\[[A-Za-z]:[^\]]*\]|\s+", "", bar.text) for bar in voice.bars if bar.n_notes]
         for voice in tune.voices
@@ -115,7 +106,7 @@ def repeated_bars(tune):
 
 
 def _polyphony(onsets, durations):
-    """Returns (quarter notes in which anything sounds, mean number of notes then)."""
+    """Returns (quarter notes in which anything sounds, mean number of notes in them)."""
     times = np.concatenate([onsets, onsets + durations])
     order = np.argsort(times, kind="stable")
     count = np.cumsum(np.repeat([1, -1], len(onsets))[order])[:-1]
@@ -125,8 +116,8 @@ def _polyphony(onsets, durations):
 
 
 def _intervals(onsets, pitches, voices):
-    """Returns the melodic intervals of all voices in semitones, between the highest notes of
-    successive onsets."""
+    """Returns the intervals in semitones between the highest notes of successive onsets, of all
+    voices."""
     order = np.lexsort((-pitches, onsets, voices))
     onsets, pitches, voices = onsets[order], pitches[order], voices[order]
     other_voice = np.diff(voices, prepend=-1) != 0
@@ -135,7 +126,7 @@ def _intervals(onsets, pitches, voices):
 
 
 def in_key_share(tune):
-    """Returns the share of notes in the scale of the key in force; None without notes."""
+    """Returns the share of notes in the scale of the key in force, or None."""
     onsets, _, pitches, _ = _note_arrays(tune)
     if not len(pitches):
         return None
@@ -146,7 +137,7 @@ def in_key_share(tune):
 
 
 def _scale(key):
-    """Returns the pitch classes of a key as K: gives it; of C major if it is none."""
+    """Returns the pitch classes of a K: value, of C major if it is no key."""
     try:
         return np.add(SEMITONES, parse_key(key)) % 12
     except ValueError:
@@ -154,8 +145,8 @@ def _scale(key):
 
 
 def _bars_of(tune, onsets):
-    """Returns (starts, meters) of the bars of the longest voice in quarter notes (meter 0: free),
-    and the number of the bar in which each onset lies."""
+    """Returns the starts and meters (0: free) of the longest voice's bars in quarter notes, and the
+    index of the bar in which each onset lies."""
     bars = max((voice.bars for voice in tune.voices), key=len, default=[])
     starts = np.array([float(bar.onset) for bar in bars])
     meters = np.array([float(bar.meter or 0) for bar in bars])
@@ -181,8 +172,8 @@ def _groove(tune, onsets):
 
 def note_histograms(tune):
     """Returns {name in HISTOGRAMS: counts}, a long piece scaled down to CAP_NOTES notes: durations
-    in 1/24 of a quarter note, up to 8; melodic intervals from -24 to 24 semitones; onsets in the
-    bar in quarters of a quarter note."""
+    in 1/24 of a quarter note, up to 8 quarter notes; melodic intervals from -24 to 24 semitones;
+    positions of onsets in the bar."""
     tune = as_tune(tune)
     onsets, durations, pitches, voices = _note_arrays(tune)
     if not len(pitches):
@@ -202,8 +193,7 @@ def note_histograms(tune):
 
 
 def jensen_shannon(p, q):
-    """Returns the Jensen-Shannon divergence of two histograms, base 2: 0 for equal, 1 for disjoint;
-    None if one is empty."""
+    """Returns the Jensen-Shannon divergence of two histograms in bits; None if one is empty."""
     p, q = np.asarray(p, float), np.asarray(q, float)
     if not p.sum() or not q.sum():
         return None
@@ -216,9 +206,9 @@ def compare_sets(generated, real, seed=0, resamples=200):
     """Returns generated beside real music, and real beside real: {"n", "n_real", "n_compared",
     "metrics": {name: row}, "jsd": {name: row}}.
 
-    Distances shrink as sets grow, so all are taken between n_compared tunes and as many others (at
-    most half of the real set), drawn `resamples` times. A distance below the 95th percentile of
-    real against real is no difference.
+    Distances shrink as sets grow, so all are between n_compared tunes (at most half of the real
+    ones) and as many others, drawn `resamples` times. A distance below the 95th percentile of real
+    against real is no difference.
     """
     rng = np.random.default_rng(seed)
     sets = [[as_tune(tune) for tune in tunes] for tunes in (generated, real)]
@@ -246,8 +236,8 @@ def compare_sets(generated, real, seed=0, resamples=200):
 
 
 def _compare_metric(ours, theirs, draws):
-    """Returns a row of `compare_sets`: means, spreads, and Wasserstein-1 distances in standard
-    deviations of the real set."""
+    """Returns a row: means, spreads, and Wasserstein-1 distances in standard deviations of the real
+    set."""
     from scipy.stats import wasserstein_distance
 
     ours, theirs = np.array(ours, float), np.array(theirs, float)  # None becomes nan
@@ -266,7 +256,7 @@ def _compare_metric(ours, theirs, draws):
 
 
 def _compare_histogram(ours, theirs, draws):
-    """Returns a row of divergences; the histograms of a set are summed up, as one piece."""
+    """Returns a row of divergences between the summed histograms of sets."""
 
     def distance(a, b):
         return jensen_shannon(a.sum(0), b.sum(0))
@@ -275,8 +265,8 @@ def _compare_histogram(ours, theirs, draws):
 
 
 def _mean_distances(name, distance, ours, theirs, draws):
-    """Returns the mean distance of generated and real music as `name`, and that of real and real;
-    draws: triples of index arrays into the generated, the real, and the real again."""
+    """Returns the mean distance of generated and real music as `name`, and of real and real. draws:
+    [(indices of generated, of real, of other real)]."""
     within = [distance(theirs[b], theirs[c]) for _, b, c in draws]
     within = [value for value in within if value is not None]
     return {
@@ -287,13 +277,12 @@ def _mean_distances(name, distance, ours, theirs, draws):
 
 
 def skills(samples):
-    """Returns one number a skill; None where undefined.
+    """Returns one number a skill.
 
-    meter: share of sounding bars as long as their meter; key: of tunes whose notes fit the key of
-    K: (or its relative) best; in_key: mean share of notes in the scale of their key (near 0.9 even
-    for random letters); cadence: share of the tunes that end by themselves with the tonic in the
-    bass; repetition: mean share of repeated bars; valid: share at level 4; content: with enough
-    music in them; ended: that ended by themselves.
+    meter: share of right bars; key: of tunes whose notes fit the key of K: (or its relative) best;
+    in_key: mean share of notes in the scale of their key (near 0.9 even for random letters);
+    cadence: share of the tunes that end by themselves with the tonic in the bass; repetition: mean
+    share of repeated bars; valid: share at level 4; content: with enough music; ended: by itself.
     """
     samples = [as_sample(sample) for sample in samples]
     checks = [check_abc(sample.text, sample.prompt_chars) for sample in samples]
@@ -315,13 +304,13 @@ def skills(samples):
 
 
 def _keeps_key(tune):
-    """Returns whether the notes, weighted by duration, fit the key of K: or its relative, which has
-    the same notes, best; None if K: has no tonic."""
+    """Returns whether the notes, weighted by duration, fit the key of K: or its relative best; None
+    if K: has no tonic."""
     key = tonic_of(tune.key)
     if not key:
         return None
     _, durations, pitches, _ = _note_arrays(tune)
-    if len(np.unique(pitches % 12)) < 2:  # one pitch class, or none, is in no key
+    if len(np.unique(pitches % 12)) < 2:  # no correlation
         return False
     tonic, minor = key
     relative = ((tonic + 3) % 12, 0) if minor else ((tonic + 9) % 12, 1)
@@ -329,7 +318,7 @@ def _keeps_key(tune):
 
 
 def _ends_at_home(tune):
-    """Returns whether the lowest of the notes that sound last is the tonic of the key in force."""
+    """Returns whether the lowest of the last notes is the tonic of the key in force."""
     key = tonic_of(tune.key)
     onsets, durations, pitches, _ = _note_arrays(tune)
     if not key or not len(pitches):

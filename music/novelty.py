@@ -2,8 +2,7 @@
 
     copied = Novelty(train_text).measure(samples)
 
-Real music repeats others' phrases too, so the same figures of held-out tunes belong beside it (Yin,
-Reuben, Stepney and Collins 2022).
+The same figures of held-out tunes belong beside it (Yin, Reuben, Stepney and Collins 2022).
 """
 
 import re
@@ -15,13 +14,12 @@ from music.tunebook import body_start
 from music.windows import build_lookup, look_up, window_hashes
 
 COPY_CHARS = 32  # shorter runs are shared by any two tunes
-# places in the training text remembered for one window; the rest are boilerplate such as rests
-SEEDS = 32
+SEEDS = 32  # places in the training text remembered for a window; more are rests and the like
 CHUNK_CHARS = 4_000_000  # of training text hashed at a time: 130 MB of work memory
 
 
 def run_in_words(n_chars):
-    """Returns the length of a longest copied run for people; 0 means that none reaches COPY_CHARS.
+    """Returns the length of a longest copied run in words.
 
     >>> run_in_words(0), run_in_words(1234)
     ('under 32', '1,234')
@@ -39,8 +37,8 @@ _VOICE_TAG = re.compile(r"\[V:\s*([^\]\s|]*)[^\]|]*\]|^V:\s*(\S*).*$", re.M)
 
 
 def four_bar_sequences(text, n_bars=4):
-    """Returns the sequences of n sounding bars of one voice, blanks and fields left out. Notes are
-    not read, since the training text may be large; the text may begin within a tune."""
+    """Returns the sequences of n sounding bars of one voice, without blanks and fields. The text may
+    begin within a tune."""
     sequences = []
     for tune in re.split(r"\n[ \t\r]*\n|^X:.*$", text, flags=re.M):
         first, *pieces = _VOICE_TAG.split(_NO_MUSIC.sub("", tune))
@@ -57,30 +55,20 @@ def four_bar_sequences(text, n_bars=4):
 
 
 def _hashes_of(sequences):
-    return np.array([hash(sequence) for sequence in sequences], np.int64)
-
-
-def _is_among(known, values):
-    """Returns for each of some values whether it is among many sorted ones, by binary search: numpy's
-    isin would sort the many again."""
-    if not len(known):
-        return np.zeros(len(values), bool)
-    place = np.minimum(np.searchsorted(known, values), len(known) - 1)
-    return known[place] == values
+    return np.array([hash(sequence) for sequence in sequences], np.int64).view(np.uint64)
 
 
 class Novelty:
-    """Finds in samples what was copied from a training text (str): runs of 32 characters that also
-    stand in the training text, wherever they stand there."""
+    """Finds in samples what was copied from a training text: runs of COPY_CHARS characters that
+    stand anywhere in it."""
 
     def __init__(self, train_text):
         self.train = character_codes(train_text)
-        self.sequences = np.unique(_hashes_of(four_bar_sequences(train_text)))
+        self.sequences = build_lookup(_hashes_of(four_bar_sequences(train_text)))
 
     def measure(self, samples):
-        """Returns figures of the set and, in "samples", of every sample, on the generated music
-        text (header and prompt left out): shares of all characters and of all sequences. A longest
-        run of 0 is one below COPY_CHARS."""
+        """Returns figures of the set and, in "samples", of every sample, without header and prompt:
+        shares of the characters and of the sequences. A longest run below COPY_CHARS is 0."""
         samples = [as_sample(sample) for sample in samples]
         starts = [max(sample.prompt_chars, body_start(sample.text)) for sample in samples]
         bodies = [sample.text[start:] for sample, start in zip(samples, starts)]
@@ -88,7 +76,7 @@ class Novelty:
         rows, n_new, n_sequences = [], 0, 0
         for body, run, n_copied in zip(bodies, longest, copied):
             sequences = _hashes_of(four_bar_sequences(body))
-            new = len(sequences) - int(_is_among(self.sequences, sequences).sum())
+            new = len(sequences) - len(look_up(self.sequences, sequences)[0])
             n_new, n_sequences = n_new + new, n_sequences + len(sequences)
             rows.append(
                 {
@@ -109,8 +97,7 @@ class Novelty:
         }
 
     def _copied(self, bodies):
-        """Returns the longest copied run of every text, and its number of characters in copied runs
-        of at least COPY_CHARS."""
+        """Returns the longest copied run of every text, and its number of copied characters."""
         joined = character_codes("".join(body + "\0" for body in bodies))  # zeros keep them apart
         starts = np.cumsum([0] + [len(body) + 1 for body in bodies])
         longest = np.zeros(len(bodies), np.int64)
@@ -129,8 +116,8 @@ class Novelty:
         return longest.tolist(), (n_before[starts[1:] - 1] - n_before[starts[:-1]]).tolist()
 
     def _places(self, wanted):
-        """Returns (numbers of wanted hashes, places in the training text), at most SEEDS places
-        each, by one pass over the text. wanted: sorted, each once."""
+        """Returns (indices in wanted, places in the training text), at most SEEDS places each.
+        wanted: sorted hashes, each once."""
         lookup = build_lookup(wanted)
         numbers, places, n_seen = [], [], np.zeros(len(wanted), np.int64)
         for start in range(0, len(self.train), CHUNK_CHARS):
@@ -147,8 +134,8 @@ class Novelty:
         return np.concatenate([none, *numbers]), np.concatenate([none, *places])
 
     def _longest_runs(self, joined, here, window_of, which, there):
-        """Returns places in the samples and lengths of the copied runs: pairs of equal windows on
-        one diagonal, joined up."""
+        """Returns places in the samples and lengths of the copied runs: equal windows on one
+        diagonal, joined up."""
         order = np.argsort(which, kind="stable")
         which, there = which[order], there[order]
         first = np.searchsorted(which, window_of[here])
@@ -168,8 +155,8 @@ class Novelty:
 
 
 def _extend(a, b, i, j, step):
-    """Returns how many characters agree from (i, j) on in direction `step`, for arrays of places: a
-    run may go on beyond the SEEDS places that are known of a window."""
+    """Returns how many characters agree from each (i, j) on in direction `step`: a run may go on
+    beyond the SEEDS places of its windows."""
     n, active = np.zeros(len(i), np.int64), np.arange(len(i))
     while len(active):
         x, y = i[active] + step * n[active], j[active] + step * n[active]

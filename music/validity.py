@@ -1,8 +1,8 @@
-"""How many samples are valid music: rates at each level, and the verdict of an independent judge.
+"""How many samples (see `as_sample`) are valid music, and the verdict of an independent judge.
 
     rates = rate_samples(samples)    # share at each level, bar accuracy, abc2midi's verdict
 
-Samples are texts or dicts (see `as_sample`). Values are for JSON; what is undefined is None.
+Values are for JSON; what is undefined is None.
 """
 
 import math
@@ -22,18 +22,16 @@ from music.midi_bytes import chunks, read_track
 from music.samples import as_sample, mean_of_known
 from music.tunebook import trim_to_bars
 
-# cumulative; what each asks: see `check_abc`
-LEVELS = ("header", "tokens", "content", "meter", "aligned")
+LEVELS = ("header", "tokens", "content", "meter", "aligned")  # cumulative: see `check_abc`
 Z = 1.959964  # standard normal deviates of a 95 % interval
-VALID_LEVEL = 4  # a sample is valid if it reaches this level
-JUDGE_SECONDS = 10  # time limit of abc2midi for one text; real tunes take 5 ms
+VALID_LEVEL = 4  # at least
+JUDGE_SECONDS = 10  # of abc2midi for a text; real tunes take 5 ms
 JUDGES = 2  # at a time
 JUDGE_BLOCKS = 40_000  # of 512 bytes a file: one text in a million asks for a gigabyte
 
 
 def wilson(k, n):
-    """Returns [low, high], Wilson's 95 % interval of a share k/n (Wilson 1927), which is right near
-    0 and 1, too; None if n is 0.
+    """Returns the 95 % interval [low, high] of a share k/n (Wilson 1927); None if n is 0.
 
     >>> [round(bound, 3) for bound in wilson(10, 10)]
     [0.722, 1.0]
@@ -47,16 +45,15 @@ def wilson(k, n):
 
 
 def share(k, n):
-    """Returns {"count", "n", "rate", "interval"} of a share k/n, with Wilson's interval; rate and
-    interval are None if n is 0."""
+    """Returns {"count", "n", "rate", "interval"} of a share k/n; the last two are None if n is
+    0."""
     k, n = int(k), int(n)
     return {"count": k, "n": n, "rate": k / n if n else None, "interval": wilson(k, n)}
 
 
 def is_above(ours, theirs):
-    """Returns whether the share `ours` lies above `theirs` by more than chance: the 95 % interval
-    of their difference (Newcombe 1998, method 10) lies above 0. Each is a dict of `share`; False
-    where one has no n.
+    """Returns whether `ours` lies above `theirs` (of `share`) by more than chance: the 95 % interval
+    of their difference (Newcombe 1998, method 10) lies above 0. False where one has no n.
 
     >>> is_above(share(3, 100), share(0, 100)), is_above(share(9, 100), share(0, 100))
     (False, True)
@@ -68,12 +65,11 @@ def is_above(ours, theirs):
 
 
 def rate_samples(samples, judge=True):
-    """Returns the validity of a set of samples, every one counted.
+    """Returns the validity of a set of samples.
 
-    rate, interval: level 4 with Wilson's interval; level_rates: the five cumulative rates;
-    bar_accuracy: share of all sounding generated bars that are as long as their meter;
-    without_unfinished_bar: the rate after truncated samples lost their unfinished last bar;
-    abc2midi_clean_rate: share of clean texts (`judge_texts`), None without judge.
+    rate, interval: of level 4; level_rates: the five cumulative rates; bar_accuracy: share of the
+    sounding generated bars that are right; without_unfinished_bar: the rate after truncated samples
+    lost their unfinished bar; abc2midi_clean_rate: share of clean texts (`judge_texts`).
     """
     samples = [as_sample(sample) for sample in samples]
     checks = [check_abc(sample.text, sample.prompt_chars) for sample in samples]
@@ -84,13 +80,15 @@ def rate_samples(samples, judge=True):
             cut_levels[i] = check_abc(trim_to_bars(sample.text), sample.prompt_chars).level
     verdicts = judge_texts([sample.text for sample in samples]) if judge else None
     return {
-        **share(np.sum(np.array(levels) >= VALID_LEVEL), len(levels)),
+        **share(sum(level >= VALID_LEVEL for level in levels), len(levels)),
         "level_rates": {
             name: mean_of_known([level > i for level in levels]) for i, name in enumerate(LEVELS)
         },
         **_bar_rates(checks),
         "truncated_share": mean_of_known([sample.truncated for sample in samples]),
-        "without_unfinished_bar": share(np.sum(np.array(cut_levels) >= VALID_LEVEL), len(levels)),
+        "without_unfinished_bar": share(
+            sum(level >= VALID_LEVEL for level in cut_levels), len(levels)
+        ),
         "abc2midi_clean_rate": mean_of_known([verdict["clean"] for verdict in verdicts or []]),
     }
 
@@ -115,10 +113,8 @@ def _bar_rates(checks):
 
 def standard_error(parts, wholes):
     """Returns the standard error of sum(parts) / sum(wholes), a pair for each text; None for fewer
-    than two.
-
-    The texts are what was drawn at random, not the bars in them, so the ratio is linearised and the
-    texts' deviations from it are summed (Cochran 1977, section 2.11)."""
+    than two. Texts were drawn at random, not the bars in them, so the ratio is linearised (Cochran
+    1977, section 2.11)."""
     if len(parts) < 2 or not wholes.sum():
         return None
     deviations = parts - parts.sum() / wholes.sum() * wholes
@@ -135,22 +131,15 @@ def level_in_words(level):
     return f"level {level} of {len(LEVELS)} ({reached}{f'; not {missed[0]}' if missed else ''})"
 
 
-def find_abc2midi():
-    """Returns the path of abc2midi: from the PATH, else the copy in the symusic wheel; None if
-    there is none."""
-    program = shutil.which("abc2midi") or Path(symusic.__file__).parent / "bin" / "abc2midi"
-    return str(program) if Path(program).exists() else None
-
-
 def judge_texts(texts, seconds=JUDGE_SECONDS):
-    """Returns abc2midi's verdict on every text, one child process each, stopped after `seconds`;
-    None if it is not installed. Its exit code says nothing, so its words are read: "clean" means
-    notes in the MIDI file, no line `Error` and no bar that is longer or shorter than its meter."""
-    program = find_abc2midi()
-    if program is None:
+    """Returns abc2midi's verdict on every text, a child process each; None if it is neither on the
+    PATH nor in the symusic wheel. Its exit code says nothing, so its words are read: "clean" means
+    notes in the MIDI file, no line `Error` and every bar as long as its meter."""
+    program = shutil.which("abc2midi") or Path(symusic.__file__).parent / "bin" / "abc2midi"
+    if not Path(program).exists():
         return None
     with ThreadPoolExecutor(JUDGES) as pool:
-        return list(pool.map(lambda text: _judge(program, text, seconds), texts))
+        return list(pool.map(lambda text: _judge(str(program), text, seconds), texts))
 
 
 def _judge(program, text, seconds):
@@ -185,8 +174,8 @@ def _judge(program, text, seconds):
 
 
 def count_midi_notes(data):
-    """Returns the number of note-on events (velocity above 0) in the bytes of a MIDI file; 0 if it
-    is none. symusic refuses a whole file for one pitch above 127, which `C'''''''` gives."""
+    """Returns the number of note-on events (velocity above 0) in a MIDI file's bytes; 0 if they are
+    none. symusic refuses a file for one pitch above 127, which `C'''''''` gives."""
     try:
         tracks = [read_track(track, Counter()) for track in chunks(data, Counter())[1]]
     except (ValueError, IndexError):

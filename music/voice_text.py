@@ -12,20 +12,20 @@ import numpy as np
 from music.quantise import QUARTER, SIXTEENTH, SIXTY_FOURTH, SMALLEST, differs, distinct
 from music.theory import LETTERS, bar_length, key_alterations, spell
 
-LONGEST_BAR = 16 * QUARTER  # units; longer "bars" (255/1) are errors in the file
-# lengths that one head with at most three dots has
+LONGEST_BAR = 16 * QUARTER  # units; longer ones (255/1) are errors in the file
+# lengths of one head with at most three dots
 IS_SHOWN = np.isin(
     np.arange(2 * LONGEST_BAR + 1),
     [n * 2**k * SIXTY_FOURTH for n in (1, 3, 7, 15) for k in range(10)],
 )
-# {notes of a tuplet: (parts of the beat that its notes may begin on, time of how many it fills)}
+# {notes of a tuplet: (parts of the beat where its notes may begin, in the time of how many)}
 TUPLETS = {3: (6, 2), 5: (5, 4), 7: (7, 4), 9: (9, 8)}
 
 
 class Heads(NamedTuple):
-    """Note heads, chords and rests of one voice. Arrays; start, stop: units; event: of the voice,
-    the last begun; sounds: it has not ended; over, under: so many notes of its tuplet are written
-    in the time of so many; 1, 1 outside."""
+    """Note heads, chords and rests of one voice, as arrays. start, stop: units; event: the voice's
+    last begun; sounds: it has not ended; over, under: of its tuplet (5, 4: five notes in the time
+    of four), else 1, 1."""
 
     start: np.ndarray
     stop: np.ndarray
@@ -40,8 +40,7 @@ class Heads(NamedTuple):
 
 
 def voice_text(voice, bars, beats, meters, keys):
-    """Returns the text of every bar of one voice, e.g. ['D4G4B4d4', 'Z', ...]; Z is a silent
-    bar."""
+    """Returns the text of every bar of one voice; Z is a silent bar."""
     tuplets = tuplets_of(voice.on, voice.off, beats)
     has_pickup = bars[1] != bar_length(meters[0][1], QUARTER)
     heads = cut_voice(voice, bars, tuplets, has_pickup)
@@ -50,8 +49,8 @@ def voice_text(voice, bars, beats, meters, keys):
 
 
 def tuplets_of(on, off, beats):
-    """Returns the tuplets of one voice, columns of (start, end, over, under): beats, or halves of
-    beats, with events off the binary grid."""
+    """Returns the tuplets of a voice, columns of (start, end, over, under): beats or halves of beats
+    with events off the binary grid."""
     edges = distinct(on, off)
     odd = edges[edges % SIXTY_FOURTH != 0]
     if not len(odd):
@@ -60,7 +59,7 @@ def tuplets_of(on, off, beats):
     starts, beat = np.unique(begin, return_inverse=True)
     lengths = beats[np.searchsorted(beats, starts, side="right")] - starts
     over, under = np.full(len(starts), 3), np.full(len(starts), 2)
-    for n_notes in (9, 7, 5, 3):  # thirds are ninths, too: the fewest notes that hold all edges
+    for n_notes in (9, 7, 5, 3):  # thirds are ninths, too: the fewest notes win
         n_parts, in_time_of = TUPLETS[n_notes]
         misfits = np.bincount(beat, (odd - begin) * n_parts % QUARTER, len(starts))
         over[misfits == 0], under[misfits == 0] = n_notes, in_time_of
@@ -73,8 +72,8 @@ def tuplets_of(on, off, beats):
 
 
 def cut_voice(voice, bars, tuplets, has_pickup):
-    """Returns the Heads of a voice: cut at every bar line, event and edge of a tuplet; silent bars
-    left out, but not a pickup, which Z would make as long as its meter."""
+    """Returns the Heads of a voice, cut at every bar line, event and edge of a tuplet; without its
+    silent bars, except for a pickup, which Z would make as long as its meter."""
     edges = tuplets[:2].T.ravel()
     cuts = distinct(bars, voice.on, voice.off, edges)
     start, stop = cuts[:-1], cuts[1:]
@@ -91,9 +90,8 @@ def cut_voice(voice, bars, tuplets, has_pickup):
 
 @cache
 def first_head(place, length, pulse):
-    """Returns the length of the first of the two heads of a length that no single head has, in 1/32
-    or 1/64, place from the bar line. They meet on a pulse of a compound meter, else on the
-    strongest beat there is.
+    """Returns the length of the first of two heads, in 1/32 or 1/64, of a length that one head does
+    not have. They meet on a pulse, else on the strongest beat. place: from the bar line.
 
     >>> first_head(0, 10, 1), first_head(6, 10, 1), first_head(0, 20, 12)
     (8, 2, 12)
@@ -102,15 +100,14 @@ def first_head(place, length, pulse):
     def merit(cut):
         shown = bool(IS_SHOWN[cut * SMALLEST]) + bool(IS_SHOWN[(length - cut) * SMALLEST])
         meet = place + cut
-        # the last: its largest power of two
+        # last: the largest power of two in it
         return shown, min(cut, length - cut) > 1, meet % pulse == 0, meet & -meet
 
     return max(range(1, length), key=merit)
 
 
 def pulses_of(meters, n_bars):
-    """Returns what the heads of a tied length should meet on in every bar, in 1/32: the dotted beat
-    of a compound meter (6/8: 12), else 1."""
+    """Returns the pulse of every bar in 1/32: the dotted beat of a compound meter, else 1."""
     pulses = np.ones(n_bars, int)
     for bar, (n, d) in meters:
         pulses[bar:] = 3 * 32 // d if n % 3 == 0 and n > 3 else 1
@@ -118,8 +115,8 @@ def pulses_of(meters, n_bars):
 
 
 def cut_lengths(heads, bars, pulses):
-    """Returns the Heads with every length that no single head has cut in two, again until all are
-    shown. pulses: of each bar, see `pulses_of`."""
+    """Returns the Heads with every length that one head does not have cut until all have one.
+    pulses: see `pulses_of`."""
     while (odd := ~IS_SHOWN[heads.lengths()]).any():
         part = Heads(*(column[odd] for column in heads))
         place, length = part.start - bars[part.bar], part.lengths()
@@ -150,8 +147,8 @@ def length_text(units):
 
 @cache
 def pitch_texts(sharps):
-    """Returns how each of the 128 MIDI pitches is written in a key: [(letter as its number in
-    LETTERS, alteration in semitones, text without its accidental, text with it)].
+    """Returns how each of the 128 MIDI pitches is written in a key: [(index in LETTERS, alteration
+    in semitones, text without its accidental, text with it)].
 
     >>> pitch_texts(-3)[63], pitch_texts(-3)[61], pitch_texts(2)[61]
     ((2, -1, 'E', '_E'), (1, -1, 'D', '_D'), (0, 1, 'C', '^C'))
@@ -159,15 +156,14 @@ def pitch_texts(sharps):
     table = []
     for pitch in range(128):
         letter, alteration, octave = spell(pitch, sharps)
-        # C is middle C
         text = letter.lower() + "'" * (octave - 5) if octave >= 5 else letter + "," * (4 - octave)
         table.append((LETTERS.index(letter), alteration, text, "_=^"[alteration + 1] + text))
     return table
 
 
 def tuplet_prefixes(heads, tuplets):
-    """Returns what stands before each head: '(3', '(3::5' (triplet time for five heads), '(5:4:5'
-    or ''."""
+    """Returns what stands before each head: '(3', '(3::5' (five heads in triplet time), '(5:4:5' or
+    ''."""
     prefixes = [""] * len(heads.event)
     for first, stop, (over, under) in zip(
         *np.searchsorted(heads.start, tuplets[:2]), tuplets[2:].T
@@ -180,8 +176,7 @@ def tuplet_prefixes(heads, tuplets):
 
 
 def bar_texts(voice, heads, prefixes, keys, n_bars):
-    """Returns the text of every bar from its heads; an accidental holds for its letter to the end
-    of the bar."""
+    """Returns the text of every bar; an accidental holds for its letter to the bar's end."""
     tied_on = heads.sounds & (voice.off[heads.event] > heads.stop)
     columns = (heads.bar, heads.event, heads.sounds, tied_on, heads.lengths())
     bars, keys = [[] for _ in range(n_bars)], list(keys)
@@ -196,7 +191,6 @@ def bar_texts(voice, heads, prefixes, keys, n_bars):
             table, in_force = pitch_texts(keys[0][1]), list(key_alterations(keys[0][1]))
         head = "z"
         if sounds:
-            # a chord cut by its end is tied as a whole
             ties = () if tied else ties_of.get(event, ())
             if ties and all(ties):
                 tied, ties = True, ()
@@ -207,7 +201,7 @@ def bar_texts(voice, heads, prefixes, keys, n_bars):
 
 def chord_text(chord, table, in_force, ties):
     """Returns the text of a chord without its length. in_force: alterations of the letters at this
-    place of the bar, brought up to date; ties: whether each note has one of its own, or ()."""
+    place, brought up to date; ties: whether each note is tied, or ()."""
     heads = []
     for pitch in chord:
         letter, alteration, bare, marked = table[pitch]

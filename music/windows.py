@@ -1,20 +1,18 @@
 """Windows of a text: hashes of all runs of k symbols, and a table that finds them in another text.
 
-Two texts have a run of k symbols in common where a window of one has the hash of a window of the
-other. Of a hundred million different windows two share a hash (64 bits) in one text of some 4,000.
+Two texts share a run of k symbols where windows of both have the same hash. By chance (64 bits) two
+of a hundred million different windows do in one text of some 4,000.
 """
 
 import numpy as np
 
-# one odd factor a symbol (tokens and characters below 65,536), drawn once and for all
-_VALUES = np.random.default_rng(7).integers(0, 2**63, 1 << 16, dtype=np.uint64) * np.uint64(
-    2
-) + np.uint64(1)
+# an odd number for every symbol
+_VALUES = 2 * np.random.default_rng(7).integers(0, 2**63, 1 << 16, dtype=np.uint64) + 1
 _STEP = 0x9E3779B97F4A7C15  # base of the polynomial: odd, bits of the golden ratio
 
 
 def mix(x):
-    """Scrambles uint64 values so that every bit depends on every other (the finaliser of
+    """Returns uint64 values scrambled: every bit depends on every other (finaliser of
     splitmix64)."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -22,16 +20,16 @@ def mix(x):
 
 
 def window_hashes(symbols, k):
-    """Returns hashes (uint64) of all windows of k > 0 symbols along the last axis.
+    """Returns hashes (uint64) of all windows of k > 0 symbols, shape (..., max(0, T - k + 1)).
 
-    symbols: whole numbers below 65,536, shape (..., T); returns shape (..., T - k + 1), empty if T
-    < k. A hash is a polynomial in the symbols, made by doubling: log2(k) passes instead of k.
+    symbols: whole numbers below 65,536, shape (..., T). A hash is a polynomial in the symbols, made
+    by doubling: log2(k) passes instead of k.
     """
     n_windows = max(0, symbols.shape[-1] - k + 1)
     if not n_windows:
         return np.zeros((*symbols.shape[:-1], 0), np.uint64)
     block, size = _VALUES[symbols], 1  # windows of `size` symbols: 1, 2, 4 ...
-    whole, width = None, 0  # windows of `width`: the blocks that add up to k so far
+    whole, width = None, 0  # windows of `width` symbols: blocks joined up so far
     while True:
         if k & size:
             whole = block if whole is None else _joined(whole, block[..., width:], size)
@@ -43,17 +41,16 @@ def window_hashes(symbols, k):
 
 
 def _joined(first, second, size):
-    """Returns hashes of windows that consist of a `first` one and a `second` one of `size`
-    symbols."""
+    """Returns hashes of a `first` window with a `second` one of `size` symbols after it."""
     n = min(first.shape[-1], second.shape[-1])
     return first[..., :n] * np.uint64(pow(_STEP, size, 1 << 64)) + second[..., :n]
 
 
 def build_lookup(hashes):
-    """Returns (sorted unique hashes, start of every bucket, bits to shift): what `look_up` needs.
+    """Returns (sorted unique hashes, start of every bucket, bits to shift) for `look_up`.
 
     Buckets go by the first bits and are 8 to 16 times as many as hashes (2^26 at most, 256 MB):
-    most windows that are not known meet an empty one, without a binary search."""
+    most unknown windows meet an empty one."""
     unique = np.unique(hashes)
     bits = min(26, max(8, len(unique).bit_length() + 3))
     buckets = np.bincount((unique >> np.uint64(64 - bits)).astype(np.int64), minlength=1 << bits)
@@ -61,8 +58,8 @@ def build_lookup(hashes):
 
 
 def look_up(lookup, hashes):
-    """Returns (positions, numbers): where `hashes` has a known hash, and its number in the sorted
-    unique ones."""
+    """Returns (positions, numbers): where `hashes` has a known hash, and its index in the sorted
+    ones."""
     unique, starts, shift = lookup
     bucket = (hashes >> shift).astype(np.int64)
     place = starts[bucket]
@@ -76,6 +73,5 @@ def look_up(lookup, hashes):
         place = place + 1
         on = ~hit & (place < end)
         open_, place, end = open_[on], place[on], end[on]
-    if not positions:
-        return np.empty(0, np.int64), np.empty(0, np.int64)
-    return np.concatenate(positions), np.concatenate(numbers).astype(np.int64)
+    none = np.empty(0, np.int64)
+    return np.concatenate([none, *positions]), np.concatenate([none, *numbers])

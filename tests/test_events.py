@@ -78,7 +78,7 @@ def test_any_text_comes_back():
         "|A4B4|",
         "é",
     ]
-    pieces += ["K:D C|^F4|", "Z", "Z2|", "\n\n", "[V:2]"]
+    pieces += ["K:D C|^F4|", "Z", "Z2|", "\n\n", "[V:2]", "C9999"]
     for _ in range(400):
         text = C_MAJOR_HEADER[: draw.choice([0, 30, 99])] + "".join(draw.choices(pieces, k=30))
         characters = CharTokenizer(tokenizer.characters)
