@@ -169,10 +169,13 @@ class _StretchReader:
         self.broken = 0  # signs of a > or < that waits for its second note
         self.tuplet_left, self.tuplet_over, self.tuplet_under = 0, 1, 1
 
+    def error(self, kind, message):
+        self.errors.append((kind, message))
+
     def sound(self, token, heads, over, under, all_tied):
         """Hears a note, a chord or a rest."""
         if self.rest_bars:
-            self.errors.append(("token", "music beside a rest of whole bars"))
+            self.error("token", "music beside a rest of whole bars")
         self.timed = True
         if self.tuplet_left or self.broken:
             over, under = self.in_rhythm(over, under)
@@ -213,11 +216,11 @@ class _StretchReader:
         """Returns ticks of over/under unit notes; 0 if it is no length."""
         length = self.unit * over
         if not over or not under:
-            self.errors.append(("length", "a note without length"))
+            self.error("length", "a note without length")
         elif length > MAX_LENGTH * under:
-            self.errors.append(("length", "a note longer than 256 whole notes"))
+            self.error("length", "a note longer than 256 whole notes")
         elif length % under:
-            self.errors.append(("length", f"a length that cannot be counted: {token[:20]}"))
+            self.error("length", f"a length that cannot be counted: {token[:20]}")
         else:
             return length // under
         return 0
@@ -227,7 +230,7 @@ class _StretchReader:
         if (head.over, head.under) == (first.over, first.under) or not head.under or not first.over:
             return ticks
         if not head.over:
-            self.errors.append(("length", "a note without length"))
+            self.error("length", "a note without length")
         return ticks * head.over * first.under // (head.under * first.over)
 
     def pitch_of(self, head):
@@ -241,30 +244,30 @@ class _StretchReader:
             if tie[0] == step and (alteration is None or tie[1] == pitch):
                 return tie[1], tie
         if not 0 <= pitch <= 127:
-            self.errors.append(("pitch", f"pitch {pitch} is outside 0-127"))
+            self.error("pitch", f"pitch {pitch} is outside 0-127")
             pitch = min(max(pitch, 0), 127)
         return pitch, None
 
     def empty_chord(self, token):
-        self.errors.append(("chord", "a chord without notes"))
+        self.error("chord", "a chord without notes")
 
     def tuplet(self, token):
         if self.tuplet_left:
-            self.errors.append(("tuplet", "a tuplet inside a tuplet"))
+            self.error("tuplet", "a tuplet inside a tuplet")
         self.tuplet_left, self.tuplet_over, self.tuplet_under = _read_tuplet(token, self.compound)
         if not self.tuplet_left:
-            self.errors.append(("tuplet", f"no tuplet: {token}"))
+            self.error("tuplet", f"no tuplet: {token}")
 
     def broken_rhythm(self, token):
         """Changes what sounds before `>` or `<`; what comes after it waits."""
         if self.last is None or self.broken:
-            self.errors.append(("broken rhythm", f"{token} without a note before it"))
+            self.error("broken rhythm", f"{token} without a note before it")
             return
         self.broken = len(token) if token[0] == ">" else -len(token)
         over, under = _broken_factor(self.broken)
         ticks, sounding = self.last
         if ticks * over % under:
-            self.errors.append(("length", "a note shorter than can be counted"))
+            self.error("length", "a note shorter than can be counted")
         for place, length in sounding:
             self.durations[place] += length * over // under - length
         self.now += ticks * over // under - ticks
@@ -277,16 +280,16 @@ class _StretchReader:
     def whole_rest(self, token):
         """Rests for whole bars: `Z4` is four, whatever their meter."""
         if self.timed or self.rest_bars:
-            self.errors.append(("token", f"{token} does not stand alone in its bar"))
+            self.error("token", f"{token} does not stand alone in its bar")
         self.rest_bars = int(token[1:] or 1)
         if not self.rest_bars:
-            self.errors.append(("length", "a rest without length"))
+            self.error("length", "a rest without length")
 
     def grace_notes(self, token):
         """Takes over the accidentals of `{^ga}`, which hold (so in abc2midi)."""
         inside = token[1:-1]
         if not _GRACE.fullmatch(inside) or not inside.strip("/ \t"):
-            self.errors.append(("grace", f"no grace notes: {token[:40]}"))
+            self.error("grace", f"no grace notes: {token[:40]}")
             return
         for match in HEAD.finditer(inside):
             head = read_head(match.group())
@@ -295,9 +298,9 @@ class _StretchReader:
 
     def finish(self):
         if left := self.tuplet_left:
-            self.errors.append(("tuplet", f"a tuplet lacks {left} of its notes in its bar"))
+            self.error("tuplet", f"a tuplet lacks {left} of its notes in its bar")
         if self.broken:
-            self.errors.append(("broken rhythm", "no note after > or <"))
+            self.error("broken rhythm", "no note after > or <")
         n = self.n_before
         return Stretch(
             self.now,

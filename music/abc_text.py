@@ -114,15 +114,16 @@ class TickBar(NamedTuple):
 class _VoiceReader:
     """What the reader knows of one voice; bar_...: of the bar that is not closed yet."""
 
-    def __init__(self, name):
+    def __init__(self, name, tune):
         self.name, self.now, self.ties, self.tie_notes, self.slur = name, 0, (), (), 0
         self.onsets, self.durations, self.pitches, self.bars = [], [], [], []
+        self.begin(tune)
 
     def begin(self, tune):
         """Takes over what the header says; after: M:, K:, L: as written."""
         for name in ("key", "unit", "meter", "compound"):
             setattr(self, name, getattr(tune, name))
-        self.after = tuple(tune.fields.get(letter) for letter in "MKL")
+        self.after = {letter: tune.fields.get(letter) for letter in "MKL"}
         self.new_bar()
 
     def new_bar(self):
@@ -132,10 +133,10 @@ class _VoiceReader:
         self.bar_from = self.bar_to = 0
         self.first_in_bar = len(self.pitches)
 
-    def add(self, text, start, end, number):
+    def add(self, text, start, end, line):
         """Adds a text to the bar; start, end: its place in the whole, 0 for a line of its own."""
         if not self.bar_parts:
-            self.bar_line, self.bar_from = number, start
+            self.bar_line, self.bar_from = line, start
         self.bar_to = max(self.bar_to, end)
         self.bar_parts.append(text)
 
@@ -148,57 +149,56 @@ class Reader:
         self.errors, self.n_errors, self.warnings, self.n_header_errors = [], 0, [], 0
         self.fields, self.voices, self.voice = {}, {}, None
         self.key, self.unit, self.meter, self.compound = (0,) * 7, None, None, False
-        self.tempo, self.key_text, self.meter_text = None, "none", "none"
+        self.tempo, self.key_text, self.meter_text, self.tempo_text = None, "none", "none", None
         self.tempos, self.meters, self.keys = {}, {}, {}  # {ticks: value}
-        self.rest_bars, self.body_from, self.tempo_text = 0, 0, None
+        self.rest_bars = self.body_from = 0
         self.order = []  # finished bars of all voices in written order
         lines = text.split("\n")
-        letters, number = self.read_header(lines)
-        self.start_body(letters, min(number, len(lines) - 1) + 1)
-        self.read_body(lines, number, has_header=bool(letters))
-        self.finish(len(lines))
+        letters, n_lines = self.read_header(lines)
+        self.line = min(n_lines, len(lines) - 1) + 1  # the one that is being read
+        self.start_body(letters)
+        self.read_body(lines[n_lines:], n_lines, has_header=bool(letters))
+        self.line = len(lines)
+        self.finish()
 
-    def error(self, line, kind, message):
+    def error(self, kind, message):
         if self.strict:
-            raise AbcError(line, kind, message)
+            raise AbcError(self.line, kind, message)
         self.n_errors += 1
         self.n_header_errors += kind == "header"
         if len(self.errors) < MAX_ERRORS:
-            self.errors.append((line, kind, message))
+            self.errors.append((self.line, kind, message))
 
-    def warn(self, line, n_ties):
+    def warn(self, n_ties):
         """Notes ties that lead nowhere: players end the note there."""
         if len(self.warnings) < MAX_ERRORS:
-            self.warnings.append((line, "tie", f"{n_ties} tied notes are not continued"))
+            self.warnings.append((self.line, "tie", f"{n_ties} tied notes are not continued"))
 
     def read_header(self, lines):
         """Reads the fields through K:, or up to the first line that is none; returns their letters
         and the number of lines."""
-        letters, number = [], 0
-        while number < len(lines) and letters[-1:] != ["K"]:
-            raw = lines[number]
-            line = clean_line(raw)
+        letters = []
+        for n_lines, raw in enumerate(lines):
+            line, self.line = clean_line(raw), n_lines + 1
+            is_end = line or letters and not raw.strip()  # an empty line ends the tune
+            if letters[-1:] == ["K"] or is_end and not re.match("[A-Za-z+]:", line):
+                return letters, n_lines
             if line:
-                if line[1:2] != ":" or not (line[0].isalpha() or line[0] == "+") or line[0] > "z":
-                    break
-                self.header_field(line[0], line[2:].strip(), letters, number + 1)
-            elif letters and not raw.strip():
-                break  # an empty line ends the tune
+                self.header_field(line[0], line[2:].strip(), letters)
             self.body_from += len(raw) + 1
-            number += 1
-        return letters, number
+        return letters, len(lines)
 
-    def header_field(self, letter, value, letters, number):
+    def header_field(self, letter, value, letters):
         """Reads a field of the header; letters: of those before it."""
         if not letters and letter != "X":
-            self.error(number, "header", "the first field is not X:")
+            self.error("header", "the first field is not X:")
         elif letters and letter == "X":
-            self.error(number, "header", "a second X:")
+            self.error("header", "a second X:")
         if letter == "X" and not re.fullmatch(r"\d{1,9}", value, re.ASCII):
-            self.error(number, "header", f"no number after X: {value[:20]!r}")
+            self.error("header", f"no number after X: {value[:20]!r}")
         letters.append(letter)
         if letter == "V":
-            self.set_voice(value, number, declare=True)
+            self.set_voice(value, declare=True)
             return
         self.fields.setdefault(letter, value)
         try:
@@ -212,14 +212,14 @@ class Reader:
             elif letter == "K":
                 self.key, self.key_text = parse_key(value), value
         except ValueError as problem:
-            self.error(number, "header", str(problem))
+            self.error("header", str(problem))
 
-    def start_body(self, letters, number):
+    def start_body(self, letters):
         """Sets what the header did not say, and begins the voices that it declared."""
         if not letters:
-            self.error(number, "header", "no header")
+            self.error("header", "no header")
         elif letters[-1] != "K":
-            self.error(number, "header", "no K: at the end of the header")
+            self.error("header", "no K: at the end of the header")
         self.unit = self.unit or default_unit(self.meter)
         self.tempo_text = self.fields.get("Q")
         with contextlib.suppress(ValueError):  # counted in the header
@@ -229,29 +229,29 @@ class Reader:
             voice.begin(self)
         self.voice = next(iter(self.voices.values())) if len(self.voices) == 1 else None
 
-    def read_body(self, lines, number, has_header):
-        """Reads the lines after the first `number`, up to the empty line that ends the tune."""
+    def read_body(self, lines, n_before, has_header):
+        """Reads the lines after the first n_before, up to the empty line that ends the tune."""
         at, ended = self.body_from, False
-        for number, raw in enumerate(lines[number:], number + 1):
+        for self.line, raw in enumerate(lines, n_before + 1):
             if not raw or raw.isspace():
                 ended = ended or has_header
             elif not ended:
-                self.body_line(raw, at, number)
+                self.body_line(raw, at)
             elif clean_line(raw):  # comments may follow
                 kind = "second tune" if raw[:2] == "X:" else "after end"
-                self.error(number, kind, "text after the empty line that ends the tune")
+                self.error(kind, "text after the empty line that ends the tune")
                 break
             at += len(raw) + 1
 
-    def body_line(self, raw, at, number):
+    def body_line(self, raw, at):
         """Reads a line; at: its place in the text."""
         line = clean_line(raw, keep_left=True)
         if line[1:2] == ":":
             if line[0] in _BODY_FIELDS:
-                self.field(line[0], line[2:], number)
+                self.field(line[0], line[2:])
                 return
             if line[0] == "X":
-                self.error(number, "second tune", "a second X: without an empty line before it")
+                self.error("second tune", "a second X: without an empty line before it")
                 return
         begin = 0
         for match in [*_DIVIDER.finditer(line), None]:
@@ -261,90 +261,86 @@ class Reader:
             text = line[begin : match.start() if match else len(line)]
             # blanks before the first [V:1] are of no voice
             if text and (self.voice or divider != "value" or not text.isspace()):
-                self.music(text, at + begin, number)
+                self.music(text, at + begin)
             begin = match and match.end()
             if divider == "bar":
-                self.bar_sign(match.group(), at + begin, number)
+                self.bar_sign(match.group(), at + begin)
             elif divider == "value":
-                self.inline_field(match, at, number)
+                self.inline_field(match, at)
 
-    def bar_sign(self, sign, closed, number):
+    def bar_sign(self, sign, closed):
         """Reads a bar line; closed: the place after it."""
-        voice = self.voice or self.set_voice("1", number)
+        voice = self.voice or self.set_voice("1")
         if sign in (":", ".:"):
-            self.error(number, "token", "a single :")
+            self.error("token", "a single :")
             voice.bar_ok = False
         if voice.bar_timed:
-            self.close_bar(voice, number, sign, closed)
+            self.close_bar(voice, sign, closed)
         else:  # nothing has sounded since the last bar line, as in `|| C`
             voice.alterations = voice.key
 
-    def inline_field(self, match, at, number):
+    def inline_field(self, match, at):
         letter, value = match.group("field", "value")
-        if letter == "V":
-            self.set_voice(value, number)
-        elif letter in _BODY_FIELDS:
-            self.field(letter, value, number, match.group(), at + match.start(), at + match.end())
-        else:
-            self.error(number, "field", f"no field of a tune's body: {match.group()[:40]}")
-            if self.voice:
-                self.voice.bar_ok = False
+        if letter in _BODY_FIELDS:
+            self.field(letter, value, match.group(), at + match.start(), at + match.end())
+            return
+        self.error("field", f"no field of a tune's body: {match.group()[:40]}")
+        if self.voice:
+            self.voice.bar_ok = False
 
-    def set_voice(self, value, number, declare=False):
+    def set_voice(self, value, declare=False):
         """Goes on in the voice that a V: value names; declare: it is only made."""
         voice = self.voices.get(value)  # `[V:2]` stands before every bar
-        match = None if voice else _VOICE_VALUE.fullmatch(value)
-        if match:
-            voice = self.voices.get(match.group(1))
-            if voice is None and len(self.voices) < MAX_VOICES:
-                voice = self.voices[match.group(1)] = _VoiceReader(match.group(1))
-                voice.begin(self)
-            elif voice is None:
-                self.error(number, "limit", f"more than {MAX_VOICES} voices")
-                voice = next(iter(self.voices.values()))
+        if voice is None:
+            match = _VOICE_VALUE.fullmatch(value)
+            if not match:
+                self.error("voice", f"no name of a voice: {value[:40]!r}")
+                return self.voice or self.set_voice("1")
+            voice = self.voices.get(match[1]) or self.new_voice(match[1])
             if shift_of(value):
-                self.error(number, "voice", f"transposing voices are not supported: {value[:40]}")
-        elif voice is None:
-            self.error(number, "voice", f"no name of a voice: {value[:40]!r}")
-            return self.voice or self.set_voice("1", number)
+                self.error("voice", f"transposing voices are not supported: {value[:40]}")
         if not declare:
             self.voice = voice
         return voice
 
-    def field(self, letter, value, number, source=None, start=0, end=0):
+    def new_voice(self, name):
+        if len(self.voices) == MAX_VOICES:
+            self.error("limit", f"more than {MAX_VOICES} voices")
+            return next(iter(self.voices.values()))
+        self.voices[name] = _VoiceReader(name, self)
+        return self.voices[name]
+
+    def field(self, letter, value, source=None, start=0, end=0):
         """Reads a field of the body; source: its text with brackets when it is inline."""
         if letter == "V":
-            self.set_voice(value, number)
-            return
+            self.set_voice(value)
         if letter not in "MKLQ":
             return
-        voice = self.voice or self.set_voice("1", number)
+        value, voice = value.strip(), self.voice or self.set_voice("1")
         try:
             if letter == "M":
                 voice.meter, voice.compound = parse_meter(value)
-                self.meters.setdefault(voice.now, value.strip() or "none")
+                self.meters.setdefault(voice.now, value or "none")
             elif letter == "L":
                 voice.unit = parse_unit(value)
             elif letter == "K":
                 voice.key = voice.alterations = parse_key(value)
-                self.keys.setdefault(voice.now, value.strip())
+                self.keys.setdefault(voice.now, value)
             else:
                 tempo = parse_tempo(value, voice.unit)
-                self.tempo_text = value.strip()
+                self.tempo_text = value
                 if tempo:
                     self.tempos.setdefault(voice.now, tempo)
             if letter != "Q":
-                after = list(voice.after)
-                after["MKL".index(letter)] = value.strip()
-                voice.after = tuple(after)
+                voice.after[letter] = value
         except ValueError as problem:
-            self.error(number, "field", str(problem))
+            self.error("field", str(problem))
             voice.bar_ok = False
-        voice.add(source or f"[{letter}:{value.strip()}]", start, end, number)
+        voice.add(source or f"[{letter}:{value}]", start, end, self.line)
 
-    def music(self, text, at, number):
+    def music(self, text, at):
         """Reads a stretch of music of the present voice; at: its place in the text."""
-        voice = self.voice or self.set_voice("1", number)
+        voice = self.voice or self.set_voice("1")
         read = read_stretch(text, voice.alterations, voice.unit, voice.compound, voice.ties)
         now, n_before = voice.now, len(voice.onsets)
         voice.onsets.extend([now + onset for onset in read.onsets] if now else read.onsets)
@@ -358,14 +354,14 @@ class Reader:
             )
         voice.ties, voice.alterations, voice.now = read.open, read.alterations, now + read.length
         if read.slur_low or read.slur_end:
-            self.slurs(voice, read.slur_low, read.slur_end, number)
+            self.slurs(voice, read.slur_low, read.slur_end)
         end = at + len(text)
-        if voice.bar_parts and voice.bar_line != number and voice.bar_parts[-1][-1] != "]":
+        if voice.bar_parts and voice.bar_line != self.line and voice.bar_parts[-1][-1] != "]":
             text = "\n" + text  # the bar goes on in another line
-        voice.add(text, at, end, number)
+        voice.add(text, at, end, self.line)
         if read.timed:
             if voice.bar_rests or (read.rest_bars and voice.bar_timed):
-                self.error(number, "token", "music beside a rest of whole bars")
+                self.error("token", "music beside a rest of whole bars")
                 voice.bar_ok = False
             else:
                 voice.bar_rests = read.rest_bars
@@ -373,18 +369,18 @@ class Reader:
             voice.bar_heads += read.n_heads
         for kind, message in read.errors:
             voice.bar_ok = False
-            self.error(number, kind, message)
+            self.error(kind, message)
         if read.broken_ties:
-            self.warn(number, read.broken_ties)
+            self.warn(read.broken_ties)
 
-    def slurs(self, voice, low, end, number):
+    def slurs(self, voice, low, end):
         """Counts open slurs after a stretch whose level went to `low` and ended at `end`."""
         if voice.slur + low < 0:
-            self.error(number, "slur", "a slur ends that has not begun")
+            self.error("slur", "a slur ends that has not begun")
             voice.slur, voice.bar_ok = max(0, voice.slur - low), False
         voice.slur += end if voice.slur + end >= 0 else 0
 
-    def close_bar(self, voice, number, closing="", closed=None):
+    def close_bar(self, voice, closing="", closed=None):
         """Ends a bar. `Z4|` ends four: the first has the text, with `Z` in it, the others `Z`."""
         text, n, problem = "".join(voice.bar_parts), voice.bar_rests, None
         if n and voice.meter is None:
@@ -392,7 +388,7 @@ class Reader:
         elif self.rest_bars + n > MAX_REST_BARS:
             problem = "limit", f"more than {MAX_REST_BARS} bars of rest written as Z"
         if problem:
-            self.error(number, *problem)
+            self.error(*problem)
             n, voice.bar_ok = 1, False
         else:
             self.rest_bars += n
@@ -416,7 +412,7 @@ class Reader:
                 voice.name,
                 closing if i >= n - 1 else "",
                 voice.bar_to if closed is None else closed,
-                (*voice.after, self.tempo_text),
+                (*voice.after.values(), self.tempo_text),
                 () if n else voice.ties,
                 voice.slur,
             )
@@ -424,15 +420,15 @@ class Reader:
             self.order.append(bar)
         voice.new_bar()
 
-    def finish(self, n_lines):
+    def finish(self):
         """Ends the last bars and reports what is open."""
         for voice in self.voices.values():
             if voice.bar_timed:
-                self.close_bar(voice, n_lines)
+                self.close_bar(voice)
             if voice.slur > 0:
-                self.error(n_lines, "slur", f"{voice.slur} slurs are not closed")
+                self.error("slur", f"{voice.slur} slurs are not closed")
             if voice.ties:
-                self.warn(n_lines, len(voice.ties))
+                self.warn(len(voice.ties))
 
     def sounding_voices(self):
         return [voice for voice in self.voices.values() if voice.bars]
