@@ -4,12 +4,14 @@ check = check_abc(text)      # level, flags, bar accuracy, errors with lines
 """
 
 import re
+from bisect import bisect_right
 from fractions import Fraction
 from typing import NamedTuple
 
 from music.abc_bar import HEAD, MAX_ERRORS
 from music.abc_fields import TICKS
 from music.abc_text import Reader
+from music.samples import ratio
 
 # level 3: the least that deserves the name of music
 MIN_NOTES, MIN_BARS, MIN_PITCHES, MAX_REST_SHARE = 16, 4, 4, 0.75
@@ -64,7 +66,7 @@ def check_abc(text, prompt_chars=0):
             bar = voice.bars[i]
             (sounding if bar.n_notes else rests).append(_fits_meter(bar, i in (0, last)))
     n_voice_bars = len(rests) + len(sounding)
-    rest_share = len(rests) / n_voice_bars if n_voice_bars else None
+    rest_share = ratio(len(rests), n_voice_bars)
     all_fit = all(sounding) and all(rests)
     header = not reader.n_header_errors
     tokens = reader.n_errors == reader.n_header_errors
@@ -85,7 +87,7 @@ def check_abc(text, prompt_chars=0):
     return Check(
         (*flags, False).index(False),
         *flags,
-        sum(sounding) / len(sounding) if sounding else None,
+        ratio(sum(sounding), len(sounding)),
         n_notes,
         n_bars,
         len(voices),
@@ -103,18 +105,15 @@ def check_abc(text, prompt_chars=0):
 def _first_generated(voice, text, prompt_chars):
     """Returns the indices of a voice's first bar that ends, and first note that stands, after the
     prompt."""
-    first_bar = next(
-        (i for i, bar in enumerate(voice.bars) if bar.end > prompt_chars), len(voice.bars)
-    )
-    if first_bar == len(voice.bars):
-        return first_bar, len(voice.pitches)
-    bar = voice.bars[first_bar]
-    if bar.start >= prompt_chars:
-        return first_bar, bar.first_note
-    following = voice.bars[first_bar + 1 : first_bar + 2]
-    after = following[0].first_note if following else len(voice.pitches)
-    tail = re.sub(r'"[^"]*"|![^!]*!|\[[A-Za-z]:[^\]]*\]', "", text[prompt_chars : bar.end])
-    return first_bar, max(bar.first_note, after - len(HEAD.findall(tail)))
+    first_bar = bisect_right(voice.bars, prompt_chars, key=lambda bar: bar.end)
+    bars, n_notes = voice.bars[first_bar:], len(voice.pitches)
+    if not bars:
+        return first_bar, n_notes
+    if bars[0].start >= prompt_chars:
+        return first_bar, bars[0].first_note
+    after = bars[1].first_note if len(bars) > 1 else n_notes
+    tail = re.sub(r'"[^"]*"|![^!]*!|\[[A-Za-z]:[^\]]*\]', "", text[prompt_chars : bars[0].end])
+    return first_bar, max(bars[0].first_note, after - len(HEAD.findall(tail)))
 
 
 def _fits_meter(bar, at_end):

@@ -451,19 +451,14 @@ def read_abc(text, strict=True):
     [('0', '3', 66), ('3', '1', 60), ('3', '1', 64)]
     """
     reader = Reader(text, strict=strict)
-    # making a Fraction takes longer than reading the note
-    quarters = lru_cache(maxsize=None)(lambda ticks: Fraction(ticks, TICKS))
+
+    @lru_cache(maxsize=None)  # making a Fraction takes longer than reading the note
+    def quarters(ticks):
+        return None if ticks is None else Fraction(ticks, TICKS)
+
     voices, ticks = [], []
     for voice in reader.sounding_voices():
-        bars = [
-            Bar(
-                quarters(bar.onset),
-                quarters(bar.length),
-                bar.meter and quarters(bar.meter),
-                *bar[3:6],
-            )
-            for bar in voice.bars
-        ]
+        bars = [Bar(*map(quarters, bar[:3]), *bar[3:6]) for bar in voice.bars]
         columns = voice.onsets, voice.durations, voice.pitches
         notes = [
             Note(quarters(onset), quarters(duration), pitch)
@@ -471,18 +466,13 @@ def read_abc(text, strict=True):
         ]
         voices.append(Voice(voice.name, bars, notes))
         ticks.append((voice.name, *columns))
-
-    def changes(start, later):
-        return [(quarters(at), value) for at, value in sorted({0: start, **later}.items())]
-
-    return Tune(
-        reader.fields,
-        reader.key_text,
-        reader.meter_text,
-        reader.tempo,
-        voices,
-        changes(reader.tempo, reader.tempos),
-        changes(reader.meter_text, reader.meters),
-        changes(reader.key_text, reader.keys),
-        ticks,
-    )
+    changes = [
+        [(quarters(at), value) for at, value in sorted({0: start, **later}.items())]
+        for start, later in (
+            (reader.tempo, reader.tempos),
+            (reader.meter_text, reader.meters),
+            (reader.key_text, reader.keys),
+        )
+    ]
+    header = reader.fields, reader.key_text, reader.meter_text, reader.tempo
+    return Tune(*header, voices, *changes, ticks)

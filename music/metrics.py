@@ -14,7 +14,7 @@ import numpy as np
 from music.abc_fields import TICKS, parse_key, tonic_of
 from music.abc_check import check_abc
 from music.abc_text import Tune, read_abc
-from music.samples import as_sample, mean_of_known
+from music.samples import as_sample, mean_of_known, ratio
 from music.theory import SCALES, SEMITONES, best_key
 from music.validity import VALID_LEVEL
 
@@ -87,7 +87,7 @@ def music_metrics(tune):
         "in_key_share": in_key_share(tune),
         "groove_consistency": _groove(tune, onsets),
         "polyphony": polyphony,
-        "notes_per_bar": len(pitches) / n_bars if n_bars else None,
+        "notes_per_bar": ratio(len(pitches), n_bars),
         "pitch_range": int(pitches.max() - pitches.min()),
         "rest_share": max(0.0, 1 - sounding / total) if total > 0 else None,
         "bar_repetition": repeated_bars(tune),
@@ -292,7 +292,7 @@ def skills(samples):
     n_right = sum(check.n_right_bars for check in checks)
     return {
         "n": len(samples),
-        "meter": n_right / n_sounding if n_sounding else None,
+        "meter": ratio(n_right, n_sounding),
         "key": mean_of_known([_keeps_key(tune) for tune in tunes]),
         "in_key": mean_of_known([in_key_share(tune) for tune in tunes]),
         "cadence": mean_of_known([_ends_at_home(tune) for tune in whole]),

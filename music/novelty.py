@@ -9,7 +9,7 @@ import re
 
 import numpy as np
 
-from music.samples import as_sample
+from music.samples import as_sample, ratio
 from music.tunebook import body_start
 from music.windows import build_lookup, look_up, window_hashes
 
@@ -81,8 +81,8 @@ class Novelty:
             rows.append(
                 {
                     "longest_copied_chars": run,
-                    "copied_share": n_copied / len(body) if body else None,
-                    "new_4_bar_share": new / len(sequences) if len(sequences) else None,
+                    "copied_share": ratio(n_copied, len(body)),
+                    "new_4_bar_share": ratio(new, len(sequences)),
                     "n_chars": len(body),
                 }
             )
@@ -92,8 +92,8 @@ class Novelty:
             "n": len(rows),
             "n_chars": total,
             "longest_copied_chars": max(longest, default=None),
-            "copied_share": sum(copied) / total if total else None,
-            "new_4_bar_share": n_new / n_sequences if n_sequences else None,
+            "copied_share": ratio(sum(copied), total),
+            "new_4_bar_share": ratio(n_new, n_sequences),
         }
 
     def _copied(self, bodies):

@@ -1,4 +1,4 @@
-"""A sample: a text, what of it was given, and whether it ended by itself."""
+"""A sample: a text, what of it was given, and whether it ended by itself; shares and means."""
 
 from typing import NamedTuple
 
@@ -26,3 +26,8 @@ def mean_of_known(values):
     """Returns the mean of the values that are not None; None if there are none."""
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
+
+
+def ratio(part, whole):
+    """Returns part / whole; None if the whole is 0."""
+    return part / whole if whole else None

@@ -19,7 +19,7 @@ import symusic
 
 from music.abc_check import check_abc
 from music.midi_bytes import chunks, read_track
-from music.samples import as_sample, mean_of_known
+from music.samples import as_sample, mean_of_known, ratio
 from music.tunebook import trim_to_bars
 
 LEVELS = ("header", "tokens", "content", "meter", "aligned")  # cumulative: see `check_abc`
@@ -48,7 +48,7 @@ def share(k, n):
     """Returns {"count", "n", "rate", "interval"} of a share k/n; the last two are None if n is
     0."""
     k, n = int(k), int(n)
-    return {"count": k, "n": n, "rate": k / n if n else None, "interval": wilson(k, n)}
+    return {"count": k, "n": n, "rate": ratio(k, n), "interval": wilson(k, n)}
 
 
 def is_above(ours, theirs):
@@ -98,7 +98,7 @@ def _bar_rates(checks):
     sounding = np.array([check.n_sounding_bars for check in checks], float)
     n_sounding, n_bars = int(sounding.sum()), sum(check.n_voice_bars for check in checks)
     n_rests = sum(round((check.rest_bar_share or 0) * check.n_voice_bars) for check in checks)
-    accuracy = float(right.sum()) / n_sounding if n_sounding else None
+    accuracy = ratio(float(right.sum()), n_sounding)
     error, interval = standard_error(right, sounding), None
     if error is not None:
         interval = [max(0.0, accuracy - Z * error), min(1.0, accuracy + Z * error)]
@@ -107,7 +107,7 @@ def _bar_rates(checks):
         "bar_accuracy_se": error,
         "bar_accuracy_interval": interval,
         "n_sounding_bars": n_sounding,
-        "rest_bar_share": n_rests / n_bars if n_bars else None,
+        "rest_bar_share": ratio(n_rests, n_bars),
     }
 
 
