@@ -319,7 +319,7 @@ def units(ticks):
 
 
 def bar_plan(voices, mended):
-    """Returns (bar lines to write, [(first bar, (n, d))], place of every bar as read) in units.
+    """Returns (bar lines to write, meter of every bar, place of every bar as read) in units.
 
     Bars that a repeat sign cuts in two become one; a short bar gets rests, a long one a meter of
     its own, or becomes several."""
@@ -340,8 +340,7 @@ def bar_plan(voices, mended):
     bars, meters, starts, i = [0], [], [], 0
 
     def write(length, meter):
-        if not meters or meters[-1][1] != meter:
-            meters.append((len(bars) - 1, meter))
+        meters.append(meter)
         bars.append(bars[-1] + length)
 
     while i < n_bars:

@@ -171,8 +171,7 @@ def text_of(names, key, meter, closed):
     voice = Voice(np.array(on), np.array(off), pitches, dict(enumerate(ties)))
     bars = np.array([0, end])
     try:
-        meters, keys = [(0, bar[1])], [(0, sharps, False)]
-        return voice_text(voice, bars, beat_grid(bars), meters, keys)[0]
+        return voice_text(voice, bars, beat_grid(bars), [bar[1]], [(sharps, False)])[0]
     except (IndexError, KeyError, ValueError):  # no grid holds these places: fractions do
         return fractions_text(chords, end, sharps)
 

@@ -1,16 +1,16 @@
-"""MIDI files with faults, mended before they are read: bytes in, bytes out.
+"""Mends MIDI files before they are read: bytes in, bytes out.
 
     data, counts = mend(data)      # counts: {what was mended: how often}
 
-What can be read in one way only is mended: a packed or wrapped file, a long header, running status
-behind a system message, notes that nothing ends, parts that a GS or XG message makes drums.
+Faults: a packed or wrapped file, a long header, running status behind a system message, notes that
+nothing ends, parts that a GS or XG message makes drums.
 """
 
 import re
 import zlib
 from collections import Counter
 
-MAX_UNPACKED = 16 << 20  # bytes of a gzip file; the largest real song has a twentieth of it
+MAX_UNPACKED = 16 << 20  # bytes; the largest real song has a twentieth of it
 DRUM_CHANNEL = 9
 GS_CHANNELS = (9, *range(9), *range(10, 16))  # of its parts: it counts channel 10 first
 SOUND_OFF = 120, 123  # controllers: all sound off, all notes off
@@ -25,8 +25,8 @@ _DRUMS = re.compile(
 
 
 def mend(data):
-    """Returns (MIDI bytes that a strict reader reads right, Counter of what was mended by kind);
-    bytes that no tolerant reader understands either as they are, but unpacked."""
+    """Returns (MIDI bytes that a strict reader reads right, Counter of what was mended by kind).
+    Bytes that cannot be read are only unpacked."""
     counts = Counter()
     data = unpacked(data, counts)
     try:
@@ -36,17 +36,13 @@ def mend(data):
         return data, Counter()
     mark_drums(data, tracks, counts)
     tracks = [with_ends(events, counts) for events in tracks]
-    if not counts:
-        return data, counts
-    bodies = map(track_bytes, tracks)
-    return (
-        header + b"".join(b"MTrk" + len(body).to_bytes(4, "big") + body for body in bodies),
-        counts,
-    )
+    if counts:
+        data = header + b"".join(map(track_chunk, tracks))
+    return data, counts
 
 
 def unpacked(data, counts):
-    """Returns the MIDI file in gzip, MacBinary or RMID bytes; other bytes as they are."""
+    """Returns the MIDI file in gzip, MacBinary or RMID bytes; other bytes unchanged."""
     if data[:2] == b"\x1f\x8b":
         try:
             inside = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(data, MAX_UNPACKED)
@@ -80,8 +76,8 @@ def chunks(data, counts):
 
 
 def read_track(data, counts):
-    """Returns [(time in ticks, status, data bytes)] of a track; ValueError or IndexError if it is
-    none. The data bytes of system messages hold their length, too."""
+    """Returns [(time in ticks, status, data bytes)] of a track's bytes; ValueError or IndexError if
+    they are none. The data bytes of system messages include their length."""
     events, at, now, status, is_kept = [], 0, 0, 0, False
     n_bytes = len(data)
     while at < n_bytes:
@@ -129,8 +125,7 @@ def read_number(data, at):
 
 
 def end_of_system(data, at):
-    """Returns where a system message that begins at a place ends; one of a single byte is
-    skipped."""
+    """Returns where the system message that begins at a place ends."""
     status = data[at]
     if status not in (0xF0, 0xF7, 0xFF):
         return at + 1 + {0xF1: 1, 0xF2: 2, 0xF3: 1}.get(status, 0)
@@ -155,10 +150,10 @@ def mark_drums(data, tracks, counts):
 
 
 def with_ends(events, counts):
-    """Returns events with the note-offs that a track lacks: at "all notes off", at the next stroke
-    of the same key, or at the track's end."""
+    """Returns a track's events with the note-offs that it lacks: at "all notes off", at the next
+    stroke of the same key, or at the track's end."""
     sounding = Counter()
-    for _, status, body in events:  # most tracks lack none, and are done after this
+    for _, status, body in events:  # most tracks lack none and need no second pass
         if status & 0xE0 == 0x80:
             key = status & 15, body[0]
             if status >= 0x90 and body[1]:
@@ -194,19 +189,20 @@ def with_ends(events, counts):
     return mended
 
 
-def track_bytes(events):
-    """Returns a track's bytes of its events, every status written out."""
+def track_chunk(events):
+    """Returns the chunk of a track's events, every status written out."""
     parts, before = [], 0
     for now, status, body in events:
         if status == 0xFF and body[:1] == b"\x2f":
             continue
         parts.append(variable_length(now - before) + bytes([status]) + body)
         before = now
-    return b"".join(parts) + b"\0" + END_OF_TRACK
+    body = b"".join(parts) + b"\0" + END_OF_TRACK
+    return b"MTrk" + len(body).to_bytes(4, "big") + body
 
 
 def variable_length(number):
-    """Returns a number as MIDI writes delta times, seven bits a byte; at most four bytes.
+    """Returns a number as MIDI writes delta times: seven bits a byte, at most four bytes.
 
     >>> variable_length(480).hex()
     '8360'

@@ -1,17 +1,16 @@
-"""MIDI bytes to one ABC tune: events -> bars -> voices -> text.
+"""Converts MIDI to one ABC tune: events -> bars -> voices -> text.
 
     text, counts = convert(data, "Title", max_voices=6)    # ConversionError(reason, detail)
 
-abc2midi, the reference reader, must read it back right. It strums chords (each note 1/48 quarter
-after the one below), joins ties of changing chords to wrong notes once a bar line lies between, and
-reads an unmarked MIDI pitch 0 in a flat key as -1. Times are in units of the grid (`quantise.py`).
+abc2midi, the reference reader, must read the tune back right. Times are in units of the grid
+(`quantise.py`).
 """
 
 import math
 import os
 import re
 from collections import defaultdict
-from itertools import groupby, pairwise
+from itertools import accumulate, groupby, pairwise
 
 import numpy as np
 import symusic
@@ -24,27 +23,26 @@ from music.voice_text import LONGEST_BAR, pitch_texts, voice_text
 from music.voices import make_voices
 
 MAX_VOICES = 15  # a MIDI file has 16 channels and one is drums
-MAX_BARS = 4000  # of 4/4: over two hours; longer files are endless loops or broken time stamps
-SHORTEST_BEAT = 16  # programs that count in ticks write shorter ones: 64/128 is read as 2/4
-KEY_BARS = 4  # a key that lasts less is a passing one and gets accidentals
+MAX_BARS = 4000  # of 4/4: two hours; longer files are endless loops or broken time stamps
+SHORTEST_BEAT = 16  # meters of shorter ones are halved: 64/128 is read as 2/4
+KEY_BARS = 4  # a key that lasts less is written as accidentals
 MAX_LEAD = 8  # silent bars before the music that stay
-ROLLED = QUARTER / 12  # units between two notes that were played one after the other (42 ms at 120)
-TEMPO_STEP = 0.1  # a smaller change of tempo is a player's rubato and not written
+ROLLED = QUARTER / 12  # units; notes this far apart were played one after the other
+TEMPO_STEP = 0.1  # a smaller change of tempo is a player's rubato
 GROUP_BARS = (4, 3, 2, 1)  # bars of one voice that stand together before the next voice's
 LINE_CHARS = 340  # so that one 512-character window of the model hears all voices of a group
 
 
 class ConversionError(Exception):
-    """A file that gives no ABC; args: stable reason code, detail."""
+    """A file that gives no ABC; args: reason code, detail."""
 
 
 def convert(data, name="", max_voices=MAX_VOICES):
-    """Returns (ABC text, {what was counted}) of MIDI bytes, or raises ConversionError.
+    """Returns (ABC text, counts) of MIDI bytes; raises ConversionError. name: for T:, any string.
 
-    name: for T:, any string; max_voices: 1 to MAX_VOICES. Counted besides what `write_tune` counts:
-    tracks, drum notes; `error`, the median distance of onsets from the grid, quarter notes;
-    `together`, notes played at least ROLLED after the one before and written as a chord with it;
-    `start`, quarter notes of silence cut at the beginning; `mended`, {kind of fault: how often}.
+    counts: those of `write_tune`; tracks; drums: notes; error: the median distance of onsets from
+    the grid, quarter notes; together: notes played ROLLED or more after the one before but written
+    as a chord with it; start: quarter notes of silence cut; mended: {kind of fault: how often}.
     """
     score, mended = read_midi(data)
     track, pitch, onset, end, n_drums = read_notes(score)
@@ -79,31 +77,30 @@ def convert(data, name="", max_voices=MAX_VOICES):
 
 
 def write_tune(notes, bars, meters, signatures, tempos, name="", max_voices=MAX_VOICES):
-    """Returns (ABC text, counts) of notes on the grid: bars, voices, notes written, doubled and
-    dropped with their voice, and onsets, different times at which notes begin.
+    """Returns (ABC text, counts) of notes on the grid. counts: bars; voices; notes written, doubled
+    and dropped with their voice; onsets: different times at which notes begin.
 
     notes: (track, pitch, on, off), int arrays sorted by track and onset; bars: the bar lines, one
-    more than bars; meters: [(first bar, (n, d))]; signatures: [(time, sharps, is minor)]; tempos:
+    more than bars; meters: (n, d) of every bar; signatures: [(time, sharps, is minor)]; tempos:
     [(time, quarter notes a minute)].
     """
     track, pitch, on, off = notes
     beats = beat_grid(bars)
-    # none after the last sound
     bars = bars[: max(2, int(np.searchsorted(bars, off.max(), side="left")) + 1)]
     n_bars = len(bars) - 1
-    meters = [meter for meter in meters if meter[0] < n_bars]
+    meters = meters[:n_bars]
     voices, n_doubled, n_dropped = make_voices(track, pitch, on, off, bars, max_voices)
     keys = choose_keys(signatures, bars, pitch, on)
     end_at_respelling(voices, bars, keys)
-    qpm, tempos = tempo_marks(tempos, bars)
+    tempos = tempo_marks(tempos, bars)
     texts = [voice_text(voice, bars, beats, meters, keys) for voice in voices]
     lines = [
         "X:1",
         f"T:{title_of(name)}",
-        "M:%d/%d" % meters[0][1],
+        "M:%d/%d" % meters[0],
         "L:1/16",
-        f"Q:1/4={qpm}",
-        f"K:{key_name(*keys[0][1:])}",
+        f"Q:1/4={tempos[0]}",
+        f"K:{key_name(*keys[0])}",
         *layout(texts, changes_at_bars(meters, keys, tempos), n_bars),
     ]
     return "\n".join(lines) + "\n", {
@@ -117,7 +114,7 @@ def write_tune(notes, bars, meters, signatures, tempos, name="", max_voices=MAX_
 
 
 def self_check(text, counts):
-    """Raises ConversionError if ABC does not read back with these counts and in whole bars."""
+    """Raises ConversionError if a text does not read back with these counts and in whole bars."""
     try:
         tune = read_abc(text)
     except AbcError as error:
@@ -133,7 +130,7 @@ def self_check(text, counts):
 
 def read_midi(data):
     """Returns (symusic.Score, Counter of mended faults) of MIDI bytes. Values beyond 7 bits, which
-    real files have, are clamped rather than refused."""
+    real files have, are clamped."""
     data, mended = mend(data)
     if not data:
         raise ConversionError("empty", "no bytes")
@@ -153,8 +150,8 @@ def read_midi(data):
 
 
 def read_notes(score):
-    """Returns (track, pitch, onset, end) of all pitched notes, times in units (floats), sorted by
-    onset within each track, and the number of drum notes."""
+    """Returns (track, pitch, onset, end, number of drum notes): arrays of all pitched notes, times
+    as float units, sorted by track and onset."""
     columns, n_drums, scale = [], 0, QUARTER / score.tpq
     for track in score.tracks:
         if track.is_drum:
@@ -177,8 +174,8 @@ def read_notes(score):
 
 
 def meter_changes(score):
-    """Returns [(position in units, (n, d))], first at 0; signatures that no bar can have are passed
-    over, and a file without any is in 4/4."""
+    """Returns [(position in units, (n, d))], the first at 0, without meters that no bar can have; a
+    file that gives none is in 4/4."""
     changes = [(0, (4, 4))]
     for mark in sorted(score.time_signatures, key=lambda mark: mark.time):
         n, d = mark.numerator, mark.denominator
@@ -196,9 +193,8 @@ def meter_changes(score):
 
 
 def bar_grid(changes, end):
-    """Returns bar lines in units (one more than bars) that cover everything up to `end`, and
-    [(first bar, (n, d))]. A meter change inside a bar ends it there. A short first bar before a
-    longer meter is a pickup: it takes the meter of what follows."""
+    """Returns (bar lines in units up to `end` or later, meter of every bar). A meter change ends the
+    bar it falls into. A short first bar before a longer meter is a pickup of that meter."""
     lines, meters, position = [], [], 0
     for (_, meter), (until, _) in pairwise([*changes, (None, None)]):
         if position >= end and lines:
@@ -210,73 +206,71 @@ def bar_grid(changes, end):
             n_bars, rest = divmod(until - position, length)
         if len(lines) + n_bars > 2 * MAX_BARS:
             raise ConversionError("too_long", f"more than {2 * MAX_BARS:,} bars")
-        if n_bars:
-            meters.append((len(lines), meter))
+        meters += [meter] * n_bars
         lines.extend(range(position, position + n_bars * length, length))
         position += n_bars * length
-        if rest:  # what is left before the change is a bar of its own
-            meters.append((len(lines), meter_of_length(rest, QUARTER)))
+        if rest:
+            meters.append(meter_of_length(rest, QUARTER))
             lines.append(position)
             position = until
     lines.append(position)
-    if len(meters) > 1 and meters[1][0] == 1 and lines[1] < bar_length(meters[1][1], QUARTER):
-        meters[:2] = [(0, meters[1][1])]
-    runs = groupby(meters, key=lambda meter: meter[1])
-    return np.array(lines), [next(run) for _, run in runs]
+    if len(meters) > 1 and lines[1] < bar_length(meters[1], QUARTER):
+        meters[0] = meters[1]
+    return np.array(lines), meters
 
 
 def without_lead(bars, meters, first):
-    """Returns (place in units where the music begins, bars and meters from there): more than
-    MAX_LEAD silent bars before the first onset are cut; fewer are a count-in."""
+    """Returns (units of silence cut at the start, bars, meters): up to MAX_LEAD silent bars before
+    the first onset are a count-in and stay, more are cut."""
     n_silent = int(np.searchsorted(bars, first + 1, side="right")) - 1
     if n_silent <= MAX_LEAD:
         return 0, bars, meters
-    before = [meter for bar, meter in meters if bar <= n_silent]
-    later = [(bar - n_silent, meter) for bar, meter in meters if bar > n_silent]
     start = int(bars[n_silent])
-    return start, bars[n_silent:] - start, [(0, before[-1]), *later]
+    return start, bars[n_silent:] - start, meters[n_silent:]
 
 
 def tempo_marks(tempos, bars):
-    """Returns the tempo at the start, and {bar: tempo} where it changes by more than a tenth."""
+    """Returns the tempo of every bar in quarter notes a minute, changes of up to TEMPO_STEP left
+    out."""
     times, qpm = zip(*(sorted(tempos) or [(0, 120)]))
     # a mark less than a sixteenth after a bar line is meant for that bar
     mark = np.searchsorted(times, bars[:-1] + SIXTEENTH, side="right") - 1
     qpm_of_bars = np.rint(np.clip(qpm, *TEMPOS)).astype(int)[np.maximum(mark, 0)].tolist()
-    current, changes = qpm_of_bars[0], {}
-    for bar, qpm in enumerate(qpm_of_bars):
-        if abs(qpm - current) > TEMPO_STEP * current:
-            changes[bar] = current = qpm
-    return qpm_of_bars[0], changes
+
+    def written(before, qpm):
+        return qpm if abs(qpm - before) > TEMPO_STEP * before else before
+
+    return list(accumulate(qpm_of_bars, written))
 
 
 def choose_keys(signatures, bars, pitch, on):
-    """Returns [(first bar, sharps, minor)] from the signatures where they fit the notes, else from
-    the notes."""
+    """Returns (sharps, minor) of every bar: the signatures where they fit the notes, else keys made
+    from the notes."""
     given = {}
     for time, sharps, is_minor in sorted(signatures, key=lambda signature: signature[0]):
         if -7 <= sharps <= 7:
             given[int(np.argmin(np.abs(bars[:-1] - time)))] = sharps, is_minor
     starts = [0] + [bar for bar in sorted(given) if KEY_BARS <= bar < len(bars) - KEY_BARS]
-    afters = starts[1:] + [math.inf]
-    starts = [bar for bar, after in zip(starts, afters) if after - bar >= KEY_BARS or bar == 0]
-    keys = []
-    for first, stop in zip(starts, starts[1:] + [len(bars) - 1]):
+    starts = [
+        bar for bar, after in pairwise([*starts, math.inf]) if after - bar >= KEY_BARS or bar == 0
+    ]
+    keys, key = [], None
+    for first, stop in pairwise([*starts, len(bars) - 1]):
         inside = (on >= bars[first]) & (on < bars[stop])
         if inside.any():
             key = best_signature(np.bincount(pitch[inside] % 12, minlength=12), given.get(first))
-            if not keys:
-                keys.append((0, *key))
-            elif keys[-1][1:] != key:
-                keys.append((first, *key))
+        if key:  # the first key begins with the tune
+            keys += [key] * (stop - len(keys))
     return keys
 
 
 def end_at_respelling(voices, bars, keys):
-    """Ends chords at a key change that spells one of their notes anew: no reader ties C sharp to D
-    flat."""
-    for (_, before, _), (bar, after, _) in zip(keys, keys[1:]):
-        line, old, new = bars[bar], pitch_texts(before), pitch_texts(after)
+    """Ends chords at a key change that spells one of their notes anew: no reader ties C sharp to
+    D flat."""
+    for bar in range(1, len(keys)):
+        if keys[bar] == keys[bar - 1]:
+            continue
+        line, old, new = bars[bar], pitch_texts(keys[bar - 1][0]), pitch_texts(keys[bar][0])
         for voice in voices:
             i = int(np.searchsorted(voice.on, line)) - 1
             goes_on = i >= 0 and voice.off[i] > line
@@ -285,21 +279,22 @@ def end_at_respelling(voices, bars, keys):
 
 
 def changes_at_bars(meters, keys, tempos):
-    """Returns {bar: [fields for every voice, fields for the first]} of all that changes after the
-    start; a tempo is the whole tune's and stands once."""
+    """Returns {bar: [fields of every voice, fields of the first voice]} of changes after the start;
+    a tempo is the whole tune's and stands once."""
     changes = defaultdict(lambda: ["", ""])
-    for bar, (n, d) in meters[1:]:
-        changes[bar][0] += f"[M:{n}/{d}]"
-    for bar, *key in keys[1:]:
-        changes[bar][0] += f"[K:{key_name(*key)}]"
-    for bar, qpm in tempos.items():
-        changes[bar][1] += f"[Q:1/4={qpm}]"
+    for bar in range(1, len(meters)):
+        if meters[bar] != meters[bar - 1]:
+            changes[bar][0] += "[M:%d/%d]" % meters[bar]
+        if keys[bar] != keys[bar - 1]:
+            changes[bar][0] += f"[K:{key_name(*keys[bar])}]"
+        if tempos[bar] != tempos[bar - 1]:
+            changes[bar][1] += f"[Q:1/4={tempos[bar]}]"
     return changes
 
 
 def layout(voices, changes, n_bars):
-    """Returns the music lines: the voices one after the other, a group of bars at a time; a line
-    starts wherever something changes."""
+    """Returns the music lines: each has a group of bars of every voice, and something changes only
+    where a line starts."""
     per_bar = sum(sum(map(len, voice)) for voice in voices) / n_bars + len(voices)
     room = LINE_CHARS - len("[V:1]") * len(voices)
     group = next((n for n in GROUP_BARS if per_bar * n <= room), 1)

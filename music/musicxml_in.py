@@ -21,13 +21,11 @@ TIES = {("start",): "[", ("stop",): "]", ("start", "stop"): "_"}
 
 def read_musicxml(data):
     """Returns the Score in a file's bytes; ScoreError says why there is none."""
-    is_collecting = gc.isenabled()
     gc.disable()  # searching a large tree of XML for cycles takes half of the time
     try:
         return _read(data)
     finally:
-        if is_collecting:
-            gc.enable()
+        gc.enable()
 
 
 def _read(data):

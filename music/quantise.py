@@ -1,7 +1,7 @@
 """From played to written time: the grid of every beat, and the onsets and ends of notes on it.
 
-Time is counted in integer *units*: 1/64 notes and 3, 5, 6, 7 and 9 notes in a beat are whole
-numbers of them. *onset* and *end* are times as played (floats), *on* and *off* on the grid (ints).
+Time is counted in *units*: 1/64 notes and 3, 5, 6, 7 and 9 notes in a beat are whole numbers of
+them. *onset* and *end* are times as played (floats), *on* and *off* lie on the grid (ints).
 """
 
 import numpy as np
@@ -13,17 +13,16 @@ SMALLEST = THIRTY_SECOND  # units; what bars and changes of meter are multiples 
 BINARY, TERNARY, SEXTUPLET = SIXTEENTH, QUARTER // 3, QUARTER // 6  # steps of the grid of one beat
 
 POINT = QUARTER // 24  # of all costs and errors below (21 ms at 120 quarter notes a minute)
-# error (per onset, per beat) that a finer grid must save before it is used: with less, hand-played
-# sixteenths turn into ragged 32nds
+# cost (per onset, per beat) of a finer grid: with less, hand-played sixteenths become ragged 32nds
 GRID_COST = {THIRTY_SECOND: (1.0, 1.0), SEXTUPLET: (0.8, 1.0)}
-TERNARY_ONSET_COST = 0.1  # per onset: a beat that fits both grids equally well is binary
-# per beat of triplets, times the share of the triplet grid in the file's total error: a lone
-# "triplet" among straight beats is a late sixteenth
+TERNARY_ONSET_COST = 0.1  # a beat that fits both grids equally well is binary
+# per beat, times the triplet grid's share of the file's error: a lone "triplet" among straight beats
+# is a late sixteenth
 TERNARY_COST = 3.0
-FAR = 3.0  # an onset that a grid moves further than this (an eighth of a beat) speaks against it
-APART = 1.5  # between two onsets of one pitch that are two notes; closer ones are one note doubled
-# Rare grids, {step: (onsets in the beat at least, cost per onset)}: a beat takes one only if every
-# onset lies on it, as no hand plays; else five hurried sixteenths would become a quintuplet
+FAR = 3.0  # an error beyond this (an eighth of a beat) counts threefold
+APART = 1.5  # two onsets of one pitch that are closer are one note doubled
+# rare grids, {step: (least onsets in the beat, cost per onset)}: a beat takes one only if every
+# onset lies on it; else five hurried sixteenths would become a quintuplet
 RARE_GRIDS = {
     QUARTER // 5: (4, 0.5),
     QUARTER // 7: (5, 0.5),
@@ -35,17 +34,17 @@ RARE_COST = 1.5  # per beat
 
 
 def beat_grid(bars):
-    """Returns the starts of all beats (quarter notes from each bar line, the last of a bar may be
-    shorter), one more than beats."""
+    """Returns the starts of all beats, one more than beats: quarter notes from each bar line, the
+    last of a bar may be shorter."""
     beats = [np.arange(start, end, QUARTER) for start, end in zip(bars, bars[1:])]
     return np.concatenate([*beats, bars[-1:]])
 
 
 def quantise(track, pitch, onset, end, beats, n_tracks):
-    """Returns (on, off): onsets and ends on the grid, in units; every note lasts at least one step.
+    """Returns (on, off) of notes; every note lasts at least one step of its grid.
 
-    The grid is chosen per beat and track. Notes of one pitch that fall on one place though the MIDI
-    has them apart (a trill) take their beat to the 32nd grid, then to the 64th grid.
+    The grid is chosen per beat and track. Notes of one pitch that fall on one place though they
+    were played apart (a trill) take their beat to the 32nd grid, then to the 64th grid.
     """
     n_beats = len(beats) - 1
     beat = np.searchsorted(beats, onset + 1e-4, side="right") - 1
@@ -65,10 +64,9 @@ def quantise(track, pitch, onset, end, beats, n_tracks):
 
 
 def choose_grids(cell, place, length, n_cells):
-    """Returns the step of the grid of every cell (a beat of a track), by the error of its onsets.
+    """Returns the step of the grid of every cell (a beat of a track), the one of least error.
 
-    cell, place, length: of every onset, the cell, the units from the start of its beat, and the
-    length of the beat.
+    cell, place, length: of every onset, its cell, its place in its beat and the beat's length.
     """
 
     def distance(step):
@@ -101,8 +99,7 @@ def choose_grids(cell, place, length, n_cells):
 
 
 def quantised_ends(track, on, end, beats, step):
-    """Returns ends on the grid of the beat they fall into; a note that would vanish lasts one step.
-    step: of every cell."""
+    """Returns ends on the grid of the beat they fall into. step: of every cell."""
     n_beats = len(beats) - 1
 
     def beat_and_step(at):
@@ -118,8 +115,8 @@ def quantised_ends(track, on, end, beats, step):
 
 
 def unify_ends(track, on, end):
-    """Returns ends; those of a chord within a sixteenth of their mean become one: a chord of
-    unequal ends would be written as a row of ties."""
+    """Returns ends; those of a chord within a sixteenth of their mean become one, for unequal ends
+    are written as a row of ties."""
     new = np.flatnonzero(differs(on, track))
     sizes = np.diff(np.append(new, len(on)))
     mean = np.repeat(np.add.reduceat(end, new) / sizes, sizes)

@@ -40,12 +40,13 @@ class Heads(NamedTuple):
 
 
 def voice_text(voice, bars, beats, meters, keys):
-    """Returns the text of every bar of one voice; Z is a silent bar."""
+    """Returns the text of every bar of one voice; Z is a silent bar. meters, keys: (n, d) and
+    (sharps, minor) of every bar."""
     tuplets = tuplets_of(voice.on, voice.off, beats)
-    has_pickup = bars[1] != bar_length(meters[0][1], QUARTER)
+    has_pickup = bars[1] != bar_length(meters[0], QUARTER)
     heads = cut_voice(voice, bars, tuplets, has_pickup)
-    heads = cut_lengths(heads, bars, pulses_of(meters, len(bars) - 1))
-    return bar_texts(voice, heads, tuplet_prefixes(heads, tuplets), keys, len(bars) - 1)
+    heads = cut_lengths(heads, bars, pulses_of(meters))
+    return bar_texts(voice, heads, tuplet_prefixes(heads, tuplets), keys)
 
 
 def tuplets_of(on, off, beats):
@@ -106,12 +107,9 @@ def first_head(place, length, pulse):
     return max(range(1, length), key=merit)
 
 
-def pulses_of(meters, n_bars):
+def pulses_of(meters):
     """Returns the pulse of every bar in 1/32: the dotted beat of a compound meter, else 1."""
-    pulses = np.ones(n_bars, int)
-    for bar, (n, d) in meters:
-        pulses[bar:] = 3 * 32 // d if n % 3 == 0 and n > 3 else 1
-    return pulses
+    return np.array([3 * 32 // d if n % 3 == 0 and n > 3 else 1 for n, d in meters])
 
 
 def cut_lengths(heads, bars, pulses):
@@ -175,20 +173,18 @@ def tuplet_prefixes(heads, tuplets):
     return prefixes
 
 
-def bar_texts(voice, heads, prefixes, keys, n_bars):
+def bar_texts(voice, heads, prefixes, keys):
     """Returns the text of every bar; an accidental holds for its letter to the bar's end."""
     tied_on = heads.sounds & (voice.off[heads.event] > heads.stop)
     columns = (heads.bar, heads.event, heads.sounds, tied_on, heads.lengths())
-    bars, keys = [[] for _ in range(n_bars)], list(keys)
-    chords, ties_of, current = voice.chords, voice.ties, -1
+    bars, chords, ties_of, current = [[] for _ in keys], voice.chords, voice.ties, -1
     for bar, event, sounds, tied, units, prefix in zip(
         *(column.tolist() for column in columns), prefixes
     ):
         if bar != current:
             current = bar
-            while len(keys) > 1 and keys[1][0] <= bar:
-                keys.pop(0)
-            table, in_force = pitch_texts(keys[0][1]), list(key_alterations(keys[0][1]))
+            sharps, _ = keys[bar]
+            table, in_force = pitch_texts(sharps), list(key_alterations(sharps))
         head = "z"
         if sounds:
             ties = () if tied else ties_of.get(event, ())
