@@ -117,10 +117,9 @@ def quantised_ends(track, on, end, beats, step):
 def unify_ends(track, on, end):
     """Returns ends; those of a chord within a sixteenth of their mean become one, for unequal ends
     are written as a row of ties."""
-    new = np.flatnonzero(differs(on, track))
-    sizes = np.diff(np.append(new, len(on)))
-    mean = np.repeat(np.add.reduceat(end, new) / sizes, sizes)
-    near = np.logical_and.reduceat(np.abs(end - mean) <= SIXTEENTH, new)
+    first, sizes = runs(on, track)
+    mean = np.repeat(np.add.reduceat(end, first) / sizes, sizes)
+    near = np.logical_and.reduceat(np.abs(end - mean) <= SIXTEENTH, first)
     return np.where(np.repeat(near, sizes), mean, end)
 
 
@@ -138,6 +137,12 @@ def differs(*columns):
     changed = np.ones(len(columns[0]), bool)
     changed[1:] = np.logical_or.reduce([column[1:] != column[:-1] for column in columns])
     return changed
+
+
+def runs(*columns):
+    """Returns (first index, length) of every run of equal elements, as arrays."""
+    first = np.flatnonzero(differs(*columns))
+    return first, np.diff(np.append(first, len(columns[0])))
 
 
 def distinct(*times):

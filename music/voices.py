@@ -1,34 +1,34 @@
-"""From tracks to voices: a written voice has no two events at once.
+"""From tracks to voices, which have no two events at once. Times: units (`music/quantise.py`).
 
 A track whose notes overlap is written with ties or dealt out to several voices, whichever takes
-fewer characters; parts that never sound together share a voice; of too many voices the top line,
-the bass and the fullest stay. Times are in units of the grid (`music/quantise.py`).
+fewer characters. Voices that never sound together become one. Of too many the top line, the bass
+and the fullest stay.
 """
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 
-from music.quantise import QUARTER, SIXTEENTH, differs, distinct
+from music.quantise import QUARTER, SIXTEENTH, differs, distinct, runs
 
-# abc2midi strums: each note of a chord 1/48 quarter after the one below it. A chord with more notes
+# abc2midi begins each note of a chord 1/48 quarter after the one below it; a chord with more notes
 # than fit before its end throws its voice off the beat
 STRUM = QUARTER // 48
-# what a tied head costs: letter, octave mark, tie, its share of brackets and length
-TIED_CHARS = 4.0
-CUT_CHARS = 6.0  # what cutting a note short at a bar line may cost to be avoided
-VOICE_CHARS = 4.0  # what one more voice costs a bar: its share of the tag, rests around what sounds
+# costs, in characters
+TIED_CHARS = 4.0  # of a tied head
+CUT_CHARS = 6.0  # of a note that is cut short at a bar line
+VOICE_CHARS = 4.0  # of one more voice, a bar: tag and rests
 MAX_PARTS = 4  # voices that one track may become; a keyboard fugue has four
 MERGE_REACH = 16  # semitones between the mean pitches of two parts that may share a voice
 ANY_REACH = 128  # the same when there are too many voices: all of MIDI
-# a part of fewer notes than one in so many of the fullest part's is an effect, not a line
-EFFECT_SHARE = 10
+EFFECT_SHARE = 10  # a part with less than a tenth of the fullest part's notes is no line
 LATEST = 1 << 27  # later than any time in units: pitch, onset and end fit one int64 to sort by
 
 
 class Voice(NamedTuple):
-    """Events of one voice, without overlap. on, off: int arrays, units; chords: tuples of pitches,
-    low to high; ties: {event: (bool, ...)} for the events of which some notes are tied on."""
+    """Events of one voice. on, off: int arrays, units; chords: tuples of pitches, low to high;
+    ties: {event: (bool, ...)}, which of its notes are tied on, of events that have such."""
 
     on: np.ndarray
     off: np.ndarray
@@ -40,7 +40,7 @@ class Voice(NamedTuple):
         return sum(map(len, self.chords)) - sum(map(sum, self.ties.values()))
 
     def onsets(self):
-        """Returns times at which a note begins: of every event but those that only go on."""
+        """Returns the times at which a note begins."""
         begins = np.ones(len(self.on), bool)
         for i, flags in self.ties.items():
             tied = {pitch for pitch, is_tied in zip(self.chords[i], flags) if is_tied}
@@ -53,29 +53,19 @@ def make_voices(track, pitch, on, off, bars, max_voices):
     """Returns (at most `max_voices` voices, high to low; how many notes were doubled, how many left
     out with their voice).
 
-    track, pitch, on, off: int arrays, sorted by track and onset; bars: the bar lines, one more than
-    bars.
+    track, pitch, on, off: int arrays, sorted by track and onset; bars: the bar lines.
     """
-    first = np.flatnonzero(differs(track))
-    tracks = [
-        tidy(pitch[a:b], on[a:b], off[a:b]) for a, b in zip(first, np.append(first[1:], len(on)))
-    ]
-    n_kept = sum(len(pitches) for pitches, _, _ in tracks)
+    tracks = [tidy(pitch[a : a + n], on[a : a + n], off[a : a + n]) for a, n in zip(*runs(track))]
+    n_doubled = len(on) - sum(len(pitches) for pitches, _, _ in tracks)
     parts = merge_parts(voices_of_tracks(tracks, bars, max_voices), bars, max_voices)
-    n_dropped = 0
-    if len(parts) > max_voices:
-        keep = choose_parts(
-            [part.pitch for part in parts], [part.n_heads for part in parts], max_voices
-        )
-        n_dropped = sum(part.voice.n_notes() for i, part in enumerate(parts) if i not in keep)
-        parts = [parts[i] for i in keep]
-    parts.sort(key=lambda part: -part.pitch)
-    return [part.voice for part in parts], len(on) - n_kept, n_dropped
+    kept = sorted(choose_parts(parts, max_voices), key=lambda part: -part.pitch)
+    n_all, n_kept = (sum(part.voice.n_notes() for part in some) for some in (parts, kept))
+    return [part.voice for part in kept], n_doubled, n_all - n_kept
 
 
 def tidy(pitch, on, off):
-    """Returns notes of one track, sorted by onset and pitch: doubled notes stand once, a note ends
-    where its pitch starts again, and overlaps of up to a sixteenth, from legato playing, go."""
+    """Returns (pitch, on, off) of one track, by onset and pitch: doubled notes stand once, a note
+    ends where its pitch starts again, and overlaps of up to a sixteenth (legato playing) go."""
     order = np.argsort((pitch * LATEST + on) * LATEST - off)  # by pitch, onset, the longest first
     pitch, on, off = pitch[order], on[order], off[order]
     keep = differs(pitch, on)
@@ -85,17 +75,16 @@ def tidy(pitch, on, off):
     order = np.argsort(on * 128 + pitch)
     pitch, on, off = pitch[order], on[order], off[order]
     onsets = distinct(on)
-    # the last onset before each end
-    before = onsets[np.searchsorted(onsets, off, side="right") - 1]
-    off = np.where((off - before <= SIXTEENTH) & (before > on), before, off)
-    return thin_chords(pitch, on, off, onsets)
+    last = onsets[np.searchsorted(onsets, off, side="right") - 1]  # before the end
+    off = np.where((off - last <= SIXTEENTH) & (last > on), last, off)
+    return thin_chords(pitch, on, off)
 
 
-def thin_chords(pitch, on, off, onsets):
-    """Returns the same notes without chords that abc2midi cannot strum before they end (STRUM):
-    they are held to the next onset if that is near; if this is not enough, their inner notes go."""
-    first = np.searchsorted(on, onsets)
-    sizes = np.diff(np.append(first, len(on)))
+def thin_chords(pitch, on, off):
+    """Returns the notes without chords that abc2midi cannot strum before they end (STRUM): they are
+    held to the next onset if that is near; if this is not enough, inner notes go."""
+    first, sizes = runs(on)
+    onsets = on[first]
     crowded = np.flatnonzero(STRUM * sizes > np.minimum.reduceat(off, first) - onsets)
     if not len(crowded):
         return pitch, on, off
@@ -110,7 +99,7 @@ def thin_chords(pitch, on, off, onsets):
 
 
 def tied_voice(pitch, on, off):
-    """Returns the voice of notes: cut where one starts or ends, tied over the cuts."""
+    """Returns the Voice of notes: cut where any starts or ends, and tied."""
     cuts = distinct(on, off)
     first, last = np.searchsorted(cuts, on), np.searchsorted(cuts, off)
     n_heads = last - first
@@ -120,9 +109,9 @@ def tied_voice(pitch, on, off):
     note, stretch = note[order], stretch[order]
     tied = last[note] > stretch + 1
     start = np.flatnonzero(differs(stretch))
-    bounds = np.append(start, len(note)).tolist()
+    bounds = [*start.tolist(), len(note)]
     chords, flags = (
-        [tuple(column[a:b]) for a, b in zip(bounds, bounds[1:])]
+        [tuple(column[a:b]) for a, b in pairwise(bounds)]
         for column in (pitch[note].tolist(), tied.tolist())
     )
     ties = {i: row for i, row in enumerate(flags) if any(row)}
@@ -130,23 +119,22 @@ def tied_voice(pitch, on, off):
 
 
 def end_at_bars(on, off, bars):
-    """Returns ends of the notes of one voice; those that overlap others end at the next bar line:
-    abc2midi joins ties of changing chords over a bar line to wrong notes."""
+    """Returns ends of the notes of one voice; those that overlap others end at the next bar line,
+    over which abc2midi joins ties of changing chords to wrong notes."""
     bar = bars[np.searchsorted(bars, on, side="right")]
     if not (off > bar).any():
         return off
-    new = np.flatnonzero(differs(on))
-    before = np.concatenate([[0], np.maximum.accumulate(off)[new[1:] - 1]])
-    chord = np.repeat(np.arange(len(new)), np.diff(np.append(new, len(on))))
-    longest, shortest = np.maximum.reduceat(off, new), np.minimum.reduceat(off, new)
-    after = np.append(on[new[1:]], off.max())
-    alone = (longest == shortest) & (longest <= after) & (before <= on[new])
-    return np.where(alone[chord], off, np.minimum(off, bar))
+    first, sizes = runs(on)
+    before = np.concatenate([[0], np.maximum.accumulate(off)[first[1:] - 1]])
+    longest, shortest = np.maximum.reduceat(off, first), np.minimum.reduceat(off, first)
+    after = np.append(on[first[1:]], off.max())
+    alone = (longest == shortest) & (longest <= after) & (before <= on[first])
+    return np.where(np.repeat(alone, sizes), off, np.minimum(off, bar))
 
 
 def voices_of_tracks(tracks, bars, max_voices):
-    """Returns the voices of all tracks [(pitch, on, off)], each in the cheapest of its ways; where
-    this gives more than `max_voices`, the tracks that gain least by being split get ties."""
+    """Returns the voices of tracks [(pitch, on, off)], each in the cheapest of its ways; where this
+    gives more than `max_voices`, the tracks that gain least by a split get ties."""
     ways = [ways_to_write(*notes, bars) for notes in tracks]
     chosen = [min(range(len(way)), key=lambda i: way[i][0]) for way in ways]
     while len(tracks) + sum(chosen) > max(max_voices, len(tracks)):
@@ -163,22 +151,21 @@ def voices_of_tracks(tracks, bars, max_voices):
 
 
 def ways_to_write(pitch, on, off, bars):
-    """Returns [(characters it costs, part of each note)] of a track: as one voice with ties, as
-    two, three ... voices."""
-    n_bars = len(bars) - 1
+    """Returns [(its cost, part of each note)] of a track: as one voice with ties, as two, three ...
+    voices."""
     ways = [(tying_chars(on, off, bars), np.zeros(len(on), np.int64))]
     for n_parts in range(2, MAX_PARTS + 1):
-        # more voices alone cost more
-        if ways[-1][0] <= VOICE_CHARS * n_bars * (n_parts - 1):
+        voices_cost = VOICE_CHARS * (len(bars) - 1) * (n_parts - 1)
+        if ways[-1][0] <= voices_cost:
             break
         part = deal_notes(pitch, on, off, n_parts)
-        cost = sum(tying_chars(on[part == n], off[part == n], bars) for n in range(n_parts))
-        ways.append((cost + (n_parts - 1) * VOICE_CHARS * n_bars, part))
+        ties_cost = sum(tying_chars(on[part == n], off[part == n], bars) for n in range(n_parts))
+        ways.append((ties_cost + voices_cost, part))
     return ways
 
 
 def tying_chars(on, off, bars):
-    """Returns characters that overlaps cost in one voice: tied heads, and notes cut short."""
+    """Returns what overlaps cost in one voice: tied heads, and notes cut short."""
     whole, off = off, end_at_bars(on, off, bars)
     cuts = distinct(on, off)
     n_heads = int((np.searchsorted(cuts, off) - np.searchsorted(cuts, on)).sum())
@@ -186,8 +173,8 @@ def tying_chars(on, off, bars):
 
 
 def deal_notes(pitch, on, off, n_parts):
-    """Returns the part (of n_parts) of each note of a track: each chord goes to the first voice
-    that is free, the highest chord first, so that a melody stays in the first voice."""
+    """Returns the part (of n_parts) of each note of a track: a chord goes to the first part that is
+    free, the highest chord first, so that a melody stays in the first part."""
     order = np.lexsort((-pitch, off, on))
     new = differs(on[order], off[order])
     top = order[new]  # the highest note of each chord
@@ -210,7 +197,7 @@ def deal_notes(pitch, on, off, n_parts):
 
 
 class Part(NamedTuple):
-    """A voice, the bars it sounds in, its mean pitch and number of heads."""
+    """A voice, whether it sounds in each bar, its mean pitch and number of heads."""
 
     voice: Voice
     sounds: np.ndarray
@@ -219,7 +206,7 @@ class Part(NamedTuple):
 
 
 def part_of(voice, bars):
-    """Returns the Part of one voice. bars: the bar lines."""
+    """Returns the Part of a voice."""
     change = np.zeros(len(bars) + 1, np.int64)
     np.add.at(change, np.searchsorted(bars, voice.on, side="right") - 1, 1)
     np.add.at(change, np.searchsorted(bars, voice.off, side="left"), -1)
@@ -228,8 +215,8 @@ def part_of(voice, bars):
 
 
 def merge_parts(voices, bars, max_voices):
-    """Returns the Parts of voices, joined where two never sound in the same bar (one part changing
-    its instrument): if their mean pitches lie within MERGE_REACH, at any distance if too many."""
+    """Returns the Parts of voices. Two that never sound in the same bar (one that changes its
+    instrument) are joined if they lie within MERGE_REACH, or if there are too many."""
     parts = [part_of(voice, bars) for voice in voices]
     for reach in (MERGE_REACH, ANY_REACH):
         if reach == ANY_REACH and len(parts) <= max_voices:
@@ -252,7 +239,7 @@ def merge_parts(voices, bars, max_voices):
 
 
 def join_voices(a, b):
-    """Returns one voice of two that do not overlap."""
+    """Returns one Voice of two that do not overlap."""
     on, off = np.concatenate([a.on, b.on]), np.concatenate([a.off, b.off])
     chords, order = a.chords + b.chords, np.argsort(on, kind="stable")
     ties = {**a.ties, **{len(a.chords) + i: tied for i, tied in b.ties.items()}}
@@ -265,14 +252,12 @@ def join_voices(a, b):
     )
 
 
-def choose_parts(pitches, sizes, max_voices):
-    """Returns which of the parts stay when there are more than `max_voices`: the top line, the
-    bass, then those with most notes. EFFECT_SHARE says what is neither top line nor bass.
-
-    >>> choose_parts([60, 70, 80, 40], [50, 90, 5, 80], 3)
-    [0, 1, 3]
-    """
-    by_size = sorted(range(len(sizes)), key=lambda i: -sizes[i])
-    lines = [i for i in by_size if sizes[i] * EFFECT_SHARE >= sizes[by_size[0]]]
-    outer = [max(lines, key=lambda i: pitches[i]), min(lines, key=lambda i: pitches[i])]
-    return sorted(list(dict.fromkeys(outer + by_size))[:max_voices])
+def choose_parts(parts, max_voices):
+    """Returns at most `max_voices` of the parts: the top line, the bass, then those with most
+    notes. EFFECT_SHARE says which parts are lines."""
+    by_size = sorted(range(len(parts)), key=lambda i: -parts[i].n_heads)
+    fullest = parts[by_size[0]].n_heads
+    lines = [i for i in by_size if parts[i].n_heads * EFFECT_SHARE >= fullest]
+    top, bass = (choose(lines, key=lambda i: parts[i].pitch) for choose in (max, min))
+    kept = list(dict.fromkeys([top, bass, *by_size]))[:max_voices]
+    return [parts[i] for i in sorted(kept)]
