@@ -1,9 +1,7 @@
-"""Tunebooks and tunes as text: splitting books into tunes, cutting tunes at bar lines.
+"""Splits books into tunes, and cuts tunes at bar lines.
 
-    tunes = split_tunebook(text)     # every tune of a book, exactly as it is written
-    pieces = cut_tune(tune, 5000)    # whole bars, each piece a tune that sounds as in its place
-
-Nothing is cut inside a bar: half a bar would teach a model that bars may have any length.
+tunes = split_tunebook(text)     # every tune of a book, as it is written
+pieces = cut_tune(tune, 5000)    # whole bars, each piece a tune that sounds as in its place
 """
 
 import math
@@ -16,11 +14,8 @@ from music.theory import SIGNS
 
 
 def split_tunebook(text, any_text=False):
-    """Returns the tunes of a tunebook: each begins with a line `X:` and ends before an empty line
-    or the next `X:`; what stands between them is left out.
-
-    any_text: of a text without any line `X:` the parts between empty lines are taken. Line ends of
-    all systems are read, and a byte order mark is skipped.
+    """Returns the tunes of a book: each begins with a line `X:` and ends before an empty line or
+    the next `X:`. any_text: a text without any line `X:` is split at empty lines.
 
     >>> split_tunebook("Jigs\\n\\nX:1\\nK:C\\nC|\\n\\nby ear\\nX:2\\nK:G\\nG|")
     ['X:1\\nK:C\\nC|\\n', 'X:2\\nK:G\\nG|\\n']
@@ -36,24 +31,23 @@ def split_tunebook(text, any_text=False):
 
 
 def body_start(text):
-    """Returns where the music begins: after the line K: of the header (0 if there is none)."""
+    """Returns the place after the line K:, where the music begins; 0 if there is none."""
     match = re.search(r"^K:[^\n]*\n", text, re.MULTILINE)
     return match.end() if match else 0
 
 
 def trim_to_bars(text):
-    """Returns a text without the unfinished bar at its end; without a finished bar it stays as it
-    is."""
+    """Returns a text without the unfinished bar at its end; one without a finished bar stays."""
     ends = [bar.closed for bar in Reader(text, strict=False).order if bar.closing]
     return text[: max(ends)] + "\n" if ends else text
 
 
 def cut_tune(text, max_chars, min_chars=0):
-    """Cuts a tune into pieces of whole bars: [(bars before the piece, its ABC text)].
+    """Returns [(bars before the piece, its ABC text)]: a tune in pieces of whole bars.
 
-    Every piece repeats the header, with the meter, key and tempo that hold where it starts. Pieces
-    are about equally long, and max_chars and min_chars are kept wherever the bars allow. A note
-    tied over a cut is struck again with its accidental written out. Raises AbcError.
+    Every piece has the header, with the meter, key and tempo that hold where it starts. Pieces are
+    about equally long; max_chars and min_chars are kept wherever the bars allow. A note tied over a
+    cut is struck again with its accidental. Raises AbcError.
     """
     if len(text) <= max_chars:
         return [(0, text)]
@@ -61,7 +55,7 @@ def cut_tune(text, max_chars, min_chars=0):
     n_bars = max((len(voice.bars) for voice in reader.sounding_voices()), default=0)
     header_chars = sum(len(line) + 1 for line in _header_lines(reader))
     room = max(1, max_chars - header_chars - 24)  # 24: a longer key, tempo or accidental
-    points = [(reader.body_from, 0, None), *_cut_points(reader), (len(text.rstrip()), n_bars, None)]
+    points = [*_cut_points(reader), (len(text.rstrip()), n_bars, {})]
     chosen = _even_cuts([place for place, *_ in points], room, min_chars - header_chars)
     return [
         (points[start][1], _piece(reader, points[start], points[stop]))
@@ -70,11 +64,11 @@ def cut_tune(text, max_chars, min_chars=0):
 
 
 def piece_of_bars(reader, first, stop):
-    """Returns (ABC text of a tune's bars from number `first` to before number `stop`, both from 0;
-    bars before it; bars before its end), cut where all voices are at a bar line, not behind `first`
-    and `stop`. reader: of the tune, strict."""
+    """Returns (ABC text of a tune's bars number `first` to `stop` - 1, from 0; bars before it; bars
+    before its end), cut at the last places up to these where all voices are at a bar line. reader:
+    of the tune, strict."""
     total = max((len(voice.bars) for voice in reader.sounding_voices()), default=0)
-    points = [(reader.body_from, 0, None), *_cut_points(reader, total)]
+    points = _cut_points(reader, total)
     begin, end = (
         max((point for point in points if point[1] <= max(n, 0)), key=lambda point: point[1])
         for n in (first, stop)
@@ -87,9 +81,8 @@ def _header_lines(reader):
 
 
 def _even_cuts(places, room, least):
-    """Returns indices of the places to cut at, the first and the last among them.
-
-    Pieces are few and even; the last one keeps `least` characters where it can."""
+    """Returns the indices of the places to cut at, first and last included: few, even pieces of at
+    most `room` characters, the last one of at least `least`, where that can be."""
     chosen = [0]
     while chosen[-1] < len(places) - 1:
         first = chosen[-1]
@@ -105,17 +98,15 @@ def _even_cuts(places, room, least):
         ):
             last += 1
         while first + 1 < last < len(places) - 1 and places[-1] - places[last] < least:
-            last -= 1  # leave enough for the last piece
+            last -= 1
         chosen.append(last)
     return chosen
 
 
 def _cut_points(reader, total=None):
-    """Returns [(place in the text, bars before it, {voice: its bar before the cut})] where every
-    voice is at a bar line.
-
-    A voice that ends before the others does not hold them up; total: unless it should have that
-    many bars."""
+    """Returns [(place in the text, bars before it, {voice: its bar before it})]: the start, and
+    where every voice is at a bar line. A voice that ends before the others does not hold them up;
+    total: unless it should have that many bars."""
     totals = {voice.name: total or len(voice.bars) for voice in reader.sounding_voices()}
     counts, before, points, n_now = dict.fromkeys(totals, 0), {}, [], 0
     for bar in reader.order:
@@ -131,7 +122,9 @@ def _cut_points(reader, total=None):
             and len({last.after[:3] for last in level.values()}) == 1
         ):
             points.append((bar.closed, n_now, level))
-    return points if total else [point for point in points if point[0] < reader.order[-1].end]
+    if not total:
+        points = [point for point in points if point[0] < reader.order[-1].end]
+    return [(reader.body_from, 0, {}), *points]
 
 
 _LEADING_FIELDS = re.compile(r"(?:\[[MKQ]:[^\[\]]*\])*")
@@ -139,14 +132,14 @@ _INLINE_FIELD = re.compile(r"\[([MKQ]):([^\[\]]*)\]")
 
 
 def _piece(reader, start, stop):
-    """Returns text of the bars between two cut points."""
+    """Returns the ABC text of the bars between two cut points."""
     text, voices = reader.text, reader.sounding_voices()
     (begin, first_bar, before), (end, _, last_bars) = start, stop
     values, rewritten = {}, {}  # fields that hold at the start, by letter; {bar: its new text}
     if before:
         opening = [voice.bars[first_bar] for voice in voices if first_bar < len(voice.bars)]
         values, rewritten = _opening(text, before, opening)
-    for bar in (last_bars or {}).values():
+    for bar in last_bars.values():
         if bar.ties:
             rewritten[bar] = _untie(rewritten.get(bar, bar.text))
     parts, at = [], begin
@@ -162,10 +155,9 @@ def _piece(reader, start, stop):
 
 
 def _opening(text, before, opening):
-    """Returns how a piece begins after a cut: (its values of M: K: L: Q:, {bar: its new text}).
-
-    before: {voice: its last bar before the cut}; opening: the first bar of every voice after it.
-    Changes right at the cut move into the header."""
+    """Returns ({field: its value after a cut}, {bar: its new text}); fields that stand right at the
+    cut move into the header. before: {voice: its last bar before the cut}; opening: the first bar
+    of every voice after it."""
     values, rewritten = dict(zip("MKLQ", next(iter(before.values())).after)), {}
     # tempo is of the tune, not of a voice
     values["Q"] = max(before.values(), key=lambda bar: bar.closed).after[3]
@@ -188,12 +180,12 @@ def _opening(text, before, opening):
 
 
 def _header_with(header, values):
-    """Returns lines of a header with these values of M: K: L: Q: in place of its own."""
+    """Returns the lines of a header with these values of M: K: L: Q:."""
     values, lines = dict(values), []
     for line in header:
         letter = line[0] if line[1:2] == ":" else ""
         value = values.pop(letter, None) if letter in ("M", "K", "L", "Q") else None
-        if letter == "K":  # K: ends the header: what it did not have yet stands before it
+        if letter == "K":  # it ends the header
             lines += [f"{other}:{values.pop(other)}" for other in "MLQ" if values.get(other)]
         if value is not None and clean_line(line)[2:].strip() != value:
             line = f"{letter}:{value}"
@@ -202,8 +194,7 @@ def _header_with(header, values):
 
 
 def _in_one_stretch(text, bar):
-    """Tells whether the bar stands in the text in one stretch, without comments and other
-    voices."""
+    """Returns True if a bar stands in one stretch, not broken by comments or other voices."""
     return bar.end - bar.start == len(bar.text) and text.startswith(bar.text, bar.start)
 
 
@@ -227,8 +218,8 @@ def _untie(bar_text):
 
 
 def _respell(bar_text, key, ties):
-    """Returns a bar whose first notes were tied to `ties`, with the accidentals they had from there
-    written out; the next note on that letter may now need one of its own.
+    """Returns a bar whose first notes were tied to `ties`, with their accidentals written out; the
+    next note on that letter may now need one of its own.
 
     >>> _respell("F4F4G8", (0,) * 7, ((38, 66),))
     '^F4=F4G8'
