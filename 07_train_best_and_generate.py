@@ -433,7 +433,7 @@ def main(argv=None):
     with stage.writing():
         train_best(stage, planned, data, device)
         best = models.load_model(root, BEST, tokenizer, device)
-        study = evaluation.set_up(root, best, data, budget, args.seed, SEEDS, force=args.force)
+        study = evaluation.Evaluation(root, best, data, budget, args.seed, SEEDS, args.force)
         copy_best(root)
         evaluate(study)
         samples = generated.write_ten(study, TEN, measurements.read(root, "sweep")["chosen"])

@@ -26,8 +26,7 @@ SKILLS = {  # of `metrics.skills`, in the order of the figure
     "valid": "valid (level 4)",
     "ended": "ended by the model",
 }
-# a skill that no model shows in more than this share has no panel: a line of zeros says nothing
-NO_SKILL = 0.01
+NO_SKILL = 0.01  # a skill that no model shows in more than this share has no panel
 SHARES = (-0.03, 1.03)  # an axis of shares: 0 and 1 do not lie on the frame
 KNOCKED = {  # what is knocked out -> (words, colour)
     "all": ("no head off", "0.75"),
@@ -38,34 +37,28 @@ KNOCKED = {  # what is knocked out -> (words, colour)
 
 
 def draw_sampler(folder, sweep, chosen):
-    """Draws sampler.png and .svg: what every sampler of the sweep gives, over the setting that the
-    sweep changes; returns the file names. sweep: of `sampler_sweep.sweep_table`; chosen: the
-    sampler taken, in words."""
-    plt, rows = pyplot(), sweep["rows"]
+    """Draws sampler.png and .svg: what every sampler gives, over the setting that the sweep
+    changes; returns the file names. sweep: of `sampler_sweep.sweep_table`; chosen: in words."""
+    plt, rows, real = pyplot(), sweep["rows"], sweep["real"]
     figure, axes = plt.subplots(1, len(SWEEP_FIGURES), figsize=(13, 3.2), sharex=True)
     changed = max(MODEL_ITSELF, key=lambda key: len({row[key] for row in rows}))
     for axis, (key, title) in zip(axes, SWEEP_FIGURES.items()):
-        points = [
-            (row[changed], row[key], row.get(f"{key}_se") or 0)
-            for row in rows
-            if row[key] is not None
-        ]
-        if points:
+        known = [row for row in rows if row[key] is not None]
+        if known:
+            points = [(row[changed], row[key], row.get(f"{key}_se") or 0) for row in known]
             axis.errorbar(*zip(*points), marker="o", label="samples", capsize=2, color="#0072B2")
-        if sweep["real"].get(key) is not None:
-            axis.axhline(sweep["real"][key], color="0.4", linewidth=1, label="validation tunes")
+        if real[key] is not None:
+            axis.axhline(real[key], color="0.4", linewidth=1, label="validation tunes")
         axis.set(title=title, xlabel=changed.replace("_", "-"), ylim=SHARES)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncol=2)
-    figure.suptitle(
-        f"Sweep of the sampler, n = {sweep['n']} a point, bars: one standard error; chosen:"
-        f" {chosen}"
-    )
+    title = f"Sweep of the sampler, n = {sweep['n']} a point, bars: one standard error"
+    figure.suptitle(f"{title}; chosen: {chosen}")
     return save(figure, folder, "sampler")
 
 
 def _by_size(found):
-    """Returns [(look, parameters, values)] of every family, over its models by size; what was not
-    measured (None) is left out. found: [(model, value)]."""
+    """Returns [(look, parameters, values)] of every family, by size. found: [(model, value)], value
+    None where it was not measured."""
     points = {}
     for model, value in found:
         if value is not None:
@@ -75,18 +68,16 @@ def _by_size(found):
 
 
 def draw_skills(folder, skills):
-    """Draws skills.png and .svg: musical skills over model size, a line for each family, the levels
-    of held-out music and of the best n-gram as horizontal ones; returns the file names. skills: of
-    `tables.describe_skills`."""
+    """Draws skills.png and .svg: musical skills over model size, beside held-out music and the best
+    n-gram; returns the file names. skills: of `tables.describe_skills`."""
     plt, models = pyplot(), list(skills["models"].values())
     known = [key for key in SKILLS if any(model.get(key) is not None for model in models)]
     absent = [key for key in known if all((model.get(key) or 0) < NO_SKILL for model in models)]
     measures = [key for key in known if key not in absent]
     n_columns = min(4, max(1, len(measures)))
     n_rows = max(1, math.ceil(len(measures) / n_columns))
-    figure, axes = plt.subplots(
-        n_rows, n_columns, figsize=(3.1 * n_columns, 2.6 * n_rows + 0.5), squeeze=False, sharex=True
-    )
+    size = (3.1 * n_columns, 2.6 * n_rows + 0.5)
+    figure, axes = plt.subplots(n_rows, n_columns, figsize=size, squeeze=False, sharex=True)
     levels, shown = _levels_beside(skills), {}
     for axis, key in zip(axes.flat, measures):
         for family, sizes, values in _by_size((model, model.get(key)) for model in models):
@@ -103,10 +94,8 @@ def draw_skills(folder, skills):
     for axis in list(axes.flat)[len(measures) :]:
         axis.axis("off")
     figure.legend(shown.values(), shown, loc="outside lower center", ncol=max(1, len(shown)))
-    title = (
-        f"Which musical skill appears at which size (n = {skills['n']} samples a model,"
-        " temperature 1)"
-    )
+    n = f"n = {skills['n']} samples a model, temperature 1"
+    title = f"Which musical skill appears at which size ({n})"
     if absent:
         words = ", ".join(SKILLS[key] for key in absent)
         title += f"\nin no model (below {NO_SKILL:.0%}): {words}"
@@ -115,14 +104,14 @@ def draw_skills(folder, skills):
 
 
 def _levels_beside(skills):
-    """Returns [(name, skills, looks)] of what the models stand beside: held-out music, and the
-    n-gram with the most bars of the right length."""
-    levels = [("real music", skills.get("real_music") or {}, {"color": "0.4", "linewidth": 1})]
-    ngrams = skills.get("baselines") or {}
-    known = [name for name in ngrams if ngrams[name].get("meter") is not None]
+    """Returns [(name, skills, looks)] of held-out music, and of the n-gram with the most bars of
+    the right length."""
+    levels = [("real music", skills["real_music"] or {}, {"color": "0.4", "linewidth": 1})]
+    ngrams = skills["baselines"] or {}
+    known = [name for name, row in ngrams.items() if row["meter"] is not None]
     if known:
         name = max(known, key=lambda name: ngrams[name]["meter"])
-        copied = ngrams[name].get("copied_share")
+        copied = ngrams[name]["copied_share"]
         words = name if copied is None else f"{name}, {copied:.0%} copied"
         looks = {"color": "#CC79A7", "linewidth": 1.5, "linestyle": "--"}
         levels.append((words, ngrams[name], looks))
@@ -137,22 +126,14 @@ def draw_cost_of_control(folder, skills):
         control = model["control"] or {}
         if control.get("log2") is not None:
             found.append((model, (control["log2"], *control["log2_interval"])))
-    curves = _by_size(found)
-    if not curves:
+    if not found:
         return remove(folder, "cost_of_control") or []
     figure, axis = pyplot().subplots(figsize=(6.2, 3.4))
-    for family, sizes, values in curves:
+    for family, sizes, values in _by_size(found):
         middle, low, high = np.array(values).T
-        axis.errorbar(
-            sizes,
-            middle,
-            yerr=[middle - low, high - middle],
-            color=family.color,
-            marker=family.marker,
-            linestyle=family.line,
-            capsize=2,
-            label=family.label,
-        )
+        looks = {"color": family.color, "marker": family.marker, "linestyle": family.line}
+        errors = [middle - low, high - middle]
+        axis.errorbar(sizes, middle, yerr=errors, capsize=2, label=family.label, **looks)
     axis.axhline(0, color="0.4", linewidth=1, label="real music")
     axis.set(xlabel="parameters", ylabel="log2 P(next bar is right)", title="The cost of control")
     log_axes(axis, x=si)
@@ -167,10 +148,8 @@ def draw_repeated_bars(folder, rows):
     if not rows:
         return remove(folder, "repeated_bars") or []
     plt, families = pyplot(), in_order({row["family"] for row in rows})
-    amounts = sorted({row["n_chars_seen"] for row in rows})
-    figure, axes = plt.subplots(
-        1, len(families), figsize=(3.9 * len(families), 3.3), sharey=True, squeeze=False
-    )
+    amounts, width = sorted({row["n_chars_seen"] for row in rows}), 3.9 * len(families)
+    figure, axes = plt.subplots(1, len(families), figsize=(width, 3.3), sharey=True, squeeze=False)
     for family, axis in zip(families, axes[0]):
         own = [row for row in rows if row["family"] == family]
         for i, amount in enumerate(amounts):
@@ -178,14 +157,9 @@ def draw_repeated_bars(folder, rows):
             for row in own:
                 if row["n_chars_seen"] == amount:
                     saved.setdefault(row["params_non_embedding"], []).append(row["saved"])
-            axis.plot(
-                sorted(saved),
-                [sum(saved[n]) / len(saved[n]) for n in sorted(saved)],
-                marker="o",
-                markersize=4,
-                label=si(amount),
-                color=plt.get_cmap("viridis")(0.9 * i / max(len(amounts) - 1, 1)),
-            )
+            means = [sum(saved[n]) / len(saved[n]) for n in sorted(saved)]
+            color = plt.get_cmap("viridis")(0.9 * i / max(len(amounts) - 1, 1))
+            axis.plot(sorted(saved), means, "o-", markersize=4, label=si(amount), color=color)
         axis.set(xlabel="parameters but embeddings", title=f"{label(family)} (n = {len(own)} runs)")
         log_axes(axis, x=si)
     axes[0][0].set_ylabel("saved on a repeated bar\n(bits per character)")
@@ -194,9 +168,8 @@ def draw_repeated_bars(folder, rows):
 
 
 def draw_heads(folder, models):
-    """Draws heads.png and .svg: bits saved on repeated bars with heads knocked out, for every model
-    that copies; returns the file names, none without a model. models: of
-    `content.describe_copying`."""
+    """Draws heads.png and .svg: bits saved on repeated bars with heads knocked out; returns the
+    file names, none without a model. models: of `content.describe_copying`."""
     if not models:
         return remove(folder, "heads") or []
     figure, axis = pyplot().subplots(figsize=(max(5.0, 1.1 * len(models) + 2), 3.4))

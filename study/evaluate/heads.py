@@ -3,16 +3,14 @@
     found = heads(loaded, val_tokens)
     found["best"]["heads"], found["best"]["saved"]  # a head, bits that are saved without it
 
-A head is *knocked out* by setting its output to zero before the output matrix of its layer. If the
-bits saved on repeated bars (`study/evaluate/induction.py`) go and the rest of the loss hardly
-moves, that head does the copying. A control of other heads that harms the loss as much shows
-whether it is only harm.
-
-An induction head looks at the tokens after an earlier occurrence of the newest ones (Olsson et al.
-2022). With token shift what is to be copied is found at the offsets +2 to +4 as well as at +1.
+A head is *knocked out* by setting its output to zero. If the bits saved on repeated bars
+(`study/evaluate/induction.py`) go, and other heads that harm the loss as much leave them (the
+control), that head does the copying. An induction head looks at the tokens after an earlier
+occurrence of the newest ones (Olsson et al. 2022); with token shift up to four tokens after.
 """
 
 import contextlib
+import functools
 import itertools
 import math
 
@@ -26,52 +24,39 @@ MATCH = 4  # newest tokens that have to occur before
 OFFSETS = (0, 1, 2, 3, 4)  # from the last token of that occurrence; +1 is what followed
 KNOCKED_TUNES = 40  # with repeated bars, read for the knock-outs, about
 LEAST_SAVED = 0.2  # bits per character: a model that saves less has hardly learned to copy
-CANDIDATES = 3  # heads of which pairs are tried: those whose loss costs most of the saving
+CANDIDATES = 3  # heads, and pairs of other heads, that are tried
 
 
 def has_heads(model):
-    """True for a model whose blocks have attention heads that can be knocked out."""
+    """Returns True for a model whose blocks have attention heads."""
     return all(hasattr(block, "attention_out") for block in getattr(model, "blocks", [None]))
 
 
 def all_heads(model):
     """Returns [(layer, head)] of a model, both from 0."""
-    return [
-        (layer, head) for layer, block in enumerate(model.blocks) for head in range(block.n_head)
-    ]
+    return [(i, head) for i, block in enumerate(model.blocks) for head in range(block.n_head)]
 
 
 @contextlib.contextmanager
 def knocked_out(model, heads, means=None):
-    """Switches heads [(layer, head)] off as long as the context lasts.
-
-    means: output of every layer's heads that takes their place, [(d_model,)]; None: zero.
-    """
-    hooks = []
-    for layer, block in enumerate(model.blocks):
-        own = [head for at, head in heads if at == layer]
-        if own:
+    """Switches heads [(layer, head)] off as long as the context lasts. means: output of every
+    layer's heads that takes their place, [(d_model,)]; None: zero."""
+    with contextlib.ExitStack() as hooks:
+        for layer in {layer for layer, _ in heads}:
+            block = model.blocks[layer]
             width = block.attention_out.in_features
             off = torch.zeros(block.n_head, width // block.n_head, dtype=torch.bool)
-            off[own] = True
+            off[[head for at, head in heads if at == layer]] = True
             instead = torch.zeros(width) if means is None else means[layer]
-            hook = _replace(off.flatten(), instead)
-            hooks.append(block.attention_out.register_forward_pre_hook(hook))
-    try:
+            hook = functools.partial(_replace, off.flatten(), instead)
+            hooks.enter_context(block.attention_out.register_forward_pre_hook(hook))
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
-def _replace(off, instead):
-    """Makes a hook that puts `instead` into the columns `off` of a layer's input."""
-
-    def hook(module, inputs):
-        y = inputs[0]
-        return torch.where(off.to(y.device), instead.to(y.device, y.dtype), y)
-
-    return hook
+def _replace(off, instead, module, inputs):
+    """Puts `instead` into the columns `off` of a layer's input."""
+    y = inputs[0]
+    return torch.where(off.to(y.device), instead.to(y.device, y.dtype), y)
 
 
 def without(loaded, tunes, heads, means=None):
@@ -84,10 +69,10 @@ def without(loaded, tunes, heads, means=None):
 def heads(loaded, tokens, least_saved=LEAST_SAVED):
     """Knocks out every head of a model; None for a model without attention.
 
-    tokens: a Digested token stream. Returns {"all": costs with all heads, "heads": costs without
-    each, "best": the one of them whose loss costs most of the saving, "pair": costs without the
-    pair whose loss does, "control": of `control`}. Layers and heads count from 0. Where less than
-    least_saved bits are saved: no heads, and None for the rest.
+    tokens: a Digested token stream. Returns costs of bars: {"all": with all heads, "heads": without
+    each, "best": without the one whose loss costs most of the saving, "pair": without the pair
+    whose loss does, "control": of `control`}. Where less than least_saved bits are saved: no heads,
+    and None for the rest.
     """
     if not has_heads(loaded.model):
         return None
@@ -109,8 +94,8 @@ def heads(loaded, tokens, least_saved=LEAST_SAVED):
 
 
 def control(loaded, tunes, knocked, singles):
-    """Returns costs without two heads outside `knocked` that harm the loss as much as it does: of
-    CANDIDATES pairs of the heads that harm most the nearest. singles: costs without each head."""
+    """Returns costs without two other heads that harm the loss most nearly as much as the pair
+    `knocked`: of CANDIDATES pairs of the most harmful. singles: costs without each head."""
     harm = {tuple(row["heads"][0]): row["bits_per_char"] for row in singles}
     others = [head for head in harm if list(head) not in knocked["heads"]]
     by_harm = sorted(others, key=harm.get, reverse=True)
@@ -120,8 +105,8 @@ def control(loaded, tunes, knocked, singles):
 
 
 def matches(tokens):
-    """Returns (places, places of the last earlier occurrence of the same MATCH tokens), so far
-    apart that all OFFSETS lie before.
+    """Returns (places, places where the same MATCH tokens ended before), the last ones from which
+    all OFFSETS lie before.
 
     >>> [part.tolist() for part in matches(np.array([1, 2, 3, 4, 5, 1, 2, 3, 4]))]
     [[8], [3]]
@@ -138,9 +123,8 @@ def matches(tokens):
 
 
 def attention_weights(model, tokens):
-    """Returns [(heads, T, T) weights] of every layer of attention while the model reads tokens
-    (T,). Torch's fused attention returns none: the queries and keys that enter it are taken at the
-    call, and their softmax is computed here."""
+    """Returns [(heads, T, T)] of every layer while the model reads tokens (T,): torch's fused
+    attention returns no weights, so the softmax of its queries and keys is computed here."""
     weights = []
 
     class Watch(TorchFunctionMode):

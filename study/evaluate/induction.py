@@ -3,8 +3,8 @@
     row = repeats(loaded, val_tokens)
     row["saved"]   # bits per character by which a bar is cheaper when it comes back
 
-Both occurrences have the same characters, so what a model knows of bars in general cancels: the
-difference is what it copies from its context (the work of induction heads: Olsson et al. 2022).
+Both occurrences have the same characters: the difference is what the model copies from its context
+(the work of induction heads: Olsson et al. 2022).
 """
 
 from typing import NamedTuple
@@ -24,16 +24,16 @@ KINDS = ("first", "second", "later", "similar", "fresh", "near_first", "near", "
 
 
 class Tune(NamedTuple):
-    """A sequence as far as the context goes. tokens: START, then the text's; bars: of `bars_of`."""
+    """A sequence as far as the context goes."""
 
-    tokens: np.ndarray
+    tokens: np.ndarray  # START, then the text's
     n_chars: np.ndarray  # characters that each token of the text stands for
-    bars: list
+    bars: list  # of `bars_of`
 
 
 def repeats(loaded, tokens):
-    """Measures what bars cost a model: a row of `repeats_of`. tokens: a Digested token stream, of
-    which every sequence is read alone, as far as the context goes."""
+    """Measures what bars cost a model: a row of `repeats_of`. tokens: a Digested token stream, each
+    sequence of which is read alone."""
     return repeats_of(costs_of_bars(loaded, read_tunes(loaded, tokens.content)))
 
 
@@ -61,10 +61,9 @@ def has_repeat(tune):
 def bars_of(text, n_chars):
     """Returns [(start, end, kinds)] of the sounding bars within the first n_chars of a text.
 
-    kinds: of a bar that comes back exactly in its voice "first", "second" and "later", with
+    kinds: "first", "second", "later" of a bar that comes back exactly in its voice, with
     "near_first" and "near" where the second begins at most NEAR characters after the first, else
-    "far_first" and "far"; of another "similar" if one half of it stands earlier in the text, else
-    "fresh".
+    "far_first" and "far"; of others "similar" if one half stands earlier in the text, else "fresh".
     """
     places = {}
     for bar in Reader(text, strict=False).order:
@@ -90,8 +89,8 @@ def _is_similar(text, start, end):
 
 @torch.inference_mode()
 def costs_of_bars(loaded, tunes):
-    """Measures the bars of each tune: (bits, characters), each (tunes, KINDS and all characters),
-    and the number of bars that come back, (tunes,)."""
+    """Returns what the bars of each tune cost: bits and characters, both (tunes, KINDS and all
+    characters), and the number of bars that come back (tunes,)."""
     bits, chars = np.zeros((2, len(tunes), len(KINDS) + 1))
     for first in range(0, len(tunes), ROWS):
         part = tunes[first : first + ROWS]
@@ -102,7 +101,7 @@ def costs_of_bars(loaded, tunes):
         logits, _ = loaded.model(x[:, :-1])
         nats = F.cross_entropy(logits.float().transpose(1, 2), x[:, 1:], reduction="none")
         for i, (tune, row) in enumerate(zip(part, nats.cpu().numpy() / np.log(2)), first):
-            given = row[1 : 1 + len(tune.n_chars)]  # but the first prediction, which is of BEGIN
+            given = row[1 : 1 + len(tune.n_chars)]  # without the prediction of BEGIN
             spread = bits_of_characters(given, tune.n_chars)
             total = np.concatenate(([0.0], np.cumsum(spread)))
             bits[i, -1], chars[i, -1] = total[-1], len(spread)
@@ -115,11 +114,11 @@ def costs_of_bars(loaded, tunes):
 
 
 def repeats_of(costs):
-    """Returns the costs of bars in bits per character, from `costs_of_bars`: {"n_bars" (that come
-    back), "n_tunes" (with such a bar), "first", "second" (of bars that come back), "later" (third
-    occurrences and on), "similar", "fresh" (of those that do not), "new" (all but second and later
-    ones), "saved" (first - second) with "saved_se" (over tunes), "saved_near", "saved_far",
-    "bits_per_char" (of all characters read)}. Numbers are None where there is no such bar.
+    """Returns the costs of bars in bits per character, from `costs_of_bars`: by kind (see
+    `bars_of`), of "new" bars (all but second and later ones) and of all characters;
+    {"n_bars" (that come back), "n_tunes" (with such a bar), "first", "second", "later", "similar",
+    "fresh", "new", "saved" (first - second), "saved_se" (over tunes), "saved_near", "saved_far",
+    "bits_per_char"}. None where there is no such bar.
     """
     bits, chars, n_bars = costs
     place = {kind: i for i, kind in enumerate(KINDS)}

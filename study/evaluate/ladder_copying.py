@@ -1,7 +1,5 @@
-"""Joins what the model ladder saves on repeated bars to the law of the loss.
-
-A model that copies from its context pays little for a bar that it has read. Where it learns to do
-so, its loss leaves the law that smaller models follow, by what it saves. Loads no torch.
+"""Joins what the model ladder saves on repeated bars to the law of the loss: where a model learns to
+copy, its loss leaves the law of smaller ones by what it saves. Loads no torch.
 """
 
 from study.evaluate.measurements import read
@@ -22,13 +20,13 @@ def ladder_rows(root):
 
 
 def rows_of(root):
-    """Returns the ladder's runs that were measured, as rows with the keys of COLUMNS; bits per
-    character but for the loss."""
+    """Returns the ladder's runs that were measured, as rows with the keys of COLUMNS; costs in bits
+    per character, losses in nats."""
     rows = [{**row, **(read(root, f"repeats/{row['name']}") or {})} for row in ladder_rows(root)]
     return [{key: row.get(key) for key in COLUMNS} for row in rows if row.get("saved") is not None]
 
 
 def answer_of(rows, text):
-    """Returns the answer of stage 06 with the copying term, which takes the models to measure;
-    None without rows. text: that of the losses, in which repeated bars are counted."""
+    """Returns the answer of stage 06 with the copying term, None without rows. text: that of the
+    losses, in which repeated bars are counted."""
     return answer(rows, saved_of_rows(rows), second_occurrences(text)["share"])

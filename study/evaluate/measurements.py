@@ -1,12 +1,11 @@
 """Caches measurements on disk: one is made anew only when what it was made from, or the code that
 makes it, changed.
 
-A measurement is a function of arguments; a drawn set of samples is one, too. It stands in
-part4_outputs/evaluation/<name>.json as {"key", "value"}; the key is the digest of the arguments and
-of the code that the function reaches.
-
     value = cached(root, "rates/unprompted", rate, samples)  # runs rate(samples) or reads the file
     value = read(root, "rates/unprompted")                   # None if it was not measured
+
+They stand in part4_outputs/evaluation/<name>.json as {"key", "value"}; the key is the digest of the
+arguments and of the code that the function reaches.
 """
 
 import functools
@@ -20,31 +19,27 @@ FOLDER = "part4_outputs/evaluation"
 
 
 class Digested(NamedTuple):
-    """An argument that is no JSON value, or a large one, with its digest, which enters keys."""
+    """An argument that is large or no JSON value, with the digest that stands for it in keys."""
 
     content: Any
     digest: str
 
 
-def cached(root, name, function, *arguments, code=(), force=False):
+def cached(root, name, function, *arguments, force=False):
     """Returns function(*arguments), a JSON value; from the file if the key is the same.
 
-    arguments: JSON values, or objects with a `digest`; code: classes that the function uses without
-    naming them (those of a model and of a tokenizer); force: make it in any case.
+    arguments: JSON values, or objects with a `digest` and, if the function uses classes without
+    naming them (of a model, of a tokenizer), with these as `classes`; force: make it in any case.
     """
     path = root / FOLDER / f"{name}.json"
-    key = value_digest(
-        {
-            "arguments": [getattr(argument, "digest", argument) for argument in arguments],
-            "code": _code(function, *code),
-        }
-    )
+    digests = [getattr(argument, "digest", argument) for argument in arguments]
+    classes = [part for argument in arguments for part in getattr(argument, "classes", ())]
+    key = value_digest({"arguments": digests, "code": _code(function, *classes)})
     entry = read_json(path)
     if force or not isinstance(entry, dict) or entry.get("key") != key:
+        entry = {"key": key, "value": plain(function(*arguments))}
         # through JSON: a value just made and one read from disk must not differ
-        entry = json.loads(
-            json.dumps({"key": key, "value": plain(function(*arguments))}, allow_nan=False)
-        )
+        entry = json.loads(json.dumps(entry, allow_nan=False))
         write_json(path, entry)
     return entry["value"]
 

@@ -7,13 +7,12 @@ from common import UNKNOWN
 from music.excerpts import first_bars, header_of
 from music.tunebook import split_tunebook
 
-# of every voice: enough to say key, meter and texture, and too little to say the tune
-PROMPT_BARS = 4
+PROMPT_BARS = 4  # of every voice: they say key, meter and texture, but not the tune
 
 
 def held_out(root, split, n, seed):
-    """Returns up to n tunes of a split in a seeded random order: [{"origin", "text"}], one piece a
-    tune."""
+    """Returns up to n tunes of a split, the first piece of each, in a seeded random order:
+    [{"origin", "text"}]."""
     tunes = split_tunebook(text_of(root / f"data/{split}.txt"))
     rows = sequence_rows(root, split)
     if len(rows) != len(tunes):  # text that is not ABC has no tunes to prompt with
@@ -24,7 +23,7 @@ def held_out(root, split, n, seed):
 
 
 def sequence_rows(root, split):
-    """Returns what stage 03 says of every sequence of a split: rows of its table."""
+    """Returns the table of stage 03 on a split: a row (dict) for every sequence."""
     lines = text_of(root / f"data/{split}_sequences.tsv").splitlines()
     return list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
 
@@ -35,8 +34,8 @@ def text_of(path):
 
 
 def prompts_from(tunes, kind, tokenizer):
-    """Returns [(prompt, origin)] of one kind, "header" or "bars", from held-out tunes that have it
-    and whose prompt can be written in the vocabulary."""
+    """Returns [(prompt, origin)] of one kind, "header" or "bars", of those tunes that have it in
+    the vocabulary."""
     prompts = []
     for tune in tunes:
         text = tune["text"]

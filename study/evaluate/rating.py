@@ -15,21 +15,19 @@ from music.samples import as_sample
 from music.tunebook import split_tunebook
 from music.validity import rate_samples, share, standard_error
 
-# sets of tunes drawn for an interval: its ends move by 2 % of its width from seed to seed
-BOOTSTRAP = 2000
+BOOTSTRAP = 2000  # sets of tunes for an interval: its ends move by 2 % of its width with the seed
 
 
 # ---------------------------------------------------------------- samples and tunes
 
 
 def judged(samples):
-    """Returns what a measurement may see of samples: seeds and seconds must not decide its key."""
+    """Returns what a measurement may see of samples: no seeds or seconds, which enter no key."""
     return [{key: sample[key] for key in ("text", "prompt", "stop_reason")} for sample in samples]
 
 
 def real_samples(tunes, max_chars=None):
-    """Returns held-out tunes in the form of samples, to be judged by the same functions; cut at
-    max_chars, if given, as the samples that they stand beside."""
+    """Returns held-out tunes in the form of samples, cut at max_chars."""
     samples = []
     for tune in tunes:
         text = tune["text"][:max_chars]
@@ -47,9 +45,8 @@ def rate(samples):
 
 
 def control(samples):
-    """Measures how likely the next bar is to be right after right ones only (`first_draws`): the
-    share of such bars with its interval, and "log2" of it, which tells models apart whose tunes are
-    never valid; None where no bar was right."""
+    """Measures how likely the next bar is to be right after right ones only (`first_draws`): their
+    share with its interval, and "log2" of both; None where no bar was right."""
     counts = [first_draws(sample.text, not sample.truncated) for sample in map(as_sample, samples)]
     right, judged_bars = np.sum(counts, axis=0) if counts else (0, 0)
     row = {**share(right, judged_bars), "log2": None, "log2_interval": None}
@@ -60,22 +57,20 @@ def control(samples):
 
 
 def cost_of_draws(draws):
-    """Returns the mean log2 of the probability that a bar is right, with its standard error over
-    texts, from how often each bar of each text was drawn: {"log2", "se"}.
+    """Returns the mean log2 of the probability that a bar is right, {"log2", "se" (over texts)},
+    from how often each bar of each text was drawn.
 
     For n draws -(1 + 1/2 + ... + 1/(n - 1)) is an unbiased estimate of the logarithm (inverse
-    binomial sampling: van Opheusden, Acerbi and Ma 2020); a bar given up counts as if its last draw
-    had been right: a little too high.
+    binomial sampling: van Opheusden, Acerbi and Ma 2020). A bar given up counts as if its last draw
+    had been right.
     """
     sums = [(sum(1 / k for n in text for k in range(1, n)), len(text)) for text in draws if text]
     if not sums:
         return {"log2": None, "se": None}
     costs, n_bars = np.array(sums, float).T
     error = standard_error(costs, n_bars)
-    return {
-        "log2": -costs.sum() / n_bars.sum() / math.log(2),
-        "se": error and error / math.log(2),
-    }
+    mean = -costs.sum() / n_bars.sum()
+    return {"log2": mean / math.log(2), "se": error and error / math.log(2)}
 
 
 # ---------------------------------------------------------------- copying from the training text
@@ -95,7 +90,7 @@ def copying_of_each(samples, train):
 
 @functools.lru_cache(maxsize=1)
 def novelty_of(train_text):
-    """Returns the index of a training text, which takes seconds to make."""
+    """Returns the index of a training text."""
     return Novelty(train_text)
 
 
@@ -104,47 +99,42 @@ def novelty_of(train_text):
 
 def rate_baselines(train, n, seed, max_chars):
     """Rates what any judge has to refuse: {kind of text: rates with "copied_share"}."""
+    texts = baseline_samples(split_tunebook(train.content), n, seed, max_chars)
     return {
         kind: {**rate_samples(samples), "copied_share": copying(samples, train)["copied_share"]}
-        for kind, samples in _baselines(train, n, seed, max_chars)
+        for kind, samples in texts.items()
     }
 
 
 def skills_of_ngrams(train, n, seed, max_chars):
     """Returns {n-gram: its skills and what it copies}."""
+    texts = baseline_samples(split_tunebook(train.content), n, seed, max_chars)
     return {
         kind: {
             **skills(samples),
             "control": control(samples),
             "copied_share": copying(samples, train)["copied_share"],
         }
-        for kind, samples in _baselines(train, n, seed, max_chars)
+        for kind, samples in texts.items()
         if kind.endswith("gram")
     }
-
-
-def _baselines(train, n, seed, max_chars):
-    return baseline_samples(split_tunebook(train.content), n, seed, max_chars).items()
 
 
 # ---------------------------------------------------------------- losses
 
 
 def losses_by_tune(nats, chars, tune_of, seed):
-    """Returns losses of models on one split with their intervals, and the differences between any
-    two.
+    """Returns losses of models on one split with 95 % intervals, and the differences between any
+    two, which are known better: models find the same tunes hard.
 
     nats: {model: nats of each sequence}; chars: characters of each; tune_of: its tune. Tunes are
-    resampled (bootstrap) with all their sequences. Two models find the same tunes hard: their
-    paired difference is known far better than either loss. Returns {"n_tunes",
-    "losses": {model: {"nats_per_char", "se", "interval"}}, "differences": [{"model", "less",
-    "nats_per_char" (model - less), "se", "interval"}]}.
+    resampled (bootstrap) with all their sequences. Returns {"n_tunes", "losses": {model:
+    {"nats_per_char", "se", "interval"}}, "differences": [{"model", "less", "nats_per_char" (model -
+    less), "se", "interval"}]}.
     """
     tunes = {tune: i for i, tune in enumerate(dict.fromkeys(tune_of))}
-    which = [tunes[tune] for tune in tune_of]
-    drawn = np.random.default_rng(seed).multinomial(
-        len(tunes), [1 / len(tunes)] * len(tunes), BOOTSTRAP
-    )
+    which, n = [tunes[tune] for tune in tune_of], len(tunes)
+    drawn = np.random.default_rng(seed).multinomial(n, [1 / n] * n, BOOTSTRAP)
     total_chars = drawn @ np.bincount(which, chars)
     resampled, measured = {}, {}
     for name, values in nats.items():
@@ -155,7 +145,7 @@ def losses_by_tune(nats, chars, tune_of, seed):
         row = _with_interval(measured[a] - measured[b], resampled[a] - resampled[b])
         differences.append({"model": a, "less": b, **row})
     return {
-        "n_tunes": len(tunes),
+        "n_tunes": n,
         "losses": {name: _with_interval(measured[name], resampled[name]) for name in nats},
         "differences": differences,
     }

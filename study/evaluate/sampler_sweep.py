@@ -10,24 +10,20 @@ from study.evaluate.sampling import MODEL_ITSELF
 
 
 def sweep_table(samples, real, settings, limits, train):
-    """Returns the figures of every sampler, and the one to choose: {"rows", "real" (the same
-    figures of validation tunes under the same limit of length), "n" (samples a row), "chosen"}.
-
-    samples: as many for each of `settings`, in their order; limits: see `choose_sampler`.
-    """
-    n = len(samples) // len(settings)
-    rows = [
-        {**setting, **sweep_row(samples[k * n : (k + 1) * n], train)}
-        for k, setting in enumerate(settings)
-    ]
+    """Returns the figures of every sampler, and the one to choose: {"rows", "real" (validation
+    tunes of the same length), "n" (samples a row), "chosen"}. samples: as many for each of
+    `settings`, in their order; limits: see `choose_sampler`."""
+    n, rows = len(samples) // len(settings), []
+    for k, setting in enumerate(settings):
+        rows.append({**setting, **sweep_row(samples[k * n : (k + 1) * n], train)})
     of_real = sweep_row(real, train)
     chosen = choose_sampler(smoothed(rows), of_real, limits)
     return {"rows": rows, "real": of_real, "n": n, "chosen": chosen}
 
 
 def smoothed(rows):
-    """Returns the rows with their shares on a straight line (least squares) over their place: one
-    share alone is uncertain by more than what the next step changes."""
+    """Returns the rows with their shares on a straight line (least squares) over their place: a
+    share is uncertain by more than what the next step changes."""
     fitted = [dict(row) for row in rows]
     for key in ("rate", "bar_accuracy", "rest_bar_share", "bar_repetition"):
         known = [(i, row[key]) for i, row in enumerate(rows) if row[key] is not None]
@@ -39,8 +35,8 @@ def smoothed(rows):
 
 
 def sweep_row(samples, train):
-    """Returns the figures by which samplers are compared. These texts are short, so one that its
-    budget stopped is judged without its unfinished bar."""
+    """Returns the figures by which samplers are compared; a text that its budget stopped is judged
+    without its unfinished bar."""
     rates = rate_samples(samples, judge=False)
     valid = rates["without_unfinished_bar"]
     rate, n = valid["rate"], valid["n"]
@@ -57,17 +53,12 @@ def sweep_row(samples, train):
 
 
 def choose_sampler(rows, real, limits):
-    """Returns the setting with the largest mean of validity and bar accuracy, of equals the first;
-    the model itself if every row drifts away.
-
-    limits: {figure: how far above that of real music it may lie}. A sampler that drifts into rests
-    or into one bar repeated is no better sampler, however valid its bars.
-    """
+    """Returns the first setting with the largest sum of validity and bar accuracy; the model itself
+    if every row drifts, into rests or into one bar repeated. limits: {figure: how far above that of
+    real music it may lie}."""
 
     def drifts(row):
-        return any(
-            (row[figure] or 0) > (real[figure] or 0) + limit for figure, limit in limits.items()
-        )
+        return any((row[key] or 0) > (real[key] or 0) + limit for key, limit in limits.items())
 
     def merit(row):
         return (row["rate"] or 0) + (row["bar_accuracy"] or 0)

@@ -1,7 +1,5 @@
 """Samples as files, below part4_outputs/generated/: text as drawn, MIDI, MusicXML, pictures, and
 metadata.json.
-
-What is drawn is decided in `study/evaluate/evaluation.py`.
 """
 
 import contextlib
@@ -37,11 +35,8 @@ PICTURES = {
 
 def write_sample(folder, stem, sample, kind=None, origin=None):
     """Writes <stem>.abc as drawn, .mid, .musicxml, and repaired/<stem>.abc if that differs; returns
-    its metadata row.
-
-    kind: "unconditional", "header", "bars" or "continued", what was given (None: by the prompt);
-    origin: the tune that it comes from, or None.
-    """
+    its metadata row. kind: "unconditional", "header", "bars" or "continued" (None: by the prompt);
+    origin: the tune that the prompt comes from."""
     text, n_given = sample["text"], len(sample["prompt"])
     write_text(folder / f"{stem}.abc", text)
     cut = _write(folder / f"repaired/{stem}.abc", repaired(text))
@@ -59,8 +54,7 @@ def write_sample(folder, stem, sample, kind=None, origin=None):
 
 
 def _write(path, content):
-    """Writes a file, or deletes an older one where there is no content; returns its name, or
-    None."""
+    """Writes a file and returns its name; without content deletes an older one and returns None."""
     if not content:
         path.unlink(missing_ok=True)
         return None
@@ -69,31 +63,30 @@ def _write(path, content):
 
 
 def write_midi(path, text):
-    """Writes the notes of a text, or of what can be read of it from its beginning; returns the
-    file's name, or None if there is no note to write."""
+    """Writes the notes of a text, as far as it can be read; returns the file's name, or None if
+    there is no note."""
     tune = readable(text)[0]
     return _write(path, midi_bytes(tune) if has_notes(tune) else None)
 
 
 def write_musicxml(path, text, n_given=0):
-    """Writes the same for notation programs, its file's name as title and the prompt (the first
-    n_given characters) in grey; returns the file's name, or None."""
+    """Writes the same for notation programs, the prompt (the first n_given characters) in grey;
+    returns the file's name, or None."""
     tune, xml = readable(text)[0], None
     if has_notes(tune):
-        # music21 meets lengths that no note head can show: the text has no file
-        with contextlib.suppress(Exception):
-            xml = musicxml(tune, title=path.stem.replace("_", " "), given=given_bars(text, n_given))
+        title, given = path.stem.replace("_", " "), given_bars(text, n_given)
+        with contextlib.suppress(Exception):  # music21 meets lengths that no note head can show
+            xml = musicxml(tune, title=title, given=given)
     return _write(path, xml)
 
 
 def write_pictures(folder, stem, text, n_given=0):
     """Writes score and piano roll of a text (its first n_given characters: the prompt) as SVG and
-    PNG; returns {picture: file name or None} and what `pictures` says beside them."""
+    PNG; returns the fields of `pictures`, with file names (or None) in place of pictures."""
     drawn = pictures(text, n_given)._asdict()
-    names = {
-        kind: _write(folder / f"{stem}{end}", drawn.pop(kind)) for kind, end in PICTURES.items()
+    return drawn | {
+        kind: _write(folder / f"{stem}{end}", drawn[kind]) for kind, end in PICTURES.items()
     }
-    return {**names, **drawn}
 
 
 # ---------------------------------------------------------------- the ten to look at
@@ -105,22 +98,21 @@ def ten_requests(tunes, ten, chosen, max_chars, seed, tokenizer):
     ten: [(type, temperature or None for the chosen sampler, "free" or "right" bars)]; a type that
     no tune has a usable prompt of is drawn without.
     """
+    prompts = {}
     # headers from the first tunes on, bars from the last: no tune gives both while there are enough
-    prompts = {
-        kind: [
-            given
-            for given in prompts_from(some, kind, tokenizer)
-            if not RightBars.what_is_wrong(given[0])
-        ]
-        for kind, some in (("header", tunes), ("bars", tunes[::-1]))
-    }
-    prompts = {kind: itertools.cycle(found) for kind, found in prompts.items() if found}
+    for kind, some in (("header", tunes), ("bars", tunes[::-1])):
+        given = prompts_from(some, kind, tokenizer)
+        usable = [row for row in given if not RightBars.what_is_wrong(row[0])]
+        if usable:
+            prompts[kind] = itertools.cycle(usable)
     requests = []
     for i, (kind, temperature, bars) in enumerate(ten):
         sampler = chosen if temperature is None else {**MODEL_ITSELF, "temperature": temperature}
-        if kind not in prompts:
+        prompt, origin = "", None
+        if kind in prompts:
+            prompt, origin = next(prompts[kind])
+        else:
             kind = "unconditional"
-        prompt, origin = next(prompts[kind]) if kind in prompts else ("", None)
         bars = bars if tunes else "free"
         request = Request(prompt, seed + i, max_chars=max_chars, bars=bars, **sampler)
         requests.append((kind, origin, request))
@@ -130,41 +122,31 @@ def ten_requests(tunes, ten, chosen, max_chars, seed, tokenizer):
 def write_ten(evaluation, ten, chosen):
     """Draws the samples to look at and writes their files, pictures and metadata.json; returns
     their rows in it."""
-    folder, loaded = evaluation.root / FOLDER, evaluation.loaded
-    requests = ten_requests(
-        evaluation.test_tunes,
-        ten,
-        chosen,
-        evaluation.budget["sample_chars"],
-        evaluation.seeds["ten"],
-        loaded.tokenizer,
-    )
-    drawn = [request for *_, request in requests]
-    samples = evaluation.drawn("ten", loaded, drawn, surprisal=True)
+    root, loaded = evaluation.root, evaluation.loaded
+    folder, max_chars = root / FOLDER, evaluation.budget["sample_chars"]
+    tunes, seed = evaluation.test_tunes, evaluation.seeds["ten"]
+    asked = ten_requests(tunes, ten, chosen, max_chars, seed, loaded.tokenizer)
+    kinds, origins, requests = zip(*asked)
+    samples = evaluation.drawn("ten", loaded, requests, surprisal=True)
     novelty = evaluation.cached("copying/ten", copying_of_each, judged(samples), evaluation.train)
-    texts = [sample["text"] for sample in samples]
-    verdicts = judge_texts(texts) or [None] * len(texts)
+    verdicts = judge_texts([sample["text"] for sample in samples]) or [None] * len(samples)
     rows = []
     for i, sample in enumerate(progress(samples, desc="pictures", unit="sample")):
-        kind, origin, _ = requests[i]
-        stem = f"sample_{i:03d}"
+        stem, n_given = f"sample_{i:03d}", len(sample["prompt"])
         rows.append(
             {
                 "index": i,
-                **write_sample(folder, stem, sample, kind, origin),
+                **write_sample(folder, stem, sample, kinds[i], origins[i]),
                 "cross_checks": {"abc2midi": verdicts[i]},
                 "metrics": music_metrics(sample),
                 "novelty": novelty[i],
-                "pictures": write_pictures(folder, stem, texts[i], len(sample["prompt"])),
+                "pictures": write_pictures(folder, stem, sample["text"], n_given),
             }
         )
     checkpoint = f"checkpoints/{BEST}.pt"
+    sha256 = file_digest(root / checkpoint)
     metadata = {
-        "model": {
-            "name": BEST,
-            "checkpoint": checkpoint,
-            "sha256": file_digest(evaluation.root / checkpoint),
-        },
+        "model": {"name": BEST, "checkpoint": checkpoint, "sha256": sha256},
         "environment": environment(str(loaded.device)),
         "samples": rows,
     }
@@ -177,11 +159,8 @@ def write_ten(evaluation, ten, chosen):
 
 def write_played(root, samples, given=None, source=None, origin=None):
     """Writes samples that a user asked for as play_NNN.abc, .mid, .musicxml and .json beside those
-    that are there; returns their metadata rows.
-
-    given, source: of a user's tune that they continue (`music/continuation.py`), whose file is
-    called `origin`: they are continued_NNN, with a mark where the new bars begin.
-    """
+    that are there; returns their metadata rows. Samples that continue a user's tune (given, source:
+    of `music/continuation.py`; origin: its file) are continued_NNN, with a mark before new bars."""
     folder, rows = root / FOLDER, []
     word = "continued" if given else "play"
     for stem, sample in zip(_free_stems(folder, word), samples):
@@ -195,7 +174,7 @@ def write_played(root, samples, given=None, source=None, origin=None):
 
 
 def _free_stems(folder, word):
-    """Yields names <word>_NNN without end that no .abc file has, behind the last one."""
+    """Yields names <word>_NNN behind the last one that there is."""
     numbers = [path.stem.removeprefix(f"{word}_") for path in folder.glob(f"{word}_*.abc")]
     taken = [int(number) for number in numbers if number.isdigit()]
     return (f"{word}_{i:03d}" for i in itertools.count(1 + max(taken, default=-1)))
@@ -203,8 +182,7 @@ def _free_stems(folder, word):
 
 def played_rows(root):
     """Returns the metadata rows of all samples that were played in a root, by their names."""
-    paths = [
-        path for word in ("continued", "play") for path in (root / FOLDER).glob(f"{word}_*.json")
-    ]
-    rows = [read_json(path) for path in sorted(paths)]
+    folder = root / FOLDER
+    paths = sorted([*folder.glob("continued_*.json"), *folder.glob("play_*.json")])
+    rows = [read_json(path) for path in paths]
     return [row for row in rows if isinstance(row, dict) and "file" in row]

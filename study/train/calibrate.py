@@ -16,9 +16,7 @@ CALIBRATION_SECONDS = 3.0  # for all runs of a plan together
 
 
 def calibrate(run, data, device, seconds):
-    """Returns tokens per second of a run's steps on this machine, measured for about `seconds`: of
-    training alone, as in a record."""
-    torch.manual_seed(0)
+    """Returns the tokens per second of a run's steps on this machine, timed for about `seconds`."""
     model = build_model(run["config"]).to(device)
     optimizers = make_optimizers(model, run)
     n_tokens = run["tokens_per_step"] + 1
@@ -48,10 +46,8 @@ def expected_minutes(runs, data, device):
     kinds = {kind(run): run for run in runs}
     seconds = CALIBRATION_SECONDS / len(kinds)
     speeds = {key: calibrate(run, data, device, seconds) for key, run in kinds.items()}
-    return [
-        min(
-            run["train_tokens"] * run["epochs"] / speeds[kind(run)] / 60,
-            run["max_minutes"] or math.inf,
-        )
-        for run in runs
-    ]
+    minutes = []
+    for run in runs:
+        without_limit = run["train_tokens"] * run["epochs"] / speeds[kind(run)] / 60
+        minutes.append(min(without_limit, run["max_minutes"] or math.inf))
+    return minutes

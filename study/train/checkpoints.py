@@ -1,5 +1,5 @@
 """Files of runs: a finished model (NAME.pt, NAME.json) and the state of an unfinished one
-(.NAME.state). Nothing here decides a number, and no key follows this file.
+(.NAME.state). Nothing here decides a number: no key follows this file.
 """
 
 import hashlib
@@ -26,24 +26,26 @@ def weights_digest(weights):
 
 def save_checkpoint(path, weights, run, record):
     """Writes weights, configuration, tokenizer digest and record."""
-    buffer = io.BytesIO()
     weights = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
-    torch.save(
-        {
-            "config": run["config"],
-            "tokenizer_digest": run["tokenizer_digest"],
-            "model": weights,
-            "weights_digest": weights_digest(weights),
-            "record": record,
-        },
-        buffer,
-    )
-    write_bytes(path, buffer.getbuffer())
+    checkpoint = {
+        "config": run["config"],
+        "tokenizer_digest": run["tokenizer_digest"],
+        "model": weights,
+        "weights_digest": weights_digest(weights),
+        "record": record,
+    }
+    write_bytes(path, _bytes_of(checkpoint))
+
+
+def _bytes_of(value):
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
 
 
 def load_checkpoint(path, device="cpu"):
-    """Returns (model in evaluation mode, checkpoint: dict with "config", "tokenizer_digest",
-    "record"); ValueError if the file is damaged. Nothing in the file is executed."""
+    """Returns (model in evaluation mode, what `save_checkpoint` wrote beside its weights);
+    ValueError if the file is damaged. Nothing in the file is executed."""
     path = Path(path)
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
@@ -55,10 +57,9 @@ def load_checkpoint(path, device="cpu"):
     except FileNotFoundError:
         raise ValueError(f"{path.name} does not exist") from None
     except Exception as error:  # of many kinds
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(
-            f"{path.name} is damaged or no checkpoint of this project: {reason}"
-        ) from None
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        problem = f"{path.name} is damaged or no checkpoint of this project: {reason}"
+        raise ValueError(problem) from None
     return model.to(device).eval(), checkpoint
 
 
@@ -72,13 +73,9 @@ def finished(root, run):
     """Returns the record of this very run (a plan) if it is complete on disk, else None."""
     path = Path(root) / f"checkpoints/{run['name']}.pt"
     record = read_json(path.with_suffix(".json"))
-    complete = (
-        isinstance(record, dict)
-        and record.get("key") == run["key"]
-        and path.exists()
-        and file_digest(path) == record.get("checkpoint_sha256")
-    )
-    return record if complete else None
+    if not isinstance(record, dict) or record.get("key") != run["key"] or not path.exists():
+        return None
+    return record if file_digest(path) == record.get("checkpoint_sha256") else None
 
 
 # ---------------------------------------------------------------- unfinished runs
@@ -90,9 +87,7 @@ def state_path(folder, name):
 
 def save_state(folder, name, state):
     """Writes an unfinished run's state: its SHA-256 (64 hexadecimal digits), then torch's bytes."""
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    content = buffer.getvalue()
+    content = _bytes_of(state)
     write_bytes(state_path(folder, name), hashlib.sha256(content).hexdigest().encode() + content)
 
 

@@ -1,7 +1,7 @@
 """The text that a run reads: token streams, nested subsets of them, and the windows of a step.
 
-One epoch is every training token exactly once: the sequences are shuffled, joined and cut into
-windows of the context's length (512), and the windows are shuffled again, by (seed, epoch).
+One epoch is every training token once: the sequences are shuffled, joined and cut into windows of
+BLOCK_SIZE tokens, and the windows are shuffled again, by (seed, epoch).
 """
 
 import hashlib
@@ -15,7 +15,7 @@ import torch
 from common import BEGIN, END, IGNORE, load_tokenizer
 
 BLOCK_SIZE = 512  # tokens of context
-COUNTED_TOKENS = 1 << 24  # at a time: as indices they take 8 bytes each
+COUNTED_TOKENS = 1 << 24  # at a time: each takes 8 bytes as an index
 
 
 class Data(NamedTuple):
@@ -36,12 +36,8 @@ def load_data(root):
     splits = {}
     for name in ("train", "val", "test"):
         tokens = np.load(folder / f"{name}_tokens.npy", mmap_mode="r")
-        if (
-            tokens.ndim != 1
-            or len(tokens) < 2
-            or tokens[0] != BEGIN
-            or int(tokens.max()) >= tokenizer.vocab_size
-        ):
+        is_stream = tokens.ndim == 1 and len(tokens) > 1 and tokens[0] == BEGIN
+        if not is_stream or int(tokens.max()) >= tokenizer.vocab_size:
             raise ValueError(f"data/{name}_tokens.npy is no token stream of this tokenizer")
         splits[name] = tokens
     return Data(
@@ -71,10 +67,9 @@ def count_chars(tokens, token_chars):
 
 
 def subset(tokens, token_chars, fraction=1.0, max_chars=None):
-    """Returns whole sequences that make up `fraction` of the stream's tokens, at most `max_chars`
-    characters of text, in the order of the file; ValueError if not one fits.
-
-    They are taken in one random order for every seed and fraction: smaller subsets lie in larger.
+    """Returns whole sequences, in the order of the file: at most `fraction` of the stream's tokens
+    and `max_chars` characters of text; ValueError if not one fits. Smaller subsets lie in larger
+    ones, for all seeds.
     """
     if fraction >= 1 and max_chars is None:
         return np.asarray(tokens)
@@ -96,8 +91,8 @@ def subset(tokens, token_chars, fraction=1.0, max_chars=None):
 
 
 def epoch_windows(tokens, seed, epoch):
-    """Returns (stream, starts): the sequences in this epoch's order, and where its windows start,
-    in order of use. BEGIN tokens fill the last window up."""
+    """Returns (stream, starts of its windows), both in this epoch's order. BEGIN tokens fill up the
+    last window."""
     bounds, rng = sequence_bounds(tokens), np.random.default_rng([seed, epoch])
     order = rng.permutation(len(bounds) - 1)
     parts = [tokens[bounds[i] : bounds[i + 1]] for i in order]
@@ -118,14 +113,14 @@ def cut_windows(stream, starts, length=BLOCK_SIZE):
 
 
 def to_tensor(tokens, device):
-    """Returns a stream on the device, in the smallest integer type that is indexed there."""
+    """Returns a stream on the device, as uint8 or int32."""
     kind = np.uint8 if tokens.dtype == np.uint8 else np.int32
     return torch.from_numpy(np.array(tokens, kind)).to(device)  # a copy: memory maps are read-only
 
 
 def target_chars(targets, token_chars):
-    """Returns the characters that targets (int64, any shape) stand for, 0 where they are ignored.
-    token_chars: tensor (vocab_size,) on their device."""
+    """Returns the characters of each target, 0 where it is ignored. token_chars: tensor
+    (vocab_size,) on the targets' device."""
     return token_chars[targets.clamp(min=0)].masked_fill(targets == IGNORE, 0)
 
 

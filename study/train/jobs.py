@@ -3,8 +3,7 @@
     for record in train_side_by_side(root, runs, "cpu", jobs=2):
         print(record["name"])
 
-A process has its share of the cores as threads. All end with the process that started them. Asked
-to stop, each saves the state of its run first.
+All end with the process that started them; asked to stop, each saves the state of its run.
 """
 
 import multiprocessing
@@ -23,15 +22,15 @@ from study.train.runs import train
 
 
 def threads_of(jobs):
-    """Returns the threads of each of so many processes."""
+    """Returns the threads of each of so many processes: its share of the cores."""
     return max(1, cpu_count() // jobs)
 
 
 def train_side_by_side(root, runs, device, jobs, again=False):
-    """Yields the record of each run (a plan) as it ends; they are begun in the order given. Raises
-    what `train` raises, and Stopped when a process was killed."""
-    context, threads = multiprocessing.get_context("spawn"), threads_of(jobs)
-    pool = ProcessPoolExecutor(min(jobs, len(runs)), context, _begin, (threads,))
+    """Yields the record of each run as it ends; they are begun in the order given. Raises what
+    `train` raises, and Stopped when a process was killed."""
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(jobs, len(runs)), context, _begin, (threads_of(jobs),))
     bar = progress(total=len(runs), desc="runs", unit="run")
     try:
         futures = [pool.submit(_train, root, run, str(device), again) for run in runs]
@@ -42,12 +41,11 @@ def train_side_by_side(root, runs, device, jobs, again=False):
             bar.update()
             bar.refresh()
     except BrokenProcessPool:  # the pool has asked the others to stop
-        raise Stopped(
-            "a process that trained was killed, most often for want of memory: give fewer --jobs"
-        ) from None
+        problem = "a process that trained was killed, most often for want of memory"
+        raise Stopped(f"{problem}: give fewer --jobs") from None
     except BaseException:
         for worker in multiprocessing.active_children():
-            worker.terminate()  # it saves its state first
+            worker.terminate()
         raise
     finally:
         bar.close()
@@ -56,13 +54,13 @@ def train_side_by_side(root, runs, device, jobs, again=False):
 
 def _begin(threads):
     die_with_parent()
-    os.setpgrp()  # Ctrl-C goes to the parent alone, which asks each process to stop
+    os.setpgrp()  # Ctrl-C goes to the parent alone
     torch.set_num_threads(threads)
 
 
 def _train(root, run, device, again):
     try:
         return train(root, run, load_data(root), torch.device(device), again)
-    except KeyboardInterrupt:  # the state is saved, and the process takes no further run
+    except KeyboardInterrupt:  # the process takes no further run
         sys.stdout.flush()
         os._exit(1)

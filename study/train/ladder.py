@@ -1,13 +1,11 @@
-"""The ladder: sizes of one depth from which a law can be read, the same in every family, and the
-rule of their rates.
+"""The model ladder: sizes of one depth from which a law can be read, and the rule of their rates.
 
-Named by the Transformer's width, d008 to d256: 900 times as many parameters at the top as at the
-foot. Every family has, under the same name, the Transformer's parameters but embeddings within 1 %.
-No learned position table: at width 16 it would be larger than two blocks. Width 4 was tried and
-lies above the law of the others.
+Named by the Transformer's width, d008 to d256: a factor of 900 in parameters. Under the same name
+every family has as many parameters (but embeddings), within 1 %. Width 4 lies above the law of the
+others.
 """
 
-# the Transformer's
+# the Transformer's; a learned position table would be larger than two blocks at width 16
 LADDER = {
     f"d{d:03}": {
         "n_layer": 4,
@@ -18,7 +16,7 @@ LADDER = {
     }
     for d in (8, 10, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 }
-QUICK_WIDTH = 128  # the widest of the short run
+LEFT_OUT_OF_QUICK = ("d192", "d256")
 RULE_WIDTH = 64  # at which the rule's r is the rate
 # {family: loss of the grid's largest run, written before its training}
 PREDICTION = "checkpoints/prediction.json"
@@ -39,8 +37,8 @@ def ladder_sizes(model, vocab_size):
 
 
 def parameters(shape, vocab_size):
-    """Returns a Transformer's parameters but its embeddings, by hand: named here, an edit of the
-    class would count as one of every script."""
+    """Returns a Transformer's parameters but its embeddings; by hand, since a call of the class
+    would make every family's sizes follow its code."""
     d = shape["d_model"]
     return shape["n_layer"] * (4 * d * d + 2 * d * shape["d_ff"] + 2 * d) + d + d * vocab_size
 

@@ -1,15 +1,12 @@
 """The training loop: the controlled variable of the study, since every family goes through it.
 
-It takes a plan (`study/train/runs.py`) and writes no file. Everything random is a function of
-(seed, epoch, step): a loop that was saved and restored ends with the very weights on CPU.
-
-    loop = Loop(run, load_data(root), "cpu")
+    loop = Loop(run, load_data(root), "cpu")  # run: a plan of `study/train/runs.py`
     while not loop.ended:
         loop.advance()
     losses = loop.measure()
 
-The windows of a step are made in `data.py`, learning rate and update in `optimizer.py`, losses of a
-split in `loss.py`. An edit of what `Loop` reaches trains all models again.
+It writes no file. Everything random is a function of (seed, epoch, step): a loop that was saved and
+restored ends with the very weights on CPU. An edit of what `Loop` reaches trains all models again.
 """
 
 import math
@@ -31,8 +28,7 @@ CLIP_NORM = 1.0
 EVALUATIONS = 8  # points of the validation curve in one epoch
 CURVE_WINDOWS = 8  # of the validation split, evenly spread, for these points
 TRAIN_SAMPLE_WINDOWS = 16  # of the training text, evenly spread, evaluated at the end of a run
-# steps on a GPU between checks for infinite losses: asking means waiting for it
-NUMBERS_ASKED_EVERY = 20
+NUMBERS_ASKED_EVERY = 20  # steps on a GPU between checks for infinite losses: each waits for it
 
 
 class Stopped(RuntimeError):
@@ -44,22 +40,18 @@ class LoopState:
     """Where a run stands after a step: what is saved beside weights and optimizers."""
 
     step: int = 0  # steps done
-    seconds: float = 0.0  # of training, over all processes that had a part in it
-    evaluation_seconds: float = 0.0  # of evaluation, which is no part of them
+    seconds: float = 0.0  # of training, without evaluation
+    evaluation_seconds: float = 0.0
     nats: float = 0.0  # training loss since the last evaluation, summed
     chars: int = 0  # characters that it was summed over
     curve: list = field(default_factory=list)  # a dict for each evaluation
-    # the line of the curve with the lowest validation loss, and "model": the weights then
-    best: dict | None = None
+    best: dict | None = None  # line of the lowest validation loss, with the weights as "model"
     out_of_time: bool = False  # max_minutes are over
 
 
 class Loop:
-    """A run under way: one step at a time.
-
-    run: a plan; data: `Data`. Attributes: state (`LoopState`), model, micro_batch: windows per
-    forward pass and process (halved when memory runs out; the tokens of a step stay the same).
-    """
+    """A run under way. Attributes: state (`LoopState`), model, micro_batch (windows per forward
+    pass and process, halved when memory runs out)."""
 
     def __init__(self, run, data, device):
         self.run, self.data, self.device = run, data, torch.device(device)
@@ -78,7 +70,7 @@ class Loop:
         self.model.train()
 
     def restore(self, saved):
-        """Goes on from what `to_save` gave; uses up the dict."""
+        """Goes on from what `to_save` returned; uses up the dict."""
         self.model.load_state_dict(saved.pop("model"))
         for optimizer, state in zip(self.optimizers, saved.pop("optimizers")):
             optimizer.load_state_dict(state)
@@ -87,7 +79,7 @@ class Loop:
         self._began = time.monotonic() - self.state.seconds
 
     def to_save(self):
-        """Returns all that the rest of the run depends on; brings `state` up to date."""
+        """Returns all that the rest of the run depends on."""
         self.state.seconds, (self.state.nats, self.state.chars) = self.seconds, self.meter.read()
         return {
             **vars(self.state),
@@ -97,18 +89,17 @@ class Loop:
 
     @property
     def seconds(self):
-        """Seconds of training so far, without evaluation."""
+        """Returns the seconds of training so far, without evaluation."""
         return time.monotonic() - self._began
 
     @property
     def ended(self):
-        """True after the last step, be it the planned one or the last in time."""
+        """Returns True after the last step, by plan or by time."""
         return self.state.step >= self.run["steps"] or self.state.out_of_time
 
     def advance(self):
         """Takes one step; returns a line of the curve (dict) if the validation split was evaluated
-        after it, else None. Raises Stopped when the loss is no number or memory is short.
-        """
+        after it. Raises Stopped when the loss is no number or memory is short."""
         run, state = self.run, self.state
         x, y = self._next_windows()
         rate = run["learning_rate"] * schedule(self._share_done())
@@ -133,7 +124,7 @@ class Loop:
         return None
 
     def _next_windows(self):
-        """Inputs and targets of the next step; an epoch is shuffled when its first step comes."""
+        """Returns inputs and targets of the next step."""
         epoch, step = divmod(self.state.step, self.run["steps_per_epoch"])
         if epoch != self._epoch:
             stream, starts = epoch_windows(self.tokens, self.run["seed"], epoch)
@@ -144,8 +135,8 @@ class Loop:
         return cut_windows(self._stream, self._starts[first : first + self.run["batch_windows"]])
 
     def _share_done(self):
-        """The share of the run at the middle of the next step: by steps or, with max_minutes, by
-        the clock if that is further. Sets out_of_time."""
+        """Returns the share of the run at the middle of the next step, by steps or by the clock of
+        max_minutes, whichever is further. Sets out_of_time."""
         done = (self.state.step + 0.5) / self.run["steps"]
         if self.run["max_minutes"]:
             seconds = machine.of_first_process(self.seconds)
@@ -156,8 +147,8 @@ class Loop:
     def _add_to_curve(self, rate):
         """Adds a line to the curve and returns it; keeps the weights if they are the best so far.
 
-        The points are of a part of the validation split. After the last step the whole is
-        evaluated, and the curve shifted by the difference.
+        Points are of a part of the validation split. After the last step the whole is evaluated,
+        and the curve shifted by the difference.
         """
         run, state = self.run, self.state
         train_nats, seconds = self.meter.mean(), self.seconds
@@ -187,7 +178,7 @@ class Loop:
         return line
 
     def stop_if_no_number(self):
-        """Raises Stopped if a loss or gradient was not finite; call it before anything is saved."""
+        """Raises Stopped if a loss or gradient was not finite; to be called before a save."""
         bad = int(self.meter.bad)
         if bad <= self.state.step:
             raise Stopped(
@@ -198,8 +189,8 @@ class Loop:
             )
 
     def measure(self):
-        """Returns the losses of the ended run, {"val", "test" (the whole of each), "train" (windows
-        all over its text)}; with keep_best of the best weights, which the model then has."""
+        """Returns {"val", "test", "train" (windows spread over its text)}, each of `evaluate`; with
+        keep_best of the best weights, which the model then has."""
         if self.run["keep_best"]:
             self.model.load_state_dict(self.state.best["model"])
             self._last_val = None
@@ -210,7 +201,7 @@ class Loop:
         }
 
     def _evaluated(self, tokens, **options):
-        """The loss over a stream; its time counts as evaluation_seconds, not as seconds."""
+        """Returns the loss over a stream; its time counts as evaluation_seconds."""
         started, chars = time.monotonic(), self.data.token_chars
         result = evaluate(self.model, tokens, chars, self.device, precise=False, **options)
         spent = time.monotonic() - started
@@ -220,18 +211,16 @@ class Loop:
 
 
 def evaluation_steps(run):
-    """Returns the steps after which validation is evaluated: evenly spaced, ends of epochs too."""
+    """Returns the steps after which validation is evaluated: evenly spaced, and ends of epochs."""
     per_epoch, n_steps = max(1, EVALUATIONS // run["epochs"]), run["steps_per_epoch"]
     within = [max(1, round(n_steps * (i + 1) / per_epoch)) for i in range(per_epoch)]
     return {epoch * n_steps + step for epoch in range(run["epochs"]) for step in within}
 
 
 def gradient(forward, x, y, token_chars, micro_batch, name):
-    """Sets the gradient of the mean loss over a step's windows; returns (sum of nats, characters of
-    the targets, micro_batch that sufficed), the first two on the device and of this process.
-
-    x, y: (windows, BLOCK_SIZE); micro_batch: windows per forward pass, halved until memory
-    suffices. Raises Stopped when one window is too much.
+    """Sets the gradient of the mean loss over a step's windows (x, y: (windows, BLOCK_SIZE));
+    returns (sum of nats, characters of the targets, micro_batch that memory sufficed for), of this
+    process. Raises Stopped when one window is too much.
     """
     n_targets = (y != IGNORE).sum().clamp(min=1)
     x, y = share_of_process(x, y)
@@ -259,7 +248,7 @@ def gradient(forward, x, y, token_chars, micro_batch, name):
 
 
 def share_of_process(x, y):
-    """This process's windows of a step; those that fill up have no targets."""
+    """Returns this process's windows of a step; those that fill up have no targets."""
     rank, world = machine.rank(), machine.n_processes()
     if world == 1:
         return x, y

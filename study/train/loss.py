@@ -27,18 +27,16 @@ def evaluate(
     by_sequence=False,
     at_most=None,
 ):
-    """Returns the loss over a whole token stream: non-overlapping windows of the context's length,
-    every token but BEGIN is a target once. Deterministic.
+    """Returns the loss over a token stream: every token but BEGIN is a target once, in windows that
+    do not overlap. Deterministic; ValueError if there is nothing to predict.
 
-    token_chars: numpy (vocab_size,), characters of each token: nats over all targets are divided by
-    the characters that these stand for, so models of all tokenizers can be compared. precise: fp32,
-    the same on every machine; else `common.precision`, where bf16 costs half and differs by 0.0001
-    nats (benchmarks/training.md). by_sequence: adds "nats_by_sequence" and "chars_by_sequence",
-    sums over targets; at_most: so many windows, evenly spread, instead of all.
+    token_chars: numpy (vocab_size,); precise: fp32, else `common.precision` (bf16: half the time,
+    0.0001 nats off); by_sequence: adds "nats_by_sequence" and "chars_by_sequence", sums over
+    targets; at_most: windows, evenly spread.
 
-    The dict has "nats_per_char", "bits_per_char", "perplexity" (of a character), "n_chars" (text,
-    and one for each END), "n_tokens" (targets), "loss_by_position" (nats per character, 64 bins of
-    8 positions; None where nothing was predicted). ValueError if there is nothing to predict.
+    Keys: "nats_per_char", "bits_per_char", "perplexity" (of a character), "n_chars" (of the
+    targets, one for each END), "n_tokens" (targets), "loss_by_position" (nats per character, 64
+    bins of 8 positions; None where nothing was predicted).
     """
     was_training = model.training
     model.eval()
@@ -52,7 +50,6 @@ def evaluate(
     sums = torch.zeros(3, BLOCK_SIZE, dtype=torch.float64)  # nats, characters, targets by position
     if by_sequence:
         sequence = np.cumsum(np.asarray(tokens) == BEGIN) - 1  # of each token
-        # nats, characters of each
         by_number = torch.zeros(2, int(sequence[-1]) + 1, dtype=torch.float64)
         sequence = torch.from_numpy(np.append(sequence, np.full(BLOCK_SIZE + 1, sequence[-1])))
     for batch in starts.split(batch_windows):
@@ -93,8 +90,7 @@ def evaluate(
 
 
 class Meter:
-    """Sums of the training loss, and the first step without a number; on the device, so that a GPU
-    need not be waited for."""
+    """Sums of the training loss, on the device: a GPU need not be waited for."""
 
     def __init__(self, device, nats=0.0, chars=0):
         kind = torch.float32 if device.type == "mps" else torch.float64
@@ -104,18 +100,17 @@ class Meter:
         self.bad = torch.tensor(2**31 - 1, device=device)
 
     def add(self, nats, chars, norm, step):
-        """Counts a step's nats, and the characters of its targets; notes it if its loss or the norm
-        of its gradient is not finite."""
+        """Adds a step; notes it in `bad` if its loss or the norm of its gradient is not finite."""
         self.nats, self.chars = self.nats + nats, self.chars + chars
         finite = torch.isfinite(nats) & torch.isfinite(norm)
         self.bad = torch.where(finite, self.bad, self.bad.clamp(max=step))
 
     def read(self):
-        """(sum of nats, characters) of this process."""
+        """Returns (sum of nats, characters) of this process."""
         return float(self.nats), int(self.chars)
 
     def mean(self):
-        """Mean loss in nats per character since the last call, over all processes."""
+        """Returns the nats per character since the last call, over all processes."""
         sums = machine.sum_over_processes(torch.stack((self.nats, self.chars.to(self.nats.dtype))))
         self.nats, self.chars = torch.zeros_like(self.nats), torch.zeros_like(self.chars)
         nats, chars = sums.tolist()

@@ -1,4 +1,7 @@
-"""The machine under a run: the processes that torchrun started, memory, the name of the device."""
+"""The machine under a run: the processes that torchrun started, memory, the name of the device.
+
+Without torchrun there is one process, of rank 0.
+"""
 
 import contextlib
 import os
@@ -9,7 +12,6 @@ import torch
 import torch.distributed as dist
 
 # ---------------------------------------------------------------- processes
-# Without torchrun there is one, of rank 0.
 
 
 def n_processes():
@@ -23,7 +25,7 @@ def rank():
 
 @contextlib.contextmanager
 def processes(device):
-    """Joins the processes that torchrun started, if it did; all but the first print nothing."""
+    """Joins the processes of torchrun, if any; all but the first print nothing."""
     if "RANK" not in os.environ or dist.is_initialized():
         yield
         return
@@ -56,7 +58,7 @@ def of_first_process(number):
 
 
 def parallel(model, device):
-    """Returns the model as a step calls it: its gradients are the means over all processes."""
+    """Returns the model with gradients that are means over all processes."""
     if n_processes() == 1:
         return model
     ids = [device.index] if device.type == "cuda" else None

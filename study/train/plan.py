@@ -1,5 +1,6 @@
 """Which runs a suite consists of: its sizes, their learning rates, and the order of training."""
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -17,19 +18,18 @@ class Suite(NamedTuple):
     model: type  # its class
     table: dict  # size -> shape
     rates: dict  # optimizer -> {size: peak learning rate}, from a sweep
-    rule: tuple | None = None  # of the ladder's rates with Muon, see `study/train/ladder.py`
+    rule: tuple | None = None  # of the ladder's rates with Muon: `ladder.rule_rate`
 
     @property
     def family(self):
-        """Its name."""
         return self.model.family
 
     def sizes(self, suites, vocab_size=ANY_VOCABULARY):
         """Returns {size: shape} of these suites together."""
-        return {
-            **(self.table if "classical" in suites else {}),
-            **(ladder_sizes(self.model, vocab_size) if "ladder" in suites else {}),
-        }
+        sizes = dict(self.table) if "classical" in suites else {}
+        if "ladder" in suites:
+            sizes |= ladder_sizes(self.model, vocab_size)
+        return sizes
 
 
 def suite_of(size):
@@ -37,8 +37,8 @@ def suite_of(size):
 
 
 def choose_rate(suite, size, shape, recipe="tuned"):
-    """Returns the peak learning rate of a run: of the recipe, by the ladder's rule, or tuned; for a
-    size without a sweep that of the tuned size most alike in width."""
+    """Returns the peak learning rate of a run: the classic one, by the ladder's rule, or tuned; of
+    a size without a sweep that of the tuned size most alike in width."""
     if recipe == "classic":
         return CLASSIC_LEARNING_RATE
     if size in LADDER and suite.rule:
@@ -54,7 +54,7 @@ def choose_rate(suite, size, shape, recipe="tuned"):
 
 def width_ratio(shape, other):
     """Returns how unlike two shapes are in width: mean |ln ratio| of their d_model, d_hidden and
-    the like. (The best learning rate goes with the width; depth moves it little.)
+    the like. (Depth moves the best learning rate little.)
 
     >>> math.exp(width_ratio({"n_layer": 2, "d_model": 64}, {"n_layer": 9, "d_model": 128}))
     2.0
@@ -66,46 +66,34 @@ def width_ratio(shape, other):
 def plan_suite(args, suite, data):
     """Returns the runs that a command line asks for, in order: seed by seed, the smallest first;
     side by side the longest first, so that the last one is short."""
-    planned = [
-        plan_run(
-            data,
-            RunSpec(
-                suite.family,
-                size,
-                shape,
-                choose_rate(suite, size, shape, args.recipe),
-                seed=seed,
-                recipe=args.recipe,
-                suite=suite_of(size),
-                epochs=args.epochs,
-                data_fraction=fraction,
-                max_train_chars=args.max_train_chars,
-                max_minutes=args.max_minutes,
-            ),
+    shapes, runs = suite.sizes(args.suite, data.vocab_size), []
+    asked = ("recipe", "epochs", "max_train_chars", "max_minutes")
+    for fraction, seed, size in itertools.product(args.data_fractions, args.seeds, args.sizes):
+        spec = RunSpec(
+            suite.family,
+            size,
+            shapes[size],
+            choose_rate(suite, size, shapes[size], args.recipe),
+            seed=seed,
+            suite=suite_of(size),
+            data_fraction=fraction,
+            **{key: getattr(args, key) for key in asked},
         )
-        for fraction in args.data_fractions
-        for seed in args.seeds
-        for size, shape in suite.sizes(args.suite, data.vocab_size).items()
-        if size in args.sizes
-    ]
+        runs.append(plan_run(data, spec))
     sign = -1 if args.jobs > 1 else 1
-    return sorted(
-        planned, key=lambda run: (args.seeds.index(run["seed"]), sign * run["train_flops"])
-    )
+    return sorted(runs, key=lambda run: (args.seeds.index(run["seed"]), sign * run["train_flops"]))
 
 
 def replan(record, suite, data):
     """Returns what a record's run would be with today's sizes, data and code, or None."""
-    same = ("seed", "recipe", "suite", "data_fraction", "max_train_chars", "max_minutes")
+    same = "seed recipe suite data_fraction max_train_chars max_minutes optimizer".split()
     try:
-        shape = suite.sizes([record["suite"]], data.vocab_size)[record["size"]]
         spec = RunSpec(
             suite.family,
             record["size"],
-            shape,
+            suite.sizes([record["suite"]], data.vocab_size)[record["size"]],
             record["learning_rate"],
             epochs=record["epochs_planned"],
-            optimizer=record["optimizer"],
             **{key: record[key] for key in same},
         )
         return plan_run(data, spec)

@@ -1,12 +1,11 @@
 """Runs: what decides one (its plan and key), and how it is carried out, from lock to record.
 
-A *plan* is a dict of JSON values that decides the result; its key is their digest together with
-that of the data and of the code. `train` carries a plan out, continues an interrupted run from its
-last state, and returns the record of a finished one without training.
-
     data = load_data(root)
     run = plan_run(data, RunSpec("transformer", "tiny", SIZES["tiny"], learning_rate=0.01))
     record = train(root, run, data, pick_device("auto"))
+
+A *plan* is a dict of JSON values that decides the result, with the digests of data and code; its
+key is the digest of them all.
 """
 
 import contextlib
@@ -35,23 +34,19 @@ from study.train.checkpoints import finished, load_state, remove_state, save_che
 from study.train.data import BLOCK_SIZE, count_chars, digest_tokens, n_windows, subset
 from study.train.loop import Loop, Stopped
 
-# name -> optimizer; dropout and flags stand in the model's class
-RECIPES = {"tuned": "muon", "classic": "adamw"}
-# windows a step on the smallest corpus; benchmarks/training.md: 4 lose 0.04-0.06 nats in one epoch
+RECIPES = {"tuned": "muon", "classic": "adamw"}  # optimizers; the rest stands in the model's class
+# a step, on BATCH_TOKENS of text and less (benchmarks/training.md); more by the root of the text
 BATCH_WINDOWS = 2
-# training tokens for which that was measured; batches grow as the root of the tokens
 BATCH_TOKENS = 600_000
 # of hidden matrices where text is read more than once, times the rate; benchmarks/training.md
 WEIGHT_DECAY = 0.5
-# of training where nothing else is asked: the learning rates were chosen with seeds 0 and 1
-HEADLINE_SEED = 2
+HEADLINE_SEED = 2  # the learning rates were chosen with seeds 0 and 1
 # with --quick each model of the suite trains on so much of the text: minutes on two cores
 QUICK_TRAIN_CHARS = 280_000
 CHECKPOINT_SECONDS = 60  # between saved states of a run
 
 
 # ---------------------------------------------------------------- plan
-# What a run is: all that decides its result.
 
 
 @dataclass(frozen=True)
@@ -68,22 +63,19 @@ class RunSpec:
     epochs: int = 1  # passes over the text
     data_fraction: float = 1.0
     max_train_chars: int | None = None
-    # of training, evaluation not counted: the run ends then, with the schedule shaped for that
-    max_minutes: float | None = None
+    max_minutes: float | None = None  # of training, evaluation not counted
     optimizer: str | None = None  # default: the recipe's
     keep_best: bool = False  # the checkpoint is that of the lowest validation loss, not the last
     batch_windows: int | None = None  # a step; default: by the amount of text
     name: str | None = None  # of its files; default: family_size and what differs from the default
     dropout: float | None = None  # default: the family's
     start: str | None = None  # digest of the weights to start from; default: drawn by the seed
-    # of the hidden matrices; default: WEIGHT_DECAY for several epochs of the tuned recipe from
-    # nothing, else none
-    weight_decay: float | None = None
+    weight_decay: float | None = None  # default: WEIGHT_DECAY or none
 
 
 def plan_run(data, spec):
-    """Returns the plan of a run: its name, model configuration, budget, costs and key. ValueError
-    if data_fraction and max_train_chars leave less than one window of text."""
+    """Returns the plan of a run: what is asked, model configuration, costs and key. ValueError if
+    there is less than one window of text."""
     family_class = model_class(spec.family)
     tokens = subset(data.train, data.token_chars, spec.data_fraction, spec.max_train_chars)
     if len(tokens) <= BLOCK_SIZE < len(data.train):
@@ -95,16 +87,16 @@ def plan_run(data, spec):
     shape, dropout, name, start = (run.pop(key) for key in ("shape", "dropout", "name", "start"))
     if dropout is None:
         dropout = family_class.DROPOUT[spec.recipe]
-    if run["optimizer"] is None:
-        run["optimizer"] = RECIPES[spec.recipe]
-    if run["weight_decay"] is None:
-        decays = spec.epochs > 1 and spec.recipe == "tuned" and not start
-        run["weight_decay"] = WEIGHT_DECAY if decays else 0.0
-    if run["batch_windows"] is None:
-        chars_per_token = mean_chars(tokens, data.token_chars)
-        run["batch_windows"] = windows_per_step(len(tokens) * spec.epochs, chars_per_token)
     if start:
         run["start"] = start
+    if spec.optimizer is None:
+        run["optimizer"] = RECIPES[spec.recipe]
+    if spec.weight_decay is None:
+        decays = spec.epochs > 1 and spec.recipe == "tuned" and not start
+        run["weight_decay"] = WEIGHT_DECAY if decays else 0.0
+    if spec.batch_windows is None:
+        chars_per_token = mean_chars(tokens, data.token_chars)
+        run["batch_windows"] = windows_per_step(len(tokens) * spec.epochs, chars_per_token)
     run["config"] = {
         "family": spec.family,
         "vocab_size": data.vocab_size,
@@ -121,7 +113,7 @@ def plan_run(data, spec):
 
 
 def costs(run, tokens, token_chars):
-    """Returns what a run takes: steps, text, parameters, floating-point operations."""
+    """Returns steps, text, parameters and floating-point operations of a run."""
     with torch.device("meta"):
         model = build_model(run["config"])
     counts, flops_per_token = model.count_parameters(), model.flops_per_token()
@@ -142,8 +134,8 @@ def costs(run, tokens, token_chars):
 
 
 def windows_per_step(n_tokens, chars_per_token=1.0):
-    """Returns the windows of a step: a power of two times BATCH_WINDOWS where a token is one
-    character, else as many as hold that much text: all tokenizers take equally many steps.
+    """Returns the windows of a step: BATCH_WINDOWS times a power of two, less where a token is more
+    than one character, so that all tokenizers take equally many steps.
 
     >>> windows_per_step(600_000), windows_per_step(300_000, 2.0), windows_per_step(2_400_000, 2.6)
     (2, 1, 3)
@@ -153,20 +145,20 @@ def windows_per_step(n_tokens, chars_per_token=1.0):
 
 
 def mean_chars(tokens, token_chars):
-    """Returns the mean of characters that a target of the training loss stands for."""
+    """Returns the mean number of characters of a target."""
     n_ends = int((np.asarray(tokens) == END).sum())  # each with a BEGIN, which is no target
     return (count_chars(tokens, token_chars) + n_ends) / (len(tokens) - n_ends)
 
 
 @functools.cache
 def run_code(family):
-    """Returns the digest of the code that decides what a run gives: the loop, the record and the
-    family's class; not size tables, plans (their values are in the key), files, other families."""
+    """Returns the digest of the code that decides a run's result, with the family's class; what a
+    plan was made by counts through its values alone."""
     return code_digest((Loop, make_record, model_class(family)))
 
 
 def run_name(run):
-    """Returns family_size, and what differs from the headline's runs."""
+    """Returns family_size and what differs from the default."""
     name = f"{run['family']}_{run['size']}"
     if run["recipe"] != "tuned":
         name += f"_{run['recipe']}"
@@ -191,10 +183,10 @@ def shape_of(config):
 def train(root, run, data, device, again=False, weights=None):
     """Carries out a run and returns its record. weights: the state dict that `start` stands for.
 
-    Writes below root/checkpoints: NAME.pt, NAME.json (the record, last), NAME.curve.jsonl; while it
-    runs .NAME.state. A finished run is not repeated unless `again`; an interrupted one continues.
-    Raises Stopped when the loss is no number, when memory does not suffice for one window, or when
-    another process has this run.
+    Writes below root/checkpoints: NAME.pt, NAME.curve.jsonl and, last, NAME.json (the record);
+    while it runs .NAME.state. A finished run is not repeated unless `again`; an interrupted one
+    continues. Raises Stopped when the loss is no number, memory is short, or another process has
+    this run.
     """
     folder = Path(root) / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
@@ -208,7 +200,7 @@ def train(root, run, data, device, again=False, weights=None):
             machine.wait_for_all()
             machine.reset_peak_memory(device)
             loop = Loop(run, data, device)
-            if weights is not None:  # before a saved state is restored, which lies further on
+            if weights is not None:
                 loop.model.load_state_dict(weights)
             with _flag_on_signal() as asked_to_stop:
                 _to_the_end(loop, folder, asked_to_stop)
@@ -222,17 +214,15 @@ def _lock(lock, name):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         lock.seek(0)
-        raise Stopped(
-            f"{name} is being trained in this root by {lock.read()}; wait until it has ended, or"
-            " stop it"
-        ) from None
+        problem = f"{name} is being trained in this root by {lock.read()}"
+        raise Stopped(f"{problem}; wait until it has ended, or stop it") from None
     lock.truncate(0)
     lock.write(f"process {os.getpid()}, started {time.strftime('%F %T')}")
     lock.flush()
 
 
 def _to_the_end(loop, folder, asked_to_stop):
-    """Takes the steps that are left; saves the state once a minute, at the end, at a signal."""
+    """Takes the steps that are left; saves the state now and then, at a signal, and at the end."""
     name, n_steps = loop.run["name"], loop.run["steps"]
     saved = load_state(folder, name, loop.run["key"])
     if saved is not None:
@@ -253,10 +243,7 @@ def _to_the_end(loop, folder, asked_to_stop):
             line = loop.advance()
             bar.update()
             if line:
-                losses = {
-                    split: f"{line[f'{split}_nats_per_char']:.3f}" for split in ("train", "val")
-                }
-                bar.set_postfix(losses)
+                bar.set_postfix(validation=f"{line['val_nats_per_char']:.3f}")
                 if machine.rank() == 0:
                     curve = "".join(json.dumps(line) + "\n" for line in loop.state.curve)
                     write_text(folder / f"{name}.curve.jsonl", curve)
@@ -267,20 +254,19 @@ def _to_the_end(loop, folder, asked_to_stop):
                 saved_at = time.monotonic()
     save()
     if asked_to_stop:
-        print(
-            f"\n{name}: state saved after step {loop.state.step:,} of {n_steps:,}", file=sys.stderr
-        )
+        done = f"step {loop.state.step:,} of {n_steps:,}"
+        print(f"\n{name}: state saved after {done}", file=sys.stderr)
         raise KeyboardInterrupt(asked_to_stop[0])
 
 
 @contextlib.contextmanager
 def _flag_on_signal():
-    """Yields a list that gets a word at SIGTERM or SIGINT: the loop ends after its step."""
+    """Yields a list that gets a word at SIGTERM or SIGINT; a second Ctrl-C ends at once."""
     words = []
 
     def note(number, frame):
         words.append("terminated" if number == signal.SIGTERM else "")
-        if len(words) > 1 and number == signal.SIGINT:  # Ctrl-C once more: at once
+        if len(words) > 1 and number == signal.SIGINT:
             raise KeyboardInterrupt
 
     before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -295,7 +281,7 @@ def _flag_on_signal():
 
 
 def _write_record(loop, folder):
-    """Evaluates and writes a completed run, the record last."""
+    """Evaluates an ended run and writes it, the record last."""
     name, device = loop.run["name"], loop.device
     measured = loop.measure()
     measured_by = {
@@ -311,17 +297,13 @@ def _write_record(loop, folder):
         record["checkpoint_sha256"] = file_digest(folder / f"{name}.pt")
         write_json(folder / f"{name}.json", record)
         remove_state(folder, name)
-    if machine.n_processes() > 1:
-        machine.wait_for_all()
-        record = read_json(folder / f"{name}.json")
-    return record
+    machine.wait_for_all()
+    return read_json(folder / f"{name}.json")
 
 
 def make_record(run, state, measured, measured_by):
-    """Returns the record of an ended run: its plan, what was done of it, its losses.
-
-    state: `LoopState`; measured: {split: dict of `evaluate`}; measured_by: machine and memory.
-    """
+    """Returns the record of an ended run: its plan, what was done of it, its losses. measured:
+    {split: dict of `evaluate`}; measured_by: machine and memory."""
     last, val, test = state.curve[-1], measured["val"], measured["test"]
     share = min(1.0, last["step"] / run["steps"])  # below 1: max_minutes were over
     tokens_seen = int(run["train_tokens"] * run["epochs"] * share)

@@ -1,8 +1,8 @@
-"""A family's suites: what 04, 05 and 05b share: command line, expected minutes, the runs, manifest.
+"""A family's suites, what 04, 05 and 05b share: command line, expected minutes, runs, manifest.
 
 A *suite* trains every size of a family, for every seed and share of the data asked for: the study's
-own sizes ("classical"), or those of `study/train/ladder.py`. It may be made in parts and by several
-processes at once; its manifest lists every run on disk that belongs to the family.
+own sizes ("classical"), or the model ladder's. It may be made in parts and by several processes at
+once; the manifest lists every run of the family on disk.
 """
 
 import contextlib
@@ -23,12 +23,12 @@ from study.train.calibrate import expected_minutes
 from study.train.checkpoints import finished
 from study.train.data import count_chars, load_data
 from study.train.jobs import threads_of, train_side_by_side
-from study.train.ladder import LADDER, PREDICTION, QUICK_WIDTH, width_of
+from study.train.ladder import LEFT_OUT_OF_QUICK, PREDICTION
 from study.train.loop import Stopped
 from study.train.plan import SUITES, Suite, plan_suite, replan
 from study.train.runs import HEADLINE_SEED, QUICK_TRAIN_CHARS, RECIPES, train
 
-# flags that decide the outputs; --only does not: a suite may be made in parts
+# flags that enter the key of the stage; --only does not: a suite may be made in parts
 CONFIGURED = "seeds suite recipe data_fractions max_train_chars epochs max_minutes".split()
 
 
@@ -36,8 +36,7 @@ def suite_main(script, model, sizes, rates, doc, argv=None, ladder_rate=None):
     """Trains a family's suites; the main() of 04, 05 and 05b.
 
     model: the family's class; sizes: {size: shape}; rates: {optimizer: {size: peak learning rate}};
-    ladder_rate: (r, b) of rate = r * (width / 64)^-b (default: the rate of the size most alike in
-    width); both found with benchmarks/sweep_learning_rates.py.
+    ladder_rate: the rule (r, b) of `ladder.rule_rate`.
     """
     args, name = suite_parser(doc).parse_args(argv), Path(script).name
     suite = Suite(model, sizes, rates, ladder_rate)
@@ -80,12 +79,9 @@ def train_all(stage, args, runs, data, device):
     try:
         with contextlib.closing(records):
             for record in records:
-                print(
-                    f"{record['name']}: validation {record['val_nats_per_char']:.4f} nats per"
-                    f" character, {record['seconds']:.0f} s, {record['tokens_per_second']:,.0f}"
-                    " tokens/s",
-                    flush=True,
-                )
+                loss = f"validation {record['val_nats_per_char']:.4f} nats per character"
+                speed = f"{record['seconds']:.0f} s, {record['tokens_per_second']:,.0f} tokens/s"
+                print(f"{record['name']}: {loss}, {speed}", flush=True)
     except Stopped as problem:
         fail(f"{stage.name}.py", str(problem), AGAIN)
 
@@ -107,19 +103,13 @@ def suite_parser(doc):
         "--suite",
         type=list_of(str),
         metavar="SUITE[,SUITE]",
-        help=(
-            f"classical: the study's sizes; ladder: {len(LADDER)} sizes of one depth, the same in"
-            " every family (default: both; with --recipe classic classical alone)"
-        ),
+        help="classical: the study's sizes; ladder: the same in every family (default: both)",
     )
     add(
         "--recipe",
         choices=tuple(RECIPES),
         default="tuned",
-        help=(
-            "classic: learned positions only, AdamW, 3e-4 for every size, dropout, as the original"
-            " study trained (default: tuned)"
-        ),
+        help="classic: as the original study trained, AdamW and 3e-4 (default: tuned)",
     )
     add(
         "--data-fractions",
@@ -145,19 +135,13 @@ def suite_parser(doc):
         "--max-minutes",
         type=number(above=0),
         metavar="MIN",
-        help=(
-            "of training for each run, evaluation not counted: the learning rate decays to zero by"
-            " then (default: no limit)"
-        ),
+        help="of training for each run; the learning rate is zero by then (default: no limit)",
     )
     add(
         "--jobs",
         type=whole(1),
         metavar="K",
-        help=(
-            "runs side by side, each with its share of the cores as threads (default: 1; with"
-            " --quick on CPUs as many as there are cores)"
-        ),
+        help="runs side by side (default: 1; with --quick on CPUs as many as there are cores)",
     )
     return parser
 
@@ -179,23 +163,17 @@ def check_suite(args, suite, device="cpu"):
             if args.recipe != "classic" and suite.sizes(SUITES):
                 args.suite = list(SUITES)
     if args.recipe == "classic" and "ladder" in args.suite:
-        raise ValueError(
-            "--recipe classic: the sizes of the ladder have no learned positions, and it has no"
-            " others"
-        )
+        raise ValueError("--recipe classic: it has learned positions, the ladder's sizes have none")
     for name in set(args.suite) - set(SUITES):
         raise ValueError(f"--suite: there is no suite {name!r}; there are {', '.join(SUITES)}")
     known = suite.sizes(args.suite)
+    asked = [name for name in known if not (args.quick and name in LEFT_OUT_OF_QUICK)]
     if args.only:
-        args.sizes = [name.removeprefix(f"{suite.family}_") for name in args.only.split(",")]
-    else:
-        too_wide = {size for size in LADDER if args.quick and width_of(size) > QUICK_WIDTH}
-        args.sizes = [name for name in known if name not in too_wide]
-    unknown = [name for name in args.sizes if name not in known]
+        asked = [name.removeprefix(f"{suite.family}_") for name in args.only.split(",")]
+    unknown = ",".join(name for name in asked if name not in known)
     if unknown:
-        raise ValueError(
-            f"--only {','.join(unknown)}: there is no such size; there are {', '.join(known)}"
-        )
+        raise ValueError(f"--only {unknown}: there is no such size; there are {', '.join(known)}")
+    args.sizes = [name for name in known if name in asked]
 
 
 # ---------------------------------------------------------------- what is said and written
@@ -205,10 +183,9 @@ def print_plan(runs, data, device, jobs):
     """Prints what is about to be trained, and how long it should take here."""
     amounts = " or ".join(f"{n:,}" for n in sorted({run["train_chars"] for run in runs}))
     limit = runs[0]["max_train_chars"]
-    print(
-        f"training text: {amounts} of {count_chars(data.train, data.token_chars):,} characters"
-        + (f" (--max-train-chars {limit})" if limit else "")
-    )
+    why = f" (--max-train-chars {limit})" if limit else ""
+    n_chars = count_chars(data.train, data.token_chars)
+    print(f"training text: {amounts} of {n_chars:,} characters{why}")
     print(
         f"{'run':32} {'parameters':>11} {'non-emb.':>11} {'tokens':>12} {'steps':>8} {'FLOPs':>8}"
         f" {'minutes':>8}"
@@ -221,11 +198,8 @@ def print_plan(runs, data, device, jobs):
             f" {run['train_flops']:8.1e} {expected:8.1f}"
         )
     together = max(sum(minutes) / jobs, max(minutes))
-    print(
-        f"expected minutes of training: {together:.1f} on {machine.device_name(device)}"
-        + (f", {jobs} runs side by side" if jobs > 1 else ""),
-        flush=True,
-    )
+    where = machine.device_name(device) + (f", {jobs} runs side by side" if jobs > 1 else "")
+    print(f"expected minutes of training: {together:.1f} on {where}", flush=True)
 
 
 def finish_suite(stage, suite, data, runs, device):
@@ -234,25 +208,24 @@ def finish_suite(stage, suite, data, runs, device):
     folder = stage.root / "checkpoints"
     with open(folder / f".{stage.name}.finish.lock", "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        planned, complete = {run["name"]: run for run in runs}, []
+        planned, complete = {run["name"]: run for run in runs}, {}
         for path in sorted(folder.glob(f"{suite.family}_*.json")):
             record = read_json(path)
             run = planned.get(path.stem) or replan(record, suite, data)
             if run and finished(stage.root, run):
-                complete.append(record)
-        names = [record["name"] for record in complete]
-        missing = sorted(set(planned) - set(names))
-        summary = {"runs": len(complete)}
+                complete[run["name"]] = record["val_nats_per_char"]
+        missing = sorted(set(planned) - set(complete))
+        counts = {"runs": len(complete)}
+        summary = dict(counts)
         if missing:
             summary["not yet trained"] = ", ".join(missing)
         if complete:
-            best = min(complete, key=lambda record: record["val_nats_per_char"])
-            loss = f"{best['val_nats_per_char']:.4f} nats per character"
-            summary["best"] = f"{best['name']}, validation {loss}"
+            best = min(complete, key=complete.get)
+            summary["best"] = f"{best}, validation {complete[best]:.4f} nats per character"
         ends = (".pt", ".json", ".curve.jsonl")
         stage.finish(
-            [f"checkpoints/{name}{end}" for name in names for end in ends],
-            counts={"runs": len(complete)},
+            [f"checkpoints/{name}{end}" for name in complete for end in ends],
+            counts=counts,
             device=machine.device_name(device),
             extra={"missing": missing, **prediction_of(stage.root, suite.family)},
             summary=summary,
@@ -260,7 +233,7 @@ def finish_suite(stage, suite, data, runs, device):
 
 
 def prediction_of(root, family):
-    """Returns time and digest of the prediction that was made before the largest runs."""
+    """Returns {"prediction": its time and digest} if the largest run was predicted, else {}."""
     predicted = (read_json(root / PREDICTION) or {}).get(family)
     if not predicted:
         return {}
