@@ -163,7 +163,7 @@ def check_suite(args, suite, device="cpu"):
             if args.recipe != "classic" and suite.sizes(SUITES):
                 args.suite = list(SUITES)
     if args.recipe == "classic" and "ladder" in args.suite:
-        raise ValueError("--recipe classic: it has learned positions, the ladder's sizes have none")
+        raise ValueError("--recipe classic: the sizes of the ladder have no learned positions")
     for name in set(args.suite) - set(SUITES):
         raise ValueError(f"--suite: there is no suite {name!r}; there are {', '.join(SUITES)}")
     known = suite.sizes(args.suite)
