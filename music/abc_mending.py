@@ -44,7 +44,8 @@ def split_book(text):
 
     A tune begins with X: (in a book without any, with T: or the first field); an empty line ends
     it unless music follows. M:, L:, K: and Q: above the first X: hold for every tune without."""
-    text, mended = without_web(text)
+    mended = Counter()
+    text = _mend(text, _LEFT_OVERS, mended)
     blocks, begin_text = [[]], False
     for number, line in enumerate(text.split("\n"), 1):
         if line.startswith(("%%begin", "%%end")):
@@ -67,12 +68,9 @@ def split_book(text):
     for block in blocks:
         first = block[0][1]
         is_start = first.startswith("X:") if has_numbers else first[:2] in ("T:", "M:", "L:", "K:")
-        if has_numbers and is_start:
-            tunes.append(RawTune(list(block), Counter()))
-            continue
         has_music = any(is_music(line) for _, line in block)
-        if is_start and has_music:
-            tunes.append(RawTune(list(block), Counter({"tunes without X:": 1})))
+        if is_start and (has_numbers or has_music):
+            tunes.append(RawTune(block, Counter([] if has_numbers else ["tunes without X:"])))
         elif tunes and has_music and all(is_field(line) or is_music(line) for _, line in block):
             tunes[-1].lines.extend(block)
             tunes[-1].mended["empty lines inside a tune"] += 1
@@ -89,11 +87,6 @@ def split_book(text):
 
 
 _OPEN_CHORD = re.compile(r"(?![A-Za-z]:).{,200}\[[A-Ga-g\d^_=,'/ ]{,20}")
-# tags that notes cannot be taken for: `a<b>c` is rhythm
-_TAG = re.compile(
-    r"(?i)</?(?:br|pre|p|div|span|font|td|tr|table|html|body|code|a\s+href[^<>]*)\s*/?>"
-)
-_ENTITY = re.compile(r"&(?:amp|lt|gt|quot|apos|nbsp|#\d{1,6}|#x[0-9a-fA-F]{1,5});")
 _TYPOGRAPHY = {
     **dict.fromkeys("\u201c\u201d\u201e\u201f\u00ab\u00bb\u2033", '"'),
     **dict.fromkeys("\u2018\u2019\u201a\u201b\u00b4\u2032", "'"),
@@ -105,8 +98,16 @@ _TYPOGRAPHY = {
     "\u2028": "\n",
 }
 _LEFT_OVERS = (
-    ("HTML left-overs", _ENTITY, lambda match: html.unescape(match.group())),
-    ("HTML left-overs", _TAG, ""),
+    (
+        "HTML left-overs",
+        r"&(?:amp|lt|gt|quot|apos|nbsp|#\d{1,6}|#x[0-9a-fA-F]{1,5});",
+        lambda match: html.unescape(match.group()),
+    ),
+    (  # tags that notes cannot be taken for: `a<b>c` is rhythm
+        "HTML left-overs",
+        r"(?i)</?(?:br|pre|p|div|span|font|td|tr|table|html|body|code|a\s+href[^<>]*)\s*/?>",
+        "",
+    ),
     (
         "typographic quotes and blanks",
         f"[{''.join(_TYPOGRAPHY)}]",
@@ -117,12 +118,14 @@ _LEFT_OVERS = (
 )
 
 
-def without_web(text):
-    """Returns (text without what web pages, word processors and e-mail leave, Counter of it)."""
-    cleaner = Cleaner(Counter())
-    for kind, pattern, replacement in _LEFT_OVERS:
-        text = cleaner.sub(kind, pattern, replacement, text)
-    return text, cleaner.mended
+def _mend(text, table, mended):
+    """Returns a text after the substitutions of a table of (kind of fault, None for what is none;
+    pattern; replacement). Faults are counted in `mended`."""
+    for kind, pattern, replacement in table:
+        text, n = re.subn(pattern, replacement, text)
+        if n and kind:
+            mended[kind] += n
+    return text
 
 
 def is_field(line):
@@ -151,72 +154,6 @@ def is_words(line):
     return foreign > max(2, 0.3 * letters) or bool(re.fullmatch(r"[-\d\s.\\]+", line))
 
 
-FIELD = re.compile(r"(\[[A-Za-z]:[^\]\n]*\])")
-_MARK = re.compile(r"![^!|\s]{1,40}!|\+[A-Za-z][A-Za-z0-9.()<>]{0,39}\+")
-_MICROTONE = re.compile(r"(\^+|_+|=)(\d*)(/*)(\d*)(?<=[\d/])(?=[A-Ga-g])")
-_TUPLET = re.compile(r"\((\d{1,2})(?::(\d{0,2}))?(?::(\d{0,2}))?")
-_ZERO = re.compile(r"(?:[_^=]*[A-Ga-gzx][,']*|\[[^\]|:]*\])0+(?![\d/.])-?")
-_CHORD = re.compile(r"\[(?![A-Za-z]:)([^\[\]|]*)\]")
-_HEAD = r"[_^=]*[A-Ga-gzx][,']*"
-_STRAY = re.compile(r"(?<![A-Ga-g0-9,'/\]])-|[=^_]+(?![\^_=]*[A-Ga-g])")
-_SHORT = re.compile(rf"({_HEAD})>({_HEAD})/({_HEAD})/(?![\d/])")
-
-
-class Cleaner:
-    """Turns lines of music into what `read_stretch` reads; mended: Counter of what it met."""
-
-    def __init__(self, mended):
-        self.mended = mended
-
-    def sub(self, kind, pattern, replacement, text):
-        """re.sub that counts."""
-        text, n = re.subn(pattern, replacement, text)
-        if n:
-            self.mended[kind] += n
-        return text
-
-    def line(self, line):
-        """Cleans a line of words, marks and comments."""
-        line = re.sub(r'"[^"]*"', "", line)
-        line = self.sub("unclosed quotes", r'"[^"\s|]*', "", line)
-        line = line.split("%")[0].rstrip().removesuffix("\\")
-        parts = enumerate(FIELD.split(line))
-        return "".join(part if i % 2 else self.music(part) for i, part in parts)
-
-    def music(self, text):
-        """Cleans a stretch of a line without fields."""
-        text = _MARK.sub("", text)
-        text = self.sub("line-break signs", r"[$!*]", "", text)
-        text = re.sub(r"\{[^}|]*\}|[.~`H-WYh-w]|y[\d/]*|\\", "", text)
-        text = self.sub("microtones", _MICROTONE, _accidental, text)
-        text = re.sub(r"(?<![_^])(\^\^|__)[_^]+", r"\1", text)
-        text = re.sub(r"(?<=[A-Ga-g])[,']{2,}", _octave_marks, text)
-        text = self.sub("notes without length", _ZERO, "", text)
-        text = _TUPLET.sub(lambda match: "\1" + _tuplet(*match.groups())[1:], text)
-        if text.count("(") != text.count(")"):
-            self.mended["unclosed slurs"] += 1
-        text = re.sub(r"[()]", "", text).replace("\1", "(")
-        text = _CHORD.sub(self.chord, text)
-        text = self.sub("unclosed chords", r"\[(?=[^\]|:\d]*(?:\||$))(?![|:\d])", "", text)
-        text = re.sub(r"[ \t]+(?=-)|(?<=[<>])[ \t]+|[ \t]+(?=[<>])", "", text)
-        text = self.sub("lengths behind a tie", r"(?<=[A-Ga-g,'])-(\d)", r"\1-", text)
-        text = self.sub("stray signs", _STRAY, "", text)
-        # d>c/B/ means d3/2c/4B/4, and d>c/ means d>c
-        text = self.sub("old shorthand of rhythm", _SHORT, r"\g<1>3/2\2/4\3/4", text)
-        short = rf"({_HEAD}>{_HEAD})/(?![\d/])"
-        return self.sub("old shorthand of rhythm", short, r"\1", text)
-
-    def chord(self, match):
-        """Returns a chord without blanks and rests."""
-        inside = re.sub(r"\s", "", match.group(1))
-        notes = re.sub(r"[zx][\d/]*-?", "", inside)
-        if notes != inside:
-            self.mended["rests inside chords"] += 1
-        if not re.search("[A-Ga-g]", notes):
-            return "z" if inside else ""
-        return f"[{notes}]"
-
-
 def _accidental(match):
     """Returns a microtone as the next semitone towards the natural."""
     sign, over, slash, under = match.groups()
@@ -230,11 +167,68 @@ def _octave_marks(match):
     return "'" * n if n > 0 else "," * -n
 
 
-def _tuplet(p, q, r):
-    """Returns a tuplet of at most nine: `(10:6:10` is `(5:3:10`."""
+def _tuplet(match):
+    """Returns a tuplet of at most nine, `(10:6:10` as `(5:3:10`, with \\1 for the bracket."""
+    p, q, r = match.groups()
     if len(p) == 1:
-        return f"({p}" + (f":{q or ''}:{r or ''}" if q is not None else "")
+        return match.group().replace("(", "\1")
     p, q = int(p), int(q or 0) or 2
     r = int(r or 0) or p
     divisor = math.gcd(p, q)
-    return f"({p // divisor}:{q // divisor}:{r}" if p // divisor <= 9 else ""
+    return f"\1{p // divisor}:{q // divisor}:{r}" if p // divisor <= 9 else "\1"
+
+
+FIELD = re.compile(r"(\[[A-Za-z]:[^\]\n]*\])")
+_HEAD = r"[_^=]*[A-Ga-gzx][,']*"
+# mended before slurs and chords, and after them
+_SIGNS = (
+    (None, r"![^!|\s]{1,40}!|\+[A-Za-z][A-Za-z0-9.()<>]{0,39}\+", ""),  # decorations
+    ("line-break signs", r"[$!*]", ""),
+    (None, r"\{[^}|]*\}|[.~`H-WYh-w]|y[\d/]*|\\", ""),  # graces, marks, spacers
+    ("microtones", r"(\^+|_+|=)(\d*)(/*)(\d*)(?<=[\d/])(?=[A-Ga-g])", _accidental),
+    (None, r"(?<![_^])(\^\^|__)[_^]+", r"\1"),
+    (None, r"(?<=[A-Ga-g])[,']{2,}", _octave_marks),
+    ("notes without length", rf"(?:{_HEAD}|\[[^\]|:]*\])0+(?![\d/.])-?", ""),
+    (None, r"\((\d{1,2})(?::(\d{0,2}))?(?::(\d{0,2}))?", _tuplet),
+)
+_RHYTHM = (
+    ("unclosed chords", r"\[(?=[^\]|:\d]*(?:\||$))(?![|:\d])", ""),
+    (None, r"[ \t]+(?=-)|(?<=[<>])[ \t]+|[ \t]+(?=[<>])", ""),
+    ("lengths behind a tie", r"(?<=[A-Ga-g,'])-(\d)", r"\1-"),
+    ("stray signs", r"(?<![A-Ga-g0-9,'/\]])-|[=^_]+(?![\^_=]*[A-Ga-g])", ""),
+    # d>c/B/ means d3/2c/4B/4, and d>c/ means d>c
+    (
+        "old shorthand of rhythm",
+        rf"({_HEAD})>({_HEAD})/({_HEAD})/(?![\d/])",
+        r"\g<1>3/2\2/4\3/4",
+    ),
+    ("old shorthand of rhythm", rf"({_HEAD}>{_HEAD})/(?![\d/])", r"\1"),
+)
+
+
+def clean_music(line, mended):
+    """Returns a line of music as `read_stretch` reads it, without words, marks and comments."""
+    line = _mend(line, [(None, r'"[^"]*"', ""), ("unclosed quotes", r'"[^"\s|]*', "")], mended)
+    line = line.split("%")[0].rstrip().removesuffix("\\")
+    parts = enumerate(FIELD.split(line))
+    return "".join(part if i % 2 else _clean_part(part, mended) for i, part in parts)
+
+
+def _clean_part(text, mended):
+    """Returns a part of a line between fields, cleaned."""
+
+    def chord(match):
+        inside = re.sub(r"\s", "", match.group(1))
+        notes = re.sub(r"[zx][\d/]*-?", "", inside)
+        if notes != inside:
+            mended["rests inside chords"] += 1
+        if not re.search("[A-Ga-g]", notes):
+            return "z" if inside else ""
+        return f"[{notes}]"
+
+    text = _mend(text, _SIGNS, mended)
+    if text.count("(") != text.count(")"):
+        mended["unclosed slurs"] += 1
+    text = re.sub(r"[()]", "", text).replace("\1", "(")
+    text = re.sub(r"\[(?![A-Za-z]:)([^\[\]|]*)\]", chord, text)
+    return _mend(text, _RHYTHM, mended)

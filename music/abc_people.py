@@ -27,7 +27,7 @@ from music.abc_fields import (
     sharps_of,
     shift_of,
 )
-from music.abc_mending import FIELD, Cleaner, decoded, is_field, is_music, is_words, split_book
+from music.abc_mending import FIELD, clean_music, decoded, is_field, is_music, is_words, split_book
 from music.abc_text import AbcError, read_abc
 from music.midi_to_abc import MAX_BARS, MAX_VOICES, write_tune
 from music.notation import MIDI_TICKS, midi_score
@@ -95,8 +95,8 @@ class _Reader:
     n_foreign, first_foreign: signs that are no music; (line, message) of the first."""
 
     def __init__(self, raw, last_endings):
-        self.mended, self.voices, self.voice = Counter(raw.mended), {}, None
-        self.cleaner, self.last_endings = Cleaner(self.mended), last_endings
+        self.mended, self.last_endings = Counter(raw.mended), last_endings
+        self.voices, self.voice = {}, None
         self.key, self.meter, self.compound, self.unit = (0,) * 7, (4, 4), False, None
         self.in_header, self.has_key, self.shift = True, False, 0
         self.signatures, self.tempos, self.n_foreign, self.first_foreign = {}, {}, 0, None
@@ -198,7 +198,7 @@ class _Reader:
             self.mended["lines of words"] += 1
             return
         self.in_header = False
-        for i, part in enumerate(FIELD.split(self.cleaner.line(line))):
+        for i, part in enumerate(FIELD.split(clean_music(line, self.mended))):
             if i % 2 and part[1] == "V":
                 self.choose_voice(part[3:-1])
             elif i % 2 and self.voice and self.voice.text.strip():
