@@ -9,6 +9,7 @@ Faults are mended (`abc_mending`); what cannot be read says its line and why. Ba
 import re
 from collections import Counter
 from fractions import Fraction
+from itertools import zip_longest
 from typing import NamedTuple
 
 import numpy as np
@@ -57,21 +58,19 @@ class _Unreadable(ValueError):
 
 
 class _Bar(NamedTuple):
-    """A bar of a voice. notes: [[onset in the bar, duration, pitch]]; times: ticks; meter: (n, d)
-    or None."""
+    """A bar of a voice. notes: [[onset in the bar, duration, pitch]]; times: ticks; meter: of M:."""
 
     notes: list
     length: int
-    meter: tuple | None
+    meter: str
 
 
 class _Voice:
-    """A voice while it is read. text, line: of the open bar; first_ending: index of its first bar,
-    in the present section."""
+    """A voice while it is read. meter: of M:; text, line: of the open bar; first_ending: index of
+    the first bar of the section's first ending."""
 
     def __init__(self, tune):
-        for name in ("key", "unit", "meter", "compound", "shift"):
-            setattr(self, name, getattr(tune, name))
+        self.key, self.unit, self.meter, self.shift = tune.key, tune.unit, tune.meter, tune.shift
         self.text, self.line, self.bars, self.first_ending = "", 0, [], None
         self.ties = {}  # {part of an overlay: [(step, pitch, row of its note)]}
 
@@ -97,8 +96,8 @@ class _Reader:
     def __init__(self, raw, last_endings):
         self.mended, self.last_endings = Counter(raw.mended), last_endings
         self.voices, self.voice = {}, None
-        self.key, self.meter, self.compound, self.unit = (0,) * 7, (4, 4), False, None
-        self.in_header, self.has_key, self.shift = True, False, 0
+        self.key, self.unit, self.meter, self.shift = (0,) * 7, None, "4/4", 0
+        self.in_header, self.has_key = True, False
         self.signatures, self.tempos, self.n_foreign, self.first_foreign = {}, {}, 0, None
         for number, line in raw.lines:
             if is_field(line):
@@ -125,7 +124,8 @@ class _Reader:
             vars(target).update(values)
 
     def field_M(self, value):
-        self.set(meter=meter_numbers(value), compound=parse_meter(value)[1])
+        meter_numbers(value)  # or ValueError
+        self.set(meter=value)
 
     def field_L(self, value):
         self.set(unit=parse_unit(value))
@@ -161,7 +161,7 @@ class _Reader:
 
     def field_Q(self, value):
         try:
-            tempo = parse_tempo(value, self.unit or default_unit(ticks_of(self.meter)))
+            tempo = parse_tempo(value, self.unit or default_unit(parse_meter(self.meter)[0]))
         except ValueError:
             speed = re.search(r"=\D*(\d{2,3})\b", value)
             if not speed:
@@ -254,15 +254,15 @@ class _Reader:
             length = max(length, now)
         if length:
             voice.bars.append(_Bar(notes, length, voice.meter))
-        elif voice.meter:
-            rest = _Bar([], ticks_of(voice.meter), voice.meter)
-            voice.bars += [rest] * min(n_rests, MAX_BARS)
+        elif bar_ticks := parse_meter(voice.meter)[0]:
+            voice.bars += [_Bar([], bar_ticks, voice.meter)] * min(n_rests, MAX_BARS)
 
     def read_part(self, voice, number, text, alterations, line):
         """Returns the Stretch of a text; its errors are counted."""
-        unit = voice.unit or default_unit(ticks_of(voice.meter))
+        length, compound = parse_meter(voice.meter)
         ties = tuple(tie[:2] for tie in voice.ties.get(number, ()))
-        read = read_stretch(text, alterations, unit, voice.compound, ties)
+        unit = voice.unit or default_unit(length)
+        read = read_stretch(text, alterations, unit, compound, ties)
         for kind, message in read.errors:
             if message.startswith("cannot read"):
                 self.n_foreign += 1
@@ -309,10 +309,6 @@ def written(reader, name, max_voices):
     return write_tune(notes, bars, meters, signatures, tempos, name, max_voices)[0]
 
 
-def ticks_of(meter):
-    return meter and bar_length(meter, TICKS)
-
-
 def units(ticks):
     """Returns units of the grid, a float."""
     return ticks * QUARTER / TICKS
@@ -327,11 +323,11 @@ def bar_plan(voices, mended):
     if n_bars > MAX_BARS:
         raise _Unreadable(f"more than {MAX_BARS:,} bars")
     rows = []
-    for i in range(n_bars):
-        own = [voice[i] for voice in voices if i < len(voice)]
+    for column in zip_longest(*voices):
+        own = [bar for bar in column if bar]
         longest = max(units(bar.length) for bar in own)
         length = int(np.ceil(round(longest, 3) / SMALLEST)) * SMALLEST
-        meter = next((bar.meter for bar in own if bar.meter), None)
+        meter = next(filter(None, [meter_numbers(bar.meter) for bar in own]), None)
         if not meter or bar_length(meter, QUARTER) % SMALLEST:
             meter = meter_of_length(length, QUARTER)
         if bar_length(meter, QUARTER) > LONGEST_BAR:
@@ -390,27 +386,23 @@ def on_grid(track, on, off, beats):
     return on, np.maximum(off, on + SIXTY_FOURTH)
 
 
+_NORMAL = re.compile(
+    r"(?:(?:[XTMLQR]:.*)?\n)*K:.*\n"
+    r"(?:\[(?:V:\d+|M:\d+/\d+|Q:1/4=\d+|K:[A-G][#b]?m?)\]|\(\d(?::\d?:\d+)?"
+    r"|[A-Ga-gzZ0-9/|,'^_=\-\n]"
+    r"|\[(?:[_=^]?[A-Ga-g][,']*-?)+\])*"
+)
+
+
 def is_normal(raw_text):
     """Returns True for a tune that is in normal form: by its unit, its signs and its bars."""
-    header, _, body = raw_text.partition("\nK:")
-    lines = [line for line in header.split("\n") if line]
-    if "L:1/16" not in lines or any(line[:2] not in _NORMAL_FIELDS for line in lines):
-        return False
-    if not _NORMAL_BODY.fullmatch(body.partition("\n")[2]):
+    if "\nL:1/16\n" not in raw_text or not _NORMAL.fullmatch(raw_text):
         return False
     try:
         tune = read_abc(raw_text)
     except AbcError:
         return False
     return all(bar.length == bar.meter for voice in tune.voices for bar in voice.bars[1:])
-
-
-_NORMAL_FIELDS = ("X:", "T:", "M:", "L:", "Q:", "R:")
-_NORMAL_BODY = re.compile(
-    r"(?:\[(?:V:\d+|M:\d+/\d+|Q:1/4=\d+|K:[A-G][#b]?m?)\]|\(\d(?::\d?:\d+)?"
-    r"|[A-Ga-gzZ0-9/|,'^_=\-\n]"
-    r"|\[(?:[_=^]?[A-Ga-g][,']*-?)+\])*"
-)
 
 
 def read_people(data, name="", max_voices=MAX_VOICES):
