@@ -1,8 +1,7 @@
 """Reads one stretch of music: notes, chords, rests and their signs between two bar lines or fields.
 
-Readings are remembered, since music repeats itself. As in abc2midi, an accidental holds for its
-letter in all octaves to the end of the bar; a tied note keeps its accidental across the bar line,
-the notes after it do not.
+As in abc2midi, an accidental holds for its letter in all octaves to the end of the bar; a tied note
+keeps its own across the bar line, the notes after it do not.
 """
 
 import re
@@ -110,8 +109,8 @@ def _fraction(text):
 
 
 def _read_token(token):
-    """Returns (kind, heads, numerator, denominator, all tied) of a token. Notes, chords and rests
-    (without heads) are of the kind "sound"; `[C2E2]3` sounds for 6."""
+    """Returns (kind, heads, numerator, denominator, all tied) of a token; kind is "sound" for a
+    note, chord or rest (without heads). `[C2E2]3` sounds for 6."""
     kind = _KIND.match(token).lastgroup
     if kind == "note":
         head = read_head(token)
@@ -121,8 +120,8 @@ def _read_token(token):
     if kind != "chord":
         return kind, (), 1, 1, False
     inside, _, after = token[1:].rpartition("]")
-    inside = re.sub(r"![^!]*!", "", inside)
-    heads = tuple([read_head(match.group()) for match in HEAD.finditer(inside)])
+    heads = HEAD.finditer(re.sub(r"![^!]*!", "", inside))
+    heads = tuple([read_head(match.group()) for match in heads])
     if not heads:
         return "empty chord", (), 1, 1, False
     over, under = _fraction(after.rstrip("-"))
@@ -341,8 +340,8 @@ _SPOILT = {
 
 
 def read_stretch(text, alterations, unit, compound, ties):
-    """Returns the Stretch of a text without bar lines and fields; what cannot be read is in its
-    `errors`.
+    """Returns the Stretch of a text without bar lines and fields, which music repeats: short ones
+    are remembered.
 
     alterations: of the seven letters, in force; unit: ticks of a unit note; compound: see
     `parse_meter`; ties: the open ones, ((step, pitch), ...).

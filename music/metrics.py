@@ -56,8 +56,10 @@ def _note_arrays(tune):
 def entropy(counts):
     """Returns the Shannon entropy in bits of a histogram; None if it is empty."""
     counts = np.asarray(counts, float)
-    p = counts[counts > 0] / counts.sum() if counts.sum() else None
-    return None if p is None else float(max(0.0, -(p * np.log2(p)).sum()))
+    if not counts.sum():
+        return None
+    p = counts[counts > 0] / counts.sum()
+    return float(max(0.0, -(p * np.log2(p)).sum()))
 
 
 def music_metrics(tune):
@@ -76,10 +78,8 @@ def music_metrics(tune):
     classes = np.bincount(pitches % 12, minlength=12)
     n_bars = max((len(voice.bars) for voice in tune.voices), default=0)
     sounding, polyphony = _polyphony(onsets, durations)
-    # a note may be tied beyond the last bar line, and the last bar may be a rest
-    last_bars = [voice.bars[-1] for voice in tune.voices if voice.bars]
-    ends = [float(bar.onset + bar.length) for bar in last_bars]
-    total = max(float((onsets + durations).max()), *ends)
+    ends = [float(voice.bars[-1].onset + voice.bars[-1].length) for voice in tune.voices]
+    total = max(float((onsets + durations).max()), *ends)  # ties lead beyond the last bar line
     intervals = np.abs(_intervals(onsets, pitches, voices))
     return {
         "pitch_class_entropy": entropy(classes),
@@ -116,8 +116,7 @@ def _polyphony(onsets, durations):
 
 
 def _intervals(onsets, pitches, voices):
-    """Returns the intervals in semitones between the highest notes of successive onsets, of all
-    voices."""
+    """Returns the intervals (semitones) between the highest notes of a voice's successive onsets."""
     order = np.lexsort((-pitches, onsets, voices))
     onsets, pitches, voices = onsets[order], pitches[order], voices[order]
     other_voice = np.diff(voices, prepend=-1) != 0
@@ -157,7 +156,6 @@ def _bars_of(tune, onsets):
 def _groove(tune, onsets):
     """Returns the groove consistency of `music_metrics`."""
     starts, meters, bar = _bars_of(tune, onsets)
-    # bars of two meters have no positions to compare
     same = (meters[1:] == meters[:-1]) & (meters[1:] > 0)
     if not same.any():
         return None
@@ -211,7 +209,7 @@ def compare_sets(generated, real, seed=0, resamples=200):
     against real is no difference.
     """
     rng = np.random.default_rng(seed)
-    sets = [[as_tune(tune) for tune in tunes] for tunes in (generated, real)]
+    sets = [list(map(as_tune, tunes)) for tunes in (generated, real)]
     n, n_real = map(len, sets)
     size = min(n, n_real // 2)
     draws = []
@@ -243,16 +241,20 @@ def _compare_metric(ours, theirs, draws):
     ours, theirs = np.array(ours, float), np.array(theirs, float)  # None becomes nan
     row = {}
     for name, values in (("generated", ours), ("real", theirs)):
-        known = values[~np.isnan(values)]
+        known = _known(values)
         row[f"{name}_mean"] = mean_of_known(known)
         row[f"{name}_sd"] = float(known.std()) if len(known) > 1 else None
     spread = row["real_sd"]
 
     def distance(a, b):
-        a, b = a[~np.isnan(a)], b[~np.isnan(b)]
+        a, b = _known(a), _known(b)
         return wasserstein_distance(a, b) / spread if len(a) and len(b) and spread else None
 
     return row | _mean_distances("wasserstein_in_sd", distance, ours, theirs, draws)
+
+
+def _known(values):
+    return values[~np.isnan(values)]
 
 
 def _compare_histogram(ours, theirs, draws):
@@ -265,8 +267,7 @@ def _compare_histogram(ours, theirs, draws):
 
 
 def _mean_distances(name, distance, ours, theirs, draws):
-    """Returns the mean distance of generated and real music as `name`, and of real and real. draws:
-    [(indices of generated, of real, of other real)]."""
+    """Returns mean distances; draws: [(indices of generated, of real, of other real)]."""
     within = [distance(theirs[b], theirs[c]) for _, b, c in draws]
     within = [value for value in within if value is not None]
     return {
@@ -293,10 +294,10 @@ def skills(samples):
     return {
         "n": len(samples),
         "meter": ratio(n_right, n_sounding),
-        "key": mean_of_known([_keeps_key(tune) for tune in tunes]),
-        "in_key": mean_of_known([in_key_share(tune) for tune in tunes]),
-        "cadence": mean_of_known([_ends_at_home(tune) for tune in whole]),
-        "repetition": mean_of_known([repeated_bars(tune) for tune in tunes]),
+        "key": mean_of_known(map(_keeps_key, tunes)),
+        "in_key": mean_of_known(map(in_key_share, tunes)),
+        "cadence": mean_of_known(map(_ends_at_home, whole)),
+        "repetition": mean_of_known(map(repeated_bars, tunes)),
         "valid": mean_of_known([check.level >= VALID_LEVEL for check in checks]),
         "content": mean_of_known([check.content for check in checks]),
         "ended": mean_of_known([not sample.truncated for sample in samples]),
@@ -304,8 +305,7 @@ def skills(samples):
 
 
 def _keeps_key(tune):
-    """Returns whether the notes, weighted by duration, fit the key of K: or its relative best; None
-    if K: has no tonic."""
+    """Returns whether the key of K: or its relative fits the notes best; None without a tonic."""
     key = tonic_of(tune.key)
     if not key:
         return None
@@ -313,7 +313,7 @@ def _keeps_key(tune):
     if len(np.unique(pitches % 12)) < 2:  # no correlation
         return False
     tonic, minor = key
-    relative = ((tonic + 3) % 12, 0) if minor else ((tonic + 9) % 12, 1)
+    relative = (tonic + (3 if minor else 9)) % 12, 1 - minor
     return best_key(np.bincount(pitches % 12, weights=durations, minlength=12)) in (key, relative)
 
 
