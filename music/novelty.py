@@ -134,8 +134,7 @@ class Novelty:
         return np.concatenate([none, *numbers]), np.concatenate([none, *places])
 
     def _longest_runs(self, joined, here, window_of, which, there):
-        """Returns places in the samples and lengths of the copied runs: equal windows on one
-        diagonal, joined up."""
+        """Returns places in the samples and lengths of the copied runs."""
         order = np.argsort(which, kind="stable")
         which, there = which[order], there[order]
         first = np.searchsorted(which, window_of[here])
@@ -143,20 +142,16 @@ class Novelty:
         # equal windows: place in samples, in train
         rank = np.arange(n_places.sum()) - np.repeat(np.cumsum(n_places) - n_places, n_places)
         i, p = np.repeat(here, n_places), there[np.repeat(first, n_places) + rank]
-        order = np.lexsort((i, p - i))
-        i, p = i[order], p[order]
-        begins = (np.diff(p - i, prepend=np.nan) != 0) | (np.diff(i, prepend=np.nan) != 1)
-        start = np.flatnonzero(begins)
-        left_i, left_p = i[start], p[start]
-        length = np.diff(np.append(start, len(i))) + COPY_CHARS - 1
-        length += _extend(joined, self.train, left_i + length, left_p + length, 1)
-        back = _extend(joined, self.train, left_i - 1, left_p - 1, -1)
-        return left_i - back, length + back
+        pair, one_on = i * (len(self.train) + 1) + p, len(self.train) + 2
+        begins = ~np.isin(pair - one_on, pair)  # no equal windows one character before
+        i, p = i[begins], p[begins]
+        back = _extend(joined, self.train, i - 1, p - 1, -1)
+        onward = _extend(joined, self.train, i + COPY_CHARS, p + COPY_CHARS, 1)
+        return i - back, back + COPY_CHARS + onward
 
 
 def _extend(a, b, i, j, step):
-    """Returns how many characters agree from each (i, j) on in direction `step`: a run may go on
-    beyond the SEEDS places of its windows."""
+    """Returns how many characters agree from each (i, j) on in direction `step`."""
     n, active = np.zeros(len(i), np.int64), np.arange(len(i))
     while len(active):
         x, y = i[active] + step * n[active], j[active] + step * n[active]
