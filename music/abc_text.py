@@ -161,13 +161,16 @@ class Reader:
         self.line = len(lines)
         self.finish()
 
-    def error(self, kind, message):
+    def error(self, kind, message, voice=None):
+        """Notes an error; voice: the one whose open bar it spoils."""
         if self.strict:
             raise AbcError(self.line, kind, message)
         self.n_errors += 1
         self.n_header_errors += kind == "header"
         if len(self.errors) < MAX_ERRORS:
             self.errors.append((self.line, kind, message))
+        if voice:
+            voice.bar_ok = False
 
     def warn(self, n_ties):
         """Notes ties that lead nowhere: players end the note there."""
@@ -272,8 +275,7 @@ class Reader:
         """Reads a bar line; closed: the place after it."""
         voice = self.voice or self.set_voice("1")
         if sign in (":", ".:"):
-            self.error("token", "a single :")
-            voice.bar_ok = False
+            self.error("token", "a single :", voice)
         if voice.bar_timed:
             self.close_bar(voice, sign, closed)
         else:  # nothing has sounded since the last bar line, as in `|| C`
@@ -284,9 +286,7 @@ class Reader:
         if letter in _BODY_FIELDS:
             self.field(letter, value, match.group(), at + match.start(), at + match.end())
             return
-        self.error("field", f"no field of a tune's body: {match.group()[:40]}")
-        if self.voice:
-            self.voice.bar_ok = False
+        self.error("field", f"no field of a tune's body: {match.group()[:40]}", self.voice)
 
     def set_voice(self, value, declare=False):
         """Goes on in the voice that a V: value names; declare: it is only made."""
@@ -334,8 +334,7 @@ class Reader:
             if letter != "Q":
                 voice.after[letter] = value
         except ValueError as problem:
-            self.error("field", str(problem))
-            voice.bar_ok = False
+            self.error("field", str(problem), voice)
         voice.add(source or f"[{letter}:{value}]", start, end, self.line)
 
     def music(self, text, at):
@@ -361,23 +360,21 @@ class Reader:
         voice.add(text, at, end, self.line)
         if read.timed:
             if voice.bar_rests or (read.rest_bars and voice.bar_timed):
-                self.error("token", "music beside a rest of whole bars")
-                voice.bar_ok = False
+                self.error("token", "music beside a rest of whole bars", voice)
             else:
                 voice.bar_rests = read.rest_bars
             voice.bar_timed = True
             voice.bar_heads += read.n_heads
         for kind, message in read.errors:
-            voice.bar_ok = False
-            self.error(kind, message)
+            self.error(kind, message, voice)
         if read.broken_ties:
             self.warn(read.broken_ties)
 
     def slurs(self, voice, low, end):
         """Counts open slurs after a stretch whose level went to `low` and ended at `end`."""
         if voice.slur + low < 0:
-            self.error("slur", "a slur ends that has not begun")
-            voice.slur, voice.bar_ok = max(0, voice.slur - low), False
+            self.error("slur", "a slur ends that has not begun", voice)
+            voice.slur = max(0, voice.slur - low)
         voice.slur += end if voice.slur + end >= 0 else 0
 
     def close_bar(self, voice, closing="", closed=None):
@@ -388,8 +385,8 @@ class Reader:
         elif self.rest_bars + n > MAX_REST_BARS:
             problem = "limit", f"more than {MAX_REST_BARS} bars of rest written as Z"
         if problem:
-            self.error(*problem)
-            n, voice.bar_ok = 1, False
+            self.error(*problem, voice)
+            n = 1
         else:
             self.rest_bars += n
         if n > 1:
