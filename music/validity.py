@@ -73,22 +73,23 @@ def rate_samples(samples, judge=True):
     """
     samples = [as_sample(sample) for sample in samples]
     checks = [check_abc(sample.text, sample.prompt_chars) for sample in samples]
-    levels = [check.level for check in checks]
-    cut_levels = list(levels)
+    finished = list(checks)
     for i, sample in enumerate(samples):
         if sample.truncated:
-            cut_levels[i] = check_abc(trim_to_bars(sample.text), sample.prompt_chars).level
+            finished[i] = check_abc(trim_to_bars(sample.text), sample.prompt_chars)
+    n_valid, n_valid_finished = (
+        sum(check.level >= VALID_LEVEL for check in some) for some in (checks, finished)
+    )
     verdicts = judge_texts([sample.text for sample in samples]) if judge else None
     return {
-        **share(sum(level >= VALID_LEVEL for level in levels), len(levels)),
+        **share(n_valid, len(checks)),
         "level_rates": {
-            name: mean_of_known([level > i for level in levels]) for i, name in enumerate(LEVELS)
+            name: mean_of_known([check.level > i for check in checks])
+            for i, name in enumerate(LEVELS)
         },
         **_bar_rates(checks),
         "truncated_share": mean_of_known([sample.truncated for sample in samples]),
-        "without_unfinished_bar": share(
-            sum(level >= VALID_LEVEL for level in cut_levels), len(levels)
-        ),
+        "without_unfinished_bar": share(n_valid_finished, len(checks)),
         "abc2midi_clean_rate": mean_of_known([verdict["clean"] for verdict in verdicts or []]),
     }
 
@@ -97,7 +98,6 @@ def _bar_rates(checks):
     right = np.array([check.n_right_bars for check in checks], float)
     sounding = np.array([check.n_sounding_bars for check in checks], float)
     n_sounding, n_bars = int(sounding.sum()), sum(check.n_voice_bars for check in checks)
-    n_rests = sum(round((check.rest_bar_share or 0) * check.n_voice_bars) for check in checks)
     accuracy = ratio(float(right.sum()), n_sounding)
     error, interval = standard_error(right, sounding), None
     if error is not None:
@@ -107,7 +107,7 @@ def _bar_rates(checks):
         "bar_accuracy_se": error,
         "bar_accuracy_interval": interval,
         "n_sounding_bars": n_sounding,
-        "rest_bar_share": ratio(n_rests, n_bars),
+        "rest_bar_share": ratio(n_bars - n_sounding, n_bars),
     }
 
 
