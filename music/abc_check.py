@@ -19,8 +19,8 @@ MIN_NOTES, MIN_BARS, MIN_PITCHES, MAX_REST_SHARE = 16, 4, 4, 0.75
 
 class Check(NamedTuple):
     """What `check_abc` finds. level: how many of the five flags hold, from the first on;
-    bar_accuracy: share of right bars (`_fits_meter`) in the sounding ones; rest_bar_share: of the
-    bars of all voices; both None without any; errors: the first of n_errors, [(line, kind,
+    bar_accuracy: share of the sounding bars that are read without error and fit their meter;
+    rest_bar_share: of the bars of all voices; both None without any; errors: the first of n_errors, [(line, kind,
     message)]."""
 
     level: int
@@ -55,7 +55,7 @@ def check_abc(text, prompt_chars=0):
     reader = Reader(text, strict=False)
     voices, prompt_chars = reader.sounding_voices(), max(prompt_chars, 0)
     n_notes = n_bars = 0
-    pitches, rests, sounding = set(), [], []  # rests, sounding: bars, True if right
+    pitches, rests, sounding = set(), [], []  # of bars without and with notes: are they right?
     for voice in voices:
         first_bar, first_note = _first_generated(voice, text, prompt_chars)
         n_bars = max(n_bars, len(voice.bars) - first_bar)
@@ -64,7 +64,8 @@ def check_abc(text, prompt_chars=0):
         last = len(voice.bars) - 1
         for i in range(first_bar, last + 1):
             bar = voice.bars[i]
-            (sounding if bar.n_notes else rests).append(_fits_meter(bar, i in (0, last)))
+            is_right = bar.ok and _fits_meter(bar, i in (0, last))
+            (sounding if bar.n_notes else rests).append(is_right)
     n_voice_bars = len(rests) + len(sounding)
     rest_share = ratio(len(rests), n_voice_bars)
     all_fit = all(sounding) and all(rests)
@@ -74,7 +75,6 @@ def check_abc(text, prompt_chars=0):
         n_notes >= MIN_NOTES
         and n_bars >= MIN_BARS
         and len(pitches) >= MIN_PITCHES
-        and rest_share is not None
         and rest_share <= MAX_REST_SHARE
     )
     # nothing but short first and last bars shows no meter
@@ -117,11 +117,9 @@ def _first_generated(voice, text, prompt_chars):
 
 
 def _fits_meter(bar, at_end):
-    """Returns True for a bar that is read without error and as long as its meter; at_end: the first
-    and the last of a voice may be shorter, for a pickup."""
-    return bar.ok and (
-        bar.length == bar.meter or at_end and bar.meter is not None and bar.length < bar.meter
-    )
+    """Returns True for a bar as long as its meter; at_end: the first and the last of a voice may be
+    shorter, for a pickup."""
+    return bar.length == bar.meter or bool(at_end and bar.meter and bar.length < bar.meter)
 
 
 def _aligned(voices):
@@ -144,15 +142,14 @@ def _bar_errors(voices, prompt_chars):
         for i, bar in enumerate(voice.bars):
             if len(errors) >= MAX_ERRORS:
                 return errors
-            if bar.end <= prompt_chars or bar.length == bar.meter:
+            if bar.end <= prompt_chars or _fits_meter(bar, i in (0, last)):
                 continue
             if bar.meter is None:
                 errors.append((bar.line, "meter", "no meter is given"))
                 break
-            if bar.length > bar.meter or i not in (0, last):
-                length, meter = Fraction(bar.length, TICKS), Fraction(bar.meter, TICKS)
-                message = f"bar {i + 1}: {length} quarter notes instead of {meter}"
-                errors.append((bar.line, "meter", f"voice {voice.name}, {message}"))
+            length, meter = Fraction(bar.length, TICKS), Fraction(bar.meter, TICKS)
+            message = f"bar {i + 1}: {length} quarter notes instead of {meter}"
+            errors.append((bar.line, "meter", f"voice {voice.name}, {message}"))
     if voices and not _aligned(voices):
         counts = ", ".join(f"{voice.name}: {len(voice.bars)}" for voice in voices[:20])
         message = f"the voices do not have the same bars ({counts})"
