@@ -1,4 +1,4 @@
-"""Baselines of a rate of validity: random characters, shuffled music, rests and n-grams.
+"""Makes baselines of validity: random characters, shuffled music, rests and n-grams.
 
 baselines = baseline_samples(train_tunes, n=100, seed=0)    # {name: samples}, to be rated
 """
@@ -12,17 +12,15 @@ from music.samples import Sample
 from music.tunebook import body_start
 from music.windows import window_hashes
 
-# training text an n-gram baseline is made from; more changes nothing it can do
-NGRAM_CHARS = 20_000_000
-ALPHABET_TUNES = 200  # of which the characters are drawn
+NGRAM_CHARS = 20_000_000  # of training text for the n-grams; more changes nothing
+ALPHABET_TUNES = 200  # from which random characters are drawn
 
 
 def baseline_samples(train_tunes, n, seed=0, max_chars=1000, orders=(3, 5, 8, 10, 12)):
-    """Returns {name: [sample]} with n samples each, ready for `rate_samples`.
+    """Returns {name: [Sample]}, n of each, for `rate_samples`.
 
-    random: a real header and characters drawn evenly from those of the training text; printable:
-    from printable ASCII; shuffled: a real tune's characters; rests: a real header and bars of rest;
-    3-gram, ...: see `ngram_samples`. Long orders keep more bars right because they copy.
+    After a real header: random: characters of the training text, each equally likely; printable: of
+    ASCII; shuffled: the tune's own; rests: bars of rest. 3-gram, ...: see `ngram_samples`.
     """
     rng = np.random.default_rng(seed)
     tunes = [tune for tune in train_tunes if body_start(tune)]
@@ -54,15 +52,14 @@ def baseline_samples(train_tunes, n, seed=0, max_chars=1000, orders=(3, 5, 8, 10
 
 
 def _bar_of_rest(header):
-    """Returns `z16|` for 4/4 and a unit of a sixteenth: rests that fill their bars pass every check
-    but that for content."""
+    """Returns a bar of rest in units of a sixteenth: `z16|` in 4/4."""
     meter = re.search(r"^M:\s*(\d+)/([1-9]\d*)", header, re.M)
     return f"z{16 * int(meter[1]) // int(meter[2])}|" if meter else "z16|"
 
 
 def ngram_samples(tunes, order, n, max_chars, seed=0):
-    """Returns n samples of the maximum-likelihood character model of this order: the next character
-    follows a random occurrence of the last order - 1 characters in the tunes."""
+    """Returns n Samples of the character model of this order: the next character follows a random
+    occurrence of the last order - 1 characters in the tunes."""
     k, rng = order - 1, np.random.default_rng(seed)
     pad = "\0" * max(1, k)  # before the first character of a tune, and its end
     codes = character_codes(pad + pad.join(tune.rstrip("\n") + "\n" for tune in tunes) + pad)

@@ -1,8 +1,7 @@
 """The embedded corpus: real music that ships inside the music21 package.
 
-It is of two kinds: books of old tunes in ABC, which music/abc_people.py reads, and scores with
-several voices in MusicXML or Humdrum kern, which music/scores.py reads. Tunes are set as printed:
-repeats once, of several endings the last one, without ornaments and chord symbols.
+It holds books of old tunes in ABC, and scores in MusicXML or kern. Of a tune with several endings
+the last one is read.
 """
 
 from importlib.util import find_spec
@@ -12,21 +11,20 @@ from music.abc_mending import decoded, split_book
 from music.abc_people import read_tune, tune_midi
 from music.scores import Converted, convert_score
 
-# single-voice collections of the music21 package: old tunes in ABC notation
-BOOKS = {
+BOOKS = {  # name: (folder to write, folder of the package); old tunes in ABC, of one voice
     "oneills": ("O'Neill 1850", "oneills1850"),
     "ryans": ("Ryan's Mammoth", "ryansMammoth"),
     "airds": ("Aird's Airs", "airdsAirs"),
     "miscfolk": ("Folk", "miscFolk"),
     "essen": ("Essen", "essenFolksong"),
 }
-SCORES = {  # collections with several voices: MusicXML or Humdrum Kern
+SCORES = {  # name: (folder to write, folder of the package, files); of several voices
     "bach": ("Bach Chorales", "bach", ".mxl"),
     "palestrina": ("Palestrina", "palestrina", ".krn"),
     "trecento": ("Trecento", "trecento", ".xml"),
     "monteverdi": ("Monteverdi", "monteverdi", ".mxl"),
 }
-NOTICES = {
+NOTICES = {  # of collections that may not be shared freely
     "essen": "Essen folk songs: non-commercial use only (music21/corpus/essenFolksong/license.txt)",
     "palestrina": (
         "Palestrina masses: the licence conditions stand in the Kern files and in"
@@ -40,16 +38,15 @@ NOTICES = {
 
 
 def corpus_folder():
-    """Returns the corpus folder inside the music21 package, which is not imported (1 s); None if
-    there is none."""
+    """Returns the corpus folder inside the music21 package, or None."""
+    # importing the package takes 1 s
     spec = find_spec("music21")
     folder = spec and Path(spec.origin).parent / "corpus"
     return folder if folder and folder.is_dir() else None
 
 
 def collection_files(names):
-    """Returns [[path below the corpus folder, bytes]] of everything in these collections: what
-    their MIDI is made from."""
+    """Returns [[path below the corpus folder, bytes]] of all files of these collections."""
     package = corpus_folder()
     folders = [package / (BOOKS.get(name) or SCORES[name])[1] for name in names]
     return [
@@ -61,7 +58,7 @@ def collection_files(names):
 
 
 def tunes_of(names):
-    """Returns [(collection, RawTune)] of those of the collections that are books."""
+    """Returns [(collection, RawTune)] of the books among these collections."""
     return [
         (name, tune)
         for name in names
@@ -72,7 +69,7 @@ def tunes_of(names):
 
 
 def scores_of(names):
-    """Returns [(collection, path)] of those of the collections that are scores."""
+    """Returns [(collection, path)] of the scores among these collections."""
     return [
         (name, path)
         for name in names
@@ -82,8 +79,7 @@ def scores_of(names):
 
 
 def convert_piece(piece):
-    """Returns (name of the MIDI file, `Folder/Title.mid`; Converted) of a piece of `tunes_of` or
-    `scores_of`."""
+    """Returns (`Folder/Title.mid`, Converted) of a piece of `tunes_of` or `scores_of`."""
     collection, source = piece
     if collection in BOOKS:
         tune = read_tune(source, last_endings=True)

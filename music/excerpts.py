@@ -1,5 +1,4 @@
-"""Excerpts of a tune's text: its header, its first bars, and the beginning of a text that is right
-up to an error."""
+"""Cuts excerpts of a tune's text: its header, its first bars, what precedes an error."""
 
 import re
 from collections import Counter
@@ -9,12 +8,11 @@ from music.abc_text import Reader
 from music.tunebook import body_start
 from music.validity import VALID_LEVEL
 
-# characters of a tune beyond its first bars: otherwise nothing would be left to write
-MIN_REST = 20
+MIN_REST = 20  # characters of a tune after its first bars
 
 
 def header_of(text):
-    """Returns the header of a tune, through the end of its K: line; None if it has none.
+    """Returns the header of a tune, through its line K:; None if it has none.
 
     >>> header_of("X:1\\nK:G\\nGABc|")
     'X:1\\nK:G\\n'
@@ -23,8 +21,8 @@ def header_of(text):
 
 
 def first_bars(text, n_bars):
-    """Returns header and the first n bars of all voices; None if the tune is hardly longer than
-    that or cannot be read."""
+    """Returns the header and the first n bars of all voices; None if these cannot be read or little
+    follows them."""
     n_voices = len(set(re.findall(r"\[V:([^\]]*)\]", text))) or 1
     counts = Counter()
     for bar in Reader(text, strict=False).order if header_of(text) else ():
@@ -37,11 +35,8 @@ def first_bars(text, n_bars):
 
 
 def repaired(text):
-    """Returns a text cut after the last bar that can be read and has its meter's length in every
-    voice before it; None if the text needs no cut, "" if nothing of it can be kept.
-
-    A repaired text is never rated: it is there to be looked at and heard.
-    """
+    """Returns a text cut after the last bar up to which it is read and fits its meter; None if it
+    needs no cut, "" if nothing can be kept. It is for eyes and ears, and never rated."""
     if check_abc(text).level >= VALID_LEVEL:
         return None
     start = body_start(text) or len(text)  # without a header nothing can be read
@@ -50,8 +45,7 @@ def repaired(text):
     def check(n_bars):
         return check_abc(text[: bar_ends[n_bars - 1]] + "\n")
 
-    # how many bars can be kept: what precedes an error is right, what follows is not
-    low, high = 0, len(bar_ends)
+    low, high = 0, len(bar_ends)  # so many bars are right; from so many on they are not
     while low < high:
         middle = (low + high + 1) // 2
         beginning = check(middle)

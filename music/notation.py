@@ -1,8 +1,7 @@
-"""Notes to play and to print: MIDI and MusicXML from the events of `read_abc`.
+"""Writes tunes of `read_abc` as MIDI, MusicXML and notes in seconds.
 
 music21 writes the MusicXML, but does not read the ABC: 18 % of its notes are not in the source.
-What is seen is what is heard: in every form a voice's next bar begins where the score begins it
-(`at_bar_lines`). Generated text is hostile.
+In every form a voice's next bar begins where the score begins it (`at_bar_lines`).
 """
 
 import bisect
@@ -11,7 +10,6 @@ import itertools
 import re
 import statistics
 from fractions import Fraction
-from functools import lru_cache
 
 from music.abc_fields import meter_numbers, parse_key, sharps_of
 from music.abc_text import AbcError, read_abc
@@ -19,26 +17,20 @@ from music.theory import LETTERS, key_alterations, spell
 
 PREFIX_BARS = 200  # bars given up, one by one, to find a prefix that can be read
 WRONG = "#b3261e"  # notes of bars that do not have their meter's length
-# notes that a prompt gave: grey on white paper and, turned over, on dark
-GIVEN = "#7d7d7d"
+GIVEN = "#7d7d7d"  # notes of the prompt, on white paper and on dark
 MIDI_TICKS = 480  # per quarter note
-MIDI_VELOCITY = 80  # of every note: ABC text carries no dynamics
-
-
-# ---------------------------------------------------------------- what can be read of a text
+MIDI_VELOCITY = 80  # of every note: ABC has no dynamics
 
 
 def readable(text):
-    """Returns (tune, n_chars, reason): the tune in a text, or in its longest prefix that ends at a
-    bar line, None if there is none; the length of that prefix; why the rest could not be read, or
-    None."""
+    """Returns (tune, n_chars, reason): the tune in a text or in its longest prefix that ends at a
+    bar line, or None; the length of that prefix; why the rest could not be read, or None."""
     try:
         return read_abc(text), len(text), None
     except AbcError as error:
         reason = str(error)
         end = len("\n".join(text.split("\n")[: error.line])) + 1
     bar_ends = [match.end() for match in re.finditer(r"\|", text[:end])][::-1]
-    # the error stands in the last line: a bar or two back is enough
     for cut in [min(end, len(text))] + bar_ends[:PREFIX_BARS]:
         with contextlib.suppress(AbcError):
             tune = read_abc(text[:cut] + "\n")
@@ -53,7 +45,7 @@ def has_notes(tune):
 
 
 def given_bars(text, n_chars):
-    """Returns {voice: bars} that the first n_chars of a text hold whole.
+    """Returns {voice: whole bars} in the first n_chars of a text.
 
     >>> given_bars("X:1\\nM:2/4\\nL:1/4\\nK:C\\n[V:1]cd|[V:2]C2|[V:1]ef|", 38)
     {'1': 1, '2': 1}
@@ -62,21 +54,17 @@ def given_bars(text, n_chars):
     return {voice.name: len(voice.bars) for voice in prompt.voices}
 
 
-# ---------------------------------------------------------------- one clock for all voices
-
-
 def bar_starts(tune):
-    """Returns where each bar begins in the score, in quarter notes, and where the score ends: bar i
-    is as long as the longest of the voices' bars i."""
+    """Returns where each bar begins in the score, in quarter notes, and where the score ends. A bar
+    is as long as the longest voice's."""
     lengths = ([bar.length for bar in voice.bars] for voice in tune.voices)
     longest = map(max, itertools.zip_longest(*lengths, fillvalue=Fraction(0)))
     return list(itertools.accumulate(longest, initial=Fraction(0)))
 
 
 def at_bar_lines(tune):
-    """Returns the tune with every voice's bars where the score has them (`bar_starts`), the tune
-    itself if no voice moves; a note tied over a wrong bar sounds on up to the bar line. `ticks`
-    stay."""
+    """Returns the tune with every voice's bars where the score has them, the tune itself if no voice
+    moves. A note tied over a wrong bar sounds on up to the bar line. `ticks` stay."""
     starts = bar_starts(tune)
     if all(bar.onset == start for voice in tune.voices for bar, start in zip(voice.bars, starts)):
         return tune
@@ -89,7 +77,7 @@ def at_bar_lines(tune):
         return starts[i] + at - onsets[name][i]
 
     def moved_changes(changes, letter):
-        """Moves changes of tempo, meter or key with the voice that they are written in."""
+        """Moves changes of a field with the voice that they are written in."""
         places = {}
         for at, value in changes:
             inside = [
@@ -108,12 +96,8 @@ def at_bar_lines(tune):
             onset = moved(voice.name, note.onset)
             end = moved(voice.name, note.onset + note.duration, is_end=True)
             notes.append(note._replace(onset=onset, duration=end - onset))
-        voices.append(
-            voice._replace(
-                notes=notes,
-                bars=[bar._replace(onset=start) for bar, start in zip(voice.bars, starts)],
-            )
-        )
+        bars = [bar._replace(onset=start) for bar, start in zip(voice.bars, starts)]
+        voices.append(voice._replace(notes=notes, bars=bars))
     return tune._replace(
         voices=voices,
         tempos=moved_changes(tune.tempos, "Q"),
@@ -122,17 +106,16 @@ def at_bar_lines(tune):
     )
 
 
-# ---------------------------------------------------------------- note values
+# ---------------------------------------------------------------- MusicXML
 # A head shows a power of two of a quarter note, with at most one dot, or a third of such in a
 # triplet; any other length is written as tied heads.
 
-# quarter notes, the longest first
-HEADS = tuple(Fraction(n, 8) for n in (32, 24, 16, 12, 8, 6, 4, 2, 1))
+HEADS = tuple(Fraction(n, 8) for n in (32, 24, 16, 12, 8, 6, 4, 2, 1))  # quarter notes
 
 
 def is_one_head(length):
     """Returns True if one note head has this length (> 0) in quarter notes."""
-    # as it stands, with a dot (3) or without, and as it would be outside a triplet
+    # with a dot (3) or without, then as it would be outside a triplet
     for value, numerators in ((length, (1, 3)), (length * 3 / 2, (1,))):
         over, under = value.as_integer_ratio()
         if value <= 6 and under in (1, 2, 4, 8, 16):
@@ -141,8 +124,7 @@ def is_one_head(length):
 
 
 def split_length(start, length, beat=Fraction(1)):
-    """Returns a length that starts at `start` in its bar (quarter notes) as lengths of tied note
-    heads, split at beats.
+    """Returns a length (quarter notes, from `start` in its bar) as tied heads, split at beats.
 
     >>> [str(x) for x in split_length(Fraction(0), Fraction(5, 4))]
     ['1', '1/4']
@@ -174,15 +156,13 @@ def split_length(start, length, beat=Fraction(1)):
 
 
 def bar_slices(notes, start, stop):
-    """Returns a bar of one voice as [(onset in the bar, length, [(pitch, tied from before, tied
-    on)])], rests as []; notes that overlap are cut at every beginning and ending and tied."""
+    """Returns [(onset in the bar, length, [(pitch, tied from before, tied on)])] of a bar of one
+    voice, rests as []; notes that overlap are cut wherever one begins or ends."""
     spans = [(note.onset, note.onset + note.duration, note.pitch) for note in notes]
     spans = [span for span in spans if span[0] < stop and span[1] > start]
-    edges = sorted(
-        {start, stop} | {edge for span in spans for edge in span[:2] if start < edge < stop}
-    )
+    edges = {start, stop, *(edge for span in spans for edge in span[:2] if start < edge < stop)}
     slices = []
-    for begin, end in zip(edges, edges[1:]):
+    for begin, end in itertools.pairwise(sorted(edges)):
         chord = sorted(
             (pitch, onset < begin, offset > end)
             for onset, offset, pitch in spans
@@ -193,23 +173,20 @@ def bar_slices(notes, start, stop):
 
 
 def is_wrong(voice, i):
-    """Returns True if bar i of a voice has not its meter's length (first and last may be
-    shorter)."""
+    """Returns True if bar i of a voice has not its meter's length; the first and the last may be
+    shorter."""
     bar = voice.bars[i]
     if bar.meter is None or bar.length == bar.meter:
         return False
     return bar.length > bar.meter or 0 < i < len(voice.bars) - 1
 
 
-# ---------------------------------------------------------------- MusicXML
-
-
 def musicxml(tune, n_bars=None, title=None, given=None):
     """Returns a tune, or its first bars, as MusicXML (bytes); the same tune gives the same bytes.
 
-    Where a voice's bar is too short, a rest that is not printed fills it up. title: of the piece;
-    with one, parts have names. given: {voice: bars} of a prompt, drawn in grey with a double bar
-    line behind them. Raises whatever music21 raises on lengths that it cannot write.
+    A bar that is too short is filled up by a hidden rest. title: of the piece; with one, parts have
+    names. given: {voice: bars} of a prompt, in grey with a double bar line behind them. Raises
+    whatever music21 raises on lengths that it cannot write.
     """
     from music21 import layout, metadata, stream  # 0.3 s, and needed here only
     from music21.musicxml.m21ToXml import GeneralObjectExporter
@@ -227,16 +204,14 @@ def musicxml(tune, n_bars=None, title=None, given=None):
     score.metadata = metadata.Metadata(title=title or tune.fields.get("T") or "Untitled")
     exporter = GeneralObjectExporter(score)
     exporter.makeNotation = False  # it would spell, tie and beam anew
-    # the day, and itself as composer
+    # the day, music21 as composer, random names of parts
     xml = re.sub(rb"\s*<(encoding-date|creator).*?</\1>", b"", exporter.parse(score))
-    # random in music21
     for i, name in enumerate(dict.fromkeys(re.findall(rb'<score-part id="([^"]+)"', xml)), 1):
         xml = xml.replace(b'id="%s"' % name, b'id="P%d"' % i)
     return xml
 
 
 def _write_tempos(part, tempos, starts):
-    """Puts the tempo and its changes into the measures of the first part."""
     from music21 import note, stream, tempo
 
     measures = list(part.getElementsByClass(stream.Measure))
@@ -250,15 +225,14 @@ def _write_tempos(part, tempos, starts):
 
 
 def sharps_of_key(key):
-    """Returns sharps (+) or flats (-) of a K: value such as "G" or "Bbm"; 0 if it cannot be
-    read."""
+    """Returns the sharps of a K: value such as "Bbm" (flats: negative); 0 if it cannot be read."""
     with contextlib.suppress(ValueError):
         return sharps_of(parse_key(key or ""))
     return 0
 
 
 def _part(voice, tune, starts, given):
-    """Returns one voice as a staff, bar by bar. starts: of `bar_starts`."""
+    """Returns one voice as a music21 part. starts: of `bar_starts`."""
     from music21 import bar as bar_line
     from music21 import key, meter, stream
 
@@ -291,13 +265,13 @@ def _part(voice, tune, starts, given):
         if i + 1 == max(given.values(), default=0):
             measure.rightBarline = bar_line.Barline("double")
         part.append(measure)
-    with contextlib.suppress(Exception):  # beams are a nicety; an over-full bar has none
+    with contextlib.suppress(Exception):  # an over-full bar has no beams
         part.makeBeams(inPlace=True)
     return part
 
 
 def _clef(voice):
-    """Returns the clef that needs the fewest ledger lines for the middle one of a voice's notes."""
+    """Returns the clef that suits the median pitch of a voice."""
     from music21 import clef
 
     pitches = [note.pitch for note in voice.notes]
@@ -308,8 +282,8 @@ def _clef(voice):
 
 
 def _write_rest(measure, length, meter):
-    """Writes a bar in which a voice is silent. Readers take a whole rest that stands alone for as
-    long as the meter: other bars get rests of their own lengths."""
+    """Writes a silent bar. Readers take a whole rest that stands alone for as long as the meter, so
+    a bar of another length gets shorter rests."""
     from music21 import note
 
     if length == meter:
@@ -329,14 +303,14 @@ def _write_notes(measure, voice, i, stop, sharps, meter_sign, colour):
 
     bar = voice.bars[i]
     beat = Fraction(3, 2) if re.fullmatch(r"(6|9|12)/8", meter_sign or "") else Fraction(1)
-    # beats before a pickup
-    missing = max(bar.meter - (stop - bar.onset), 0) if i == 0 and bar.meter else 0
+    missing = max(bar.meter - (stop - bar.onset), 0) if i == 0 and bar.meter else 0  # of a pickup
     if missing:
         measure.paddingLeft = missing
     # in engraved music an accidental holds for its own octave only
-    signature = dict(zip(LETTERS, key_alterations(sharps)))
     in_force = {
-        (letter, octave): signature[letter] for letter in LETTERS for octave in range(-2, 11)
+        (letter, octave): alteration
+        for letter, alteration in zip(LETTERS, key_alterations(sharps))
+        for octave in range(-2, 11)
     }
     end = bar.onset + bar.length
     slices = bar_slices(voice.notes, bar.onset, end)
@@ -348,16 +322,16 @@ def _write_notes(measure, voice, i, stop, sharps, meter_sign, colour):
         for k, piece in enumerate(pieces):
             value = duration.Duration(piece)
             if value.type in ("inexpressible", "complex"):
-                message = f"a note of {piece} quarters, which no note head can show"
-                raise ValueError(f"bar {i + 1} has {message}")
+                raise ValueError(f"bar {i + 1} has a note of {piece} quarters: no head can show it")
             if not sounding:
                 rest = note.Rest(duration=value)
                 rest.style.hideObjectOnPrint = onset >= bar.length  # the text has no rest there
                 measure.append(rest)
                 continue
+            is_first, is_last = k == 0, k == len(pieces) - 1
             heads = [
                 _head(
-                    spell(pitch, sharps), tied_in or k > 0, tied_on or k < len(pieces) - 1, in_force
+                    spell(pitch, sharps), tied_in or not is_first, tied_on or not is_last, in_force
                 )
                 for pitch, tied_in, tied_on in sounding
             ]
@@ -370,8 +344,8 @@ def _write_notes(measure, voice, i, stop, sharps, meter_sign, colour):
 
 
 def _head(spelling, tied_in, tied_on, in_force):
-    """Returns a note head that shows its accidental unless the bar so far, the key or a tie says
-    it. Updates `in_force`."""
+    """Returns a note head that shows its accidental unless the bar so far, the key or a tie says it.
+    in_force: {(letter, octave): alteration}, updated."""
     from music21 import note, pitch, tie
 
     letter, alteration, octave = spelling
@@ -392,8 +366,7 @@ def _head(spelling, tied_in, tied_on, in_force):
 
 
 def notes_in_seconds(tune):
-    """Returns [[onset, duration, pitch, voice], ...] in seconds, by onset, changes of tempo counted
-    in."""
+    """Returns [[onset, duration, pitch, voice number]] in seconds, by onset."""
     tune = at_bar_lines(tune)
 
     def seconds(at):
@@ -414,22 +387,20 @@ def notes_in_seconds(tune):
 
 
 def midi_bytes(tune):
-    """Returns a tune as a MIDI file; see `midi_score`."""
+    """Returns a tune as a MIDI file."""
     return midi_score(tune).dumps_midi()
 
 
 def midi_score(tune):
-    """Returns a tune's notes as a symusic.Score: a track for each voice, changes of tempo and meter
-    where they stand."""
+    """Returns a tune as a symusic.Score: a track a voice, changes of tempo and meter."""
     import symusic
 
-    tune = at_bar_lines(tune)
+    def ticks(quarters):
+        return round(quarters * MIDI_TICKS)
 
-    ticks = lru_cache(maxsize=None)(lambda quarters: round(quarters * MIDI_TICKS))
-    score = symusic.Score(MIDI_TICKS)
+    tune, score = at_bar_lines(tune), symusic.Score(MIDI_TICKS)
     for onset, tempo in tune.tempos:
-        if tempo:
-            # three bytes in the file
+        if tempo:  # the file format has three bytes for it
             score.tempos.append(symusic.Tempo(ticks(onset), float(min(max(tempo, 4), 960))))
     for onset, meter in tune.meters:
         numbers = meter_numbers(meter or "none")

@@ -1,23 +1,21 @@
-"""Pictures of a text: its engraved score and its piano roll, as SVG and PNG.
+"""Draws a text's engraved score and its piano roll, as SVG and PNG.
 
-verovio engraves what music21 wrote: of ABC it draws several voices one after the other. It can
-crash and hang, and runs in a child process with a time limit.
+verovio engraves the MusicXML: of ABC it draws several voices one after the other. It can crash and
+hang, and runs in a child process with a time limit.
 """
 
-import itertools
 import math
 import re
 import subprocess
 import sys
+from itertools import accumulate, cycle, zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
 from music.notation import at_bar_lines, bar_starts, given_bars, has_notes, musicxml, readable
 
-# voices -> bars drawn, about two pages; more voices get SCORE_BARS_MANY
-SCORE_BARS = {1: 32, 2: 32, 3: 24}
-SCORE_BARS_MANY = 16
-SCORE_NOTES = 3000  # at most so many notes are engraved: a 5,000-character bar is no music
+SCORE_BARS = (32, 32, 24, 16)  # bars drawn of one, two, three, more voices: about two pages
+SCORE_NOTES = 3000  # drawn at most: a 5,000-character bar is no music
 ENGRAVE_SECONDS = 20  # verovio takes 0.1 s a page; what takes longer hangs
 SCORE_PIXELS = 1400  # width of the score's PNG
 ROLL_PIXELS = 1200  # width of the piano roll's PNG
@@ -27,15 +25,11 @@ VOICE_COLOURS = "#3366aa #b8621b #3f8f5f #8a5aa8 #a23b52 #5f7f1f #2f8f9f #7a6a55
 
 
 def bars_to_draw(tune):
-    """Returns how many bars the score shows."""
-    n_bars = max((len(voice.bars) for voice in tune.voices), default=0)
-    bars = min(n_bars, SCORE_BARS.get(len(tune.voices), SCORE_BARS_MANY))
-    while (
-        bars > 1
-        and sum(bar.n_notes for voice in tune.voices for bar in voice.bars[:bars]) > SCORE_NOTES
-    ):
-        bars -= 1
-    return bars
+    """Returns how many bars of a tune the score shows."""
+    most = SCORE_BARS[min(len(tune.voices), len(SCORE_BARS)) - 1]
+    bars = zip_longest(*(voice.bars[:most] for voice in tune.voices))
+    n_notes = accumulate(sum(bar.n_notes for bar in row if bar) for row in bars)
+    return max(1, sum(n <= SCORE_NOTES for n in n_notes))
 
 
 # -I: the child takes nothing from the working directory or from PYTHON* variables.
@@ -54,8 +48,7 @@ sys.stdout.write(kit.renderToSVG(1))
 
 
 def engrave(xml):
-    """Returns (svg, None) or (None, reason): verovio in a child process, as it can crash and
-    hang."""
+    """Returns (svg, None), or (None, reason)."""
     command = [sys.executable, "-I", "-c", ENGRAVER]
     try:
         done = subprocess.run(command, input=xml, capture_output=True, timeout=ENGRAVE_SECONDS)
@@ -71,8 +64,8 @@ def engrave(xml):
 
 
 def _slim(svg):
-    """Returns verovio's picture without the ids and classes that nothing names, and with the tempo
-    mark's note from any font in place of verovio's, 60 kB a picture."""
+    """Returns verovio's picture without unused ids and classes, and without its font (60 kB), which
+    only the note of the tempo mark needs."""
     named, styled = set(re.findall(r"#([\w-]+)", svg)), set(re.findall(r"\bg\.(\w+)", svg))
     svg = re.sub(r' id="([^"]*)"', lambda match: match[0] if match[1] in named else "", svg)
     svg = re.sub(
@@ -86,8 +79,7 @@ def _slim(svg):
 
 
 def to_png(svg, width):
-    """Returns PNG bytes of an SVG on white; ImportError without resvg-py, ValueError if it cannot
-    be drawn."""
+    """Returns PNG bytes of an SVG; ImportError without resvg-py, ValueError if it cannot draw."""
     import matplotlib
     import resvg_py
 
@@ -109,8 +101,7 @@ def to_png(svg, width):
 
 
 # ---------------------------------------------------------------- piano roll
-# Our own SVG, not matplotlib's: a tenth of the size, and a player's cursor needs to know where the
-# first note stands (ROLL_LEFT) and where the last one ends.
+# A tenth of the size of matplotlib's SVG; a player's cursor moves between ROLL_LEFT and ROLL_RIGHT.
 
 ROLL_WIDTH, ROLL_HEIGHT = 1000, 260
 ROLL_LEFT, ROLL_RIGHT, ROLL_BELOW = 34, 6, 24  # margins: names of octaves, air, numbers of bars
@@ -118,9 +109,8 @@ ROLL_BAR_NUMBERS = 16  # at most so many are written
 
 
 def piano_roll(tune, given=None):
-    """Returns all notes of a tune as an SVG picture, None for a tune without notes: time to the
-    right, pitch upward, a colour for each voice. given: {voice: bars} of a prompt, shaded. No text
-    of the tune enters the picture."""
+    """Returns the notes of a tune as SVG, None without notes: time to the right, pitch upward, a
+    colour a voice. given: {voice: bars} of a prompt, shaded. No text of the tune enters the SVG."""
     if not has_notes(tune):
         return None
     tune, starts = at_bar_lines(tune), bar_starts(tune)
@@ -162,7 +152,7 @@ def piano_roll(tune, given=None):
         for i, start in list(enumerate(bars))[::step]
     ]
     thick = max(y_scale - 0.4, 0.8)  # a hair narrower than the space
-    for voice, colour in zip(tune.voices, itertools.cycle(VOICE_COLOURS)):
+    for voice, colour in zip(tune.voices, cycle(VOICE_COLOURS)):
         boxes = []
         for note in voice.notes:
             long = max(float(note.duration) * x_scale - 0.6, 0.8)
@@ -178,7 +168,7 @@ def piano_roll(tune, given=None):
 
 
 class Pictures(NamedTuple):
-    """What can be drawn of a text; `reasons` says by its name why a picture is None."""
+    """What can be drawn of a text; reasons: {picture: why it is None}."""
 
     score_svg: str | None = None
     score_png: bytes | None = None
@@ -192,8 +182,7 @@ class Pictures(NamedTuple):
 
 
 def pictures(text, n_given=0):
-    """Returns Pictures of a text, of which the first n_given characters are a prompt: its score and
-    its piano roll, as SVG and PNG. Never raises on any text."""
+    """Returns the Pictures of a text whose first n_given characters are a prompt. Never raises."""
     tune, n_chars, unread = readable(text)
     if not has_notes(tune):
         why = "no bar of the text can be read" if tune is None else "the text has no note"
@@ -201,7 +190,7 @@ def pictures(text, n_given=0):
     n_drawn, given, reasons = bars_to_draw(tune), given_bars(text, n_given), {}
     try:
         score, why = engrave(musicxml(tune, n_drawn, given=given))
-    except Exception as error:  # music21 meets texts that nobody foresaw
+    except Exception as error:  # of music21, on lengths that it cannot write
         score, why = None, f"music21 could not write it: {type(error).__name__}: {error}"[:200]
     if why:
         reasons["score"], n_drawn = why, 0

@@ -1,19 +1,16 @@
-"""A tune as training text: one order of header fields, music without titles and words, cut at bars
-to a fit length."""
+"""Turns tunes into training text: one order of fields, no titles and words, cut at bars."""
 
 import math
 
 from music.abc_text import AbcError
 from music.tunebook import cut_tune
 
-# of a tune's header, in this order; X: comes first and is always 1
-KEPT_FIELDS = "MLQK"
+KEPT_FIELDS = "MLQK"  # of a header, in this order, after X:1
 TEXT_FIELDS = "ABCDFGHNORSTUWXZmrsw+"  # lines in a tune that hold no music
 
 
 def training_text(raw):
-    """Returns a tune as it enters the training text: `X:1`, M: L: Q: K:, then its music, without
-    titles, words and comments. With one order of fields, a prompt is a header and nothing else.
+    """Returns a tune as it enters the training text: X:1, M: L: Q: K:, then its music.
 
     >>> training_text("X:7\\nT:Air\\nQ:1/4=90\\nM:3/4\\nL:1/8\\nK:G\\nGAB|c3|\\nw:la la la\\n")
     'X:1\\nM:3/4\\nL:1/8\\nQ:1/4=90\\nK:G\\nGAB|c3|\\n'
@@ -35,7 +32,7 @@ def training_text(raw):
 
 
 def tagged(text, style):
-    """Returns a training text whose header names its style in R:, before all other fields.
+    """Returns a training text whose header names its style in R:.
 
     >>> tagged("X:1\\nM:3/4\\nK:G\\nGAB|", "bach")
     'X:1\\nR:bach\\nM:3/4\\nK:G\\nGAB|'
@@ -43,20 +40,17 @@ def tagged(text, style):
     return text.replace("X:1\n", f"X:1\nR:{style}\n", 1) if text.startswith("X:1\n") else text
 
 
-# ---------------------------------------------------------------- pieces of fit length
-
-
 def cut(text, max_chars, min_chars):
-    """Returns [(bars before the piece, piece)] of a text, no piece longer than max_chars; the
-    number of bars is None where the text is not read as ABC and is cut at lines. min_chars: kept
-    wherever the bars allow."""
+    """Returns [(bars before the piece, piece)] of a text, no piece longer than max_chars, none
+    shorter than min_chars where the bars allow it. A text that cannot be read as ABC is cut at
+    lines, with None for the bars."""
     if len(text) <= max_chars:
         return [(0, text)]
     try:
         pieces = cut_tune(text, max_chars, min_chars)
     except AbcError:
         return [(None, piece) for piece in cut_lines(text, max_chars)]
-    # one group of bars alone may be longer than a piece may
+    # a group of bars alone may be too long
     return [
         (bar, part)
         for bar, piece in pieces
@@ -65,8 +59,7 @@ def cut(text, max_chars, min_chars):
 
 
 def cut_lines(text, max_chars):
-    """Returns pieces of a text that is not read as ABC: cut at line ends (too long a line: at a
-    blank), evenly sized."""
+    """Returns even pieces of a text, cut at line ends; too long a line is cut at a blank."""
     lines = []
     for line in text.splitlines(keepends=True):
         while len(line) > max_chars - 1:
@@ -75,7 +68,7 @@ def cut_lines(text, max_chars):
             line = line[at:]
         lines.append(line)
     n_pieces = math.ceil(len(text) / max_chars)
-    # as few as keep every piece short enough; of hundreds, one in fifty too many
+    # as few as are short enough; of hundreds, up to one in fifty too many
     while n_pieces <= len(lines):
         pieces = [""]
         for line in lines:
