@@ -206,19 +206,15 @@ def simulate_difference(n_seeds, noise, shared, n_studies, rng):
     (a, alpha, c), covered, widths = truth, [], []
     for _ in range(n_studies):
         common = math.sqrt(shared) * noise * rng.standard_normal(n_seeds)
-        runs, fits = [], {}
+        runs = []
         for sizes, shift in ((SIZES["original 5"], 0.0), (SIZES["4 of the LSTM"], gap)):
             own = noise * math.sqrt(1 - shared) * rng.standard_normal((len(sizes), n_seeds))
             loss = (a * sizes.astype(float) ** -alpha + c + shift)[:, None] + own + common
             runs.append(
                 [(n, s, loss[i, s], n) for i, n in enumerate(sizes) for s in range(n_seeds)]
             )
-            fits[shift] = law.fit_power_law(np.repeat(sizes, n_seeds), loss.ravel())
-        families = {
-            k: [{"params_total": n, "val_nats_per_char": y} for n, _, y, _ in r]
-            for k, r in zip(fits, runs)
-        }
-        found = compare.compare_families(*runs, compare.noise_of_runs(families, fits))
+        families = [[row_of(n, 1, seed, y) for n, seed, y, _ in own] for own in runs]
+        found = compare.compare_families(*runs, compare.noise_of_runs(families))
         for point in found["points"]:
             low, high = point["interval"]
             covered.append(low <= -gap <= high)

@@ -23,8 +23,14 @@ from music.abc_text import read_abc
 from music.excerpts import first_bars, header_of, repaired
 from music.notation import midi_bytes
 from music.validity import count_midi_notes, rate_samples
+from study import figures
 from study.evaluate import evaluation, measurements, prompts, rating, sampler_sweep, sampling
 from study.evaluate import samples as generated
+from study.evaluate.ladder_copying import answer_of
+from study.fit import figures as fit_figures
+from study.fit import sentences
+from study.fit.analysis import analyse
+from study.fit.headline_runs import choose_headline
 from study.fit.records import COLUMNS, csv_text, read_records, rows_of_records
 from study.report import headline
 from study.report.content import describe_fits, licences, may_share, results
@@ -221,18 +227,64 @@ def test_the_headline_is_one_sentence_and_eight_numbers():
 
 
 def test_no_law_at_one_amount_of_text_is_quoted_beside_a_grid():
-    law = {"alpha": 0.3, "alpha_interval": [0.2, 0.4], "verdict": "identified"}
-    assert headline.exponent({"lstm": law, "joint": None})["value"] == 0.3
-    assert headline.exponent({"lstm": law, "joint": {"lstm": {}}}) == {"value": None}
-    assert headline.exponent({"lstm": law, "answer": {"numbers": {}}}) == {"value": None}
+    law = {"alpha": 0.3, "alpha_interval": [0.2, 0.4], "verdict": "one amount"}
     answer = {
         "sentence": "It copies.",
         "numbers": {"alpha": {"value": 0.15, "interval": [0.14, 0.16]}},
     }
-    fits = {"lstm": law, "joint": {"lstm": {}}, "answer": answer}
-    assert headline.exponent(fits) == {"value": 0.15, "interval": [0.14, 0.16]}
     found, _ = parts()
-    assert headline.headline({**found, "fits": fits})["sentence"] == "It copies."
+    head = headline.headline({**found, "fits": {"lstm": law, "answer": {"numbers": {}}}})
+    assert head["numbers"]["alpha"] == {"value": None}
+    head = headline.headline({**found, "fits": {"lstm": law, "answer": answer}})
+    assert head["numbers"]["alpha"] == {"value": 0.15, "interval": [0.14, 0.16]}
+    assert head["sentence"] == "It copies."
+
+
+def ladder_of_one_seed(family, n_sizes=10, text=279_000):
+    """Runs of a family at one amount of text; the small LSTMs are clearly better."""
+    rng = np.random.default_rng(3)
+    rows = []
+    for i, n in enumerate(np.geomspace(4e3, 8e5, n_sizes).round()):
+        loss = 1 + (8 * n**-0.3 if family == "transformer" else 4.2 * n**-0.25)
+        row = dict.fromkeys(COLUMNS) | {"name": f"{family}_{i}", "family": family, "size": f"d{i}"}
+        row |= {"suite": "ladder", "recipe": "tuned", "seed": 0, "train_chars": text}
+        row |= dict.fromkeys(("params_total", "params_non_embedding", "params_blocks"), n)
+        row |= {"n_chars_seen": text, "val_nats_per_char": loss + 0.003 * rng.standard_normal()}
+        rows.append(row)
+    return rows
+
+
+def test_a_short_run_says_the_same_everywhere():
+    rows = [row for family in ("transformer", "lstm") for row in ladder_of_one_seed(family)]
+    found = analyse(rows, 0)
+    fits = describe_fits(found.result)
+    head = headline.headline({**parts()[0], "fits": fits})
+    amounts, table = headline.winners({"fits": fits})
+    cells = [cell for _, row in table for cell, _ in row]
+    assert amounts == ["279k"] and 0 < cells.count("LSTM") < 10
+    counts = f"LSTMs at {cells.count('LSTM')}, draws at {cells.count('draw')} of 10 points"
+    assert head["sentence"].endswith(f"lowest loss: {counts}.")
+    assert head["sentence"] == found.result["answer"]["sentence"]
+    assert plain(answer_of(rows, ""), 10) == found.result["answer"]
+
+    words = dict(headline.rows({"headline": head}))["exponent α of model size"]
+    value, where = words.split("; ")
+    assert value.startswith("0.3") and where == "Transformer at 279k characters of text"
+    line = sentences.summary(found.result)[where]
+    assert line.startswith(f"alpha identified, {value}")
+    assert f"{where}: alpha identified, {value}" in found.result["headline"]
+    chosen = {"transformer": choose_headline(rows[:10])}
+    study = fit_figures.Study(rows[:10], chosen, found.result, found.laws, {})
+    legend = fit_figures.draw_scaling(figures.pyplot(), study)[0].axes[0].get_legend()
+    assert legend.get_texts()[0].get_text().endswith(f"α identified, {value}")
+
+
+def test_without_a_measure_of_scatter_no_winner_is_named():
+    rows = [row for family in ("transformer", "lstm") for row in ladder_of_one_seed(family, 3)]
+    answer = analyse(rows, 0).result["answer"]
+    assert "lowest loss" not in answer["sentence"]
+    _, table = headline.winners({"fits": {"answer": answer}})
+    assert [cells for _, cells in table] == [[("not known", "")]] * 3
 
 
 def test_a_fit_that_was_refused_is_null_with_its_reason():

@@ -131,7 +131,7 @@ def analyse(rows, resamples, seed=0, measured=VALIDATION, predicted=None, saved=
         if family in entries:
             entries[family].update(NO_VERDICT)
     families = {family: headline.rows for family, headline in chosen.items()}
-    compared = compare_pairs(families, laws)
+    compared = compare_pairs(families)
     usable = [row for family in chosen for row in everything[family]]
     answer = study_answer.answer(usable, saved, share)
     result = {

@@ -3,7 +3,6 @@
 Its intervals carry seeds, the text that was drawn and the form.
 """
 
-import itertools
 import math
 
 import numpy as np
@@ -11,11 +10,11 @@ import numpy as np
 from study.families import in_order
 from study.fit import copying, sentences
 from study.fit import shared_law as shared
+from study.fit.compare import half_width, noise_of_runs
 from study.fit.joint_fit import cannot_tell, rows_of_grid
 from study.fit.predictions import is_grid, onset_of, predictions
-from study.fit.records import count_of, is_ladder, is_positive
+from study.fit.records import columns, count_of, is_ladder, is_positive
 
-TIE = 2.0  # standard errors of a difference below which two families are a draw
 MOST_ROWS = 30  # of the table of winners
 
 
@@ -46,7 +45,7 @@ def answer(rows, saved=None, share=None):
     families = in_order({row["family"] for row in rows})
     own = [rows_of_grid([row for row in rows if row["family"] == family]) for family in families]
     grid = [row for group in own if has_grid(group) for row in group]
-    table = winners(grid or [row for group in own for row in group])
+    table = winners(grid or rows)
     points = shared.points_of(grid, saved)
     found = shared.fit(points) if grid else None
     if not grid or shared.is_on_bound(found)[0]:
@@ -158,23 +157,22 @@ def quoted_numbers(found, other, law, share, starts):
 
 def winners(rows):
     """Returns [{"n", "d", "winner", "second", "margin", "clear"}] at sizes and amounts of several
-    families; margin: nats per character, clear: beyond TIE standard errors of seeds."""
+    families; margin: nats per character, clear: beyond the scatter of runs, None: not known."""
     rows = [row for row in rows if is_positive(row["val_nats_per_char"])]
-    if len({row["family"] for row in rows}) < 2:
-        return []
     count = count_of(rows)
-    cells, squares, dof = {}, 0.0, 0
+    cells = {}
     for row in rows:
         # sizes of one name on the ladder are one; otherwise equal N are
         size = row["size"] if is_ladder(row) else row[count]
-        key = size, row["n_chars_seen"]
-        own = cells.setdefault(key, {}).setdefault(row["family"], [])
-        own.append((row[count], row["val_nats_per_char"]))
-    for runs in itertools.chain.from_iterable(cell.values() for cell in cells.values()):
-        losses = np.log([loss for _, loss in runs])
-        squares, dof = squares + losses.var() * len(losses), dof + len(losses) - 1
-    noise = math.sqrt(squares / dof) if dof > 2 else None
-    table = [_winner(cell, d, noise) for (_, d), cell in cells.items() if len(cell) > 1]
+        key = size, row["n_chars_seen"], row["recipe"]
+        cells.setdefault(key, {}).setdefault(row["family"], []).append(row)
+    cells = {key: cell for key, cell in cells.items() if len(cell) > 1}
+    groups = {}
+    for (_, *amount), cell in cells.items():
+        for family, runs in cell.items():
+            groups.setdefault((family, *amount), []).extend(runs)
+    noise = noise_of_runs(groups.values())
+    table = [_winner(cell, d, count, noise) for (_, d, _), cell in cells.items()]
     table = sorted(table, key=lambda row: (row["d"] or 0, row["n"]))
     sizes = sorted({row["n"] for row in table}, reverse=True)
     every = math.ceil(len(table) / MOST_ROWS) if table else 1
@@ -182,19 +180,17 @@ def winners(rows):
     return [row for row in table if row["n"] in kept]
 
 
-def _winner(cell, d, noise):
-    means = {family: np.mean([loss for _, loss in runs]) for family, runs in cell.items()}
+def _winner(cell, d, count, noise):
+    means = {family: columns(runs)[1].mean() for family, runs in cell.items()}
     first, second = sorted(means, key=means.get)[:2]
     margin = float(means[second] - means[first])
-    error = None
-    if noise:
-        error = means[first] * noise * math.sqrt(sum(1 / len(cell[f]) for f in (first, second)))
-    sizes = [n for runs in cell.values() for n, _ in runs]
+    explained = half_width(noise, 1 / len(cell[first]) + 1 / len(cell[second]))
+    sizes = [row[count] for runs in cell.values() for row in runs]
     return {
         "n": float(np.exp(np.mean(np.log(sizes)))),
         "d": d,
         "winner": first,
         "second": second,
         "margin": margin,
-        "clear": None if error is None else bool(margin > TIE * error),
+        "clear": None if noise is None else bool(margin > explained),
     }

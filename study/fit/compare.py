@@ -8,7 +8,7 @@ import numpy as np
 from study.families import in_order, label
 from study.fit import power_law as law
 from study.fit.power_law import LEVEL, t_quantile
-from study.fit.records import columns, is_positive
+from study.fit.records import columns, count_of, is_positive
 from study.wording import si
 
 COSTS = {
@@ -21,19 +21,19 @@ N_POINTS = 5  # costs at which two families are compared
 N_CROSSING = 400  # costs at which their curves are searched for a crossing
 
 
-def compare_pairs(families, fits):
+def compare_pairs(families):
     """Compares every two families at equal parameters, FLOPs and seconds: a list in their order.
 
-    families: {family: rows of its headline}; fits: {family: PowerLaw} of those that have a law.
+    families: {family: rows of its headline}.
     """
     pairs = itertools.combinations(in_order(families), 2)
-    return [_compare_pair(pair, families, fits) for pair in pairs]
+    return [_compare_pair(pair, families) for pair in pairs]
 
 
-def _compare_pair(pair, families, fits):
+def _compare_pair(pair, families):
     own = {family: families[family] for family in pair}
     # from these two alone: a third family must not change what is said of them
-    noise = noise_of_runs(own, {family: fits[family] for family in pair if family in fits})
+    noise = noise_of_runs(own.values())
     compared = {"first": pair[0], "second": pair[1]}
     both = own[pair[0]] + own[pair[1]]
     for cost, what in COSTS.items():
@@ -69,20 +69,30 @@ def who_is_lower(pair, found):
     return f"{words}, crossing at {si(at)}" if at is not None and len(clear) == 2 else words
 
 
-def noise_of_runs(families, fits):
-    """Returns (standard deviation of one run, degrees of freedom), pooled over the families: from
-    seeds if enough runs were repeated, else from the residuals of the fits; None without either."""
+def noise_of_runs(groups):
+    """Returns (standard deviation of one run, degrees of freedom), pooled over groups of runs, each
+    of one family and one amount of text: from seeds if enough runs were repeated, else from the
+    residuals about the law of each group; None without either."""
     squares, dof = 0.0, 0
-    for rows in families.values():
+    for rows in groups:
         n, loss = columns(rows)
         sizes, _, _, within = law.group_by_size(n, loss)
         squares, dof = squares + within, dof + len(n) - len(sizes)
     if dof >= law.MIN_NOISE_DOF:
         return math.sqrt(squares / dof), dof
-    known = [fit for fit in fits.values() if fit.noise_sd]
+    curves = [columns(rows, count_of(rows)) for rows in groups]
+    fits = [law.fit_power_law(*curve) for curve in curves if len(set(curve[0])) >= law.MIN_SIZES]
+    known = [fit for fit in fits if fit.noise_sd]
     dof = sum(fit.noise_dof for fit in known)
     squares = sum(fit.noise_sd**2 * fit.noise_dof for fit in known)
     return (math.sqrt(squares / dof), dof) if known else None
+
+
+def half_width(noise, variance):
+    """Returns half of the interval of a difference whose variance is so many times that of a run;
+    NaN where nothing measures the noise."""
+    sd, dof = noise or (math.nan, 1)
+    return t_quantile(0.5 + LEVEL / 2, dof) * sd * np.sqrt(variance)
 
 
 def interpolation_weights(log_sizes, at):
@@ -126,7 +136,8 @@ def compare_families(first, second, noise):
             return None
     at = np.linspace(low, high, N_POINTS)
     rows1, rows2 = interpolation_weights(x1, at), interpolation_weights(x2, at)
-    difference, half = rows1 @ y1 - rows2 @ y2, np.full(N_POINTS, np.nan)
+    difference = rows1 @ y1 - rows2 @ y2
+    half = half_width(noise, (rows1**2 / w1).sum(1) + (rows2**2 / w2).sum(1))
     if is_paired:
         paired = np.subtract(
             *([_interpolate(curve[seed], at) for seed in common] for curve in curves)
@@ -134,9 +145,6 @@ def compare_families(first, second, noise):
         difference = paired.mean(0)
         error = paired.std(0, ddof=1) / math.sqrt(len(common))
         half = t_quantile(0.5 + LEVEL / 2, len(common) - 1) * error
-    elif noise is not None:
-        variance = (rows1**2 / w1).sum(1) + (rows2**2 / w2).sum(1)
-        half = t_quantile(0.5 + LEVEL / 2, noise[1]) * noise[0] * np.sqrt(variance)
     points = [
         {
             "at": math.exp(x),

@@ -13,12 +13,13 @@ import numpy as np
 from study import figures
 from study.families import in_order, label
 from study.figures import log_axes, look
+from study.fit import claims
 from study.fit import power_law as law
 from study.fit import shared_law as shared
 from study.fit.headline_runs import choose_headline
 from study.fit.joint_fit import rows_of_grid
 from study.fit.records import COUNTS, columns, count_of, is_positive
-from study.wording import number, rounded, si
+from study.wording import number, si
 
 LOSS = "validation loss (nats per character)"
 FADED = {"alpha": 0.35, "lw": 0.7}  # what stands behind the largest size
@@ -135,7 +136,9 @@ def draw_scaling(plt, study):
         spread = [_spread(loss[n == size]) for size in sizes]
         look_of_means = {"ls": "none", "marker": marker, "ms": 6.5, "color": color}
         axes.errorbar(sizes, means, yerr=spread, capsize=3, **look_of_means)
-        words = f"{label(family)} ({_count(rows)})\n{_exponent(study, family)}"
+        words = f"{label(family)} ({_count(rows)})"
+        if family in study.laws and family not in (study.fits["joint"] or {}):
+            words += f"\nα {claims.exponent_in_words(study.fits['families'][family])}"
         axes.plot([], [], color=color, ls=line, marker=marker, label=words)
     text = _text_seen(study)
     axes.set(xlabel=_n_axis(study.groups), title=f"trained on {text}" if text else None)
@@ -164,19 +167,6 @@ def _draw_law(axes, study, family, n, up_to):
         axes.fill_between(grid, low, high, color=color, alpha=0.15 if identified else 0.08, lw=0)
         for edge in (low, high):
             axes.plot(grid, edge, color=color, lw=0.6, alpha=0.5)
-
-
-def _exponent(study, family):
-    """The exponent of a family for the legend, a value only where it is identified."""
-    if family not in study.laws:
-        return "not fitted"
-    word, (low, high) = study.fits["families"][family]["verdict"], study.laws[family].alpha_interval
-    if word == "open" or None in (low, high):
-        return "α open"
-    alpha, *ends = (rounded(value, low, high) for value in (study.laws[family].alpha, low, high))
-    if word == "identified":
-        return f"α = {alpha} [{', '.join(ends)}]"
-    return f"α bounded: {' to '.join(ends)}"
 
 
 def draw_grid(plt, study):

@@ -1,9 +1,10 @@
 """Says in words what the fits found; numbers are rounded only here."""
 
+from collections import Counter
+
 from study.families import FAMILIES, in_order, label
-from study.fit import compare
-from study.fit import power_law as law
-from study.wording import power, rounded, si
+from study.fit import claims, compare
+from study.wording import interval, power, rounded, si
 
 
 def headline(entries, refused, compared, joint, answer):
@@ -42,13 +43,18 @@ def plural(family):
 
 
 def answer_without_law(winners, is_grid):
-    """Says what runs without a law can know: who has the lowest loss at how many sizes."""
+    """Says what runs without a law can know: who has the lowest loss, and how often that is a
+    draw."""
     why = "an exponent lies on the bound of the search" if is_grid else "that takes a grid of both"
-    words = f"These runs cannot tell a law of size and text: {why}"
-    if winners:
-        best = [row["winner"] for row in winners]
-        counts = [f"{plural(name)} at {best.count(name)}" for name in in_order(set(best))]
-        words += f"; lowest loss: {', '.join(counts)} of {len(best)} sizes"
+    words = f"No law of size and text here: {why}"
+    counts = Counter(map(claims.winner, winners))
+    counts.pop(claims.NOT_KNOWN, None)
+    if counts:
+        who = [
+            f"{plural(name)} at {counts[name]}" for name in in_order(set(counts) - {claims.DRAW})
+        ]
+        who += [f"draws at {counts[claims.DRAW]}"] if claims.DRAW in counts else []
+        words += f"; lowest loss: {', '.join(who)} of {len(winners)} points"
     return words + "."
 
 
@@ -83,20 +89,12 @@ def _refused_sentence(family, reason):
 
 
 def _law_sentence(family, entry):
-    """What the runs of a family say, in the verdict's word; a value of alpha only if identified."""
-    start, short = f"{label(family)}: alpha", entry["reason_in_short"]
-    runs = f"{entry['n_sizes']} sizes, {entry['n_runs']} runs"
-    if entry["verdict"] == "open":
-        return f"{start} stays open ({runs}): {short}."
-    low, high = entry["alpha_interval"]
-    ends = f"{rounded(low, low, high)} to {rounded(high, low, high)}"
-    if entry["verdict"] == "bounded":
-        return f"{start} is bounded, {ends} ({runs}), not identified: {short}."
-    if entry["interval_over_choices"]:
-        wide = [rounded(end, low, high) for end in entry["interval_over_choices"]]
-        ends += f"; over choices of analysis {' to '.join(wide)}"
-    value = rounded(entry["alpha"], low, high)
-    return f"{start} is identified, {value} ({100 * law.LEVEL:.0f} % interval {ends}; {runs})."
+    """What the runs of a family say of its exponent at their amount of text."""
+    words = f"{claims.who_and_where(family, entry)}: alpha {claims.exponent_in_words(entry)}"
+    if entry["verdict"] == "identified" and entry["interval_over_choices"]:
+        words += f"; over choices of analysis {interval(entry['interval_over_choices'])}"
+    words += f" ({entry['n_sizes']} sizes, {entry['n_runs']} runs)"
+    return words + ("." if entry["verdict"] == "identified" else f": {entry['reason_in_short']}.")
 
 
 def _pair_sentence(pair):
@@ -154,9 +152,11 @@ def summary(result):
     block = {}
     for family, entry in result["families"].items():
         if family not in (result["joint"] or {}):
-            block[label(family)] = f"{_numbers_of(entry)}, {entry['verdict']}"
+            block[claims.who_and_where(family, entry)] = _numbers_of(entry)
         if nine := entry.get("classical"):
             words = _numbers_of(nine) if nine["alpha_interval"] else f"not fitted: {nine['reason']}"
+            if nine["alpha"] is not None:
+                words += f", best fit {nine['alpha']:.3f}"
             block[f"{label(family)}, the original study's fit"] = words
     for family, reason in result["refused"].items():
         block[label(family)] = f"not fitted: {reason}"
@@ -166,11 +166,10 @@ def summary(result):
 
 
 def _numbers_of(entry):
-    low, high = ("unbounded" if end is None else f"{end:.3f}" for end in entry["alpha_interval"])
-    best = "alpha and c on the bound of the search"
-    if entry["alpha"] is not None:
-        best = f"alpha {entry['alpha']:.3f} (95 % {low} to {high}), c {entry['c']:.3f}"
-    return f"{best}, R2 {entry['r_squared']:.4f}"
+    words = f"alpha {claims.exponent_in_words(entry)}"
+    if entry["verdict"] == "identified":
+        words += f", c {entry['c']:.3f}"
+    return f"{words}, R2 {entry['r_squared']:.4f}"
 
 
 def budget(family, flops, best, extrapolates):

@@ -8,6 +8,7 @@ import math
 
 from music.validity import is_above
 from study.families import label
+from study.fit import claims
 from study.report.required import is_ngram, value_at, without_ladder
 from study.wording import measured, measured_share, number, percent, power, si
 
@@ -40,7 +41,10 @@ def headline(parts):
 
     parts: the other parts of RESULTS.json. A number that was not measured has the value None.
     """
-    best, samples = parts["best"], parts["samples"]
+    best, samples, fits = parts["best"], parts["samples"], parts["fits"]
+    laws = {
+        family: law for family, law in fits.items() if isinstance(law, dict) and "verdict" in law
+    }
     name, bits = strongest_baseline(parts["baselines"], "test")
     free, right, real = (samples[way] or {} for way in ("unprompted", "right_bars", "real_music"))
     copying = value_at(parts, "in_context_copying.best_model") or {}
@@ -52,7 +56,7 @@ def headline(parts):
             "model": name_of_best(best),
         },
         "baseline_bits_per_char": {"value": bits, "model": name},
-        "alpha": exponent(parts["fits"]),
+        "alpha": claims.quoted_exponent(fits.get("answer"), laws),
         "valid_rate": _number(free, "rate", real),
         "valid_rate_right_bars": _number(right, "rate"),
         "repeated_bars": _number(free, "repeated_bars", real),
@@ -62,7 +66,7 @@ def headline(parts):
             "interval": None if error is None else [saved - 2 * error, saved + 2 * error],
         },
     }
-    return {"sentence": sentence(parts["fits"], numbers), "numbers": numbers}
+    return {"sentence": sentence(fits, numbers), "numbers": numbers}
 
 
 def name_of_best(best):
@@ -78,22 +82,6 @@ def _number(row, key, real=None):
     if key == "rate":
         found |= {"interval": row.get("interval"), "n": row.get("n")}
     return found if real is None else found | {"real_music": real.get(key)}
-
-
-def exponent(fits):
-    """Returns the exponent of model size to quote: the answer's. Without an answer that of the
-    first family, unless sizes and amounts of text were both varied: then no law at one amount of
-    text is quoted."""
-    if fits.get("answer"):
-        return value_at(fits, "answer.numbers.alpha") or {"value": None}
-    for family, law in fits.items():
-        if isinstance(law, dict) and "verdict" in law and not fits.get("joint"):
-            return {
-                "value": law["alpha"],
-                "interval": law["alpha_interval"],
-                "model": f"{label(family)}s at one amount of text, {law['verdict']}",
-            }
-    return {"value": None}
 
 
 def sentence(fits, numbers):
@@ -160,13 +148,12 @@ def predictions(results):
 
 def winners(results):
     """Returns the families of the lowest loss as (amounts of text, [(size, [(family, margin)])]),
-    in words; a margin within the noise of seeds is a draw. None without any."""
+    in words. None without any."""
     rows = value_at(results, "fits.answer.winners") or []
     amounts = sorted({row["d"] for row in rows if row["d"]})
     sizes = {}
     for row in rows:
-        family = label(row["winner"]) if row["clear"] else "draw"
-        cell = family, f"by {row['margin']:.3f} nats" if row["clear"] else ""
+        cell = label(claims.winner(row)), f"by {row['margin']:.3f} nats" if row["clear"] else ""
         sizes.setdefault(si(row["n"]), {})[row["d"]] = cell
     none = ("–", "")
     table = [(size, [cells.get(d, none) for d in amounts]) for size, cells in sizes.items()]
