@@ -699,7 +699,7 @@ def test_a_grid_of_equal_losses_gives_no_exponent(tmp_path, capsys):
     with pytest.raises(SystemExit, match="no recommendation: the best fit lies on a bound"):
         fit_scaling.main([*words, "--budget", "1e13"])
     said = capsys.readouterr().out
-    assert "cannot tell a law of size and text: an exponent lies on the bound" in said
+    assert "No law of size and text here: an exponent lies on the bound" in said
     assert json.loads((tmp_path / "out/fits.json").read_text())["answer"]["numbers"] == {}
 
 
