@@ -1,5 +1,8 @@
-"""What the stages share: tokenizers, model classes and the choice of device. Of the project it
-imports only how events are written (`music/events.py`)."""
+"""What the stages share: tokenizers, model classes and the choice of device.
+
+Of the project it imports only how events are written (`music/events.py`). Shapes: B rows (texts of a
+batch), T tokens of each, V tokens of the vocabulary, d the width of a model.
+"""
 
 import hashlib
 import io
@@ -19,9 +22,7 @@ from torch import nn
 from music.events import nominal_chars, parts_of, texts_of
 
 # ---------------------------------------------------------------- tokenizer
-# Text <-> token numbers, with tokens for the two ends of a tune. A tokenizer learns its vocabulary
-# from a training text. `dtype` is the smallest that holds its numbers; `token_chars` says how many
-# characters each token stands for (losses are per character, whatever a token is).
+# Text <-> token numbers, with tokens for the two ends of a tune.
 
 BEGIN, END, UNKNOWN = 0, 1, 2  # first tokens of every vocabulary
 N_SPECIAL = 3
@@ -51,11 +52,13 @@ def _frequent(units):
 
 
 class CharTokenizer:
-    """Character-level vocabulary.
+    """Character-level vocabulary, learned from a training text.
 
     Token 0 begins a tune, 1 ends it, 2 stands for a character that the training text does not have;
     character number i of the sorted `characters` is token 3 + i. Subclasses `learn` *pieces* of
-    several characters, which are numbered behind these. `texts`: of every token.
+    several characters, which are numbered behind these. Of every token (V,): `texts`, and
+    `token_chars`, the characters that it stands for (losses are per character). `dtype`: the
+    smallest that holds the numbers.
 
     text: what to learn from; or the characters, with the pieces that were saved.
 
@@ -65,6 +68,7 @@ class CharTokenizer:
     """
 
     kind = "char"
+    chars_of = staticmethod(len)  # characters that a token's text stands for
 
     def __init__(self, text, pieces=None):
         self.characters = "".join(sorted(set(text)))
@@ -72,7 +76,7 @@ class CharTokenizer:
         self.texts = ["", "", "\ufffd", *self.characters, *self.pieces]
         self.vocab_size = len(self.texts)
         self.dtype = np.min_scalar_type(self.vocab_size - 1)
-        self.token_chars = np.array([*SPECIAL_CHARS, *map(len, self.texts[N_SPECIAL:])])
+        self.token_chars = np.array([*SPECIAL_CHARS, *map(self.chars_of, self.texts[N_SPECIAL:])])
         points = [ord(character) for character in self.characters]
         self._numbers = np.full(max(points, default=-1) + 2, UNKNOWN, self.dtype)  # by code point
         self._numbers[points] = range(N_SPECIAL, N_SPECIAL + len(points))
@@ -82,7 +86,7 @@ class CharTokenizer:
         return []
 
     def encode(self, text):
-        """Returns the token numbers of a text, without begin and end: 1-D, of `dtype`."""
+        """Returns the token numbers of a text (T,), without begin and end."""
         points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
         return self._numbers[np.minimum(points, len(self._numbers) - 1)]
 
@@ -119,10 +123,9 @@ class CharTokenizer:
 
 class NoteTokenizer(CharTokenizer):
     """Note-level vocabulary: one token a note or chord member with its octave and length, a rest,
-    a field, a voice tag (`_UNIT`).
+    a field, a voice tag (`_UNIT`). What is no piece is written in characters.
 
-    Lossless: what is no piece is written in characters. A text could be written in several ways,
-    so a model's loss is an upper bound of what it needs.
+    A text could be written in several ways, so a model's loss is an upper bound of what it needs.
 
     >>> t = NoteTokenizer("K:C\\nG,2[E2c2]3|\\n" * RARE)
     >>> [t.decode([token]) for token in t.encode("K:C\\nG,2[E2c3]3|")]
@@ -133,15 +136,15 @@ class NoteTokenizer(CharTokenizer):
 
     def __init__(self, text, pieces=None):
         super().__init__(text, pieces)
-        pieces = enumerate(self.texts[N_SPECIAL:], start=N_SPECIAL)
-        self.numbers = {piece: number for number, piece in pieces}
+        own = enumerate(self.texts[N_SPECIAL:], start=N_SPECIAL)
+        self.numbers = {piece: number for number, piece in own}
 
     def learn(self, text):
         """Returns the units that the text has RARE times at least."""
         return _frequent(_UNIT.findall(text))
 
     def encode(self, text):
-        """Returns the token numbers of a text, without begin and end: 1-D, of `dtype`."""
+        """Returns the token numbers of a text (T,)."""
         tokens = []
         for unit in _UNIT.findall(text):
             if unit in self.numbers:
@@ -153,10 +156,10 @@ class NoteTokenizer(CharTokenizer):
 
 class EventTokenizer(NoteTokenizer):
     """Event vocabulary, REMI-like (`music/events.py`): position, pitch and duration of every note;
-    fields, voice tags, rests of whole bars, bar lines and line ends as they stand.
+    fields, voice tags, rests of whole bars, bar lines and line ends as they stand. A stretch of
+    music that its events do not give back is written in characters.
 
-    Lossless: a stretch of music that its events do not give back is written in characters. What a
-    token stands for depends on its bar, so `token_chars` is nominal; `texts_of` is exact.
+    What a token stands for depends on its bar: `token_chars` is nominal, `texts_of` is exact.
 
     >>> t = EventTokenizer("K:G\\nG4F2z2|\\n" * RARE)
     >>> [t.texts[token] for token in t.encode("K:G\\nG4F2z2|")]
@@ -164,10 +167,7 @@ class EventTokenizer(NoteTokenizer):
     """
 
     kind = "event"
-
-    def __init__(self, text, pieces=None):
-        super().__init__(text, pieces)
-        self.token_chars = np.array([*SPECIAL_CHARS, *map(nominal_chars, self.texts[N_SPECIAL:])])
+    chars_of = staticmethod(nominal_chars)
 
     def learn(self, text):
         """Returns the events and fields that the text has RARE times at least."""
@@ -175,7 +175,7 @@ class EventTokenizer(NoteTokenizer):
         return _frequent(name for names, part in parts for name in names or _UNIT.findall(part))
 
     def encode(self, text):
-        """Returns the token numbers of a text, without begin and end: 1-D, of `dtype`."""
+        """Returns the token numbers of a text (T,)."""
         tokens = [np.array([], self.dtype)]
         for events, part in parts_of(text):
             if events and all(name in self.numbers for name in events):
@@ -240,53 +240,65 @@ MEMORY = 8, 512
 NORM_EPS = 1e-5
 
 
-def nats(logits, targets):
-    """Mean cross-entropy over the targets that count, in nats; 0 if there is none."""
-    total = F.cross_entropy(
-        logits.view(-1, logits.size(-1)).float(),
-        targets.reshape(-1).long(),
-        ignore_index=IGNORE,
-        reduction="sum",
-    )
-    return total / (targets != IGNORE).sum().clamp(min=1)
-
-
 class Model(nn.Module):
-    """What the families share: the loss and the accounts. A family is a subclass. It sets
-    `self.config` and `self.head` and has, beside the attributes below,
+    """What the families share: loss, cache and accounts. A family is a subclass with a `head` and,
+    beside the attributes below,
 
-    features(idx): what the head reads, (B, T, width);
+    features(idx): what the head reads, (B, T, d), of token numbers (B, T);
     step_rows(texts, cache=None): logits (B, V) after each of B lists of two tokens or more, of
-        which the cache has read all but the newest, and the cache to pass next (it changes in
-        place). A row's logits depend on no other row;
-    mark(cache, rows): remembers where these rows (1-D tensor of indices) are;
-    rewind(cache, rows): puts them there again, and the next step has their texts of that time;
-    take_rows(cache, rows): the cache of these rows of the batch.
+        which the cache has read all but the newest, and the cache, which changes in place. A row's
+        logits depend on no other row.
+
+    A cache is {name: tensors with the batch in dimension 1}: "now" decides the next logits,
+    "marked" is the same at the time of `mark`. rows: a 1-D tensor of indices into the batch.
     """
 
     family = None  # its name in study/families.py
+    FLAGS = ()  # entries of the configuration: on in the tuned recipe, off in the classic one
     DROPOUT = {"tuned": 0.0, "classic": 0.1}  # by recipe
     # of all but hidden matrices, over theirs; tuned recipe; see benchmarks/training.md
     EMBEDDING_RATE = {"muon": 3.0, "adamw": 1.0}
-    # hidden matrices: last part of a parameter's name without number -> matrices stacked in it
+    # hidden matrices: part of a parameter's name -> matrices stacked in it
     MATRICES = {}
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
 
     def forward(self, idx, targets=None):
         """idx (B, T) token numbers, T <= block_size, targets (B, T) the next ones or IGNORE ->
-        logits (B, T, V), mean loss in nats (None without targets)."""
+        logits (B, T, V), mean cross-entropy in nats over the targets that count (0 if there is
+        none; None without targets)."""
         logits = self.head(self.features(idx))
-        return logits, None if targets is None else nats(logits, targets)
+        if targets is None:
+            return logits, None
+        total = F.cross_entropy(
+            logits.flatten(0, 1).float(),
+            targets.flatten().long(),
+            ignore_index=IGNORE,
+            reduction="sum",
+        )
+        return logits, total / (targets != IGNORE).sum().clamp(min=1)
 
-    @classmethod
-    def recipe_flags(cls, recipe):
-        """Entries of the configuration that a recipe switches on or off."""
-        return {}
+    @staticmethod
+    def mark(cache, rows):
+        """Remembers where these rows are."""
+        for now, marked in zip(cache["now"], cache["marked"]):
+            marked[:, rows] = now[:, rows]
 
-    @classmethod
-    def shape_of_size(cls, n_parameters, vocab_size):
-        """The shape (entries of SIZES) of one depth whose non-embedding parameters are nearest a
-        number (within 1 %), for the model ladder."""
-        raise ValueError(f"the family {cls.family} has no rule for a given number of parameters")
+    @staticmethod
+    def rewind(cache, rows):
+        """Puts these rows back where they were marked; the next step has their texts of then."""
+        for now, marked in zip(cache["now"], cache["marked"]):
+            now[:, rows] = marked[:, rows]
+
+    @staticmethod
+    def take_rows(cache, rows):
+        """The cache of these rows alone."""
+        return {
+            name: tuple(part.index_select(1, rows) for part in parts)
+            for name, parts in cache.items()
+        }
 
     def parameter_groups(self):
         """(matrices, rest): hidden matrices as [(parameter, how many matrices lie one above the
@@ -294,8 +306,8 @@ class Model(nn.Module):
         orthogonal, which is wrong for tables, states and gains."""
         matrices, rest = [], []
         for name, parameter in self.named_parameters():
-            n_stacked = self.MATRICES.get(_part(name))
-            if _part(name) == "qkv":  # a head's map is a matrix of its own
+            n_stacked = sum(n for part, n in self.MATRICES.items() if part in name)
+            if "qkv" in name:  # a head's map is a matrix of its own
                 n_stacked *= self.config["n_head"]
             if parameter.requires_grad and n_stacked:
                 matrices.append((parameter, n_stacked))
@@ -325,24 +337,17 @@ class Model(nn.Module):
         return 6 * (counts["hidden"] + counts["head"])
 
 
-def _part(name):
-    """The part of a parameter's name that says what it is.
-
-    >>> _part("blocks.3.qkv.weight"), _part("lstm.weight_hh_l0")
-    ('qkv', 'weight_hh')
-    """
-    return re.sub(r"_l\d+$", "", name.removesuffix(".weight").split(".")[-1])
-
-
-def _shifted(h, before):
+def _shifted(h, before=None):
     """Token shift: a quarter of the channels stays, the others come from one, two and three tokens
     before (Peng 2021, RWKV, has half from one), so that attention finds "what came after these
     characters" in its first layer, where it would need two. No parameters.
 
-    h (B, T, d) and what comes before it (B, max(SHIFTS), d) -> h shifted, and what comes before
-    the next tokens.
+    h (B, T, d) and what comes before it (B, max(SHIFTS), d; None: zeros) -> h shifted, and what
+    comes before the next tokens.
     """
     far, T = max(SHIFTS), h.size(1)
+    if before is None:
+        before = h.new_zeros(h.size(0), far, h.size(2))
     line = torch.cat((before.to(h.dtype), h), dim=1)
     quarters = zip(SHIFTS, line.chunk(len(SHIFTS), dim=-1))
     shifted = [part[:, far - shift : far - shift + T] for shift, part in quarters]
@@ -356,7 +361,7 @@ class _Block(nn.Module):
         super().__init__()
         d, self.n_head, self.dropout = config["d_model"], config["n_head"], config["dropout"]
         self.rotary, self.qk_norm = config["rotary"], config["qk_norm"]
-        self.token_shift = config.get("token_shift", False)
+        self.token_shift = config["token_shift"]
         self.norm_attention = nn.RMSNorm(d)
         self.qkv = nn.Linear(d, 3 * d, bias=False)
         self.attention_out = nn.Linear(d, d, bias=False)
@@ -365,15 +370,14 @@ class _Block(nn.Module):
         self.mlp_out = nn.Linear(config["d_ff"], d, bias=False)
 
     def forward(self, x, cos, sin, store=None, last=None, past=None):
-        """x (B, T, d); cos, sin (T, head size): the rotation of these positions.
+        """x (B, T, d) -> (B, T, d); cos, sin (T, head size): the rotation of these positions.
 
-        For generation: store (2, B, n_head, room, head size): keys and values; last (2, B,
-        max(SHIFTS), d): what is shifted, of the tokens just before; what is new is written into
-        both. past: None for a window from its start, or how many keys each row has (B,), then T =
-        1.
+        For generation, written in place: store (B, 2, n_head, room, head size), keys and values;
+        last (B, 2, max(SHIFTS), d), what is shifted, of the tokens just before. past: None for a
+        window from its start, or how many keys each row has (B,), then T = 1.
         """
         B, T, d = x.shape
-        h = self._shift(self.norm_attention(x), last, 0, past)
+        h = self._shift(self.norm_attention(x), last, 0)
         q, k, v = self.qkv(h).view(B, T, 3, self.n_head, d // self.n_head).unbind(2)
         # keeps attention logits bounded at the high rates Muon likes (Henry et al. 2020)
         if self.qk_norm:
@@ -393,18 +397,16 @@ class _Block(nn.Module):
             )
         y = self.attention_out(y.transpose(1, 2).reshape(B, T, d))
         x = x + F.dropout(y, self.dropout, self.training)
-        y = self.mlp_out(F.gelu(self.mlp_in(self._shift(self.norm_mlp(x), last, 1, past))))
+        y = self.mlp_out(F.gelu(self.mlp_in(self._shift(self.norm_mlp(x), last, 1))))
         return x + F.dropout(y, self.dropout, self.training)
 
-    def _shift(self, h, last, which, past):
-        """Token shift; before the window's start are zeros."""
+    def _shift(self, h, last, which):
+        """Token shift, if it is on; keeps what comes before the next tokens."""
         if not self.token_shift:
             return h
-        is_start = past is None
-        before = h.new_zeros(h.size(0), max(SHIFTS), h.size(2)) if is_start else last[which]
-        h, newest = _shifted(h, before)
-        if last is not None:
-            last[which] = newest
+        if last is None:
+            return _shifted(h)[0]
+        h, last[:, which] = _shifted(h, last[:, which])
         return h
 
 
@@ -412,13 +414,13 @@ def _with_past(store, k, v, past):
     """Writes new keys and values (B, n_head, T, head size) into the store; returns all of them, and
     which may be seen (None: a causal window from its start)."""
     if past is None:
-        store[0, :, :, : k.size(2)], store[1, :, :, : k.size(2)] = k, v
+        store[:, 0, :, : k.size(2)], store[:, 1, :, : k.size(2)] = k, v
         return k, v, None
     rows = torch.arange(len(past), device=past.device)
-    store[:, rows, :, past] = torch.stack((k[:, :, 0], v[:, :, 0]), dim=1)
+    store[rows, :, :, past] = torch.stack((k[:, :, 0], v[:, :, 0]), dim=1)
     n = KEY_BLOCK * (int(past.max()) // KEY_BLOCK + 1)
     seen = (torch.arange(n, device=past.device) <= past[:, None])[:, None, None]
-    return store[0, :, :, :n], store[1, :, :, :n], seen
+    return store[:, 0, :, :n], store[:, 1, :, :n], seen
 
 
 def causal_attention(q, k, v, dropout=0.0):
@@ -449,16 +451,11 @@ class Transformer(Model):
     """
 
     family = "transformer"
+    FLAGS = "rotary", "qk_norm", "token_shift"
     MATRICES = {"qkv": 3, "attention_out": 1, "mlp_in": 1, "mlp_out": 1}
 
-    @classmethod
-    def recipe_flags(cls, recipe):
-        """All of them, or none as in the original study."""
-        return dict.fromkeys(("rotary", "qk_norm", "token_shift"), recipe == "tuned")
-
     def __init__(self, config):
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         d, V, T = config["d_model"], config["vocab_size"], config["block_size"]
         self.token_embedding = nn.Embedding(V, d)
         learned = config.get("learned_positions", True)
@@ -482,8 +479,8 @@ class Transformer(Model):
                 nn.init.zeros_(linear.weight)
 
     def features(self, idx, store=None, last=None, past=None):
-        """What the head reads, (B, T, d). With a store (layers first; see `_Block`) keys and values
-        are kept; past (B,): idx has one token a row, at these positions."""
+        """What the head reads, (B, T, d). For generation see `_Block`, layers first; past (B,): idx
+        has one token a row, at these positions."""
         here = slice(idx.size(1)) if past is None else past[:, None]
         x = self.token_embedding(idx)
         if self.position_embedding is not None:
@@ -513,46 +510,35 @@ class Transformer(Model):
         anchor = ((n - T + half - 1) // half * half).clamp(min=0)
         if cache is None:
             room = KEY_BLOCK * math.ceil(T / KEY_BLOCK)
-            keys = c["n_layer"], 2, B, c["n_head"], room, c["d_model"] // c["n_head"]
-            shifted = c["n_layer"], 2, B, max(SHIFTS), c["d_model"]
-            cache = {
-                "anchor": torch.full_like(n, -1),
-                "store": torch.zeros(keys, device=device),
-                "last": torch.zeros(shifted, device=device),
-            }
-        store, last, read = cache["store"], cache["last"], {}
-        for row in (anchor != cache["anchor"]).nonzero().flatten().tolist():
+            keys = c["n_layer"], B, 2, c["n_head"], room, c["d_model"] // c["n_head"]
+            shifted = c["n_layer"], B, 2, max(SHIFTS), c["d_model"]
+            now = torch.full_like(n, -1)[None], torch.zeros(shifted, device=device)
+            # what is behind a mark in the store is written over
+            cache = {"now": now, "store": (torch.zeros(keys, device=device),)}
+        (anchors, last), (store,), read = cache["now"], cache["store"], {}
+        for row in (anchor != anchors[0]).nonzero().flatten().tolist():
             window = tuple(texts[row][anchor[row] : -1])
             same = read.setdefault(window, row)  # many rows begin alike
             if same == row:
+                last[:, row] = 0
                 idx = torch.tensor([window], device=device)
-                self.features(idx, store[:, :, row : row + 1], last[:, :, row : row + 1])
+                self.features(idx, store[:, row : row + 1], last[:, row : row + 1])
             else:
-                store[:, :, row], last[:, :, row] = store[:, :, same], last[:, :, same]
-        cache["anchor"] = anchor
+                store[:, row], last[:, row] = store[:, same], last[:, same]
+        anchors[0] = anchor
         if "marked" not in cache:
-            cache |= {"marked": last.clone(), "marked_anchor": anchor.clone()}
+            cache["marked"] = anchors.clone(), last.clone()
         newest = torch.tensor([text[-1:] for text in texts], device=device)
         x = self.features(newest, store, last, n - 1 - anchor)
         return self.head(x[:, -1]), cache
 
     @staticmethod
-    def mark(cache, rows):
-        """Remembers where these rows are; keys and values behind the mark are written over."""
-        cache["marked"][:, :, rows] = cache["last"][:, :, rows]
-        cache["marked_anchor"][rows] = cache["anchor"][rows]
-
-    @staticmethod
     def rewind(cache, rows):
-        """Puts these rows back where they were marked."""
-        cache["last"][:, :, rows], anchor = cache["marked"][:, :, rows], cache["anchor"][rows]
-        cache["anchor"][rows] = torch.where(anchor == cache["marked_anchor"][rows], anchor, -1)
-
-    @staticmethod
-    def take_rows(cache, rows):
-        """The cache of these rows of the batch."""
-        place = {"anchor": 0, "marked_anchor": 0, "store": 2, "last": 2, "marked": 2}
-        return {name: cache[name].index_select(place[name], rows) for name in place}
+        """Puts these rows back; those whose window has moved since are read again."""
+        anchors, marked = cache["now"][0], cache["marked"][0]
+        moved = rows[anchors[0, rows] != marked[0, rows]]
+        Model.rewind(cache, rows)
+        anchors[:, moved] = -1
 
     def flops_per_token(self):
         """Beside the weights 4 d for each query-key pair, of which a causal window has (T + 1) / 2
@@ -562,7 +548,32 @@ class Transformer(Model):
         return super().flops_per_token() + 3 * attention
 
 
-class LSTM(Model):
+class Recurrent(Model):
+    """A family that carries a state from token to token. A subclass has
+
+    _run(idx, state=None): what the head reads, (B, T, d), and the state after it, a tuple of
+        tensors with the batch in dimension 1; idx (B, T), and the state before it (None: zeros).
+    """
+
+    def features(self, idx):
+        """What the head reads, (B, T, d)."""
+        return self._run(idx)[0]
+
+    def step_rows(self, texts, cache=None):
+        """Logits (B, V) after each of these lists of tokens, and the cache; see `Model`."""
+        device = self.head.weight.device
+        if cache is None:  # each row alone, so that none depends on the lengths of the others
+            read = [tuple(text[:-1]) for text in texts]
+            states = {text: self._run(torch.tensor([text], device=device))[1] for text in set(read)}
+            parts = zip(*(states[text] for text in read))
+            state = tuple(torch.cat(part, dim=1) for part in parts)
+            cache = {"now": state, "marked": tuple(part.clone() for part in state)}
+        newest = torch.tensor([text[-1:] for text in texts], device=device)
+        y, cache["now"] = self._run(newest, cache["now"])
+        return self.head(y[:, -1]), cache
+
+
+class LSTM(Recurrent):
     """Embedding, a stack of LSTM layers, linear head. The gates' biases are constants.
 
     config: "family", "vocab_size", "block_size", "n_layer", "d_embedding", "d_hidden", "dropout".
@@ -574,8 +585,7 @@ class LSTM(Model):
     MATRICES = {"weight_ih": 4, "weight_hh": 4}  # one for each gate
 
     def __init__(self, config):
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         H, V = config["d_hidden"], config["vocab_size"]
         self.embedding = nn.Embedding(V, config["d_embedding"])
         self.lstm = nn.LSTM(
@@ -600,69 +610,13 @@ class LSTM(Model):
                     else:
                         nn.init.normal_(gate, std=gate.size(1) ** -0.5)
 
-    def features(self, idx):
-        """What the head reads, (B, T, H), from the zero state."""
-        return self._run(idx)[0]
-
     def _run(self, idx, state=None):
+        """What the head reads, (B, T, d_hidden), and the state: h and c, (n_layer, B, d_hidden)."""
         x = F.dropout(self.embedding(idx), self.config["dropout"], self.training)
         # on CPUs of either kind fp32 gates are faster; benchmarks/training.md
         with torch.autocast(x.device.type, enabled=x.device.type == "cuda"):
             y, state = self.lstm(x.float(), state)
         return F.dropout(y, self.config["dropout"], self.training), state
-
-    def step_rows(self, texts, cache=None):
-        """Logits (B, V) after each of these lists of tokens, and the cache: the state, and as it
-        was at `mark`, each a tuple of tensors; see `Model`."""
-        device = self.head.weight.device
-        if cache is None:  # each row alone, so that none depends on the lengths of the others
-            read = [tuple(text[:-1]) for text in texts]
-            states = {text: self._run(torch.tensor([text], device=device))[1] for text in set(read)}
-            parts = zip(*(states[text] for text in read))
-            state = tuple(torch.cat(part, dim=1) for part in parts)
-            cache = state, tuple(part.clone() for part in state)
-        state, marked = cache
-        newest = torch.tensor([text[-1:] for text in texts], device=device)
-        y, state = self._run(newest, state)
-        return self.head(y[:, -1]), (state, marked)
-
-    @staticmethod
-    def mark(cache, rows):
-        """Remembers the state of these rows."""
-        for state, marked in zip(*cache):
-            marked[:, rows] = state[:, rows]
-
-    @staticmethod
-    def rewind(cache, rows):
-        """Puts these rows back into the state that was marked."""
-        for state, marked in zip(*cache):
-            state[:, rows] = marked[:, rows]
-
-    @staticmethod
-    def take_rows(cache, rows):
-        """The state of these rows of the batch: each tensor of the cache is (n_layer, B, H)."""
-        return tuple(tuple(part.index_select(1, rows) for part in state) for state in cache)
-
-    @classmethod
-    def shape_of_size(cls, n_parameters, vocab_size):
-        """Two layers: of the widths that miss the number by half a percent at most those nearest E
-        = H / 2; where none does, those that miss it least."""
-
-        def unfit(E, H):
-            off = abs(4 * H * (E + H) + 8 * H * H + H * vocab_size - n_parameters) / n_parameters
-            return max(off, 0.005), abs(E / H - 0.5)
-
-        # 14 H^2 + V H weights at E = H / 2
-        width = (math.sqrt(vocab_size**2 + 56 * n_parameters) - vocab_size) / 28
-        E, H = min(
-            (
-                (E, H)
-                for H in range(max(2, int(width * 0.95)), int(width * 1.05) + 2)
-                for E in range(max(1, int(0.35 * H)), int(0.65 * H) + 1)
-            ),
-            key=lambda widths: unfit(*widths),
-        )
-        return {"n_layer": 2, "d_embedding": E, "d_hidden": H}
 
 
 class _MemoryBlock(nn.Module):
@@ -688,15 +642,15 @@ class _MemoryBlock(nn.Module):
         max(SHIFTS), d): what is shifted, of the tokens just before (None: zeros) -> all three after
         it."""
         B, T, d = x.shape
-        last = x.new_zeros(B, 2, max(SHIFTS), d) if last is None else last
-        h, last_memory = _shifted(self.norm_memory(x), last[:, 0])
+        last_memory, last_mlp = (None, None) if last is None else last.unbind(1)
+        h, last_memory = _shifted(self.norm_memory(x), last_memory)
         q, k, v = self.qkv(h).view(B, T, 3, self.n_head, d // self.n_head).unbind(2)
         q, k = (F.rms_norm(part, part.shape[-1:], eps=NORM_EPS).to(v.dtype) for part in (q, k))
         log_kept = F.logsigmoid(self.forget(h).float() + self.forget_bias)
         y, memory = linear_memory(q * q.size(-1) ** -0.5, k, v, log_kept, memory)
         y = F.rms_norm(y, y.shape[-1:], eps=NORM_EPS).reshape(B, T, d) * F.silu(self.gate(h))
         x = x + F.dropout(self.memory_out(y), self.dropout, self.training)
-        h, last_mlp = _shifted(self.norm_mlp(x), last[:, 1])
+        h, last_mlp = _shifted(self.norm_mlp(x), last_mlp)
         y = self.mlp_out(F.gelu(self.mlp_in(h)))
         x = x + F.dropout(y, self.dropout, self.training)
         return x, memory, torch.stack((last_memory, last_mlp), dim=1)
@@ -738,25 +692,20 @@ def _decay(sums):
     return (sums[..., :, None] - sums[..., None, :] + future).exp()
 
 
-class SSM(LSTM):
+class SSM(Recurrent):
     """A linear recurrent network: the Transformer's block and token shift, but in place of
     attention each head has a matrix that keeps k v' of every token and forgets at a rate of its own
     for each token (Mamba-2's state-space model with scalar decay, Dao & Gu 2024; the forget gate is
     the mLSTM's sigmoid, Beck et al. 2024). It has no position table: order is in what is forgotten.
 
-    The state is carried as the LSTM's; it is (memory (n_layer, B, n_head, head size, head size),
-    last (n_layer, B, 2, max(SHIFTS), d_model)).
     config: "family", "vocab_size", "block_size", "n_layer", "n_head", "d_model", "d_ff", "dropout".
     """
 
     family = "ssm"
-    DROPOUT = Model.DROPOUT
-    EMBEDDING_RATE = Model.EMBEDDING_RATE  # not tuned
     MATRICES = {"qkv": 3, "gate": 1, "memory_out": 1, "mlp_in": 1, "mlp_out": 1}
 
     def __init__(self, config):
-        Model.__init__(self)
-        self.config = config
+        super().__init__(config)
         d, V = config["d_model"], config["vocab_size"]
         self.token_embedding = nn.Embedding(V, d)
         self.blocks = nn.ModuleList(_MemoryBlock(config) for _ in range(config["n_layer"]))
@@ -772,27 +721,14 @@ class SSM(LSTM):
                 nn.init.zeros_(linear.weight)
 
     def _run(self, idx, state=None):
+        """What the head reads, (B, T, d), and the state: memory (n_layer, B, n_head, head size, head
+        size) and what is shifted (n_layer, B, 2, max(SHIFTS), d)."""
         x = F.dropout(self.token_embedding(idx), self.config["dropout"], self.training)
         states = []
         for block, memory, last in zip(self.blocks, *(state or [[None] * len(self.blocks)] * 2)):
             x, *after = block(x, memory, last)
             states.append(after)
         return self.norm(x), tuple(map(torch.stack, zip(*states)))
-
-    @classmethod
-    def shape_of_size(cls, n_parameters, vocab_size):
-        """Four layers of two heads, and the width that makes the feed-forward layer nearest four
-        times as wide."""
-
-        def shape(d, n_layer=4, n_head=2):
-            mlp = (n_parameters - d * (vocab_size + 1)) / n_layer - d * (5 * d + n_head + 2)
-            d_ff = max(1, round(mlp / (2 * d)))
-            return {"n_layer": n_layer, "n_head": n_head, "d_model": d, "d_ff": d_ff}
-
-        return min(
-            map(shape, range(4, 1025, 2)),
-            key=lambda s: abs(math.log(s["d_ff"] / (4 * s["d_model"]))),
-        )
 
     def flops_per_token(self):
         """Beside the weights, for each layer and channel, forward, 2 for each channel of its head
@@ -829,12 +765,8 @@ def pick_device(name="auto"):
     return device
 
 
-# What is multiplied in which precision is decided here alone.
-PRODUCT_DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}  # precision -> of products
-
-
 def precision(device):
-    """Returns "bf16" where the hardware multiplies it, else "fp32".
+    """Returns "bf16" where the hardware multiplies it, else "fp32"; decided here alone.
 
     bf16: GPUs from Ampere on (compute capability 8.0), and CPUs with AVX512-BF16 or AMX unless
     torch was told to do without (ATEN_CPU_CAPABILITY=avx2 imitates an older CPU). There it is twice
@@ -850,7 +782,7 @@ def precision(device):
 
 def product_dtype(device):
     """Returns the torch.dtype of matrix products on a device."""
-    return PRODUCT_DTYPES[precision(device)]
+    return torch.bfloat16 if precision(device) == "bf16" else torch.float32
 
 
 def autocast(device):

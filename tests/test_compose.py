@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from browser import CHROMIUM, Browser
-from common import CharTokenizer, Transformer, load_tokenizer
+from common import CharTokenizer, load_tokenizer
 from music.abc_check import check_abc
 from music.abc_text import read_abc
 from music.right_bars import judge
-from study.families import build_model
+from study.families import build_model, model_class
 from study.report import compose
 from study.train.checkpoints import load_checkpoint
 
@@ -75,7 +75,7 @@ def complaints(browser):
 def random_model(family, size, block_size):
     """A model with weights that all matter, rounded as in the page."""
     shape = importlib.import_module(SCRIPTS[family]).SIZES[size]
-    flags = Transformer.recipe_flags("tuned") if family == "transformer" else {}
+    flags = dict.fromkeys(model_class(family).FLAGS, True)
     torch.manual_seed(0)
     model = build_model(
         {

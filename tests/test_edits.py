@@ -247,15 +247,14 @@ def changed_paths(project, before):
 # ---------------------------------------------------------------- a third family
 
 GRU_CLASS = '''
-class GRU(LSTM):
-    """A toy third family: the LSTM's house with gated recurrent units in it."""
+class GRU(Recurrent):
+    """A toy third family: an LSTM's house with gated recurrent units in it."""
 
     family = "gru"
     MATRICES = {"weight_ih": 3, "weight_hh": 3}
 
     def __init__(self, config):
-        Model.__init__(self)
-        self.config = config
+        super().__init__(config)
         self.embedding = nn.Embedding(config["vocab_size"], config["d_embedding"])
         self.gru = nn.GRU(config["d_embedding"], config["d_hidden"], config["n_layer"], batch_first=True)
         self.head = nn.Linear(config["d_hidden"], config["vocab_size"], bias=False)

@@ -158,7 +158,9 @@ def test_samples_end_within_their_budget(family):
         "lstm": {"n_layer": 1, "d_embedding": 8, "d_hidden": 16},
     }
     config = {"family": family, "vocab_size": tokenizer.vocab_size, "block_size": 512}
-    model = build_model({**config, "qk_norm": True, "dropout": 0.0, **shapes[family]}).eval()
+    model = build_model(
+        {**config, "qk_norm": True, "token_shift": True, "dropout": 0.0, **shapes[family]}
+    ).eval()
     prompt = C_MAJOR_HEADER + "C4D4E4F4|"
     requests = [Request([prompt, ""][i % 2], seed=i, max_chars=60) for i in range(4)]
     for sample in generate(model, tokenizer, requests, right_bars=RightBars):

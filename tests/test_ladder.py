@@ -22,7 +22,7 @@ from test_training import environment, make_root, stage_root
 import common
 from benchmarks.sweep_learning_rates import fit_rule
 from study import full_study as reference
-from study.families import build_model
+from study.families import build_model, model_class
 from study.train import jobs, ladder, plan, suite
 from study.train.checkpoints import load_checkpoint
 from study.train.data import BLOCK_SIZE
@@ -40,7 +40,7 @@ def config(shape, family="transformer", vocab_size=50, block_size=BLOCK_SIZE):
         "vocab_size": vocab_size,
         "block_size": block_size,
         "dropout": 0.0,
-        **(common.Transformer.recipe_flags("tuned") if family == "transformer" else {}),
+        **dict.fromkeys(model_class(family).FLAGS, True),
         **shape,
     }
 
@@ -53,7 +53,7 @@ def test_sizes_are_the_same_in_every_family(vocab_size):
     counts = []
     with torch.device("meta"):
         for model in FAMILIES:
-            sizes = ladder.ladder_sizes(model, vocab_size)
+            sizes = ladder.ladder_sizes(model.family, vocab_size)
             assert list(sizes) == list(ladder.LADDER)
             counts.append(
                 [
@@ -76,7 +76,7 @@ def test_sizes_are_the_same_in_every_family(vocab_size):
 def test_a_family_without_a_rule_keeps_to_its_own_sizes():
     model = type("GRU", (common.Model,), {"family": "gru"})
     with pytest.raises(ValueError, match="no rule"):
-        ladder.ladder_sizes(model, 75)
+        ladder.ladder_sizes("gru", 75)
     args = suite.suite_parser("").parse_args([])
     suite.check_suite(args, plan.Suite(model, CLASSICAL, {}))
     assert args.sizes == ["tiny"] and args.suite == ["classical"]

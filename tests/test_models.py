@@ -121,7 +121,7 @@ def test_causality(family, classic):
 def test_a_quarter_of_the_channels_from_each_of_four_tokens():
     block = scrambled(config_of("transformer")).blocks[0]
     h = torch.arange(1.0, 7)[None, :, None].expand(2, 6, 64)  # every channel of token n holds n
-    shifted = block._shift(h, None, 0, None)
+    shifted = block._shift(h, None, 0)
     for quarter, distance in zip(shifted.chunk(4, dim=-1), (0, 1, 2, 3)):
         assert torch.equal(quarter, (h[:, :, :16] - distance).clamp(min=0))
     assert (

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from common import BEGIN, END, UNKNOWN, CharTokenizer
+from common import BEGIN, END, UNKNOWN, CharTokenizer, Transformer
 from music.abc_check import check_abc
 from music.right_bars import RightBars
 from study.evaluate import sampling
@@ -93,7 +93,7 @@ def small_model(family, block_size=32):
     shape = (
         {"d_embedding": 16, "d_hidden": 24}
         if family == "lstm"
-        else {"n_head": 2, "d_model": 48, "d_ff": 64, "rotary": True, "qk_norm": True}
+        else {"n_head": 2, "d_model": 48, "d_ff": 64, **dict.fromkeys(Transformer.FLAGS, True)}
     )
     model = build_model(
         {

@@ -13,7 +13,7 @@ import torch
 
 import common
 from study.families import build_model
-from study.train.ladder import LADDER, parameters
+from study.train.ladder import LADDER, parameters, ssm_shape
 
 SIZES = {
     stage: importlib.import_module(stage).SIZES
@@ -120,7 +120,7 @@ def test_sizes_are_the_transformers_within_one_percent(size):
 @pytest.mark.parametrize("size", LADDER)
 def test_the_ladder_is_the_transformers_within_one_percent(size):
     n = parameters(LADDER[size], 75)
-    shape = common.SSM.shape_of_size(n, 75)
+    shape = ssm_shape(n, 75)
     assert (
         abs(built(shape)["non_embedding"] / n - 1) < 0.01
         and 1 < shape["d_ff"] / shape["d_model"] < 8

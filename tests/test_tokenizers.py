@@ -93,6 +93,7 @@ def model_of(tokenizer, **shape):
             "dropout": 0.0,
             "rotary": True,
             "qk_norm": True,
+            "token_shift": True,
             **shape,
         }
     )

@@ -778,7 +778,7 @@ def test_without_bf16_hardware_nothing_is_computed_in_it(data, monkeypatch, fami
         loop.advance()
         loop.measure()
     assert torch.float32 in dtypes.seen
-    assert not dtypes.seen & {torch.float16, common.PRODUCT_DTYPES["bf16"]}
+    assert not dtypes.seen & {torch.float16, torch.bfloat16}
 
 
 def test_an_older_cpu_trains_to_the_same_loss(tmp_path, data):

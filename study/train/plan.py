@@ -28,7 +28,7 @@ class Suite(NamedTuple):
         """Returns {size: shape} of these suites together."""
         sizes = dict(self.table) if "classical" in suites else {}
         if "ladder" in suites:
-            sizes |= ladder_sizes(self.model, vocab_size)
+            sizes |= ladder_sizes(self.family, vocab_size)
         return sizes
 
 

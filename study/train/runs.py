@@ -103,7 +103,7 @@ def plan_run(data, spec):
         "block_size": BLOCK_SIZE,
         **shape,
         "dropout": dropout,
-        **family_class.recipe_flags(spec.recipe),
+        **dict.fromkeys(family_class.FLAGS, spec.recipe == "tuned"),
     }
     run["data_digest"] = digest_tokens(tokens, data.val, data.test)
     run["tokenizer_digest"] = data.tokenizer_digest
@@ -171,9 +171,7 @@ def run_name(run):
 
 def shape_of(config):
     """Returns the entries of a configuration that are its size's (those of SIZES)."""
-    others = {"family", "vocab_size", "block_size", "dropout"}
-    for recipe in RECIPES:
-        others |= model_class(config["family"]).recipe_flags(recipe).keys()
+    others = {"family", "vocab_size", "block_size", "dropout", *model_class(config["family"]).FLAGS}
     return {key: value for key, value in config.items() if key not in others}
 
 
