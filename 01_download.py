@@ -1,5 +1,4 @@
-"""Collects music from an archive, a folder, a file, a URL or the music21 package into one folder of
-MIDI files.
+"""Collects music from an archive, a folder, a file, a URL or music21 into one folder of MIDI files.
 
 Reads:  --source: lakh (default; clean_midi, about 17,000 files), lakh-full (176,581 files),
             openscore (1,500 songs and quartets, CC0), polish (8,000 scores, CC BY), music21 (real
@@ -46,31 +45,20 @@ from study.prepare.sources import CLOSED, NAMES, SOURCES, source_rows
 ME = "01_download.py"
 DEFAULT_COLLECTIONS = ("oneills", "ryans", "airds", "miscfolk", "bach")
 ALL_COLLECTIONS = (*corpus.BOOKS, *corpus.SCORES)
+OTHERS = "other sources: --source music21 (no network), --source FOLDER or ARCHIVE (your own music)"
 
 
 def parse_arguments(argv):
     parser = stage_parser(__doc__)
-    parser.add_argument(
-        "--source",
-        metavar="SOURCE",
-        help=(
-            f"{', '.join(NAMES)}, a file or folder of MIDI, MusicXML, kern or ABC, a .tar.gz, .tar"
-            " or .zip of them, or a URL (default: lakh; with --quick: music21)"
-        ),
-    )
-    parser.add_argument(
-        "--collections",
-        type=name_list,
-        metavar="NAME[,NAME]",
-        help=(
-            f"of --source music21: {', '.join(ALL_COLLECTIONS)} "
-            f"(default: {','.join(DEFAULT_COLLECTIONS)})"
-        ),
-    )
-    parser.add_argument(
-        "--limit", type=whole(1), metavar="N", help="take a seeded random sample of N files"
-    )
-    parser.add_argument("--sha256", metavar="HEX", help="refuse an archive with another SHA-256")
+    add = parser.add_argument
+    kinds = "a file, folder, .tar.gz, .tar or .zip of MIDI, MusicXML, kern and ABC, or a URL"
+    default = "default: lakh; with --quick: music21"
+    add("--source", metavar="SOURCE", help=f"{', '.join(NAMES)}, {kinds} ({default})")
+    names, default = ", ".join(ALL_COLLECTIONS), ",".join(DEFAULT_COLLECTIONS)
+    of_music21 = f"of --source music21: {names} (default: {default})"
+    add("--collections", type=name_list, metavar="NAME[,NAME]", help=of_music21)
+    add("--limit", type=whole(1), metavar="N", help="take a seeded random sample of N files")
+    add("--sha256", metavar="HEX", help="refuse an archive with another SHA-256")
     args = parser.parse_args(argv)
     if args.source is None:
         args.source = "music21" if args.quick else "lakh"
@@ -87,68 +75,41 @@ def parse_arguments(argv):
 
 
 def check_arguments(args, final):
-    """Ends the script, before anything is written, if the source cannot be what the user means.
-    final: the folder of MIDI."""
+    """Ends the script if the source cannot be what the user means. final: the folder of MIDI."""
     unknown = ", ".join(name for name in args.names if name not in ALL_COLLECTIONS)
     is_there = bool(args.source) and os.path.exists(args.source)
     is_local = not args.urls and args.source != "music21"
     folder = Path(args.source).resolve() if is_local and os.path.isdir(args.source) else None
-    problems = (
-        (
-            unknown,
-            f"--collections: there is no {unknown}",
-            f"choose from {', '.join(ALL_COLLECTIONS)}",
-        ),
-        (
-            args.sha256 and len(args.urls) > 1,
-            f"--sha256: --source {args.source} is more than one archive",
-            None,
-        ),
-        (
-            args.sha256 and not re.fullmatch("[0-9a-fA-F]{64}", args.sha256),
-            "--sha256 needs 64 hexadecimal digits",
-            "see `sha256sum ARCHIVE`",
-        ),
-        (
-            args.source == "music21" and not corpus.corpus_folder(),
-            "the music21 package is not installed, or without its corpus",
-            "pip install -r requirements.txt",
-        ),
-        (
-            args.source in CLOSED and not is_there,
-            CLOSED.get(args.source),
-            "other folk tunes: --source music21 --collections oneills,ryans,airds",
-        ),
-        (
-            is_local and not is_there,
-            f"--source {shlex.quote(args.source)}: there is no such file or folder",
-            f"give {', '.join(NAMES)}, a file, a folder, an archive or a URL",
-        ),
-        (
-            folder and (folder in (final, *final.parents) or final in folder.parents),
-            f"--source {args.source} overlaps data/raw_midi, where this stage writes",
-            "move your music elsewhere, or give another --root",
-        ),
-    )
-    for is_wrong, problem, mend in problems:
-        if is_wrong:
-            fail(ME, problem, mend)
+    if unknown:
+        mend = f"choose from {', '.join(ALL_COLLECTIONS)}"
+        fail(ME, f"--collections: there is no {unknown}", mend)
+    if args.sha256 and len(args.urls) > 1:
+        fail(ME, f"--sha256: --source {args.source} is more than one archive")
+    if args.sha256 and not re.fullmatch("[0-9a-fA-F]{64}", args.sha256):
+        fail(ME, "--sha256 needs 64 hexadecimal digits", "see `sha256sum ARCHIVE`")
+    if args.source == "music21" and not corpus.corpus_folder():
+        problem = "the music21 package is not installed, or without its corpus"
+        fail(ME, problem, "pip install -r requirements.txt")
+    if args.source in CLOSED and not is_there:
+        mend = "other folk tunes: --source music21 --collections oneills,ryans,airds"
+        fail(ME, CLOSED[args.source], mend)
+    if is_local and not is_there:
+        problem = f"--source {shlex.quote(args.source)}: there is no such file or folder"
+        fail(ME, problem, f"give {', '.join(NAMES)}, a file, a folder, an archive or a URL")
+    if folder and (folder in (final, *final.parents) or final in folder.parents):
+        problem = f"--source {args.source} overlaps data/raw_midi, where this stage writes"
+        fail(ME, problem, "move your music elsewhere, or give another --root")
 
 
 def source_identity(args):
-    """What decides the corpus, without paths: content of a local source, address of a remote one."""
+    """What decides the corpus: content of a local source, address of a remote one."""
     if args.source == "music21":
-        return {
-            "source": "music21",
-            "collections": args.names,
-            "files": value_digest(corpus.collection_files(args.names)),
-        }
+        files = value_digest(corpus.collection_files(args.names))
+        return {"source": "music21", "collections": args.names, "files": files}
     if args.urls:
-        return {
-            "source": args.source if args.source in SOURCES else "url",
-            "url": value_digest(args.urls),
-            "sha256": (args.sha256 or "").lower() or None,
-        }
+        name = args.source if args.source in SOURCES else "url"
+        wanted = args.sha256.lower() if args.sha256 else None
+        return {"source": name, "url": value_digest(args.urls), "sha256": wanted}
     path = Path(args.source)
     if path.is_file():
         return {"source": "archive", "sha256": file_digest(path)}
@@ -156,20 +117,20 @@ def source_identity(args):
 
 
 def collect(args, data, collected):
-    """Fills a Collected from the source; returns {archive: SHA-256}, of nothing but archives."""
+    """Fills a Collected from the source; returns {archive: SHA-256}."""
     if args.source == "music21":
         take_embedded(args.names, args.limit, args.seed, collected)
         return {}
     if args.source in SOURCES:
         collected.licence = SOURCES[args.source].licence
-    paths, digests = [download(url, data / "downloads", say) for url in args.urls], {}
+    left_out, digests = collected.midi.left_out, {}
+    paths = [download(url, data / "downloads", say) for url in args.urls]
     for path in paths or [Path(args.source)]:
         try:
             if path.is_file():
                 digests[path.name] = digest = file_digest(path)
                 if args.sha256 and digest != args.sha256.lower():
                     raise Refused(f"the archive has SHA-256 {digest} and not {args.sha256.lower()}")
-            left_out = collected.midi.left_out
             gather(music_members(path, left_out, args.limit, args.seed, MUSIC_SUFFIXES), collected)
         except Refused:
             if args.urls:
@@ -184,9 +145,9 @@ def say(sentence):
     print(f"01_download: {sentence}", file=sys.stderr)
 
 
-def replace(final, new, table):
-    """Puts the new corpus into the place of the old one, with its table of files."""
-    kept, old = hoist(new), final.with_name(".raw_midi.old")
+def replace(final, new, old, table):
+    """Puts the new corpus, with its table of files, into the place of the old one."""
+    kept = hoist(new)
     below = "" if kept == new else f"{kept.relative_to(new)}/"
     if final.exists():
         os.replace(final, old)
@@ -194,13 +155,11 @@ def replace(final, new, table):
     table.seek(0)
     with atomic(final.with_name("raw_midi.tsv")) as file:
         file.writelines(row.removeprefix(below) for row in table)
-    for folder in (new, old):
-        shutil.rmtree(folder, ignore_errors=True)
+    restore(final, new, old)
 
 
-def restore(final, new):
-    """Undoes what a killed run may have left: a half-made corpus, or one set aside."""
-    old = final.with_name(".raw_midi.old")
+def restore(final, new, old):
+    """Removes what a run may have left: a half-made corpus, or one set aside."""
     if old.exists() and not final.exists():  # killed between the two renames of `replace`
         os.replace(old, final)
     for folder in (new, old):
@@ -214,13 +173,13 @@ def main(argv=None):
     stage = Stage(__file__, args, config={**source_identity(args), "limit": args.limit})
     if stage.up_to_date():
         return
-    new = final.with_name(".raw_midi.new")
+    new, old = (final.with_name(f".raw_midi.{age}") for age in ("new", "old"))
     for name in args.names if args.source == "music21" else []:
         if name in corpus.NOTICES:
             print(f"notice: {corpus.NOTICES[name]}")
     with stage.writing(), tempfile.TemporaryFile("w+", encoding="utf-8") as table:
         try:
-            restore(final, new)
+            restore(final, new, old)
             new.mkdir()
             collected = Collected(MidiFolder(new), table)
             digests = collect(args, final.parent, collected)
@@ -228,19 +187,15 @@ def main(argv=None):
             shutil.rmtree(new, ignore_errors=True)
             stage.marker.unlink(missing_ok=True)
             if isinstance(error, Refused):
-                fail(
-                    ME,
-                    f"--source {args.source}: {error}",
-                    "other sources: --source music21 (no network), --source FOLDER or ARCHIVE (your"
-                    " own music)",
-                )
+                fail(ME, f"--source {args.source}: {error}", OTHERS)
             raise
-        replace(final, new, table)
+        replace(final, new, old, table)
         midi, licences = collected.midi, licences_in(final.with_name("raw_midi.tsv"))
         counts = {"files": midi.files, "bytes": midi.bytes}
+        left_out = dict(midi.left_out.most_common())
         stage.finish(
             outputs=["data/raw_midi", "data/raw_midi.tsv"],
-            skipped=dict(midi.left_out.most_common()),
+            skipped=left_out,
             extra={
                 "archive_sha256": digests,
                 "sources": source_rows(args.source, args.names),
@@ -252,7 +207,7 @@ def main(argv=None):
                 "source": args.source,
                 **counts,
                 "licences": ", ".join(f"{n:,} {licence}" for licence, n in licences.items()),
-                "left out": in_words(dict(midi.left_out.most_common())) or "none",
+                "left out": in_words(left_out) or "none",
             },
         )
 

@@ -1,10 +1,10 @@
-"""What `make run` will take on this machine, from seconds of it.
+"""Estimates what `make run` will take on this machine, from seconds of it.
 
     python -m study.estimate     # prints {stage: minutes} as JSON
 
 Training is planned as 04 and 05 plan it, on made-up text. In each family a step of two sizes is
-timed; what a token of the others costs lies on the line through both. What does not train is scaled
-by a loop of plain Python, from minutes measured on the machine of README's table.
+timed; the others lie on the line through both. What does not train is scaled by a loop of plain
+Python, from minutes measured on the machine of README's table.
 """
 
 import importlib
@@ -22,8 +22,7 @@ from study.families import FAMILIES, model_class
 from study.train import plan, suite
 from study.train.calibrate import calibrate
 
-# characters of the embedded corpus, by split
-SPLITS = {"train": 1_352_000, "val": 27_500, "test": 30_500}
+SPLITS = {"train": 1_352_000, "val": 27_500, "test": 30_500}  # characters of the embedded corpus
 VOCABULARY = 50
 TUNE_CHARS = 600
 TIMED_SIZES = ("d008", "medium")  # cheap enough for a slow machine, and far apart
@@ -31,7 +30,7 @@ SECONDS_EACH = 0.3
 SHARED_GAIN = 0.6  # n cores that share one run are n ** 0.6 times as fast
 PASS_COST = 1 / 3  # of a token evaluated, in tokens trained: there is no backward pass
 CURVE_TOKENS = 8 * 8 * 512  # of the validation split, evaluated on the way of each epoch
-# minutes of what is no training, on a machine that takes LOOP_SECONDS for the loop below
+# minutes of what is no training, on a machine that takes LOOP_SECONDS for LOOP
 OTHER_MINUTES = {
     "01_download": 0.13,
     "02_midi_to_abc": 0.1,
@@ -39,32 +38,31 @@ OTHER_MINUTES = {
     "06_fit_scaling": 0.2,
     "07_train_best_and_generate": 3.0,
 }
-LOOP_SECONDS = 0.052
+LOOP, LOOP_SECONDS = "sum(number * number % 7 for number in range(1_000_000))", 0.052
 BEST = "07_train_best_and_generate"
 
 
 def made_up_data():
     """Returns what `load_data` does, of random tokens in tunes of one length."""
     draw, special = np.random.default_rng(0), 3
-
-    def stream(n_chars):
-        tokens = draw.integers(special, VOCABULARY, n_chars)
-        tokens[::TUNE_CHARS], tokens[TUNE_CHARS - 1 :: TUNE_CHARS] = BEGIN, END
-        return tokens.astype(np.uint8)
-
     token_chars = np.ones(VOCABULARY, dtype=np.int64)
     token_chars[BEGIN] = 0
-    splits = {name: stream(n_chars) for name, n_chars in SPLITS.items()}
-    return SimpleNamespace(
-        **splits, tokenizer_digest="", vocab_size=VOCABULARY, token_chars=token_chars
-    )
+    data = SimpleNamespace(tokenizer_digest="", vocab_size=VOCABULARY, token_chars=token_chars)
+    for split, n_chars in SPLITS.items():
+        tokens = draw.integers(special, VOCABULARY, n_chars).astype(np.uint8)
+        tokens[::TUNE_CHARS], tokens[TUNE_CHARS - 1 :: TUNE_CHARS] = BEGIN, END
+        setattr(data, split, tokens)
+    return data
 
 
 def planned_runs(family, words, data):
     """Returns the runs of a training script's command line, in the order of training."""
     script = importlib.import_module(FAMILIES[family].stage)
     asked = plan.Suite(
-        model_class(family), script.SIZES, script.LEARNING_RATES, getattr(script, "LADDER_RATE", None)
+        model_class(family),
+        script.SIZES,
+        script.LEARNING_RATES,
+        getattr(script, "LADDER_RATE", None),
     )
     args = suite.suite_parser("").parse_args(words)
     suite.check_suite(args, asked)
@@ -77,24 +75,14 @@ def minutes_of_runs(runs, data):
     costs = [1 / calibrate(run, data, "cpu", SECONDS_EACH) for run in timed]
     low, high = (run["flops_per_token"] for run in timed)
     slope = max(0.0, (costs[1] - costs[0]) / (high - low))
-    return [
-        minutes(
-            run["train_tokens"], run["epochs"], costs[0] + slope * (run["flops_per_token"] - low)
-        )
-        for run in runs
-    ]
+    each = [costs[0] + slope * (run["flops_per_token"] - low) for run in runs]
+    return [minutes(run["train_tokens"], run["epochs"], cost) for run, cost in zip(runs, each)]
 
 
 def minutes(tokens, epochs, cost):
     """Returns the minutes of a training, evaluation included. cost: seconds a token of training."""
     evaluated = SPLITS["val"] + SPLITS["test"] + CURVE_TOKENS * epochs
     return (tokens * epochs + PASS_COST * evaluated) * cost / 60
-
-
-def loop_seconds():
-    """Returns the seconds of a loop of plain Python, the best of five."""
-    loop = "sum(number * number % 7 for number in range(1_000_000))"
-    return min(timeit.repeat(loop, number=1, repeat=5))
 
 
 def best_minutes(runs, data):
@@ -112,7 +100,7 @@ def best_minutes(runs, data):
 
 def main():
     data, jobs = made_up_data(), cpu_count()
-    slower = loop_seconds() / LOOP_SECONDS
+    slower = min(timeit.repeat(LOOP, number=1, repeat=5)) / LOOP_SECONDS
     expected = {name: alone * slower for name, alone in OTHER_MINUTES.items()}
     torch.set_num_threads(1)
     for family, row in FAMILIES.items():

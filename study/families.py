@@ -1,10 +1,9 @@
-"""The model families of the study, one row each. A family more is a class in common.py, a row here
-and a script.
+"""The model families of the study, one row each. A new one is a class in common.py, a row here and
+a script.
 
-The row holds what people see of a family and which script trains it; what a model knows of itself
-(parameter groups, dropout, cost, cache) stands in its class. Classes are looked up by name at run
-time, so `code_key` does not follow them: whoever takes a digest names the class as well (`run_code`
-in `study/train/runs.py`).
+What a model knows of itself (parameter groups, dropout, cost, cache) stands in its class. Classes
+are looked up by name at run time, so `code_key` does not follow them: whoever takes a digest names
+the class as well (`run_code` in `study/train/runs.py`).
 """
 
 from typing import NamedTuple
@@ -19,8 +18,7 @@ class Family(NamedTuple):
     stage: str  # the script that trains it
     color: str  # Okabe-Ito: distinct for all common kinds of colour blindness, and in grey
     marker: str  # of matplotlib
-    # True: 06 and 07 take its runs if they are there, and do not ask for them
-    optional: bool = False
+    optional: bool = False  # True: 06 and 07 do not ask for its runs
 
 
 ROWS = (  # in this order wherever families are listed
@@ -41,14 +39,13 @@ def model_class(name):
 
 
 def build_model(config):
-    """Returns a new model from its configuration, a dict of JSON values: "family", "vocab_size",
-    "block_size", "dropout", and what else its class asks for. Weights are drawn from torch's global
-    generator: seed it first."""
+    """Returns a new model from a dict: "family", "vocab_size", "block_size", "dropout", and what
+    its class asks for. Weights are drawn from torch's global generator: seed it first."""
     return model_class(config["family"])(config)
 
 
 def label(family):
-    """Returns the name of a family in text; a family without a row is called by its own name."""
+    """Returns the name of a family in text; its own where it has no row."""
     return FAMILIES[family].label if family in FAMILIES else family
 
 

@@ -1,7 +1,6 @@
 """One style for every figure of the study, the families' looks, and the figures' captions.
 
-matplotlib is loaded by the first figure, not by the import of this file: a stage that is up to date
-should not wait for it.
+matplotlib is loaded by the first figure: a stage that is up to date should not wait for it.
 """
 
 import io
@@ -93,8 +92,7 @@ def pyplot():
 def save(figure, folder, name):
     """Writes folder/<name>.png and .svg and closes the figure; returns the file names.
 
-    The same figure gives the same bytes: no date or version, and the ids inside the SVG are hashed
-    with the figure's name (two figures on one page must not share ids).
+    The same figure gives the same bytes; two figures on one page share no ids of the SVG.
     """
     plt = pyplot()
     with plt.rc_context({"svg.hashsalt": name}):
@@ -136,8 +134,7 @@ def look(family, among=()):
 def log_axes(axes, x=None, y=None):
     """Makes an axis logarithmic where a function value -> label is given (`si`, `number`).
 
-    Labels: 1-2-5, 1-3 or 1 by the number of decades, round values below 0.8 (matplotlib's own are
-    none there).
+    Labels: 1-2-5, 1-3 or 1 by the number of decades; round values below 0.8.
     """
     from matplotlib import ticker
 

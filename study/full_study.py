@@ -2,9 +2,9 @@
 
     python -m study.full_study [--families transformer,lstm] [--publish]
 
-The whole embedded corpus; the study's own models, the ladder's grid and the best model as PLAN
-says. The largest size on all the text is predicted, with an interval, from runs that are smaller in
-both, before it is trained. With --publish, what readers want to see is copied to docs/study/.
+Trains on the whole embedded corpus what PLAN says. The largest size on all the text is predicted,
+with an interval, from runs that are smaller in both, before it is trained. --publish copies what
+readers want to see to docs/study/.
 """
 
 import argparse
@@ -30,7 +30,7 @@ GRID_SEEDS = "2,3"
 
 
 def grid(sizes, amounts):
-    """Returns the flags of a training script for a grid of sizes and amounts of text."""
+    """Returns a training script's flags for a grid of sizes and amounts of text."""
     grid_of = f"--only {','.join(sizes)} --data-fractions {','.join(amounts)}"
     return f"--suite ladder --seeds {GRID_SEEDS} {grid_of}"
 
@@ -67,7 +67,7 @@ def training(part, families, words):
 
 
 def write_plan(root, families, commands):
-    """Writes what is planned, prints it, and returns the largest run of each family's grid."""
+    """Writes what is planned; returns the largest run of each family's grid."""
     from study.train.data import load_data
 
     data, runs = load_data(root), {}
@@ -82,8 +82,8 @@ def write_plan(root, families, commands):
 
 
 def predict(root, largest):
-    """Writes PREDICTION: what the largest run of each family, from `write_plan`, should reach by
-    the ladder's runs so far. It is written once: what is trained afterwards cannot change it."""
+    """Writes PREDICTION, once: what the largest run of each family, of `write_plan`, should reach
+    by the ladder's runs so far."""
     from study.fit.copying import second_occurrences
     from study.fit.predictions import predict_run
     from study.fit.records import read_records, rows_of_records
@@ -109,7 +109,7 @@ def predict(root, largest):
 
 
 def in_few_colors(path):
-    """Returns a PNG with a palette of 256 colours: it looks the same at a third of the bytes."""
+    """Returns a PNG with a palette of 256 colours: a third of the bytes."""
     from PIL import Image  # of matplotlib
 
     buffer = io.BytesIO()
@@ -119,22 +119,19 @@ def in_few_colors(path):
 
 
 def publish(root, folder):
-    """Copies PUBLISHED to a folder, in place of an earlier study's. What else lies there stays:
-    weights, rows of experiments, recompute.py."""
+    """Copies PUBLISHED to a folder, in place of an earlier study's; what else lies there stays."""
     outputs = root / "part4_outputs"
     paths = [path for pattern in PUBLISHED for path in sorted(outputs.glob(pattern))]
-    shown = {
-        path: in_few_colors(path) if path.suffix == ".png" else path.read_bytes() for path in paths
-    }
-    page, compose = outputs / "report.html", outputs / "compose.html"
-    if page in shown:
-        shown[page] = shown[page].replace(b'href="compose.html"', b'href="../compose.html"')
-    if compose.exists():  # in docs/, where README's first screen leads
-        write_bytes(folder.parent / compose.name, compose.read_bytes())
     for earlier in [path for pattern in PUBLISHED for path in folder.glob(pattern)]:
         earlier.unlink()
-    for path, content in shown.items():
+    for path in paths:
+        content = in_few_colors(path) if path.suffix == ".png" else path.read_bytes()
+        if path.name == "report.html":
+            content = content.replace(b'href="compose.html"', b'href="../compose.html"')
         write_bytes(folder / path.relative_to(outputs), content)
+    compose = outputs / "compose.html"
+    if compose.exists():  # in docs/, where README's first screen leads
+        write_bytes(folder.parent / compose.name, compose.read_bytes())
     for path in (root / KEPT, root / PREDICTION):
         if path.exists():
             shutil.copyfile(path, folder / path.name)
@@ -142,7 +139,7 @@ def publish(root, folder):
 
 
 def families_of(text):
-    """Returns the families that every study has and those named, in the table's order."""
+    """Reads names of families; returns those and the ones that every study has."""
     names = text.split(",")
     if unknown := set(names) - set(FAMILIES):
         problem = f"there is no family {', '.join(unknown)}; there are {', '.join(FAMILIES)}"
@@ -154,15 +151,10 @@ def main(argv=None):
     parser = stage_parser(__doc__)
     parser.prog = "-m study.full_study"  # as `python` is to be given it
     parser.set_defaults(root=HERE / "study_run")
-    default, every = "transformer,lstm", ",".join(FAMILIES)
-    parser.add_argument(
-        "--families",
-        type=families_of,
-        metavar="NAME[,NAME]",
-        default=default,
-        help=f"e.g. {every} (default: {default})",
-    )
-    parser.add_argument("--publish", action="store_true", help="copy what is shown to docs/study/")
+    default, add = "transformer,lstm", parser.add_argument
+    every = f"e.g. {','.join(FAMILIES)} (default: {default})"
+    add("--families", type=families_of, metavar="NAME[,NAME]", default=default, help=every)
+    add("--publish", action="store_true", help="copy what is shown to docs/study/")
     args = parser.parse_args(argv)
     root, words, began = resolve_root(args), shlex.split(root_flags(args)), time.monotonic()
     run_stage("01_download", [*words, "--source", "music21"])

@@ -2,17 +2,18 @@
 
     python -m study.pipeline --quick
 
-What the stages print is passed on, but not their hints at the next command. Where every stage is up
-to date, one line says so; the first stage that fails ends the run with its exit code.
+Where every stage is up to date, one line says so; the first stage that fails ends the run with its
+exit code.
 """
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
 
-from study.stages.arguments import given_words, resolve_root, stage_parser
+from study.stages.arguments import resolve_root, root_flags, stage_parser
 from study.stages.code_key import HERE
 from study.stages.manifest import OPTIONAL, STAGES, is_up_to_date, load_manifest
 from study.stages.process import run
@@ -21,11 +22,11 @@ REQUIRED = [name for name in STAGES if name not in OPTIONAL]  # the stages that 
 
 
 def expected_minutes(args):
-    """Returns {stage: minutes} that a run should take: what the last run in this root took, or for
-    the short run what `study/estimate.py` finds. {} for the full run, whose corpus is not known."""
-    manifests = [load_manifest(resolve_root(args), name) for name in REQUIRED]
-    if all(manifests):
-        return {name: kept["seconds"] / 60 for name, kept in zip(REQUIRED, manifests)}
+    """Returns {stage: minutes} that a run should take: as the last one in this root, or for the
+    short run as `study/estimate.py` finds. {} for the full run, whose corpus is not known."""
+    manifests = {name: load_manifest(resolve_root(args), name) for name in REQUIRED}
+    if all(manifests.values()):
+        return {name: manifest["seconds"] / 60 for name, manifest in manifests.items()}
     if not args.quick:
         return {}
     command = [sys.executable, "-m", "study.estimate"]
@@ -43,7 +44,7 @@ def minutes_of(names, expected, taken):
 
 def run_stage(name, words):
     """Runs a stage and passes its lines on, but not the hint at the next command; ends this script
-    with the stage's exit code if that is not 0."""
+    with the stage's exit code where it fails."""
     command = [sys.executable, str(HERE / f"{name}.py"), *words]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as stage:
@@ -60,25 +61,14 @@ def run_stage(name, words):
         sys.exit(stage.returncode if stage.returncode > 0 else 128 - stage.returncode)
 
 
-def without_source(words):
-    """Words of a command line without --source and its value, which stage 01 alone takes.
-
-    >>> without_source(["--quick", "--source", "openscore", "--seed", "1"])
-    ['--quick', '--seed', '1']
-    """
-    kept = [word for word in words if not word.startswith("--source=")]
-    if "--source" in kept:
-        at = kept.index("--source")
-        del kept[at : at + 2]
-    return kept
-
-
 def main(argv=None):
     parser = stage_parser(__doc__)
     parser.add_argument("--source", metavar="SOURCE", help="of 01_download.py, which lists them")
     args = parser.parse_args(argv)
     root, began = resolve_root(args), time.monotonic()
-    common = without_source(given_words(args))
+    common = shlex.split(root_flags(args)) + ["--force"] * args.force
+    if args.seed:
+        common += ["--seed", str(args.seed)]
     words = dict.fromkeys(REQUIRED, common)
     if args.source is not None:
         words["01_download"] = [*common, "--source", args.source]
@@ -86,8 +76,7 @@ def main(argv=None):
     def is_done(name):
         return not args.force and is_up_to_date(root, name, words[name])
 
-    waiting = [name for name in REQUIRED if not is_done(name)]
-    n = len(REQUIRED)
+    waiting, n = [name for name in REQUIRED if not is_done(name)], len(REQUIRED)
     if not waiting:
         report = os.path.relpath(root / "part4_outputs/report.html")
         return print(f"everything is up to date: {n} stages; look at: {report}")

@@ -1,4 +1,4 @@
-"""Writes numbers for people: the one rule of rounding of terminal, page, README and figures."""
+"""Writes numbers for people, rounded alike in terminal, page, README and figures."""
 
 import math
 
@@ -19,7 +19,7 @@ def power(value):
 
 
 def number(value, digits=None):
-    """Returns a number with so many decimals, or with three digits; a count is written in full.
+    """Returns a number with so many decimals, or with three digits; a count in full.
 
     >>> number(1.2396), number(1.2396, 1), number(12000), number(None)
     ('1.24', '1.2', '12,000', '–')
@@ -43,30 +43,20 @@ def percent(share):
     return f"{100 * share:.{digits}f} %"
 
 
-def digits_of(low, high):
-    """Returns the decimals that an interval allows: those of the first digit of its half-width,
-    one more if that digit is a 1; from 1 to 3, and 2 where an end is unknown.
-
-    >>> digits_of(0.10, 0.34), digits_of(0.441, 0.539), digits_of(0.05, 2.0), digits_of(0.28, None)
-    (2, 2, 1, 2)
-    """
-    if not all(isinstance(end, (int, float)) for end in (low, high)):
-        return 2
-    if high <= low:
-        return 3
-    half = (high - low) / 2
-    first = math.floor(math.log10(half))
-    digits = -first + 1 if half < 2 * 10**first else -first
-    return min(max(digits, 1), 3)
-
-
 def rounded(value, low, high):
-    """Returns a number with the decimals that its interval allows.
+    """Returns a number with the decimals that its interval allows: those of the first digit of the
+    half-width, one more if that is a 1; from 1 to 3, and 2 where an end is unknown.
 
     >>> rounded(0.48612, 0.441, 0.539), rounded(0.9183, 0.28, 3.0), rounded(0.48612, 0.48, 0.49)
     ('0.49', '0.9', '0.486')
     """
-    return f"{value:.{digits_of(low, high)}f}"
+    digits = 2
+    if all(isinstance(end, (int, float)) for end in (low, high)):
+        digits, half = 3, (high - low) / 2
+        if half > 0:
+            first = math.floor(math.log10(half))
+            digits = min(max(-first + (half < 2 * 10**first), 1), 3)
+    return f"{value:.{digits}f}"
 
 
 def interval(pair):

@@ -1,11 +1,10 @@
-"""Measures baselines on the very splits that models see, in bits per character: uniform, unigram,
-a 6-gram, and compressors that are given the training text.
+"""Measures baselines in bits per character: uniform, unigram, 6-gram, and compressors after the
+training text.
 
-The training characters are read once for each length of the n-gram's context, in blocks of BLOCK,
-and only contexts of the val and test splits are counted: memory depends on val and test alone.
-
-A *file of characters* is an array of CharTokenizer's tokens, BEGIN sequence END BEGIN sequence END
-...: baselines are of the text and stay the same whatever tokens a model reads.
+They read a *file of characters*, an array of CharTokenizer's tokens, BEGIN sequence END BEGIN ...:
+whatever tokens a model reads, baselines stay the same. Training characters are read in blocks, once
+for each length of the n-gram's context, and only contexts of val and test are counted: memory
+depends on these alone.
 """
 
 import lzma
@@ -22,8 +21,7 @@ ASKED = ("val", "test")  # what is predicted
 NGRAM_ORDER = 6  # characters, the predicted one included
 BLOCK = 1 << 22  # characters looked at at once: about 250 MB of working memory
 PPMD_ORDER = 16  # of variant I; pyppmd's default of 6 costs 0.1 bits
-PPMD_MEMORY = 1 << 29  # bytes; beyond them it forgets (PPMD_FULL)
-PPMD_FULL = pyppmd.PPMD8_RESTORE_METHOD_CUT_OFF
+PPMD_MEMORY = 1 << 29  # bytes; beyond them it forgets
 XZ_PRESET = 9  # of a training text xz sees the last 64 MB
 COMPRESSORS = {"ppmd": f"PPMd (order {PPMD_ORDER})", "xz": f"xz -{XZ_PRESET}"}
 
@@ -32,9 +30,8 @@ COMPRESSORS = {"ppmd": f"PPMd (order {PPMD_ORDER})", "xz": f"xz -{XZ_PRESET}"}
 
 
 def ngram_bits(train_path, asked_paths, vocab_size):
-    """Bits per character on each asked split of an n-gram model of NGRAM_ORDER characters.
-
-    Contexts of 0 to NGRAM_ORDER - 1 characters are interpolated (Witten and Bell 1991, method C):
+    """Bits per character on each asked split of an n-gram model, interpolated over all lengths of
+    context (Witten and Bell 1991, method C):
     p(x | context) = (count of x + n_kinds * p(x | shorter context)) / (count + n_kinds), where
     n_kinds is how many different characters followed the context in the training text.
     """
@@ -62,7 +59,7 @@ def ngram_bits(train_path, asked_paths, vocab_size):
 
 
 def _contexts(characters, order, before=None):
-    """Hashes of the `order` characters before each of these; before: those ahead of the first."""
+    """Hashes of the `order` characters before each; before: those ahead of the first."""
     if not order:
         return np.zeros(len(characters), np.uint64)
     if before is None:
@@ -71,8 +68,8 @@ def _contexts(characters, order, before=None):
 
 
 def _count_followers(train_path, lookup, vocab_size, order):
-    """(sorted keys, counts): how often each character follows each context of `lookup`; key: number
-    of the context * vocab_size + character."""
+    """(sorted keys, counts): how often each character follows each context of `lookup`. A key is
+    number of the context * vocab_size + character."""
     train = np.load(train_path, mmap_mode="r")
     keys, counts = np.empty(0, np.int64), np.empty(0, np.int64)
     for start in range(0, len(train), BLOCK):
@@ -93,11 +90,12 @@ def _count_followers(train_path, lookup, vocab_size, order):
 def conditional_bits(name, train_path, texts):
     """Bits by which each text (bytes) lengthens the compressed training text; name: of COMPRESSORS.
 
-    The training text is compressed once; forks of the process go on from there with each text, as
-    these compressors can be neither copied nor saved.
+    These compressors can be neither copied nor saved: forks of the process, after the training
+    text, go on with each text.
     """
     if name == "ppmd":
-        engine = pyppmd.Ppmd8Encoder(PPMD_ORDER, PPMD_MEMORY, PPMD_FULL)
+        forgets = pyppmd.PPMD8_RESTORE_METHOD_CUT_OFF
+        engine = pyppmd.Ppmd8Encoder(PPMD_ORDER, PPMD_MEMORY, forgets)
         compress = engine.encode
     else:
         engine = lzma.LZMACompressor(preset=XZ_PRESET)
@@ -140,10 +138,8 @@ def unigram_bits(train_path, asked_paths, vocab_size):
 
 
 def jobs_of(texts, arrays, vocab_size):
-    """{what: (function, its arguments)} of all that is measured, the longest first.
-
-    texts: folder of the texts; arrays: folder of the files of characters; vocab_size: of those.
-    """
+    """{what: (function, its arguments)}, the longest first. texts, arrays: folders of the texts and
+    of the files of characters; vocab_size: of the latter."""
     asked_texts = [b"\n" + (texts / f"{split}.txt").read_bytes() for split in ASKED]
     train, *asked = [arrays / f"{split}_tokens.npy" for split in ("train", *ASKED)]
     return {
@@ -155,14 +151,9 @@ def jobs_of(texts, arrays, vocab_size):
 
 
 def summarise(results, vocab_size, n_chars):
-    """Content of baselines.json from {what: result}; n_chars: {split: characters and END tokens}.
-
-    `<split>.<name>` has bits_per_char, nats_per_char and `label`, the name for readers.
-    """
-    content = {
-        "unit": "bits per character: total over characters and ends of sequences",
-        "n_chars": n_chars,
-    }
+    """Content of baselines.json. results: {what: result}; n_chars: {split: characters and ENDs}."""
+    unit = "bits per character: total over characters and ends of sequences"
+    content = {"unit": unit, "n_chars": n_chars}
     for i, split in enumerate(ASKED):
         rows = {
             "uniform": ("uniform", math.log2(vocab_size - 1)),  # of every token but BEGIN

@@ -1,9 +1,8 @@
-"""Converts very many MIDI files: worker processes, limits on time and memory, a journal to go on
-from.
+"""Converts very many MIDI files: worker processes, limits on time and memory, a journal.
 
 A file is hostile until shown otherwise: it costs a counted row, never the run. The parser is C++
-code, and a crash in it cannot be caught inside the process, so a worker that dies or hangs costs
-the file it was at.
+code, whose crashes no process catches in itself: a worker that dies or hangs costs the file it was
+at.
 """
 
 import csv
@@ -19,7 +18,6 @@ import time
 import zlib
 from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass
 from multiprocessing import connection
 from pathlib import Path
 from typing import NamedTuple
@@ -34,11 +32,11 @@ MIDI_BYTES = 16 << 20  # the largest real song files are a twentieth of this
 ABC_CHARS = 4_000_000  # the longest real song gives a tenth of this
 MEMORY_BYTES = 2 << 30  # what one worker may allocate before a file counts as too large
 FILES_A_WORKER = 16  # at least: a worker takes a second to start
-MAX_DEATHS = 20  # of workers, with no file done between: it is the machine, not the files
+MAX_DEATHS = 20  # of workers with no file done between: it is the machine, not the files
 
 
 class Settings(NamedTuple):
-    """What every worker is told. raw, target: folders of MIDI and ABC; checked_share: of the files
+    """What every worker is told. raw, target: folders of MIDI and ABC; checked_share: of the files,
     that are read back; timeout_seconds: of processor time."""
 
     raw: str
@@ -53,8 +51,7 @@ class Settings(NamedTuple):
 
 
 def plan(raw):
-    """[(MIDI name, ABC name)] below data/raw_midi; Song.mid and Song.MID in one folder give
-    Song.abc, Song.MID.abc."""
+    """[(MIDI name, ABC name)] of a folder; Song.mid and Song.MID give Song.abc and Song.MID.abc."""
     tasks, taken = [], set()
     for name in tree_files(raw):
         stem, suffix = os.path.splitext(name)
@@ -77,13 +74,13 @@ def remove_others(folder, keep):
 
 
 def printable(name):
-    """A name as one line of UTF-8, with escapes for control characters and undecodable bytes."""
+    """A name as one line of UTF-8, with escapes for all that cannot be printed."""
     text = os.fsencode(name).decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def table_rows(path):
-    """The rows of a table of files (tab-separated, a head line) as dicts; none of a missing one."""
+    """The rows of a table of files (tab-separated, a head line) as dicts; none if it is missing."""
     if path.exists():
         with open(path, encoding="utf-8") as table:
             yield from csv.DictReader(table, delimiter="\t", quoting=csv.QUOTE_NONE)
@@ -93,10 +90,8 @@ def table_rows(path):
 
 
 def convert_file(midi, abc, settings):
-    """Converts one file; returns its row: {"chars", "notes", ...} or {"reason", "detail"}.
-
-    Raises OSError if the ABC cannot be written, e.g. on a full disk: no fault of the file.
-    """
+    """Converts one file; returns its row: {"chars", "notes", ...} or {"reason", "detail"}. Raises
+    OSError if the ABC cannot be written."""
     source = Path(settings.raw, midi)
     # the same files are read back whatever the order of work
     number = zlib.crc32(f"{settings.seed} {midi}".encode("utf-8", "surrogateescape"))
@@ -131,9 +126,8 @@ def work(pipe, settings):
     limit_memory()
 
     def too_slow(*_):
-        raise ConversionError(
-            "timeout", f"more than {settings.timeout_seconds:g} seconds of processor time"
-        )
+        limit = f"more than {settings.timeout_seconds:g} seconds of processor time"
+        raise ConversionError("timeout", limit)
 
     signal.signal(signal.SIGPROF, too_slow)
     gc.disable()  # a file leaves no cycles worth the search: 5 % of the time
@@ -155,13 +149,16 @@ def work(pipe, settings):
 
 
 def limit_memory():
-    """Bounds what this process may allocate. Where the system has no such limit (macOS), a hostile
-    file can cost gigabytes, but not a wrong row."""
+    """Bounds what this process may allocate, where the system can (macOS cannot)."""
     with suppress(AttributeError, ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
 
 
 # ---------------------------------------------------------------- all workers
+
+
+class CrewLost(Exception):
+    """The workers die whatever they are given; the message says how."""
 
 
 def convert_all(tasks, n_workers, settings):
@@ -172,115 +169,82 @@ def convert_all(tasks, n_workers, settings):
     file is tried again at the end (the worker may have been killed for want of memory); a second
     death is its row.
     """
-    crew = _Crew(tasks, settings)
+    waiting, workers = deque(tasks), []
+    crashed, deaths = set(), 0  # deaths: in a row, with no file done between
     try:
-        for _ in range(min(n_workers, cpu_count(), math.ceil(len(crew.waiting) / FILES_A_WORKER))):
-            crew.start_worker()
-        while crew.workers:
-            ready = connection.wait(list(crew.workers), timeout=1)
-            for pipe, worker in list(crew.workers.items()):
-                task = worker.task
-                row = crew.answer(pipe, worker) if pipe in ready else crew.silence(worker)
+        for _ in range(min(n_workers, cpu_count(), math.ceil(len(tasks) / FILES_A_WORKER))):
+            workers.append(_Worker(settings, waiting.popleft()))
+        while workers:
+            connection.wait([worker.pipe for worker in workers], timeout=1)
+            for worker in list(workers):
+                task, row = worker.task, worker.answer()
                 if row is None:
                     continue
-                if not crew.tried_again(task, row):
+                if row.get("reason") == "crash" and task not in crashed:
+                    crashed.add(task)
+                    waiting.append(task)
+                    deaths += 1
+                else:
+                    deaths = 0
                     yield task, row
-                crew.go_on(pipe, worker)
+                if deaths >= MAX_DEATHS:
+                    raise CrewLost(f"{deaths} workers died one after another ({row['detail']})")
+                if waiting and not worker.died:
+                    worker.feed(waiting.popleft())
+                    continue
+                worker.pipe.close()
+                workers.remove(worker)
+                if waiting:
+                    workers.append(_Worker(settings, waiting.popleft()))
     finally:
-        for worker in crew.workers.values():
+        for worker in workers:
             worker.process.kill()
 
 
-class CrewLost(Exception):
-    """The workers die whatever they are given; the message says how."""
-
-
-@dataclass
 class _Worker:
-    """A worker process and the task that it has not answered for."""
+    """A worker process, its pipe and the task that it has not answered for."""
 
-    process: multiprocessing.Process
-    task: tuple = ()
-    last_heard: float = 0.0
-    died: bool = False
-
-
-class _Crew:
-    """The workers by their pipes, the tasks that wait, and those at which a worker died."""
-
-    def __init__(self, tasks, settings):
-        self.waiting, self.settings, self.workers = deque(tasks), settings, {}
-        # deaths: in a row, with no file done between
-        self.crashed, self.deaths = set(), 0
-        # as on macOS; a fork would share this process's threads
-        self.context = multiprocessing.get_context("spawn")
-
-    def start_worker(self):
-        pipe, theirs = self.context.Pipe()
-        process = self.context.Process(target=work, args=(theirs, self.settings), daemon=True)
-        process.start()
+    def __init__(self, settings, task):
+        context = multiprocessing.get_context("spawn")  # a fork would share our threads
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=work, args=(theirs, settings), daemon=True)
+        self.process.start()
         theirs.close()
-        self.workers[pipe] = _Worker(process)
-        self.feed(pipe, self.workers[pipe])
+        self.patience_seconds, self.died = 10 * settings.timeout_seconds + 60, False
+        self.feed(task)
 
-    def feed(self, pipe, worker):
-        """Gives a worker the next task."""
-        worker.task = self.waiting.popleft()
-        worker.last_heard = time.monotonic()
+    def feed(self, task):
+        self.task, self.last_heard = task, time.monotonic()
         with suppress(BrokenPipeError):  # it has just died: the next answer says so
-            pipe.send(worker.task)
+            self.pipe.send(task)
 
-    def answer(self, pipe, worker):
-        """The row that a worker sends, or that its death is."""
-        try:
-            row = pipe.recv()
-        except (EOFError, ConnectionResetError):
-            worker.died = True
-            worker.process.join()
-            code = worker.process.exitcode
-            return {"reason": "crash", "detail": f"the worker ended with code {code}"}
-        if isinstance(row, OSError):
-            raise row
-        return row
-
-    def silence(self, worker):
-        """The row of a worker that does not answer (its own timer waits for C code); None: be
-        patient."""
-        patience_seconds = 10 * self.settings.timeout_seconds + 60
-        if time.monotonic() - worker.last_heard <= patience_seconds:
+    def answer(self):
+        """The row that it sends, or that its death or long silence is (its own timer waits for C
+        code); None: be patient."""
+        if self.pipe.poll():
+            try:
+                row = self.pipe.recv()
+            except (EOFError, ConnectionResetError):
+                self.died = True
+                self.process.join()
+                detail = f"the worker ended with code {self.process.exitcode}"
+                return {"reason": "crash", "detail": detail}
+            if isinstance(row, OSError):
+                raise row
+            return row
+        if time.monotonic() - self.last_heard <= self.patience_seconds:
             return None
-        worker.died = True
-        worker.process.kill()
-        worker.process.join()
-        return {"reason": "timeout", "detail": f"no answer in {patience_seconds:g} seconds"}
-
-    def tried_again(self, task, row):
-        """True if a worker died at this file for the first time; then it waits again."""
-        again = row.get("reason") == "crash" and task not in self.crashed
-        self.deaths = self.deaths + 1 if again else 0
-        if again:
-            self.crashed.add(task)
-            self.waiting.append(task)
-        if self.deaths >= MAX_DEATHS:
-            raise CrewLost(f"{self.deaths} workers died one after another ({row['detail']})")
-        return again
-
-    def go_on(self, pipe, worker):
-        """Gives a worker more to do or sends it off; replaces one that died."""
-        if self.waiting and not worker.died:
-            self.feed(pipe, worker)
-            return
-        pipe.close()
-        del self.workers[pipe]
-        if self.waiting:
-            self.start_worker()
+        self.died = True
+        self.process.kill()
+        self.process.join()
+        return {"reason": "timeout", "detail": f"no answer in {self.patience_seconds:g} seconds"}
 
 
 # ---------------------------------------------------------------- the journal
 
 
 def read_journal(path, target):
-    """{MIDI name: row} of what an earlier run finished and is still there; not of crashes, which
+    """{MIDI name: row} of what an earlier run finished and is still there, but of no crash, which
     may have been the machine's."""
     rows = {}
     if path.exists():
@@ -296,7 +260,7 @@ def read_journal(path, target):
 
 
 def journaled(results, path, resume):
-    """Passes (task, row) through and keeps each in the journal, from which a killed run goes on."""
+    """Passes (task, row) through; keeps each in the journal, from which a killed run goes on."""
     with open(path, "a" if resume else "w", encoding="utf-8") as journal:
         for (midi, abc), row in results:
             journal.write(json.dumps([midi, abc, row]) + "\n")

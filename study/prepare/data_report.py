@@ -1,10 +1,8 @@
-"""What stats.json says of the training data: lengths, music, vocabulary, and what val and test
-share with train.
+"""Says what stats.json does of the training data: lengths, music, vocabulary, overlap.
 
 *Overlap* is the share of windows of val and test, inside their sequences, that stand somewhere in
 the training text, with and without those that are one repeated figure, such as the same chord eight
-times: that is alike in all music and tells nothing of a tune. baselines.py says what a *file of
-characters* is.
+times, which is alike in all music. baselines.py says what a *file of characters* is.
 """
 
 import re
@@ -18,10 +16,8 @@ from common import BEGIN, END
 from music.windows import build_lookup, look_up, window_hashes
 from study.prepare.baselines import ASKED, BLOCK, jobs_of
 
-# characters of a window: shorter ones are shared by all music, longer ones only by copies
-WIDTHS = (32, 48)
-# different notes or chords in a window, from which it is more than a repeated figure
-LEAST_FIGURES = 3
+WIDTHS = (32, 48)  # characters: all music shares shorter windows, only copies longer ones
+LEAST_FIGURES = 3  # different notes or chords: a window with fewer is a repeated figure
 NOTE_OR_CHORD = re.compile(r"\[[^\]:]*\]|[_^=]*[A-Ga-g][,']*")
 # ends of a chord or field that begins or ends outside the window, and whole fields
 NO_FIGURE = re.compile(r"^[^\[]*\]|\[[^\]]*$|\[[A-Za-z]:[^\]]*\]")
@@ -55,7 +51,7 @@ def is_music(tunes):
 
 
 def music_statistics(tunes):
-    """Spread of what is musical in the tunes; None if most of the text is not ABC."""
+    """Spread of what is musical in the tunes; of none if most of the text is not ABC."""
     if not is_music(tunes):
         tunes = []
     return {
@@ -79,8 +75,7 @@ def windows_of(characters, width):
 
 
 def shared_windows(train_path, asked_paths, width):
-    """[(starts, shared)] per asked split: the windows inside its sequences, and whether the
-    training text has them."""
+    """[(starts, shared)] per asked split: its windows, and whether the training text has them."""
     asked = [windows_of(np.load(path), width) for path in asked_paths]
     lookup = build_lookup(np.concatenate([hashes for _, hashes in asked]))
     shared = np.zeros(len(lookup[0]) + 1, bool)
@@ -101,8 +96,8 @@ def n_figures(window):
 
 
 def overlap_statistics(shared, text, sequences, width):
-    """Returns the share of a split's windows that train has, with and without repeated figures.
-    shared: from `shared_windows`; text: of the split, its sequences with one character between."""
+    """The share of a split's windows that train has, with and without repeated figures. shared:
+    from `shared_windows`; text: of the split, its sequences with one character between."""
     at, marked = 0, []
     for sequence in sequences:  # as in the file of characters: a sign before and after each
         marked.append(f"\0{text[at : at + sequence['chars']]}\0")
@@ -110,10 +105,11 @@ def overlap_statistics(shared, text, sequences, width):
     marked, (starts, found) = "".join(marked), shared
     windows = [marked[start : start + width] for start in starts[found].tolist()]
     n_telling = sum(n_figures(window) >= LEAST_FIGURES for window in windows)
+    n = max(1, len(starts))
     return {
         "windows": len(starts),
-        "share_of_all_windows": len(windows) / max(1, len(starts)),
-        "share_without_repeated_figures": n_telling / max(1, len(starts)),
+        "share_of_all_windows": len(windows) / n,
+        "share_without_repeated_figures": n_telling / n,
     }
 
 
@@ -121,10 +117,7 @@ def overlap_statistics(shared, text, sequences, width):
 
 
 def measure_all(texts, arrays, vocab_size, workers):
-    """{what: result} of the baselines, and of `shared_windows` by width.
-
-    texts: folder of the texts; arrays: folder of the files of characters; vocab_size: of those.
-    """
+    """{what: result} of `baselines.jobs_of`, and of `shared_windows` by width."""
     jobs = jobs_of(texts, arrays, vocab_size)
     train, *asked = [arrays / f"{split}_tokens.npy" for split in ("train", *ASKED)]
     jobs |= {width: (shared_windows, train, asked, width) for width in WIDTHS}
@@ -135,12 +128,9 @@ def measure_all(texts, arrays, vocab_size, workers):
 
 
 def statistics(tunes, kept, report, parts, written, tokenizer, overlap):
-    """Content of stats.json.
-
-    tunes, kept: all tunes and those that stay; report: from `selection.split_groups`; parts:
-    {split: sequences}; written: {split: (Counter of characters, notes, tokens)}; overlap: {split:
-    {width: from `overlap_statistics`}}.
-    """
+    """Content of stats.json. tunes, kept: all, and those that stay; report: of `split_groups`;
+    parts: {split: sequences}; written: {split: (Counter of characters, notes, tokens)}; overlap:
+    {split: {width: from `overlap_statistics`}}."""
     splits = {}
     for split, part in parts.items():
         _, n_notes, n_tokens = written[split]

@@ -1,9 +1,8 @@
-"""Downloads, archives and folders: music files from anywhere, one by one, and a folder of files
-with safe names.
+"""Takes music files out of downloads, archives and folders, one by one, under safe names.
 
-A source is hostile until shown otherwise. Of an archive only regular files with the endings that
-were asked for are read, bytes and inflation are bounded, and what is written gets a name made here:
-no path, link or device of an archive reaches the disk. What cannot be used raises Refused.
+A source is hostile until shown otherwise. Of an archive only regular files with the right endings
+are read, bytes and inflation are bounded, and what is written gets a name made here: no path, link
+or device of an archive reaches the disk. What cannot be used raises Refused.
 """
 
 import errno
@@ -33,7 +32,6 @@ from study.stages.process import progress
 from study.prepare.conversion import MIDI_BYTES
 
 MAX_FILES = 1_000_000  # of a corpus; lakh-full, the largest in public use, has 176,581
-MAX_FILE_BYTES = MIDI_BYTES
 MAX_TOTAL_BYTES = 64 << 30  # of a corpus; lakh-full holds about 6 GB
 # unpacked : packed bytes; MIDI compresses 3-5 : 1, scores 20 : 1, a gzip bomb 1000 : 1
 MAX_INFLATION = 100
@@ -43,7 +41,7 @@ ATTEMPTS = 6  # in a row that bring nothing
 WAIT_SECONDS = 1  # before the second attempt, doubled for each further one: 31 s in all
 TIMEOUT_SECONDS = 60  # of silence, before a connection is opened again
 BLOCK_BYTES = 1 << 18  # read and written at a time
-# not in names on every system
+# characters that some system does not take in names
 RESERVED = str.maketrans({"<": "(", ">": ")", ":": " -", '"': "'", "|": "-", "?": "", "*": ""})
 ENDINGS = re.compile(r"(?i)\.(midi?|kar|rmi|abc|mxl|musicxml|xml|krn)$")
 
@@ -56,16 +54,14 @@ class Refused(Exception):
 
 
 class MidiFolder:
-    """The folder that fills up with MIDI files under safe unique names; counts what was left
-    out."""
+    """A folder that fills up with MIDI files under safe unique names. left_out: {reason: files}."""
 
     def __init__(self, folder):
         self.folder, self.files, self.bytes = folder, 0, 0
         self.left_out, self.taken = Counter(), set()
 
     def add(self, name, data):
-        """Writes one file under a safe name made from `name` ("Artist/Title.mid"); returns its path
-        below the folder."""
+        """Writes a file under a safe form of its name; returns its path below the folder."""
         if self.files >= MAX_FILES or self.bytes + len(data) > MAX_TOTAL_BYTES:
             raise Refused(
                 f"more than {MAX_FILES:,} files or {MAX_TOTAL_BYTES >> 30} GB of MIDI: not a corpus"
@@ -88,11 +84,11 @@ class MidiFolder:
     def unique(self, name):
         """A path for `name` that no other file has, even where letter case and Unicode forms do
         not count."""
-        parts = name.replace("\\", "/").split("/")
-        parts = [safe_name(part) for part in parts if part not in ("", ".")][-MAX_DEPTH:]
+        parts = [safe_name(part) for part in re.split(r"[/\\]", name) if part not in ("", ".")]
+        *folders, file = parts[-MAX_DEPTH:]
         # a folder must not have the name of a file
-        folders = [part + "_" * part.lower().endswith(".mid") for part in parts[:-1]]
-        stem = "/".join([*folders, ENDINGS.sub("", parts[-1]) or "untitled"])
+        folders = [folder + "_" * folder.lower().endswith(".mid") for folder in folders]
+        stem = "/".join([*folders, ENDINGS.sub("", file) or "untitled"])
         for number in itertools.count():
             path = f"{stem}.{number}.mid" if number else f"{stem}.mid"
             key = unicodedata.normalize("NFC", path).casefold()
@@ -132,20 +128,8 @@ def safe_name(name):
     return (stem.decode("utf-8", "ignore").lstrip(".").rstrip(". ") or "untitled") + suffix
 
 
-def refusal(name, suffixes):
-    """Why a member of this name is not taken, or None. suffixes: those that are."""
-    parts = name.replace("\\", "/").split("/")
-    if name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:[/\\]", name):
-        return "absolute path"
-    if ".." in parts:
-        return "path with .."
-    if parts[-1].startswith("._") or "__MACOSX" in parts:
-        return "not music"  # resource forks that macOS puts into archives
-    return None if name.lower().endswith(suffixes) else "not music"
-
-
 def sample(names, limit, seed):
-    """The `limit` names of a seeded random sample; it does not depend on their order."""
+    """A seeded random sample of `limit` names, whatever their order."""
     order = sorted(names, key=lambda name: value_digest([seed, os.fsencode(name).hex()]))
     return set(order[:limit])
 
@@ -158,7 +142,7 @@ LINE_ERRORS = (urllib.error.URLError, http.client.HTTPException, ConnectionError
 def download(url, folder, say):
     """The file behind `url` as a path in `folder`; goes on where an earlier call broke off.
 
-    say: is called with a sentence before each wait. Raises Refused.
+    say: called with a sentence before each wait.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / file_name_of(url)
@@ -176,7 +160,7 @@ def download(url, folder, say):
 
 
 def file_name_of(url):
-    """The name under which a download is kept; of a repository's archive with the repository's.
+    """The name under which a download is kept, with that of the repository.
 
     >>> file_name_of("https://github.com/OpenScore/Lieder/archive/refs/heads/main.zip")
     'Lieder-main.zip'
@@ -201,17 +185,18 @@ def fetch_all(url, part, state, state_path, say):
             return fetch_rest(url, part, state, state_path)
         except LINE_ERRORS as error:
             reason = why_again(error, part)
-        failures = failures + 1 if size_of(part) <= furthest else 0
-        furthest = max(furthest, size_of(part))
+        have = size_of(part)
+        failures = failures + 1 if have <= furthest else 0
+        furthest = max(furthest, have)
         if failures >= ATTEMPTS:
             raise Refused(f"given up after {ATTEMPTS} attempts: {reason}")
         wait = WAIT_SECONDS * 2 ** (failures - 1)
-        say(f"{reason}; {size_of(part):,} bytes are here, going on in {wait:.3g} s")
+        say(f"{reason}; {have:,} bytes are here, going on in {wait:.3g} s")
         time.sleep(wait)
 
 
 def why_again(error, part):
-    """Why a connection failed, if another one may do better; else raises Refused."""
+    """Why a connection failed; raises Refused if another one cannot do better."""
     if not isinstance(error, urllib.error.HTTPError):
         return str(getattr(error, "reason", error)) or type(error).__name__
     answer = f"HTTP {error.code} {error.reason}"
@@ -223,8 +208,8 @@ def why_again(error, part):
 
 
 def fetch_rest(url, part, state, state_path):
-    """One connection: appends to `part` what is missing. `state` keeps the ETag or date of the
-    version begun: the server is asked for the rest of that one, and sends all of another."""
+    """One connection: appends what is missing of the version begun, whose ETag or date `state`
+    keeps; of another version the server sends all."""
     have, headers = size_of(part), {"User-Agent": "music-scaling"}
     if have and state.get("version"):
         headers |= {"Range": f"bytes={have}-", "If-Range": state["version"]}
@@ -254,10 +239,13 @@ def fetch_rest(url, part, state, state_path):
 
 
 # ---------------------------------------------------------------- archives and folders
+# A member of a source is (name, why it cannot be music or None, bytes, function that reads it).
 
 # what libraries raise that read archives
 DAMAGES = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error)
 DAMAGES += (EOFError, ValueError, RuntimeError)
+BOMB = "the archive unpacks to far more than music does (a bomb?)"
+LINK, SPECIAL = "link", "device or special file"
 
 
 class Bounded:
@@ -270,7 +258,7 @@ class Bounded:
         data = self.file.read(size)
         self.left -= len(data)
         if self.left < 0:
-            raise Refused("the archive unpacks to far more than music does (a bomb?)")
+            raise Refused(BOMB)
         return data
 
 
@@ -280,8 +268,7 @@ def most_bytes(path):
 
 
 def members_of(path, suffixes):
-    """The function of (path, Counter of what it passes over) that yields (name, function that reads
-    the bytes) of a folder, an archive or a single file."""
+    """The function that yields the members of this folder, archive or single file."""
     if path.is_dir():
         return folder_members
     if path.name.lower().endswith(suffixes):
@@ -302,16 +289,12 @@ def members_of(path, suffixes):
     raise Refused(f"the archive is {what}")
 
 
-def single_member(path, left_out):
-    """Yields (name, read) of one file."""
-    if path.stat().st_size > MAX_FILE_BYTES:
-        left_out["too large"] += 1
-    else:
-        yield path.name, path.read_bytes
+def single_member(path):
+    yield path.name, None, path.stat().st_size, path.read_bytes
 
 
-def tar_members(path, left_out):
-    """Yields (name, read) of the regular members of a tar file in one pass over the stream."""
+def tar_members(path):
+    """Yields the members of a tar file in one pass over the stream."""
     with open(path, "rb") as raw:
         packed = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
@@ -319,59 +302,72 @@ def tar_members(path, left_out):
         with tarfile.open(fileobj=stream, mode="r|", errors="surrogateescape") as tar:
             for member in tar:
                 tar.members = []  # else 200,000 members stay in memory
+                fault = None
                 if member.issym() or member.islnk():
-                    left_out["link"] += 1
-                elif member.isreg() and member.size > MAX_FILE_BYTES:
-                    left_out["too large"] += 1
-                elif member.isreg() and not member.issparse():
-                    yield member.name, tar.extractfile(member).read
-                elif not member.isdir():
-                    left_out["device or special file"] += 1
+                    fault = LINK
+                elif not member.isreg() or member.issparse():
+                    fault = SPECIAL
+                if not member.isdir():
+                    yield member.name, fault, member.size, lambda: tar.extractfile(member).read()
         while stream.read(BLOCK_BYTES):  # to the end, so that the checksum of gzip is compared
             pass
 
 
-def zip_members(path, left_out):
-    """Yields (name, read) of the regular members of a zip file; zipfile gives no more bytes of one
-    than its header says."""
+def zip_members(path):
+    """Yields the members of a zip file; zipfile gives no more bytes of one than its header says."""
     with zipfile.ZipFile(path) as archive:
         members = [member for member in archive.infolist() if not member.is_dir()]
         if sum(member.file_size for member in members) > most_bytes(path):
-            raise Refused("the archive unpacks to far more than music does (a bomb?)")
+            raise Refused(BOMB)
         for member in members:
-            mode = stat.S_IFMT(member.external_attr >> 16)
-            if mode == stat.S_IFLNK:
-                left_out["link"] += 1
-            elif member.flag_bits & 1:
-                left_out["encrypted"] += 1
-            elif mode not in (0, stat.S_IFREG):
-                left_out["device or special file"] += 1
-            elif member.file_size > MAX_FILE_BYTES:
-                left_out["too large"] += 1
-            else:
-                yield member.filename, lambda: archive.read(member)
+            fault = fault_of(member.external_attr >> 16)
+            if member.flag_bits & 1:
+                fault = "encrypted"
+            yield member.filename, fault, member.file_size, lambda: archive.read(member)
 
 
-def folder_members(path, left_out):
-    """Yields (name, read) of the files below a folder in sorted order; links are not followed."""
+def folder_members(path):
+    """Yields the members of a folder, and the folders in it that cannot be read."""
+    unreadable = []
+    for file, status in files_below(path, unreadable.append):
+        name = str(file.relative_to(path))
+        yield name, fault_of(status.st_mode), status.st_size, file.read_bytes
+    for error in unreadable:
+        yield error.filename, "unreadable folder", 0, None
 
-    def unreadable(_):
-        left_out["unreadable folder"] += 1
 
-    for below, folders, names in os.walk(path, onerror=unreadable):
+def fault_of(mode):
+    """Why a file of this st_mode is not taken, or None."""
+    kind = stat.S_IFMT(mode)
+    if kind == stat.S_IFLNK:
+        return LINK
+    return None if kind in (0, stat.S_IFREG) else SPECIAL
+
+
+def files_below(folder, onerror=None):
+    """Yields (path, its lstat) of all files below a folder, sorted in each; links are files."""
+    for below, folders, names in os.walk(folder, onerror=onerror):
         folders.sort()
         links = [name for name in folders if os.path.islink(f"{below}/{name}")]
         for name in sorted(links + names):
-            file = Path(below, name)
-            status = file.lstat()
-            if stat.S_ISLNK(status.st_mode):
-                left_out["link"] += 1
-            elif not stat.S_ISREG(status.st_mode):
-                left_out["device or special file"] += 1
-            elif ENDINGS.search(name) and status.st_size > MAX_FILE_BYTES:
-                left_out["too large"] += 1
-            else:
-                yield str(file.relative_to(path)), file.read_bytes
+            path = Path(below, name)
+            yield path, path.lstat()
+
+
+def refusal(member, suffixes):
+    """Why a member is not taken, or None. suffixes: of the names that are."""
+    name, fault, n_bytes, _ = member
+    parts = re.split(r"[/\\]", name)
+    if fault:
+        return fault
+    if not parts[0] or re.match(r"[A-Za-z]:[/\\]", name):
+        return "absolute path"
+    if ".." in parts:
+        return "path with .."
+    is_fork = parts[-1].startswith("._") or "__MACOSX" in parts  # macOS puts them into archives
+    if is_fork or not name.lower().endswith(suffixes):
+        return "not music"
+    return "too large" if n_bytes > MIDI_BYTES else None
 
 
 def music_members(path, left_out, limit, seed, suffixes):
@@ -382,19 +378,20 @@ def music_members(path, left_out, limit, seed, suffixes):
     try:
         chosen = None
         if limit is not None:
-            names = (name for name, _ in members(path, Counter()))
-            chosen = sample((name for name in names if not refusal(name, suffixes)), limit, seed)
-        for name, read in progress(members(path, left_out), desc="files", unit="file"):
-            reason = refusal(name, suffixes)
-            if reason:
-                left_out[reason] += 1
-            elif chosen is None or name in chosen:
+            names = [member[0] for member in members(path) if not refusal(member, suffixes)]
+            chosen = sample(names, limit, seed)
+        for member in progress(members(path), desc="files", unit="file"):
+            name, *_, read = member
+            reason = refusal(member, suffixes)
+            if not reason and (chosen is None or name in chosen):
                 try:
                     data = read()
                 except PermissionError:
-                    left_out["unreadable file"] += 1
-                    continue
-                yield name, data
+                    reason = "unreadable file"
+                else:
+                    yield name, data
+            if reason:
+                left_out[reason] += 1
     except DAMAGES as error:
         raise Refused(f"the archive is damaged: {error}") from None
     except OSError as error:  # of a seek to where a broken zip file points; not of the disk
@@ -407,13 +404,9 @@ def listing_digest(folder):
     """Digest of names, sizes and times of all files below a folder: tells that it has changed
     without reading it."""
     listing = hashlib.sha256()
-    for below, folders, names in os.walk(folder):
-        folders.sort()
-        for name in sorted(names):
-            path = os.path.join(below, name)
-            status = os.lstat(path)
-            row = f"{os.path.relpath(path, folder)}\0{status.st_size}\0{status.st_mtime_ns}\0"
-            listing.update(os.fsencode(row))
+    for path, status in files_below(folder):
+        row = f"{path.relative_to(folder)}\0{status.st_size}\0{status.st_mtime_ns}\0"
+        listing.update(os.fsencode(row))
     return listing.hexdigest()
 
 

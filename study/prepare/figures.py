@@ -1,21 +1,14 @@
 """Draws what stage 03 made of the music."""
 
+import numpy as np
+
 from study.figures import pyplot, save
+from study.prepare.data_report import shares
 
 
 def draw_data(folder, tunes, parts, overlap, max_chars):
-    """data.png and data.svg: what the training data consists of, in six panels; returns the file
-    names.
-
-    tunes: as in study/prepare/reading.py; parts: {split: sequences}; overlap: {split: {width: from
-    `data_report.overlap_statistics`}}.
-    """
-    import numpy as np
-
-    from study.prepare.data_report import (
-        shares,
-    )  # here: it loads torch, which other stages need not
-
+    """Draws data.png and data.svg, six panels; returns the file names. tunes: of reading.py; parts:
+    {split: sequences}; overlap: {split: {width: from `data_report.overlap_statistics`}}."""
     plt, color = pyplot(), "#0072B2"
     figure, axes = plt.subplots(2, 3, figsize=(13, 7))
     lengths, voices, keys, meters, rests, copied = axes.flat

@@ -1,6 +1,6 @@
-"""Music of every kind into one folder of MIDI: MIDI as it is, scores and ABC as they are printed.
+"""Gathers music of every kind in one folder of MIDI: MIDI as it is, scores and ABC as printed.
 
-Files go through in batches, so that memory holds one batch. One that cannot be read is counted.
+Memory holds one batch of files. A file that cannot be read is counted.
 """
 
 import itertools
@@ -23,13 +23,13 @@ COLUMNS = ("path", "licence", "composer", "work", "from")
 
 
 class Collected:
-    """What was taken: the folder of MIDI, a table with a row a file, and what was left out.
+    """What was taken: a MidiFolder, a table with a row a file, and the first files left out.
 
-    midi: a MidiFolder; table: an open text file; licence: of the source, None if its files say."""
+    table: an open text file; unread: [[path, reason]]; licence: of the source, None if its files
+    say."""
 
-    def __init__(self, midi, table, licence=None):
-        self.midi, self.table, self.licence = midi, table, licence
-        self.unread = []  # [path, reason], the first MAX_NAMED
+    def __init__(self, midi, table):
+        self.midi, self.table, self.licence, self.unread = midi, table, None, []
         table.write("\t".join(COLUMNS) + "\n")
 
     def take(self, name, data, origin="", rights="", composer="", work=""):
@@ -48,8 +48,9 @@ class Collected:
 
 def gather(members, collected):
     """Adds all (name, bytes) of `members` to a Collected."""
+    members = iter(members)
     with worker_pool(cpu_count(), cpu_count()) as pool:
-        for batch in batches(members):
+        while batch := list(itertools.islice(members, BATCH_FILES)):
             scores = [row for row in batch if row[0].lower().endswith(SCORE_SUFFIXES)]
             converted = pool.map(_convert, scores, chunksize=4)
             for name, data in batch:
@@ -59,13 +60,6 @@ def gather(members, collected):
                     take_tunes(name, data, collected)
                 else:
                     take_score(name, next(converted), collected)
-
-
-def batches(members):
-    """Lists of at most BATCH_FILES members."""
-    members = iter(members)
-    while batch := list(itertools.islice(members, BATCH_FILES)):
-        yield batch
 
 
 def _convert(row):
@@ -84,8 +78,7 @@ def take_score(name, row, collected):
 
 
 def take_tunes(name, data, collected):
-    """Adds the tunes of an ABC file, mended where they have faults, as printed; a book's are named
-    by their titles."""
+    """Adds the tunes of an ABC file, mended where they have faults; a book's by their titles."""
     tunes = read_people(data, name)
     if not tunes:
         collected.leave_out(name, "unreadable ABC", "no tune: no line begins with X:")
@@ -99,7 +92,7 @@ def take_tunes(name, data, collected):
 
 
 def take_embedded(names, limit, seed, collected):
-    """Adds the collections of the music21 package of these names, all or a seeded sample."""
+    """Adds collections of the music21 package, all of their pieces or a seeded sample."""
     pieces = {f"tune {index}": tune for index, tune in enumerate(corpus.tunes_of(names))}
     pieces |= {f"score {index}": score for index, score in enumerate(corpus.scores_of(names))}
     chosen = pieces if limit is None else sample(pieces, limit, seed)

@@ -1,10 +1,10 @@
 """Says which tunes are one song, and which split a song belongs to.
 
 Tunes are in one group if they have the same name (artist and title, cleaned), are parts of one work
-(a song cycle, a mass, a quartet), have the same notes (in any key, at any speed), or so much melody
-in common that one is a version of the other (MinHash over runs of intervals; Broder 1997): of all
-voices, or of the top voices alone, as in two harmonisations of one hymn. Groups are the connected
-components of these relations. A split is a function of the group's name and the seed alone.
+(a song cycle, a quartet), have the same notes (in any key, at any speed), or so much melody in
+common that one is a version of the other (MinHash over runs of intervals; Broder 1997): of all
+voices, or of the top voices alone. Groups are the connected components of these relations. A split
+is a function of the group's name and the seed alone.
 """
 
 import hashlib
@@ -48,7 +48,7 @@ def artist_key(artist):
 
 def title_key(title):
     """A title without copy number, version and punctuation: `Yesterday.2`, `Yesterday (live)` and
-    `YESTERDAY!` are one, `Run Away` and `Runaway` are not."""
+    `YESTERDAY!` are one."""
     title = re.sub(r"(?i)\.(mid|midi|kar|abc)$", "", title.strip())
     if not CATALOGUE.fullmatch(title):
         title = re.sub(r"(?i)(\.\d+|[ _]*\(\d+\)|[ _-]+(copy|kopie)( ?\d+)?)+$", "", title)
@@ -60,7 +60,7 @@ def title_key(title):
 
 def name_key(artist, title):
     """What all versions of one song share: cleaned artist and title; None if the title is too
-    general (`Reel`, `Untitled.1`).
+    general.
 
     >>> name_key("Stewart,Rod", "Sailing.2"), name_key("x", "Jig.2")
     ('rod stewart/sailing', None)
@@ -80,8 +80,7 @@ def path_key(path):
 
 
 def name_by_works(tunes, works):
-    """Gives tunes `composer` and `work`, by {path: (composer, work)}, and songs their composer's
-    name."""
+    """Gives tunes `composer`, `work` and a name. works: {path: (composer, work)}."""
     for tune in tunes:
         path = PurePosixPath(tune["origin"].partition("#")[0])
         tune["composer"], work = works.get(str(path), ("", ""))
@@ -96,8 +95,7 @@ def name_by_works(tunes, works):
 SHINGLE = 6  # intervals in a run; with 4, unrelated pieces reach a likeness of 0.29, with 6 of 0.10
 N_HASHES = 254  # MinHash functions: the standard error of a likeness of 0.2 is 0.025
 ROWS = 2  # hashes in a band: two tunes alike by 0.2 meet in one with probability 0.994
-# likeness (Jaccard index) from which two tunes are one song; measured, see benchmarks/data.md
-MATCH = 0.2
+MATCH = 0.2  # likeness (Jaccard index) that makes two tunes one song; see benchmarks/data.md
 MELODY_MATCH = 0.25  # of two top voices: hymns are short and share phrases
 MIN_SHINGLES = 16  # with fewer, likeness is chance
 _random = np.random.default_rng(20240501)  # constants of the hash functions
@@ -112,9 +110,8 @@ def shingles(voices):
 
     voices: [(onsets, durations, pitches)]. Chords count as their top note and repeated pitches as
     one, so neither key, tempo nor note values matter. Runs over fewer than four different pitches
-    are left out: ostinati and trills are alike in all music. A run that occurs 2, 4, 8 ... times
-    enters once more for each: else a few wrong notes, different at every repeat, would outnumber
-    the right ones.
+    (ostinati, trills) are left out. A run that occurs 2, 4, 8 ... times enters once more for each:
+    else a few wrong notes, different at every repeat, would outnumber the right ones.
     """
     hashes = []
     for onsets, _, pitches in voices:
@@ -147,8 +144,7 @@ def top_voice(voices):
 
 
 def signature(hashes):
-    """MinHash signature, shape (N_HASHES,): the share of equal entries of two tunes estimates their
-    Jaccard index."""
+    """MinHash signature (N_HASHES,): the share of equal entries estimates the Jaccard index."""
     least = np.full(N_HASHES, 2**64 - 1, np.uint64)
     for start in range(0, len(hashes), 512):
         part = hashes[start : start + 512, None] * _FACTORS + _OFFSETS
@@ -157,8 +153,8 @@ def signature(hashes):
 
 
 def note_digests(voices):
-    """(digest of the notes, digest of the notes in any key and at any speed), 16 bytes each. How
-    notes are spread over voices does not matter."""
+    """(digest of the notes, digest of the notes in any key and at any speed), 16 bytes each,
+    however the notes are spread over voices."""
     onsets, durations, pitches = (np.concatenate(part).astype(np.int64) for part in zip(*voices))
     onsets = onsets - onsets.min()
     exact = np.stack([onsets, durations, pitches])[:, np.lexsort((durations, pitches, onsets))]
@@ -174,8 +170,8 @@ def note_digests(voices):
 
 
 def similar_pairs(signatures, n_shingles, match=MATCH):
-    """Pairs (n, 2) of tunes whose estimated Jaccard index is at least `match`, sorted. Only tunes
-    that agree in a band of ROWS hashes are compared, so a corpus that grows keeps its pairs."""
+    """Sorted pairs (n, 2) of tunes whose estimated Jaccard index is at least `match`, of those that
+    agree in a band of ROWS hashes."""
     usable = np.flatnonzero(n_shingles >= MIN_SHINGLES)
     pairs = set()
     for band in range(0, N_HASHES - ROWS + 1, ROWS):
@@ -199,7 +195,7 @@ def similar_pairs(signatures, n_shingles, match=MATCH):
 
 def find_groups(keys, pairs):
     """Component number of every tune under similar pairs and equal values. keys: lists of a value
-    for each tune, such as its name; empty values say nothing."""
+    a tune, e.g. its name; empty ones say nothing."""
     from scipy.sparse import coo_array, csgraph  # 0.2 s that the workers do not need
 
     links = [pairs]
@@ -234,45 +230,36 @@ def group_tunes(tunes):
     for tune, component in zip(tunes, components):
         members.setdefault(component, []).append(tune)
     for part in members.values():
-        name = name_group(
-            [(t["name"], t["free"], t["n_notes"] or 0, t["n_shingles"]) for t in part]
-        )
+        name = name_group((t["name"], t["free"], t["n_notes"] or 0, t["n_shingles"]) for t in part)
         for tune in part:
             tune["group"] = name
 
 
 def name_group(members):
-    """Name of a group (16 hex digits): that of its tune with the most notes; of equals, the one with
-    fewest shingles (a copy with wrong notes has more), then one without digits in its name (copies
-    are numbered), then by hash.
+    """Name of a group (16 hex digits): a hash of its tune with the most notes; of equals, the one
+    with fewest shingles (a copy with wrong notes has more), then one without digits in its name
+    (copies are numbered), then by hash. So versions under the same name do not change it, nor
+    copies that lost a voice or some right notes.
 
-    members: [(name or None, free digest, number of notes, number of shingles)]. So versions under
-    the same name do not change it, nor copies that lost a voice or some right notes.
+    members: [(name or None, free digest, number of notes, number of shingles)].
     """
-
-    def rank(member):
-        name, free, n_notes, n_shingles = member
+    ranked = []
+    for name, free, n_notes, n_shingles in members:
         label = name or free.hex()
-        return (
-            -n_notes,
-            n_shingles,
-            bool(re.search(r"\d", label)),
-            hashlib.sha256(label.encode()).digest(),
-        )
-
-    name, free, *_ = min(members, key=rank)
-    return hashlib.sha256((name or free.hex()).encode()).hexdigest()[:16]
+        digest = hashlib.sha256(label.encode()).hexdigest()
+        ranked.append((-n_notes, n_shingles, bool(re.search(r"\d", label)), digest))
+    return min(ranked)[-1][:16]
 
 
 # ---------------------------------------------------------------- splits
 
-LEAST_GROUPS = 20  # in val and in test: with fewer, one odd song decides a loss
-LEAST_CHARS = 20_000  # in val and in test: 60 folk tunes; their loss has an error of 2 %
-# of a corpus too small for that: a dozen songs give one to val and one to test
-LEAST_SHARE = 1 / 16
+# of val, and of test
+LEAST_GROUPS = 20  # with fewer, one odd song decides a loss
+LEAST_CHARS = 20_000  # 60 folk tunes; their loss has an error of 2 %
+LEAST_SHARE = 1 / 16  # of a corpus too small for that: a dozen songs give one to val, one to test
 MOST_SHARE = 1 / 6  # of the groups, less one: chance may put six of ten below the share
-# of the groups, in val and in test: the first that gives the least. Steps, so that a small corpus
-# that grows a little keeps its splits
+# shares of the groups, of which the first with the least of both is taken: a small corpus that
+# grows a little keeps its splits
 STEPS = (0.01, 0.02, 0.04, 0.08, 0.12, 0.16)
 
 
@@ -286,8 +273,7 @@ def assign_splits(chars, seed):
     """({group: split}, {split: share of the groups}); chars: {group: characters}.
 
     A group's number is a hash of seed and name. val takes the groups of lowest number, test those
-    of highest, so that neither takes from the other when it needs a larger share. Of less than
-    sixteen groups the largest trains.
+    of highest, so neither takes from the other. Of less than sixteen groups the largest trains.
     """
     splits, shares = dict.fromkeys(chars, "train"), {}
     number = {group: hash_number(seed, group) for group in chars}

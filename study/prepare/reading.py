@@ -1,7 +1,6 @@
-"""Reads a corpus: every tune in one row, what it is called, what it sounds like, and its text, cut
-into pieces.
+"""Reads a corpus: what every tune is called, what it sounds like, and its text, cut into pieces.
 
-A *tune* is a dict of built-in values:
+A *tune* is a dict:
 
     origin      path of its file below the folder, `#number` behind it in a tunebook
     name        see groups.name_key
@@ -10,7 +9,7 @@ A *tune* is a dict of built-in values:
     signature, n_shingles            fingerprint of its melodies (groups.py)
     melody_signature, n_melody       the same of the top voice
     is_abc      whether it looks like ABC at all
-    key, meter, n_notes, n_bars, n_voices, rest_share    None where the strict reader refuses it
+    key, meter, n_notes, n_voices, rest_share    None where the strict reader refuses it
     mended      {kind of fault: how often}
     reason      why it cannot be read, or ""
     pieces      [(first bar, text)]; after `read_all` [(first bar, place, bytes, characters)] in the
@@ -49,8 +48,8 @@ SHORT_NAMES = {row[0]: name for name, row in {**corpus.BOOKS, **corpus.SCORES}.i
 
 
 def guess_voices(text):
-    """Letters and octave marks of a text that the strict reader refuses, as one voice of equal
-    notes: the outline of its melody, enough to recognise it."""
+    """The letters of a text that the strict reader refuses, as one voice of equal notes: enough of
+    an outline to recognise it."""
     music = NO_NOTES.sub("", text)
     pitches = [
         (60, 62, 64, 65, 67, 69, 71)["CDEFGAB".index(letter.upper())]
@@ -63,8 +62,7 @@ def guess_voices(text):
 
 
 def rest_share(tune, voices):
-    """Share of the time of all voices in which they rest; 1 for a tune without notes. Overlapping
-    notes of one voice count once."""
+    """Share of the time of all voices in which they rest; 1 for a tune without notes."""
     span = max((sum(float(bar.length) for bar in voice.bars) for voice in tune.voices), default=0)
     sounding = 0
     for onsets, durations, _ in voices:
@@ -76,14 +74,18 @@ def rest_share(tune, voices):
 
 
 def read_tune(origin, name, text, max_chars, min_chars, compare=True):
-    """The row (a dict, see above) of a tune's training text, cut into pieces of min_chars to
-    max_chars characters; compare: with the fingerprints by which tunes are grouped."""
+    """The row (see above) of a tune's training text, cut into pieces of min_chars to max_chars
+    characters; compare: with the fingerprints by which tunes are grouped."""
     fields = dict(reversed(re.findall(r"(?m)^([MK]):[ \t]*(\S.*)$", text)))
     is_abc = "K" in fields and text.startswith("X:")
-    row = dict.fromkeys(("rest_share", "n_bars", "n_voices", "n_notes"))
-    row |= {"origin": origin, "name": name, "mended": {}, "reason": ""}
+    row = {"origin": origin, "name": name, "mended": {}, "reason": ""}
     row |= {"is_abc": is_abc, "key": fields.get("K"), "meter": fields.get("M")}
+    row |= {"rest_share": None, "n_voices": None, "n_notes": None}
     row["pieces"] = cut(text, max_chars, min_chars)
+    # what is guessed or silent equals only the same text
+    row["exact"] = row["free"] = hashlib.blake2b(
+        text.encode("utf-8", "replace"), digest_size=16
+    ).digest()
     try:
         tune = read_abc(text)
         voices = [
@@ -92,13 +94,10 @@ def read_tune(origin, name, text, max_chars, min_chars, compare=True):
             if len(voice[1])
         ]
         row["rest_share"], row["n_voices"] = rest_share(tune, voices), len(tune.voices)
-        row["n_bars"] = max((len(voice.bars) for voice in tune.voices), default=0)
+        if voices:
+            row["exact"], row["free"] = groups.note_digests(voices)
     except AbcError:
-        tune, voices = None, guess_voices(text) if is_abc else []
-    if tune is not None and voices:
-        row["exact"], row["free"] = groups.note_digests(voices)
-    else:  # what is guessed or silent equals only the same text
-        row["exact"] = row["free"] = hashlib.blake2b(text.encode(), digest_size=16).digest()
+        voices = guess_voices(text) if is_abc else []
     if is_abc:
         row["n_notes"] = sum(len(onsets) for onsets, _, _ in voices)
     return row | _fingerprints(voices) if compare else row
@@ -118,7 +117,7 @@ def _fingerprints(voices):
 
 
 def read_text(path):
-    """Text of a file; bytes that are not UTF-8 are taken as Latin-1, as old tunebooks are."""
+    """Text of a file in UTF-8, or in Latin-1, as old tunebooks are."""
     data = Path(path).read_bytes()
     try:
         return data.decode("utf-8")
@@ -128,8 +127,8 @@ def read_text(path):
 
 def read_file(job, mend=False, **limits):
     """Pool worker: all tunes of one .abc file, (path, path below the folder), named by the path, in
-    a tunebook by the book and their titles. mend: they are set in the project's normal form; text
-    without any tune is taken as it is."""
+    a tunebook by the book and their titles. mend: in the project's normal form; text without any
+    tune is taken as it is."""
     path, relative = job
     origin = re.sub(r"[\t\r\n]", " ", os.fsencode(relative).decode("utf-8", "replace"))
     tunes = read_people(Path(path).read_bytes(), Path(relative).stem) if mend else []
@@ -150,7 +149,7 @@ def read_file(job, mend=False, **limits):
 
 
 def read_ready(job, **limits):
-    """Pool worker: parts of ready-made text as they are, (name of the file, parts)."""
+    """Pool worker: parts of ready-made text, (name of the file, parts), as they are."""
     name, parts = job
     return [read_tune(name, None, part, compare=False, **limits) for part in parts]
 
@@ -203,7 +202,7 @@ def text_of(sequence, spool):
 
 
 def style_of(origin):
-    """What R: says of a file: the short name of its collection, or of its first-level folder.
+    """What R: says of a file: the short name of its collection, or its first-level folder.
 
     >>> style_of("Bach Chorales/bwv1.6.abc"), style_of("AC-DC/T.N.T..abc"), style_of("x.abc")
     ('bach', 'ac_dc', None)
@@ -217,7 +216,7 @@ def tag_sequences(parts, spool, seed):
     """Names the collection in the header of every sequence, but for a share UNTAGGED of the groups;
     returns how many were tagged. The new text goes to the end of the spool."""
     n_tagged, end = 0, spool.seek(0, os.SEEK_END)
-    for sequence in (sequence for part in parts.values() for sequence in part):
+    for sequence in itertools.chain(*parts.values()):
         style = style_of(sequence["origin"])
         if style and groups.hash_number(seed, sequence["group"], "tag") >= UNTAGGED:
             text = tagged(text_of(sequence, spool), style)

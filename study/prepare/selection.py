@@ -1,10 +1,8 @@
-"""Which tunes and which of their pieces enter the text, and in which split; groups.py says what
-belongs together.
+"""Chooses which tunes and pieces of them enter the text, and in which split.
 
 A *sequence* is one piece of one tune, a dict: origin, group, piece (number from 1), n_pieces,
 first_bar, at and bytes (its place in the spool), chars, order (of its tune in a split) and turn (of
-it among its tune's pieces): numbers in [0, 1) by hash from the seed and the notes, whatever else is
-in the corpus.
+it among its tune's pieces): numbers in [0, 1) by hash from the seed and the notes.
 """
 
 import hashlib
@@ -33,21 +31,22 @@ def filter_tunes(tunes, min_notes, max_rest_share):
     is music."""
     kept, dropped, seen = [], {}, set()
     for tune in tunes:
-        reason = None
+        n_notes, rests = tune["n_notes"], tune["rest_share"]
         if tune["reason"]:
             reason = "cannot be read as ABC"
         elif tune["exact"] in seen:
             reason = "exact duplicate of another tune"
-        elif tune["n_notes"] is not None and tune["n_notes"] < min_notes:
+        elif n_notes is not None and n_notes < min_notes:
             reason = f"fewer than {min_notes} notes"
-        elif tune["rest_share"] is not None and tune["rest_share"] > max_rest_share:
+        elif rests is not None and rests > max_rest_share:
             reason = f"rests for more than {max_rest_share} of the time"
+        else:
+            reason = None
+            kept.append(tune)
         if not tune["reason"]:
             seen.add(tune["exact"])
         if reason:
             dropped.setdefault(reason, []).append(tune["origin"])
-        else:
-            kept.append(tune)
     return kept, dropped
 
 
@@ -56,12 +55,8 @@ def make_sequences(tunes, seed, min_chars):
     sequences, n_short = [], 0
     for tune in tunes:
         key = (tune["exact"] + tune["free"]).hex()
-        common = {
-            "origin": tune["origin"],
-            "group": tune["group"],
-            "n_pieces": len(tune["pieces"]),
-            "order": groups.hash_number(seed, key),
-        }
+        common = {"origin": tune["origin"], "group": tune["group"]}
+        common |= {"n_pieces": len(tune["pieces"]), "order": groups.hash_number(seed, key)}
         for piece, (first_bar, at, n_bytes, chars) in enumerate(tune["pieces"], 1):
             if chars < min_chars:
                 n_short += 1
@@ -112,35 +107,31 @@ def split_ready(tunes, seed):
 
 
 def named(origins, n, most=3):
-    """`a.abc, b.abc and 5 more` of n tunes, of which some are known by name."""
+    """`a.abc, b.abc and 5 more` of n tunes, of which some have names."""
     return ", ".join(origins[:most]) + (f" and {n - most:,} more" if n > most else "")
 
 
 def too_few(tunes, n_groups, dropped):
     """Why so few groups are left, in words: what was left out, and which tunes are one song."""
-    members = {}
-    for tune in tunes:
-        members.setdefault(tune["group"], []).append(tune["origin"])
     words = [
         f"of {len(tunes)} tunes, {n_groups} different songs are left: too few for three splits"
     ]
     words += [f"{len(origins)} left out, {reason}" for reason, origins in dropped.items()]
-    words += [
-        f"one song in several versions: {named(origins, len(origins), 6)}"
-        for origins in members.values()
-        if len(origins) > 1
-    ]
+    members = {}
+    for tune in tunes:
+        members.setdefault(tune["group"], []).append(tune["origin"])
+    for origins in members.values():
+        if len(origins) > 1:
+            words.append(f"one song in several versions: {named(origins, len(origins), 6)}")
     return "; ".join(words[:5])
 
 
 def split_groups(tunes, seed, *, min_notes, max_rest_share, min_chars, limit_chars=None):
-    """({split: sequences}, tunes that stay, report for stats.json) of tunes to be grouped, filtered
-    and split.
+    """({split: sequences}, tunes that stay, report for stats.json) of tunes.
 
-    limit_chars: of all splits together. Groups are made before anything is left out, as what is
-    left out may join two versions of a song.
+    limit_chars: of all splits together.
     """
-    groups.group_tunes(tunes)
+    groups.group_tunes(tunes)  # of all: a tune that is left out may join two versions of a song
     kept, names = filter_tunes(tunes, min_notes, max_rest_share)
     sequences, n_short = make_sequences(kept, seed, min_chars)
     short = {tune["origin"] for tune in kept} - {sequence["origin"] for sequence in sequences}
@@ -161,12 +152,11 @@ def split_groups(tunes, seed, *, min_notes, max_rest_share, min_chars, limit_cha
         split: in_order(s for s in sequences if splits[s["group"]] == split) for split in SPLITS
     }
     composers = Counter(tune["composer"] for tune in kept if tune.get("composer"))
+    n_exact, n_free = (len({tune[key] for tune in tunes}) for key in ("exact", "free"))
     report = {
         "groups": len({tune["group"] for tune in tunes}),
         "composers": {"n": len(composers), "most": dict(composers.most_common(NAMES))},
-        "transposed_or_retimed_copies": (
-            len({t["exact"] for t in tunes}) - len({t["free"] for t in tunes})
-        ),
+        "transposed_or_retimed_copies": n_exact - n_free,
         "dropped_tunes": dropped,
         "dropped_names": {reason: origins[:NAMES] for reason, origins in names.items()},
         "short_sequences": n_short,

@@ -1,5 +1,4 @@
-"""Where music comes from: the sources that have a name, what may be done with them, and where a
-file of theirs is put."""
+"""Knows the sources that have a name: what may be done with them, where a file of theirs is put."""
 
 import re
 from typing import NamedTuple
@@ -13,8 +12,8 @@ PUBLIC_DOMAIN, NOT_STATED = "public domain", "not stated"
 
 
 class Source(NamedTuple):
-    """A source with a name. urls: archives; may_share: whether its licence lets what is made of it
-    be passed on, None if nobody says."""
+    """A source with a name. urls: archives; may_share: whether what is made of it may be passed on,
+    None if nobody says."""
 
     urls: tuple
     licence: str
@@ -35,7 +34,7 @@ SOURCES = {
         True,
     ),
 }
-# a name that people will try, and why there is nothing behind it
+# names that people will try, and why there is nothing behind them
 CLOSED = {
     "thesession": (
         "The Session's licence forbids to train language models on its tunes"
@@ -65,7 +64,7 @@ def source_rows(name, collections=()):
 
 
 def licence_of(rights):
-    """The licence that a file's own words name, in one form; the words if they name none.
+    """The licence that a file's own words name; the words if they name none.
 
     >>> licence_of("OpenScore (CC0)"), licence_of("License CC-BY-4.0"), licence_of("")
     ('CC0 1.0', 'CC BY 4.0', 'not stated')
@@ -82,8 +81,8 @@ def licence_of(rights):
 
 
 class Place(NamedTuple):
-    """Where a file is put, below data/raw_midi, and what the path says of its composer and of the
-    song cycle, quartet or mass that it is a part of."""
+    """Where a file is put, below data/raw_midi, and what its path says of the composer and of the
+    song cycle, quartet or mass that it belongs to."""
 
     path: str
     composer: str = ""
@@ -91,8 +90,7 @@ class Place(NamedTuple):
 
 
 def place_of(name):
-    """The Place of a member of a source. Layouts that are known by their names become
-    Composer/Work/Title; others stay as they are.
+    """The Place of a member of a source. Known layouts become Composer/Work/Title.
 
     >>> place_of("Lieder-main/scores/Wolf,_Hugo/Lieder/1_Im_Lenz/lc12.mxl")
     Place(path='Wolf, Hugo/Lieder/1 Im Lenz.mxl', composer='Wolf, Hugo', work='Lieder')

@@ -1,4 +1,4 @@
-"""The files of a split: its text, its tokens, and a table that says where each sequence comes from."""
+"""Writes the files of a split: its text, its tokens, a table of where each sequence comes from."""
 
 import contextlib
 import re
@@ -17,7 +17,7 @@ COLUMNS = "index origin group piece n_pieces first_bar token_offset characters".
 
 
 def count_notes(text):
-    """Notes as they are written in ABC text, each member of a chord and each part of a tied note.
+    """Notes as written in ABC text, each member of a chord and each part of a tied note.
 
     >>> count_notes("X:1\\nK:C\\n[V:1]C2[EG]2-|[EG]2z2|")
     5
@@ -26,8 +26,8 @@ def count_notes(text):
 
 
 def write_split(data, split, sequences, spool):
-    """Writes <split>.txt, a tunebook with an empty line between sequences; returns how often each
-    character occurs in them, and how many notes they have."""
+    """Writes <split>.txt, sequences with an empty line between; returns (Counter of characters,
+    number of notes)."""
     counts, n_notes = Counter(), 0
     with atomic(data / f"{split}.txt") as file:
         for i, sequence in enumerate(sequences):
@@ -59,9 +59,8 @@ def write_tokens(folder, split, sequences, spool, tokenizer):
 
 @contextlib.contextmanager
 def character_files(data, parts, spool, tokenizer, characters):
-    """(folder with a file of characters per split, size of their vocabulary), for baselines and
-    overlap: the token files, or temporary ones if tokens are no characters. characters: those of
-    the training text."""
+    """(folder with a file of characters per split, size of their vocabulary): the token files, or
+    temporary ones if tokens are no characters. characters: those of the training text."""
     if tokenizer.kind == CharTokenizer.kind:
         yield data, tokenizer.vocab_size
         return
