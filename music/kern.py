@@ -14,7 +14,7 @@ from music.theory import SEMITONES_OF, TEMPOS, bar_length, place_of
 
 MAX_CHARS = 32 << 20  # the longest opera act has 3 million
 MAX_SPINES = 400
-NOTE = re.compile(r"([a-g]+|[A-G]+)(#+|-+)?")
+NOTE = re.compile(r"([a-g]+|[A-G]+)(#+|-+|)")
 DURATION = re.compile(r"(\d+)(?:%(\d+))?")
 METER = re.compile(r"\*M(?:X.*|([1-9]\d{0,2})(?:/(1|2|4|8|16|32|64))?)")
 TREMOLO = re.compile(r"@+\d*@*")
@@ -61,6 +61,8 @@ class _Reader:
         if not line.strip() or line[0] == "!":
             return
         fields = line.split("\t")
+        if len(fields) > MAX_SPINES:
+            raise ScoreError(f"more than {MAX_SPINES} columns")
         if fields[0].startswith("**"):
             self.begin(fields)
         elif not self.spines:
@@ -76,8 +78,6 @@ class _Reader:
 
     def begin(self, fields):
         """Begins the columns of a score, or of its next movement."""
-        if len(fields) > MAX_SPINES:
-            raise ScoreError(f"more than {MAX_SPINES} columns")
         end = self.last_end()
         self.spines = [Spine(i, field == "**kern", end) for i, field in enumerate(fields)]
         if not self.sounding():
@@ -181,8 +181,6 @@ class _Reader:
                     spine.is_kern = field == "**kern"
                 elif spine.is_kern:
                     self.read_interpretation(field, spine, place)
-        if len(spines) > MAX_SPINES:
-            raise ScoreError(f"more than {MAX_SPINES} columns")
         if not spines:
             self.close_measure(self.last_end())
         self.spines = spines
@@ -195,32 +193,34 @@ class _Reader:
             if TEMPOS[0] <= float(tempo[1]) <= TEMPOS[1]:
                 score.tempos.setdefault(place, float(tempo[1]))
         elif field.startswith("*k["):
-            sharps = field.count("#") - field.count("-")
-            score.keys.setdefault(place, (sharps, False))
+            score.keys.setdefault(place, (alteration_of(field), False))
         elif tonic := re.fullmatch(r"\*([A-Ga-g])([#-]?):", field):
-            alteration = {"": 0, "#": 1, "-": -1}[tonic[2]]
             minor = tonic[1].islower()
-            score.keys[place] = place_of(tonic[1].upper(), alteration) - 3 * minor, minor
+            sharps = place_of(tonic[1].upper(), alteration_of(tonic[2])) - 3 * minor
+            score.keys[place] = sharps, minor
         elif field.startswith('*I"'):
             score.names.setdefault(spine.part, field[3:].strip())
+
+
+def alteration_of(text):
+    """Returns the sharps (+) and flats (-) in a text, added up."""
+    return text.count("#") - text.count("-")
 
 
 @lru_cache(1 << 14)
 def midi_pitch(letters, accidentals):
     """Returns the MIDI number of a kern pitch.
 
-    >>> midi_pitch("c", None), midi_pitch("CC", "#"), midi_pitch("bb", "-")
+    >>> midi_pitch("c", ""), midi_pitch("CC", "#"), midi_pitch("bb", "-")
     (60, 37, 82)
     """
     octave = 4 + len(letters) if letters.islower() else 5 - len(letters)
-    alteration = (accidentals or "").count("#") - (accidentals or "").count("-")
-    return 12 * octave + SEMITONES_OF[letters[0].upper()] + alteration
+    return 12 * octave + SEMITONES_OF[letters[0].upper()] + alteration_of(accidentals)
 
 
 @lru_cache(1 << 14)
 def token_ticks(token):
-    """Returns the ticks of a token's first note or rest; 0.0 for a grace, or where no length
-    stands.
+    """Returns the ticks of a token's first note or rest; 0.0 for a grace or without a length.
 
     >>> token_ticks("8.cc#L") / TICKS, token_ticks("3%2r") / TICKS, token_ticks("0c 0e") / TICKS
     (0.75, 2.6666666666666665, 8.0)

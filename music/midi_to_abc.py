@@ -49,8 +49,7 @@ def convert(data, name="", max_voices=MAX_VOICES):
     n_tracks = int(track[-1]) + 1
     bars, meters = bar_grid(meter_changes(score), float(max(end.max(), onset.max())) + SIXTEENTH)
     start, bars, meters = without_lead(bars, meters, float(onset.min()))
-    if start:
-        mended["bars of silence before the music"] = round(start / (bars[1] - bars[0]))
+    mended["bars of silence before the music"] += round(start / (bars[1] - bars[0]))
     onset, end = onset - start, end - start
     on, off = quantise(track, pitch, onset, end, beat_grid(bars), n_tracks)
     scale = QUARTER / score.tpq
@@ -58,9 +57,7 @@ def convert(data, name="", max_voices=MAX_VOICES):
         (mark.time * scale - start, mark.key, bool(mark.tonality)) for mark in score.key_signatures
     ]
     tempos = [(mark.time * scale - start, mark.qpm) for mark in score.tempos]
-    n_wild = sum(not TEMPOS[0] <= qpm <= TEMPOS[1] for _, qpm in tempos)
-    if n_wild:
-        mended["tempos out of range"] = n_wild
+    mended["tempos out of range"] += sum(not TEMPOS[0] <= qpm <= TEMPOS[1] for _, qpm in tempos)
     notes = track, pitch, on, off
     text, counts = write_tune(notes, bars, meters, signatures, tempos, name, max_voices)
     order = np.lexsort((onset, track))
@@ -72,7 +69,7 @@ def convert(data, name="", max_voices=MAX_VOICES):
         "error": round(float(np.median(np.abs(on - onset))) / QUARTER, 4),
         "together": int((rolled & (np.diff(on[order]) == 0)).sum()),
         "start": start / QUARTER,
-        "mended": dict(mended),
+        "mended": dict(+mended),
     }
 
 

@@ -1,7 +1,5 @@
-"""Reads scores in MusicXML, plain or packed (.mxl), as printed.
-
-Repeats stand once; graces, cue notes, hidden notes and chord symbols are left out. Files are
-hostile: entities are refused, sizes bounded, absurd numbers are errors.
+"""Reads scores in MusicXML, plain or packed (.mxl), as printed: repeats once, without graces, cue
+notes, hidden notes and chord symbols. Files are hostile: entities are refused, sizes bounded.
 """
 
 import gc
@@ -68,8 +66,8 @@ def _member(archive, name):
 
 
 def parse(data):
-    """Returns the root of an XML document, its tags without name spaces. One that declares entities
-    is refused: they can make a kilobyte grow to gigabytes."""
+    """Returns the root of an XML document, its tags without name spaces. Entities are refused: they
+    can make a kilobyte grow to gigabytes."""
     if len(data) > MAX_XML_BYTES:
         raise ScoreError(f"more than {MAX_XML_BYTES >> 20} MB of XML")
     if b"<!ENTITY" in data.replace(b"\0", b""):  # zeros: of UTF-16
@@ -115,8 +113,8 @@ def number_of(text, least, most):
 
 
 class _Part:
-    """Reads one part into a Score. A measure is a cursor that notes move on and <backup> and
-    <forward> move about; a <chord> note starts where the note before it did."""
+    """Reads one part into a Score. Notes, <backup> and <forward> move a cursor in the measure; a
+    <chord> note starts where the note before it did."""
 
     def __init__(self, score, part):
         self.score, self.part = score, part
@@ -209,7 +207,7 @@ class _Part:
 
 
 def read_meter(time):
-    """Returns (beats, beat type) of a <time>, several of them added up; None for free time.
+    """Returns (beats, beat type) of a <time>, its parts added up; None for free time.
 
     >>> read_meter(ElementTree.fromstring("<time><beats>3+2</beats><beat-type>8</beat-type></time>"))
     (5, 8)

@@ -155,12 +155,13 @@ def split_length(start, length, beat=Fraction(1)):
     return pieces
 
 
-def bar_slices(notes, start, stop):
+def bar_slices(notes, *lines):
     """Returns [(onset in the bar, length, [(pitch, tied from before, tied on)])] of a bar of one
-    voice, rests as []; notes that overlap are cut wherever one begins or ends."""
+    voice, rests as []: cut at `lines` (start, ..., end) and wherever a note begins or ends."""
+    start, stop = lines[0], lines[-1]
     spans = [(note.onset, note.onset + note.duration, note.pitch) for note in notes]
     spans = [span for span in spans if span[0] < stop and span[1] > start]
-    edges = {start, stop, *(edge for span in spans for edge in span[:2] if start < edge < stop)}
+    edges = {*lines, *(edge for span in spans for edge in span[:2] if start < edge < stop)}
     slices = []
     for begin, end in itertools.pairwise(sorted(edges)):
         chord = sorted(
@@ -312,12 +313,7 @@ def _write_notes(measure, voice, i, stop, sharps, meter_sign, colour):
         for letter, alteration in zip(LETTERS, key_alterations(sharps))
         for octave in range(-2, 11)
     }
-    end = bar.onset + bar.length
-    slices = bar_slices(voice.notes, bar.onset, end)
-    if end < stop:
-        filled = bar_slices(voice.notes, end, stop)
-        slices += [(bar.length + onset, *rest) for onset, *rest in filled]
-    for onset, length, sounding in slices:
+    for onset, length, sounding in bar_slices(voice.notes, bar.onset, bar.onset + bar.length, stop):
         pieces = split_length(onset + missing, length, beat)
         for k, piece in enumerate(pieces):
             value = duration.Duration(piece)

@@ -1,15 +1,15 @@
 """From played to written time: the grid of every beat, and the onsets and ends of notes on it.
 
-Time is counted in *units*: 1/64 notes and 3, 5, 6, 7 and 9 notes in a beat are whole numbers of
-them. *onset* and *end* are times as played (floats), *on* and *off* lie on the grid (ints).
+Times are in *units*, a whole number of them in 1/64 notes and in tuplets of 3, 5, 6, 7 and 9.
+*onset* and *end* are times as played (floats), *on* and *off* lie on the grid (ints).
 """
 
 import numpy as np
 
 QUARTER = 5040  # divisible by 16 (1/64 notes), 9, 7 and 5
-SIXTEENTH = QUARTER // 4  # the unit note length, L:1/16
+SIXTEENTH = QUARTER // 4  # the unit note length
 THIRTY_SECOND, SIXTY_FOURTH = QUARTER // 8, QUARTER // 16
-SMALLEST = THIRTY_SECOND  # units; what bars and changes of meter are multiples of
+SMALLEST = THIRTY_SECOND  # bars and changes of meter are multiples of this
 BINARY, TERNARY, SEXTUPLET = SIXTEENTH, QUARTER // 3, QUARTER // 6  # steps of the grid of one beat
 
 POINT = QUARTER // 24  # of all costs and errors below (21 ms at 120 quarter notes a minute)
@@ -34,8 +34,7 @@ RARE_COST = 1.5  # per beat
 
 
 def beat_grid(bars):
-    """Returns the starts of all beats, one more than beats: quarter notes from each bar line, the
-    last of a bar may be shorter."""
+    """Returns the starts of all beats and their end: quarter notes from each bar line on."""
     beats = [np.arange(start, end, QUARTER) for start, end in zip(bars, bars[1:])]
     return np.concatenate([*beats, bars[-1:]])
 
@@ -74,7 +73,7 @@ def choose_grids(cell, place, length, n_cells):
 
     def error_on(step):
         error = distance(step)
-        # a short last beat of a bar that three do not divide
+        # three do not divide a short last beat
         unfit = (length % (3 * step) != 0) & (step in (TERNARY, SEXTUPLET))
         return error + 2 * np.maximum(error - FAR, 0) + np.where(unfit, 1e6, 0)
 
@@ -124,12 +123,12 @@ def unify_ends(track, on, end):
 
 
 def snap(place, step, length):
-    """Returns places within a beat moved to the nearest multiple of step, at most to its end."""
+    """Returns places in a beat moved to the nearest multiple of step, at most to the beat's end."""
     return np.minimum(np.rint(place / step).astype(np.int64) * step, length)
 
 
 def differs(*columns):
-    """Returns True at the first element and where a column differs from the element before.
+    """Returns True where any column differs from the element before, and at the first element.
 
     >>> differs(np.array([1, 1, 2, 2]), np.array([5, 6, 6, 6])).tolist()
     [True, True, True, False]
@@ -146,6 +145,6 @@ def runs(*columns):
 
 
 def distinct(*times):
-    """Returns the sorted distinct values of int arrays (np.unique takes several times as long)."""
+    """Returns the sorted distinct values of int arrays, several times as fast as np.unique."""
     values = np.sort(np.concatenate(times))
     return values[differs(values)]

@@ -1,6 +1,4 @@
-"""A printed score, which the readers of MusicXML and kern fill, and its MIDI.
-
-    midi = score_midi(read_musicxml(data))       # a track a voice, bar lines as in the score
+"""A printed score, filled by the readers of MusicXML and kern, and its MIDI.
 
 Times are ticks from the start of a measure: a voice of a wrong length disturbs one measure only.
 """
@@ -68,8 +66,8 @@ class Score:
         held[2] = measure, offset + length
 
     def _tied_from(self, part, voice, place, pitch):
-        """Returns the open tie that a note at this place goes on from, one of the same voice if
-        there is one; None if there is none."""
+        """Returns the open tie that a note at this place continues, of its own voice if possible, or
+        None."""
         found = None
         for held in self._open.get((part, pitch), ()):
             measure, end = held[2]

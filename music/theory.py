@@ -1,8 +1,7 @@
 """Keys, scales, meters and spelling.
 
-Keys are places on the line of fifths: 0 is C major or A minor, 1 has one sharp, -1 one flat, up to
-seven of either. Notes are places on it, too (F -1, C 0, G 1 ... B 5, F sharp 6), seven to an
-accidental; the spelling of a pitch is the choice of one place out of those twelve apart.
+Keys are numbers of sharps, flats negative. Notes are places on the line of fifths: F -1, C 0, G 1
+... B 5, F sharp 6, seven to an accidental. To spell a pitch is to choose among places twelve apart.
 """
 
 from fractions import Fraction
@@ -11,11 +10,9 @@ from functools import cache
 import numpy as np
 
 LETTERS = "CDEFGAB"
-# of LETTERS above C, and of a major scale above its tonic
-SEMITONES = (0, 2, 4, 5, 7, 9, 11)
+SEMITONES = (0, 2, 4, 5, 7, 9, 11)  # of LETTERS above C
 SEMITONES_OF = dict(zip(LETTERS, SEMITONES))
-# letters along the line of fifths: the order of sharps in a signature
-FIFTHS = "FCGDAEB"
+FIFTHS = "FCGDAEB"  # letters along the line of fifths
 TEMPOS = (10, 999)  # quarter notes a minute that are believed
 SIGNS = {"^^": 2, "^": 1, "=": 0, "_": -1, "__": -2}  # ABC's accidentals, in semitones
 # sharps of a key beyond those of the major key on the same tonic
@@ -36,7 +33,7 @@ SIGNATURE_SLACK = 0.05
 
 
 def bar_length(meter, quarter):
-    """Returns the length of a bar of a meter (n, d), where a quarter note is `quarter` long.
+    """Returns the length of a bar of a meter (n, d) by the length of a quarter note.
 
     >>> bar_length((6, 8), 24)
     72
@@ -81,7 +78,7 @@ def note_at(place):
 
 @cache
 def key_alterations(sharps):
-    """Returns the alterations of C D E F G A B in a key of so many sharps (or minus flats).
+    """Returns the alterations of C D E F G A B in a key.
 
     >>> key_alterations(2)
     (1, 0, 0, 1, 0, 0, 0)
@@ -94,11 +91,11 @@ def best_key(histogram):
     """Returns (pitch class of the tonic, 0 major or 1 minor) of the key whose profile correlates
     best with the weights of the twelve pitch classes (Krumhansl 1990, chapter 4)."""
     fits = [
-        [np.corrcoef(np.roll(profile, tonic), histogram)[0, 1] for profile in KEY_PROFILES]
+        np.corrcoef(np.roll(profile, tonic), histogram)[0, 1]
         for tonic in range(12)
+        for profile in KEY_PROFILES
     ]
-    tonic, minor = np.unravel_index(int(np.argmax(fits)), (12, 2))
-    return int(tonic), int(minor)
+    return divmod(int(np.argmax(fits)), 2)
 
 
 def best_signature(histogram, given=None):

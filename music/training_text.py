@@ -16,7 +16,7 @@ def training_text(raw):
     'X:1\\nM:3/4\\nL:1/8\\nQ:1/4=90\\nK:G\\nGAB|c3|\\n'
     """
     lines = (line.split("%")[0].rstrip() for line in raw.splitlines())
-    header, voices, music = {}, [], []
+    header, voices = {}, []
     for line in lines:
         if line[1:2] == ":" and line[0] in KEPT_FIELDS:
             header[line[0]] = line
@@ -24,9 +24,7 @@ def training_text(raw):
             voices.append(line)
         if line[:2] == "K:":
             break
-    for line in lines:
-        if line and not (line[1:2] == ":" and line[0] in TEXT_FIELDS):
-            music.append(line)
+    music = [line for line in lines if line and not (line[1:2] == ":" and line[0] in TEXT_FIELDS)]
     fields = [header[field] for field in KEPT_FIELDS[:-1] if field in header]
     return "\n".join(["X:1", *fields, *voices, header.get("K", "K:C"), *music]) + "\n"
 

@@ -50,10 +50,8 @@ class Voice(NamedTuple):
 
 
 def make_voices(track, pitch, on, off, bars, max_voices):
-    """Returns (at most `max_voices` voices, high to low; how many notes were doubled, how many left
-    out with their voice).
-
-    track, pitch, on, off: int arrays, sorted by track and onset; bars: the bar lines.
+    """Returns (at most `max_voices` Voices, high to low; number of doubled notes; of notes left out
+    with their voice). track, pitch, on, off: int arrays, by track and onset; bars: the bar lines.
     """
     tracks = [tidy(pitch[a : a + n], on[a : a + n], off[a : a + n]) for a, n in zip(*runs(track))]
     n_doubled = len(on) - sum(len(pitches) for pitches, _, _ in tracks)
