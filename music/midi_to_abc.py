@@ -264,10 +264,10 @@ def choose_keys(signatures, bars, pitch, on):
 def end_at_respelling(voices, bars, keys):
     """Ends chords at a key change that spells one of their notes anew: no reader ties C sharp to
     D flat."""
-    for bar in range(1, len(keys)):
-        if keys[bar] == keys[bar - 1]:
+    for line, (before, _), (after, _) in zip(bars[1:], keys, keys[1:]):
+        if before == after:
             continue
-        line, old, new = bars[bar], pitch_texts(keys[bar - 1][0]), pitch_texts(keys[bar][0])
+        old, new = pitch_texts(before), pitch_texts(after)
         for voice in voices:
             i = int(np.searchsorted(voice.on, line)) - 1
             goes_on = i >= 0 and voice.off[i] > line

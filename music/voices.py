@@ -5,6 +5,7 @@ fewer characters. Voices that never sound together become one. Of too many the t
 and the fullest stay.
 """
 
+import math
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -21,7 +22,6 @@ CUT_CHARS = 6.0  # of a note that is cut short at a bar line
 VOICE_CHARS = 4.0  # of one more voice, a bar: tag and rests
 MAX_PARTS = 4  # voices that one track may become; a keyboard fugue has four
 MERGE_REACH = 16  # semitones between the mean pitches of two parts that may share a voice
-ANY_REACH = 128  # the same when there are too many voices: all of MIDI
 EFFECT_SHARE = 10  # a part with less than a tenth of the fullest part's notes is no line
 LATEST = 1 << 27  # later than any time in units: pitch, onset and end fit one int64 to sort by
 
@@ -55,7 +55,10 @@ def make_voices(track, pitch, on, off, bars, max_voices):
     """
     tracks = [tidy(pitch[a : a + n], on[a : a + n], off[a : a + n]) for a, n in zip(*runs(track))]
     n_doubled = len(on) - sum(len(pitches) for pitches, _, _ in tracks)
-    parts = merge_parts(voices_of_tracks(tracks, bars, max_voices), bars, max_voices)
+    voices = voices_of_tracks(tracks, bars, max_voices)
+    parts = merge_parts([part_of(voice, bars) for voice in voices], bars, MERGE_REACH)
+    if len(parts) > max_voices:
+        parts = merge_parts(parts, bars, math.inf)
     kept = sorted(choose_parts(parts, max_voices), key=lambda part: -part.pitch)
     n_all, n_kept = (sum(part.voice.n_notes() for part in some) for some in (parts, kept))
     return [part.voice for part in kept], n_doubled, n_all - n_kept
@@ -178,16 +181,11 @@ def deal_notes(pitch, on, off, n_parts):
     top = order[new]  # the highest note of each chord
     by_turn = np.lexsort((-pitch[top], on[top]))
     chord_part, busy_until = np.zeros(len(top), np.int64), [0] * n_parts
-    for chord, start, stop in zip(
-        by_turn.tolist(), on[top][by_turn].tolist(), off[top][by_turn].tolist()
-    ):
-        for part, until in enumerate(busy_until):
-            if until <= start:
-                break
-        else:
-            part = busy_until.index(min(busy_until))
-        if busy_until[part] < stop:
-            busy_until[part] = stop
+    turns = np.stack([by_turn, on[top][by_turn], off[top][by_turn]], 1)
+    for chord, start, stop in turns.tolist():
+        free = [part for part, until in enumerate(busy_until) if until <= start]
+        part = free[0] if free else busy_until.index(min(busy_until))
+        busy_until[part] = max(busy_until[part], stop)
         chord_part[chord] = part
     parts = np.zeros(len(on), np.int64)
     parts[order] = chord_part[np.cumsum(new) - 1]
@@ -212,42 +210,31 @@ def part_of(voice, bars):
     return Part(voice, np.cumsum(change) > 0, sum(map(sum, voice.chords)) / n_heads, n_heads)
 
 
-def merge_parts(voices, bars, max_voices):
-    """Returns the Parts of voices. Two that never sound in the same bar (one that changes its
-    instrument) are joined if they lie within MERGE_REACH, or if there are too many."""
-    parts = [part_of(voice, bars) for voice in voices]
-    for reach in (MERGE_REACH, ANY_REACH):
-        if reach == ANY_REACH and len(parts) <= max_voices:
-            break
-        i = 0
-        while i < len(parts):
-            part = parts[i]
-            fits = [
-                (abs(other.pitch - part.pitch), j)
-                for j, other in enumerate(parts[:i])
-                if abs(other.pitch - part.pitch) <= reach and not (part.sounds & other.sounds).any()
-            ]
-            if fits:
-                nearest = min(fits)[1]
-                parts[nearest] = part_of(join_voices(parts[nearest].voice, part.voice), bars)
-                del parts[i]
-            else:
-                i += 1
-    return parts
+def merge_parts(parts, bars, reach):
+    """Returns Parts, two joined where they never sound in the same bar (an instrument changes) and
+    their mean pitches are at most `reach` semitones apart."""
+    merged = []
+    for part in parts:
+        fits = [
+            (abs(other.pitch - part.pitch), i)
+            for i, other in enumerate(merged)
+            if abs(other.pitch - part.pitch) <= reach and not (part.sounds & other.sounds).any()
+        ]
+        if fits:
+            nearest = min(fits)[1]
+            merged[nearest] = part_of(join_voices(merged[nearest].voice, part.voice), bars)
+        else:
+            merged.append(part)
+    return merged
 
 
 def join_voices(a, b):
     """Returns one Voice of two that do not overlap."""
     on, off = np.concatenate([a.on, b.on]), np.concatenate([a.off, b.off])
-    chords, order = a.chords + b.chords, np.argsort(on, kind="stable")
-    ties = {**a.ties, **{len(a.chords) + i: tied for i, tied in b.ties.items()}}
-    place = {int(old): new for new, old in enumerate(order)} if ties else {}
-    return Voice(
-        on[order],
-        off[order],
-        [chords[i] for i in order.tolist()],
-        {place[i]: tied for i, tied in ties.items()},
-    )
+    chords, order = a.chords + b.chords, np.argsort(on, kind="stable").tolist()
+    ties = a.ties | {len(a.chords) + i: tied for i, tied in b.ties.items()}
+    ties = {new: ties[old] for new, old in enumerate(order) if old in ties}
+    return Voice(on[order], off[order], [chords[i] for i in order], ties)
 
 
 def choose_parts(parts, max_voices):
