@@ -47,7 +47,7 @@ def convert(data, name="", max_voices=MAX_VOICES):
     score, mended = read_midi(data)
     track, pitch, onset, end, n_drums = read_notes(score)
     n_tracks = int(track[-1]) + 1
-    bars, meters = bar_grid(meter_changes(score), float(max(end.max(), onset.max())) + SIXTEENTH)
+    bars, meters = bar_grid(meter_changes(score), float(end.max()) + SIXTEENTH)
     start, bars, meters = without_lead(bars, meters, float(onset.min()))
     mended["bars of silence before the music"] += round(start / (bars[1] - bars[0]))
     onset, end = onset - start, end - start
@@ -162,9 +162,8 @@ def read_notes(score):
     if not columns:
         raise ConversionError("no_notes", f"{n_drums} drum notes" if n_drums else "no notes at all")
     track, pitch, onset, end = map(np.concatenate, zip(*columns))
-    latest = float(max(end.max(), onset.max()))
-    if latest > MAX_BARS * 4 * QUARTER:
-        raise ConversionError("too_long", f"{latest / QUARTER:.0f} quarter notes")
+    if end.max() > MAX_BARS * 4 * QUARTER:
+        raise ConversionError("too_long", f"{end.max() / QUARTER:.0f} quarter notes")
     if onset.min() < 0:
         raise ConversionError("too_long", "more ticks than the reader's 32 bits hold")
     return track, pitch, onset, end, n_drums

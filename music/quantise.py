@@ -59,7 +59,7 @@ def quantise(track, pitch, onset, end, beats, n_tracks):
         if apart.any():
             step[np.concatenate([cell[order[:-1][apart]], cell[order[1:][apart]]])] = finer
             on = beats[beat] + snap(place, step[cell], length)
-    return on, quantised_ends(track, on, np.maximum(end, onset), beats, step)
+    return on, quantised_ends(track, on, end, beats, step)
 
 
 def choose_grids(cell, place, length, n_cells):

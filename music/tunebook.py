@@ -65,14 +65,10 @@ def cut_tune(text, max_chars, min_chars=0):
 
 def piece_of_bars(reader, first, stop):
     """Returns (ABC text of a tune's bars number `first` to `stop` - 1, from 0; bars before it; bars
-    before its end), cut at the last places up to these where all voices are at a bar line. reader:
-    of the tune, strict."""
+    before its end), cut at the last places up to these where all voices are at a bar line."""
     total = max((len(voice.bars) for voice in reader.sounding_voices()), default=0)
     points = _cut_points(reader, total)
-    begin, end = (
-        max((point for point in points if point[1] <= max(n, 0)), key=lambda point: point[1])
-        for n in (first, stop)
-    )
+    begin, end = ([point for point in points if point[1] <= max(n, 0)][-1] for n in (first, stop))
     return _piece(reader, begin, end), begin[1], end[1]
 
 
@@ -87,10 +83,7 @@ def _even_cuts(places, room, least):
     while chosen[-1] < len(places) - 1:
         first = chosen[-1]
         left = places[-1] - places[first]
-        n_pieces = math.ceil(left / room)
-        aim, last = places[first] + left / n_pieces, first + 1
-        if n_pieces == 1:
-            last = len(places) - 1
+        aim, last = places[first] + left / math.ceil(left / room), first + 1
         while (
             last < len(places) - 1
             and places[last + 1] - places[first] <= room
@@ -135,7 +128,7 @@ def _piece(reader, start, stop):
     """Returns the ABC text of the bars between two cut points."""
     text, voices = reader.text, reader.sounding_voices()
     (begin, first_bar, before), (end, _, last_bars) = start, stop
-    values, rewritten = {}, {}  # fields that hold at the start, by letter; {bar: its new text}
+    values, rewritten = {}, {}
     if before:
         opening = [voice.bars[first_bar] for voice in voices if first_bar < len(voice.bars)]
         values, rewritten = _opening(text, before, opening)
@@ -155,9 +148,8 @@ def _piece(reader, start, stop):
 
 
 def _opening(text, before, opening):
-    """Returns ({field: its value after a cut}, {bar: its new text}); fields that stand right at the
-    cut move into the header. before: {voice: its last bar before the cut}; opening: the first bar
-    of every voice after it."""
+    """Returns ({field: its value after a cut}, {bar: its new text}); fields right at the cut move
+    into the header. before: {voice: its last bar before the cut}; opening: the first bars after."""
     values, rewritten = dict(zip("MKLQ", next(iter(before.values())).after)), {}
     # tempo is of the tune, not of a voice
     values["Q"] = max(before.values(), key=lambda bar: bar.closed).after[3]
@@ -172,7 +164,7 @@ def _opening(text, before, opening):
             if letter == "Q" or all(other.get(letter) == value for other in changes):
                 values[letter] = value.strip()
                 kept = kept.replace(f"[{letter}:{value}]", "")
-        if bar.voice in before and before[bar.voice].ties and _in_one_stretch(text, bar):
+        if bar.voice in before and before[bar.voice].ties:
             key = parse_key(values["K"]) if values.get("K") else (0,) * 7
             music = _respell(music, key, before[bar.voice].ties)
         rewritten[bar] = kept + music
@@ -224,7 +216,7 @@ def _respell(bar_text, key, ties):
     >>> _respell("F4F4G8", (0,) * 7, ((38, 66),))
     '^F4=F4G8'
     """
-    # alterations in force, by the old text and by the new one
+    # alterations in force
     as_read, as_written = list(key), list(key)
     open_ties, parts, at = dict(ties), [], 0
     signs = {alteration: sign for sign, alteration in SIGNS.items()}
