@@ -1,6 +1,6 @@
-"""The command line that all scripts share: flags, kinds of numbers, and how a wrong one is refused.
+"""The command line that all scripts share: flags, and kinds of values.
 
-A value is checked where it is read: what makes no sense ends in one sentence and exit code 1.
+A value that makes no sense ends the script with one sentence and exit code 1.
 
     parser.add_argument("--workers", type=whole(1), metavar="N")
     parser.add_argument("--timeout", type=number(above=0), metavar="SECONDS")
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from study.stages.code_key import HERE
 
-# sums of a seed and the first seed of a set of samples stay in what torch and NumPy take
+# torch and NumPy take a seed plus the first seed of any set of samples
 MAX_SEED = 2**62 - 1
 
 
@@ -24,7 +24,7 @@ def fail(stage, problem, mend=None):
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse with one-sentence errors; what it returns has the `words` that it read, too."""
+    """argparse with one-sentence errors; its result has the `words` that were read, too."""
 
     def parse_args(self, args=None, namespace=None):
         parsed = super().parse_args(args, namespace)
@@ -38,7 +38,8 @@ class _Parser(argparse.ArgumentParser):
 def stage_parser(doc, training=False):
     """Returns an ArgumentParser with the flags every stage has; doc: the script's docstring."""
     parser = _Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "--root",
         type=folder,
         metavar="DIR",
@@ -47,23 +48,13 @@ def stage_parser(doc, training=False):
             "(default: the scripts' own folder; with --quick: quick/ in it)"
         ),
     )
-    parser.add_argument(
-        "--quick",
-        action="store_true",
-        help="small budgets on the embedded corpus: the whole pipeline in minutes on two CPU cores",
-    )
-    parser.add_argument(
-        "--force", action="store_true", help="run even if the outputs are up to date"
-    )
-    parser.add_argument(
-        "--seed",
-        type=whole(0, MAX_SEED),
-        default=0,
-        metavar="N",
-        help="seed of every random choice (default: 0)",
-    )
+    small = "small budgets on the embedded corpus: the whole pipeline in minutes"
+    add("--quick", action="store_true", help=small)
+    add("--force", action="store_true", help="run even if the outputs are up to date")
+    seed = {"type": whole(0, MAX_SEED), "default": 0, "metavar": "N"}
+    add("--seed", **seed, help="seed of every random choice (default: 0)")
     if training:
-        parser.add_argument(
+        add(
             "--device",
             choices=("auto", "cpu", "cuda", "mps"),
             default="auto",
@@ -72,31 +63,28 @@ def stage_parser(doc, training=False):
     return parser
 
 
-# ---------------------------------------------------------------- kinds of values
-
-
-def whole(least=0, most=None):
+def whole(least=0, most=math.inf):
     """Makes a kind of argument: a whole number from `least` to `most`."""
     return lambda text: _within(text, int, "no whole number", least, most)
 
 
-def number(least=None, most=None, above=None):
+def number(least=-math.inf, most=math.inf, above=-math.inf):
     """Makes a kind of argument: a finite number within bounds."""
     return lambda text: _within(text, float, "no number", least, most, above)
 
 
-def _within(text, convert, otherwise, least, most, above=None):
+def _within(text, convert, otherwise, least, most, above=-math.inf):
     try:
         value = convert(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is {otherwise}") from None
     if isinstance(value, float) and not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"{text} is not finite")
-    if above is not None and value <= above:
+    if value <= above:
         raise argparse.ArgumentTypeError(f"{text} is not above {above:g}")
-    if least is not None and value < least:
+    if value < least:
         raise argparse.ArgumentTypeError(f"{text} is below {least:g}")
-    if most is not None and value > most:
+    if value > most:
         raise argparse.ArgumentTypeError(f"{text} is above {most:g}")
     return value
 
@@ -107,16 +95,16 @@ def list_of(kind):
 
 
 def name_list(text):
-    """A kind of argument: names separated by commas, none of them empty."""
+    """Reads names separated by commas, none of them empty; returns the text."""
     if not all(part.strip() for part in text.split(",")):
         raise argparse.ArgumentTypeError(f"{text!r} has an empty name")
     return text
 
 
 def folder(text):
-    """A kind of argument: the path of a folder, which need not be there yet."""
+    """Reads the path of a folder, which need not be there yet."""
     path = Path(text)
-    if not text or "\0" in text:
+    if not text:
         raise argparse.ArgumentTypeError("an empty name is no folder")
     for part in (path, *path.parents):
         if part.exists() and not part.is_dir():
@@ -125,16 +113,12 @@ def folder(text):
 
 
 def existing(text):
-    """A kind of argument: the path of a file or folder that is there."""
+    """Reads the path of a file or folder that is there."""
     path = Path(text)
-    if not text or "\0" in text or not path.exists():
-        raise argparse.ArgumentTypeError(
-            f"{text or 'an empty name'}: there is no such file or folder"
-        )
+    if not text or not path.exists():
+        name = text or "an empty name"
+        raise argparse.ArgumentTypeError(f"{name}: there is no such file or folder")
     return path
-
-
-# ---------------------------------------------------------------- the root
 
 
 def resolve_root(args):
@@ -146,10 +130,5 @@ def resolve_root(args):
 
 def root_flags(args):
     """Returns the flags that make another command act on the same root, quoted for a shell."""
-    root = f" --root {shlex.quote(str(args.root))}" if args.root else ""
-    return (" --quick" if args.quick else "") + root
-
-
-def given_words(args):
-    """Returns the words of the command line that `args` were read from."""
-    return getattr(args, "words", sys.argv[1:])
+    flags = " --quick" if args.quick else ""
+    return flags + (f" --root {shlex.quote(str(args.root))}" if args.root else "")

@@ -1,16 +1,14 @@
 """What code decides a number: a digest of the definitions that a function reaches, without words.
 
-A result is made again when its key changes, and its key holds the digest of the code that made it.
-Digests of files would be too coarse (a message would train nine models again), so it is taken over
-*definitions*: every top-level definition of this project whose name occurs in one already reached
-is reached too, across files.
+A result is made again when the digest of the code that made it changes. It is taken over top-level
+*definitions*, across files: one whose name occurs in a definition already reached is reached too.
 
-    code_digest((evaluate, Transformer))        # functions and classes
+    code_digest((evaluate, Transformer))  # functions and classes
     code_digest([(HERE / "06_fit_scaling.py", "main")], words=True)
 
 Not part of it: comments, docstrings, help texts, messages (`_Wordless`); files that move results
-but decide none (`PLUMBING`); what is looked up by name at run time (the rows of
-`study/families.py`), whose users name the class that they use themselves.
+but decide none (`PLUMBING`); what is looked up by name at run time (`study/families.py`), whose
+users name the class that they use.
 """
 
 import ast
@@ -24,7 +22,7 @@ HERE = Path(__file__).resolve().parent.parent.parent
 
 TEMPLATES = (".html", ".css", ".js")
 PLUMBING = ("study/stages/", "study/train/checkpoints.py", "study/families.py")  # folders and files
-# whose texts are words: calls that print, refuse or describe a flag
+# calls whose texts are words
 SAYING = set("print fail progress exit add_argument add_argument_group warn error Stopped".split())
 # three words in a row: no key and no piece of ABC
 SENTENCE = re.compile(r"[A-Za-z]{2,},? [A-Za-z]+,? [A-Za-z]")
@@ -33,8 +31,8 @@ SENTENCE = re.compile(r"[A-Za-z]{2,},? [A-Za-z]+,? [A-Za-z]")
 def code_digest(roots, words=False):
     """Returns the SHA-256 (hexadecimal) over the definitions that `roots` reach.
 
-    roots: functions, classes, or pairs (path of a Python file, name in it). words: sentences and
-    templates count too; for what writes pages and captions.
+    roots: functions, classes, or pairs (path of a Python file, name in it). words: of what writes
+    pages and captions: sentences and templates count too.
     """
     waiting, reached = [_place(root) for root in roots], set()
     while waiting:
@@ -49,6 +47,7 @@ def code_digest(roots, words=False):
 
 
 def _place(root):
+    """Returns (file, name in it) of a root."""
     if isinstance(root, tuple):
         return Path(root[0]).resolve(), root[1]
     root = getattr(root, "__wrapped__", root)  # functools.cache and the like
@@ -56,15 +55,15 @@ def _place(root):
 
 
 def _templates(folders):
-    """Lines for the templates, styles and scripts that stand beside the code."""
+    """Returns lines for the templates, styles and scripts that stand beside the code."""
     paths = [path for folder in folders for path in folder.iterdir() if path.suffix in TEMPLATES]
     return sorted(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in paths)
 
 
 @functools.cache
 def _module(path):
-    """({name: syntax trees of its definitions; "": of statements that run at once}, {imported
-    name: (file, name in it; None: the file itself)})."""
+    """Returns {name: syntax trees of its definitions; "": of statements that run at once} and
+    {imported name: (file, name in it; None: the file itself)}."""
     definitions, imported = {"": []}, {}
     for node in ast.parse(path.read_bytes()).body:
         names = {""}
@@ -87,7 +86,7 @@ def _module(path):
 
 @functools.cache
 def _uses(path, name):
-    """The places [(file, name)] in this project that a definition uses."""
+    """Returns the places [(file, name)] in this project that a definition uses."""
     definitions, imported = _module(path)
     parts = [part for tree in definitions.get(name, []) for part in ast.walk(tree)]
     imported, places = dict(imported), [(path, "")]
@@ -120,7 +119,7 @@ def _is_plumbing(path):
 
 
 def _imports(node):
-    """{name: (file, name in it or None)} of what an import brings from this project."""
+    """Returns {name: (file, name in it or None)} of what an import brings from this project."""
     brought = {}
     for alias in node.names:
         name = alias.asname or alias.name
@@ -174,15 +173,13 @@ class _Wordless(ast.NodeTransformer):
 
 def _says(statement):
     """True for a statement that only prints or adds a flag, whose value is in the configuration."""
-    return (
-        isinstance(statement, ast.Expr)
-        and isinstance(statement.value, ast.Call)
-        and _called(statement.value) in {"print", "add_argument", "warn"}
-    )
+    called = _called(statement.value) if isinstance(statement, ast.Expr) else None
+    return called in {"print", "add_argument", "warn"}
 
 
-def _called(call):
-    function = call.func
+def _called(expression):
+    """Returns the name of the function that is called; None if it is no call."""
+    function = getattr(expression, "func", None)
     return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", None)
 
 

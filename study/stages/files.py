@@ -1,8 +1,6 @@
 """Files of a stage: written whole or not at all, read without trust, known by their digests.
 
-write_text(root / "data/train.txt", text)      # a kill leaves the old file or the new one
-with atomic(path, "wb") as file:
-    file.write(part)
+A kill leaves the old file or the new one.
 """
 
 import contextlib
@@ -16,19 +14,16 @@ from pathlib import Path
 
 from study.stages.process import is_alive
 
-# prefix of files being written; short, because names may already be 255 bytes long
+# prefix of files being written; short, for names may be 255 bytes long already
 TEMPORARY = ".tmp-"
 _temporary_number = itertools.count()
-
-
-# ---------------------------------------------------------------- writing and reading
 
 
 @contextlib.contextmanager
 def atomic(path, mode="w", durable=True):
     """Opens a temporary file beside `path`; it takes the name `path` only when it is complete.
 
-    durable: flush to disk first; not for thousands of small files: `Stage.finish` syncs once.
+    durable: flush to disk first; not for thousands of files: `Stage.finish` syncs once.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +69,7 @@ def read_json(path):
 
 def plain(value, digits=None):
     """Returns the value as strict JSON wants it: tuples as lists, NumPy's types and fractions as
-    Python's numbers (of so many digits), keys as text, None for what is not finite.
+    numbers (of so many digits), keys as text, None for what is not finite.
 
     >>> plain({3: (float("nan"), Fraction(1, 2))})
     {'3': [None, 0.5]}
@@ -92,9 +87,6 @@ def plain(value, digits=None):
     if not math.isfinite(value):
         return None
     return value if digits is None else float(f"{value:.{digits}g}")
-
-
-# ---------------------------------------------------------------- folders
 
 
 def tree_files(folder):
@@ -119,9 +111,6 @@ def remove_temporaries(folder):
             path.unlink(missing_ok=True)
 
 
-# ---------------------------------------------------------------- digests
-
-
 def file_digest(path):
     """Returns the SHA-256 of a file's bytes, hexadecimal."""
     with open(path, "rb") as file:
@@ -133,14 +122,19 @@ def value_digest(value):
     return hashlib.sha256(json.dumps(value, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
-def describe(path, index):
+def describe(path, index, renew=False):
     """Returns what a manifest says of an output: {"bytes", "sha256"}, of a folder "files" too.
 
-    index: list of a folder's files; those of the size and time in it are not read again.
+    index: list of a folder's files; those of the size and time in it are not read again. renew:
+    write it anew.
     """
     if not path.is_dir():
         return {"bytes": path.stat().st_size, "sha256": file_digest(path)}
     rows = _tree_rows(path, index)
+    if renew:
+        with atomic(index) as file:
+            for size, mtime, digest, relative in rows:
+                file.write(f"{size}\t{mtime}\t{digest}\t{json.dumps(relative)}\n")
     listing = "".join(f"{json.dumps(relative)}\t{digest}\n" for _, _, digest, relative in rows)
     return {
         "files": len(rows),
@@ -149,18 +143,12 @@ def describe(path, index):
     }
 
 
-def write_index(path, index):
-    """Writes the list of a folder's files."""
-    with atomic(index) as file:
-        for size, mtime, digest, relative in _tree_rows(path, index):
-            file.write(f"{size}\t{mtime}\t{digest}\t{json.dumps(relative)}\n")
-
-
 def _tree_rows(folder, index):
-    """[(bytes, time of writing in ns, SHA-256, relative path)] of a folder's files."""
+    """Returns [(bytes, time of writing in ns, SHA-256, relative path)] of a folder's files."""
     known, rows = {}, []
-    for line in index.read_text(encoding="utf-8").splitlines() if index.exists() else ():
-        with contextlib.suppress(ValueError):  # a torn line: that one file is read again
+    lines = index.read_text(encoding="utf-8").splitlines() if index.exists() else ()
+    for line in lines:
+        with contextlib.suppress(ValueError):  # a damaged line: that one file is read again
             size, mtime, digest, relative = line.split("\t", 3)
             known[json.loads(relative), int(size), int(mtime)] = digest
     for relative in tree_files(folder):

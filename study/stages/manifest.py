@@ -1,11 +1,12 @@
 """Manifests: which stages there are, what each has made from what, and what is wrong with it now.
 
-A stage's manifest is written last. From the manifests alone a script can tell whether its input is
-missing, unfinished, damaged or stale. Staleness goes by content: an earlier stage that ran again
-and wrote the same bytes makes nothing stale.
+A stage writes its manifest last. From the manifests alone a script can tell whether its input is
+missing, unfinished, damaged or stale. Staleness goes by content: a stage that ran again and wrote
+the same bytes makes nothing stale.
 """
 
 import contextlib
+import json
 import platform
 from importlib import metadata
 from pathlib import Path
@@ -40,7 +41,7 @@ PACKAGES = "torch music21 symusic numpy scipy matplotlib verovio pyppmd".split()
 
 
 def stage_folder(name):
-    """Returns (folder of a stage's manifest, its script's name); a script may make several things.
+    """Returns (folder of a stage's manifest, its script's name).
 
     >>> stage_folder("02_midi_to_abc"), stage_folder("08_finetune/mine")
     (('data', '02_midi_to_abc'), ('finetuned/mine', '08_finetune'))
@@ -56,7 +57,7 @@ def manifest_path(root, name):
 
 
 def marker_path(root, name):
-    """Returns the path of the marker that stands while a stage writes, or after it was killed."""
+    """Returns the path of the marker of a stage that writes, or was killed while it did."""
     folder, script = stage_folder(name)
     return root / folder / f"{script}.running.json"
 
@@ -68,7 +69,7 @@ def index_path(root, name, output):
 
 
 def stages_read(root, name):
-    """Returns the stages whose outputs a stage reads here: optional ones only if they were run."""
+    """Returns the stages that a stage reads here: optional ones only if they were run."""
     return [
         before
         for before in STAGES[name][1]
@@ -91,30 +92,33 @@ def load_manifest(root, name):
 
 
 def write_manifest(root, name, manifest):
+    """Writes a stage's manifest with its seal."""
+    # sealed as it will be read: keys that are numbers become text
+    manifest = json.loads(json.dumps(manifest, allow_nan=False))
     write_json(manifest_path(root, name), {**manifest, "seal": seal(manifest)})
 
 
 def seal(manifest):
-    """Returns the digest of all that a manifest says: one edited by hand is not believed."""
+    """Returns the digest of a manifest: one edited by hand is not believed."""
     return value_digest({key: value for key, value in manifest.items() if key != "seal"})
 
 
 def stage_code(name):
-    """Returns the digest of the code that a stage's main() reaches; where pages and figures are
-    made, words, names and colours count too."""
+    """Returns the digest of the code that a stage's main() reaches; of those that make pages and
+    figures, words, names and colours count too."""
     shows = STAGES[name][0] == "part4_outputs"
     code = code_digest([(HERE / f"{name}.py", "main")], words=shows)
     return value_digest([code, list(FAMILIES.values())]) if shows else code
 
 
 def command_line(name, words):
-    """Returns a stage's command for manifests: absolute paths cut to their last part."""
+    """Returns a stage's command; absolute paths are cut to their last part."""
     shown = [f".../{Path(word).name}" if word.startswith("/") else word for word in words]
     return " ".join(["python", f"{name}.py", *shown])
 
 
 def environment(device=None):
-    """Returns versions and machine for the record; no paths, no host name."""
+    """Returns versions and machine for the record, without paths and host name."""
     versions = {}
     for package in PACKAGES:
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -132,8 +136,7 @@ def environment(device=None):
 
 
 def all_problems(root, names, flags=""):
-    """Returns [(problem, mending command)] of stages and, first, of what they are made from, in the
-    order in which the commands are to be run."""
+    """Returns the problems of stages and of what they are made from, the first to mend first."""
     found, waiting = {}, list(names)
     while waiting:
         name = waiting.pop()
@@ -161,9 +164,8 @@ def input_problems(root, name, flags=""):
     for before, digest in manifest["inputs"].items():
         upstream = load_manifest(root, before)
         if upstream and upstream["output_digest"] != digest:
-            problems.append(
-                f"stale: the output of {name} was made from an older output of {before}"
-            )
+            made = f"the output of {name} was made from an older output of {before}"
+            problems.append(f"stale: {made}")
     if manifest["code_digest"] != stage_code(script):
         problems.append(f"stale: {name}.py (or a module it uses) has changed since it ran")
     for output, expected in manifest["outputs"].items():
@@ -174,7 +176,7 @@ def input_problems(root, name, flags=""):
 
 
 def _damage(path, expected, index):
-    """What differs between an output and its manifest entry, in words; None if intact."""
+    """Returns what differs between an output and its manifest entry; None if intact."""
     if not path.exists():
         return "is gone"
     found = describe(path, index)
@@ -188,8 +190,8 @@ def _damage(path, expected, index):
 
 
 def is_up_to_date(root, name, words):
-    """Returns True if by its manifest this command made what stands here now, without asking the
-    script (seven take seconds); False: ask it. words: of the command line."""
+    """Returns True if by its manifest this command line made what stands here now; False: ask the
+    script, which takes seconds."""
     manifest = load_manifest(root, name)
     return (
         manifest is not None

@@ -29,16 +29,10 @@ DISK_ERRORS = {
     errno.EPERM: "permission denied",
 }
 
-# A numbered script that is still loading (torch takes seconds) ends at Ctrl-C without a traceback;
-# `run` takes over from here.
-if (
-    Path(sys.argv[0]).name[:2].isdigit()
-    and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-):
+# A numbered script that is still loading (torch takes seconds) ends at Ctrl-C without a traceback.
+is_script = Path(sys.argv[0]).name[:2].isdigit()
+if is_script and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-# ---------------------------------------------------------------- the frame of a script
 
 
 def run(main):
@@ -62,7 +56,7 @@ def run(main):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        # tempfile cannot write in any folder
+        # of tempfile
         if error.errno == errno.ENOENT and "temporary directory" in str(error):
             problem = "the disk is full: no temporary folder can be written"
             fail(name, problem, f"make room, or set TMPDIR; {AGAIN}")
@@ -84,9 +78,6 @@ def progress(iterable=None, total=None, desc=None, unit="it"):
     return tqdm(iterable, total=total, desc=desc, unit=unit, disable=silent, dynamic_ncols=True)
 
 
-# ---------------------------------------------------------------- processes
-
-
 def cpu_count():
     """Returns the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):  # not on macOS
@@ -95,6 +86,7 @@ def cpu_count():
 
 
 def is_alive(pid):
+    """Returns True if there is such a process."""
     try:
         os.kill(pid, 0)  # signal 0 asks only
     except (ProcessLookupError, OverflowError):
@@ -105,8 +97,7 @@ def is_alive(pid):
 
 
 def die_with_parent():
-    """Prepares a worker process: Ctrl-C is its parent's business, and it ends when its parent does,
-    however that ended."""
+    """Prepares a worker process: it leaves Ctrl-C to its parent, and ends when its parent ends."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
@@ -123,13 +114,12 @@ def worker_pool(n_workers, n_jobs):
     """Yields a ProcessPoolExecutor of at most n_workers, one a core and one a job; use its `map`.
 
     The workers end with this process. One that is killed ends the work with BrokenProcessPool (a
-    multiprocessing.Pool would wait for its answer for ever).
+    multiprocessing.Pool would wait for ever).
     """
-    # a spawned worker of a script loads torch, for seconds; fork is safe as no thread runs yet
+    # a spawned worker loads torch, for seconds; fork is safe as no thread runs yet
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
-    pool = ProcessPoolExecutor(
-        max(1, min(n_workers, cpu_count(), n_jobs)), context, die_with_parent
-    )
+    n_workers = max(1, min(n_workers, cpu_count(), n_jobs))
+    pool = ProcessPoolExecutor(n_workers, context, die_with_parent)
     shown = threading.excepthook
     try:
         yield pool

@@ -1,32 +1,24 @@
-"""The stage contract: how every numbered script checks its inputs, writes its outputs and knows
-when it is done.
+"""The stage contract: how a numbered script checks its inputs, writes its outputs and knows when it
+is done.
 
-    stage = Stage(__file__, args, config={"max_voices": 4})   # exits with the mend if an input is
-    if stage.up_to_date():                                    # not fit
+    stage = Stage(__file__, args, config={"max_voices": 4})  # fails with the mend of its inputs
+    if stage.up_to_date():
         return
-    with stage.writing():                                     # lock and marker: from here on
-        write_text(stage.root / "data/train.txt", text)       # "unfinished"
+    with stage.writing():  # lock and marker: from here on "unfinished"
+        write_text(stage.root / "data/train.txt", text)
         stage.finish(outputs=["data/train.txt"], counts={"tunes": 3}, summary={"tunes": 3})
 """
 
 import contextlib
 import fcntl
-import json
 import os
 import shlex
 import time
 from pathlib import Path
 
-from study.stages.arguments import fail, given_words, resolve_root, root_flags
+from study.stages.arguments import fail, resolve_root, root_flags
 from study.stages.code_key import HERE
-from study.stages.files import (
-    describe,
-    read_json,
-    remove_temporaries,
-    value_digest,
-    write_index,
-    write_json,
-)
+from study.stages.files import describe, read_json, remove_temporaries, value_digest, write_json
 from study.stages.manifest import (
     OPTIONAL,
     STAGES,
@@ -44,8 +36,7 @@ from study.stages.manifest import (
     write_manifest,
 )
 
-# what one training script should be given as its sister was; --quick, --root and --seed go to
-# every stage
+# what a training script should be given as the one before it was
 SUITE_FLAGS = (
     "--device --only --suite --seeds --recipe --data-fractions --epochs --max-train-chars"
     " --max-minutes --jobs"
@@ -55,12 +46,12 @@ SUITE_FLAGS = (
 class Stage:
     """One run of one numbered script.
 
-    script: its __file__; args: its parsed arguments (root, quick, force, seed);
+    script: its __file__; args: its parsed arguments;
     config: what decides the outputs' bytes, as JSON values (not root, workers, device);
     reads: stages whose outputs it reads (default: as in STAGES);
-    shared: several processes may run this stage at once on one root (they lock their own parts);
+    shared: several processes may run this stage at once (they lock their own parts);
     part: name of what it makes, if the script makes several things, each with a manifest.
-    Attributes: name, root, flags, config, key, inputs ({stage: output digest}), resuming.
+    inputs: {stage: output digest}; resuming: an interrupted run of this key left its work behind.
     """
 
     def __init__(self, script, args, config, reads=None, shared=False, part=None):
@@ -93,8 +84,7 @@ class Stage:
 
     @contextlib.contextmanager
     def writing(self):
-        """Holds the stage's lock and its marker. Sets `resuming` if an interrupted run of this very
-        key left its work behind; leaves the marker unless `finish` was reached."""
+        """Holds the stage's lock and its marker, which stays unless `finish` was reached."""
         self._lock()
         before = read_json(self.marker) or {}
         self.resuming = before.get("key") == self.key and not self.args.force
@@ -117,8 +107,9 @@ class Stage:
             try:
                 fcntl.flock(lock, mode | fcntl.LOCK_NB)
             except BlockingIOError:
-                other, who = read_json(marker_path(self.root, name)) or {}, "another process"
-                if "pid" in other:
+                other = read_json(marker_path(self.root, name))
+                who = "another process"
+                if other:
                     who = f"process {other['pid']}, started {other['started']}"
                 problem = f"{name} is in use in this root by {who}"
                 fail(f"{self.name}.py", problem, "wait until it has ended, or stop it")
@@ -127,21 +118,19 @@ class Stage:
     def finish(self, outputs, counts=None, skipped=None, summary=None, device=None, extra=None):
         """Writes the manifest, removes the marker and prints the closing block.
 
-        outputs: files and folders below the root (relative paths, str); counts: {what: number};
-        skipped: {reason: number}; summary: {key: value}, printed; extra: more of the manifest.
+        outputs: files and folders (str), relative to the root; counts: {what: number}; skipped:
+        {reason: number}; summary: {key: value}, printed; extra: more of the manifest.
         """
         os.sync()
         described = {}
         for output in sorted(outputs):
             path, index = self.root / output, index_path(self.root, self.place, output)
-            if path.is_dir():
-                remove_temporaries(path)
-                write_index(path, index)
-            described[output] = describe(path, index)
+            remove_temporaries(path)
+            described[output] = describe(path, index, renew=True)
         seconds = round(time.monotonic() - self.started, 3)
         manifest = {
             "stage": self.name,
-            "command": command_line(self.name, given_words(self.args)),
+            "command": command_line(self.name, self.args.words),
             "config": self.config,
             "key": self.key,
             "code_digest": self.code,
@@ -155,8 +144,6 @@ class Stage:
             "seconds": seconds,
             "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
-        # as it will be read, e.g. keys that are numbers
-        manifest = json.loads(json.dumps(manifest, allow_nan=False))
         write_manifest(self.root, self.place, manifest)
         # a sister process still at work keeps the marker
         with contextlib.suppress(BlockingIOError):
@@ -169,18 +156,18 @@ class Stage:
 
     def _print_next(self):
         names = [name for name in STAGES if name == self.name or name not in OPTIONAL]
-        after = names[names.index(self.name) + 1 :][:1]
-        if not after:
+        after = names.index(self.name) + 1
+        if after == len(names):
             folder = "" if self.root == HERE else f"{self.args.root or 'quick'}/"
-            pages = [f"{folder}part4_outputs/{name}" for name in ("report.html", "RESULTS.json")]
-            print(f"look at: {' and '.join(pages)}")
+            outputs = f"{folder}part4_outputs"
+            print(f"look at: {outputs}/report.html and {outputs}/RESULTS.json")
             return
-        carried = SUITE_FLAGS if {self.name, *after} <= set(TRAINING) else ()
-        print(f"next: python {after[0]}.py{self.flags}{repeated(given_words(self.args), carried)}")
+        carried = SUITE_FLAGS if {self.name, names[after]} <= set(TRAINING) else ()
+        print(f"next: python {names[after]}.py{self.flags}{repeated(self.args.words, carried)}")
 
 
 def repeated(words, flags):
-    """Returns those of a command line's flags, with their values, for another stage.
+    """Returns some flags of a command line, with their values, for another stage's.
 
     >>> repeated(["--quick", "--only=tiny, small", "--device", "cpu"], ("--only", "--device"))
     " --only 'tiny, small' --device cpu"
