@@ -52,8 +52,8 @@ from study.evaluate.sampling import MODEL_ITSELF, describe_sampler
 from study.fit.records import read_curves
 from study.report import compose, headline
 from study.report.content import results
+from study.report.keys import suite_runs
 from study.report.page import write_played_page, write_report
-from study.report.required import check_results, suite_runs
 from study.report.tables import (
     TABLES,
     describe_skills,
@@ -127,7 +127,6 @@ def parse_arguments(argv):
         metavar="SIZE:EPOCHS[:WINDOWS]",
         help=f"train this, e.g. small:4 or small:4:8 with 8 windows a step (default: {BEST_MODEL})",
     )
-    add("--check", action="store_true", help="only check that RESULTS.json holds all that it must")
     add_play_flags(parser.add_argument_group("play with a finished model (measures nothing)"))
     args = parser.parse_args(argv)
     args.best = args.best or best_model(BEST_MODEL["quick" if args.quick else "full"])
@@ -294,10 +293,7 @@ def write_results(root):
     for name, text in tables(root).items():
         write_text(root / f"part4_outputs/{name}", text)
     drawn = draw_figures(root, content)
-    try:
-        compose.write_compose_of(root)
-    except compose.NoPage as reason:
-        print(f"no compose.html: {reason}")
+    compose.write_compose_of(root)
     write_report(root)  # it leads to compose.html
     return content, drawn
 
@@ -328,19 +324,6 @@ def output_names(root, kept):
         paths = sorted((root / generated.FOLDER).glob(pattern))
         names += [str(path.relative_to(root)) for path in paths]
     return [name for name in names if (root / name).exists()]
-
-
-def check(root, args):
-    """Ends the script if RESULTS.json lacks something."""
-    again = f"run: python {ME}{root_flags(args)}"
-    content = read_json(root / "part4_outputs/RESULTS.json")
-    if content is None:
-        fail(ME, "there is no part4_outputs/RESULTS.json", again)
-    missing = check_results(content)
-    if missing:
-        problem = "RESULTS.json is incomplete:\n" + "\n".join(missing)
-        fail(ME, problem, f"{again} --force, after the stages before it")
-    print("RESULTS.json holds all that it must")
 
 
 # ---------------------------------------------------------------- play
@@ -414,11 +397,9 @@ def show_played(root, rows, sampler):
 
 
 def main(argv=None):
-    """Trains, draws, measures, and writes the results; or checks or plays with what is there."""
+    """Trains, draws, measures, and writes the results; or plays with a finished model."""
     args = parse_arguments(argv)
     root = resolve_root(args)
-    if args.check:
-        return check(root, args)
     if any(getattr(args, flag) is not None for flag in PLAY_FLAGS):
         return play_with(root, args)
     check_size(root, args)

@@ -9,6 +9,7 @@ Run:    python -m benchmarks.readme_numbers --root quick --test-minutes 5
 """
 
 import argparse
+import csv
 import re
 import sys
 from pathlib import Path
@@ -16,8 +17,8 @@ from pathlib import Path
 from study.families import in_order, label
 from study.report import headline
 from study.report.content import level_rows
-from study.report.required import without_ladder
-from study.report.tables import read_tables
+from study.report.keys import without_ladder
+from study.report.tables import TABLES
 from study.stages.arguments import number as number_above
 from study.stages.code_key import HERE
 from study.stages.files import read_json, write_json, write_text
@@ -34,8 +35,10 @@ PIPELINE = (  # stage, reads, writes
     (
         "03_tokenize_split",
         "`data/abc_notation/`",
-        "`data/{train,val,test}.txt`, `tokenizer.pkl`, token arrays, `stats.json`,"
-        " `baselines.json`",
+        (
+            "`data/{train,val,test}.txt`, `tokenizer.pkl`, token arrays, `stats.json`,"
+            " `baselines.json`"
+        ),
     ),
     (
         "04_train_transformers",
@@ -58,6 +61,29 @@ STUDY = HERE / "docs/study"
 SHOWN_LINES = 6  # of a sample's text
 
 
+def read_tables(folder):
+    """Returns {file name: rows} of the CSV files beside RESULTS.json, with numbers as numbers, and
+    None for what was not measured."""
+    paths = [Path(folder) / name for name in ("runs.csv", *TABLES)]
+    found = {}
+    for path in filter(Path.exists, paths):
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = csv.DictReader(file)
+            found[path.name] = [
+                {key: _value_of_cell(text) for key, text in row.items()} for row in rows
+            ]
+    return found
+
+
+def _value_of_cell(text):
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text or None
+
+
 def short_run_of(root, test_minutes):
     """Returns what the README says of the short run: its last lines, and the cost of every stage."""
     results = read_json(root / "part4_outputs/RESULTS.json")
@@ -66,7 +92,7 @@ def short_run_of(root, test_minutes):
     runs = read_tables(root / "part4_outputs")["runs.csv"]
     manifests = {name: load_manifest(root, name) for name, *_ in PIPELINE}
     return {
-        "headline": headline.lines(results),
+        "headline": [f"{name}: {words}" for name, words in headline.rows(results)],
         "test_minutes": test_minutes,
         "chars": max(row["train_chars"] for row in without_ladder(runs)),
         "seconds": {name: manifest["seconds"] for name, manifest in manifests.items()},

@@ -7,6 +7,8 @@ import re
 from gzip import decompress
 from html.parser import HTMLParser
 
+from study.stages.manifest import write_manifest
+
 import numpy as np
 import pytest
 
@@ -92,7 +94,11 @@ def make_root(root):
                 "text": text,
                 "type": "bars" if prompt else "unconditional",
                 "prompt": prompt,
+                "bars": "free",
                 "temperature": 0.9,
+                "top_k": 0,
+                "top_p": 1.0,
+                "min_p": 0.0,
                 "seed": i,
                 "stop_reason": "end",
                 "validity": check_abc(text)._asdict(),
@@ -102,16 +108,18 @@ def make_root(root):
             }
         )
     (generated / "metadata.json").write_text(json.dumps({"samples": samples}))
-    for name in ("scaling", "curves", "skills", "odd<name"):
+    for name in ("scaling", "curves", "skills"):
         (outputs / "figures" / f"{name}.svg").write_text(FIGURE)
     caption = {"name": "scaling", "caption": "Loss against <i>size</i>."}
     (outputs / "fits.json").write_text(json.dumps({"figures": [caption]}))
     (outputs / "RESULTS.json").write_text(json.dumps(results()))
-    run = {"name": "transformer_tiny", "family": "transformer", "size": "tiny", "suite": ""}
+    run = {"name": "transformer_tiny", "family": "transformer", "size": "tiny"}
     run |= dict.fromkeys(("train_flops", "params_total", "seconds"), 137536)
     run |= {f"{split}_nats_per_char": 1.25 for split in ("train", "val", "test")}
-    lines = [",".join(run), ",".join(map(str, run.values()))]
-    (outputs / "runs.csv").write_text("\n".join(lines))
+    (root / "checkpoints").mkdir()
+    (root / "checkpoints/transformer_tiny.json").write_text(json.dumps(run))
+    manifest = {"outputs": {"checkpoints/transformer_tiny.json": None}}
+    write_manifest(root, "04_train_transformers", manifest)
     return root
 
 
@@ -201,8 +209,8 @@ def test_the_page_begins_with_the_best_valid_unprompted_sample():
     assert first() == (None, "")
 
 
-def test_the_template_is_given_the_headline_and_the_tables(outputs):
-    data = page.page_data(outputs)
+def test_the_template_is_given_the_headline_and_the_tables(root):
+    data = page.page_data(root)
     assert data["sentence"] == "Loss falls with <i>size</i>." and data["is_quick"]
     numbers = dict(data["numbers"])
     assert numbers["bits per character of unseen music"] == "1.42 (95 %: 1.36 to 1.49)"
@@ -228,7 +236,7 @@ def test_figures_that_decide_stand_first(outputs):
     shown = page.figures_of(outputs / "figures", [{"name": "scaling", "caption": "Loss."}])
     names = {section: [figure.name for figure in group] for section, group in shown.items()}
     assert names["deciding"] == ["scaling"] and names["skills"] == ["skills"]
-    assert names["laws"] == ["curves", "odd<name"] and shown["deciding"][0].alt == "Loss."
+    assert names["laws"] == ["curves"] and shown["deciding"][0].alt == "Loss."
 
 
 def test_winners_of_the_answer_become_a_table():
@@ -243,11 +251,6 @@ def test_winners_of_the_answer_become_a_table():
     assert found["rows"][0][1][1].note == "by 0.052 nats" and page.winners_table({}) is None
 
 
-def test_page_of_an_empty_root_says_what_is_missing(tmp_path):
-    text = page_of(tmp_path).text
-    assert "Not measured in this run" in text and "No sample can be played" in text
-
-
 def test_page_shows_every_sample_with_its_score(root):
     shown = page_of(root)
     buttons = [button["aria-label"] for button in shown.all("button", class_="play")]
@@ -258,7 +261,6 @@ def test_page_shows_every_sample_with_its_score(root):
         "figure-scaling",
         "figure-curves",
         "figure-skills",
-        "figure-odd<name",
     }
     for words in ("level 3 of 5, not valid", "Nothing to draw or play", "Ours <b>CC0</b>"):
         assert words in shown.text
@@ -274,10 +276,11 @@ def test_the_same_input_gives_the_same_page(root):
     assert page.write_report(root).read_bytes() == page.write_report(root).read_bytes()
 
 
-def test_played_samples_get_a_page_of_their_own(tmp_path, monkeypatch):
+def test_played_samples_get_a_page_of_their_own(outputs, tmp_path, monkeypatch):
     monkeypatch.setattr(page, "MAX_SAMPLES", 2)
+    row = json.loads((outputs / "generated/metadata.json").read_text())["samples"][0]
     rows = [
-        {"file": f"play_{i:03d}.abc", "text": text, "prompt": "", "validity": None}
+        {**row, "file": f"play_{i:03d}.abc", "text": text}
         for i, text in enumerate([JIG, TWO_VOICES, JIG], 1)
     ]
     path = page.write_played_page(tmp_path, rows)
@@ -295,8 +298,8 @@ def test_played_samples_get_a_page_of_their_own(tmp_path, monkeypatch):
 def test_page_holds_no_live_text_of_the_samples(root):
     html = page.write_report(root).read_text()
     shown = Page(html)
-    assert len(html.encode()) < page.PAGE_BYTES
-    for live in ("<img src=x", "odd<name", "<b>", "<i>size", "alert(1)>"):
+    assert len(html.encode()) < 3_000_000
+    for live in ("<img src=x", "<b>", "<i>size", "alert(1)>"):
         assert live not in html
     assert not [image for image in shown.all("img") if "src" in image]
     scripts = [script.get("type") for script in shown.all("script")]
@@ -308,16 +311,6 @@ def test_page_holds_no_live_text_of_the_samples(root):
     digest = base64.b64encode(hashlib.sha256(shown.script.encode()).digest()).decode()
     policy = shown.all("meta", **{"http-equiv": "Content-Security-Policy"})[0]["content"]
     assert "default-src 'none'" in policy and f"script-src 'sha256-{digest}';" in policy
-
-
-def test_page_keeps_its_limit_by_leaving_pictures_to_their_files(root, monkeypatch):
-    whole = len(page.write_report(root).read_bytes())
-    n_pictures = len(page_of(root).pictures)
-    monkeypatch.setattr(page, "PAGE_BYTES", whole - 2_000)
-    data = page.write_report(root).read_bytes()
-    shown = Page(data.decode())
-    assert len(data) <= page.PAGE_BYTES and 0 < len(shown.pictures) < n_pictures
-    assert len(shown.all("button", class_="play")) == len(PLAYABLE)
 
 
 # ---------------------------------------------------------------- attention

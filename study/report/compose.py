@@ -1,18 +1,16 @@
-"""Writes compose.html: one file with a trained model, that composes in a browser without a network.
+"""Writes compose.html: one file with a trained model that composes in a browser, without a network.
 
     python -m study.report.compose ROOT                     # its best model -> part4_outputs/
     python -m study.report.compose checkpoints/lstm_small.pt -o lstm.html
-    python -m study.report.compose docs/compose.html        # today's script around its model
 
-The weights stand in the page as int8 rows with a scale each; what rounding costs is measured on the
-validation split, where it is at hand, and stands on the page.
+The weights stand in the page as int8 rows with a scale each. The page says what that rounding
+costs, where there is a validation split.
 """
 
 import argparse
 import base64
 import hashlib
 import json
-import re
 import sys
 from pathlib import Path
 
@@ -42,7 +40,7 @@ def rounded_rows(matrix):
 
 
 def rounded_weights(weights):
-    """Returns the state dict that the page computes with: what int8 rows stand for."""
+    """Returns the weights that the page computes with."""
     rounded = {}
     for name, tensor in weights.items():
         rounded[name] = tensor.float()
@@ -68,7 +66,7 @@ def packed_weights(weights):
 
 @torch.inference_mode()
 def bits_per_char(model, tokenizer, tokens):
-    """Returns the loss on the beginning of a token stream, in windows side by side."""
+    """Returns the loss on the beginning of a token stream."""
     size = min(model.config["block_size"], len(tokens) - 1)
     n_windows = max(1, min(len(tokens) - 1, VAL_TOKENS) // size)
     stream = torch.as_tensor(np.asarray(tokens[: n_windows * size + 1], np.int64))
@@ -81,8 +79,7 @@ def bits_per_char(model, tokenizer, tokens):
 
 
 def loss_of_rounding(model, tokenizer, tokens):
-    """Returns {"exact", "rounded"}: bits per character before and after; the model stays as it
-    was."""
+    """Returns {"exact", "rounded"}: bits per character before and after rounding."""
     exact = bits_per_char(model, tokenizer, tokens)
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model.load_state_dict(rounded_weights(weights))
@@ -92,8 +89,8 @@ def loss_of_rounding(model, tokenizer, tokens):
 
 
 def costs_of_heads(model, tokenizer, tokens):
-    """Returns {"base", "off": one for each head}: (loss, saving of a repeated bar) in bits per
-    character, with all heads and without each; None without heads or without such bars."""
+    """Returns {"base": with all heads, "off": [without each]}: (loss, saving of a repeated bar) in
+    bits per character; None without heads or without such bars."""
     if not knock_out.has_heads(model):
         return None
     loaded = LoadedModel(model, tokenizer, "cpu", "")
@@ -108,7 +105,7 @@ def costs_of_heads(model, tokenizer, tokens):
 
 
 def compose_page(model, tokenizer, facts):
-    """Returns the text of compose.html. facts: of the model, see `write_compose`."""
+    """Returns the text of compose.html. facts: of `write_compose`."""
     table, weights = packed_weights(model.state_dict())
     content = {
         "config": {key: value for key, value in model.config.items() if key != "dropout"},
@@ -116,15 +113,15 @@ def compose_page(model, tokenizer, facts):
         "texts": [tokenizer.decode([token]) for token in range(tokenizer.vocab_size)],
         "weights": table,
         "digest": hashlib.sha256(weights).hexdigest(),
-        "heads": None,
         **facts,
     }
     # no text ends the script element that it stands in
     embedded = json.dumps(content, separators=(",", ":")).replace("<", "\\u003c")
-    return _filled(embedded, base64.b64encode(weights).decode())
+    return filled(embedded, base64.b64encode(weights).decode())
 
 
-def _filled(content, weights):
+def filled(content, weights):
+    """Returns the page around a model's description (JSON) and its weights (base64)."""
     values = {
         "STYLE": (HERE / "compose.css").read_text(encoding="utf-8"),
         "MODEL": content,
@@ -137,59 +134,46 @@ def _filled(content, weights):
     return page
 
 
-def renewed(page):
-    """Returns a page with the script and style of today around the same model."""
-    found = re.findall(r'<script type="application/[a-z-]+" id="[a-z]+">(.*?)</script>', page, re.S)
-    if len(found) != 2:
-        raise ValueError("it is no page of this program")
-    return _filled(*found)
-
-
 def write_compose(checkpoint, tokenizer, out, val_tokens=None):
-    """Writes the page of a checkpoint and returns its path; ValueError if the tokenizer is not the
-    one it was trained with. val_tokens: of the validation split, for the loss before and after
-    rounding (None: not measured)."""
+    """Writes the page of a checkpoint; ValueError if it was trained with another tokenizer.
+    val_tokens: of the validation split, to measure rounding and heads (None: not measured)."""
     model, saved = load_checkpoint(checkpoint)
     if saved["tokenizer_digest"] != tokenizer.digest:
-        raise ValueError(f"{Path(checkpoint).name} was trained with another vocabulary")
-    is_measured = val_tokens is not None and len(val_tokens) > 1
+        raise ValueError(f"{checkpoint.name} was trained with another vocabulary")
     facts = {
-        "name": Path(checkpoint).stem,
+        "heads": None,
+        "name": checkpoint.stem,
         "family": label(model.config["family"]),
         "n_parameters": model.count_parameters()["total"],
-        "n_chars": (saved.get("record") or {}).get("train_chars"),
-        "loss": loss_of_rounding(model, tokenizer, val_tokens) if is_measured else None,
-        "heads": costs_of_heads(model, tokenizer, val_tokens) if is_measured else None,
+        "n_chars": saved["record"]["train_chars"],
+        "loss": None,
     }
-    write_text(Path(out), compose_page(model, tokenizer, facts))
-    return Path(out)
+    if val_tokens is not None:
+        facts["loss"] = loss_of_rounding(model, tokenizer, val_tokens)
+        facts["heads"] = costs_of_heads(model, tokenizer, val_tokens)
+    write_text(out, compose_page(model, tokenizer, facts))
 
 
 def write_compose_of(root, name=BEST, out=None):
-    """Writes the page of a run's model, with what its validation split says; returns its path."""
-    root, val = Path(root), Path(root) / "data/val_tokens.npy"
-    return write_compose(
-        root / f"checkpoints/{name}.pt",
-        load_tokenizer(tokenizer_path(root, name)),
-        out or root / "part4_outputs/compose.html",
-        np.load(val) if val.is_file() else None,
-    )
+    """Writes the page of a run's model and returns its path."""
+    out, val = out or root / "part4_outputs/compose.html", root / "data/val_tokens.npy"
+    val_tokens = np.load(val) if val.is_file() else None
+    tokenizer = load_tokenizer(tokenizer_path(root, name))
+    write_compose(root / f"checkpoints/{name}.pt", tokenizer, out, val_tokens)
+    return out
 
 
 def main(argv=None):
+    """Reads the command line and writes the page that it asks for."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("source", type=Path, help="folder of a run, a checkpoint in it, or a page")
+    parser.add_argument("source", type=Path, help="folder of a run, or a checkpoint in it")
     parser.add_argument("-o", "--out", type=Path, help="default: compose.html beside its results")
     args = parser.parse_args(argv)
-    source = args.source
+    root, name = args.source, BEST
+    if root.suffix == ".pt":
+        root, name = root.resolve().parent.parent, root.stem
     try:
-        if source.suffix == ".html":
-            page = args.out or source
-            write_text(page, renewed(source.read_text(encoding="utf-8")))
-        elif source.suffix == ".pt":
-            page = write_compose_of(source.resolve().parent.parent, source.stem, args.out)
-        else:
-            page = write_compose_of(source, out=args.out)
+        page = write_compose_of(root, name, args.out)
     except (ValueError, OSError) as error:
         sys.exit(f"compose: {error}\n  -> run: python 07_train_best_and_generate.py")
     print(f"{page}: {page.stat().st_size / 1e6:.1f} MB; open it in a browser")

@@ -1,21 +1,18 @@
 """Collects RESULTS.json from the manifests, records, fits and measurements.
 
-    content = results(root)   # what was not measured is None
-
 docs/results_keys.md explains the keys. Numbers have six significant digits; None says "not
 measured", an end of an interval that has no bound is the word "unbounded".
 """
 
 import math
 import re
-from pathlib import Path
 
 from study.evaluate.measurements import read
 from study.report.headline import headline, not_beaten
-from study.report.required import is_ngram, pick, value_at
+from study.report.keys import is_ngram, pick, value_at
 from study.report.tables import DIGITS, RUN_COLUMNS, run_rows
 from study.stages.files import plain, read_json
-from study.stages.manifest import BEST, STAGES, load_manifest
+from study.stages.manifest import BEST, load_manifest
 from study.wording import TOKENIZER_KINDS
 
 VERSION = 3  # of the keys; docs/results_keys.md lists what each replaced
@@ -24,19 +21,17 @@ RATE_KEYS = (
 ).split()
 COPIED_KEYS = "copied_share longest_copied_chars new_4_bar_share".split()
 SPLIT_KEYS = "characters tokens notes sequences tunes groups".split()
-DATA_KEYS = ("tunes tunes_kept groups transposed_or_retimed_copies dropped_tunes").split()
+DATA_KEYS = "tunes tunes_kept groups transposed_or_retimed_copies dropped_tunes".split()
 SETS = {  # key of a set of samples -> what a reader sees, kind
     "real_music": ("real music, held out", "real"),
     "unprompted": ("best model", "model"),
     "chosen_sampler": ("best model, chosen sampler", "sampler"),
     "right_bars": ("best model, right bars", "right"),
 }
-LONG = set(  # keys of fits.json that RESULTS.json leaves to it
-    (
-        "counting crossover figures form_p forms held_out method more_comparisons points"
-        " reason_in_short"
-    ).split()
-)
+LONG = (  # keys of fits.json that RESULTS.json leaves to it
+    "counting crossover figures form_p forms held_out method more_comparisons points"
+    " reason_in_short"
+).split()
 UPPER_BOUND = (
     "losses are upper bounds: a text can be written in several ways with these tokens, and one is "
     "counted"
@@ -47,48 +42,48 @@ REMARKS = {"note": UPPER_BOUND, "event": f"{UPPER_BOUND}; {NOMINAL}"}  # by kind
 
 def results(root):
     """Returns the content of RESULTS.json from what stands below root."""
-    root = Path(root)
-    manifests = {name: load_manifest(root, name) or {} for name in STAGES}
-    metadata = read_json(root / "part4_outputs/generated/metadata.json") or {}
-    fits = read_json(root / "part4_outputs/fits.json") or {}
+    metadata = read_json(root / "part4_outputs/generated/metadata.json")
+    fits = read_json(root / "part4_outputs/fits.json")
     runs = run_rows(root)
     parts = {
-        "data": describe_data(root, manifests),
+        "data": describe_data(root),
         "tokenizer": describe_tokenizer(root),
         "runs": {"n": len(runs)},
         "fits": describe_fits({**fits, "answer": read(root, "answer") or fits.get("answer")}),
-        "baselines": read_json(root / "data/baselines.json") or {},
+        "baselines": read_json(root / "data/baselines.json"),
         "best": describe_best(root),
         "samples": describe_samples(root, metadata),
         "in_context_copying": describe_copying(root, runs),
         "music": describe_music(root),
-        "environment": metadata.get("environment"),
+        "environment": metadata["environment"],
     }
     head = {
         "version": VERSION,
-        "quick": manifests["03_tokenize_split"].get("config", {}).get("quick"),
+        "quick": load_manifest(root, "03_tokenize_split")["config"]["quick"],
         "headline": headline(parts),
         "baselines_not_beaten": not_beaten(parts, runs),
     }
     return plain({**head, **parts}, DIGITS)
 
 
-def describe_data(root, manifests):
+def describe_data(root):
     """Returns where the text came from, its licences, and what became of it."""
-    download, conversion = manifests["01_download"], manifests["02_midi_to_abc"]
-    stats = read_json(root / "data/stats.json") or {}
-    splits, overlap = stats.get("splits") or {}, stats.get("overlap_with_train") or {}
+    stats = read_json(root / "data/stats.json")
+    # text of one's own has not been through 01 and 02
+    download, conversion = (
+        load_manifest(root, name) or {} for name in ("01_download", "02_midi_to_abc")
+    )
     failed = {"counts": conversion.get("counts"), "failed": conversion.get("skipped")}
+    overlap = "overlap_with_train.{}.32.share_of_all_windows"
     return {
         "sources": download.get("config"),
         "licences": licences(download),
         "may_share": may_share(download),
         "conversion": failed if conversion else None,
         **pick(stats, DATA_KEYS),
-        "splits": {split: pick(row, SPLIT_KEYS) for split, row in splits.items()},
+        "splits": {split: pick(row, SPLIT_KEYS) for split, row in stats["splits"].items()},
         "overlap_with_train": {
-            split: value_at(overlap, f"{split}.32.share_of_all_windows")
-            for split in ("val", "test")
+            split: value_at(stats, overlap.format(split)) for split in ("val", "test")
         },
     }
 
@@ -100,19 +95,16 @@ def licences(download):
 
 
 def may_share(download):
-    """Returns False if a source's licence forbids to pass on what is made of it; None: not known."""
+    """Returns False if a source's licence forbids to share what is made of it; None: not known."""
     said = {row["may_share"] for row in download.get("sources") or []}
     return next((answer for answer in (False, None, True) if answer in said), None)
 
 
 def describe_tokenizer(root):
-    """Returns the vocabulary of a root, None if it cannot be read."""
+    """Returns the vocabulary of a root."""
     from common import load_tokenizer  # with torch
 
-    try:
-        tokenizer = load_tokenizer(root / "data/tokenizer.pkl")
-    except ValueError:
-        return None
+    tokenizer = load_tokenizer(root / "data/tokenizer.pkl")
     return {
         "kind": TOKENIZER_KINDS.get(tokenizer.kind, tokenizer.kind),
         "vocab_size": tokenizer.vocab_size,
@@ -123,7 +115,7 @@ def describe_tokenizer(root):
 
 
 def describe_fits(fits):
-    """Returns the short form of fits.json, families at the top; one without a law says why."""
+    """Returns the short form of fits.json; a family without a law says why."""
     unknown = dict.fromkeys(("alpha", "alpha_interval", "r_squared")) | {"identified": False}
     refused = fits.get("refused") or {}
     laws = {family: {**unknown, "reason": reason} for family, reason in refused.items()}
@@ -136,7 +128,7 @@ def describe_fits(fits):
 
 
 def short(value, left_out=(), is_interval=False):
-    """Returns the same without some keys, and "unbounded" for a missing end of an interval.
+    """Returns a value without some keys, and "unbounded" for a missing end of an interval.
 
     >>> short({"alpha": None, "alpha_interval": [0.1, None], "points": []}, ["points"])
     {'alpha': None, 'alpha_interval': [0.1, 'unbounded']}
@@ -155,35 +147,32 @@ def short(value, left_out=(), is_interval=False):
 
 
 def describe_best(root):
-    """Returns the best model's row, with its loss on the test split and an interval over tunes."""
-    record = read_json(root / f"checkpoints/{BEST}.json") or {}
-    test, tunes = read(root, "test") or {}, read(root, "tunes") or {}
-    nats = value_at(tunes, f"losses.{BEST}.interval")
+    """Returns the best model's row, with its test loss and an interval over tunes."""
+    record, test = read_json(root / f"checkpoints/{BEST}.json"), read(root, "test")
+    nats = read(root, "tunes")["losses"][BEST]["interval"]
     return {
         **pick(record, RUN_COLUMNS),
         **per_note(root, record),
-        "test_nats_per_char": test.get("nats_per_char"),
-        "test_bits_per_char": test.get("bits_per_char"),
-        "test_bits_per_char_interval": nats and [end / math.log(2) for end in nats],
-        "test_perplexity": test.get("perplexity"),
+        "test_nats_per_char": test["nats_per_char"],
+        "test_bits_per_char": test["bits_per_char"],
+        "test_bits_per_char_interval": [end / math.log(2) for end in nats],
+        "test_perplexity": test["perplexity"],
     }
 
 
 def per_note(root, record):
-    """Returns the losses of a record per note of music, which do not depend on how it is spelt."""
-    stats = read_json(root / "data/stats.json") or {}
-    losses = {}
+    """Returns losses per note of music, which do not depend on how it is spelt."""
+    stats, losses = read_json(root / "data/stats.json"), {}
     for split in ("val", "test"):
-        nats, n_chars = record.get(f"{split}_nats_per_char"), record.get(f"{split}_chars")
-        n_notes = value_at(stats, f"splits.{split}.notes")
-        known = nats and n_chars and n_notes
-        losses[f"{split}_nats_per_note"] = nats * n_chars / n_notes if known else None
+        nats = record[f"{split}_nats_per_char"] * record[f"{split}_chars"]
+        n_notes = stats["splits"][split].get("notes")
+        losses[f"{split}_nats_per_note"] = nats / n_notes if n_notes else None
     return losses
 
 
 def describe_samples(root, metadata):
-    """Returns the rates of every set of samples, beside real music and simpler methods."""
-    baselines = read(root, "baselines") or {}
+    """Returns the rates of every set of samples, of real music and of baselines."""
+    baselines = read(root, "baselines")
     right = set_of(root, "right")
     return {
         "unprompted": set_of(root, "unprompted"),
@@ -195,13 +184,13 @@ def describe_samples(root, metadata):
             name: pick(baselines[name], [*RATE_KEYS, "copied_share"])
             for name in by_length(baselines)
         },
-        "sampler": (read(root, "sweep") or {}).get("chosen"),
-        "files": [row.get("file") for row in metadata.get("samples") or []],
+        "sampler": read(root, "sweep")["chosen"],
+        "files": [row["file"] for row in metadata["samples"]],
     }
 
 
 def set_of(root, name):
-    """Returns the rates of a set of samples, its repeated bars and copied characters, or None."""
+    """Returns the rates of a set of samples, its repeated bars and copies; None without any."""
     rates = read(root, f"rates/{name}")
     if not rates:
         return None
@@ -223,21 +212,21 @@ def draws_per_bar(root):
 
 
 def by_length(names):
-    """Returns names of texts by simpler methods: n-grams, the longest first, then the others.
+    """Returns names of baselines: n-grams, the longest first, then the others.
 
     >>> by_length(["random", "3-gram", "12-gram"])
     ['12-gram', '3-gram', 'random']
     """
-    ngrams = sorted(filter(is_ngram, names), key=lambda name: -int(re.sub(r"\D", "", name) or 0))
+    ngrams = sorted(filter(is_ngram, names), key=lambda name: -int(re.sub(r"\D", "", name)))
     return ngrams + sorted(set(names) - set(ngrams))
 
 
 def level_rows(results):
     """Returns the rated sets of samples of RESULTS.json: [{"name", "kind", and their rates}]; kind:
     real, model, sampler, right, ngram, random or another of `music/baseline_texts.py`."""
-    samples = results.get("samples") or {}
+    samples = results["samples"]
     sets = [(name, kind, samples.get(key)) for key, (name, kind) in SETS.items()]
-    for name, row in (samples.get("baselines") or {}).items():
+    for name, row in samples["baselines"].items():
         sets.append((name, "ngram" if is_ngram(name) else name, row))
     return [{"name": name, "kind": kind, **row} for name, kind, row in sets if row]
 
@@ -245,18 +234,15 @@ def level_rows(results):
 def describe_music(root):
     """Returns the figures of free samples beside real music; those of other sets: music.csv."""
     music = read(root, "music/unprompted")
-    if not music:
-        return None
     keys = ("generated_mean", "real_mean", "wasserstein_in_sd", "real_vs_real_mean")
     metrics = {name: pick(row, keys) for name, row in music["metrics"].items()}
     return {**pick(music, ("n", "n_real", "n_compared", "jsd")), "metrics": metrics}
 
 
 def describe_copying(root, runs):
-    """Returns {"best_model": what it saves on a bar that it has read before, "heads": {model:
-    {"all", "best", "pair", "control"}}}: bits per character saved on repeated bars, and of all
-    characters, with all heads, without the best one, the best pair, and a control pair that harms
-    as much; heads as "layer.head" from 1, None where no model copies."""
+    """Returns {"best_model": what it saves on repeated bars, "heads": {model: {"all", "best",
+    "pair", "control"}}}: bits per character saved, and of all characters, with all heads, without
+    the best, the best pair, and a control pair that harms as much; heads: "layer.head" from 1."""
     models = {}
     for name in [BEST, *(row["name"] for row in runs)]:
         found = read(root, f"heads/{name}") or {}

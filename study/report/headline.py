@@ -9,7 +9,7 @@ import math
 from music.validity import is_above
 from study.families import label
 from study.fit import claims
-from study.report.required import is_ngram, value_at, without_ladder
+from study.report.keys import is_ngram, value_at, without_ladder
 from study.wording import measured, measured_share, number, percent, power, si
 
 MOST_WORDS = 30  # of the sentence
@@ -108,11 +108,6 @@ def rows(content):
         *((name, _in_words(key, numbers.get(key) or {})) for key, name in NUMBERS.items()),
         ("baselines not beaten", value_at(content, "baselines_not_beaten.sentence") or "none"),
     ]
-
-
-def lines(content):
-    """Returns the headline as lines of text, "name: words"."""
-    return [f"{name}: {words}" for name, words in rows(content)]
 
 
 def _in_words(key, row):

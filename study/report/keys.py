@@ -1,40 +1,8 @@
-"""What RESULTS.json must hold: the contract of stage 07's last file; and what reads its parts.
-
-`check_results(content)` returns sentences on what is missing.
-"""
-
-from study.families import FAMILIES
-
-N_SAMPLES, N_RATED = 10, 100  # what a complete results file holds at least
-MOST_BYTES = 60_000  # of RESULTS.json: long tables stand in files of their own
-SPLITS = ("train", "val", "test")
-BASELINES = ("uniform", "unigram", "xz")
-REQUIRED = (
-    "quick",
-    "data.sources",
-    "data.conversion",
-    *(f"data.splits.{split}.characters" for split in SPLITS),
-    "tokenizer.vocab_size",
-    *(f"baselines.{split}.{name}.bits_per_char" for split in SPLITS[1:] for name in BASELINES),
-    "best.val_nats_per_char",
-    *(f"best.test_{key}" for key in ("bits_per_char", "bits_per_char_interval", "perplexity")),
-    *(f"samples.unprompted.{key}" for key in ("rate", "interval", "bar_accuracy", "copied_share")),
-    *(f"samples.{way}.rate" for way in ("chosen_sampler", "right_bars", "real_music")),
-    *(f"samples.prompted.{kind}.rate" for kind in ("header", "bars")),
-    "samples.sampler",
-    "music.metrics",
-    "environment.torch",
-)
-# alpha itself is null where the best fit lies on the bound of the search
-REQUIRED_OF_FAMILY = ("fits.{}.verdict", "fits.{}.alpha_interval", "fits.{}.r_squared")
+"""Reads parts of RESULTS.json by their keys, and picks runs from rows."""
 
 
 def value_at(content, path):
-    """Returns what stands at a dotted path in nested dicts; None if the path leads nowhere.
-
-    >>> value_at({"a": {"b": 3}}, "a.b"), value_at({"a": {"b": 3}}, "a.x.y")
-    (3, None)
-    """
+    """Returns what stands at a path such as "best.size" in nested dicts; None if nothing does."""
     for part in path.split("."):
         content = content.get(part) if isinstance(content, dict) else None
     return content
@@ -46,37 +14,16 @@ def pick(row, keys):
 
 
 def suite_runs(rows):
-    """Returns the rows of the study's own models, one a family and size: not those of other seeds,
-    recipes, shares of the data or of the model ladder."""
+    """Returns the rows of the study's own models, one a family and size."""
     own = [row for row in rows if row["suite"] == "classical"]
     return [row for row in own if row["name"] == f"{row['family']}_{row['size']}"]
 
 
 def without_ladder(rows):
-    """Returns the rows of models that are looked at one by one: the ladder's serve the law alone."""
+    """Returns the rows of models that do not only serve the law."""
     return [row for row in rows if row.get("suite") != "ladder"]
 
 
-def check_results(content):
-    """Returns sentences on what RESULTS.json lacks. A family without a law is no gap: `fits.refused`
-    says why."""
-    refused = value_at(content, "fits.refused") or {}
-    paths = [*REQUIRED, *([] if refused else ["fits.comparison"])]
-    for name, family in FAMILIES.items():
-        if not family.optional and name not in refused:
-            paths += [path.format(name) for path in REQUIRED_OF_FAMILY]
-    missing = [f"{path} is missing" for path in paths if value_at(content, path) is None]
-    for split in SPLITS[1:]:
-        if not any(map(is_ngram, value_at(content, f"baselines.{split}") or {})):
-            missing.append(f"baselines.{split} has no n-gram")
-    if len(value_at(content, "samples.files") or ()) < N_SAMPLES:
-        missing.append(f"samples.files has fewer than {N_SAMPLES} entries")
-    for way in ("unprompted", "chosen_sampler"):
-        if (value_at(content, f"samples.{way}.n") or 0) < N_RATED:
-            missing.append(f"samples.{way}.n is below {N_RATED}")
-    return missing
-
-
 def is_ngram(name):
-    """Returns True for an n-gram, by its name among baselines; a unigram model knows no context."""
+    """Returns True for the name of an n-gram with a context."""
     return name.endswith("gram") and name != "unigram"

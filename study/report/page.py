@@ -1,19 +1,14 @@
-"""Writes part4_outputs/report.html: one page, without network, that shows, plays and judges what a
-run made; and generated/played.html, the same for samples that a user asked for.
+"""Writes report.html, the page of a run, and played.html, that of samples that a user asked for.
 
-This file collects what the pages show; `page.html`, `played.html` and `parts.html` say how it
-looks, with `page.css` and `page.js` put into them. The templates escape everything that they are
-given. Pictures enter as compressed SVG, shown as images, in which a browser runs no script and
-loads nothing. What is missing in a run is left out.
+This file collects what the pages show; the templates beside it say how it looks, and escape
+everything. Pictures enter as images, in which a browser runs no script and loads nothing.
 """
 
 import base64
 import hashlib
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from study.stages.code_key import HERE as PROJECT
 from study.stages.files import read_json, write_text
 
 import jinja2
@@ -21,25 +16,22 @@ from markupsafe import Markup
 
 from music.validity import LEVELS
 from study.figures import FIGURES
+from study.fit.records import read_records
 from study.report import headline
 from study.report.attention import attention_view
 from study.report.content import level_rows
-from study.report.required import value_at, without_ladder
+from study.report.keys import value_at, without_ladder
 from study.report.sample_views import (
     LEVEL_WORDS,
     Picture,
     first_of,
-    pictures_of,
     sample_view,
     shade_words,
 )
-from study.report.tables import read_tables
 from study.wording import NOTHING, number, percent
 
 HERE = Path(__file__).resolve().parent
-PAGE_BYTES = 3_000_000  # the page stays below: mail and forges refuse more
-CAPTION_BYTES = 400  # what stands around a picture
-MAX_SAMPLES = 20  # shown on a page
+MAX_SAMPLES = 20  # shown of what was played
 DECIDING = ("grid", "repeated_bars")  # figures that stand open; without a grid of sizes x data ...
 CLASSICAL = ("scaling", "repeated_bars")  # ... these
 PLACES = {  # section of the figures that are none of a law
@@ -64,50 +56,38 @@ MUSIC = {  # metric -> words
     "bar_repetition": "repeated bars",
     "leap_share": "leaps",
 }
-HISTOGRAMS = {
-    "duration": "durations",
-    "interval": "intervals",
-    "onset": "positions in the bar",
-}
-
-
-# ---------------------------------------------------------------- the pages
+HISTOGRAMS = {"duration": "durations", "interval": "intervals", "onset": "positions in the bar"}
 
 
 def write_report(root):
-    """Writes part4_outputs/report.html from what lies beside it and the best model, and returns its
-    path; the same input gives the same bytes."""
-    outputs = Path(root) / "part4_outputs"
-    metadata = read_json(outputs / "generated/metadata.json") or {}
-    rows = (metadata.get("samples") or [])[:MAX_SAMPLES]
-    samples = [
-        sample_view(row, outputs / "generated", f"sample {i}") for i, row in enumerate(rows, 1)
-    ]
-    first, rule = first_of(samples, rows)
-    page = page_data(outputs) | {
-        "attention": attention_view(Path(root)),
-        "samples": [sample for i, sample in enumerate(samples) if i != first],
-        "first": None if first is None else samples[first],
+    """Writes report.html from what lies beside it and the best model; returns its path."""
+    outputs = root / "part4_outputs"
+    folder = outputs / "generated"
+    rows = read_json(folder / "metadata.json")["samples"]
+    samples = [sample_view(row, folder, f"sample {i}") for i, row in enumerate(rows, 1)]
+    place, rule = first_of(samples, rows)
+    first = None if place is None else samples.pop(place)
+    page = page_data(root) | {
+        "attention": attention_view(root),
+        "samples": samples,
+        "first": first,
         "first_rule": rule,
         "shades": shade_words(),
     }
-    in_order = samples if first is None else [samples[first], *samples]
-    figures = [figure for group in page["figures"].values() for figure in group]
-    _fit_and_write(outputs / "report.html", "page.html", page, figures + pictures_of(in_order))
+    write_text(outputs / "report.html", fill("page.html", page))
     return outputs / "report.html"
 
 
-def page_data(outputs):
-    """Returns what the page says of a run, {name in the template: value}, but for its samples."""
-    results, tables = read_json(outputs / "RESULTS.json") or {}, read_tables(outputs)
-    runs = tables.get("runs.csv") or []
-    fits = read_json(outputs / "fits.json") or {}
-    (_, sentence), *numbers = headline.rows(results) if results else [("answer", "")]
+def page_data(root):
+    """Returns what the page says of a run, but for its samples: {name in the template: value}."""
+    outputs, runs = root / "part4_outputs", without_ladder(read_records(root))
+    results, fits = read_json(outputs / "RESULTS.json"), read_json(outputs / "fits.json")
+    (_, sentence), *numbers = headline.rows(results)
     return {
         "lead": lead(results, runs),
         "sentence": sentence,
         "numbers": numbers,
-        "is_quick": bool(results.get("quick")),
+        "is_quick": results["quick"],
         "compose": (outputs / "compose.html").exists(),
         "figures": figures_of(outputs / "figures", fits.get("figures") or []),
         "law": headline.law_rows(results),
@@ -116,49 +96,34 @@ def page_data(outputs):
         "rates": rate_table(results),
         "runs": run_table(runs),
         "levels": level_table(results),
-        "level_words": {name: LEVEL_WORDS[name] for name in LEVELS},
+        "level_words": LEVEL_WORDS,
         "music": music_table(results),
-        "licences": value_at(results, "data.licences") or [],
-        "may_share": value_at(results, "data.may_share") is not False,
-        "environment": results.get("environment") or {},
+        "licences": results["data"]["licences"],
+        "may_share": results["data"].get("may_share") is not False,
+        "environment": results["environment"],
     }
 
 
 def write_played_page(root, rows):
-    """Writes part4_outputs/generated/played.html with the samples of these metadata rows (of
-    `write_sample`), the newest first, and returns its path."""
-    folder = Path(root) / "part4_outputs/generated"
+    """Writes played.html with the samples of metadata rows, the newest first; returns its path."""
+    folder = root / "part4_outputs/generated"
     newest = sorted(rows, key=lambda row: row["file"], reverse=True)[:MAX_SAMPLES]
-    names = [row["file"].replace("play_", "played sample ").replace("_", " ") for row in newest]
-    samples = [
-        sample_view(row, folder, name.removesuffix(".abc")) for row, name in zip(newest, names)
-    ]
+    samples = []
+    for row in newest:
+        name = Path(row["file"]).stem.replace("play_", "played sample ").replace("_", " ")
+        samples.append(sample_view(row, folder, name))
     page = {
         "samples": samples,
         "n_older": len(rows) - len(newest),
         "shades": shade_words(),
         "has_report": (folder.parent / "report.html").exists(),
     }
-    _fit_and_write(folder / "played.html", "played.html", page, pictures_of(samples))
+    write_text(folder / "played.html", fill("played.html", page))
     return folder / "played.html"
 
 
-def _fit_and_write(path, template, page, pictures):
-    """Writes a page with as many of its pictures, in their order, as PAGE_BYTES allow."""
-    n_bytes = sum(len(picture.data) for picture in pictures)
-    others = len(fill(template, page).encode()) - n_bytes
-    room = PAGE_BYTES - others - CAPTION_BYTES * len(pictures)
-    for picture in pictures:
-        if len(picture.data) > room:
-            picture.data = None
-        else:
-            room -= len(picture.data)
-    write_text(path, fill(template, page))
-
-
 def fill(template, page):
-    """Returns a page's HTML. Autoescape is on, and a name that the template does not find is an
-    error, not an empty place."""
+    """Returns a page's HTML; a name that the template does not find is an error."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         autoescape=True,
@@ -175,7 +140,7 @@ def fill(template, page):
 
 def lead(results, runs):
     """Returns the page's first words, for a reader who knows music and no statistics."""
-    n = len({(row["family"], row["size"]) for row in without_ladder(runs)})
+    n = len({(row["family"], row["size"]) for row in runs})
     tunes = value_at(results, "data.splits.train.tunes")
     who = f"{n} models, small and large," if n > 1 else "A model"
     what = f"{tunes:,} tunes as text" if tunes else "tunes as text"
@@ -196,44 +161,34 @@ class Cell(NamedTuple):
 
 
 def table(caption, head, rows):
-    """Returns {"caption", "head", "rows"} of those rows [(name, cells)] that hold any number, or
-    None if there is none. Cells are Cells or text."""
-    rows = [
-        (name, [cell if isinstance(cell, Cell) else Cell(cell) for cell in cells])
-        for name, cells in rows
-    ]
-    rows = [row for row in rows if any(cell.text != NOTHING for cell in row[1])]
-    return {"caption": caption, "head": head, "rows": rows} if rows else None
-
-
-def rate_cell(row):
-    """Returns a rate with its interval below it."""
-    pair = row.get("interval")
-    note = f"{100 * pair[0]:.0f} to {100 * pair[1]:.0f} %" if pair else ""
-    return Cell(percent(row.get("rate")), note)
+    """Returns {"caption", "head", "rows"} with those rows [(name, cells or text)] that hold any
+    number; None if there is none."""
+    kept = []
+    for name, cells in rows:
+        cells = [cell if isinstance(cell, Cell) else Cell(cell) for cell in cells]
+        if any(cell.text != NOTHING for cell in cells):
+            kept.append((name, cells))
+    return {"caption": caption, "head": head, "rows": kept} if kept else None
 
 
 def winners_table(results):
     """Returns which family has the lowest loss at which size and amount of text."""
-    found = headline.winners(results)
-    if not found:
-        return None
-    amounts, rows = found
-    cells = [(size, [Cell(*cell) for cell in row]) for size, row in rows]
+    amounts, rows = headline.winners(results) or ((), ())
+    rows = [(size, [Cell(*cell) for cell in row]) for size, row in rows]
     head = ["parameters", *(f"{amount} characters" for amount in amounts)]
-    return table("The family with the lowest loss, by model size and amount of text", head, cells)
+    return table("The family with the lowest loss, by model size and amount of text", head, rows)
 
 
 def rate_table(results):
-    """Returns the best model's three ways to draw, never mixed, between real music, the longest
-    n-gram and random characters."""
-    kinds = {}
-    for row in level_rows(results):
-        kinds.setdefault(row["kind"], row)
+    """Returns the rates of real music, of three ways to draw, the longest n-gram, random text."""
+    # backwards: of several n-grams the longest stands first
+    kinds = {row["kind"]: row for row in reversed(level_rows(results))}
     shares = ("bar_accuracy", "abc2midi_clean_rate", "repeated_bars", "copied_share")
     rows = []
     for row in (kinds[kind] for kind in RATED if kind in kinds):
-        cells = [rate_cell(row), *(percent(row.get(key)) for key in shares)]
+        low, high = row["interval"]
+        rate = Cell(percent(row["rate"]), f"{100 * low:.0f} to {100 * high:.0f} %")
+        cells = [rate, *(percent(row.get(key)) for key in shares)]
         rows.append((row["name"], [number(row["n"]), *cells, number(row.get("draws_per_bar"))]))
     head = "n,valid,bars right,clean by abc2midi,repeated bars,copied,draws per bar".split(",")
     caption = "Valid (level 4) at the first try. Right bars: bar-level rejection sampling"
@@ -241,7 +196,7 @@ def rate_table(results):
 
 
 def level_table(results):
-    """Returns the validity levels, one row for each source of text, bars behind the numbers."""
+    """Returns the share of every source of text that reaches each validity level."""
     rows = []
     for row in level_rows(results):
         rates = [row["level_rates"].get(name) for name in LEVELS]
@@ -252,9 +207,9 @@ def level_table(results):
 
 
 def run_table(runs):
-    """Returns the runs behind the fits, but for those of the model ladder."""
+    """Returns the runs with their losses and costs."""
     rows = []
-    for row in without_ladder(runs):
+    for row in runs:
         losses = [number(row[f"{split}_nats_per_char"], 3) for split in ("train", "val", "test")]
         flops = NOTHING if row["train_flops"] is None else f"{row['train_flops']:.2e}"
         cells = [number(row["params_total"]), *losses, flops, number(row["seconds"], 0)]
@@ -265,44 +220,34 @@ def run_table(runs):
 
 
 def music_table(results):
-    """Returns generated beside real music, and what real music differs from real music."""
-    music, rows = results.get("music") or {}, []
+    """Returns the figures of generated beside real music."""
+    music, rows = results["music"], []
     keys = ("generated_mean", "real_mean", "wasserstein_in_sd", "real_vs_real_mean")
     for name, words in MUSIC.items():
-        metric = value_at(music, f"metrics.{name}") or {}
+        metric = music["metrics"].get(name, {})
         rows.append((words, [number(metric.get(key), 2) for key in keys]))
     for name, words in HISTOGRAMS.items():
-        distance = value_at(music, f"jsd.{name}") or {}
+        distance = music["jsd"].get(name, {})
         both = [number(distance.get(key), 3) for key in ("generated", "real_vs_real_mean")]
         rows.append((f"histogram of {words}", [NOTHING, NOTHING, *both]))
-    return table(
-        f"Music of {number(music.get('n'))} unprompted samples. Distance: Wasserstein-1 in standard"
-        " deviations of real music, for histograms Jensen-Shannon in bits",
-        ["", "best model", "real music", "distance", "real to real"],
-        rows,
+    head = ["", "best model", "real music", "distance", "real to real"]
+    caption = (
+        f"Music of {number(music['n'])} unprompted samples. Distance: Wasserstein-1 in standard"
+        " deviations of real music, for histograms Jensen-Shannon in bits"
     )
-
-
-# ---------------------------------------------------------------- pictures
+    return table(caption, head, rows)
 
 
 def figures_of(folder, law_captions):
-    """Returns {section: [Picture]} of part4_outputs/figures: "deciding", which stand open, then
-    those of each section. law_captions: [{"name", "caption"}] as stage 06 filled them."""
-    captions = {name: words for name, words in FIGURES.items() if "{" not in words}
-    captions |= {row["name"]: row["caption"] for row in law_captions}
-    order = list(FIGURES)
-    there = {path.stem: path.read_text(encoding="utf-8") for path in folder.glob("*.svg")}
-    known = sorted(there.keys() & set(order), key=order.index)
-    open_ones = DECIDING if "grid" in there else CLASSICAL
+    """Returns {section: [Picture]}; the "deciding" ones stand open. law_captions: [{"name",
+    "caption"}] as stage 06 filled them."""
+    captions = FIGURES | {row["name"]: row["caption"] for row in law_captions}
+    paths = {name: folder / f"{name}.svg" for name in FIGURES}
+    paths = {name: path for name, path in paths.items() if path.exists()}
+    open_ones = DECIDING if "grid" in paths else CLASSICAL
     shown = {section: [] for section in ("deciding", "laws", "validity", "skills")}
-    for name in [*known, *sorted(there.keys() - set(order))]:
+    for name, path in paths.items():
         section = "deciding" if name in open_ones else PLACES.get(name, "laws")
-        missing = f"Figure {name} is too large for this page: see figures/{name}.svg."
-        caption = captions.get(name, name.replace("_", " "))
-        shown[section].append(Picture(there[name], caption, missing, name))
+        svg = path.read_text(encoding="utf-8")
+        shown[section].append(Picture(svg, captions[name], name))
     return shown
-
-
-if __name__ == "__main__":  # python -m study.report.page [ROOT]: the page alone
-    print(write_report(sys.argv[1] if len(sys.argv) > 1 else PROJECT))

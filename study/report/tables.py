@@ -1,14 +1,12 @@
-"""The long tables beside RESULTS.json: runs, skills, music, in-context copying, differences."""
+"""The long tables beside RESULTS.json: skills, music, in-context copying, differences."""
 
-import csv
 import math
-from pathlib import Path
 
 from study.evaluate import ladder_copying
 from study.evaluate.measurements import read
 from study.families import in_order
 from study.fit.records import csv_text, read_records
-from study.report.required import pick, suite_runs
+from study.report.keys import pick, suite_runs
 from study.stages.files import plain
 
 DIGITS = 6  # of every number: more than any of them is known to
@@ -37,7 +35,7 @@ TABLES = {  # file that stage 07 writes beside RESULTS.json -> its columns
 
 
 def run_rows(root):
-    """Returns a flat row for each run that the training stages list, by family and size."""
+    """Returns a row for each run that the training stages list, by family and size."""
     rows = [pick(record, RUN_COLUMNS) for record in read_records(root)]
     families = in_order({row["family"] for row in rows})
 
@@ -48,20 +46,18 @@ def run_rows(root):
 
 
 def describe_skills(root):
-    """Returns the skills of the suite's models from small sets of free samples, beside real music
-    and n-grams under the same limit of length; None without any. The figures' data."""
+    """Returns the skills of the suite's models, beside real music and n-grams; None without any."""
 
     def skills_of(name):
-        skills, copied = read(root, f"skills/{name}"), read(root, f"copying/{name}") or {}
-        control = read(root, f"control/{name}")
-        return skills and {**skills, "control": control, **pick(copied, ["copied_share"])}
+        control, copied = read(root, f"control/{name}"), read(root, f"copying/{name}")
+        skills = read(root, f"skills/{name}")
+        return {**skills, "control": control, "copied_share": copied["copied_share"]}
 
     models = {}
     for row in suite_runs(run_rows(root)):
-        name = row["name"]
-        if skills := skills_of(name):
-            known = pick(row, ("family", "size", "params_total", "val_nats_per_char"))
-            models[name] = {**known, **skills, "repeats": read(root, f"repeats/{name}")}
+        known = pick(row, ("family", "size", "params_total", "val_nats_per_char"))
+        repeats = read(root, f"repeats/{row['name']}")
+        models[row["name"]] = {**known, **skills_of(row["name"]), "repeats": repeats}
     if not models:
         return None
     return {
@@ -76,36 +72,30 @@ def skill_rows(skills):
     """Returns the rows of skills.csv: models, real music, n-grams."""
     if not skills:
         return []
-    sets = {**skills["models"], "real music": skills["real_music"], **(skills["baselines"] or {})}
-    return [
-        {
-            **dict.fromkeys(TABLES["skills.csv"]),
-            **row,
-            **(row.get("repeats") or {}),
-            "name": name,
-            "log2_right_bar": (row.get("control") or {}).get("log2"),
-        }
-        for name, row in sets.items()
-        if row
-    ]
+    sets = {**skills["models"], "real music": skills["real_music"], **skills["baselines"]}
+    rows = []
+    for name, row in sets.items():
+        repeats, control = row.get("repeats") or {}, row["control"] or {}
+        rows.append({**row, **repeats, "name": name, "log2_right_bar": control.get("log2")})
+    return rows
 
 
 def tables(root):
-    """Returns the long tables beside RESULTS.json, {file name: CSV}, those that have rows."""
+    """Returns {file name: CSV} of the tables that have rows."""
     music, positions = [], []
     for name in ("unprompted", "chosen", "right"):
         metrics = (read(root, f"music/{name}") or {}).get("metrics") or {}
         music += [{"set": name, "figure": figure, **row} for figure, row in metrics.items()]
     differences = [
         {**row, "low": row["interval"][0], "high": row["interval"][1]}
-        for row in (read(root, "tunes") or {}).get("differences") or []
+        for row in read(root, "tunes")["differences"]
     ]
     for record in read_records(root):
         positions += [
             {"name": record["name"], "position": i, "val_nats_per_char": loss}
             for i, loss in enumerate(record.get("val_loss_by_position") or [])
         ]
-    rows = {
+    rows_of = {
         "music.csv": music,
         "differences.csv": differences,
         "loss_by_position.csv": positions,
@@ -113,43 +103,22 @@ def tables(root):
         "skills.csv": skill_rows(describe_skills(root)),
     }
     return {
-        name: csv_text(plain(found, DIGITS), TABLES[name]) for name, found in rows.items() if found
+        name: csv_text(plain(rows, DIGITS), TABLES[name]) for name, rows in rows_of.items() if rows
     }
 
 
-def read_tables(folder):
-    """Returns {file name: rows} of the CSV files beside RESULTS.json; what is a number is one, and
-    what was not measured is None."""
-    paths = [Path(folder) / name for name in ("runs.csv", *TABLES)]
-    found = {}
-    for path in filter(Path.exists, paths):
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = csv.DictReader(file)
-            found[path.name] = [{key: _value(text) for key, text in row.items()} for row in rows]
-    return found
-
-
-def _value(text):
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text or None
-
-
 def training_history(record, curve):
-    """Returns training_history.json of the best model: the last evaluation of every epoch, and
-    every point of the curve."""
-    per_epoch = record.get("steps", 0) / max(record.get("epochs") or 1, 1)
+    """Returns the last evaluation of every epoch, and the whole curve."""
+    per_epoch = record["steps"] / record["epochs"]
     epochs = {}
     for point in curve:
-        epoch = math.ceil(point["step"] / per_epoch - 1e-9) if per_epoch else 1
-        epochs[max(1, epoch)] = {**point, "val_perplexity": math.exp(point["val_nats_per_char"])}
+        epoch = max(1, math.ceil(point["step"] / per_epoch - 1e-9))
+        perplexity = math.exp(point["val_nats_per_char"])
+        epochs[epoch] = {"epoch": epoch, **point, "val_perplexity": perplexity}
     return {
         "unit": "nats per character",
-        "epochs": [{"epoch": epoch, **point} for epoch, point in sorted(epochs.items())],
-        "best_val_nats_per_char": record.get("val_nats_per_char"),
+        "epochs": list(epochs.values()),
+        "best_val_nats_per_char": record["val_nats_per_char"],
         **pick(record, ("best_epoch", "learning_rate", "optimizer", "seconds")),
         "curve": curve,
     }
