@@ -5,7 +5,6 @@ keeps its own across the bar line, the notes after it do not.
 """
 
 import re
-from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -44,26 +43,6 @@ _GRACE = re.compile(
 )
 # notes of a tuplet: in the time of how many; of the others the meter decides
 _TUPLET_TIME = {2: 3, 3: 2, 4: 3, 6: 2, 8: 3}
-
-
-class Stretch(NamedTuple):
-    """The reading of a stretch of music, in ticks from its start."""
-
-    length: int
-    onsets: tuple
-    durations: tuple
-    pitches: tuple
-    n_heads: int
-    joined: tuple  # (index of an open tie from before, ticks to add)
-    open: tuple  # ties open at the end: (step, pitch)
-    open_notes: tuple  # of each: index of its note; below 0: of its open tie from before
-    alterations: tuple  # in force at the end
-    slur_low: int  # lowest and last level of nesting, from 0 at the start
-    slur_end: int
-    rest_bars: int  # n of Zn
-    timed: bool  # holds a note or a rest
-    errors: tuple  # (kind, message)
-    broken_ties: int
 
 
 class Head(NamedTuple):
@@ -131,12 +110,11 @@ def _read_token(token):
 _read_short_token = lru_cache(maxsize=1 << 14)(_read_token)
 
 
-@lru_cache(maxsize=16)
 def _broken_factor(signs):
     """Returns (numerator, denominator) for the first note at `>` (1), `>>` (2), `<` (-1) ...; for
     the second give -signs. `a>b` is 3/2 and 1/2, `a>>b` 7/4 and 1/4."""
-    short = Fraction(1, 2 ** abs(signs))
-    return (2 - short if signs > 0 else short).as_integer_ratio()
+    under = 2 ** abs(signs)
+    return (2 * under - 1 if signs > 0 else 1), under
 
 
 @lru_cache(maxsize=1024)
@@ -152,16 +130,22 @@ def _read_tuplet(text, compound):
     return r, q, p
 
 
-class _StretchReader:
-    """What has been heard of a stretch, and what waits for the next note."""
+class Stretch:
+    """A stretch of music while it is read and thereafter, in ticks from its start.
+
+    onsets, durations, pitches, n_heads: of its notes; joined: (index of an open tie from before,
+    ticks to add); open: ties open at the end, (step, pitch); open_notes: of each the index of its
+    note, below 0 of its open tie from before; alterations: in force at the end; slur_low, slur_end:
+    lowest and last level of nesting, from 0; rest_bars: n of Zn; timed: holds a note or a rest;
+    errors: (kind, message); broken_ties: how many lead nowhere.
+    """
 
     def __init__(self, alterations, unit, compound, ties):
-        self.unit, self.compound, self.alterations, self.now = unit, compound, list(alterations), 0
-        self.onsets, self.pitches, self.n_heads, self.errors = [], [], 0, []
-        self.n_before = len(ties)
+        self.unit, self.compound, self.alterations = unit, compound, list(alterations)
+        self.length, self.onsets, self.pitches, self.n_heads, self.errors = 0, [], [], 0, []
         self.durations = [0] * len(ties)  # first what the open ties from before get here
         self.ties = [(*tie, place) for place, tie in enumerate(ties)]  # place: in durations
-        self.broken_ties = self.slur = self.slur_low = self.rest_bars = 0
+        self.broken_ties = self.slur_end = self.slur_low = self.rest_bars = 0
         self.timed = False
         # what a > or < would lengthen: (ticks, [(place of a head's note in durations, its ticks)])
         self.last = None
@@ -185,7 +169,7 @@ class _StretchReader:
             length = ticks if head is heads[0] else self.ticks_in_chord(head, heads[0], ticks)
             if tie is None:
                 place = len(self.durations)
-                self.onsets.append(self.now)
+                self.onsets.append(self.length)
                 self.durations.append(length)
                 self.pitches.append(pitch)
             else:  # the same note goes on
@@ -199,7 +183,7 @@ class _StretchReader:
         # a tie leads to the very next note, chord or rest, or nowhere
         self.broken_ties += len(self.ties)
         self.ties, self.last = still_open, (ticks, sounding)
-        self.now += ticks
+        self.length += ticks
 
     def in_rhythm(self, over, under):
         """Returns a length as the tuplet and the broken rhythm that wait for it change it."""
@@ -269,12 +253,12 @@ class _StretchReader:
             self.error("length", "a note shorter than can be counted")
         for place, length in sounding:
             self.durations[place] += length * over // under - length
-        self.now += ticks * over // under - ticks
+        self.length += ticks * over // under - ticks
 
     def slur_sign(self, token):
         """Counts slurs: they change no note, but have to be closed."""
-        self.slur += 1 if token == "(" else -1
-        self.slur_low = min(self.slur_low, self.slur)
+        self.slur_end += 1 if token == "(" else -1
+        self.slur_low = min(self.slur_low, self.slur_end)
 
     def whole_rest(self, token):
         """Rests for whole bars: `Z4` is four, whatever their meter."""
@@ -295,37 +279,28 @@ class _StretchReader:
             if head.alteration is not None:
                 self.alterations[head.letter] = head.alteration
 
-    def finish(self):
+    def finish(self, n_before):
+        """Sets what is known at the end; n_before: open ties from before."""
         if left := self.tuplet_left:
             self.error("tuplet", f"a tuplet lacks {left} of its notes in its bar")
         if self.broken:
             self.error("broken rhythm", "no note after > or <")
-        n = self.n_before
-        return Stretch(
-            self.now,
-            *map(tuple, (self.onsets, self.durations[n:], self.pitches)),
-            self.n_heads,
-            tuple(enumerate(self.durations[:n])),
-            tuple([tie[:2] for tie in self.ties]),
-            tuple([tie[2] - n for tie in self.ties]),
-            tuple(self.alterations),
-            self.slur_low,
-            self.slur,
-            self.rest_bars,
-            self.timed or self.rest_bars > 0,
-            tuple(self.errors[:MAX_ERRORS]),
-            self.broken_ties,
-        )
+        self.joined = list(enumerate(self.durations[:n_before]))
+        self.durations = self.durations[n_before:]
+        self.open = tuple([tie[:2] for tie in self.ties])
+        self.open_notes = [tie[2] - n_before for tie in self.ties]
+        self.alterations, self.errors = tuple(self.alterations), self.errors[:MAX_ERRORS]
+        self.timed = self.timed or self.rest_bars > 0
 
 
 # other signs change no note
 _SIGN_METHODS = {
-    "tuplet": _StretchReader.tuplet,
-    "broken": _StretchReader.broken_rhythm,
-    "slur": _StretchReader.slur_sign,
-    "full": _StretchReader.whole_rest,
-    "grace": _StretchReader.grace_notes,
-    "empty chord": _StretchReader.empty_chord,
+    "tuplet": Stretch.tuplet,
+    "broken": Stretch.broken_rhythm,
+    "slur": Stretch.slur_sign,
+    "full": Stretch.whole_rest,
+    "grace": Stretch.grace_notes,
+    "empty chord": Stretch.empty_chord,
 }
 
 
@@ -351,19 +326,20 @@ def read_stretch(text, alterations, unit, compound, ties):
 
 
 def _read_stretch(text, alterations, unit, compound, ties):
-    reader = _StretchReader(alterations, unit, compound, ties)
-    sound, tokens = reader.sound, _TOKEN.findall(text)
+    stretch = Stretch(alterations, unit, compound, ties)
+    tokens = _TOKEN.findall(text)
     for i, token in enumerate(tokens):
         read = _read_short_token if len(token) <= 64 else _read_token
         kind, heads, over, under, all_tied = read(token)
         if kind == "sound":
-            sound(token, heads, over, under, all_tied)
+            stretch.sound(token, heads, over, under, all_tied)
         elif kind in _SIGN_METHODS:
-            _SIGN_METHODS[kind](reader, token)
-        elif kind == "unreadable" and len(reader.errors) < MAX_ERRORS:
+            _SIGN_METHODS[kind](stretch, token)
+        elif kind == "unreadable" and len(stretch.errors) < MAX_ERRORS:
             excerpt = "".join(tokens[i : i + 12])[:12]
-            reader.errors.append((_SPOILT.get(token, "token"), f"cannot read {excerpt!r}"))
-    return reader.finish()
+            stretch.error(_SPOILT.get(token, "token"), f"cannot read {excerpt!r}")
+    stretch.finish(len(ties))
+    return stretch
 
 
 _read_short_stretch = lru_cache(maxsize=CACHED_BARS)(_read_stretch)
