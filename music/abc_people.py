@@ -72,7 +72,23 @@ class _Voice:
     def __init__(self, tune):
         self.key, self.unit, self.meter, self.shift = tune.key, tune.unit, tune.meter, tune.shift
         self.text, self.line, self.bars, self.first_ending = "", 0, [], None
-        self.ties = {}  # {part of an overlay: [(step, pitch, row of its note)]}
+        self.ties = {}  # {layer of an overlay: [(step, pitch, its note)]}
+
+    def notes_of(self, read, layer, now):
+        """Returns the notes of a Stretch that begins at `now`; ties lengthen those before."""
+        notes = [
+            [now + onset, duration, pitch + self.shift]
+            for onset, duration, pitch in zip(read.onsets, read.durations, read.pitches)
+        ]
+        before = self.ties.get(layer, ())
+        for i, ticks in read.joined:
+            before[i][2][1] += ticks
+        if read.timed:
+            self.ties[layer] = [
+                (*tie, notes[i] if i >= 0 else before[i][2])
+                for tie, i in zip(read.open, read.open_notes)
+            ]
+        return notes
 
     def end_section(self, bar_line):
         """Puts a second ending in the place of the first; a double bar closes the section."""
@@ -244,11 +260,7 @@ class _Reader:
                     alterations = voice.key if part[1] == "K" else alterations
                     continue
                 read = self.read_part(voice, number, part, alterations, line)
-                notes += [
-                    [now + onset, duration, pitch + voice.shift]
-                    for onset, duration, pitch in zip(read.onsets, read.durations, read.pitches)
-                ]
-                self.tie(voice, number, read, notes)
+                notes += voice.notes_of(read, number, now)
                 alterations, now = read.alterations, now + read.length
                 n_rests = max(n_rests, read.rest_bars)
             length = max(length, now)
@@ -257,10 +269,10 @@ class _Reader:
         elif bar_ticks := parse_meter(voice.meter)[0]:
             voice.bars += [_Bar([], bar_ticks, voice.meter)] * min(n_rests, MAX_BARS)
 
-    def read_part(self, voice, number, text, alterations, line):
+    def read_part(self, voice, layer, text, alterations, line):
         """Returns the Stretch of a text; its errors are counted."""
         length, compound = parse_meter(voice.meter)
-        ties = tuple(tie[:2] for tie in voice.ties.get(number, ()))
+        ties = tuple(tie[:2] for tie in voice.ties.get(layer, ()))
         unit = voice.unit or default_unit(length)
         read = read_stretch(text, alterations, unit, compound, ties)
         for kind, message in read.errors:
@@ -270,17 +282,6 @@ class _Reader:
             else:
                 self.mended[message if len(message) < 40 else kind] += 1
         return read
-
-    def tie(self, voice, number, read, notes):
-        """Lengthens the notes that are tied on, and remembers the open ties."""
-        before, own = voice.ties.get(number, ()), notes[len(notes) - len(read.onsets) :]
-        for i, ticks in read.joined:
-            before[i][2][1] += ticks
-        if read.timed:
-            voice.ties[number] = [
-                (step, pitch, own[i] if i >= 0 else before[i][2])
-                for (step, pitch), i in zip(read.open, read.open_notes)
-            ]
 
 
 def written(reader, name, max_voices):

@@ -2,9 +2,8 @@
 
     tune = read_abc(text)        # in exact fractions; AbcError says line and reason
 
-Converter, cutting, statistics and the judge of samples (`abc_check`) all read with it. It refuses
-overlays (`&`), nested tuplets, microtones and transposing clefs rather than guess; repeats are read
-once. Inside, time is counted in integer ticks (`abc_fields`).
+Overlays (`&`), nested tuplets, microtones and transposing clefs are refused; repeats are read once.
+Inside, time is counted in integer ticks (`abc_fields`).
 """
 
 import contextlib

@@ -144,8 +144,7 @@ def _scale(key):
 
 
 def _bars_of(tune, onsets):
-    """Returns the starts and meters (0: free) of the longest voice's bars in quarter notes, and the
-    index of the bar in which each onset lies."""
+    """Returns the longest voice's bars: starts, meters (0: free), and in which each onset lies."""
     bars = max((voice.bars for voice in tune.voices), key=len, default=[])
     starts = np.array([float(bar.onset) for bar in bars])
     meters = np.array([float(bar.meter or 0) for bar in bars])
@@ -234,8 +233,7 @@ def compare_sets(generated, real, seed=0, resamples=200):
 
 
 def _compare_metric(ours, theirs, draws):
-    """Returns a row: means, spreads, and Wasserstein-1 distances in standard deviations of the real
-    set."""
+    """Returns a row: means, spreads, Wasserstein-1 distances in spreads of the real set."""
     from scipy.stats import wasserstein_distance
 
     ours, theirs = np.array(ours, float), np.array(theirs, float)  # None becomes nan

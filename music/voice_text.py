@@ -23,9 +23,8 @@ TUPLETS = {3: (6, 2), 5: (5, 4), 7: (7, 4), 9: (9, 8)}
 
 
 class Heads(NamedTuple):
-    """Note heads, chords and rests of one voice, as arrays. start, stop: units; event: the voice's
-    last begun; sounds: it has not ended; over, under: of its tuplet (5, 4: five notes in the time
-    of four), else 1, 1."""
+    """Note heads, chords and rests of one voice, as arrays. start, stop: units; event: the last
+    begun; sounds: it has not ended; over, under: of its tuplet (5 in the time of 4), else 1, 1."""
 
     start: np.ndarray
     stop: np.ndarray
@@ -196,8 +195,8 @@ def bar_texts(voice, heads, prefixes, keys):
 
 
 def chord_text(chord, table, in_force, ties):
-    """Returns the text of a chord without its length. in_force: alterations of the letters at this
-    place, brought up to date; ties: whether each note is tied, or ()."""
+    """Returns the text of a chord without its length. in_force: alterations of the letters, brought
+    up to date; ties: whether each note is tied, or ()."""
     heads = []
     for pitch in chord:
         letter, alteration, bare, marked = table[pitch]

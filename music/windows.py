@@ -1,7 +1,7 @@
 """Windows of a text: hashes of all runs of k symbols, and a table that finds them in another text.
 
-Two texts share a run of k symbols where windows of both have the same hash. By chance (64 bits) two
-of a hundred million different windows do in one text of some 4,000.
+Two texts share a run of k symbols where windows of both have the same hash (64 bits: two of a
+hundred million different windows do by chance in one text of 4,000).
 """
 
 import numpy as np
