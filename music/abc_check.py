@@ -52,7 +52,7 @@ def check_abc(text, prompt_chars=0):
     meter    every bar exactly as long as its meter; only a voice's first or last may be shorter
     aligned  all voices have the same number of bars of the same lengths (the last bar let pass)
     """
-    reader = Reader(text, strict=False)
+    reader = Reader(text)
     voices, prompt_chars = reader.sounding_voices(), max(prompt_chars, 0)
     n_notes = n_bars = 0
     pitches, rests, sounding = set(), [], []  # of bars without and with notes: are they right?

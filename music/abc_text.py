@@ -141,10 +141,10 @@ class _VoiceReader:
 
 
 class Reader:
-    """Reads one text; `strict` raises AbcError at the first error, else errors are collected."""
+    """Reads one text and collects errors; strict: raises AbcError for the first."""
 
-    def __init__(self, text, strict):
-        self.text, self.strict = text, strict
+    def __init__(self, text, strict=False):
+        self.text = text
         self.errors, self.n_errors, self.warnings, self.n_header_errors = [], 0, [], 0
         self.fields, self.voices, self.voice = {}, {}, None
         self.key, self.unit, self.meter, self.compound = (0,) * 7, None, None, False
@@ -159,11 +159,11 @@ class Reader:
         self.read_body(lines[n_lines:], n_lines, has_header=bool(letters))
         self.line = len(lines)
         self.finish()
+        if strict and self.errors:
+            raise AbcError(*self.errors[0])
 
     def error(self, kind, message, voice=None):
         """Notes an error; voice: the one whose open bar it spoils."""
-        if self.strict:
-            raise AbcError(self.line, kind, message)
         self.n_errors += 1
         self.n_header_errors += kind == "header"
         if len(self.errors) < MAX_ERRORS:
