@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from music.score import MAX_QUARTERS, TICKS, Score, ScoreError
-from music.theory import SEMITONES_OF, TEMPOS, bar_length, place_of
+from music.theory import SEMITONES_OF, bar_length, place_of
 
 MAX_CHARS = 32 << 20  # the longest opera act has 3 million
 MAX_SPINES = 400
@@ -190,8 +190,7 @@ class _Reader:
         if field.startswith("*clef"):
             spine.is_drums = field.startswith("*clefX")
         elif tempo := re.match(r"\*MM(\d+(?:\.\d+)?)", field):
-            if TEMPOS[0] <= float(tempo[1]) <= TEMPOS[1]:
-                score.tempos.setdefault(place, float(tempo[1]))
+            score.add_tempo(place, float(tempo[1]))
         elif field.startswith("*k["):
             score.keys.setdefault(place, (alteration_of(field), False))
         elif tonic := re.fullmatch(r"\*([A-Ga-g])([#-]?):", field):

@@ -25,8 +25,8 @@ _DRUMS = re.compile(
 
 
 def mend(data):
-    """Returns (MIDI bytes that a strict reader reads right, Counter of what was mended by kind).
-    Bytes that cannot be read are only unpacked."""
+    """Returns (bytes that a strict reader reads right, Counter of mended faults). Bytes that cannot
+    be read are only unpacked."""
     counts = Counter()
     data = unpacked(data, counts)
     try:
@@ -76,8 +76,8 @@ def chunks(data, counts):
 
 
 def read_track(data, counts):
-    """Returns [(time in ticks, status, data bytes)] of a track's bytes; ValueError or IndexError if
-    they are none. The data bytes of system messages include their length."""
+    """Returns [(time in ticks, status, data bytes)], of a system message with its length; ValueError
+    or IndexError if the bytes are no track."""
     events, at, now, status, is_kept = [], 0, 0, 0, False
     n_bytes = len(data)
     while at < n_bytes:
@@ -150,8 +150,8 @@ def mark_drums(data, tracks, counts):
 
 
 def with_ends(events, counts):
-    """Returns a track's events with the note-offs that it lacks: at "all notes off", at the next
-    stroke of the same key, or at the track's end."""
+    """Returns events with the note-offs that they lack: at "all notes off", at the key's next
+    stroke, or at the track's end."""
     sounding = Counter()
     for _, status, body in events:  # most tracks lack none and need no second pass
         if status & 0xE0 == 0x80:

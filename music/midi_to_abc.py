@@ -40,9 +40,9 @@ class ConversionError(Exception):
 def convert(data, name="", max_voices=MAX_VOICES):
     """Returns (ABC text, counts) of MIDI bytes; raises ConversionError. name: for T:, any string.
 
-    counts: those of `write_tune`; tracks; drums: notes; error: the median distance of onsets from
-    the grid, quarter notes; together: notes played ROLLED or more after the one before but written
-    as a chord with it; start: quarter notes of silence cut; mended: {kind of fault: how often}.
+    counts: those of `write_tune`; tracks; drums: notes; error: median distance of onsets from the
+    grid; together: notes written as a chord with one played ROLLED or more before; start: silence
+    cut; mended: {kind of fault: how often}. Times in quarter notes.
     """
     score, mended = read_midi(data)
     track, pitch, onset, end, n_drums = read_notes(score)
@@ -77,9 +77,9 @@ def write_tune(notes, bars, meters, signatures, tempos, name="", max_voices=MAX_
     """Returns (ABC text, counts) of notes on the grid. counts: bars; voices; notes written, doubled
     and dropped with their voice; onsets: different times at which notes begin.
 
-    notes: (track, pitch, on, off), int arrays sorted by track and onset; bars: the bar lines, one
-    more than bars; meters: (n, d) of every bar; signatures: [(time, sharps, is minor)]; tempos:
-    [(time, quarter notes a minute)].
+    notes: (track, pitch, on, off), int arrays sorted by track and onset; bars: the bar lines;
+    meters: (n, d) of every bar; signatures: [(time, sharps, is minor)]; tempos: [(time, quarter
+    notes a minute)].
     """
     track, pitch, on, off = notes
     beats = beat_grid(bars)
@@ -126,8 +126,7 @@ def self_check(text, counts):
 
 
 def read_midi(data):
-    """Returns (symusic.Score, Counter of mended faults) of MIDI bytes. Values beyond 7 bits, which
-    real files have, are clamped."""
+    """Returns (symusic.Score, Counter of mended faults). Values beyond 7 bits are clamped."""
     data, mended = mend(data)
     if not data:
         raise ConversionError("empty", "no bytes")
@@ -147,8 +146,7 @@ def read_midi(data):
 
 
 def read_notes(score):
-    """Returns (track, pitch, onset, end, number of drum notes): arrays of all pitched notes, times
-    as float units, sorted by track and onset."""
+    """Returns (track, pitch, onset, end, number of drum notes): arrays by track and onset."""
     columns, n_drums, scale = [], 0, QUARTER / score.tpq
     for track in score.tracks:
         if track.is_drum:
@@ -170,8 +168,7 @@ def read_notes(score):
 
 
 def meter_changes(score):
-    """Returns [(position in units, (n, d))], the first at 0, without meters that no bar can have; a
-    file that gives none is in 4/4."""
+    """Returns [(position, (n, d))], the first at 0, without meters that no bar can have."""
     changes = [(0, (4, 4))]
     for mark in sorted(score.time_signatures, key=lambda mark: mark.time):
         n, d = mark.numerator, mark.denominator
@@ -189,8 +186,8 @@ def meter_changes(score):
 
 
 def bar_grid(changes, end):
-    """Returns (bar lines in units up to `end` or later, meter of every bar). A meter change ends the
-    bar it falls into. A short first bar before a longer meter is a pickup of that meter."""
+    """Returns (bar lines up to `end` or later, meter of every bar). A meter change ends its bar; a
+    short first bar before a longer meter is a pickup of that meter."""
     lines, meters, position = [], [], 0
     for (_, meter), (until, _) in pairwise([*changes, (None, None)]):
         if position >= end and lines:
@@ -216,8 +213,8 @@ def bar_grid(changes, end):
 
 
 def without_lead(bars, meters, first):
-    """Returns (units of silence cut at the start, bars, meters): up to MAX_LEAD silent bars before
-    the first onset are a count-in and stay, more are cut."""
+    """Returns (silence cut at the start, bars, meters); up to MAX_LEAD silent bars are a count-in
+    and stay."""
     n_silent = int(np.searchsorted(bars, first + 1, side="right")) - 1
     if n_silent <= MAX_LEAD:
         return 0, bars, meters
@@ -226,10 +223,9 @@ def without_lead(bars, meters, first):
 
 
 def tempo_marks(tempos, bars):
-    """Returns the tempo of every bar in quarter notes a minute, changes of up to TEMPO_STEP left
-    out."""
+    """Returns the tempo of every bar, without changes of up to TEMPO_STEP."""
     times, qpm = zip(*(sorted(tempos) or [(0, 120)]))
-    # a mark less than a sixteenth after a bar line is meant for that bar
+    # a mark up to a sixteenth after a bar line is meant for that bar
     mark = np.searchsorted(times, bars[:-1] + SIXTEENTH, side="right") - 1
     qpm_of_bars = np.rint(np.clip(qpm, *TEMPOS)).astype(int)[np.maximum(mark, 0)].tolist()
 
@@ -240,8 +236,7 @@ def tempo_marks(tempos, bars):
 
 
 def choose_keys(signatures, bars, pitch, on):
-    """Returns (sharps, minor) of every bar: the signatures where they fit the notes, else keys made
-    from the notes."""
+    """Returns (sharps, minor) of every bar: the signature if it fits the notes, else from these."""
     given = {}
     for time, sharps, is_minor in sorted(signatures, key=lambda signature: signature[0]):
         if -7 <= sharps <= 7:
@@ -261,8 +256,7 @@ def choose_keys(signatures, bars, pitch, on):
 
 
 def end_at_respelling(voices, bars, keys):
-    """Ends chords at a key change that spells one of their notes anew: no reader ties C sharp to
-    D flat."""
+    """Ends chords at a key change that respells them: no reader ties C sharp to D flat."""
     for line, (before, _), (after, _) in zip(bars[1:], keys, keys[1:]):
         if before == after:
             continue
@@ -275,8 +269,7 @@ def end_at_respelling(voices, bars, keys):
 
 
 def changes_at_bars(meters, keys, tempos):
-    """Returns {bar: [fields of every voice, fields of the first voice]} of changes after the start;
-    a tempo is the whole tune's and stands once."""
+    """Returns {bar: [fields for every voice, fields for the first]} of changes after the start."""
     changes = defaultdict(lambda: ["", ""])
     for bar in range(1, len(meters)):
         if meters[bar] != meters[bar - 1]:
@@ -289,8 +282,7 @@ def changes_at_bars(meters, keys, tempos):
 
 
 def layout(voices, changes, n_bars):
-    """Returns the music lines: each has a group of bars of every voice, and something changes only
-    where a line starts."""
+    """Returns the music lines: a group of bars of every voice each; changes stand at line starts."""
     per_bar = sum(sum(map(len, voice)) for voice in voices) / n_bars + len(voices)
     room = LINE_CHARS - len("[V:1]") * len(voices)
     group = next((n for n in GROUP_BARS if per_bar * n <= room), 1)

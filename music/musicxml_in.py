@@ -10,7 +10,7 @@ import zlib
 from xml.etree import ElementTree
 
 from music.score import MAX_QUARTERS, TICKS, Score, ScoreError
-from music.theory import SEMITONES_OF, TEMPOS
+from music.theory import SEMITONES_OF
 
 MAX_XML_BYTES = 64 << 20  # the largest quartet has 12 million
 MAX_DIVISIONS = 1 << 24  # of a quarter note; exporters use at most 10,080 or 16,384
@@ -32,9 +32,7 @@ def _read(data):
     work = text_of(root, "work/work-title")
     score.title = text_of(root, "movement-title") or work
     score.work = work.replace(score.title, "") if score.title else ""
-    for creator in root.findall("identification/creator"):
-        if creator.get("type") == "composer":
-            score.composer = (creator.text or "").strip()
+    score.composer = text_of(root, "identification/creator[@type='composer']")
     score.rights = text_of(root, "identification/rights")
     for part in root.findall("part-list/score-part"):
         score.names[part.get("id")] = text_of(part, "part-name")
@@ -148,7 +146,7 @@ class _Part:
         return self.ticks * number_of(element.findtext("duration"), 0, most)
 
     def read_note(self, note):
-        """Adds a note to its voice and moves the cursor."""
+        """Adds a note and moves the cursor."""
         tags = {child.tag: child for child in note}
         if "grace" in tags:
             return
@@ -160,22 +158,18 @@ class _Part:
         if is_hidden or "rest" in tags or "cue" in tags or not length:
             return
         place = self.measure, round(self.onset)
-        staff = tags["staff"].text if "staff" in tags else "1"
+        staff = note.findtext("staff", "1")
         if "pitch" not in tags or self.is_drums.get(staff):
             self.score.drums.append(place)
             return
         tie = TIES.get(tuple(sorted({end.get("type", "") for end in note.iterfind("tie")})), "")
         pitch = self.transpose.get(staff, self.transpose.get(None, 0))
-        for child in tags["pitch"]:
-            if child.tag == "step":
-                pitch += SEMITONES_OF.get(child.text, 1000)
-            elif child.tag == "octave":
-                pitch += 12 + 12 * int(number_of(child.text, -1, 10))
-            elif child.tag == "alter":
-                pitch += round(number_of(child.text, -4, 4))
-        voice = tags["voice"].text if "voice" in tags else "1"
+        written = tags["pitch"]
+        pitch += SEMITONES_OF.get(written.findtext("step"), 1000)
+        pitch += 12 + 12 * int(number_of(written.findtext("octave"), -1, 10))
+        pitch += round(number_of(written.findtext("alter", "0"), -4, 4))
         length = round(self.onset + length) - place[1]
-        self.score.add_note(self.part, voice, place, length, pitch, tie)
+        self.score.add_note(self.part, note.findtext("voice", "1"), place, length, pitch, tie)
 
     def read_attributes(self, attributes):
         """Reads divisions, transposition, clefs, key and meter; the first part's meter holds."""
@@ -184,8 +178,8 @@ class _Part:
             if element.tag == "divisions":
                 self.ticks = TICKS / number_of(element.text, 0.25, MAX_DIVISIONS)
             elif element.tag == "transpose":
-                semitones = number_of(element.findtext("chromatic") or "0", -60, 60)
-                octaves = number_of(element.findtext("octave-change") or "0", -5, 5)
+                semitones = number_of(element.findtext("chromatic", "0"), -60, 60)
+                octaves = number_of(element.findtext("octave-change", "0"), -5, 5)
                 self.transpose[element.get("number")] = round(semitones + 12 * octaves)
             elif element.tag == "clef":
                 staff = element.get("number") or "1"
@@ -199,11 +193,9 @@ class _Part:
             score.keys[place] = int(number_of(fifths, -14, 14)), minor
 
     def read_tempo(self, sound):
-        """Reads a tempo, of the first part that gives one here."""
         if sound is not None and sound.get("tempo"):
             tempo = number_of(sound.get("tempo"), 0, math.inf)
-            if TEMPOS[0] <= tempo <= TEMPOS[1]:
-                self.score.tempos.setdefault((self.measure, round(self.cursor)), tempo)
+            self.score.add_tempo((self.measure, round(self.cursor)), tempo)
 
 
 def read_meter(time):

@@ -23,8 +23,8 @@ MIDI_VELOCITY = 80  # of every note: ABC has no dynamics
 
 
 def readable(text):
-    """Returns (tune, n_chars, reason): the tune in a text or in its longest prefix that ends at a
-    bar line, or None; the length of that prefix; why the rest could not be read, or None."""
+    """Returns (tune, n_chars, reason): the tune in a text or its longest prefix of whole bars, or
+    None; the prefix's length; why the rest cannot be read, or None."""
     try:
         return read_abc(text), len(text), None
     except AbcError as error:
@@ -63,8 +63,8 @@ def bar_starts(tune):
 
 
 def at_bar_lines(tune):
-    """Returns the tune with every voice's bars where the score has them, the tune itself if no voice
-    moves. A note tied over a wrong bar sounds on up to the bar line. `ticks` stay."""
+    """Returns the tune with every voice's bars where the score has them (itself if they are there).
+    A note tied over a wrong bar sounds up to the bar line. `ticks` stay."""
     starts = bar_starts(tune)
     if all(bar.onset == start for voice in tune.voices for bar, start in zip(voice.bars, starts)):
         return tune
@@ -185,9 +185,8 @@ def is_wrong(voice, i):
 def musicxml(tune, n_bars=None, title=None, given=None):
     """Returns a tune, or its first bars, as MusicXML (bytes); the same tune gives the same bytes.
 
-    A bar that is too short is filled up by a hidden rest. title: of the piece; with one, parts have
-    names. given: {voice: bars} of a prompt, in grey with a double bar line behind them. Raises
-    whatever music21 raises on lengths that it cannot write.
+    Short bars are filled up by hidden rests. title: with one, parts have names. given: {voice: bars}
+    of a prompt, in grey before a double bar line. Raises what music21 raises on odd lengths.
     """
     from music21 import layout, metadata, stream  # 0.3 s, and needed here only
     from music21.musicxml.m21ToXml import GeneralObjectExporter
@@ -283,8 +282,8 @@ def _clef(voice):
 
 
 def _write_rest(measure, length, meter):
-    """Writes a silent bar. Readers take a whole rest that stands alone for as long as the meter, so
-    a bar of another length gets shorter rests."""
+    """Writes a silent bar. Readers take a lone whole rest for a full bar, so a bar of another length
+    gets shorter rests."""
     from music21 import note
 
     if length == meter:

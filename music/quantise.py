@@ -40,10 +40,8 @@ def beat_grid(bars):
 
 
 def quantise(track, pitch, onset, end, beats, n_tracks):
-    """Returns (on, off) of notes; every note lasts at least one step of its grid.
-
-    The grid is chosen per beat and track. Notes of one pitch that fall on one place though they
-    were played apart (a trill) take their beat to the 32nd grid, then to the 64th grid.
+    """Returns (on, off) of notes, each at least one step long, by a grid for each beat of a track.
+    Notes of one pitch on one place that were played apart (a trill) make it finer.
     """
     n_beats = len(beats) - 1
     beat = np.searchsorted(beats, onset + 1e-4, side="right") - 1
@@ -114,8 +112,7 @@ def quantised_ends(track, on, end, beats, step):
 
 
 def unify_ends(track, on, end):
-    """Returns ends; those of a chord within a sixteenth of their mean become one, for unequal ends
-    are written as a row of ties."""
+    """Returns ends; a chord's become one if near: unequal ends are written as a row of ties."""
     first, sizes = runs(on, track)
     mean = np.repeat(np.add.reduceat(end, first) / sizes, sizes)
     near = np.logical_and.reduceat(np.abs(end - mean) <= SIXTEENTH, first)

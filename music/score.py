@@ -8,7 +8,7 @@ import math
 import numpy as np
 import symusic
 
-from music.theory import bar_length, meter_of_length
+from music.theory import TEMPOS, bar_length, meter_of_length
 
 TICKS = 10080  # per quarter note: 2^5 3^2 5 7, so that tuplets of 3, 5, 7 and 9 are exact
 SNAP = TICKS // 24  # a measure that misses its meter by less was rounded
@@ -45,6 +45,11 @@ class Score:
             raise ScoreError(f"more than {MAX_MEASURES:,} measures")
         self.lengths += [0] * (measure + 1 - len(self.lengths))
         self.lengths[measure] = max(self.lengths[measure], offset)
+
+    def add_tempo(self, place, tempo):
+        """Adds a tempo that is believed; the first at a place holds."""
+        if TEMPOS[0] <= tempo <= TEMPOS[1]:
+            self.tempos.setdefault(place, tempo)
 
     def add_note(self, part, voice, place, length, pitch, tie):
         """Adds a note, or makes the one it is tied to longer. tie, as in kern: "[" (goes on), "_"
@@ -135,16 +140,20 @@ def score_midi(score):
     if not score.n_notes:
         raise ScoreError(f"{len(score.drums)} drum notes only" if score.drums else "no notes")
     starts, signatures = place_bars(score.lengths, score.meters)
+    starts = np.array(starts)
+
+    def tick(place):
+        return int(starts[place[0]]) + place[1]
+
     midi = symusic.Score(TICKS)
     midi.time_signatures = [symusic.TimeSignature(*signature) for signature in signatures]
-    for (measure, offset), key in sorted(score.keys.items()):
-        midi.key_signatures.append(symusic.KeySignature(starts[measure] + offset, *map(int, key)))
-    for (measure, offset), qpm in sorted(score.tempos.items()) or [((0, 0), DEFAULT_TEMPO)]:
-        midi.tempos.append(symusic.Tempo(starts[measure] + offset, qpm))
-    begins = np.array(starts)
+    for place, (sharps, minor) in sorted(score.keys.items()):
+        midi.key_signatures.append(symusic.KeySignature(tick(place), sharps, int(minor)))
+    for place, tempo in sorted(score.tempos.items()) or [((0, 0), DEFAULT_TEMPO)]:
+        midi.tempos.append(symusic.Tempo(tick(place), tempo))
     for (part, _), notes in score.voices.items():
         measure, onset, length, pitch = np.array(notes).T
-        onset = onset + begins[measure]
+        onset = onset + starts[measure]
         order = np.lexsort((pitch, onset))
         track = symusic.Track(score.names.get(part, ""), 0, False)
         track.notes = symusic.Note.from_numpy(
@@ -156,7 +165,7 @@ def score_midi(score):
         midi.tracks.append(track)
     if score.drums:
         track = symusic.Track("drums", 0, True)
-        for measure, offset in score.drums:
-            track.notes.append(symusic.Note(starts[measure] + offset, TICKS // 4, 38, VELOCITY))
+        for place in score.drums:
+            track.notes.append(symusic.Note(tick(place), TICKS // 4, 38, VELOCITY))
         midi.tracks.append(track)
     return midi.dumps_midi()

@@ -100,8 +100,7 @@ def best_key(histogram):
 
 def best_signature(histogram, given=None):
     """Returns (sharps, minor) of the key to write a pitch-class histogram in: `given` if it fits,
-    else the signature whose scale holds most notes; the profiles choose between its major and its
-    minor key.
+    else the scale that holds most notes; the profiles choose between major and minor.
 
     >>> best_signature(np.array([9, 0, 5, 0, 8, 4, 0, 9, 0, 4, 0, 3]))
     (0, False)
@@ -121,8 +120,8 @@ def best_signature(histogram, given=None):
 def spell(pitch, sharps):
     """Returns (letter, alteration, octave) of a MIDI pitch in a key; octave 4 begins at middle C.
 
-    Places reach from three fifths below the tonic of the major key to eight above it, so that a
-    minor key's seventh degree is raised; no note has a double accidental.
+    Places reach from three fifths below the major tonic to eight above: a minor key's seventh
+    degree is raised. No note has a double accidental.
 
     >>> spell(70, -3), spell(66, 1), spell(68, 0)
     (('B', -1, 4), ('F', 1, 4), ('G', 1, 4))

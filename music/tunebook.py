@@ -43,11 +43,11 @@ def trim_to_bars(text):
 
 
 def cut_tune(text, max_chars, min_chars=0):
-    """Returns [(bars before the piece, its ABC text)]: a tune in pieces of whole bars.
+    """Returns [(bars before the piece, its ABC text)]: a tune in even pieces of whole bars. Raises
+    AbcError.
 
-    Every piece has the header, with the meter, key and tempo that hold where it starts. Pieces are
-    about equally long; max_chars and min_chars are kept wherever the bars allow. A note tied over a
-    cut is struck again with its accidental. Raises AbcError.
+    Every piece has the header, with the meter, key and tempo that hold where it starts. max_chars
+    and min_chars are kept where the bars allow. A note tied over a cut is struck again.
     """
     if len(text) <= max_chars:
         return [(0, text)]
@@ -77,8 +77,8 @@ def _header_lines(reader):
 
 
 def _even_cuts(places, room, least):
-    """Returns the indices of the places to cut at, first and last included: few, even pieces of at
-    most `room` characters, the last one of at least `least`, where that can be."""
+    """Returns indices of the places to cut at, first and last included: few even pieces of at most
+    `room` characters, the last of at least `least`, where that can be."""
     chosen = [0]
     while chosen[-1] < len(places) - 1:
         first = chosen[-1]
@@ -98,8 +98,8 @@ def _even_cuts(places, room, least):
 
 def _cut_points(reader, total=None):
     """Returns [(place in the text, bars before it, {voice: its bar before it})]: the start, and
-    where every voice is at a bar line. A voice that ends before the others does not hold them up;
-    total: unless it should have that many bars."""
+    where all voices are at a bar line. total: bars that voices should have; without it, one that
+    ends early does not hold up the others."""
     totals = {voice.name: total or len(voice.bars) for voice in reader.sounding_voices()}
     counts, before, points, n_now = dict.fromkeys(totals, 0), {}, [], 0
     for bar in reader.order:

@@ -65,8 +65,8 @@ def make_voices(track, pitch, on, off, bars, max_voices):
 
 
 def tidy(pitch, on, off):
-    """Returns (pitch, on, off) of one track, by onset and pitch: doubled notes stand once, a note
-    ends where its pitch starts again, and overlaps of up to a sixteenth (legato playing) go."""
+    """Returns notes by onset and pitch: doubled ones stand once, each ends where its pitch starts
+    again, and overlaps of up to a sixteenth (legato playing) go."""
     order = np.argsort((pitch * LATEST + on) * LATEST - off)  # by pitch, onset, the longest first
     pitch, on, off = pitch[order], on[order], off[order]
     keep = differs(pitch, on)
@@ -82,8 +82,8 @@ def tidy(pitch, on, off):
 
 
 def thin_chords(pitch, on, off):
-    """Returns the notes without chords that abc2midi cannot strum before they end (STRUM): they are
-    held to the next onset if that is near; if this is not enough, inner notes go."""
+    """Returns notes without chords too short for abc2midi (STRUM): they are held to the next onset
+    if that is near, else inner notes go."""
     first, sizes = runs(on)
     onsets = on[first]
     crowded = np.flatnonzero(STRUM * sizes > np.minimum.reduceat(off, first) - onsets)
@@ -120,8 +120,8 @@ def tied_voice(pitch, on, off):
 
 
 def end_at_bars(on, off, bars):
-    """Returns ends of the notes of one voice; those that overlap others end at the next bar line,
-    over which abc2midi joins ties of changing chords to wrong notes."""
+    """Returns ends of one voice's notes; those that overlap others end at the bar line, over which
+    abc2midi ties changing chords wrongly."""
     bar = bars[np.searchsorted(bars, on, side="right")]
     if not (off > bar).any():
         return off
@@ -134,8 +134,8 @@ def end_at_bars(on, off, bars):
 
 
 def voices_of_tracks(tracks, bars, max_voices):
-    """Returns the voices of tracks [(pitch, on, off)], each in the cheapest of its ways; where this
-    gives more than `max_voices`, the tracks that gain least by a split get ties."""
+    """Returns the Voices of tracks, each written the cheapest way; of too many voices, the tracks
+    that gain least by a split get ties."""
     ways = [ways_to_write(*notes, bars) for notes in tracks]
     chosen = [min(range(len(way)), key=lambda i: way[i][0]) for way in ways]
     while len(tracks) + sum(chosen) > max(max_voices, len(tracks)):
@@ -152,8 +152,7 @@ def voices_of_tracks(tracks, bars, max_voices):
 
 
 def ways_to_write(pitch, on, off, bars):
-    """Returns [(its cost, part of each note)] of a track: as one voice with ties, as two, three ...
-    voices."""
+    """Returns [(cost, part of each note)] of a track as one voice with ties, as two, three ..."""
     ways = [(tying_chars(on, off, bars), np.zeros(len(on), np.int64))]
     for n_parts in range(2, MAX_PARTS + 1):
         voices_cost = VOICE_CHARS * (len(bars) - 1) * (n_parts - 1)
@@ -174,8 +173,8 @@ def tying_chars(on, off, bars):
 
 
 def deal_notes(pitch, on, off, n_parts):
-    """Returns the part (of n_parts) of each note of a track: a chord goes to the first part that is
-    free, the highest chord first, so that a melody stays in the first part."""
+    """Returns the part of each note: a chord goes to the first free part, the highest chord first,
+    so that a melody stays in the first part."""
     order = np.lexsort((-pitch, off, on))
     new = differs(on[order], off[order])
     top = order[new]  # the highest note of each chord
