@@ -172,18 +172,18 @@ def with_ends(events, counts):
             counts["notes without an end"] += 1
 
     for now, status, body in events:
-        channel, key = status & 15, (status & 15, body[:1] and body[0])
+        channel = status & 15
         if status & 0xF0 == 0xB0 and body[0] in SOUND_OFF:
-            end(sorted(open_key for open_key in open_keys if open_key[0] == channel), now)
-        elif status & 0xE0 == 0x80 and key in lacking:
-            is_open = key in open_keys
+            end(sorted(key for key in open_keys if key[0] == channel), now)
+        elif status & 0xE0 == 0x80 and (channel, body[0]) in lacking:
+            key = channel, body[0]
             if status >= 0x90 and body[1]:
-                end([key] if is_open else [], now)
+                end({key} & open_keys, now)
                 open_keys.add(key)
-            elif not is_open:
-                continue
+            elif key in open_keys:
+                open_keys.remove(key)
             else:
-                open_keys.discard(key)
+                continue
         mended.append((now, status, body))
     end(sorted(open_keys), events[-1][0])
     return mended

@@ -17,8 +17,7 @@ from music.notation import at_bar_lines, bar_starts, given_bars, has_notes, musi
 SCORE_BARS = (32, 32, 24, 16)  # bars drawn of one, two, three, more voices: about two pages
 SCORE_NOTES = 3000  # drawn at most: a 5,000-character bar is no music
 ENGRAVE_SECONDS = 20  # verovio takes 0.1 s a page; what takes longer hangs
-SCORE_PIXELS = 1400  # width of the score's PNG
-ROLL_PIXELS = 1200  # width of the piano roll's PNG
+SCORE_PIXELS, ROLL_PIXELS = 1400, 1200  # widths of the PNGs
 VOICE_COLOURS = "#3366aa #b8621b #3f8f5f #8a5aa8 #a23b52 #5f7f1f #2f8f9f #7a6a55".split()
 
 # ---------------------------------------------------------------- engraving
@@ -32,7 +31,6 @@ def bars_to_draw(tune):
     return max(1, sum(n <= SCORE_NOTES for n in n_notes))
 
 
-# -I: the child takes nothing from the working directory or from PYTHON* variables.
 ENGRAVER = """
 import sys, verovio
 verovio.enableLog(verovio.LOG_OFF)
@@ -49,6 +47,7 @@ sys.stdout.write(kit.renderToSVG(1))
 
 def engrave(xml):
     """Returns (svg, None), or (None, reason)."""
+    # -I: nothing is taken from the working directory or from PYTHON* variables
     command = [sys.executable, "-I", "-c", ENGRAVER]
     try:
         done = subprocess.run(command, input=xml, capture_output=True, timeout=ENGRAVE_SECONDS)
@@ -58,8 +57,7 @@ def engrave(xml):
         return None, f"verovio ended with signal {-done.returncode}"
     if done.returncode or not done.stdout.strip():
         last = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no picture"]
-        is_missing = "No module named 'verovio'" in last[0]
-        return None, "verovio is not installed" if is_missing else last[0][:200]
+        return None, last[0][:200]
     return _slim(done.stdout.decode("utf-8")), None
 
 
@@ -79,7 +77,7 @@ def _slim(svg):
 
 
 def to_png(svg, width):
-    """Returns PNG bytes of an SVG; ImportError without resvg-py, ValueError if it cannot draw."""
+    """Returns PNG bytes of an SVG; ValueError if it cannot be drawn."""
     import matplotlib
     import resvg_py
 
@@ -123,15 +121,17 @@ def piano_roll(tune, given=None):
     def across(onset):
         return ROLL_LEFT + float(onset) * x_scale
 
+    def thin_line(path, opacity):
+        return f'<path d="{path}" stroke="currentColor" stroke-opacity="{opacity}" fill="none"/>'
+
     svg = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {ROLL_WIDTH} {ROLL_HEIGHT}"'
         f' width="{ROLL_WIDTH}" height="{ROLL_HEIGHT}" font-family="DejaVu Sans" font-size="10">'
     ]
     for c in range(12 * math.ceil(low / 12), high, 12):
         y = (high - c) * y_scale
+        svg.append(thin_line(f"M{ROLL_LEFT} {y:.1f}H{ROLL_WIDTH - ROLL_RIGHT}", ".25"))
         svg.append(
-            f'<path d="M{ROLL_LEFT} {y:.1f}H{ROLL_WIDTH - ROLL_RIGHT}" stroke="currentColor" '
-            'stroke-opacity=".25" fill="none"/>'
             f'<text x="{ROLL_LEFT - 5}" y="{max(y, 9):.1f}" text-anchor="end" fill="currentColor">'
             f"C{c // 12 - 1}</text>"
         )
@@ -144,8 +144,7 @@ def piano_roll(tune, given=None):
             ' fill="currentColor">given as prompt</text>'
         )
     bars = starts[:-1]
-    lines = "".join(f"M{across(start):.1f} 0V{height}" for start in bars)
-    svg.append(f'<path d="{lines}" stroke="currentColor" stroke-opacity=".18" fill="none"/>')
+    svg.append(thin_line("".join(f"M{across(start):.1f} 0V{height}" for start in bars), ".18"))
     step = max(1, math.ceil(len(bars) / ROLL_BAR_NUMBERS))
     svg += [
         f'<text x="{across(start):.1f}" y="{ROLL_HEIGHT - 10}" fill="currentColor">{i + 1}</text>'
@@ -153,14 +152,12 @@ def piano_roll(tune, given=None):
     ]
     thick = max(y_scale - 0.4, 0.8)  # a hair narrower than the space
     for voice, colour in zip(tune.voices, cycle(VOICE_COLOURS)):
-        boxes = []
+        boxes = ""
         for note in voice.notes:
+            x, y = across(note.onset), (high - note.pitch - 1) * y_scale
             long = max(float(note.duration) * x_scale - 0.6, 0.8)
-            boxes.append(
-                f"M{across(note.onset):.1f} {(high - note.pitch - 1) * y_scale:.1f}"
-                f"h{long:.1f}v{thick:.1f}h-{long:.1f}z"
-            )
-        svg.append(f'<path d="{"".join(boxes)}" fill="{colour}" fill-opacity=".85"/>')
+            boxes += f"M{x:.1f} {y:.1f}h{long:.1f}v{thick:.1f}h-{long:.1f}z"
+        svg.append(f'<path d="{boxes}" fill="{colour}" fill-opacity=".85"/>')
     return "".join(svg) + "</svg>"
 
 
@@ -176,9 +173,9 @@ class Pictures(NamedTuple):
     roll_png: bytes | None = None
     reasons: dict = {}
     bars_drawn: int = 0  # of the score
-    bars: int = 0  # of what could be read
-    drawn_chars: int = 0  # how much of the text could be read
-    unread: str | None = None  # why the rest could not (None if all could)
+    bars: int = 0  # that could be read
+    drawn_chars: int = 0  # that could be read
+    unread: str | None = None  # why the rest could not
 
 
 def pictures(text, n_given=0):
@@ -199,9 +196,7 @@ def pictures(text, n_given=0):
         svg = drawn[f"{kind}_svg"]
         try:
             drawn[f"{kind}_png"] = to_png(svg, width) if svg else None
-        except ImportError:
-            reasons[f"{kind}_png"] = "resvg-py is not installed"
-        except ValueError as error:
+        except (ImportError, ValueError) as error:
             reasons[f"{kind}_png"] = str(error)[:200]
     return Pictures(
         **drawn,

@@ -10,7 +10,7 @@ QUARTER = 5040  # divisible by 16 (1/64 notes), 9, 7 and 5
 SIXTEENTH = QUARTER // 4  # the unit note length
 THIRTY_SECOND, SIXTY_FOURTH = QUARTER // 8, QUARTER // 16
 SMALLEST = THIRTY_SECOND  # bars and changes of meter are multiples of this
-BINARY, TERNARY, SEXTUPLET = SIXTEENTH, QUARTER // 3, QUARTER // 6  # steps of the grid of one beat
+BINARY, TERNARY, SEXTUPLET = SIXTEENTH, QUARTER // 3, QUARTER // 6  # steps of a beat's grid
 
 POINT = QUARTER // 24  # of all costs and errors below (21 ms at 120 quarter notes a minute)
 # cost (per onset, per beat) of a finer grid: with less, hand-played sixteenths become ragged 32nds
@@ -71,7 +71,7 @@ def choose_grids(cell, place, length, n_cells):
 
     def error_on(step):
         error = distance(step)
-        # three do not divide a short last beat
+        # three do not divide every short last beat
         unfit = (length % (3 * step) != 0) & (step in (TERNARY, SEXTUPLET))
         return error + 2 * np.maximum(error - FAR, 0) + np.where(unfit, 1e6, 0)
 
@@ -105,7 +105,7 @@ def quantised_ends(track, on, end, beats, step):
 
     end = unify_ends(track, on, end)
     beat, own = beat_and_step(end)
-    place = end - beats[beat] + own * 1e-6  # half-way: the longer
+    place = end - beats[beat] + own * 1e-6  # half a step is rounded up
     off = beats[beat] + snap(place, own, beats[beat + 1] - beats[beat])
     beat, own = beat_and_step(on)
     return np.where(off <= on, np.minimum(on + own, beats[beat + 1]), off)
