@@ -4,12 +4,13 @@ Reads:  ROOT/data/{train,val,test}.txt (stage 03, of whatever tokens)
 Writes: OUT/events.csv, a row for each run; a run that has a row is not repeated
 Run:    OMP_NUM_THREADS=1 python -m benchmarks.bench_events --root quick --out quick/events
             [--kinds char,note,event] [--models transformer:tiny,lstm:small] [--seeds 2,3] [--chars N]
-            [--windows N]
+            [--windows N] [--epochs N] [--rate-factor X] [--tunes 100]
         python -m benchmarks.bench_events --out quick/events --table    (the tables alone)
-Prints tables in Markdown over all rows in OUT. All kinds train on the same tunes, once, at the
-rates swept for characters, and learn their vocabulary there. Nats are summed over a whole split and
+Prints tables in Markdown over all rows in OUT. All kinds train on the same tunes, at the rates
+swept for characters unless --rate-factor says otherwise, and learn their vocabulary there. Nats are summed over a whole split and
 divided by its notes as written; those of headers, of the layout (bar lines, line ends, voices,
-changes of key and meter, ends of tunes) and of the music between them stand beside their sum.
+changes of key and meter, ends of tunes) and of the music between them stand beside their sum. With
+--tunes each model also draws so many, which are judged as stage 07 judges them.
 """
 
 import argparse
@@ -30,10 +31,14 @@ from study.stages.files import write_text
 
 from common import BEGIN, END, IGNORE, N_SPECIAL, TOKENIZERS, UNKNOWN
 from music.abc_text import read_abc
+from music.metrics import as_tune, skills
 from music.notation import midi_bytes
+from music.samples import mean_of_known
 from music.tunebook import split_tunebook
 from study.evaluate.induction import costs_of_bars, read_tunes, repeats_of
 from study.evaluate.models import LoadedModel
+from study.evaluate.rating import control
+from study.evaluate.sampling import generate, unprompted
 from study.families import FAMILIES, label
 from study.fit.records import csv_text
 from study.prepare.split_files import count_notes
@@ -46,6 +51,8 @@ LAYOUT = re.compile(r"\||\n|\[[A-Za-z]:[^]]*\]")
 PARTS = ("music", "layout", "header")
 MIDITOK = ("REMI", "TSD")  # further kinds, of MidiTok
 KEYS = ("kind", "family", "size", "seed", "n_chars")
+CONSONANT = (0, 3, 4, 7, 8, 9)  # semitones above the bass, without octaves: Fux's consonances
+SAMPLE_CHARS = 1500
 
 
 def tunes_of(root, split):
@@ -91,7 +98,8 @@ def parts_of(tune, tokenizer, tokens):
     kinds[-1] = 1
     kinds[: re.search(r"^K:.*\n", tune, re.MULTILINE).end()] = 2
     lengths = [len(text) for text in tokenizer.texts_of(tokens)]
-    return kinds[np.append(0, np.cumsum(lengths))]
+    # a token unknown to the training text may have another length: at most some places are off
+    return kinds[np.minimum(np.append(0, np.cumsum(lengths)), len(tune))]
 
 
 class MidiTokens:
@@ -159,8 +167,40 @@ def measured(model, tunes, tokenizer):
     }
 
 
-def run_of(root, kind, family, size, seed, n_chars, batch_windows=None):
+def harmony(tune):
+    """Share of the notes that begin while a lower one of another voice sounds and are consonant
+    with the lowest of those; None without any."""
+    notes = [
+        (onset, onset + duration, pitch, i)
+        for i, (_, *arrays) in enumerate(as_tune(tune).ticks)
+        for onset, duration, pitch in zip(*arrays)
+    ]
+    good = []
+    for onset, _, pitch, voice in notes:
+        below = [p for a, b, p, v in notes if a <= onset < b and v != voice and p < pitch]
+        if below:
+            good.append((pitch - min(below)) % 12 in CONSONANT)
+    return mean_of_known(good)
+
+
+def drawn(loaded, n):
+    """{measure: of n tunes drawn unprompted from a model}: valid and right bars as stage 07 judges
+    them, the others as `skills` and `harmony` say."""
+    free = generate(loaded.model, loaded.tokenizer, unprompted(n, 70_000, SAMPLE_CHARS))
+    found = skills(free)
+    return {
+        "valid": found["valid"],
+        "next_bar": control(free)["rate"],
+        "repetition": found["repetition"],
+        "in_key": found["in_key"],
+        "ended": found["ended"],
+        "harmony": mean_of_known([harmony(sample["text"]) for sample in free]),
+    }
+
+
+def run_of(root, kind, family, size, seed, args):
     """Trains one model and measures it: a row of events.csv."""
+    n_chars = args.chars
     tunes = {split: tunes_of(root, split) for split in ("train", "val", "test")}
     tunes["train"] = chosen(tunes["train"], n_chars)
     if kind in TOKENIZERS:
@@ -174,21 +214,21 @@ def run_of(root, kind, family, size, seed, n_chars, batch_windows=None):
         tokenizer.token_chars,
     )
     module = importlib.import_module(FAMILIES[family].stage)
-    rate = module.LEARNING_RATES["muon"][size]
+    rate = module.LEARNING_RATES["muon"][size] * args.rate_factor
     shape = module.SIZES[size]
-    plan = plan_run(
-        data, RunSpec(family, size, shape, rate, seed=seed, batch_windows=batch_windows)
-    )
+    how = {"seed": seed, "batch_windows": args.windows, "epochs": args.epochs}
+    plan = plan_run(data, RunSpec(family, size, shape, rate, **how))
     loop, began = Loop(plan, data, "cpu"), time.process_time()
     while not loop.ended:
         loop.advance()
     seconds, model = time.process_time() - began, loop.model.eval()
     val = measured(model, tunes["val"], tokenizer)
     test = measured(model, tunes["test"], tokenizer)
-    saved = None
+    saved, music = None, {}
     if tokenizer.texts_of:
         loaded = LoadedModel(model, tokenizer, "cpu", "")
         saved = round(repeats_of(costs_of_bars(loaded, read_tunes(loaded, data.val)))["saved"], 4)
+        music = drawn(loaded, args.tunes) if args.tunes else {}
     return {
         **dict(zip(KEYS, (kind, family, size, seed, sum(map(len, tunes["train"]))))),
         "vocab_size": tokenizer.vocab_size,
@@ -200,6 +240,7 @@ def run_of(root, kind, family, size, seed, n_chars, batch_windows=None):
         **{f"val_{name}": round(float(value), 4) for name, value in val.items()},
         **{f"test_{name}": round(float(value), 4) for name, value in test.items()},
         "saved": saved and float(saved),
+        **{name: value if value is None else round(value, 4) for name, value in music.items()},
     }
 
 
@@ -253,6 +294,9 @@ def main(argv=None):
     parser.add_argument("--seeds", type=list_of(int), default=[2, 3])
     parser.add_argument("--chars", type=int, help="of training text (default: all)")
     parser.add_argument("--windows", type=int, help="a step (default: by characters a token)")
+    parser.add_argument("--epochs", type=int, default=1, help="passes over the text")
+    parser.add_argument("--rate-factor", type=float, default=1.0, help="times the learning rate")
+    parser.add_argument("--tunes", type=int, default=0, help="to draw from each model and judge")
     parser.add_argument("--table", action="store_true", help="print the tables only")
     args = parser.parse_args(argv)
     path, rows = args.out / "events.csv", []
@@ -268,7 +312,7 @@ def main(argv=None):
     for run in [] if args.table else asked:
         done = [tuple(row[key] for key in KEYS[:4]) for row in rows]
         if tuple(map(str, run)) not in done:
-            row = run_of(args.root, *run, args.chars, args.windows)
+            row = run_of(args.root, *run, args)
             rows.append({key: str(value) for key, value in row.items()})
             write_text(path, csv_text(rows, list(rows[0])))
             print(row, flush=True)
