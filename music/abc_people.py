@@ -128,25 +128,26 @@ class _Reader:
     def field(self, letter, value):
         if letter == "V":
             self.choose_voice(value)
-        elif letter in "MLKQ":
-            try:
-                getattr(self, f"field_{letter}")(value)
-            except ValueError:
-                self.mended[f"{letter}: that cannot be read"] += 1
+            return
+        try:
+            if letter == "M":
+                meter_numbers(value)  # or ValueError
+                self.set(meter=value)
+            elif letter == "L":
+                self.set(unit=parse_unit(value))
+            elif letter == "K":
+                self.choose_key(value)
+            elif letter == "Q":
+                self.choose_tempo(value)
+        except ValueError:
+            self.mended[f"{letter}: that cannot be read"] += 1
 
     def set(self, **values):
         """Sets values of the present voice; before there is one, of the tune and all voices."""
         for target in [self.voice] if self.voice else [self, *self.voices.values()]:
             vars(target).update(values)
 
-    def field_M(self, value):
-        meter_numbers(value)  # or ValueError
-        self.set(meter=value)
-
-    def field_L(self, value):
-        self.set(unit=parse_unit(value))
-
-    def field_K(self, value):
+    def choose_key(self, value):
         """Reads a key; a clef alone changes none. In the header it is the last field."""
         if re.match(r"[a-g][#b]?(?:m|min|maj|dor|mix|\s|$)", value):
             value = value[0].upper() + value[1:]
@@ -175,7 +176,7 @@ class _Reader:
             self.mended["K: read by its beginning"] += 1
             return parse_key(tonic.group())
 
-    def field_Q(self, value):
+    def choose_tempo(self, value):
         try:
             tempo = parse_tempo(value, self.unit or default_unit(parse_meter(self.meter)[0]))
         except ValueError:
@@ -364,8 +365,8 @@ def bar_plan(voices, mended):
 
 
 def on_grid(track, on, off, beats):
-    """Returns onsets and ends as ints: 64ths, and tuplets of 3, 5, 6, 7 or 9 in a beat that hold
-    all of a voice's there; others move to the nearest 64th."""
+    """Returns onsets and ends as ints: those of a voice in a beat stay where they are all 64ths or
+    on one tuplet (`TUPLETS`), else they move to the nearest 64th."""
     edges = np.concatenate([on, off])
     exact = np.rint(edges).astype(np.int64)
     odd = (np.abs(edges - exact) > 1e-3) | (exact % SIXTY_FOURTH != 0)
