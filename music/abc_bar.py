@@ -315,12 +315,9 @@ _SPOILT = {
 
 
 def read_stretch(text, alterations, unit, compound, ties):
-    """Returns the Stretch of a text without bar lines and fields, which music repeats: short ones
-    are remembered.
-
-    alterations: of the seven letters, in force; unit: ticks of a unit note; compound: see
-    `parse_meter`; ties: the open ones, ((step, pitch), ...).
-    """
+    """Returns the Stretch of a text without bar lines and fields; short ones, which music repeats,
+    are remembered. alterations: of the seven letters, in force; unit: ticks of a unit note;
+    compound: see `parse_meter`; ties: the open ones, ((step, pitch), ...)."""
     read = _read_short_stretch if len(text) <= CACHED_CHARS else _read_stretch
     return read(text, alterations, unit, compound, ties)
 

@@ -20,8 +20,8 @@ MIN_NOTES, MIN_BARS, MIN_PITCHES, MAX_REST_SHARE = 16, 4, 4, 0.75
 class Check(NamedTuple):
     """What `check_abc` finds. level: how many of the five flags hold, from the first on;
     bar_accuracy: share of the sounding bars that are read without error and fit their meter;
-    rest_bar_share: of the bars of all voices; both None without any; errors: the first of n_errors, [(line, kind,
-    message)]."""
+    rest_bar_share: of the bars of all voices; both None without any; errors: the first of n_errors,
+    [(line, kind, message)]."""
 
     level: int
     header: bool
@@ -103,8 +103,7 @@ def check_abc(text, prompt_chars=0):
 
 
 def _first_generated(voice, text, prompt_chars):
-    """Returns the indices of a voice's first bar that ends, and first note that stands, after the
-    prompt."""
+    """Returns the indices of a voice's first bar that ends, and first note, after the prompt."""
     first_bar = bisect_right(voice.bars, prompt_chars, key=lambda bar: bar.end)
     bars, n_notes = voice.bars[first_bar:], len(voice.pitches)
     if not bars:

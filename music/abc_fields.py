@@ -27,8 +27,8 @@ _STAFF_WORDS = "clef exp middle treble bass alto tenor perc octave transpose".sp
 
 
 def shift_of(text):
-    """Returns the semitones by which a K: or V: value (`clef=treble-8`, `transpose=-24`) lets notes
-    sound above what is written. Players disagree about it: the strict reader refuses it."""
+    """Returns the semitones by which notes sound above what is written, by a K: or V: value such as
+    `clef=treble-8`, `transpose=-24`. Players disagree about it."""
     shift = 0
     for word, number in re.findall(r"\b(octave|transpose|t)\s*=\s*([+-]?\d{1,3})\b", text[:200]):
         shift += int(number) * (12 if word == "octave" else 1)
@@ -38,8 +38,8 @@ def shift_of(text):
 
 @lru_cache(maxsize=512)
 def parse_key(text):
-    """Returns the alterations of C D E F G A B in semitones by a K: value; ValueError beyond seven
-    sharps or flats and for a transposition."""
+    """Returns the alterations of C D E F G A B in semitones by a K: value, which may have at most
+    seven sharps or flats and no transposition."""
     text = text[:200].strip()
     if shift_of(text):
         raise ValueError(f"transposing is not supported: {text[:40]}")
@@ -74,8 +74,7 @@ def sharps_of(alterations):
 
 
 def tonic_of(key):
-    """Returns (pitch class of the tonic, 1 if the mode has a minor third else 0) of a K: value;
-    None without a tonic.
+    """Returns (pitch class of the tonic, 1 for a minor third else 0) of a K: value, or None.
 
     >>> tonic_of("F#m"), tonic_of("Bb"), tonic_of("none")
     ((6, 1), (10, 0), None)
@@ -116,8 +115,8 @@ def meter_numbers(text):
 
 
 def parse_meter(text):
-    """Returns (ticks of a bar, compound) of an M: value: (None, False) for a free meter. In compound
-    meters (6/8, 9/8, 12/8) `(5`, `(7` and `(9` fill the time of three notes, else of two."""
+    """Returns (ticks of a bar, compound) of an M: value, (None, False) for a free meter. Compound
+    are 6/8, 9/8, 12/8: `(5`, `(7` and `(9` fill the time of three notes, else of two."""
     numbers = meter_numbers(text)
     if numbers is None:
         return None, False

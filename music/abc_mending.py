@@ -119,8 +119,8 @@ _LEFT_OVERS = (
 
 
 def _mend(text, table, mended):
-    """Returns a text after the substitutions of a table of (kind of fault, None for what is none;
-    pattern; replacement). Faults are counted in `mended`."""
+    """Returns a text after a table of substitutions, (kind of fault or None, pattern, replacement);
+    faults are counted in `mended`."""
     for kind, pattern, replacement in table:
         text, n = re.subn(pattern, replacement, text)
         if n and kind:

@@ -58,7 +58,7 @@ class _Unreadable(ValueError):
 
 
 class _Bar(NamedTuple):
-    """A bar of a voice. notes: [[onset in the bar, duration, pitch]]; times: ticks; meter: of M:."""
+    """A bar of a voice. notes: [[onset in the bar, duration, pitch]], in ticks; meter: of M:."""
 
     notes: list
     length: int
@@ -164,8 +164,8 @@ class _Reader:
             self.voice = self.voice or next(iter(self.voices.values()))
 
     def key_of(self, words):
-        """Returns alterations of a K: value without its clef, by its beginning if the whole cannot
-        be read. Pipes sound F and C sharp, though HP says neither."""
+        """Returns alterations of a K: value without its clef, else of its beginning. Pipes sound F
+        and C sharp, though HP says neither."""
         try:
             return parse_key("Hp" if words[:2] == "HP" else words or "C")
         except ValueError:
@@ -408,8 +408,8 @@ def is_normal(raw_text):
 
 
 def read_people(data, name="", max_voices=MAX_VOICES):
-    """Returns [PeoplesTune] of an ABC file's bytes or text. Never raises. name: of tunes without
-    T:."""
+    """Returns [PeoplesTune] of an ABC file's bytes or text. name: of tunes without T:. Never
+    raises."""
     text, of_file = (data, Counter()) if isinstance(data, str) else decoded(data)
     raws, in_book = split_book(text)
     tunes = [read_tune(raw, name, max_voices) for raw in raws]
@@ -419,8 +419,8 @@ def read_people(data, name="", max_voices=MAX_VOICES):
 
 
 def read_tune(raw, name="", max_voices=MAX_VOICES, last_endings=False):
-    """Returns the PeoplesTune of a RawTune; one in normal form stays as it is. last_endings: only
-    the last of several endings is written."""
+    """Returns the PeoplesTune of a RawTune; normal form stays as it is. last_endings: only the last
+    of several endings is written."""
     raw_text = "\n".join(line for _, line in raw.lines) + "\n"
     fields = {line[0]: line[2:].strip() for _, line in reversed(raw.lines) if is_field(line)}
     title, *about = (fields.get(letter, "") for letter in "TCR")

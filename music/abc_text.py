@@ -44,8 +44,8 @@ class Note(NamedTuple):
 
 
 class Bar(NamedTuple):
-    """A bar of a voice. length: of its notes and rests; meter: what M: asks (None: free); text: its
-    source without the closing bar line; n_notes: note heads, tied ones too."""
+    """A bar of a voice. length: of its notes and rests; meter: what M: asks, None if free; text:
+    without the bar line; n_notes: note heads, tied ones too."""
 
     onset: Fraction
     length: Fraction
@@ -177,8 +177,7 @@ class Reader:
             self.warnings.append((self.line, "tie", f"{n_ties} tied notes are not continued"))
 
     def read_header(self, lines):
-        """Reads the fields through K:, or up to the first line that is none; returns their letters
-        and the number of lines."""
+        """Reads the fields through K:, or to the first line that is none: (letters, lines)."""
         letters = []
         for n_lines, raw in enumerate(lines):
             line, self.line = clean_line(raw), n_lines + 1
@@ -437,10 +436,8 @@ def clean_line(line, keep_left=False):
 
 
 def read_abc(text, strict=True):
-    """Returns the tune in an ABC text; raises AbcError at the first thing that is not ABC.
-
-    strict=False: what can be read of any text, without raising. Bars may be of any length (see
-    `check_abc`).
+    """Returns the tune in an ABC text, with bars of any length; raises AbcError for the first thing
+    that is not ABC. strict=False: what can be read of any text.
 
     >>> tune = read_abc("X:1\\nM:4/4\\nL:1/4\\nK:G\\nF2-F [CE]|")
     >>> [(str(n.onset), str(n.duration), n.pitch) for n in tune.voices[0].notes]

@@ -116,7 +116,7 @@ def _polyphony(onsets, durations):
 
 
 def _intervals(onsets, pitches, voices):
-    """Returns the intervals (semitones) between the highest notes of a voice's successive onsets."""
+    """Returns the intervals in semitones between the highest notes of each voice's onsets."""
     order = np.lexsort((-pitches, onsets, voices))
     onsets, pitches, voices = onsets[order], pitches[order], voices[order]
     other_voice = np.diff(voices, prepend=-1) != 0
@@ -204,8 +204,7 @@ def compare_sets(generated, real, seed=0, resamples=200):
     "metrics": {name: row}, "jsd": {name: row}}.
 
     Distances shrink as sets grow, so all are between n_compared tunes (at most half of the real
-    ones) and as many others, drawn `resamples` times. A distance below the 95th percentile of real
-    against real is no difference.
+    ones) and as many others, drawn `resamples` times. One below real_vs_real_p95 is no difference.
     """
     rng = np.random.default_rng(seed)
     sets = [list(map(as_tune, tunes)) for tunes in (generated, real)]

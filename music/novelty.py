@@ -37,7 +37,7 @@ _VOICE_TAG = re.compile(r"\[V:\s*([^\]\s|]*)[^\]|]*\]|^V:\s*(\S*).*$", re.M)
 
 
 def four_bar_sequences(text, n_bars=4):
-    """Returns the sequences of n sounding bars of one voice, without blanks and fields. The text may
+    """Returns the sequences of n sounding bars of a voice, without blanks and fields; the text may
     begin within a tune."""
     sequences = []
     for tune in re.split(r"\n[ \t\r]*\n|^X:.*$", text, flags=re.M):

@@ -52,8 +52,8 @@ def share(k, n):
 
 
 def is_above(ours, theirs):
-    """Returns whether `ours` lies above `theirs` (of `share`) by more than chance: the 95 % interval
-    of their difference (Newcombe 1998, method 10) lies above 0. False where one has no n.
+    """Returns whether the share `ours` lies above `theirs`: the 95 % interval of their difference
+    (Newcombe 1998, method 10) is above 0. False where one has no n.
 
     >>> is_above(share(3, 100), share(0, 100)), is_above(share(9, 100), share(0, 100))
     (False, True)
@@ -65,12 +65,10 @@ def is_above(ours, theirs):
 
 
 def rate_samples(samples, judge=True):
-    """Returns the validity of a set of samples.
-
-    rate, interval: of level 4; level_rates: the five cumulative rates; bar_accuracy: share of the
-    sounding generated bars that are right; without_unfinished_bar: the rate after truncated samples
-    lost their unfinished bar; abc2midi_clean_rate: share of clean texts (`judge_texts`).
-    """
+    """Returns the validity of a set of samples. rate, interval: of level 4; level_rates: the five
+    cumulative rates; bar_accuracy: share of the sounding generated bars that are right;
+    without_unfinished_bar: the rate after truncated samples lost their unfinished bar;
+    abc2midi_clean_rate: share of clean texts (`judge_texts`)."""
     samples = [as_sample(sample) for sample in samples]
     checks = [check_abc(sample.text, sample.prompt_chars) for sample in samples]
     finished = list(checks)
