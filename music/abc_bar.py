@@ -118,7 +118,7 @@ def _broken_factor(signs):
 
 
 @lru_cache(maxsize=1024)
-def _read_tuplet(text, compound):
+def read_tuplet(text, compound):
     """Returns (notes, numerator, denominator) of `(p:q:r`: the next r notes, each q/p of its
     length; (0, 1, 1) if it is none. `(3` is `(3:2:3` (ABC 2.1, section 4.13)."""
     p, q, r = (text[1:].split(":") + ["", ""])[:3]
@@ -237,7 +237,7 @@ class Stretch:
     def tuplet(self, token):
         if self.tuplet_left:
             self.error("tuplet", "a tuplet inside a tuplet")
-        self.tuplet_left, self.tuplet_over, self.tuplet_under = _read_tuplet(token, self.compound)
+        self.tuplet_left, self.tuplet_over, self.tuplet_under = read_tuplet(token, self.compound)
         if not self.tuplet_left:
             self.error("tuplet", f"no tuplet: {token}")
 

@@ -5,23 +5,37 @@ given = last_bars(source.text, 8)               # given.text is what a model con
 midi = midi_with_source(text, given, source)
 """
 
+import itertools
 import re
 from fractions import Fraction
 from typing import Any, NamedTuple
 
 import symusic
 
-from music.abc_fields import TICKS
+from music.abc_bar import read_tuplet
+from music.abc_fields import TICKS, parse_meter
 from music.abc_people import read_people
-from music.abc_text import Reader, read_abc
+from music.abc_text import MAX_REST_BARS, Reader, read_abc
 from music.midi_to_abc import ConversionError, convert, read_midi
 from music.notation import MIDI_TICKS, midi_score
 from music.right_bars import RightBars
 from music.scores import SUFFIXES, convert_score
 from music.training_text import training_text
-from music.tunebook import piece_of_bars
+from music.tunebook import body_start, piece_of_bars
 
-VOICE_TAG = re.compile(r"\[V:([^\]\s]+)\]")
+# music in the form of stage 02, and what may be the beginning of it
+_NOTE = r"[_=^]?(?:[A-G],{0,4}|[a-g]'{0,3})"
+_ITEM = re.compile(
+    rf"(?P<open>(?:\((?:[2-9]:[2-9]?:?)?|[_=^]|\[(?:{_NOTE}-?){{0,9}}(?:{_NOTE}-?|[_=^])?)\Z)|(?P<tuplet>\([2-9](?::[2-9]?:[1-9])?)"
+    rf"|(?:z|{_NOTE}|\[(?:{_NOTE}-?){{1,10}}\])(?P<length>(?:[1-9]\d?)?(?:/4?)?)(?P<tie>-?)|(?P<other>.)",
+    re.DOTALL,
+)
+_FIELDS = re.compile(
+    r"((?:\[M:\d{1,2}/(?:2|4|8|16)\])?(?:\[K:[A-G][#b]?m?\])?(?:\[Q:1/4=\d{2,3}\])?)(.*)", re.DOTALL
+)
+_OPEN_FIELD = re.compile(
+    r"(?:\[(?:K(?::(?:[A-G][#b]?m?)?)?|M(?::(?:\d{1,2}(?:/(?:[248]|16?)?)?)?)?|Q(?::[\d/=]{0,7})?)?)?"
+)
 MARK = "new bars begin"  # what stands between the given bars and the new ones, in every format
 
 
@@ -103,27 +117,161 @@ def known_run(bars, n_bars, meters):
     return first, stop
 
 
+class Next(NamedTuple):
+    """What may come after a right bar. before: line end and tag; voice: its reader; n_bars: that it
+    may have; meter: None: any (of the first voice), "": none but the present one, else the field
+    that must come."""
+
+    before: str
+    voice: Any
+    n_bars: int
+    meter: str | None = None
+
+
 class NextBars(RightBars):
-    """RightBars for a tune whose voices are known and go on in the order of the given bars: a voice
-    out of turn is wrong as soon as its tag stands there, not bars later."""
+    """RightBars for a tune whose voices are known: they go on in the order of the given bars, the
+    first of them in turns no longer than there.
+
+    Of several voices hardly a bar would be right, and that would be seen at its end only. Such a
+    bar, and that of one voice after FREE_TRIES wrong ones, is drawn token by token (`is_masked`):
+    one that no right bar can begin with (`allows`) is not drawn. Since every token is renormalised
+    by itself this is not P(bar | the bar is right). Bars have the form of stage 02, and fractions
+    of L: only where the given bars have some.
+    """
+
+    FREE_TRIES = 8
 
     def __init__(self, prompt, n_wanted=0):
         super().__init__(prompt, n_wanted)
-        names = [voice.name for voice in Reader(prompt, strict=False).sounding_voices()]
-        self.next_of = dict(zip(names, [*names[1:], *names[:1]]))
+        reader = Reader(prompt, strict=False)
+        self.names = [voice.name for voice in reader.sounding_voices()]
+        turns = itertools.groupby(bar.voice for bar in reader.order)
+        self.turn = max((len([*bars]) for name, bars in turns if name == self.names[0]), default=0)
+        self.parts = (1, 2, 4) if "/" in prompt[body_start(prompt) :] else (1,)
+        self.look(prompt)
 
-    def is_due(self, newest, n_chars):
-        return newest.endswith("]") or super().is_due(newest, n_chars)
+    @property
+    def is_masked(self):
+        return len(self.names) > 1 or self.n_tries >= self.FREE_TRIES
 
     def judge(self, text, n_chars, ended):
-        if ended or not text.endswith("]"):
-            return super().judge(text, n_chars, ended)
-        tags = VOICE_TAG.findall(text[-self.MAX_CHARS :])
-        is_tag = VOICE_TAG.search(text, text.rfind("["))
-        if is_tag and len(tags) > 1 and self.next_of.get(tags[-2]) != tags[-1]:
+        if ended and self.n_wanted:  # where nothing can follow
             self.n_tries += 1
             return "wrong"
-        return "open"
+        verdict = super().judge(text, n_chars, ended)
+        if verdict == "right":
+            self.look(text)
+        return verdict
+
+    def look(self, text):
+        """Notes what may come after the last bar line of a text."""
+        self.end = text.rfind("|") + 1
+        reader = Reader(text[: self.end], strict=False)
+        voices = reader.sounding_voices()
+        if not voices:
+            self.nexts = []
+            return
+        first, now = voices[0], reader.voice
+        n_ahead = len(first.bars) - min(len(voice.bars) for voice in voices)
+        n_more = self.n_last - len(first.bars) if self.n_wanted else MAX_REST_BARS
+        if len(voices) > 1:
+            n_more = min(n_more, self.turn - n_ahead)
+        befores = ("", "\n") if len(voices) == 1 else (f"\n[V:{first.name}]",)
+        if n_ahead:
+            befores = ("",) if now is first and n_more > 0 else ()
+        self.nexts = [Next(before, first, n_more) for before in befores]
+        if n_ahead:
+            before, voice = "", now
+            if len(now.bars) == len(first.bars):
+                voice = voices[voices.index(now) + 1]
+                before = f"[V:{voice.name}]"
+            to_come = first.bars[len(voice.bars) :]
+            # rests of several bars end where the meter changes
+            same = itertools.takewhile(lambda bar: bar.meter == to_come[0].meter, to_come)
+            changes = to_come[0].meter != voice.meter
+            meter = f"[M:{to_come[0].after[0]}]" if changes else ""
+            self.nexts.append(Next(before, voice, len([*same]), meter))
+
+    def allows(self, text):
+        """Returns whether a right bar can begin with, or be, what stands after the last one."""
+        tail = text[self.end :]
+        return any(
+            choice.before.startswith(tail)
+            or tail.startswith(choice.before)
+            and self.begins(tail[len(choice.before) :], choice)
+            for choice in self.nexts
+        )
+
+    def begins(self, text, choice):
+        """Returns whether a bar, without the tag before it, can begin with this text."""
+        text, closing, _ = text.partition("|")
+        asked = choice.meter or ""
+        if not text.startswith(asked):
+            return asked.startswith(text) and not closing
+        fields, music = _FIELDS.fullmatch(text[len(asked) :]).groups()
+        if choice.meter is not None and "M" in fields + music:
+            return False
+        if _OPEN_FIELD.fullmatch(music):
+            return not closing
+        rest = re.fullmatch(r"Z([1-9]\d?)?", music)
+        if rest:
+            return int(rest[1] or 1) <= choice.n_bars
+        room, compound = choice.voice.meter, choice.voice.compound
+        for value in re.findall(r"M:([^]]*)", asked + fields):
+            room, compound = parse_meter(value)
+        return can_fill(music, closing, room, choice.voice.unit, compound, self.parts)
+
+
+def can_fill(music, closed, room, unit, compound=False, parts=(1,)):
+    """Returns whether a bar of `room` ticks can begin with this music or, if closed, is that bar.
+    unit: ticks of L:; parts: into which a note may divide it.
+
+    >>> [can_fill(music, False, 24, 6) for music in ("C2[E", "C3-D", "C3D2", "C4^", "C3(3")]
+    [True, True, False, False, False]
+    """
+    ends, n_left, step, under = [0], 0, unit, 1  # of a tuplet: notes to come, ticks of its unit
+    for item in _ITEM.finditer(music):
+        is_tuplet = item[0][0] == "("
+        tied_rest = item["tie"] and item[0][0] == "z"
+        if not ends or item["other"] or tied_rest or n_left and is_tuplet:
+            return False
+        if is_tuplet:
+            n_left, over, under = read_tuplet(item["tuplet"] or "(3", compound)
+            step = unit * over // under
+            continue
+        is_whole = closed or item.end() < len(music) or item["tie"]
+        lengths = _lengths(item["length"] or "", is_whole, parts)
+        ends = [ends[0] + step * count // part for count, part in lengths]
+        n_left = max(0, n_left - 1)
+        if not n_left:
+            step, under = unit, 1
+    if closed:
+        return not n_left and ends == [room]
+    return any(
+        total <= room and total % (unit // parts[-1]) == 0
+        for end in ends
+        for total in [end + step * (n_left + more) for more in range(under if n_left else 1)]
+    )
+
+
+def _lengths(text, is_whole, parts):
+    """Returns [(count, part)] of the lengths, in normal form, that a text is or, if not whole, may
+    become: `3/` is (3, 2)."""
+    number, slash, below = text.partition("/")
+    counts, belows = [int(number or 1)], [int(below or 2)] if slash else [1]
+    if not is_whole and not slash:
+        belows = parts
+        if len(number) < 2:
+            counts += range(10 * counts[0], 10 * counts[0] + 10) if number else range(2, 100)
+    elif not is_whole:
+        belows = [4] if below else [2, 4]
+    return [
+        (count, part)
+        for part in belows
+        if part in parts
+        for count in counts
+        if (part == 1 or count % 2) and (number, count) != ("1", 1)
+    ]
 
 
 def marked(text, n_given):

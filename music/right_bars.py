@@ -20,19 +20,21 @@ from music.validity import LEVELS
 class RightBars:
     """Follows one text while it is drawn, and says at every bar line whether it may stay.
 
-    n_wanted: bars of every voice to come after the prompt, 0: any number. is_level: all voices have
-    equally many bars; is_done: those wanted are there; n_kept: bars kept (header and end counted as
-    such); n_tries: draws of the present one; draws: of each before it, which copies of this object
-    go on counting together.
+    n_wanted: bars of every voice to come after the prompt, 0: any number; n_wanted_in_all: of all
+    voices together. is_level: all voices have equally many bars; is_done: those wanted are there;
+    n_kept: bars kept (header and end counted as such); n_tries: draws of the present one; draws: of
+    each before it, which copies of this object go on counting together.
     """
 
     # a longer header or bar is wrong; the longest of 27,047 bars of the default corpus has 45
     MAX_CHARS = 600
+    is_masked = False  # whether only what its `allows` lets pass is drawn
 
     def __init__(self, prompt, n_wanted=0):
         given = judge(prompt)
         self.n_given, self.n_bars, self.n_chars = len(prompt), given.n_bars, 0
         self.n_wanted, self.n_last = n_wanted, given.n_each + n_wanted
+        self.n_wanted_in_all = n_wanted * (given.n_bars // (given.n_each or 1) or 1)
         self.in_header, self.is_level, self.is_done = not body_start(prompt), True, False
         self.n_kept, self.n_tries, self.draws = 0, 0, []
 

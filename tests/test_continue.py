@@ -253,15 +253,80 @@ def test_what_is_asked_for_is_set_in_the_form_of_the_training_text(asked, prompt
     assert play.prompt_of(**asked, seen={}) == prompt
 
 
-def test_a_voice_out_of_turn_is_wrong_at_its_tag():
-    prompt = "X:1\nM:4/4\nL:1/16\nK:C\n[V:1]C16|[V:2]C16|[V:3]C16|"
-    bars = NextBars(prompt, 1)
-    wrong, right = prompt + "[V:2]", prompt + "[V:1]D16|[V:2]"
-    assert bars.is_due("]", 5) and bars.judge(wrong, 5, False) == "wrong" and bars.n_tries == 1
-    assert bars.judge(prompt + "[V:1]", 5, False) == "open"
-    assert bars.judge(prompt + "[V:1]D16|", 9, False) == "right"
-    for text in (right, right + "[CE]"):
-        assert bars.judge(text, 14, False) == "open"
+SIX = "X:1\nM:4/4\nL:1/16\nQ:1/4=96\nK:C\n" + "".join(
+    f"[V:{voice}]C4[CE]4^c'2-_B,,3z3|C2(3DEFC12|" for voice in range(1, 7)
+)
+
+
+@pytest.mark.parametrize(
+    "begins",
+    [
+        "[V:1]Z2|",
+        "[V:1][M:3/4][K:Gm]C12|C12|[V:2][M:3/4]Z2|",
+        "[V:1](3C4D4E4[C-E]8|[V:2](3::2C2DC14|",
+    ],
+    ids=["rests", "meter", "tuplets"],
+)
+def test_every_beginning_of_right_bars_is_allowed(begins):
+    bars, text = NextBars(SIX, 4), SIX
+    for character in "\n" + begins:
+        text += character
+        assert bars.allows(text), text[len(SIX) :]
+        if bars.is_due(character, 0):
+            assert bars.judge(text, len(text) - len(SIX), False) == "right"
+
+
+@pytest.mark.parametrize(
+    "bar",
+    "[V:2 [V:1]C17 [V:1]C8C9 [V:1]C16C [V:1]C16^ [V:1]C12| [V:1]Z3 [V:1]C16[ [V:1]C15("
+    " [V:1](3CD| [V:1]C/ [V:1]z4- [V:1][M:3/3 [V:1]] [V:1]C99 [V:1]C4z8c8".split(" "),
+)
+def test_what_no_right_bar_begins_with_is_refused_at_its_first_character(bar):
+    bars = NextBars(SIX, 4)
+    assert bars.allows(f"{SIX}\n{bar[:-1]}") and not bars.allows(f"{SIX}\n{bar}")
+    assert not bars.allows(SIX + "[")
+
+
+@pytest.mark.parametrize(
+    "after",
+    [
+        ["[V:3"],
+        ["\n"],
+        ["C16|", "C"],
+        ["[V:2]Z2"],
+        ["[V:2][M"],
+        ["[V:2]C16|", "[V:2"],
+        ["[V:2]C16|", "C"],
+    ],
+    ids=["jump", "line", "long-turn", "rests", "meter", "same", "ahead"],
+)
+def test_voices_follow_the_first_one(after):
+    bars, text = NextBars(SIX, 4), SIX
+    for bar in ["\n[V:1]C16|", *after[:-1]]:
+        text += bar
+        assert bars.judge(text, len(text) - len(SIX), False) == "right"
+    assert bars.allows(text + after[-1][:-1]) and not bars.allows(text + after[-1])
+
+
+def test_hardly_a_token_of_six_voices_is_drawn_in_vain(one_thread, monkeypatch):
+    tokenizer = CharTokenizer(SIX + "0123456789/=abdefgABDFG")
+    model = Chain(tokenizer)  # knows nothing
+    steps, step_rows = [], model.step_rows
+    monkeypatch.setattr(model, "step_rows", lambda *args: steps.append(1) or step_rows(*args))
+    loaded = models.LoadedModel(model, tokenizer, "cpu", "")
+    (sample,) = play.continue_tune(loaded, last_bars(SIX, 2), [1], 4, None, {})
+    assert sample["stop_reason"] == "bars" and check_abc(sample["text"] + "\n").meter
+    assert [len(voice.bars) for voice in read_abc(sample["text"]).voices] == [2 + 4] * 6
+    assert len(steps) < 1.2 * sample["new_chars"] and max(sample["draws"]) < 10
+
+
+def test_a_bar_of_one_voice_is_masked_only_where_rejection_does_not_end():
+    tokenizer = CharTokenizer(music(8) + "167")
+    never = {"\n": {"C": 1}, "|": {"C": 1}, "C": {"1": 0.999, "|": 0.001}}
+    model = Chain(tokenizer, {**never, "1": {"7": 0.999, "6": 0.001}, "6": {"|": 1}, "7": {"|": 1}})
+    loaded = models.LoadedModel(model, tokenizer, "cpu", "")
+    (sample,) = play.continue_tune(loaded, last_bars(music(8), 8), [1], 2, None, {})
+    assert sample["text"].endswith("|C16|C16|") and sample["draws"] == [1 + NextBars.FREE_TRIES] * 2
 
 
 def test_voices_beyond_the_limit_leave_a_tune_in_normal_form_too():

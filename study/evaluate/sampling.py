@@ -193,7 +193,10 @@ def _check(request, tokenizer, right_bars):
 
 
 class _Row:
-    """A request that is being drawn: its tokens so far; is_open: it takes tokens."""
+    """A request that is being drawn: its tokens so far; is_open: it takes tokens; n_wanted, n_done:
+    new bars, of all voices, of a row that is to have so many."""
+
+    n_wanted = n_done = 0
 
     def __init__(self, request, tokenizer, is_open=True):
         self.request, self.tokenizer, self.is_open = request, tokenizer, is_open
@@ -221,6 +224,10 @@ class _Row:
         elif self.n_chars >= self.request.max_chars:
             self.stop("budget")
         return "open"
+
+    def refuses(self, token):
+        """Returns whether a token must not be drawn here."""
+        return False
 
     def stop(self, reason):
         """Ends the row."""
@@ -268,11 +275,16 @@ class _RightRow(_Row):
     def __init__(self, request, tokenizer, right_bars):
         super().__init__(request, tokenizer)
         self.bars = right_bars(request.prompt, request.n_bars)
+        self.n_wanted, self.n_before = self.bars.n_wanted_in_all, self.bars.n_bars
         self.kept = self.place()
         self.levels = [self.kept]
         self.n_given_up = 0  # bars, in all
         self.n_retreats = 0  # since the most bars stood
         self.most_bars = 0
+
+    @property
+    def n_done(self):
+        return self.bars.n_bars - self.n_before
 
     def place(self):
         """Returns where the row is; the judge's copies go on counting draws together."""
@@ -293,6 +305,14 @@ class _RightRow(_Row):
             if self.bars.n_tries == MAX_TRIES:
                 self.give_up()
         return verdict
+
+    def refuses(self, token):
+        """Returns whether no right bar can begin with this token and those before it. An event has
+        no text of its own, and is judged at its bar's end."""
+        if not self.bars.is_masked:
+            return False
+        text = self.tokenizer.decode([*self.tokens[len(START) :], token])
+        return text.endswith(self.tokenizer.texts[token]) and not self.bars.allows(text)
 
     def keep(self, has_ended):
         """Keeps all up to here. A bar may run over the budget before it is judged."""
@@ -360,13 +380,14 @@ def _draw_batch(model, rows, device):
 def _draw_rows(model, rows, device, started):
     """Draws these rows until none is open; notes the seconds that each took."""
     desc, cache = f"{len(rows)} samples", None
-    tokenizer = rows[0].tokenizer
+    tokenizer, asked = rows[0].tokenizer, rows
+    n_wanted = sum(row.n_wanted for row in asked)
+    shown = progress(total=n_wanted or None, desc=desc, unit="bar" if n_wanted else "token")
     rows = rows + [_Row(Request(), tokenizer, is_open=False) for _ in range(-len(rows) % LANES)]
     settings = torch.tensor(
         [[getattr(row.request, name) for row in rows] for name in MODEL_ITSELF], dtype=torch.float64
     )
-    goes_on = iter(lambda: any(row.is_open for row in rows), False)
-    for _ in progress(goes_on, desc=desc, unit="token"):
+    while any(row.is_open for row in rows):
         logits, cache = model.step_rows([row.tokens for row in rows], cache)
         logits = logits.float().cpu()
         logits[:, [BEGIN, UNKNOWN]] = -torch.inf  # neither is ever a target of training
@@ -375,6 +396,9 @@ def _draw_rows(model, rows, device, started):
         uniform = [next(row.uniforms) if row.is_open else 0.0 for row in rows]
         weights = filtered_weights(allowed, *settings)
         drawn = draw(weights, torch.tensor(uniform, dtype=torch.float64))
+        for place, (row, token) in enumerate(zip(rows, drawn.tolist())):
+            if row.is_open and row.refuses(token):
+                drawn[place] = _draw_another(row, token, allowed[place], settings[:, place])
         places = {"right": [], "wrong": [], "open": []}  # of the rows with such a newest bar
         nats = -logits.double().log_softmax(dim=1).gather(1, drawn.unsqueeze(1)).squeeze(1)
         bits = (nats / math.log(2)).float().tolist()
@@ -390,6 +414,20 @@ def _draw_rows(model, rows, device, started):
         if kept:
             cache = model.take_rows(cache, torch.tensor(kept, device=device))
             rows, settings = [rows[place] for place in kept], settings[:, kept]
+        shown.update(sum(row.n_done for row in asked) - shown.n if n_wanted else 1)
+    shown.close()
+
+
+def _draw_another(row, token, logits, settings):
+    """Returns a token that the row does not refuse, drawn from these logits (V,) without those that
+    it does; END if there is none, which makes the bar wrong."""
+    while token != END and row.refuses(token):
+        logits[token] = -torch.inf
+        if logits.isneginf().all():
+            return END
+        weights = filtered_weights(logits[None], *settings)
+        token = draw(weights, torch.tensor([next(row.uniforms)], dtype=torch.float64)).item()
+    return token
 
 
 def bits_of_characters(bits, n_chars):
