@@ -4,6 +4,7 @@ baselines = baseline_samples(train_tunes, n=100, seed=0)    # {name: samples}, t
 """
 
 import re
+from collections import defaultdict
 
 import numpy as np
 
@@ -28,7 +29,7 @@ def baseline_samples(train_tunes, n, seed=0, max_chars=1000, orders=(3, 5, 8, 10
         return {}
     chosen = rng.choice(len(tunes), min(ALPHABET_TUNES, len(tunes)), replace=False)
     alphabet = sorted(set("".join(tunes[i] for i in chosen)) - {"\n"})
-    samples = {"random": [], "printable": [], "shuffled": [], "rests": []}
+    samples = defaultdict(list)
     for i in rng.choice(len(tunes), n):
         start = body_start(tunes[i])
         header, body = tunes[i][:start], tunes[i][start:].strip()[:max_chars]

@@ -60,14 +60,13 @@ def convert(data, name="", max_voices=MAX_VOICES):
     mended["tempos out of range"] += sum(not TEMPOS[0] <= qpm <= TEMPOS[1] for _, qpm in tempos)
     notes = track, pitch, on, off
     text, counts = write_tune(notes, bars, meters, signatures, tempos, name, max_voices)
-    order = np.lexsort((onset, track))
-    rolled = (np.diff(onset[order]) >= ROLLED) & (np.diff(track[order]) == 0)
+    together = (np.diff(onset) >= ROLLED) & (np.diff(on) == 0) & (np.diff(track) == 0)
     return text, {
         **counts,
         "tracks": n_tracks,
         "drums": n_drums,
         "error": round(float(np.median(np.abs(on - onset))) / QUARTER, 4),
-        "together": int((rolled & (np.diff(on[order]) == 0)).sum()),
+        "together": int(together.sum()),
         "start": start / QUARTER,
         "mended": dict(+mended),
     }
@@ -156,7 +155,7 @@ def read_notes(score):
             order = np.lexsort((notes["pitch"], notes["time"]))
             onset, pitch = notes["time"][order] * scale, notes["pitch"][order].astype(np.int64)
             end = onset + np.maximum(notes["duration"][order], 0) * scale
-            columns.append((np.full(len(onset), len(columns)), pitch, onset, end))
+            columns.append((np.full(len(order), len(columns)), pitch, onset, end))
     if not columns:
         raise ConversionError("no_notes", f"{n_drums} drum notes" if n_drums else "no notes at all")
     track, pitch, onset, end = map(np.concatenate, zip(*columns))
@@ -241,12 +240,11 @@ def choose_keys(signatures, bars, pitch, on):
     for time, sharps, is_minor in sorted(signatures, key=lambda signature: signature[0]):
         if -7 <= sharps <= 7:
             given[int(np.argmin(np.abs(bars[:-1] - time)))] = sharps, is_minor
-    starts = [0] + [bar for bar in sorted(given) if KEY_BARS <= bar < len(bars) - KEY_BARS]
-    starts = [
-        bar for bar, after in pairwise([*starts, math.inf]) if after - bar >= KEY_BARS or bar == 0
-    ]
+    n_bars = len(bars) - 1
+    starts = [bar for bar in sorted(given) if KEY_BARS <= bar <= n_bars - KEY_BARS]
+    starts = [bar for bar, after in pairwise([*starts, math.inf]) if after - bar >= KEY_BARS]
     keys, key = [], None
-    for first, stop in pairwise([*starts, len(bars) - 1]):
+    for first, stop in pairwise([0, *starts, n_bars]):
         inside = (on >= bars[first]) & (on < bars[stop])
         if inside.any():
             key = best_signature(np.bincount(pitch[inside] % 12, minlength=12), given.get(first))

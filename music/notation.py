@@ -241,7 +241,7 @@ def _part(voice, tune, starts, given):
         measure = stream.Measure(number=i + 1)
         bar = voice.bars[i] if i < len(voice.bars) else None
         text = bar.text if bar else ""
-        new_key, new_meter = re.search(r"\[K:([^\]]*)\]", text), re.search(r"\[M:([^\]]*)\]", text)
+        new_key, new_meter = (re.search(rf"\[{letter}:([^\]]*)\]", text) for letter in "KM")
         if new_key:
             sharps = sharps_of_key(new_key[1])
         if i == 0:

@@ -124,6 +124,9 @@ def piano_roll(tune, given=None):
     def thin_line(path, opacity):
         return f'<path d="{path}" stroke="currentColor" stroke-opacity="{opacity}" fill="none"/>'
 
+    def label(x, y, words, anchor=""):
+        return f'<text x="{x}" y="{y}"{anchor} fill="currentColor">{words}</text>'
+
     svg = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {ROLL_WIDTH} {ROLL_HEIGHT}"'
         f' width="{ROLL_WIDTH}" height="{ROLL_HEIGHT}" font-family="DejaVu Sans" font-size="10">'
@@ -131,25 +134,21 @@ def piano_roll(tune, given=None):
     for c in range(12 * math.ceil(low / 12), high, 12):
         y = (high - c) * y_scale
         svg.append(thin_line(f"M{ROLL_LEFT} {y:.1f}H{ROLL_WIDTH - ROLL_RIGHT}", ".25"))
-        svg.append(
-            f'<text x="{ROLL_LEFT - 5}" y="{max(y, 9):.1f}" text-anchor="end" fill="currentColor">'
-            f"C{c // 12 - 1}</text>"
-        )
+        octave, anchor = f"C{c // 12 - 1}", ' text-anchor="end"'
+        svg.append(label(ROLL_LEFT - 5, f"{max(y, 9):.1f}", octave, anchor))
     if n_given := min(max((given or {}).values(), default=0), len(starts) - 1):
         x = f"{across(starts[n_given]):.1f}"
         svg.append(
             f'<path d="M{ROLL_LEFT} 0H{x}V{height}H{ROLL_LEFT}z" fill="currentColor"'
             f' fill-opacity=".08"/><path d="M{x} 0V{height}" stroke="currentColor"'
-            f' stroke-width="2" stroke-dasharray="6 4"/><text x="{ROLL_LEFT + 4}" y="12"'
-            ' fill="currentColor">given as prompt</text>'
+            ' stroke-width="2" stroke-dasharray="6 4"/>'
         )
+        svg.append(label(ROLL_LEFT + 4, 12, "given as prompt"))
     bars = starts[:-1]
     svg.append(thin_line("".join(f"M{across(start):.1f} 0V{height}" for start in bars), ".18"))
     step = max(1, math.ceil(len(bars) / ROLL_BAR_NUMBERS))
-    svg += [
-        f'<text x="{across(start):.1f}" y="{ROLL_HEIGHT - 10}" fill="currentColor">{i + 1}</text>'
-        for i, start in list(enumerate(bars))[::step]
-    ]
+    for i in range(0, len(bars), step):
+        svg.append(label(f"{across(bars[i]):.1f}", ROLL_HEIGHT - 10, i + 1))
     thick = max(y_scale - 0.4, 0.8)  # a hair narrower than the space
     for voice, colour in zip(tune.voices, cycle(VOICE_COLOURS)):
         boxes = ""

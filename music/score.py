@@ -89,8 +89,8 @@ class Score:
 
 
 def place_bars(lengths, meters):
-    """Returns (start of each measure, [(tick, beats, beat type)]): a measure split by a repeat or a
-    double bar is one bar; any other odd measure gets a meter of its own."""
+    """Returns (start of each measure, [(tick, beats, beat type)]). A bar that a repeat splits in
+    measures is one bar; any other odd measure gets a meter of its own."""
     starts, signatures, at, meter, i = [], [], 0, (4, 4), 0
 
     def sign(tick, meter):
@@ -155,13 +155,9 @@ def score_midi(score):
         measure, onset, length, pitch = np.array(notes).T
         onset = onset + starts[measure]
         order = np.lexsort((pitch, onset))
+        columns = onset, np.maximum(length, 1), pitch, np.full(len(pitch), VELOCITY)
         track = symusic.Track(score.names.get(part, ""), 0, False)
-        track.notes = symusic.Note.from_numpy(
-            onset[order].astype(np.int32),
-            np.maximum(length, 1)[order].astype(np.int32),
-            pitch[order].astype(np.int8),
-            np.full(len(order), VELOCITY, np.int8),
-        )
+        track.notes = symusic.Note.from_numpy(*(column[order] for column in columns))
         midi.tracks.append(track)
     if score.drums:
         track = symusic.Track("drums", 0, True)
