@@ -24,16 +24,15 @@ SCORES = {  # name: (folder to write, folder of the package, files); of several 
     "trecento": ("Trecento", "trecento", ".xml"),
     "monteverdi": ("Monteverdi", "monteverdi", ".mxl"),
 }
+OWN_CONDITIONS = "encodings with their own conditions (music21/corpus/license.txt)"
 NOTICES = {  # of collections that may not be shared freely
     "essen": "Essen folk songs: non-commercial use only (music21/corpus/essenFolksong/license.txt)",
     "palestrina": (
         "Palestrina masses: the licence conditions stand in the Kern files and in"
         " music21/corpus/license.txt"
     ),
-    "trecento": "Trecento pieces: encodings with their own conditions (music21/corpus/license.txt)",
-    "monteverdi": (
-        "Monteverdi madrigals: encodings with their own conditions (music21/corpus/license.txt)"
-    ),
+    "trecento": f"Trecento pieces: {OWN_CONDITIONS}",
+    "monteverdi": f"Monteverdi madrigals: {OWN_CONDITIONS}",
 }
 
 

@@ -12,11 +12,7 @@ MIN_REST = 20  # characters of a tune after its first bars
 
 
 def header_of(text):
-    """Returns the header of a tune, through its line K:; None if it has none.
-
-    >>> header_of("X:1\\nK:G\\nGABc|")
-    'X:1\\nK:G\\n'
-    """
+    """Returns the header of a tune, through its line K:; None if it has none."""
     return text[: body_start(text)] or None
 
 

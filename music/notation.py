@@ -45,11 +45,7 @@ def has_notes(tune):
 
 
 def given_bars(text, n_chars):
-    """Returns {voice: whole bars} in the first n_chars of a text.
-
-    >>> given_bars("X:1\\nM:2/4\\nL:1/4\\nK:C\\n[V:1]cd|[V:2]C2|[V:1]ef|", 38)
-    {'1': 1, '2': 1}
-    """
+    """Returns {voice: whole bars} in the first n_chars of a text."""
     prompt = read_abc(text[: text.rfind("|", 0, max(n_chars, 0)) + 1], strict=False)
     return {voice.name: len(voice.bars) for voice in prompt.voices}
 
@@ -106,11 +102,8 @@ def at_bar_lines(tune):
     )
 
 
-# ---------------------------------------------------------------- MusicXML
-# A head shows a power of two of a quarter note, with at most one dot, or a third of such in a
-# triplet; any other length is written as tied heads.
-
-HEADS = tuple(Fraction(n, 8) for n in (32, 24, 16, 12, 8, 6, 4, 2, 1))  # quarter notes
+# in quarter notes; a third of an undotted one stands in a triplet, any other length is tied heads
+HEADS = tuple(Fraction(n, 8) for n in (32, 24, 16, 12, 8, 6, 4, 2, 1))
 
 
 def is_one_head(length):
@@ -355,9 +348,6 @@ def _head(spelling, tied_in, tied_on, in_force):
     if tied_in or tied_on:
         head.tie = tie.Tie("continue" if tied_in and tied_on else "stop" if tied_in else "start")
     return head
-
-
-# ---------------------------------------------------------------- to play
 
 
 def notes_in_seconds(tune):

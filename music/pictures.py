@@ -19,8 +19,10 @@ SCORE_NOTES = 3000  # drawn at most: a 5,000-character bar is no music
 ENGRAVE_SECONDS = 20  # verovio takes 0.1 s a page; what takes longer hangs
 SCORE_PIXELS, ROLL_PIXELS = 1400, 1200  # widths of the PNGs
 VOICE_COLOURS = "#3366aa #b8621b #3f8f5f #8a5aa8 #a23b52 #5f7f1f #2f8f9f #7a6a55".split()
-
-# ---------------------------------------------------------------- engraving
+# of the piano roll's SVG; a player's cursor moves between ROLL_LEFT and ROLL_RIGHT
+ROLL_WIDTH, ROLL_HEIGHT = 1000, 260
+ROLL_LEFT, ROLL_RIGHT, ROLL_BELOW = 34, 6, 24  # margins: names of octaves, air, numbers of bars
+ROLL_BAR_NUMBERS = 16  # at most so many are written
 
 
 def bars_to_draw(tune):
@@ -98,14 +100,6 @@ def to_png(svg, width):
     )
 
 
-# ---------------------------------------------------------------- piano roll
-# A tenth of the size of matplotlib's SVG; a player's cursor moves between ROLL_LEFT and ROLL_RIGHT.
-
-ROLL_WIDTH, ROLL_HEIGHT = 1000, 260
-ROLL_LEFT, ROLL_RIGHT, ROLL_BELOW = 34, 6, 24  # margins: names of octaves, air, numbers of bars
-ROLL_BAR_NUMBERS = 16  # at most so many are written
-
-
 def piano_roll(tune, given=None):
     """Returns the notes of a tune as SVG, None without notes: time to the right, pitch upward, a
     colour a voice. given: {voice: bars} of a prompt, shaded. No text of the tune enters the SVG."""
@@ -158,9 +152,6 @@ def piano_roll(tune, given=None):
             boxes += f"M{x:.1f} {y:.1f}h{long:.1f}v{thick:.1f}h-{long:.1f}z"
         svg.append(f'<path d="{boxes}" fill="{colour}" fill-opacity=".85"/>')
     return "".join(svg) + "</svg>"
-
-
-# ---------------------------------------------------------------- all pictures of a text
 
 
 class Pictures(NamedTuple):

@@ -33,11 +33,7 @@ SIGNATURE_SLACK = 0.05
 
 
 def bar_length(meter, quarter):
-    """Returns the length of a bar of a meter (n, d) by the length of a quarter note.
-
-    >>> bar_length((6, 8), 24)
-    72
-    """
+    """Returns the length of a bar of a meter (n, d) by the length of a quarter note."""
     return meter[0] * 4 * quarter // meter[1]
 
 

@@ -30,11 +30,7 @@ def training_text(raw):
 
 
 def tagged(text, style):
-    """Returns a training text whose header names its style in R:.
-
-    >>> tagged("X:1\\nM:3/4\\nK:G\\nGAB|", "bach")
-    'X:1\\nR:bach\\nM:3/4\\nK:G\\nGAB|'
-    """
+    """Returns a training text with its style in a line R: after X:1."""
     return text.replace("X:1\n", f"X:1\nR:{style}\n", 1) if text.startswith("X:1\n") else text
 
 

@@ -15,11 +15,7 @@ from music.theory import SIGNS
 
 def split_tunebook(text, any_text=False):
     """Returns the tunes of a book: each begins with a line `X:` and ends before an empty line or
-    the next `X:`. any_text: a text without any line `X:` is split at empty lines.
-
-    >>> split_tunebook("Jigs\\n\\nX:1\\nK:C\\nC|\\n\\nby ear\\nX:2\\nK:G\\nG|")
-    ['X:1\\nK:C\\nC|\\n', 'X:2\\nK:G\\nG|\\n']
-    """
+    the next `X:`. any_text: a text without any line `X:` is split at empty lines."""
     text = text.lstrip("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     starts = [match.start() for match in re.finditer(r"^X:", text, re.MULTILINE)]
     if any_text and not starts:
