@@ -45,8 +45,7 @@ from study.fit.shared_law import JOINT
 from study.fit.table import rows_of_table
 
 NAME = "06_fit_scaling.py"
-# {family: loss of the largest run, said before its training}
-PREDICTION = "checkpoints/prediction.json"
+PREDICTION = "checkpoints/prediction.json"  # {family: its largest run, said before its training}
 REPEATS = "part4_outputs/repeats.csv"  # of stage 07: without it the law has no copying term
 N_RESAMPLES = 1000  # of every bootstrap; about a second a family
 
@@ -64,31 +63,28 @@ def parse_arguments(argv):
 def write_results(folder, rows, columns, analysis, curves):
     """Writes runs.csv, the figures and fits.json; returns the names written."""
     write_text(folder / "runs.csv", csv_text(rows, columns))
-    result = analysis.result
-    result["figures"] = figures.draw_all(folder / "figures", rows, analysis, curves)
-    write_json(folder / "fits.json", result)
-    drawn = [figure["name"] for figure in result["figures"]]
-    pictures = [f"figures/{name}.{kind}" for name in drawn for kind in ("png", "svg")]
+    drawn = figures.draw_all(folder / "figures", rows, analysis, curves)
+    analysis.result["figures"] = drawn
+    write_json(folder / "fits.json", analysis.result)
+    pictures = [f"figures/{figure['name']}.{kind}" for figure in drawn for kind in ("png", "svg")]
     return ["runs.csv", "fits.json", *pictures]
 
 
 def print_budget(rows, args, mend):
     """Prints what to train with --budget, one line per family, from its joint law."""
-    rng, reasons = np.random.default_rng(args.seed), []
-    families = dict.fromkeys(row["family"] for row in rows)
-    for family in families:
+    rng, told, reasons = np.random.default_rng(args.seed), [], []
+    for family in dict.fromkeys(row["family"] for row in rows):
         own = joint_fit.rows_of_grid([row for row in rows if row["family"] == family])
         entry, found, draws = joint_fit.fit_grid(own, args.bootstrap, rng)
         if found is not None and entry["E"]["value"] is not None:
             best = joint_fit.recommend(entry, found, draws, args.budget)
-            print(sentences.budget(family, args.budget, *best))
+            told.append(sentences.budget(family, args.budget, *best))
         else:
             reason = entry if isinstance(entry, str) else entry["reason"]
             reasons.append(f"{label(family)}: no recommendation: {reason}")
-    if len(reasons) == len(families):
+    if not told:
         fail(NAME, "\n".join(reasons), mend)
-    for reason in reasons:
-        print(reason)
+    print("\n".join(told + reasons))
 
 
 def fit_table(args):

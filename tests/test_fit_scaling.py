@@ -106,7 +106,7 @@ def test_noise_free_points_give_back_their_law():
         assert (huber["alpha"], huber["c"]) == pytest.approx((alpha, c), rel=1e-3)
         # five sizes, one seed: two degrees of freedom measure no noise
         assert verdict(fit).word == "bounded"
-        assert verdict(law.fit_power_law(*synthetic(1, 1e-5, a, alpha, c, EIGHT))).identified
+        assert verdict(law.fit_power_law(*synthetic(1, 1e-5, a, alpha, c, EIGHT))).word == "identified"
 
 
 def test_printed_parameters_reproduce_the_losses_they_claim_to_fit():
@@ -404,9 +404,9 @@ def test_mixed_data_or_tokenizers_are_noticed():
         mixed
     ) and "1: a; 2: b" in records.mixed_inputs(mixed)
     assert records.mixed_inputs(mixed[:1] * 2) is None
-    limited = [mixed[0], {**mixed[1], "max_train_chars": 100_000, "train_chars": 99_512}]
+    limited = [mixed[0], {**mixed[1], "max_train_chars": 100_000}]
     said = records.mixed_inputs(limited)
-    assert "--max-train-chars 100000, 99,512 characters: b" in said and "no limit: a" in said
+    assert "--max-train-chars 100000: b" in said and "no limit: a" in said
     shares = [{**mixed[0], "data_fraction": 0.5}, {**mixed[1], "data_fraction": 1.0}]
     # the amounts of data of a joint law are one data set
     assert records.mixed_inputs(shares) is None

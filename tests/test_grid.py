@@ -200,8 +200,9 @@ def test_the_slopes_of_the_law_are_those_of_its_numbers():
     rows, saved = copying_grid()
     points = shared_law.points_of(rows, saved)
     shape = shared_law.Shape(("E",))
-    columns, n_parameters = shared_law._columns(shape, 2)
-    model = shared_law._model(points, columns, n_parameters, (12.0, 13.0))
+    columns = shared_law._columns(shape, 2)
+    n_parameters = columns["kappa"][0] + 1
+    model = shared_law._model(points, columns, (12.0, 13.0))
     p = np.full((1, n_parameters), 0.1)
     p[0, columns["alpha"]], p[0, columns["beta"]], p[0, columns["inverse_order"]] = 0.2, 0.3, 0.4
     value, slopes = model(p)

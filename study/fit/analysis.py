@@ -14,12 +14,11 @@ from study.fit.headline_runs import Headline, choose_headline, refusal, unusable
 from study.fit.joint_fit import fit_grid, rows_of_grid
 from study.fit.predictions import beside_measured
 from study.fit.records import columns, count_of, is_ladder
-from study.fit.verdict import RIVAL_LEVEL, verdict
+from study.fit.verdict import RIVAL_LEVEL, RIVALS, verdict
 from study.stages.files import plain
 
 VALIDATION = "validation loss, nats per character"
-# of a law at one amount of text where several were trained
-NO_VERDICT = {
+NO_VERDICT = {  # of a law at one amount of text where several were trained
     "verdict": "one amount",
     "identified": False,
     "reason": "several amounts of text were trained: the law of size and text answers",
@@ -32,9 +31,7 @@ DIGITS = 10  # of every number: too few for another machine's last bits to show
 
 
 class Analysis(NamedTuple):
-    """The content of fits.json, and the laws for figures."""
-
-    result: dict
+    result: dict  # the content of fits.json
     laws: dict  # family -> PowerLaw
 
 
@@ -53,7 +50,7 @@ def fit_family(chosen):
         "alpha_interval": fit.alpha_interval,
         "c_interval": fit.c_interval,
         "verdict": found.word,
-        "identified": found.identified,
+        "identified": found.word == "identified",
         "reason": found.reason,
         "reason_in_short": found.short,
         "rivals": found.rivals,
@@ -72,7 +69,7 @@ def fit_family(chosen):
             "lack_of_fit_p": fit.lack_of_fit_p,
         },
         "falls_with_n": bool((np.diff(fit.means) < 0).all()),
-        "forms": {form: law.fit_line(n, loss, form) for form in law.FORMS[1:]},
+        "forms": {form: law.fit_line(n, loss, form) for form in RIVALS},
         "held_out": law.hold_out_largest(n, loss),
     }
     if any(map(is_ladder, rows)):
@@ -101,38 +98,31 @@ def analyse(rows, resamples, seed=0, measured=VALIDATION, predicted=None, saved=
     characters in second occurrences. All resampling draws from one generator, in order.
     """
     rng = np.random.default_rng(seed)
-    everything = {
-        family: [row for row in rows if row["family"] == family]
-        for family in in_order({row["family"] for row in rows})
-    }
-    # a family without a law can still be compared at equal cost
-    chosen = {
-        family: choose_headline(own) for family, own in everything.items() if not unusable(own)
-    }
-    entries, laws, counting = {}, {}, {}
-    refused = {family: refusal(own) for family, own in everything.items()}
-    refused = {family: reason for family, reason in refused.items() if reason}
-    for family in [family for family in everything if family not in refused]:
-        entries[family], laws[family] = fit_family(chosen[family])
-        counting[family] = alpha_choices(chosen[family])
-        entries[family]["interval_over_choices"] = interval_over_choices(
-            entries[family], counting[family]
-        )
-    joint, joint_refused = {}, {}
-    for family, rows_of_family in everything.items():
-        own = rows_of_grid(rows_of_family)
-        entry, _, _ = fit_grid(own, resamples, rng)
-        if isinstance(entry, str):
-            joint_refused[family] = entry
+    chosen, entries, laws, counting, refused = {}, {}, {}, {}, {}
+    joint, joint_refused, usable = {}, {}, []
+    for family in in_order({row["family"] for row in rows}):
+        own = [row for row in rows if row["family"] == family]
+        if not unusable(own):  # a family without a law can still be compared at equal cost
+            chosen[family] = choose_headline(own)
+            usable += own
+        if reason := refusal(own):
+            refused[family] = reason
+        else:
+            entry, laws[family] = fit_family(chosen[family])
+            counting[family] = alpha_choices(chosen[family])
+            entry["interval_over_choices"] = interval_over_choices(entry, counting[family])
+            entries[family] = entry
+        grid = rows_of_grid(own)
+        law_of_both, _, _ = fit_grid(grid, resamples, rng)
+        if isinstance(law_of_both, str):
+            joint_refused[family] = law_of_both
             continue
-        joint[family] = entry
+        joint[family] = law_of_both
         if family in (predicted or {}):
-            entry["prediction"] = beside_measured(predicted[family], own)
+            law_of_both["prediction"] = beside_measured(predicted[family], grid)
         if family in entries:
             entries[family].update(NO_VERDICT)
-    families = {family: headline.rows for family, headline in chosen.items()}
-    compared = compare_pairs(families)
-    usable = [row for family in chosen for row in everything[family]]
+    compared = compare_pairs({family: headline.rows for family, headline in chosen.items()})
     answer = study_answer.answer(usable, saved, share)
     result = {
         "headline": sentences.headline(entries, refused, compared, joint, answer),

@@ -1,8 +1,6 @@
-"""Gives the answer of the study: one law of all families, winners, what an unseen run does.
+"""Gives the answer of the study: one law of all families, winners, what an unseen run does."""
 
-Its intervals carry seeds, the text that was drawn and the form.
-"""
-
+import itertools
 import math
 
 import numpy as np
@@ -44,7 +42,7 @@ def answer(rows, saved=None, share=None):
         return None
     families = in_order({row["family"] for row in rows})
     own = [rows_of_grid([row for row in rows if row["family"] == family]) for family in families]
-    grid = [row for group in own if has_grid(group) for row in group]
+    grid = list(itertools.chain.from_iterable(filter(has_grid, own)))
     table = winners(grid or rows)
     points = shared.points_of(grid, saved)
     found = shared.fit(points) if grid else None
@@ -64,11 +62,8 @@ def answer(rows, saved=None, share=None):
     }
 
 
-# ---------------------------------------------------------------- the law
-
-
 def describe_law(grid, saved, points, found, share):
-    """Returns what stands behind the numbers."""
+    """Returns what stands behind the numbers: rivals, residuals, other choices."""
     one_E = shared.fit(points, shared.Shape(("E",)))
     added = shared.fit(points, shared.Shape(sum=True))
     rivals = {"shared": (found, None), "k = 1": (added, shared.against(added, found))}
@@ -79,8 +74,14 @@ def describe_law(grid, saved, points, found, share):
     if points.saved.any():
         plain = shared.fit(points, shared.Shape(kappa=0.0))
         rivals["no copying term"] = (plain, shared.against(plain, found))
-    of_family = {family: points.family == i for i, family in enumerate(points.families)}
-    constants = [shared.values(found, family=i) for i in range(len(of_family))]
+    constants, each_family = {}, []
+    for i, family in enumerate(points.families):
+        of_family = shared.values(found, family=i)
+        constants[family] = {"A": float(of_family["A"]), "B": float(of_family["B"])}
+        own = points.only(points.family == i)
+        alone = shared.fit(own)
+        row = {"family": family, **shared.quoted(alone), "scatter": alone.scatter}
+        each_family.append({**row, "regions": shared.misfit_by_region(alone, own)})
     return {
         "n_runs": len(points.loss),
         "families": points.families,
@@ -90,23 +91,12 @@ def describe_law(grid, saved, points, found, share):
             {"law": name, "parameters": fit.n_free, "scatter": fit.scatter, "test": test}
             for name, (fit, test) in rivals.items()
         ],
-        "constants": {
-            family: {"A": float(own["A"]), "B": float(own["B"])}
-            for family, own in zip(of_family, constants)
-        },
+        "constants": constants,
         "regions": shared.misfit_by_region(found, points),
-        "each_family": [
-            {"family": family, **_alone(points.only(own))} for family, own in of_family.items()
-        ],
+        "each_family": each_family,
         "forms": forms(grid, saved, points, one_E, share),
         "E_profile": shared.profile_of_E(found, points),
     }
-
-
-def _alone(points):
-    found = shared.fit(points)
-    regions = shared.misfit_by_region(found, points)
-    return {**shared.quoted(found), "scatter": found.scatter, "regions": regions}
 
 
 def forms(grid, saved, points, one_E, share):
@@ -140,19 +130,15 @@ def quoted_numbers(found, other, law, share, starts):
     for name, value in shared.quoted(found).items():
         if name == "kappa" and not value:
             continue
-        low, high = other.interval(value, lambda p, name=name: shared.values(found, p)[name])
-        tried = [row[name] for row in law["forms"]]
-        interval = [max(min([low, *tried]), 0.0), max([high, *tried])]
-        numbers[name] = {"value": value, "interval": interval}
+        ends = other.interval(value, lambda p, name=name: shared.values(found, p)[name])
+        ends += [row[name] for row in law["forms"]]
+        numbers[name] = {"value": value, "interval": [max(min(ends), 0.0), max(ends)]}
     if share:
         numbers["kappa_from_text"] = {"value": copying.kappa_of_share(share)}
     numbers["scatter"] = {"value": found.scatter}
     if starts:
         numbers["copies_from_n_times_d"] = {"value": starts.center}
     return numbers
-
-
-# ---------------------------------------------------------------- who is better where
 
 
 def winners(rows):
@@ -173,7 +159,7 @@ def winners(rows):
             groups.setdefault((family, *amount), []).extend(runs)
     noise = noise_of_runs(groups.values())
     table = [_winner(cell, d, count, noise) for (_, d, _), cell in cells.items()]
-    table = sorted(table, key=lambda row: (row["d"] or 0, row["n"]))
+    table.sort(key=lambda row: (row["d"] or 0, row["n"]))
     sizes = sorted({row["n"] for row in table}, reverse=True)
     every = math.ceil(len(table) / MOST_ROWS) if table else 1
     kept = set(sizes[::every])

@@ -11,18 +11,9 @@ from study.fit.verdict import verdict
 HIGHEST_CUT = 1e5  # lower cuts in N that are tried go up to it
 
 
-def cuts(rows, count):
-    """Returns {N: name} of the sizes at which a lower cut is tried, the smallest first; five sizes
-    are left at least."""
-    names = {row[count]: row["size"] for row in rows}
-    low = [n for n in sorted(names)[: -law.MIN_SIZES] if n <= HIGHEST_CUT]
-    return {n: names[n] for n in [min(names), *low[1:]]}
-
-
 def beyond_noise(value, interval, headline, headline_interval):
-    """Returns the estimate from a part of the runs, drawn towards the headline's by the scatter of
-    leaving out the others: the variance of the difference is the difference of the variances
-    (Hausman 1978).
+    """Returns the estimate from a part of the runs, drawn towards the headline's by what chance
+    explains: the variance of the difference is the difference of the variances (Hausman 1978).
 
     >>> round(beyond_noise(0.60, (0.5, 0.7), 0.50, (0.44, 0.56)), 2)
     0.52
@@ -34,16 +25,14 @@ def beyond_noise(value, interval, headline, headline_interval):
 
 
 def alpha_choices(chosen):
-    """Returns how alpha of a Headline moves with each choice: [{"group", "choice", "alpha", ...}].
-
-    counts: the choice widens the interval (not c = 0: identified means that it is rejected).
-    """
+    """Returns how alpha of a Headline moves with each choice: [{"group", "choice", "alpha",
+    "counts": whether it widens the interval, ...}]."""
     estimates = []
     for group, choice, rows, options in _choices(chosen):
         estimate = _estimate_alpha(rows, **options)
         if estimate is None:
             continue
-        counts = group != "form"
+        counts = group != "form"  # c = 0: where alpha is identified, it is rejected
         if group == "cut":
             own, whole = ((row["alpha"], row["alpha_interval"]) for row in (estimate, estimates[0]))
             is_known = None not in (own[0], *own[1])
@@ -55,8 +44,7 @@ def alpha_choices(chosen):
 
 
 def interval_over_choices(entry, choices):
-    """Returns the interval of alpha widened to hold every choice that counts; None where an end or
-    an alpha is missing."""
+    """Returns the interval of alpha that holds every choice that counts, or None."""
     low, high = entry["alpha_interval"]
     values = [choice.get("beyond_noise", choice["alpha"]) for choice in choices if choice["counts"]]
     if low is None or high is None or None in values:
@@ -74,14 +62,16 @@ def _choices(chosen):
     yield "form", "c = 0", rows, {"form": "power"}
     yield "estimator", "Huber on log loss", rows, {"form": "huber"}
     yield "loss", "test split", rows, {"loss": "test_nats_per_char"}
-    moved = cuts(chosen.uncut, count)
-    for n, size in moved.items() if len(moved) > 1 else ():
+    names = {row[count]: row["size"] for row in chosen.uncut}
+    smallest, *others = sorted(names)
+    low = [n for n in others[: -law.MIN_SIZES] if n <= HIGHEST_CUT]
+    for n in [smallest, *low] if low else []:
         above = [row for row in chosen.uncut if row[count] >= n]
-        yield "cut", f"from size {size}", above, {"at_n": n}
+        yield "cut", f"from size {names[n]}", above, {"at_n": n}
 
 
 def _estimate_alpha(rows, n=None, loss="val_nats_per_char", form="power_constant", at_n=None):
-    """alpha under one choice, with interval and verdict; None where these runs cannot give it."""
+    """alpha under one choice, with interval and verdict, or None."""
     n = n or count_of(rows)
     if any(not is_positive(row.get(n)) or not is_positive(row[loss]) for row in rows):
         return None

@@ -1,6 +1,6 @@
 """Decides what a run may say: who has the lowest loss, and which exponent of size, where.
 
-Terminal, figures, page and RESULTS.json ask these functions and decide nothing themselves.
+Terminal, figures, page and RESULTS.json ask these functions.
 """
 
 from study.families import label

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from operator import itemgetter
 
 import numpy as np
 
@@ -22,20 +23,17 @@ N_CROSSING = 400  # costs at which their curves are searched for a crossing
 
 
 def compare_pairs(families):
-    """Compares every two families at equal parameters, FLOPs and seconds: a list in their order.
-
-    families: {family: rows of its headline}.
-    """
+    """Compares every two families at equal parameters, FLOPs and seconds, in their order;
+    families: {family: rows of its headline}."""
     pairs = itertools.combinations(in_order(families), 2)
-    return [_compare_pair(pair, families) for pair in pairs]
+    return [_compare_pair(pair, [families[family] for family in pair]) for pair in pairs]
 
 
-def _compare_pair(pair, families):
-    own = {family: families[family] for family in pair}
+def _compare_pair(pair, rows_of_both):
     # from these two alone: a third family must not change what is said of them
-    noise = noise_of_runs(own.values())
+    noise = noise_of_runs(rows_of_both)
     compared = {"first": pair[0], "second": pair[1]}
-    both = own[pair[0]] + own[pair[1]]
+    both = rows_of_both[0] + rows_of_both[1]
     for cost, what in COSTS.items():
         compared[cost] = entry = {}
         if cost == "seconds" and len({row["device"] for row in both}) > 1:
@@ -43,9 +41,8 @@ def _compare_pair(pair, families):
         elif not all(is_positive(row[cost]) for row in both):
             entry["reason"] = "not recorded for every run"
         else:
-            keys = (cost, "seed", "val_nats_per_char", "params_total")
-            runs = ([tuple(row[key] for key in keys) for row in rows] for rows in own.values())
-            found = compare_families(*runs, noise)
+            keys = itemgetter(cost, "seed", "val_nats_per_char", "params_total")
+            found = compare_families(*(list(map(keys, rows)) for rows in rows_of_both), noise)
             entry |= found or {"reason": "the ranges do not overlap"}
             if found:
                 entry["text"] = f"at equal {what} {who_is_lower(pair, found)}"
@@ -62,7 +59,8 @@ def who_is_lower(pair, found):
     for family, sign in zip(pair, (1, -1)):
         count = signs.count(sign)
         where = "everywhere" if count == len(points) else f"at {count}/{len(points)} points"
-        clear += [f"{label(family)} {where}"] if count else []
+        if count:
+            clear.append(f"{label(family)} {where}")
     words = " and ".join(clear) or "neither"
     # a crossing counts only if both sides of it stand out of the noise
     at = found["crossover"]
@@ -96,10 +94,10 @@ def half_width(noise, variance):
 
 
 def interpolation_weights(log_sizes, at):
-    """Returns weights (M, K): losses at increasing `log_sizes` (K,) to losses at `at` (M,).
+    """Returns weights (M, K): losses at increasing `log_sizes` (K,) to losses at `at` (M,), by a
+    least-squares parabola plus its residuals interpolated linearly.
 
-    A parabola (least squares) plus its residuals, interpolated linearly, passes through every
-    measured loss. Chords alone lie above a convex law by as much as the noise of a run.
+    Chords alone lie above a convex law by as much as the noise of a run.
     """
     chords = np.stack([np.interp(at, log_sizes, one) for one in np.eye(len(log_sizes))], 1)
     powers, center = np.arange(min(3, len(log_sizes))), log_sizes.mean()
@@ -113,9 +111,9 @@ def compare_families(first, second, noise):
     """Returns the loss of `first` minus that of `second` where both were measured, and the cost at
     which their curves cross; None if the ranges of cost do not overlap.
 
-    first, second: lists of (cost, seed, loss, size). noise: (sd of one run, degrees of freedom) or
-    None. With MIN_PAIRED common seeds the interval is that of differences paired by seed (t): seeds
-    decide the order of the text for both families. Otherwise it comes from `noise`.
+    first, second: lists of (cost, seed, loss, size); noise: of `noise_of_runs`. With MIN_PAIRED
+    common seeds the interval is that of differences paired by seed: seeds decide the order of the
+    text for both families.
     """
     curves = [_by_seed(first), _by_seed(second)]
     means = [_mean_curve(runs) for runs in (first, second)]
@@ -162,15 +160,14 @@ def compare_families(first, second, noise):
 
 
 def _by_seed(runs):
-    """{seed: (log costs, losses)}."""
-    curves = {}
+    curves = {}  # seed -> (log costs, losses)
     for cost, seed, loss, _ in sorted(runs):
         curves.setdefault(seed, []).append((math.log(cost), loss))
     return {seed: tuple(np.array(curve, float).T) for seed, curve in curves.items()}
 
 
 def _mean_curve(runs):
-    """Mean log cost, mean loss and number of runs of each size, in order of cost."""
+    """Mean log cost, mean loss and number of runs of each size, by cost."""
     groups = {}
     for cost, _, loss, size in runs:
         groups.setdefault(size, []).append((math.log(cost), loss))

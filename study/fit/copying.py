@@ -4,6 +4,7 @@ In-context copying: Olsson et al. 2022 (induction heads).
 """
 
 import math
+from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
@@ -19,35 +20,26 @@ ATTENTION = ("transformer",)  # families that copy: no other has saved above 0.2
 
 
 def second_occurrences(text, context=CONTEXT):
-    """Counts characters of bars that stand in their voice for the second time, within the context.
-
-    text: tunes separated by an empty line. Returns {"tunes", "characters", "second", "share"}.
+    """Counts characters of bars that stand in their voice for the second time, in the first
+    `context` of each tune: {"tunes", "characters", "second", "share"}.
 
     >>> tune = "X:1\\nM:4/4\\nL:1/8\\nK:C\\nCDEFGABc|CDEFGABc|\\n"
     >>> second_occurrences(tune)["second"]
     8
     """
     tunes = [tune.strip("\n") for tune in text.split("\n\n") if tune.strip()]
-    second, characters = 0, 0
+    second, characters = 0, sum(map(len, tunes))
     for tune in tunes:
-        characters += len(tune)
-        seen = {}
-        for bar in Reader(tune, strict=False).order:
-            if bar.n_notes and bar.end <= context:
-                key = bar.voice, tune[bar.start : bar.end]
-                seen[key] = seen.get(key, 0) + 1
-                if seen[key] == 2:
-                    second += bar.end - bar.start
+        bars = Reader(tune, strict=False).order
+        bars = [bar for bar in bars if bar.n_notes and bar.end <= context]
+        counts = Counter((bar.voice, tune[bar.start : bar.end]) for bar in bars)
+        second += sum(len(bar) for (_, bar), count in counts.items() if count > 1)
     share = second / characters if characters else 0.0
     return {"tunes": len(tunes), "characters": characters, "second": second, "share": share}
 
 
 def kappa_of_share(share):
-    """Returns nats per character for each bit saved on a repeated bar: ln 2 times the share.
-
-    >>> round(kappa_of_share(0.114), 3)
-    0.079
-    """
+    """Returns nats per character for each bit saved on a repeated bar."""
     return math.log(2) * share
 
 
@@ -63,14 +55,12 @@ class Onset(NamedTuple):
     slope: float
 
     def probability(self, n, d):
-        """Returns P(copies) of a model of n parameters that reads d characters."""
         return float(special.expit(self.slope * (math.log(n * d) - math.log(self.center))))
 
 
 def onset(n, d, saved):
-    """Fits the logistic of what is saved, as a share of the plateau, in ln(N x D): an Onset, or
-    None where no model copies."""
-    n, d, saved = (np.asarray(values, float) for values in (n, d, saved))
+    """Fits the logistic of what is saved, as a share of the plateau: an Onset, or None where no
+    model copies."""
     if not len(saved) or saved.max() < COPIES_FROM:
         return None
     plateau = max(float(saved.max()), PLATEAU)

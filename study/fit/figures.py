@@ -4,6 +4,7 @@ Each `draw_` function returns a figure and the fields of its caption, or None wh
 allow it. Every measured point is drawn, also those of a family whose law was refused.
 """
 
+import itertools
 import math
 import warnings
 from typing import NamedTuple
@@ -22,37 +23,36 @@ from study.fit.records import COUNTS, columns, count_of, is_positive
 from study.wording import number, si
 
 LOSS = "validation loss (nats per character)"
-FADED = {"alpha": 0.35, "lw": 0.7}  # what stands behind the largest size
+FADED = {"alpha": 0.35, "lw": 0.7}  # sizes behind the largest
 
 
 class Study(NamedTuple):
     """What the figures show."""
 
     rows: list  # of all runs
-    chosen: dict  # family -> Headline of the runs that have a loss, the refused families alike
+    chosen: dict  # family -> Headline of the runs that have a loss
     fits: dict  # fits.json
     laws: dict  # family -> PowerLaw
     curves: dict  # name of run -> points of its loss curve
 
     @property
     def groups(self):
-        """family -> the runs of its headline."""
         return {family: headline.rows for family, headline in self.chosen.items()}
 
     @property
     def original(self):
-        """family -> the runs of the original suite, or of the headline."""
+        """The runs of the original suite, where there are any."""
         return {family: headline.nine or headline.rows for family, headline in self.chosen.items()}
 
 
 def draw_all(folder, rows, analysis, curves):
     """Draws every figure that the data allow and removes the others; returns [{"name",
     "caption"}]."""
-    measured = [row for row in rows if is_positive(row["val_nats_per_char"])]
-    chosen = {
-        family: choose_headline([row for row in measured if row["family"] == family])
-        for family in in_order({row["family"] for row in measured})
-    }
+    families = {}
+    for row in rows:
+        if is_positive(row["val_nats_per_char"]):
+            families.setdefault(row["family"], []).append(row)
+    chosen = {family: choose_headline(families[family]) for family in in_order(families)}
     study = Study(rows, chosen, analysis.result, analysis.laws, curves)
     plt, drawn = figures.pyplot(), []
     # a name in letters that the font lacks is drawn as boxes
@@ -67,11 +67,8 @@ def draw_all(folder, rows, analysis, curves):
     return drawn
 
 
-# ---------------------------------------------------------------- what the panels share
-
-
 def _panels(plt, n, width, height):
-    """A row of axes that share the loss, and the figure."""
+    """A figure and a row of axes that share the loss."""
     figure, axes = plt.subplots(1, n, figsize=(width, height), sharey=True, squeeze=False)
     axes[0, 0].set_ylabel(LOSS)
     return figure, axes[0]
@@ -101,19 +98,14 @@ def _n_axis(groups):
     return f"parameters N ({counts.pop()})" if len(counts) == 1 else "parameters N"
 
 
-def _text_seen(study):
-    """The text of the headline's models in words: "294k characters"; "" for a table's."""
-    rows = [
-        row for rows in study.groups.values() for row in rows if is_positive(row["train_chars"])
-    ]
+def _text_seen(groups):
+    """The text of the models in words: "294k characters"; "" for a table's."""
+    rows = [row for row in itertools.chain(*groups.values()) if is_positive(row["train_chars"])]
     words = []
     for chars, epochs in sorted({(row["train_chars"], row["epochs"] or 1) for row in rows}):
         passes = f" x {epochs:g} epochs" if epochs != 1 else ""
         words.append(f"{si(chars)} characters{passes}")
     return " and ".join(words)
-
-
-# ---------------------------------------------------------------- loss against N
 
 
 def draw_scaling(plt, study):
@@ -130,22 +122,21 @@ def draw_scaling(plt, study):
         off = [row for row in others if row["name"] not in used and is_positive(row[count])]
         axes.plot(*columns(off, count), ls="none", marker="x", ms=5, color=color, alpha=0.7)
         _draw_law(axes, study, family, n, 2.5 * largest)
-        hollow = {"mfc": "none", "mec": color, "mew": 0.8, "alpha": 0.6}
-        axes.plot(n, loss, ls="none", marker=marker, ms=4, **hollow)
+        how = {"ls": "none", "marker": marker, "color": color}
+        axes.plot(n, loss, ms=4, mfc="none", mew=0.8, alpha=0.6, **how)
         sizes, _, means, _ = law.group_by_size(n, loss)
         spread = [_spread(loss[n == size]) for size in sizes]
-        look_of_means = {"ls": "none", "marker": marker, "ms": 6.5, "color": color}
-        axes.errorbar(sizes, means, yerr=spread, capsize=3, **look_of_means)
+        axes.errorbar(sizes, means, yerr=spread, capsize=3, ms=6.5, **how)
         words = f"{label(family)} ({_count(rows)})"
         if family in study.laws and family not in (study.fits["joint"] or {}):
             words += f"\nα {claims.exponent_in_words(study.fits['families'][family])}"
         axes.plot([], [], color=color, ls=line, marker=marker, label=words)
-    text = _text_seen(study)
+    text = _text_seen(study.groups)
     axes.set(xlabel=_n_axis(study.groups), title=f"trained on {text}" if text else None)
-    # of the points: a wide band must not squeeze them
+    # the limits are those of the points: a wide band must not squeeze them
     losses = np.concatenate([columns(rows)[1] for rows in study.groups.values()])
-    room = 0.35 * np.log(losses.max() / losses.min()) + 0.02
-    axes.set_ylim(losses.min() * math.exp(-room), losses.max() * math.exp(room))
+    room = math.exp(0.02) * (losses.max() / losses.min()) ** 0.35
+    axes.set_ylim(losses.min() / room, losses.max() * room)
     log_axes(axes, si, number)
     axes.legend(loc="upper right", fontsize=8)
     text = f" Trained on {text}." if text else ""
@@ -153,7 +144,7 @@ def draw_scaling(plt, study):
 
 
 def _draw_law(axes, study, family, n, up_to):
-    """The law of a family with its band, dotted beyond its largest size; nothing on a bound."""
+    """The law of a family with its band, dotted beyond its largest size; none on a bound."""
     if family not in study.laws or law.is_on_bound(study.laws[family].alpha):
         return
     fit, (color, _, _, line) = study.laws[family], look(family, study.groups)
@@ -194,9 +185,6 @@ def draw_grid(plt, study):
     return figure, {}
 
 
-# ---------------------------------------------------------------- training and its cost
-
-
 def draw_curves(plt, study):
     """Validation loss during training over tokens, FLOPs and seconds."""
     runs = []  # (row, points, shade) of the lowest seed of each family, in order of size
@@ -205,11 +193,9 @@ def draw_curves(plt, study):
         lowest = min((row["seed"] for row in rows), default=None)
         own = [row for row in rows if row["seed"] == lowest]
         for i, row in enumerate(sorted(own, key=lambda row: row["params_total"])):
-            shade = 0.25 + 0.75 * i / max(len(own) - 1, 1)
             points = study.curves[row["name"]]
-            runs.append(
-                (row, [p for p in points if is_positive(p.get("val_nats_per_char"))], shade)
-            )
+            points = [point for point in points if is_positive(point.get("val_nats_per_char"))]
+            runs.append((row, points, 0.25 + 0.75 * i / max(len(own) - 1, 1)))
     n_runs = sum(bool(points) for _, points, _ in runs)
     if not n_runs:
         return None
@@ -264,7 +250,7 @@ def draw_efficiency(plt, study):
 
 
 def draw_by_position(plt, study):
-    """Loss by position in the context, mean over seeds; thick: the largest size."""
+    """Loss by position in the context, mean over seeds."""
     figure = None
     for family, rows in study.original.items():
         color, _, _, line = look(family, study.original)
@@ -291,9 +277,6 @@ def draw_by_position(plt, study):
     log_axes(axes, si, number)
     axes.legend(fontsize=8)
     return figure, {}
-
-
-# ---------------------------------------------------------------- how firm alpha is
 
 
 def draw_choices(plt, study):

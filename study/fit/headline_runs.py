@@ -8,12 +8,12 @@ from study.fit import power_law as law
 from study.fit.records import columns, count_of, is_ladder, is_positive
 from study.fit.verdict import RIVAL_LEVEL
 
-BEND_LEVEL = 0.01  # of the test whether small sizes lie on the law of the larger ones
+BEND_LEVEL = 0.01  # of the test whether a small size lies on the law of the larger ones
 
 
 def headline_rows(rows):
-    """Returns the runs of the L(N) fit: one recipe and one D, those with the most sizes; of equals
-    the tuned recipe, then the largest D."""
+    """Returns the runs of one recipe and one D that have the most sizes; of equals the tuned
+    recipe, then the largest D."""
     groups = {}
     for row in rows:
         key = row["recipe"] != "classic", row["n_chars_seen"] or 0, str(row["recipe"])
@@ -42,18 +42,17 @@ def refusal(rows):
     """Returns why no law is fitted to a family's runs, in words, or None."""
     if reason := unusable(rows):
         return reason
-    if _n_sizes(rows) < law.MIN_SIZES:
-        return f"{_n_sizes(rows)} sizes; a law with three parameters needs at least {law.MIN_SIZES}"
     at_one_d = choose_headline(rows).rows
     if _n_sizes(at_one_d) < law.MIN_SIZES:
         return (
-            f"at most {_n_sizes(at_one_d)} sizes share one amount of training data, so L(N) at"
-            f" fixed D cannot be fitted (at least {law.MIN_SIZES} are needed)"
+            f"at most {_n_sizes(at_one_d)} sizes share one amount of training data; a law with"
+            f" three parameters needs at least {law.MIN_SIZES}"
         )
     n, loss = columns(at_one_d, count_of(at_one_d))
-    if law.fit_line(n, loss, "log_linear")["slope"] > 0:
+    differ = loss.max() > loss.min()
+    if differ and law.fit_line(n, loss, "log_linear")["slope"] > 0:
         return None
-    how = "rise with N" if loss.max() > loss.min() else "are all the same"
+    how = "rise with N" if differ else "are all the same"
     first, last = loss[n == n.min()].mean(), loss[n == n.max()].mean()
     return (
         f"the losses {how} (from {first:.4f} at N = {n.min():,.0f} to {last:.4f} at N ="
@@ -62,12 +61,10 @@ def refusal(rows):
 
 
 class Headline(NamedTuple):
-    """The runs that the law of a family is fitted to."""
-
-    rows: list  # of one recipe and one D
+    rows: list  # of one recipe and one D, that the law of a family is fitted to
     nine: list  # of the original suite, to be fitted by themselves
     uncut: list  # rows and the small sizes below `bends_below`
-    bends_below: float | None = None  # None: the law holds from the smallest size
+    bends_below: float | None = None  # N; None: the law holds from the smallest size
     common_p: float | None = None  # of the test whether ladder and original suite lie on one law
 
     @property
@@ -79,13 +76,13 @@ class Headline(NamedTuple):
 
 
 def choose_headline(own):
-    """Returns the Headline of a family's runs: the ladder's above the size where the law bends,
-    with the original suite's on the same text where one law holds for both; the original suite's
-    alone where the ladder has too few sizes."""
+    """Returns the Headline of a family's runs: the ladder's above the bend, with the original
+    suite's on the same text where one law holds for both; the original suite's alone where the
+    ladder has too few sizes."""
     ladder, others = [[row for row in own if is_ladder(row) == kind] for kind in (True, False)]
     nine = headline_rows(others) if others else []
     uncut = headline_rows(ladder) if ladder else []
-    if _n_sizes(uncut) <= law.MIN_SIZES:  # a law and one degree of freedom at least
+    if _n_sizes(uncut) <= law.MIN_SIZES:  # leaves no degree of freedom to judge a bend
         return Headline(nine or uncut, nine, nine or uncut)
     rows, p = _above_the_bend(uncut), None
     same = ("recipe", "n_chars_seen", "train_chars")
@@ -100,8 +97,7 @@ def choose_headline(own):
 
 
 def _above_the_bend(rows):
-    """The rows from the first size on that lies on the law of the larger ones (MIN_SIZES at least);
-    all of them if none does."""
+    """The rows from the first size on that lies on the law of the larger ones; all if none does."""
     count = count_of(rows)
     sizes = sorted({row[count] for row in rows})
     for size in sizes[: -law.MIN_SIZES]:

@@ -1,8 +1,7 @@
 """Fits the plain law of size and text to each family by itself, and spends a budget of FLOPs by it.
 
-L = E + ((A / N^alpha)^k + (B / D^beta)^k)^(1/k) with k = 1 unless the data reject that. It is the
-rival of the shared law, which the answer quotes. Intervals: runs redrawn (benchmarks/scaling.md has
-their coverage).
+L = E + ((A / N^alpha)^k + (B / D^beta)^k)^(1/k) with k = 1 unless the data reject that: the rival of
+the shared law, which the answer quotes. Intervals: runs redrawn.
 """
 
 import numpy as np
@@ -18,8 +17,8 @@ MIN_RUNS = 7  # five parameters leave two runs to judge them
 SUM, ORDER_FREE = shared.Shape((), 0.0, sum=True), shared.Shape((), 0.0)
 # of the test whether the law misses the runs by more than seeds scatter; repeated runs it needs
 MISFIT_LEVEL, MIN_SEED_DOF = 0.01, 8
-FLOPS_PER_ND = 6.0  # C = 6 N D, as published joint laws: 2 forward and 4 backward per weight
-BAND_PERCENT = 80  # of what a budget buys, as in Hoffmann et al. 2022 (10th to 90th)
+FLOPS_PER_ND = 6.0  # C = 6 N D: 2 forward and 4 backward per weight
+BAND_PERCENT = 80  # of what a budget buys, as in Hoffmann et al. 2022
 LEAST_SPREAD = 0.35  # standard deviation of ln N at given D that a design needs
 MOST_TOGETHER = 0.95  # correlation of ln N and ln D from which on a design is a line
 
@@ -45,9 +44,6 @@ def too_few(points):
         f"{n_sizes} sizes, {n_amounts} amounts of data and {n_runs} runs; three of each and seven"
         " runs are needed"
     )
-
-
-# ---------------------------------------------------------------- sizes and data that grow together
 
 
 def cannot_tell(n, d):
@@ -87,9 +83,6 @@ def _line_in_words(power, found):
         + f"; runs of N = {si(small_n)} on D = {si(much_d)} and of N = {si(large_n)} on"
         f" D = {si(little_d)} would separate them"
     )
-
-
-# ---------------------------------------------------------------- the fit
 
 
 def fit_grid(rows, resamples, rng):
@@ -176,14 +169,9 @@ def _problems(told, on_bound, misfit):
     return problems
 
 
-# ---------------------------------------------------------------- a budget
-
-
 def optimal_split(flops, E, A, B, alpha, beta, order, kappa=0.0):
-    """Returns the compute-optimal (N, D, loss) at a budget of C = FLOPS_PER_ND * N * D.
-
-    There alpha (A / N^alpha)^k = beta (B / D^beta)^k. Hoffmann et al. 2022, equation 4, for k = 1.
-    """
+    """Returns the compute-optimal (N, D, loss) at a budget of C = FLOPS_PER_ND * N * D: there
+    alpha (A / N^alpha)^k = beta (B / D^beta)^k (Hoffmann et al. 2022, equation 4, for k = 1)."""
     budget = flops / FLOPS_PER_ND
     g = ((alpha / beta) ** (1 / order) * A / B) ** (1 / (alpha + beta))
     n = g * budget ** (beta / (alpha + beta))
@@ -197,8 +185,6 @@ def recommend(entry, found, draws, flops):
     many = optimal_split(flops, **shared.values(found, draws))
     tails = [50 - BAND_PERCENT / 2, 50 + BAND_PERCENT / 2]
     bands = [np.percentile(own, tails) if len(own) else None for own in many]
-    inside = all(
-        low <= value <= high
-        for value, (low, high) in zip(best, (entry["n_range"], entry["d_range"]))
-    )
+    ranges = entry["n_range"], entry["d_range"]
+    inside = all(low <= value <= high for value, (low, high) in zip(best, ranges))
     return dict(zip(("N", "D", "loss"), zip(best, bands))), not inside

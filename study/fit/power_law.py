@@ -1,10 +1,9 @@
 """Fits L(N) = a N^-alpha + c, the loss against size at one amount of text, with intervals.
 
-Intervals were calibrated by simulation (benchmarks/scaling.md). Losses are nats per character.
-Variable projection (Golub & Pereyra 1973): for a given alpha, a and c >= 0 have a closed form, so
-the search is over alpha alone; the sum of squares as a function of alpha is the profile from which
-the intervals come. Least squares is the estimate: on few clean points Huber's exponents scatter
-more.
+Losses are nats per character. Variable projection (Golub & Pereyra 1973): for a given alpha, a and
+c >= 0 have a closed form, so the search is over alpha alone; its sum of squares is the profile from
+which the intervals come. benchmarks/scaling.md has their coverage, and why least squares and not
+Huber is the estimate.
 """
 
 import math
@@ -18,12 +17,10 @@ from study.fit.robust import HUBER_DELTA, LOG_ZERO, log_sum_exp, minimize_huber
 LEVEL = 0.95  # of every interval
 TAILS = [100 * (1 - LEVEL) / 2, 100 * (1 + LEVEL) / 2]  # percentiles that bound it
 ALPHA_RANGE = (0.002, 3.0)  # searched; an interval that reaches an edge counts as unbounded
-N_ALPHA = 400  # exponents of the grid, 1.9 % apart; ends are refined by bisection
-MIN_SIZES = 4  # three parameters need at least one size more
-# fewer repeated runs than this do not measure a seed noise: the residuals do
-MIN_NOISE_DOF = 3
+N_ALPHA = 400  # exponents of the grid, 1.9 % apart
+MIN_SIZES = 4  # three parameters and one size more
+MIN_NOISE_DOF = 3  # degrees of freedom from which seeds measure the noise; below, residuals do
 ALPHAS = np.geomspace(*ALPHA_RANGE, N_ALPHA)
-FORMS = ("power_constant", "power", "log_linear")
 HUBER_STARTS = (0.03, 0.1, 0.2, 0.4, 0.8, 1.6)  # exponents
 
 
@@ -34,9 +31,6 @@ def t_quantile(level, dof):
 def is_on_bound(alpha):
     """Returns True for an exponent on an end of the range searched."""
     return not ALPHA_RANGE[0] * 1.001 < alpha < ALPHA_RANGE[1] / 1.001
-
-
-# ---------------------------------------------------------------- L(N) = a N^-alpha + c
 
 
 class PowerLaw(NamedTuple):
@@ -60,7 +54,6 @@ class PowerLaw(NamedTuple):
     c_interval: tuple = (None, None)
 
     def at(self, n):
-        """Returns the loss of the curve at n parameters."""
         return self.a * n**-self.alpha + self.c
 
 
@@ -74,11 +67,7 @@ def group_by_size(n, loss):
 
 def project(alphas, log_n, weights, losses):
     """Returns the best a >= 0, c >= 0 and the sum of squares, each (A,), for alphas (A,); log_n,
-    weights and losses (K,).
-
-    The bounds need no solver: a line of negative slope becomes the constant, one of negative
-    intercept the line through zero.
-    """
+    weights and losses (K,)."""
     x = np.exp(-np.outer(alphas, log_n))
     total = weights.sum()
     x_mean, y_mean = x @ weights / total, (weights * losses).sum() / total
@@ -86,17 +75,17 @@ def project(alphas, log_n, weights, losses):
     sxy = x @ (weights * (losses - y_mean))
     a = np.maximum(sxy / np.maximum(sxx, 1e-300), 0)
     c = y_mean - a * x_mean
+    # no solver: on the bound c = 0 the best line goes through zero
     through_zero = (x @ (weights * losses)) / ((x**2) @ weights)
     a, c = np.where(c < 0, through_zero, a), np.maximum(c, 0)
     return a, c, (weights * (losses - a[:, None] * x - c[:, None]) ** 2).sum(1)
 
 
 def fit_power_law(n, loss):
-    """Returns the least-squares fit of a N^-alpha + c with profile-likelihood intervals.
+    """Returns the least-squares PowerLaw of runs with profile-likelihood intervals.
 
-    n, loss: one entry per run. The interval of alpha holds every alpha whose best sum of squares
-    exceeds the minimum by no more than F(1, dof) * noise variance: alpha and c trade along a curved
-    valley, so it is lopsided. ValueError with fewer than three sizes; with three no interval.
+    The interval of alpha holds every alpha whose best sum of squares exceeds the minimum by no more
+    than F(1, dof) * noise variance. ValueError with fewer than three sizes; with three no interval.
     """
     sizes, weights, means, within = group_by_size(n, loss)
     if len(sizes) < 3:
@@ -123,23 +112,23 @@ def fit_power_law(n, loss):
     critical = ss + special.fdtri(1, fit.noise_dof, LEVEL) * variance_of(fit)
     interval = _alpha_interval(profile, ss_grid, alpha, critical)
     fit = fit._replace(critical=critical, alpha_interval=interval)
-    return fit._replace(c_interval=_c_interval(fit))
+    _, low, high = predict(fit, math.inf)
+    return fit._replace(c_interval=(max(float(low[0]), 0.0), float(high[0])))
 
 
 def variance_of(fit):
-    """Returns the variance of one run, never quite 0."""
-    return max(fit.noise_sd, 1e-9 * fit.means.mean()) ** 2
+    return max(fit.noise_sd, 1e-9 * fit.means.mean()) ** 2  # of one run, never quite 0
 
 
 def _best_alpha(profile, ss_grid):
     """Global minimum of the profile, from the five deepest local minima of the grid."""
     padded = np.concatenate([[math.inf], ss_grid, [math.inf]])
-    best = ALPHAS[int(ss_grid.argmin())], ss_grid.min()
+    best = ss_grid.min(), ALPHAS[int(ss_grid.argmin())]
     local = np.flatnonzero((padded[1:-1] < padded[:-2]) & (padded[1:-1] <= padded[2:]))
     for i in local[np.argsort(ss_grid[local])][:5]:
         found = minimum_near(profile, i)
-        best = min(best, (float(found.x), float(found.fun)), key=lambda pair: pair[1])
-    return float(best[0])
+        best = min(best, (float(found.fun), float(found.x)))
+    return float(best[1])
 
 
 def minimum_near(function, i):
@@ -151,11 +140,8 @@ def minimum_near(function, i):
 
 
 def _noise(ss, ss_within, dof_lack, dof_within):
-    """Standard deviation of one run, its degrees of freedom, its source, p-value of lack of fit.
-
-    ss, dof_lack: scatter of the sizes' means about the curve; ss_within, dof_within: of the seeds
-    about their means. Both estimate the same variance if the law holds (F test of lack of fit).
-    """
+    """Standard deviation of one run, its degrees of freedom, its source, p-value of the F test of
+    lack of fit: of the sizes' means about the curve against the seeds about their means."""
     if dof_within >= MIN_NOISE_DOF:
         variance, p = ss_within / dof_within, None
         if dof_lack and variance > 0:
@@ -170,16 +156,11 @@ def _noise(ss, ss_within, dof_lack, dof_within):
 
 
 def _alpha_interval(profile, ss_grid, alpha, critical):
-    """Smallest and largest alpha inside the region, None where it reaches the edge.
-
-    The interval spans all pieces of the region. `alpha` is a node of its own: an interval may be
-    narrower than the distance of two nodes.
-    """
+    """Smallest and largest alpha inside the region, None where it reaches the edge."""
+    # the best alpha is a node of its own: an interval may be narrower than the distance of two
     nodes = np.append(ALPHAS, alpha)
-    inside = np.append(ss_grid, profile(alpha)) <= critical
     order = np.argsort(nodes, kind="stable")
-    nodes, inside = nodes[order], inside[order]
-    inside[np.flatnonzero(nodes == alpha)] = True
+    nodes, inside = nodes[order], np.append(ss_grid <= critical, True)[order]
     first, last = np.flatnonzero(inside)[[0, -1]]
 
     def end(out, within):
@@ -193,86 +174,40 @@ def _alpha_interval(profile, ss_grid, alpha, critical):
     return low, high
 
 
-def _region(fit, alphas, at_n=None, extra=0.0):
-    """Lowest and highest value of the curve at sizes `at_n` (M,) over the confidence region, for
-    each of alphas (A,): low, high (A, M); NaN where nothing is inside.
-
-    at_n None: c itself (an infinite size). extra: variance that a new observation adds, in units of
-    the noise variance (1/m for the mean of m runs).
-
-    For a fixed alpha let x_k = N_k^-alpha with weights w_k of sum W, X and Y the weighted means of
-    x and of the losses, Sxx = sum of w_k (x_k - X)^2, m = c + a X. Then
-
-        SS = SS0 + W (m - Y)^2 + Sxx (a - a0)^2 <= critical
-
-    is an ellipse of m and a, in which the curve is linear: by Cauchy-Schwarz its extremes at
-    u = N^-alpha are c0 + a0 u +- sqrt((critical - SS0) h), h = 1 / W + (u - X)^2 / Sxx + extra.
-    Where a < 0 or c < 0 there, they lie on an axis: h = u^2 / sum of w_k x_k^2 or 1 / W.
-    """
-    center = np.log(fit.sizes).mean()
-    x, w, y = np.exp(-np.outer(alphas, np.log(fit.sizes) - center)), fit.weights, fit.means
-    u = np.zeros((len(alphas), 1))
-    if at_n is not None:
-        u = np.exp(-np.outer(alphas, np.log(at_n) - center))
-    x_mean, y_mean = (x @ w / w.sum())[:, None], (w @ y) / w.sum()
-    sxx = ((x - x_mean) ** 2 @ w)[:, None]
-
-    a0 = (x @ (w * (y - y_mean)))[:, None] / sxx
-    c0 = y_mean - a0 * x_mean
-    slack = fit.critical - (w * (y - a0 * x - c0) ** 2).sum(1, keepdims=True)
-    to_a, to_c = (u - x_mean) / sxx, 1 / w.sum() - x_mean * (u - x_mean) / sxx
-    h = 1 / w.sum() + (u - x_mean) ** 2 / sxx + extra
-    ends = _ends(a0 * u + c0, slack, h, [(a0, to_a), (c0, to_c)])
-
-    x2 = (x**2 @ w)[:, None]  # the edge c = 0
-    a1 = (x @ (w * y))[:, None] / x2
-    slack = fit.critical - (w * (y - a1 * x) ** 2).sum(1, keepdims=True)
-    ends += _ends(a1 * u, slack, u**2 / x2 + extra, [(a1, u / x2)])
-
-    slack = fit.critical - float(w @ (y - y_mean) ** 2)  # the edge a = 0
-    ends += _ends(np.full_like(u, y_mean), np.full_like(u, slack), 1 / w.sum() + extra, [])
-    stacked = np.stack(ends)
-    none = np.isnan(stacked).all(0)
-    low = np.where(np.isnan(stacked), np.inf, stacked).min(0)
-    high = np.where(np.isnan(stacked), -np.inf, stacked).max(0)
-    return np.where(none, np.nan, low), np.where(none, np.nan, high)
-
-
-def _ends(value, slack, h, coefficients):
-    """[low, high] = value -+ sqrt(slack h); NaN where slack < 0 or one of the `coefficients`, pairs
-    (estimate, its slope with the value), is negative."""
-    half = np.sqrt(np.maximum(slack, 0) * h)
-    step = np.sqrt(np.maximum(slack, 0) / np.maximum(h, 1e-300))
-    ends = []
-    for sign in (-1, 1):
-        feasible = slack >= 0
-        for estimate, direction in coefficients:
-            feasible = feasible & (estimate + sign * step * direction >= 0)
-        ends.append(np.where(feasible, value + sign * half, np.nan))
-    return ends
-
-
-def _inside_alphas(fit):
-    low, high = fit.alpha_interval[0] or ALPHA_RANGE[0], fit.alpha_interval[1] or ALPHA_RANGE[1]
-    return np.unique(np.append(np.geomspace(low, max(high, low * (1 + 1e-12)), 200), fit.alpha))
-
-
-def _c_interval(fit):
-    low, high = _region(fit, _inside_alphas(fit))
-    if np.isnan(low).all():
-        return fit.c, fit.c
-    return max(float(np.nanmin(low)), 0.0), float(np.nanmax(high))
-
-
 def predict(fit, n, runs=None):
     """Returns the loss at sizes n: (estimate, low, high); runs: m for the mean of m new runs, None
-    for the curve."""
+    for the curve.
+
+    For a given alpha the curve is u'(a, c), u = (n^-alpha, 1), and the confidence region an ellipse
+    of a and c: by Cauchy-Schwarz its extremes are the best value +- sqrt((critical - SS) h), where
+    h = u'(X'WX)^-1 u, and 1 / m more for new runs. Where a < 0 or c < 0 there, they lie on an edge,
+    on which one of the two is 0.
+    """
     n = np.atleast_1d(np.asarray(n, float))
-    estimate = fit.at(n)
+    estimate, nothing = fit.at(n), np.full(n.shape, np.nan)
     if fit.noise_sd is None:
-        return estimate, np.full(n.shape, np.nan), np.full(n.shape, np.nan)
-    low, high = _region(fit, _inside_alphas(fit), n, 0.0 if runs is None else 1 / runs)
-    return estimate, np.fmin(np.nanmin(low, 0), estimate), np.fmax(np.nanmax(high, 0), estimate)
+        return estimate, nothing, nothing
+    low, high = fit.alpha_interval[0] or ALPHA_RANGE[0], fit.alpha_interval[1] or ALPHA_RANGE[1]
+    alphas = np.append(np.geomspace(low, high, 200), fit.alpha)
+    center = np.log(fit.sizes).mean()
+    powers = [np.exp(-np.outer(alphas, np.log(sizes) - center)) for sizes in (fit.sizes, n)]
+    x_both, u_both = (np.stack([power, np.ones_like(power)], -1) for power in powers)
+    ends = []
+    for free in ([0, 1], [0], [1]):  # x (A, K, 1 or 2), u (A, M, 1 or 2)
+        x, u = x_both[..., free], u_both[..., free]
+        across = np.swapaxes(x * fit.weights[:, None], 1, 2)
+        inverse = np.linalg.inv(across @ x)
+        best = inverse @ (across @ fit.means)[..., None]
+        slack = fit.critical - (fit.means - (x @ best)[..., 0]) ** 2 @ fit.weights
+        inside, slack = (slack >= 0)[:, None], np.maximum(slack, 0)[:, None]
+        h = (u @ inverse * u).sum(-1) + (1 / runs if runs else 0)
+        step = np.sqrt(slack / np.maximum(h, 1e-300))[..., None] * (u @ inverse)
+        for sign in (-1, 1):
+            feasible = inside & (np.swapaxes(best, 1, 2) + sign * step >= 0).all(-1)
+            value = (u @ best)[..., 0] + sign * np.sqrt(slack * h)
+            ends.append(np.where(feasible, value, np.nan))
+    ends = np.concatenate([estimate[None], *ends])
+    return estimate, np.fmin.reduce(ends), np.fmax.reduce(ends)
 
 
 # ---------------------------------------------------------------- another estimator, rival forms
@@ -282,8 +217,7 @@ def fit_huber(n, loss):
     """Returns {"alpha", "a", "c", "objective"} of a N^-alpha + c with a summed Huber loss on log L;
     None for the three if the best exponent lies on the bound of the search.
 
-    It is nearly the median curve: robust to one bad run, but of five points it all but passes
-    through three. So it is the check and not the estimate (benchmarks/scaling.md).
+    Robust to one bad run, but of five points it all but passes through three: a check.
     """
     n, loss = np.asarray(n, float), np.asarray(loss, float)
     center = np.log(n).mean()
@@ -316,10 +250,7 @@ def fit_line(n, loss, form):
     """
     x, loss = np.log(np.asarray(n, float)), np.asarray(loss, float)
     y = np.log(loss) if form == "power" else loss
-    center = x.mean()
-    sxx = ((x - center) ** 2).sum()
-    slope = float((x - center) @ y / sxx)
-    intercept = float(y.mean() - slope * center)
+    slope, intercept = map(float, np.polyfit(x, y, 1))
     fitted = intercept + slope * x
     spread = ((loss - loss.mean()) ** 2).sum()
     told = fitted if form == "log_linear" else np.exp(fitted)
@@ -328,43 +259,31 @@ def fit_line(n, loss, form):
         return {"slope": -slope, "intercept": intercept, "r_squared": r_squared}
     dof, interval = len(x) - 2, None
     if dof > 0:
-        error = t_quantile(0.5 + LEVEL / 2, dof) * math.sqrt(((y - fitted) ** 2).sum() / dof / sxx)
-        interval = (-slope - error, -slope + error)
+        error = math.sqrt(((y - fitted) ** 2).sum() / dof / ((x - x.mean()) ** 2).sum())
+        half = t_quantile(0.5 + LEVEL / 2, dof) * error
+        interval = (-slope - half, -slope + half)
     alpha = {"alpha": -slope, "alpha_interval": interval}
     return {**alpha, "a": math.exp(intercept), "r_squared": r_squared}
 
 
-def predict_form(form, n, loss, at_n):
-    if form == "power_constant":
-        return fit_power_law(n, loss).at(at_n)
-    line = fit_line(n, loss, form)
-    if form == "power":
-        return line["a"] * at_n ** -line["alpha"]
-    return line["intercept"] - line["slope"] * math.log(at_n)
-
-
 def hold_out_largest(n, loss):
-    """Returns the largest size predicted from the rest by each form, beside the naive "same as the
-    next largest"; None if fewer than three sizes remain. Errors are relative."""
+    """Returns the largest size predicted from the rest, beside the naive "same as the next
+    largest"; None if fewer than three sizes remain. Errors are relative."""
     n, loss = np.asarray(n, float), np.asarray(loss, float)
     rest, largest = n < n.max(), n == n.max()
     if len(np.unique(n[rest])) < 3:
         return None
     measured = float(loss[largest].mean())
     fit = fit_power_law(n[rest], loss[rest])
-    _, low, high = (float(v[0]) for v in predict(fit, n.max(), runs=int(largest.sum())))
+    value, low, high = (float(v[0]) for v in predict(fit, n.max(), runs=int(largest.sum())))
     known = math.isfinite(low)
-    naive = float(loss[n == n[rest].max()].mean()) / measured - 1
-    errors = {
-        form: predict_form(form, n[rest], loss[rest], n.max()) / measured - 1 for form in FORMS
-    }
+    naive = float(loss[n == n[rest].max()].mean())
     return {
         "n": float(n.max()),
         "measured": measured,
-        "predicted": float(fit.at(n.max())),
+        "predicted": value,
         "predicted_interval": [low, high] if known else None,
         "measured_inside_interval": low <= measured <= high if known else None,
-        "relative_error": errors["power_constant"],
-        "naive_relative_error": naive,
-        "forms": errors,
+        "relative_error": value / measured - 1,
+        "naive_relative_error": naive / measured - 1,
     }

@@ -1,7 +1,7 @@
 """Predicts runs that nobody has trained: loss if the model copies, if not, and how likely that is.
 
-Each family's own exponents, kappa as counted in the text: on held-out amounts of text that missed
-by 0.6 to 1.6 %, shared exponents by 1.4 to 1.8 % (benchmarks/scaling.md).
+Each family's own exponents, kappa as counted in the text: of what was tried, these missed held-out
+amounts of text by least (benchmarks/scaling.md).
 """
 
 import math
@@ -19,8 +19,6 @@ MIN_SIZES, MIN_AMOUNTS = 4, 3  # of a grid
 
 def onset_of(points):
     own = points.saved != 0
-    if not own.any():
-        return None
     return copying.onset(points.n[own], points.d[own], points.saved[own] + shared.BASE_SAVED)
 
 
@@ -49,7 +47,7 @@ def predict(points, found, other, family, n, d, kappa, starts, runs=1):
 
 
 def predictions(points, share, starts):
-    """Returns {"held_out": largest run of each family, from runs smaller in both, beside what was
+    """Returns {"held_out": each family's largest run, from runs smaller in both, beside what was
     measured, "next": twice the largest size on twice the text}."""
     n, d = points.n.max(), points.d.max()
     kappa = copying.kappa_of_share(share) if share else None
@@ -100,11 +98,9 @@ def _compared(number, measured):
 
 
 def predict_run(rows, n, d, share=None, runs=1):
-    """Returns the prediction of n parameters on d characters from the rows of a family that are
-    smaller in both, with "n_runs" and "digest" of the rows used. ValueError if they are too few.
-
-    share: of characters in second occurrences; runs: the interval is for the mean of so many.
-    """
+    """Returns the prediction of n parameters on d characters, the mean of `runs`, from the rows of
+    a family that are smaller in both, with "n_runs" and "digest" of the rows used. ValueError if
+    they are too few. share: of characters in second occurrences."""
     count = count_of(rows)
     rows = [row for row in rows if row[count] < n and row["n_chars_seen"] < d]
     rows = [row for row in rows if is_positive(row["val_nats_per_char"])]
@@ -122,7 +118,7 @@ def predict_run(rows, n, d, share=None, runs=1):
 
 
 def beside_measured(written, rows):
-    """Returns a prediction of `predict_run` beside what was measured; None if nothing was."""
+    """Returns a prediction of `predict_run` beside what was measured, or None."""
     losses = [
         row["val_nats_per_char"]
         for row in rows

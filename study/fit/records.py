@@ -37,17 +37,12 @@ def is_positive(value):
 
 
 def count_of(rows):
-    """Returns the key of the N of a law: matrices and head for the ladder, all parameters for the
-    original suite (as its study counted) and for tables.
-
-    Small models hold as much in embeddings as in blocks. The counting rule alone moved a published
-    exponent from 0.37 (all) over 0.54 (matrices and head) to 0.70 (without head).
-    """
+    """Returns the key of the N of a law: matrices and head for the ladder, whose small models hold
+    as much in embeddings as in blocks; all parameters for the original suite and for tables."""
     return "params_non_embedding" if any(is_ladder(row) for row in rows) else "params_total"
 
 
 def is_ladder(row):
-    """Returns True for a run of the model ladder."""
     return row["suite"] == "ladder"
 
 
@@ -66,16 +61,12 @@ def read_records(root):
             record = read_json(root / name) if name.endswith(".json") else None
             if isinstance(record, dict) and "family" in record and "params_total" in record:
                 records.append(record)
-    return sorted(
-        records,
-        key=lambda record: (
-            record["family"],
-            record["params_total"],
-            record.get("data_fraction") or 1,
-            record.get("seed") or 0,
-            str(record.get("name")),
-        ),
-    )
+
+    def order(record):
+        fraction, seed = record.get("data_fraction") or 1, record.get("seed") or 0
+        return record["family"], record["params_total"], fraction, seed, str(record.get("name"))
+
+    return sorted(records, key=order)
 
 
 def mixed_inputs(records):
@@ -103,15 +94,11 @@ def _mixed(records, key, what):
         cause = "on different amounts of text (--max-train-chars)"
     rows = []
     for digest, own in groups.items():
-        name = _limit_in_words(own[0]) if by_limit else str(digest)[:8]
+        limit = own[0].get("max_train_chars")
+        name = f"--max-train-chars {limit}" if limit else "no limit"
+        name = name if by_limit else str(digest)[:8]
         rows.append(f"{name}: {', '.join(str(record.get('name')) for record in own)}")
     return f"the runs were trained {cause}, so their losses cannot be compared: {'; '.join(rows)}"
-
-
-def _limit_in_words(record):
-    limit, chars = record.get("max_train_chars"), record.get("train_chars")
-    words = f"--max-train-chars {limit}" if limit else "no limit"
-    return words + (f", {chars:,} characters" if chars else "")
 
 
 def rows_of_records(records):
@@ -149,7 +136,6 @@ def read_curves(root, rows):
 
 
 def csv_text(rows, columns):
-    """Returns CSV with LF line ends."""
     out = io.StringIO()
     writer = csv.DictWriter(out, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()

@@ -2,9 +2,7 @@
 
 import numpy as np
 
-# in log loss, as Hoffmann et al. 2022; summed: with an average an optimizer stops early (Besiroglu
-# et al. 2024)
-HUBER_DELTA = 1e-3
+HUBER_DELTA = 1e-3  # in log loss, as Hoffmann et al. 2022; summed, as Besiroglu et al. 2024
 SQUARES = 10.0  # as delta: beyond every residual of a log loss, which makes it least squares
 LOG_ZERO = -15.0  # log of a coefficient that counts as zero
 
@@ -23,8 +21,7 @@ def minimize_huber(model, y, start, bounds, weights=1.0, delta=HUBER_DELTA, max_
 
     model(p) -> values (B, K) and their derivatives (B, K, P); y (K,), weights (B, K) or 1, bounds
     (2, P). Each step solves with the curvature of the residuals below delta (Newton) plus `damping`
-    times that of all residuals, iteratively reweighted. What would leave a bound is held for that
-    step. 30 steps where L-BFGS-B needs 1,000 or gives up (benchmarks/scaling.md).
+    times that of all residuals, iteratively reweighted. What would leave a bound is held.
     """
     p = np.clip(np.array(start, float), *bounds)
     value, slope = model(p)

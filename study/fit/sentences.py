@@ -9,7 +9,7 @@ from study.wording import interval, power, rounded, si
 
 def headline(entries, refused, compared, joint, answer):
     """Returns the answer and a sentence for each family without a grid and each pair."""
-    words = [answer["sentence"]] if answer and answer["sentence"] else []
+    words = [answer["sentence"]] if answer else []
     for family in in_order(set(entries) | set(refused)):
         if family in refused:
             words.append(_refused_sentence(family, refused[family]))
@@ -23,7 +23,7 @@ def headline(entries, refused, compared, joint, answer):
 
 
 def answer(families, numbers):
-    """Says the answer in at most 30 words."""
+    """Says the law of these families in at most 30 words."""
     alpha, beta = (
         rounded(numbers[key]["value"], *numbers[key]["interval"]) for key in ("alpha", "beta")
     )
@@ -43,33 +43,28 @@ def plural(family):
 
 
 def answer_without_law(winners, is_grid):
-    """Says what runs without a law can know: who has the lowest loss, and how often that is a
-    draw."""
+    """Says what runs without a law can know: who has the lowest loss how often."""
     why = "an exponent lies on the bound of the search" if is_grid else "that takes a grid of both"
     words = f"No law of size and text here: {why}"
     counts = Counter(map(claims.winner, winners))
     counts.pop(claims.NOT_KNOWN, None)
-    if counts:
-        who = [
-            f"{plural(name)} at {counts[name]}" for name in in_order(set(counts) - {claims.DRAW})
-        ]
-        who += [f"draws at {counts[claims.DRAW]}"] if claims.DRAW in counts else []
+    draws = counts.pop(claims.DRAW, 0)
+    who = [f"{plural(name)} at {counts[name]}" for name in in_order(counts)]
+    if draws:
+        who.append(f"draws at {draws}")
+    if who:
         words += f"; lowest loss: {', '.join(who)} of {len(winners)} points"
     return words + "."
 
 
 def prediction(row):
     """Says a prediction: the loss if the model copies, if not, and how likely that is."""
-    start = f"{label(row['family'])}, N = {si(row['n'])}, D = {si(row['d'])}: "
-    if row["if_copies"] is None:
-        words = f"{start}{_loss(row['if_not'])} nats per character"
-    else:
-        words = (
-            f"{start}{_loss(row['if_copies'])} nats per character if it copies,"
-            f" {_loss(row['if_not'])} if not"
-        )
-        known = row["p_copies"] is not None
-        words += f"; P(copies) = {row['p_copies']:.2f}" if known else "; P(copies) is not known"
+    losses, p = f"{_loss(row['if_not'])} nats per character", row["p_copies"]
+    if row["if_copies"] is not None:
+        losses = f"{_loss(row['if_copies'])} nats per character if it copies,"
+        losses += f" {_loss(row['if_not'])} if not; P(copies) "
+        losses += "is not known" if p is None else f"= {p:.2f}"
+    words = f"{label(row['family'])}, N = {si(row['n'])}, D = {si(row['d'])}: {losses}"
     return words + (f"; measured {row['measured']:.3f}" if "measured" in row else "") + "."
 
 
@@ -98,7 +93,7 @@ def _law_sentence(family, entry):
 
 
 def _pair_sentence(pair):
-    """Who has the lower loss at equal cost; None if no cost can be compared."""
+    """Who has the lower loss at equal cost, or None."""
     parts = [pair[cost]["text"] for cost in compare.COSTS if "text" in pair[cost]]
     return f"Lower loss of {_pair(pair)}: {', '.join(parts)}." if parts else None
 
@@ -120,8 +115,8 @@ def warnings(entries, compared):
         common = entry.get("common_law")
         if common and not common["holds"]:
             words.append(
-                "ladder and original suite do not lie on one law (p ="
-                f" {common['p_value']:.2g}): the ladder is fitted alone"
+                f"ladder and original suite do not lie on one law (p = {common['p_value']:.2g}):"
+                " the ladder is fitted alone"
             )
         if entry["n_runs"] == entry["n_sizes"]:
             words.append(
@@ -147,8 +142,7 @@ def warnings(entries, compared):
 
 
 def summary(result):
-    """Returns the closing block: the classical numbers per family; where a grid was trained, only
-    those of the original suite."""
+    """Returns the closing block of stage 06."""
     block = {}
     for family, entry in result["families"].items():
         if family not in (result["joint"] or {}):
@@ -176,7 +170,7 @@ def budget(family, flops, best, extrapolates):
     """Says what to train with `flops`, from `joint_fit.recommend`."""
     parts = []
     for what, (value, band) in best.items():
-        ends = f" (80 % band {si(band[0])} to {si(band[1])})" if band is not None else ""
+        ends = "" if band is None else f" (80 % band {si(band[0])} to {si(band[1])})"
         parts.append(f"{what} {si(value)}{ends}")
     words = f"{label(family)} with {flops:.3g} FLOPs (C = 6ND): {', '.join(parts)}"
     outside = " -- outside the sizes or data that were measured: an extrapolation"

@@ -2,11 +2,9 @@
 
     L = E + ((A_f / N^alpha)^k + (B_f / D^beta)^k)^(1/k) - kappa (saved - BASE_SAVED)
 
-A_f and B_f belong to the family f; alpha, beta, k and E are shared or each family's own. `saved`:
-measured bits per character of a repeated bar; kappa: nats per bit. k = 1 is the law of Hoffmann et
-al. 2022; E = 0 and k = 1 / beta that of Kaplan et al. 2020 (equation 1.5).
-
-Least squares (or Huber) of log loss. E is free, at least 0.
+A_f and B_f belong to the family f; alpha, beta, k and E >= 0 are shared or each family's own.
+`saved`: measured bits per character of a repeated bar; kappa: nats per bit. k = 1 is the law of
+Hoffmann et al. 2022; E = 0 and k = 1 / beta that of Kaplan et al. 2020 (equation 1.5).
 """
 
 import math
@@ -23,7 +21,7 @@ from study.fit.robust import SQUARES, log_sum_exp, minimize_huber
 BASE_SAVED = 0.05  # bits that every model saves on a repeated bar, long before it copies
 COPIES_FROM = 0.5  # bits saved by a model that copies; the step is from 0.2 to 1
 ON_STEP = 0.3  # bits saved by cells "on the step"
-NAMES = ("log_a", "log_b", "alpha", "beta", "inverse_order", "E")  # of what is fitted
+NAMES = ("log_a", "log_b", "alpha", "beta", "inverse_order", "E", "kappa")  # of what is fitted
 JOINT = ("E", "A", "B", "alpha", "beta", "order")  # of what is told, beside kappa
 QUOTED = ("alpha", "beta", "order", "E", "kappa")
 SHARED = ("alpha", "beta", "inverse_order", "E")
@@ -44,7 +42,7 @@ def joint_loss(n, d, E, A, B, alpha, beta, order, kappa=0.0, saved=0.0):
 
 
 class Points(NamedTuple):
-    """Runs as arrays; `family` counts `families`."""
+    """Runs as arrays; `family` holds places in `families`."""
 
     families: list
     family: np.ndarray
@@ -67,9 +65,7 @@ class Points(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """Which parameters all families share, kappa, k, and how residuals count."""
-
-    shared: tuple = SHARED
+    shared: tuple = SHARED  # parameters of all families
     kappa: float | None = None  # None: free; 0: no copying term
     sum: bool = False  # True: k = 1, size and text add up
     delta: float = SQUARES  # of the Huber loss; SQUARES: least squares
@@ -79,12 +75,10 @@ ALL_SHARED = Shape()
 
 
 class Fit(NamedTuple):
-    """A fitted law: parameters, their columns in it by name and family, residuals of log loss."""
-
     shape: Shape
     parameters: np.ndarray
-    columns: dict
-    residuals: np.ndarray
+    columns: dict  # name -> place in the parameters for each family
+    residuals: np.ndarray  # of log loss
     n_free: int
     centers: tuple  # mean ln N and ln D
 
@@ -99,10 +93,8 @@ class Fit(NamedTuple):
 
 
 def points_of(rows, saved=None, loss="val_nats_per_char"):
-    """Returns the Points of rows; saved: {(family, N, D): bits saved}, mean over seeds.
-
-    The copying term belongs to a family that copies: one with a cell above COPIES_FROM.
-    """
+    """Returns the Points of rows; saved: {(family, N, D): bits saved}, which count for a family
+    that has a cell above COPIES_FROM."""
     rows = [row for row in rows if is_positive(row["n_chars_seen"]) and is_positive(row[loss])]
     count, saved = count_of(rows), saved or {}
     families = in_order({row["family"] for row in rows})
@@ -122,23 +114,23 @@ def points_of(rows, saved=None, loss="val_nats_per_char"):
 
 
 def _columns(shape, n_families):
-    """Returns ({name: column of each family}, number of parameters); kappa is the last."""
+    """Returns {name: place in the parameters for each family}; kappa is the last."""
     columns, used = {}, 0
     for name in NAMES:
-        n_own = 1 if name in shape.shared else n_families
+        n_own = 1 if name in (*shape.shared, "kappa") else n_families
         columns[name] = used + np.arange(n_families) % n_own
         used += n_own
-    return columns, used + 1
+    return columns
 
 
-def _model(points, columns, n_parameters, centers):
+def _model(points, columns, centers):
     """Returns the model of `minimize_huber`, of log loss."""
     x_n, x_d = np.log(points.n) - centers[0], np.log(points.d) - centers[1]
     where = {name: own[points.family] for name, own in columns.items()}
     rows = np.arange(len(points.n))
 
     def model(p):
-        log_a, log_b, alpha, beta, inverse, E = (p[:, where[name]] for name in NAMES)
+        log_a, log_b, alpha, beta, inverse, E = (p[:, where[name]] for name in NAMES[:-1])
         terms = np.stack([log_a - alpha * x_n, log_b - beta * x_d]) / inverse
         both, part = log_sum_exp(terms)
         reducible = np.exp(inverse * both)
@@ -146,31 +138,33 @@ def _model(points, columns, n_parameters, centers):
         share = reducible / loss
         by_inverse = share * (both - (part * terms).sum(0))
         by_a, by_b = share * part[0], share * part[1]
-        slopes = np.zeros((*loss.shape, n_parameters))
-        for name, slope in zip(NAMES, (by_a, by_b, -by_a * x_n, -by_b * x_d, by_inverse, 1 / loss)):
+        by_exponents = by_a, by_b, -by_a * x_n, -by_b * x_d, by_inverse
+        slopes = np.zeros((*loss.shape, p.shape[1]))
+        for name, slope in zip(NAMES, (*by_exponents, 1 / loss, -points.saved / loss)):
             slopes[:, rows, where[name]] = slope
-        slopes[..., -1] = -points.saved / loss
         return np.log(loss), slopes
 
     return model
 
 
-def _bounds(points, shape, columns, n_parameters, E):
-    low, high = np.full(n_parameters, -15.0), np.full(n_parameters, 10.0)
+def _bounds(points, shape, columns, E=None):
+    """Returns the bounds (2, P) of the parameters; E: fixed."""
     order = (1.0, 1.0) if shape.sum else INVERSE_ORDERS
     of_E = (0.0, 0.98 * points.loss.min()) if E is None else (E, E)
-    ranges = (EXPONENT_BOUNDS, EXPONENT_BOUNDS, order, of_E)
-    for name, (least, most) in zip(SHARED, ranges):
-        low[columns[name]], high[columns[name]] = least, most
-    fixed = shape.kappa if points.saved.any() else 0.0
-    low[-1], high[-1] = (0.0, 1.0) if fixed is None else (fixed, fixed)
-    return np.array([low, high])
+    kappa = shape.kappa if points.saved.any() else 0.0
+    of_kappa = (0.0, 1.0) if kappa is None else (kappa, kappa)
+    logs = (-15.0, 10.0)
+    bounds = np.empty((2, columns["kappa"][0] + 1))
+    ranges = (logs, logs, EXPONENT_BOUNDS, EXPONENT_BOUNDS, order, of_E, of_kappa)
+    for name, ends in zip(NAMES, ranges):
+        bounds[:, columns[name]] = np.array(ends)[:, None]
+    return bounds
 
 
-def _starts(points, columns, n_parameters):
+def _starts(points, columns):
     """Returns starts (N_STARTS, P): exponents, order and E spread evenly."""
     rng = np.random.default_rng(0)
-    starts = np.full((N_STARTS, n_parameters), 0.08)
+    starts = np.full((N_STARTS, columns["kappa"][0] + 1), 0.08)
     ranges = {"alpha": (0.08, 0.6), "beta": (0.1, 0.6), "inverse_order": (0.3, 1)}
     ranges["E"] = (0, 0.6 * points.loss.min())
     for name, (low, high) in ranges.items():
@@ -189,10 +183,9 @@ def fit(points, shape=ALL_SHARED, E=None, start=None):
 
     E: fixed, for a profile; start: parameters of a fit of the same shape nearby.
     """
-    columns, n_parameters = _columns(shape, len(points.families))
+    columns = _columns(shape, len(points.families))
     centers = np.log(points.n).mean(), np.log(points.d).mean()
-    model = _model(points, columns, n_parameters, centers)
-    bounds = _bounds(points, shape, columns, n_parameters, E)
+    model, bounds = _model(points, columns, centers), _bounds(points, shape, columns, E)
     y = np.log(points.loss)
 
     def minimize(p, steps):
@@ -201,7 +194,7 @@ def fit(points, shape=ALL_SHARED, E=None, start=None):
 
     near = [start]
     if start is None:
-        near = minimize(_starts(points, columns, n_parameters), FIRST_STEPS)[:N_KEPT]
+        near = minimize(_starts(points, columns), FIRST_STEPS)[:N_KEPT]
     best = minimize(near, MOST_STEPS)[0]
     n_free = int((bounds[0] < bounds[1]).sum())
     return Fit(shape, best, columns, y - model(best[None])[0][0], n_free, centers)
@@ -210,20 +203,17 @@ def fit(points, shape=ALL_SHARED, E=None, start=None):
 def refitted(found, points, weights=1.0, shifts=0.0):
     """Returns the parameters (G, P) of the law refitted with weights and shifts of log loss, each
     (G, K) or one number."""
-    n_parameters = len(found.parameters)
-    model = _model(points, found.columns, n_parameters, found.centers)
-    bounds = _bounds(points, found.shape, found.columns, n_parameters, None)
+    model = _model(points, found.columns, found.centers)
+    bounds = _bounds(points, found.shape, found.columns)
     n_fits = len(weights) if np.ndim(weights) else len(shifts)
     start = np.tile(found.parameters, (n_fits, 1))
     y = np.log(points.loss) + shifts
-    return minimize_huber(
-        model, y, start, bounds, weights, found.shape.delta, max_steps=MOST_STEPS
-    )[0]
+    return minimize_huber(model, y, start, bounds, weights, found.shape.delta, MOST_STEPS)[0]
 
 
 def values(found, parameters=None, family=0):
-    """Returns {name of JOINT, "kappa": value} of a family, given by its number in Points;
-    parameters (P,) or (M, P) in place of the fit's own."""
+    """Returns {name of JOINT, "kappa": value} of a family, given by its place in Points; parameters
+    (P,) or (M, P) in place of the fit's own."""
     p = found.parameters if parameters is None else parameters
     own = {name: p[..., columns[family]] for name, columns in found.columns.items()}
     return {
@@ -233,7 +223,7 @@ def values(found, parameters=None, family=0):
         "alpha": own["alpha"],
         "beta": own["beta"],
         "order": 1 / own["inverse_order"],
-        "kappa": p[..., -1],
+        "kappa": own["kappa"],
     }
 
 
@@ -250,26 +240,21 @@ def is_on_bound(found, parameters=None):
     return ((exponents < 1.01 * low) | (exponents > high / 1.01)).any(1)
 
 
-# ---------------------------------------------------------------- intervals
-
-
 class Spread(NamedTuple):
-    """Parameters without each cell, without each amount of text, and with the runs of each amount
-    shifted by what another draw of its text does."""
+    """Parameters of refits, from which intervals come."""
 
-    cells: np.ndarray
-    amounts: np.ndarray
-    drawn: np.ndarray
+    cells: np.ndarray  # without each cell
+    amounts: np.ndarray  # without each amount of text
+    drawn: np.ndarray  # with each amount's runs shifted by what another draw of its text does
 
     def error(self, value, function):
-        """Returns the standard error of function(parameters), of seeds, form and text drawn."""
+        """Returns the standard error of function(parameters), of seeds and text drawn."""
         cells = np.asarray(function(self.cells))
         variance = (len(cells) - 1) * cells.var(0)
         return math.sqrt(variance + ((function(self.drawn) - value) ** 2).sum(0))
 
     def interval(self, value, function):
-        """Returns the interval of function(parameters), widened to hold its values without each
-        amount of text."""
+        """Returns the interval, widened to hold the values without each amount of text."""
         half = t_quantile(0.5 + LEVEL / 2, DEGREES) * self.error(value, function)
         others = np.asarray(function(self.amounts))
         return [float(min(value - half, others.min())), float(max(value + half, others.max()))]
@@ -298,9 +283,6 @@ def profile_of_E(found, points, n_values=25):
     return [min(inside), max(inside)]
 
 
-# ---------------------------------------------------------------- tests
-
-
 def against(special_fit, general_fit):
     """Returns {"p", "f", "extra"}: F test of a law nested in a more general one."""
     extra = general_fit.n_free - special_fit.n_free
@@ -313,8 +295,8 @@ def against(special_fit, general_fit):
 def misfit_by_region(found, points):
     """Returns [{"region", "runs", "cells", "misfit", "seed_sd", "ratio", "p"}].
 
-    misfit: root mean square of the cells' mean residuals; seed_sd: of runs about their cell; ratio
-    of both, p: its F test. None without repeated runs.
+    misfit: root mean square of the cells' mean residuals; seed_sd: of runs about their cell, None
+    without repeated runs; ratio of both, p: its F test.
     """
     on = points.saved + BASE_SAVED > ON_STEP
     regions = {"all": np.ones(len(on), bool), "off the step": ~on, "on the step": on}

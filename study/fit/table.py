@@ -17,7 +17,7 @@ from study.fit.power_law import fit_huber
 from study.fit.records import COLUMNS, TABLE_COLUMNS, is_positive
 from study.fit.robust import HUBER_DELTA
 
-ALIASES = {  # column -> names that people give it, lower case, without blanks, _ and -
+ALIASES = {  # column -> names that people give it, as _columns compares them
     "family": "family architecture arch modelfamily modeltype type model".split(),
     "n": "n params parameters nparams numparams modelsize size paramstotal nparameters".split(),
     "d": (
@@ -29,15 +29,11 @@ ALIASES = {  # column -> names that people give it, lower case, without blanks, 
 }
 UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12}
 DELIMITERS = ",;\t|"
-COMMENT = "#"
 ONE_FAMILY = "runs"  # of a table that names none
 MOST_NAMED = 5  # lines named in a remark
 # a diverged run lies so many robust standard deviations of log loss, and so much, above the law
 FAR_OFF, LEAST_FAR = 12.0, 0.1
 MIN_JUDGED = 8  # runs of a family that can say that another is far off
-
-
-# ---------------------------------------------------------------- words and numbers
 
 
 def decoded(content):
@@ -58,18 +54,17 @@ def number_of(word, grouped=True):
     >>> number_of("44,000,000"), number_of("124M"), number_of("3,95", grouped=False)
     (44000000.0, 124000000.0, 3.95)
     """
-    word = re.sub(r"[\s_\u00a0'’]", "", word).lower()
+    word = re.sub(r"[\s_'’]", "", word).lower()
     found = re.fullmatch(r"([-+]?[\d.,]+(?:e[-+]?\d+)?)([kmbgt]?)", word)
     if not found:
         return None
     digits, unit = found.groups()
-    is_grouped = re.fullmatch(r"[-+]?\d{1,3}(,\d{3})+(\.\d+)?", digits)
+    by_commas = re.fullmatch(r"[-+]?\d{1,3}(,\d{3})+(\.\d+)?", digits)
     if re.fullmatch(r"[-+]?\d{1,3}(\.\d{3}){2,}", digits):
         digits = digits.replace(".", "")
-    elif is_grouped and (grouped or digits.count(",") > 1):
+    elif by_commas and (grouped or digits.count(",") > 1):
         digits = digits.replace(",", "")
-    else:
-        digits = digits.replace(",", ".")
+    digits = digits.replace(",", ".")
     try:
         return float(digits) * UNITS[unit]
     except ValueError:
@@ -77,17 +72,14 @@ def number_of(word, grouped=True):
 
 
 def _lines(text):
-    """Returns [(number from 1, line)] without comments."""
-    lines = enumerate(re.split(r"\r\n|\r|\n", text), 1)
-    return [
+    """Returns [(number from 1, cells)] without comments; the header decides the delimiter."""
+    lines = [
         (number, line)
-        for number, line in lines
-        if line.strip(" \t;,|") and not line.lstrip().startswith(COMMENT)
+        for number, line in enumerate(re.split(r"\r\n|\r|\n", text), 1)
+        if line.strip(" \t;,|") and not line.lstrip().startswith("#")
     ]
-
-
-def _cells(lines):
-    """Returns [(number, cells)]; the delimiter is that of the header."""
+    if not lines:
+        raise ValueError("no runs: the table is empty")
     delimiter = max(DELIMITERS, key=lines[0][1].count)
     return [
         (number, [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter))])
@@ -100,9 +92,9 @@ def _columns(header):
     names = [re.sub(r"[\s_\-]", "", name.lower()) for name in header]
     places = {}
     for column, aliases in ALIASES.items():
-        place = next((names.index(alias) for alias in aliases if alias in names), None)
-        if place is not None:
-            places[column] = place
+        known = [alias for alias in aliases if alias in names]
+        if known:
+            places[column] = names.index(known[0])
     missing = [name for name in ("n", "loss") if name not in places]
     if missing:
         raise ValueError(
@@ -112,25 +104,21 @@ def _columns(header):
     return places
 
 
-# ---------------------------------------------------------------- rows
-
-
 def rows_of_table(path):
     """Returns (rows, remarks in words) of a table; ValueError with the line and the reason."""
-    lines = _lines(decoded(Path(path).read_bytes()))
-    if not lines:
-        raise ValueError("no runs: the table is empty")
-    (_, header), *body = _cells(lines)
+    (_, header), *body = _lines(decoded(Path(path).read_bytes()))
     places = _columns(header)
-    rows, empty, again = [], [], []
+    rows, empty, again = {}, [], []
     for number, cells in body:
         row = _row(number, cells, places)
+        key = row and tuple(row[column] for column in TABLE_COLUMNS)
         if row is None:
             empty.append(number)
-        elif any(all(row[key] == other[key] for key in TABLE_COLUMNS) for other in rows):
+        elif key in rows:
             again.append(number)
         else:
-            rows.append(row)
+            rows[key] = row
+    rows = list(rows.values())
     if not rows:
         raise ValueError("no runs: the table is empty" if not empty else "no row has a loss")
     _name_families(rows, header[places["family"]] if "family" in places else None)
@@ -147,36 +135,34 @@ def rows_of_table(path):
             more = ", ..." if len(numbers) > MOST_NAMED else ""
             named = ", ".join(map(str, numbers[:MOST_NAMED]))
             remarks.append(f"{len(numbers)} rows {what} are left out (line {named}{more})")
-    remarks += far
-    return sorted(rows, key=lambda row: tuple(row[key] or 0 for key in TABLE_COLUMNS[:-1])), remarks
+    rows.sort(key=lambda row: tuple(row[key] or 0 for key in TABLE_COLUMNS[:-1]))
+    return rows, remarks + far
 
 
 def _row(number, cells, places):
     """Returns a line as a row; None if it has no loss."""
 
-    def word(column):
-        place = places.get(column)
-        return cells[place] if place is not None and place < len(cells) else ""
-
-    def value(column):
-        found = number_of(word(column))
-        if word(column) and found is None:
-            raise ValueError(f"line {number}: {column} is {word(column)!r}, not a number")
-        return found
-
-    loss = number_of(word("loss"), grouped=False)
+    words = {column: cells[place] for column, place in places.items() if place < len(cells)}
+    loss = number_of(words.get("loss", ""), grouped=False)
     if loss is None or not math.isfinite(loss):
         return None
-    n, d = value("n"), value("d")
+    counts = {}
+    for column in ("n", "d"):
+        word = words.get(column, "")
+        counts[column] = number_of(word)
+        if word and counts[column] is None:
+            raise ValueError(f"line {number}: {column} is {word!r}, not a number")
+    n, d = counts["n"], counts["d"]
     if not is_positive(n) or (d is not None and not is_positive(d)):
         raise ValueError(f"line {number}: N and D must be positive numbers")
-    seed = number_of(word("seed")) if word("seed") else 0.0
+    word = words.get("seed") or "0"
+    seed = number_of(word)
     if seed is None or not seed.is_integer():  # a word: its own number, the same for the same word
-        seed = int.from_bytes(word("seed").encode()[:6], "big")
+        seed = int.from_bytes(word.encode()[:6], "big")
     return {
         **dict.fromkeys(COLUMNS),
         "name": f"line {number}",
-        "family": word("family") or ONE_FAMILY,
+        "family": words.get("family") or ONE_FAMILY,
         "size": f"{n:g}",
         "seed": int(seed),
         "params_total": n,
@@ -186,7 +172,7 @@ def _row(number, cells, places):
 
 
 def _name_families(rows, name):
-    """A column "model" that names every run by itself names no family."""
+    """Gives one name to all rows where a column "model" names every run by itself."""
     names = {row["family"] for row in rows}
     if name is not None and "famil" not in name.lower() and len(names) > len(rows) / 2 > 1:
         for row in rows:
@@ -194,7 +180,7 @@ def _name_families(rows, name):
 
 
 def _without_far_off(rows):
-    """Returns the rows without runs far above the law of the others, and remarks on these."""
+    """Returns the rows without runs far above the law of the others, and remarks on those."""
     kept, remarks = [], []
     for family in dict.fromkeys(row["family"] for row in rows):
         own = [row for row in rows if row["family"] == family]

@@ -1,11 +1,8 @@
-"""What the points of a scaling law determine: the law against its rivals, and one of three words.
+"""Judges what points say of alpha: the law against its rivals, and one of three words.
 
-    open        the interval of alpha has no end, or a law without any exponent fits as well
-    bounded     the interval has two ends, but is too wide to be quoted, or c may be 0
-    identified  the interval is at most a factor of MOST_RATIO wide and both rivals are rejected
-
-Of simulated studies of five sizes whose truth has no exponent, 16 to 24 % end with a bounded
-interval (benchmarks/scaling.md).
+open        the interval of alpha has no end, or a law without any exponent fits as well
+bounded     the interval has two ends, but is too wide to be quoted, or c may be 0
+identified  the interval is at most a factor of MOST_RATIO wide and both rivals are rejected
 """
 
 from typing import NamedTuple
@@ -24,26 +21,18 @@ RIVALS = {
 
 
 class Verdict(NamedTuple):
-    """What the data say of alpha."""
-
     word: str
     reason: str
     short: str  # the first of it, for a headline
     rivals: dict | None  # of `against_rivals`
-
-    @property
-    def identified(self):
-        return self.word == "identified"
 
 
 def against_rivals(fit):
     """Returns {form: {"p_value", "rejected"}} of each rival of a PowerLaw; None if nothing measures
     the noise.
 
-    Both are nested in the law: the sum of squares grows by F(1, degrees of freedom of the noise) if
-    they are true. Log-linear is its limit alpha -> 0 as Box and Cox (1964) write it,
-    b - m (1 - N^-alpha) / alpha, which c >= 0 excludes. Simulated at 5 %, 0 to 3.2 % are rejected
-    wrongly.
+    Both are nested in the law, log-linear as its limit alpha -> 0 (Box and Cox 1964), which c >= 0
+    excludes: if they are true, the sum of squares grows by F(1, degrees of freedom of the noise).
     """
     if fit.noise_sd is None:
         return None
@@ -68,14 +57,12 @@ def _squares_without_constant(fit):
 
 
 def _squares_of_line(fit):
-    x, w = np.log(fit.sizes), fit.weights
-    x, y = x - np.average(x, weights=w), fit.means - np.average(fit.means, weights=w)
-    slope = (w * x) @ y / ((w * x) @ x)
-    return float(w @ (y - slope * x) ** 2)
+    line = np.polyfit(np.log(fit.sizes), fit.means, 1, w=np.sqrt(fit.weights))
+    return float(fit.weights @ (fit.means - np.polyval(line, np.log(fit.sizes))) ** 2)
 
 
 def verdict(fit):
-    """Returns the Verdict on a fit."""
+    """Returns the Verdict on a PowerLaw."""
     rivals, notes = against_rivals(fit), _notes(fit)
     if openings := _openings(fit, rivals):
         return Verdict("open", "; ".join(openings + notes), openings[0], rivals)
@@ -108,8 +95,8 @@ def _openings(fit, rivals):
     elif high is None:
         problems.append(f"{interval} above (it begins at {low:.3g})")
     if law.is_on_bound(fit.alpha):
-        low, high = law.ALPHA_RANGE
-        problems.append(f"the best fit lies on the bound of the search ({low:g} to {high:g})")
+        ends = "{:g} to {:g}".format(*law.ALPHA_RANGE)
+        problems.append(f"the best fit lies on the bound of the search ({ends})")
     if fit.a <= 0:
         problems.append("the best a is 0: the losses do not fall with size")
     line = rivals["log_linear"]
@@ -129,15 +116,11 @@ def _shortcomings(fit, rivals):
         problems.append(f"the interval is wider than a factor of {MOST_RATIO}")
     if not rivals["power"]["rejected"]:
         problems.append(f"{RIVALS['power']} fits as well (p = {rivals['power']['p_value']:.2g})")
-    # with two degrees of freedom, as five sizes leave, 64 to 88 % of the studies that met all else
-    # held the truth; with three and more, 95 %
+    # simulated, 64 to 88 % of intervals with two held the truth; with three and more, 95 %
     if fit.noise_dof < law.MIN_NOISE_DOF:
-        degrees = {1: "one degree of freedom"}.get(
-            fit.noise_dof, f"{fit.noise_dof} degrees of freedom"
-        )
         problems.append(
-            f"{degrees} do not measure the noise ({law.MIN_NOISE_DOF} do): more sizes or seeds are"
-            " needed"
+            f"{fit.noise_dof} degrees of freedom do not measure the noise ({law.MIN_NOISE_DOF} do):"
+            " more sizes or seeds are needed"
         )
     return problems
 
@@ -147,8 +130,7 @@ def _notes(fit):
     notes = []
     if fit.c <= 0:
         notes.append("the best c lies on its bound 0")
-    # happens to good fits where the curve is flat
-    if fit.c >= fit.means.min():
+    if fit.c >= fit.means.min():  # good fits too, where the curve is flat
         at = fit.sizes[int(fit.means.argmin())]
         notes.append(
             f"c = {fit.c:.3f} lies above a measured loss ({fit.means.min():.3f} at N = {at:,.0f})"
