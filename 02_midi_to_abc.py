@@ -27,26 +27,15 @@ from pathlib import Path
 
 from study.stages.arguments import fail, stage_parser, whole
 from study.stages.files import write_bytes, write_text
-from study.stages.process import cpu_count, progress, run
+from study.stages.process import add_workers, progress, run
 from study.stages.stage import Stage
 
 from music.midi_to_abc import MAX_VOICES
-from study.prepare import one_file
-from study.prepare.conversion import (
-    CrewLost,
-    Settings,
-    convert_all,
-    journaled,
-    plan,
-    printable,
-    read_journal,
-    remove_others,
-    table_rows,
-)
+from study.prepare import conversion, one_file
+from study.prepare.conversion import printable, table_rows
+from study.prepare.fetch import in_words
 
 ME = "02_midi_to_abc.py"
-DEFAULT_VOICES = 6  # see the docstring
-TIMEOUT = 20  # seconds of processor time for one file; the slowest real one seen needs under one
 MAX_FAILED_SHARE = 0.75  # of at least 10 files: beyond this the input is not what the user believes
 CHECKED_SHARE = 1 / 32  # of the files are read back; reading one takes longer than writing it
 # quarter notes off the grid in the median, from which a file was not played to its beat: random
@@ -59,28 +48,21 @@ ORIGIN = ("composer", "work", "licence")  # also of conversion.tsv, from raw_mid
 
 def parse_arguments(argv):
     parser = stage_parser(__doc__)
-    parser.add_argument("files", nargs="*", metavar="FILE", help="convert these files alone")
-    parser.add_argument(
-        "-o", "--out", metavar="DIR", help="of files given alone: where to write (default: beside)"
-    )
-    parser.add_argument(
+    add, alone = parser.add_argument, "of files given alone:"
+    add("files", nargs="*", metavar="FILE", help="convert these files alone")
+    add("-o", "--out", metavar="DIR", help=f"{alone} where to write (default: beside)")
+    add(
         "--to",
         choices=tuple(one_file.ENDINGS),
         default="abc",
-        help="of files given alone: what to write (default: abc)",
+        help=f"{alone} what to write (default: abc)",
     )
-    parser.add_argument(
-        "--workers",
-        type=whole(1),
-        metavar="N",
-        default=cpu_count(),
-        help="processes, at most one a core (default: all cores, here %(default)s)",
-    )
-    parser.add_argument(
+    add_workers(parser)
+    add(
         "--max-voices",
         type=whole(1, MAX_VOICES),
         metavar="N",
-        default=DEFAULT_VOICES,
+        default=conversion.DEFAULT_VOICES,
         help=f"voices kept a tune, 1-{MAX_VOICES} (default: %(default)s)",
     )
     return parser.parse_args(argv)
@@ -133,12 +115,8 @@ def count(rows):
     reasons = dict(Counter(row["reason"] for row in rows.values() if "reason" in row).most_common())
     n_failed = len(rows) - len(good)
     if not good or (len(rows) >= 10 and n_failed > MAX_FAILED_SHARE * len(rows)):
-        fail(
-            ME,
-            f"{n_failed:,} of {len(rows):,} files gave no ABC: "
-            + ", ".join(f"{n:,} {reason}" for reason, n in reasons.items()),
-            "see data/failed_midi.txt; check what is in data/raw_midi",
-        )
+        mend = "see data/failed_midi.txt; check what is in data/raw_midi"
+        fail(ME, f"{n_failed:,} of {len(rows):,} files gave no ABC: {in_words(reasons)}", mend)
     total = {key: sum(row[key] for row in good) for key in TABLE if key != "error"}
     mended = sum((Counter(row["mended"]) for row in good), Counter())
     return {
@@ -162,27 +140,29 @@ def main(argv=None):
     journal = stage.root / "data/.02_midi_to_abc.journal.jsonl"
     if stage.up_to_date():
         return
-    tasks = plan(raw)
+    tasks = conversion.plan(raw)
     if not tasks:
         mend = f"run: python 01_download.py{stage.flags} --force"
         fail(ME, "data/raw_midi holds no MIDI file", mend)
     with stage.writing():
-        rows = read_journal(journal, target) if stage.resuming else {}
+        rows = conversion.read_journal(journal, target) if stage.resuming else {}
         todo = [task for task in tasks if task[0] not in rows]
         target.mkdir(parents=True, exist_ok=True)
-        settings = Settings(
-            str(raw), str(target), args.max_voices, args.seed, CHECKED_SHARE, TIMEOUT
+        settings = conversion.Settings(
+            str(raw), str(target), args.max_voices, args.seed, CHECKED_SHARE, conversion.TIMEOUT
         )
         began = time.monotonic()
-        results = journaled(convert_all(todo, args.workers, settings), journal, resume=bool(rows))
+        results = conversion.journaled(
+            conversion.convert_all(todo, args.workers, settings), journal, resume=bool(rows)
+        )
         try:
             for (midi, _), row in progress(results, len(todo), "MIDI to ABC", "file"):
                 rows[midi] = row
-        except CrewLost as problem:
+        except conversion.CrewLost as problem:
             fail(ME, str(problem), "see whether memory suffices, give fewer --workers")
         seconds = time.monotonic() - began
         rows = {midi: rows[midi] for midi, _ in tasks}
-        remove_others(target, {abc for midi, abc in tasks if "reason" not in rows[midi]})
+        conversion.remove_others(target, {abc for midi, abc in tasks if "reason" not in rows[midi]})
         write_tables(stage.root, tasks, rows)
         counts, reasons = count(rows)
         stage.finish(
@@ -191,10 +171,8 @@ def main(argv=None):
             skipped=reasons,
             summary={
                 **counts,
-                "mended": (
-                    ", ".join(f"{n:,} {why}" for why, n in counts["mended"].items()) or "none"
-                ),
-                "reasons": ", ".join(f"{n} {why}" for why, n in reasons.items()) or "none",
+                "mended": in_words(counts["mended"]) or "none",
+                "reasons": in_words(reasons) or "none",
                 "files per second": f"{len(todo) / max(seconds, 1e-3):.1f}",
             },
         )

@@ -38,20 +38,16 @@ from study.stages.files import (
     write_json,
     write_text,
 )
-from study.stages.process import cpu_count, run
+from study.stages.process import add_workers, run
 from study.stages.stage import Stage
 
 from common import TOKENIZERS
 from study.prepare import baselines, data_report, groups, reading, selection, split_files
 from study.prepare.figures import draw_data
-from study.prepare.selection import SPLITS
+from study.prepare.selection import MAX_CHARS, MIN_CHARS, SPLITS
 
 ME = "03_tokenize_split.py"
 TOKENIZER = "char"  # of the study; one of common.TOKENIZERS
-MIN_CHARS, MAX_CHARS = 101, 4999  # of a sequence: less is little more than a header
-MIN_NOTES = 16  # of a tune: the least that `check_abc` calls music
-# of the time of a tune's voices: beyond it a tune teaches only how to write rests
-MAX_REST_SHARE = 0.95
 SMALL_TEXT = 100_000  # training characters from which a model trained from nothing learns little
 
 
@@ -70,23 +66,24 @@ def parse_arguments(argv):
         metavar="DIR",
         help="take train.txt, val.txt and test.txt of a folder as they are, e.g. ~/text",
     )
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "--abc-raw",
         action="store_true",
         help="with --abc: keep the text as it is written (default: mend it)",
     )
-    parser.add_argument(
+    add(
         "--limit-chars",
         type=whole(1),
         metavar="N",
         help="characters of all splits together, spread evenly over the groups (default: all)",
     )
-    parser.add_argument(
+    add(
         "--tag",
         choices=("collection",),
         help="name each tune's first-level folder in its header, for prompts like R:bach",
     )
-    parser.add_argument(
+    add(
         "--vocab",
         choices=tuple(TOKENIZERS),
         default=TOKENIZER,
@@ -95,13 +92,7 @@ def parse_arguments(argv):
             f" note) (default: {TOKENIZER})"
         ),
     )
-    parser.add_argument(
-        "--workers",
-        type=whole(1),
-        metavar="N",
-        default=cpu_count(),
-        help="processes, at most one a core (default: all cores, here %(default)s)",
-    )
+    add_workers(parser)
     args = parser.parse_args(argv)
     args.mend = bool(args.abc) and not args.abc_raw
     if args.abc_raw and not args.abc:
@@ -166,14 +157,7 @@ def read_and_split(args, folder, names, spool):
         fail(ME, f"there is no tune in the .abc files of {folder.name}")
     if not args.abc:
         groups.name_by_works(tunes, selection.read_works(folder.parent / "conversion.tsv"))
-    parts, kept, report = selection.split_groups(
-        tunes,
-        args.seed,
-        min_notes=MIN_NOTES,
-        max_rest_share=MAX_REST_SHARE,
-        min_chars=MIN_CHARS,
-        limit_chars=args.limit_chars,
-    )
+    parts, kept, report = selection.split_groups(tunes, args.seed, args.limit_chars)
     if args.tag:
         n_tagged, n = reading.tag_sequences(parts, spool, args.seed), sum(map(len, parts.values()))
         print(f"the collection stands in the headers of {n_tagged:,} of {n:,} sequences (R:)")
@@ -209,7 +193,9 @@ def closing_block(stats, baseline_rows):
         names = f" ({selection.named(origins, n)})" if origins else ""
         left_out.append(f"{reason}: {n:,}{names}")
     for split in baselines.ASKED:
-        bits.append(f"{baseline_rows[split][best]['bits_per_char']:.3f} bits per character on {split}")
+        bits.append(
+            f"{baseline_rows[split][best]['bits_per_char']:.3f} bits per character on {split}"
+        )
         leak = stats["overlap_with_train"][split]["48"]
         leaks.append(
             f"{leak['share_of_all_windows']:.3%} of {split}'s windows of 48 characters,"
@@ -257,7 +243,9 @@ def main(argv=None):
                 }
             stats = data_report.statistics(tunes, kept, report, parts, written, tokenizer, overlap)
             baseline_rows = baselines.summarise(results, n_characters, n_chars)
-            write_json(data / "baselines.json", {**baseline_rows, "tokenizer_digest": tokenizer.digest})
+            write_json(
+                data / "baselines.json", {**baseline_rows, "tokenizer_digest": tokenizer.digest}
+            )
             write_json(data / "stats.json", stats)
             outputs = ["tokenizer.pkl", "baselines.json", "stats.json"]
             for split in SPLITS:

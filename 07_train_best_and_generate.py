@@ -54,13 +54,7 @@ from study.report import compose, headline
 from study.report.content import results
 from study.report.keys import suite_runs
 from study.report.page import write_played_page, write_report
-from study.report.tables import (
-    TABLES,
-    describe_skills,
-    run_rows,
-    tables,
-    training_history,
-)
+from study.report.tables import TABLES, describe_skills, run_rows, tables, training_history
 from study.train import runs
 from study.train.calibrate import expected_minutes
 from study.train.checkpoints import finished
@@ -210,27 +204,19 @@ def suite_records(root):
     return [read_json(root / f"checkpoints/{name}.json") for name in names]
 
 
-def check_size(root, args):
-    """Ends the script if --best asks for a size of which there is no learning rate."""
-    sizes = [record["size"] for record in suite_records(root) if record["family"] == BEST_FAMILY]
-    if sizes and args.best["size"] not in sizes:
-        fail(
-            ME,
-            f"--best {args.best['size']}: no model of this size was trained; there are"
-            f" {', '.join(sizes)}",
-            f"give one of them, e.g. --best {sizes[0]}:5",
-        )
-
-
 def plan_best(args, root, data):
     """Plans the best model, with the learning rate and recipe of the suite's run of its size.
 
-    Returns the run, see `study/train/runs.py`; raises ValueError if there is no such record.
+    Returns the run, see `study/train/runs.py`; raises ValueError if no model of the size is there.
     """
     name = f"{BEST_FAMILY}_{args.best['size']}"
     record = read_json(root / f"checkpoints/{name}.json")
     if record is None:
-        raise ValueError(f"there is no record of {name}")
+        sizes = [kept["size"] for kept in suite_records(root) if kept["family"] == BEST_FAMILY]
+        raise ValueError(
+            f"--best {args.best['size']}: no model of this size was trained; there are"
+            f" {', '.join(sizes) or 'none'}"
+        )
     spec = runs.RunSpec(
         BEST_FAMILY,
         record["size"],
@@ -248,7 +234,7 @@ def plan_best(args, root, data):
 
 
 def train_best(stage, planned, data, device):
-    """Trains the best model unless it stands there; says what it will take."""
+    """Trains the best model unless it is there; says what it will take."""
     force = stage.args.force
     if force or finished(stage.root, planned) is None:
         minutes = expected_minutes([planned], data, device)[0]
@@ -286,8 +272,7 @@ def evaluate(study):
 
 
 def write_results(root):
-    """Writes RESULTS.json, the tables beside it, the figures and the pages; returns the content,
-    and the figures."""
+    """Writes RESULTS.json, tables, figures and pages; returns its content and the figures."""
     content = results(root)
     write_json(root / "part4_outputs/RESULTS.json", content)
     for name, text in tables(root).items():
@@ -313,8 +298,8 @@ def draw_figures(root, content):
 
 
 def output_names(root, kept):
-    """Returns the files of this stage that its manifest vouches for; what a user played is not
-    among them. kept: names of the measurements."""
+    """Returns the files that the manifest vouches for, without what a user played. kept: names of
+    the measurements."""
     outputs = ["RESULTS.json", "report.html", "compose.html", "generated/metadata.json", *TABLES]
     outputs += [f"checkpoints/{BEST}.pt", "checkpoints/training_history.json"]
     names = [f"checkpoints/{BEST}{end}" for end in (".pt", ".json", ".curve.jsonl")]
@@ -330,8 +315,7 @@ def output_names(root, kept):
 
 
 def play_with(root, args):
-    """Draws samples as a user wants them from a finished model; leaves results and evaluation
-    alone."""
+    """Draws samples as a user wants them from a finished model."""
     seen = (read_json(root / "data/stats.json") or {}).get("music") or {}
     with mended_by("e.g. --meter 6/8 --key Am"):
         prompt = play.prompt_of(args.prompt, args.meter, args.key, seen)
@@ -402,7 +386,6 @@ def main(argv=None):
     root = resolve_root(args)
     if any(getattr(args, flag) is not None for flag in PLAY_FLAGS):
         return play_with(root, args)
-    check_size(root, args)
     budget = {name: quick if args.quick else full for name, (full, quick) in BUDGETS.items()}
     stage = Stage(__file__, args, config={"best": args.best, "budget": budget})
     if stage.up_to_date():

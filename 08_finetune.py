@@ -26,13 +26,12 @@ from study.stages.manifest import BEST
 from study.stages.process import run
 from study.stages.stage import Stage
 
-from common import load_tokenizer, pick_device
+from common import pick_device
 from study.evaluate import models
 from study.finetune import finetune
 from study.prepare.fetch import Refused, listing_digest
 from study.train import runs
 from study.train.calibrate import expected_minutes
-from study.train.checkpoints import load_checkpoint, tokenizer_path, weights_digest
 from study.train.data import load_data
 from study.train.loop import Stopped
 
@@ -63,7 +62,7 @@ def parse_arguments(argv):
         type=name_list,
         default=BEST,
         metavar="BASE",
-        help=f"checkpoint to start from, e.g. transformer_small (default: {BEST})",
+        help=f"start from checkpoints/BASE.pt, or study, the model that ships (default: {BEST})",
     )
     args = parser.parse_args(argv)
     if args.name is None:
@@ -72,22 +71,6 @@ def parse_arguments(argv):
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,40}", args.name):
         parser.error(f"--name {args.name}: letters, digits, - and _ only, at most 40")
     return args
-
-
-def open_base(root, args):
-    """Returns (loaded, checkpoint) of the base model; ends the script if it cannot be used."""
-    again = f"python 07_train_best_and_generate.py{root_flags(args)}"
-    path = root / f"checkpoints/{args.model}.pt"
-    if not path.exists():
-        have = ", ".join(sorted(other.stem for other in path.parent.glob("*.pt"))) or "none"
-        problem = f"there is no base model checkpoints/{args.model}.pt; there are: {have}"
-        fail(ME, problem, f"run: {again}, or give one of them to --model")
-    try:
-        tokenizer = load_tokenizer(tokenizer_path(root, args.model))
-        loaded = models.load_model(root, args.model, tokenizer, pick_device(args.device))
-    except ValueError as error:
-        fail(ME, str(error), f"run: {again}, or give another --model")
-    return loaded, load_checkpoint(path)[1]
 
 
 def read_texts(root, args, base):
@@ -124,11 +107,9 @@ def describe_music(music):
     )
 
 
-def train_on(stage, base, checkpoint, data, name):
+def train_on(stage, base, data, name):
     """Trains on from the base model's weights; returns the record."""
-    weights = base.model.state_dict()
-    start = weights_digest(weights)
-    planned = finetune.plan_training(data, checkpoint, start, stage.args.seed, name)
+    planned = finetune.plan_training(data, base, stage.args.seed, name)
     minutes = expected_minutes([planned], data, base.device)[0] + MEASURING_MINUTES
     print(
         f"about {minutes:.1f} minutes on this machine: {planned['epochs']} epochs of"
@@ -136,9 +117,8 @@ def train_on(stage, base, checkpoint, data, name):
         flush=True,
     )
     try:
-        return runs.train(
-            stage.root, planned, data, base.device, again=stage.args.force, weights=weights
-        )
+        again, weights = stage.args.force, base.model.state_dict()
+        return runs.train(stage.root, planned, data, base.device, again, weights)
     except Stopped as error:
         fail(ME, str(error), "the last good state is kept; the base model is as it was")
 
@@ -162,7 +142,13 @@ def in_words(report):
 def main(argv=None):
     args = parse_arguments(argv)
     root = resolve_root(args)
-    base, checkpoint = open_base(root, args)
+    try:
+        base = models.open_model(root, args.model, pick_device(args.device))
+    except ValueError as error:
+        mend = (
+            f"run: python 07_train_best_and_generate.py{root_flags(args)}, or give another --model"
+        )
+        fail(ME, str(error), mend)
     digest = listing_digest if args.source.is_dir() else file_digest
     config = {"source": digest(args.source), "name": args.name, "base": base.digest}
     stage = Stage(__file__, args, config, part=args.name)
@@ -176,7 +162,7 @@ def main(argv=None):
         for split in ("train", "test"):
             texts = [row["text"] for row in getattr(music, split)]
             write_text(folder / f"{split}.txt", "\n".join(texts))
-        record = train_on(stage, base, checkpoint, data, name)
+        record = train_on(stage, base, data, name)
         write_bytes(root / f"checkpoints/{name}.tokenizer.pkl", base.tokenizer.dumps())
         tuned = models.load_model(root, name, base.tokenizer, base.device)
         rows = finetune.write_samples(

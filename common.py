@@ -241,8 +241,10 @@ NORM_EPS = 1e-5
 
 
 class Model(nn.Module):
-    """What the families share: loss, cache and accounts. A family is a subclass with a `head` and,
-    beside the attributes below,
+    """What the families share: loss, cache and accounts.
+
+    config: "family", "vocab_size", "block_size", "n_layer", "dropout", and what a family adds. A
+    family is a subclass with a `head` and, beside the attributes below,
 
     features(idx): what the head reads, (B, T, d), of token numbers (B, T);
     step_rows(texts, cache=None): logits (B, V) after each of B lists of two tokens or more, of
@@ -272,12 +274,8 @@ class Model(nn.Module):
         logits = self.head(self.features(idx))
         if targets is None:
             return logits, None
-        total = F.cross_entropy(
-            logits.flatten(0, 1).float(),
-            targets.flatten().long(),
-            ignore_index=IGNORE,
-            reduction="sum",
-        )
+        flat = logits.flatten(0, 1).float(), targets.flatten().long()
+        total = F.cross_entropy(*flat, ignore_index=IGNORE, reduction="sum")
         return logits, total / (targets != IGNORE).sum().clamp(min=1)
 
     @staticmethod
@@ -316,25 +314,20 @@ class Model(nn.Module):
         return matrices, rest
 
     def count_parameters(self):
-        """Trained parameters by group; the groups sum to "total". "non_embedding" leaves out token
-        and position tables but not the output layer."""
-        groups = {"embedding": 0, "hidden": 0, "norm": 0, "head": 0}
+        """Trained parameters: "total"; "non_embedding": without token and position tables, but with
+        the output layer; "matrices": what of these is multiplied with every token."""
+        counts = {"total": 0, "non_embedding": 0, "matrices": 0}
         for name, parameter in self.named_parameters():
-            if "embedding" in name:
-                group = "embedding"
-            elif name.startswith("head"):
-                group = "head"
-            else:
-                group = "norm" if parameter.ndim < 2 else "hidden"
-            groups[group] += parameter.numel() * parameter.requires_grad
-        total = sum(groups.values())
-        return {"total": total, "non_embedding": total - groups["embedding"], **groups}
+            n, is_table = parameter.numel() * parameter.requires_grad, "embedding" in name
+            counts["total"] += n
+            counts["non_embedding"] += 0 if is_table else n
+            counts["matrices"] += 0 if is_table or parameter.ndim < 2 else n
+        return counts
 
     def flops_per_token(self):
         """Floating-point operations of forward and backward pass per token of a full window: 6 for
         each weight that is multiplied; subclasses add what is multiplied with no weight."""
-        counts = self.count_parameters()
-        return 6 * (counts["hidden"] + counts["head"])
+        return 6 * self.count_parameters()["matrices"]
 
 
 def _shifted(h, before=None):
@@ -445,9 +438,8 @@ def _rotate(x, cos, sin):
 class Transformer(Model):
     """Decoder-only Transformer: learned positions, untied output head.
 
-    config: "family", "vocab_size", "block_size", "n_layer", "n_head", "d_model", "d_ff", "dropout"
-    and the flags "rotary", "qk_norm", "token_shift"; "learned_positions" (not there: True) may be
-    False beside rotary ones.
+    config: "n_head", "d_model", "d_ff", FLAGS; "learned_positions" (not there: True) may be False
+    beside rotary ones.
     """
 
     family = "transformer"
@@ -576,7 +568,7 @@ class Recurrent(Model):
 class LSTM(Recurrent):
     """Embedding, a stack of LSTM layers, linear head. The gates' biases are constants.
 
-    config: "family", "vocab_size", "block_size", "n_layer", "d_embedding", "d_hidden", "dropout".
+    config: "d_embedding", "d_hidden".
     """
 
     family = "lstm"
@@ -586,15 +578,10 @@ class LSTM(Recurrent):
 
     def __init__(self, config):
         super().__init__(config)
-        H, V = config["d_hidden"], config["vocab_size"]
-        self.embedding = nn.Embedding(V, config["d_embedding"])
-        self.lstm = nn.LSTM(
-            config["d_embedding"],
-            H,
-            config["n_layer"],
-            batch_first=True,
-            dropout=config["dropout"] if config["n_layer"] > 1 else 0.0,
-        )
+        E, H, V = config["d_embedding"], config["d_hidden"], config["vocab_size"]
+        between = config["dropout"] if config["n_layer"] > 1 else 0.0
+        self.embedding = nn.Embedding(V, E)
+        self.lstm = nn.LSTM(E, H, config["n_layer"], batch_first=True, dropout=between)
         self.head = nn.Linear(H, V, bias=False)
         nn.init.normal_(self.embedding.weight, std=EMBEDDING_STD)
         nn.init.zeros_(self.head.weight)
@@ -620,8 +607,7 @@ class LSTM(Recurrent):
 
 
 class _MemoryBlock(nn.Module):
-    """Pre-norm linear memory and GELU feed-forward: the Transformer's block with another way to
-    look back."""
+    """The Transformer's block with another way to look back: a linear memory."""
 
     def __init__(self, config):
         super().__init__()
@@ -638,9 +624,8 @@ class _MemoryBlock(nn.Module):
         self.register_buffer("forget_bias", (tokens - 1).log(), persistent=False)
 
     def forward(self, x, memory=None, last=None):
-        """x (B, T, d), the memory before it (B, n_head, head size, head size) and last (B, 2,
-        max(SHIFTS), d): what is shifted, of the tokens just before (None: zeros) -> all three after
-        it."""
+        """x (B, T, d); memory (B, n_head, head size, head size) and last (B, 2, max(SHIFTS), d; what
+        is shifted) of the tokens before it (None: zeros) -> all three after it."""
         B, T, d = x.shape
         last_memory, last_mlp = (None, None) if last is None else last.unbind(1)
         h, last_memory = _shifted(self.norm_memory(x), last_memory)
@@ -693,12 +678,12 @@ def _decay(sums):
 
 
 class SSM(Recurrent):
-    """A linear recurrent network: the Transformer's block and token shift, but in place of
-    attention each head has a matrix that keeps k v' of every token and forgets at a rate of its own
-    for each token (Mamba-2's state-space model with scalar decay, Dao & Gu 2024; the forget gate is
-    the mLSTM's sigmoid, Beck et al. 2024). It has no position table: order is in what is forgotten.
+    """A linear recurrent network: in place of attention each head has a matrix that keeps k v' of
+    every token and forgets at a rate of its own for each (Mamba-2's state-space model with scalar
+    decay, Dao & Gu 2024; the forget gate is the mLSTM's sigmoid, Beck et al. 2024). It has no
+    position table: order is in what is forgotten.
 
-    config: "family", "vocab_size", "block_size", "n_layer", "n_head", "d_model", "d_ff", "dropout".
+    config: "n_head", "d_model", "d_ff".
     """
 
     family = "ssm"
@@ -732,28 +717,25 @@ class SSM(Recurrent):
 
     def flops_per_token(self):
         """Beside the weights, for each layer and channel, forward, 2 for each channel of its head
-        to write the memory and 2 to read it, and in the chunk 4 for each of (CHUNK + 1) / 2 tokens.
-        From chunk to chunk (1 % of all) is left out."""
+        to write the memory and 2 to read it, and in the chunk 4 for each of (CHUNK + 1) / 2 tokens
+        (from chunk to chunk, 1 % of all, is left out)."""
         c, d = self.config, self.config["d_model"]
         memory = 4 * d * d / c["n_head"] + 4 * d * (CHUNK + 1) / 2
         return super().flops_per_token() + 3 * c["n_layer"] * memory
 
 
 # ---------------------------------------------------------------- device
-# Where to compute, and in which precision.
 
 
 def pick_device(name="auto"):
     """A torch.device for "auto", "cpu", "cuda" or "mps"; ValueError if this machine does not have
     it. Under torchrun every process takes the GPU of its local rank."""
-    available = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    have = [kind for kind in available if available[kind]]
-    if name == "auto":
-        name = have[0]
+    have = ["cpu"]
+    if torch.backends.mps.is_available():
+        have.insert(0, "mps")
+    if torch.cuda.is_available():
+        have.insert(0, "cuda")
+    name = have[0] if name == "auto" else name
     if name not in have:
         raise ValueError(f"--device {name}: this machine has {' and '.join(have)} only")
     if name != "cuda":

@@ -221,7 +221,7 @@ def test_bars_in_a_meter_that_the_model_knows_are_given():
     "flags, words",
     [
         (["--key", "H"], "is no key"),
-        (["--meter", "7/8"], "has never seen it; it knows 4/4, 13/8"),
+        (["--meter", "7/8"], "has never seen the meter 7/8; it knows 4/4, 13/8"),
         (["--meter", "x"], "is no meter"),
     ],
     ids=["key", "unseen", "meter"],

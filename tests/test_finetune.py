@@ -330,11 +330,12 @@ def test_a_bad_source_is_one_sentence_and_changes_nothing(kind, base_root, tmp_p
 
 def test_what_is_asked_for_must_be_there(base_root, tmp_path, songs):
     assert "source" in refusal(base_root).lower()
-    assert "no base model checkpoints/xl.pt; there are: best_model" in refusal(
+    assert "no checkpoints/xl.pt; there are: best_model, study" in refusal(
         base_root, songs, "--model", "xl"
     )
     assert "letters, digits" in refusal(base_root, songs, "--name", "../x")
-    assert "there is no base model" in refusal(tmp_path, songs)
+    assert "there is no checkpoints/best_model.pt" in refusal(tmp_path, songs)
+    assert "study has another vocabulary" in refusal(base_root, songs, "--model", "study")
     other = CharTokenizer("another alphabet")
     checkpoint = torch.load(base_root / "checkpoints/best_model.pt", weights_only=True)
     torch.save(

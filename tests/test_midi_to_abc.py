@@ -604,7 +604,7 @@ def convert(data, name="", max_voices=15):
         while True:
             pass
     return plain(data, name, max_voices)
-conversion.convert, conversion.MAX_DEATHS, stage02.TIMEOUT = convert, 6, {timeout}
+conversion.convert, conversion.MAX_DEATHS, conversion.TIMEOUT = convert, 6, {timeout}
 if __name__ == "__main__":
     stage02.main(["--root", {root!r}, "--workers", "2"])
 """

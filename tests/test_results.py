@@ -592,7 +592,7 @@ def test_the_best_model_is_a_size_and_epochs_from_a_table(made):
     assert (full["size"], full["epochs"]) == ("xl", 10) and full["keep_best"]
     asked = planned("--best", "small:3:4")
     assert (asked["size"], asked["epochs"], asked["batch_windows"]) == ("small", 3, 4)
-    with pytest.raises(ValueError, match="no record of transformer_huge"):
+    with pytest.raises(ValueError, match="no model of this size was trained"):
         planned("--best", "huge:1")
 
 

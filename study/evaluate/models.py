@@ -9,17 +9,19 @@ from common import load_tokenizer
 from study.train.checkpoints import load_checkpoint, tokenizer_path
 
 STUDY = "study"  # name of the model that ships; see MODEL_CARD.md beside it
+STUDY_RECORD = {"size": "medium", "recipe": "tuned"}  # what its file does not say
 
 
 class LoadedModel(NamedTuple):
-    """A trained model with its tokenizer and device. The digest of weights, configuration and
-    vocabulary stands for it in keys; the device does not count: its last bits differ, as those of
-    two CPUs do."""
+    """A trained model with its tokenizer, device and run's record. The digest of weights,
+    configuration and vocabulary stands for it in keys; the device does not count: its last bits
+    differ, as those of two CPUs do."""
 
     model: Any
     tokenizer: Any
     device: Any
     digest: str
+    record: dict = {}
 
     @property
     def classes(self):
@@ -32,7 +34,8 @@ def open_model(root, name, device="cpu"):
     ValueError names those that are there."""
     if name == STUDY:
         path = HERE / "docs/study/best_model.pt"
-        return _loaded(path, load_tokenizer(path.with_suffix(".tokenizer.pkl")), device)
+        loaded = _loaded(path, load_tokenizer(path.with_suffix(".tokenizer.pkl")), device)
+        return loaded._replace(record=STUDY_RECORD | loaded.record)
     if not (root / f"checkpoints/{name}.pt").exists():
         have = sorted(path.stem for path in (root / "checkpoints").glob("*.pt"))
         raise ValueError(
@@ -55,4 +58,4 @@ def _loaded(path, tokenizer, device):
             f"checkpoints/{path.name} was trained with another vocabulary than data/tokenizer.pkl"
         )
     digest = value_digest([checkpoint["weights_digest"], checkpoint["config"], tokenizer.digest])
-    return LoadedModel(model, tokenizer, device, digest)
+    return LoadedModel(model, tokenizer, device, digest, checkpoint["record"])

@@ -38,9 +38,9 @@ def draw(loaded, prompt, seeds, max_chars, bars, sampler, n_bars=0, judge=RightB
 
 
 def open_tune(path, n_given, seen):
-    """Opens a MIDI file, a score or ABC for its last n_given bars; returns its Source and Given
-    (`music/continuation.py`). ValueError says in a sentence why there is nothing to continue. seen:
-    see `prompt_of`, with {"voices": {"max": number}}."""
+    """Returns the Source and the last n_given bars (Given, `music/continuation.py`) of a MIDI file,
+    a score or ABC; ValueError says in a sentence why there is nothing to continue. seen: see
+    `prompt_of`, with {"voices": {"max": number}}."""
     meters = seen.get("meters") or ()
     try:
         data = path.read_bytes()
@@ -50,10 +50,7 @@ def open_tune(path, n_given, seen):
     source = read_source(data, path.name, max_voices)
     given = last_bars(source.text, n_given, meters)
     for _, meter in read_abc(given.text).meters:
-        if meters and meter not in meters:
-            raise ValueError(
-                f"the model has never seen the meter {meter}; it knows {', '.join(meters)}"
-            )
+        known(meter, "meter", meters)
     return source, given
 
 
@@ -67,12 +64,11 @@ def continue_tune(loaded, given, seeds, n_bars, max_chars, sampler):
 
 
 def prompt_of(prompt, meter, key, seen):
-    """Returns what played samples begin with: the prompt asked for, or a header of what was asked
-    for (None: not).
+    """Returns what played samples begin with: the prompt asked for, or a header up to the last
+    field asked for (None: not); the model writes the rest.
 
-    The fields before the last one asked for stand in it, too, in the training text's order; the
-    model writes the rest. seen: {"keys": {key: share}, "meters": {meter: share}} of the training
-    text, empty where unknown. Raises ValueError.
+    seen: {"keys": {key: share}, "meters": {meter: share}} of the training text, empty where
+    unknown. Raises ValueError.
     """
     if prompt is not None:
         return normal_prompt(prompt.replace("\\n", "\n"))
@@ -85,13 +81,13 @@ def prompt_of(prompt, meter, key, seen):
 
 
 def known(value, what, seen):
-    """The value, if the training text has it or is not known; ValueError if it has not."""
+    """Returns the value, if the training text has it or is not known; ValueError if it has not."""
     if not seen or value in seen:
         return value
     names = list(seen)[:LISTED]
     more = f" and {len(seen) - LISTED} more" if len(seen) > LISTED else ""
     raise ValueError(
-        f"--{what} {value}: the model has never seen it; it knows {', '.join(names)}{more}"
+        f"the model has never seen the {what} {value}; it knows {', '.join(names)}{more}"
     )
 
 

@@ -24,10 +24,12 @@ from study.evaluate.prompts import prompts_from
 from study.evaluate.rating import losses_by_tune
 from study.evaluate.sampling import Request, generate
 from study.prepare import groups, reading, selection
-from study.prepare.conversion import Settings, convert_all, plan, printable
+from study.prepare.conversion import DEFAULT_VOICES, TIMEOUT, Settings, convert_all, plan, printable
 from study.prepare.fetch import MidiFolder, Refused, in_words, music_members
 from study.prepare.gather import MUSIC_SUFFIXES, Collected, gather
+from study.prepare.selection import MAX_CHARS, MIN_CHARS
 from study.train import runs
+from study.train.checkpoints import weights_digest
 from study.train.data import BLOCK_SIZE, sequence_bounds
 from study.train.loss import evaluate
 
@@ -40,23 +42,18 @@ LEAST_STEPS = 20  # of an epoch's worth of training: a text that has less is rea
 DROPOUT = 0.2  # of the base model's 0: a dozen songs are few
 BATCH_WINDOWS = 4  # of 512 tokens, a step
 OLD_TOKENS = 200_000  # of the old validation split that are looked at, at most
-# as in stages 02 and 03
-MAX_VOICES, TIMEOUT = 6, 20  # of a MIDI file; seconds for one
-LIMITS = {"min_chars": 101, "max_chars": 4999}  # of a sequence
-MIN_NOTES, MAX_REST_SHARE = 16, 0.95  # of a tune
 
 
 # ---------------------------------------------------------------- the music
 
 
 class Music(NamedTuple):
-    """New sequences {"origin", "text"}; test is held out, and empty where there is one group.
-    left_out: {what: number}."""
+    """New sequences {"origin", "text"}; test is held out, and empty where there is one group."""
 
     train: list
     test: list
     counts: dict
-    left_out: dict
+    left_out: dict  # {what: number}
 
 
 def read_source(source, work, seed, limit_chars):
@@ -72,18 +69,20 @@ def read_source(source, work, seed, limit_chars):
     members = music_members(source, left_out, None, seed, MUSIC_SUFFIXES)
     gather(members, Collected(midi, io.StringIO()))
     midi.check()
-    settings = Settings(str(raw), str(abc), MAX_VOICES, seed, 0, TIMEOUT)
+    settings = Settings(str(raw), str(abc), DEFAULT_VOICES, seed, 0, TIMEOUT)
     rows = convert_all(plan(raw), cpu_count(), settings)
     left_out.update(row["reason"] for _, row in rows if "reason" in row)
     files = [(str(abc / name), name) for name in tree_files(abc)]
     with tempfile.TemporaryFile(dir=work) as spool:
-        tunes = reading.read_all(reading.read_file, files, cpu_count(), spool, **LIMITS)
+        tunes = reading.read_all(
+            reading.read_file, files, cpu_count(), spool, min_chars=MIN_CHARS, max_chars=MAX_CHARS
+        )
         if tunes:
             groups.group_tunes(tunes)
-        kept, dropped = selection.filter_tunes(tunes, MIN_NOTES, MAX_REST_SHARE)
-        sequences, n_short = selection.make_sequences(kept, seed, LIMITS["min_chars"])
+        kept, dropped = selection.filter_tunes(tunes)
+        sequences, n_short = selection.make_sequences(kept, seed)
         left_out.update({reason: len(origins) for reason, origins in dropped.items()})
-        left_out[f"shorter than {LIMITS['min_chars']} characters"] += n_short
+        left_out[f"shorter than {MIN_CHARS} characters"] += n_short
         left_out = dict(+left_out)
         if not sequences:
             raise Refused(f"no tune in it can be used: {in_words(left_out)}")
@@ -103,17 +102,14 @@ def read_source(source, work, seed, limit_chars):
 
 
 def _train_and_test(sequences, held, seed, limit_chars, spool):
+    """Returns the sequences to train on and those of the groups that are held out."""
     parts = []
     for is_held, limit in ((False, limit_chars), (True, HELD_CHARS)):
         own = [s for s in sequences if (s["group"] in held) == is_held]
-        own = selection.in_order(selection.limit_sequences(own, limit, seed))
         parts.append(
             [
-                {
-                    "origin": printable(s["origin"]),
-                    "text": reading.text_of(s, spool),
-                }
-                for s in own
+                {"origin": printable(s["origin"]), "text": reading.text_of(s, spool)}
+                for s in selection.in_order(selection.limit_sequences(own, limit, seed))
             ]
         )
     if not parts[0]:
@@ -170,15 +166,14 @@ def mixed_data(music, old, tokenizer, seed):
     return old._replace(train=train, val=test, test=test)
 
 
-def plan_training(data, checkpoint, start, seed, name):
-    """Returns the run: the base model's recipe at RATE of its learning rate. checkpoint: the base
-    model's; start: digest of its weights."""
-    record = checkpoint["record"]
+def plan_training(data, base, seed, name):
+    """Returns the run: the base model's recipe at RATE of its learning rate."""
+    record, config = base.record, base.model.config
     again = max(1, round(LEAST_STEPS * BATCH_WINDOWS * BLOCK_SIZE / len(data.train)))
     spec = runs.RunSpec(
-        record["family"],
+        config["family"],
         record["size"],
-        runs.shape_of(checkpoint["config"]),
+        runs.shape_of(config),
         RATE * record["learning_rate"],
         seed=runs.HEADLINE_SEED + seed,
         recipe=record["recipe"],
@@ -188,7 +183,7 @@ def plan_training(data, checkpoint, start, seed, name):
         batch_windows=BATCH_WINDOWS,
         name=name,
         dropout=DROPOUT,
-        start=start,
+        start=weights_digest(base.model.state_dict()),
     )
     return runs.plan_run(data, spec)
 
@@ -207,24 +202,25 @@ def gains(base, tuned, music, old):
             for loaded in (base, tuned)
         ]
 
+    def bits_of(before, after):
+        return {"before": before["bits_per_char"], "after": after["bits_per_char"]}
+
     before, after = losses(old.val[:OLD_TOKENS])
-    bits = {"before": before["bits_per_char"], "after": after["bits_per_char"]}
-    found = {"old_text": {**bits, "characters": before["n_chars"]}, "held_out": None}
+    old_text = {**bits_of(before, after), "characters": before["n_chars"]}
     if not music.test:
-        return found
+        return {"old_text": old_text, "held_out": None}
     before, after = losses(stream(music.test, base.tokenizer))
-    bits = {"before": before["bits_per_char"], "after": after["bits_per_char"]}
     nats = {"base": before["nats_by_sequence"], "tuned": after["nats_by_sequence"]}
     origins = [row["origin"] for row in music.test]
     paired = losses_by_tune(nats, after["chars_by_sequence"], origins, 0)
     interval = paired["differences"][0]["interval"]
-    found["held_out"] = {
+    held_out = {
         "tunes": paired["n_tunes"],
         "characters": after["n_chars"],
-        "bits_per_char": bits,
+        "bits_per_char": bits_of(before, after),
         "gain_bits_per_char_interval": sorted(-end / math.log(2) for end in interval),
     }
-    return found
+    return {"old_text": old_text, "held_out": held_out}
 
 
 def write_samples(folder, loaded, music, n, max_chars, seed):
@@ -233,7 +229,7 @@ def write_samples(folder, loaded, music, n, max_chars, seed):
     headers = prompts_from(music.test or music.train, "header", loaded.tokenizer)
     prompts = list(dict.fromkeys(h for h, _ in headers if not RightBars.what_is_wrong(h))) or [""]
     requests = [
-        Request(prompt=prompts[i % len(prompts)], seed=seed + i, max_chars=max_chars, bars="right")
+        Request(prompts[i % len(prompts)], seed + i, max_chars=max_chars, bars="right")
         for i in range(n)
     ]
     samples = generate(
@@ -241,9 +237,8 @@ def write_samples(folder, loaded, music, n, max_chars, seed):
     )
     rows = []
     for i, sample in enumerate(samples):
-        kind, stem = "header" if sample["prompt"] else "unconditional", f"sample_{i:03d}"
-        row = drawn.write_sample(folder, stem, sample, kind, None)
-        n_given = len(sample["prompt"])
+        stem, n_given = f"sample_{i:03d}", len(sample["prompt"])
+        row = drawn.write_sample(folder, stem, sample)
         row["pictures"] = drawn.write_pictures(folder, stem, sample["text"], n_given)
         rows.append(row)
     return rows

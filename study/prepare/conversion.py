@@ -33,6 +33,8 @@ ABC_CHARS = 4_000_000  # the longest real song gives a tenth of this
 MEMORY_BYTES = 2 << 30  # what one worker may allocate before a file counts as too large
 FILES_A_WORKER = 16  # at least: a worker takes a second to start
 MAX_DEATHS = 20  # of workers with no file done between: it is the machine, not the files
+DEFAULT_VOICES = 6  # kept of a tune: see 02_midi_to_abc.py
+TIMEOUT = 20  # seconds of processor time for one file; the slowest real one seen needs under one
 
 
 class Settings(NamedTuple):

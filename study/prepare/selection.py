@@ -14,6 +14,10 @@ from study.prepare import groups
 from study.prepare.conversion import table_rows
 
 SPLITS = ("train", "val", "test")
+MIN_CHARS, MAX_CHARS = 101, 4999  # of a sequence: less is little more than a header
+MIN_NOTES = 16  # of a tune: the least that `check_abc` calls music
+# of the time of a tune's voices: beyond it a tune teaches only how to write rests
+MAX_REST_SHARE = 0.95
 NAMES = 20  # of tunes left out for one reason, that stats.json gives
 ME = "03_tokenize_split.py"  # who speaks in the messages
 
@@ -26,7 +30,7 @@ def read_works(path):
 # ---------------------------------------------------------------- tunes and sequences
 
 
-def filter_tunes(tunes, min_notes, max_rest_share):
+def filter_tunes(tunes):
     """(tunes that stay, {reason: [origin]}): the first by path of exact duplicates, and only what
     is music."""
     kept, dropped, seen = [], {}, set()
@@ -36,10 +40,10 @@ def filter_tunes(tunes, min_notes, max_rest_share):
             reason = "cannot be read as ABC"
         elif tune["exact"] in seen:
             reason = "exact duplicate of another tune"
-        elif n_notes is not None and n_notes < min_notes:
-            reason = f"fewer than {min_notes} notes"
-        elif rests is not None and rests > max_rest_share:
-            reason = f"rests for more than {max_rest_share} of the time"
+        elif n_notes is not None and n_notes < MIN_NOTES:
+            reason = f"fewer than {MIN_NOTES} notes"
+        elif rests is not None and rests > MAX_REST_SHARE:
+            reason = f"rests for more than {MAX_REST_SHARE} of the time"
         else:
             reason = None
             kept.append(tune)
@@ -50,7 +54,7 @@ def filter_tunes(tunes, min_notes, max_rest_share):
     return kept, dropped
 
 
-def make_sequences(tunes, seed, min_chars):
+def make_sequences(tunes, seed, min_chars=MIN_CHARS):
     """(sequences, number of pieces left out because they are shorter than min_chars)."""
     sequences, n_short = [], 0
     for tune in tunes:
@@ -126,17 +130,17 @@ def too_few(tunes, n_groups, dropped):
     return "; ".join(words[:5])
 
 
-def split_groups(tunes, seed, *, min_notes, max_rest_share, min_chars, limit_chars=None):
+def split_groups(tunes, seed, limit_chars=None):
     """({split: sequences}, tunes that stay, report for stats.json) of tunes.
 
     limit_chars: of all splits together.
     """
     groups.group_tunes(tunes)  # of all: a tune that is left out may join two versions of a song
-    kept, names = filter_tunes(tunes, min_notes, max_rest_share)
-    sequences, n_short = make_sequences(kept, seed, min_chars)
+    kept, names = filter_tunes(tunes)
+    sequences, n_short = make_sequences(kept, seed)
     short = {tune["origin"] for tune in kept} - {sequence["origin"] for sequence in sequences}
     if short:
-        names[f"shorter than {min_chars} characters"] = sorted(short)
+        names[f"shorter than {MIN_CHARS} characters"] = sorted(short)
     dropped = {reason: len(origins) for reason, origins in names.items()}
     if limit_chars:
         n_all = len(sequences)

@@ -15,7 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-from study.stages.arguments import fail
+from study.stages.arguments import fail, whole
 
 from tqdm import tqdm
 
@@ -83,6 +83,17 @@ def cpu_count():
     if hasattr(os, "sched_getaffinity"):  # not on macOS
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def add_workers(parser):
+    """Adds --workers to the flags of a script that keeps all cores busy."""
+    parser.add_argument(
+        "--workers",
+        type=whole(1),
+        metavar="N",
+        default=cpu_count(),
+        help="processes, at most one a core (default: all cores, here %(default)s)",
+    )
 
 
 def is_alive(pid):
