@@ -31,7 +31,8 @@ from study.stages.process import add_workers, progress, run
 from study.stages.stage import Stage
 
 from music.midi_to_abc import MAX_VOICES
-from study.prepare import conversion, one_file
+from music.one_file import ENDINGS, bytes_of, converted, open_file
+from study.prepare import conversion
 from study.prepare.conversion import printable, table_rows
 from study.prepare.fetch import in_words
 
@@ -53,7 +54,7 @@ def parse_arguments(argv):
     add("-o", "--out", metavar="DIR", help=f"{alone} where to write (default: beside)")
     add(
         "--to",
-        choices=tuple(one_file.ENDINGS),
+        choices=tuple(ENDINGS),
         default="abc",
         help=f"{alone} what to write (default: abc)",
     )
@@ -76,17 +77,18 @@ def convert_given(args):
         fail(ME, "name a file", "python 02_midi_to_abc.py song.mid -")
     for path in paths:
         try:
-            data = one_file.convert_file(path, args.to, args.max_voices)
+            opened = open_file(bytes_of(path), path.name, args.max_voices)
+            data = converted(opened, args.to, path.stem)
             if to_stdout:
                 sys.stdout.buffer.write(data)
             else:
                 folder = path.parent if args.out is None else Path(args.out)
-                target = folder / (path.stem + one_file.ENDINGS[args.to])
+                target = folder / (path.stem + ENDINGS[args.to])
                 if target.exists() and not args.force:
-                    raise one_file.CannotConvert(f"{target} exists; --force writes over it")
+                    raise ValueError(f"{target} exists; --force writes over it")
                 write_bytes(target, data, durable=False)
                 print(target)
-        except one_file.CannotConvert as error:
+        except ValueError as error:
             failed.append(f"{path}: {error}")
     if failed:
         fail(ME, "\n".join(failed))

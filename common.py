@@ -1,7 +1,7 @@
 """What the stages share: tokenizers, model classes and the choice of device.
 
-Of the project it imports only how events are written (`music/events.py`). Shapes: B rows (texts of a
-batch), T tokens of each, V tokens of the vocabulary, d the width of a model.
+Of the project it imports only how events are written (`music/events.py`). Shapes: B texts of a
+batch, T tokens of each, V tokens of the vocabulary, d the width of a model.
 """
 
 import hashlib
@@ -482,10 +482,8 @@ class Transformer(Model):
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
         cos, sin = self.cos[here].to(dtype), self.sin[here].to(dtype)
         for layer, block in enumerate(self.blocks):
-            if store is None:
-                x = block(x, cos, sin)
-            else:
-                x = block(x, cos, sin, store[layer], last[layer], past)
+            kept = () if store is None else (store[layer], last[layer], past)
+            x = block(x, cos, sin, *kept)
         return self.norm(x)
 
     def step_rows(self, texts, cache=None):
@@ -624,8 +622,8 @@ class _MemoryBlock(nn.Module):
         self.register_buffer("forget_bias", (tokens - 1).log(), persistent=False)
 
     def forward(self, x, memory=None, last=None):
-        """x (B, T, d); memory (B, n_head, head size, head size) and last (B, 2, max(SHIFTS), d; what
-        is shifted) of the tokens before it (None: zeros) -> all three after it."""
+        """x (B, T, d); memory (B, n_head, head size, head size) and last, what is shifted, (B, 2,
+        max(SHIFTS), d), of the tokens before it (None: zeros) -> all three after it."""
         B, T, d = x.shape
         last_memory, last_mlp = (None, None) if last is None else last.unbind(1)
         h, last_memory = _shifted(self.norm_memory(x), last_memory)
@@ -706,8 +704,8 @@ class SSM(Recurrent):
                 nn.init.zeros_(linear.weight)
 
     def _run(self, idx, state=None):
-        """What the head reads, (B, T, d), and the state: memory (n_layer, B, n_head, head size, head
-        size) and what is shifted (n_layer, B, 2, max(SHIFTS), d)."""
+        """What the head reads, (B, T, d), and the state: memory (n_layer, B, n_head, head size,
+        head size) and what is shifted (n_layer, B, 2, max(SHIFTS), d)."""
         x = F.dropout(self.token_embedding(idx), self.config["dropout"], self.training)
         states = []
         for block, memory, last in zip(self.blocks, *(state or [[None] * len(self.blocks)] * 2)):

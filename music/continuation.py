@@ -14,12 +14,11 @@ import symusic
 
 from music.abc_bar import read_tuplet
 from music.abc_fields import TICKS, parse_meter
-from music.abc_people import read_people
 from music.abc_text import MAX_REST_BARS, Reader, read_abc
-from music.midi_to_abc import ConversionError, convert, read_midi
+from music.midi_to_abc import read_midi
 from music.notation import MIDI_TICKS, midi_score
+from music.one_file import open_file
 from music.right_bars import RightBars
-from music.scores import SUFFIXES, convert_score
 from music.training_text import training_text
 from music.tunebook import body_start, piece_of_bars
 
@@ -60,27 +59,11 @@ class Given(NamedTuple):
 
 
 def read_source(data, name, max_voices):
-    """Returns the Source in the bytes of a MIDI file, a score or ABC; ValueError says what is
-    wrong. max_voices: that are kept; of a tunebook the first tune that can be read counts."""
-    if re.search(r"(?i)\.(abc|txt)$", name):
-        tunes = read_people(data, name, max_voices)
-        if not tunes:
-            raise ValueError(f"{name} holds no tune")
-        readable = [tune for tune in tunes if tune.text]
-        if not readable:
-            raise ValueError(f"{name} cannot be read as ABC: {tunes[0].reason}")
-        return Source(training_text(readable[0].text), mended=readable[0].mended)
-    if name.lower().endswith(SUFFIXES):
-        score = convert_score(name, data)
-        if score.midi is None:
-            raise ValueError(f"{name}: the score cannot be read: {score.reason}")
-        data = score.midi
-    try:
-        text, counts = convert(data, name, max_voices)
-    except ConversionError as error:
-        raise ValueError(f"{name} gives no notes to go on from: {', '.join(error.args)}") from None
-    start = Fraction(counts["start"])
-    return Source(training_text(text), read_midi(data)[0], start, counts["mended"])
+    """Returns the Source in the bytes of a MIDI file, a score or ABC, of a tunebook the first tune
+    that can be read; ValueError says what is wrong. max_voices: that are kept."""
+    opened = open_file(data, name, max_voices)
+    score = None if opened.midi is None else read_midi(opened.midi)[0]
+    return Source(training_text(opened.texts[0]), score, opened.start, opened.mended)
 
 
 def last_bars(text, n_bars, meters=()):

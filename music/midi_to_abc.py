@@ -23,6 +23,7 @@ from music.voice_text import LONGEST_BAR, pitch_texts, voice_text
 from music.voices import make_voices
 
 MAX_VOICES = 15  # a MIDI file has 16 channels and one is drums
+MIDI_BYTES = 16 << 20  # of a file, at most: the largest real song files are a twentieth of this
 MAX_BARS = 4000  # of 4/4: two hours; longer files are endless loops or broken time stamps
 SHORTEST_BEAT = 16  # meters of shorter ones are halved: 64/128 is read as 2/4
 KEY_BARS = 4  # a key that lasts less is written as accidentals

@@ -109,7 +109,7 @@ def test_the_mark_in_the_text_is_a_comment():
     "data, name, words",
     [
         (b"", "a.mid", "no bytes"),
-        (b"noise", "a.mid", "not_midi"),
+        (b"noise", "a.mid", "not midi"),
         (song()[:300], "a.mid", "damaged"),
         (b"words", "a.abc", "no tune"),
         (b"X:1\nK:C\n@@5 9 @;; 0|C|\n", "a.abc", "cannot be read as ABC: line 3"),

@@ -395,7 +395,7 @@ def test_one_file_is_converted_by_itself(tmp_path):
         ("no.mid", None, "No such file"),
         ("a.mid", b"not", "not midi"),
         ("a.krn", b"4c", "before any"),
-        ("a.txt", b"", "empty"),
+        ("a.bin", b"", "empty"),
     ],
     ids=["missing", "no MIDI", "no kern", "empty"],
 )

@@ -13,6 +13,7 @@ from music.abc_people import is_normal, read_people
 from music.abc_text import read_abc
 from music.continuation import NextBars, last_bars, read_source
 from music.midi_to_abc import MAX_VOICES
+from music.one_file import bytes_of
 from music.right_bars import RightBars
 from music.theory import key_name
 from music.training_text import TEXT_FIELDS, training_text
@@ -42,12 +43,8 @@ def open_tune(path, n_given, seen):
     a score or ABC; ValueError says in a sentence why there is nothing to continue. seen: see
     `prompt_of`, with {"voices": {"max": number}}."""
     meters = seen.get("meters") or ()
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ValueError(error.strerror or str(error)) from None
     max_voices = int((seen.get("voices") or {}).get("max") or MAX_VOICES)
-    source = read_source(data, path.name, max_voices)
+    source = read_source(bytes_of(path), path.name, max_voices)
     given = last_bars(source.text, n_given, meters)
     for _, meter in read_abc(given.text).meters:
         known(meter, "meter", meters)

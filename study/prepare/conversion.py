@@ -25,10 +25,9 @@ from typing import NamedTuple
 from study.stages.files import tree_files, write_text
 from study.stages.process import cpu_count, die_with_parent
 
-from music.midi_to_abc import ConversionError, convert, self_check
+from music.midi_to_abc import MIDI_BYTES, ConversionError, convert, self_check
 
 SUFFIXES = (".mid", ".midi", ".kar", ".rmi")
-MIDI_BYTES = 16 << 20  # the largest real song files are a twentieth of this
 ABC_CHARS = 4_000_000  # the longest real song gives a tenth of this
 MEMORY_BYTES = 2 << 30  # what one worker may allocate before a file counts as too large
 FILES_A_WORKER = 16  # at least: a worker takes a second to start
