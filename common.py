@@ -133,20 +133,25 @@ class NoteTokenizer(CharTokenizer):
     """
 
     kind = "note"
+    numbers = None  # {text of a token: its number}, once it has learned
 
     def __init__(self, text, pieces=None):
         super().__init__(text, pieces)
         own = enumerate(self.texts[N_SPECIAL:], start=N_SPECIAL)
         self.numbers = {piece: number for number, piece in own}
 
+    def units(self, text):
+        """Returns the parts of a text that may be pieces."""
+        return _UNIT.findall(text)
+
     def learn(self, text):
         """Returns the units that the text has RARE times at least."""
-        return _frequent(_UNIT.findall(text))
+        return _frequent(self.units(text))
 
     def encode(self, text):
         """Returns the token numbers of a text (T,)."""
         tokens = []
-        for unit in _UNIT.findall(text):
+        for unit in self.units(text):
             if unit in self.numbers:
                 tokens.append(self.numbers[unit])
             else:
@@ -169,20 +174,11 @@ class EventTokenizer(NoteTokenizer):
     kind = "event"
     chars_of = staticmethod(nominal_chars)
 
-    def learn(self, text):
-        """Returns the events and fields that the text has RARE times at least."""
-        parts = parts_of(text)
-        return _frequent(name for names, part in parts for name in names or _UNIT.findall(part))
-
-    def encode(self, text):
-        """Returns the token numbers of a text (T,)."""
-        tokens = [np.array([], self.dtype)]
+    def units(self, text):
+        """Yields the events of every stretch of music, where all of them are known, or its parts."""
         for events, part in parts_of(text):
-            if events and all(name in self.numbers for name in events):
-                tokens.append(np.array([self.numbers[name] for name in events], self.dtype))
-            else:
-                tokens.append(super().encode(part))
-        return np.concatenate(tokens)
+            is_known = self.numbers is None or all(name in self.numbers for name in events)
+            yield from events if events and is_known else _UNIT.findall(part)
 
     def texts_of(self, tokens):
         """Returns the text of each token where it stands: a bar's is divided among its events."""

@@ -330,7 +330,7 @@ def test_a_bad_source_is_one_sentence_and_changes_nothing(kind, base_root, tmp_p
 
 def test_what_is_asked_for_must_be_there(base_root, tmp_path, songs):
     assert "source" in refusal(base_root).lower()
-    assert "no checkpoints/xl.pt; there are: best_model, study" in refusal(
+    assert "no checkpoints/xl.pt; there are: best_model" in refusal(
         base_root, songs, "--model", "xl"
     )
     assert "letters, digits" in refusal(base_root, songs, "--name", "../x")
