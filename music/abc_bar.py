@@ -35,7 +35,7 @@ _KINDS = {
     "spacer": r"y\d{0,6}(?:/\d{0,2})?",
     "unreadable": r"[\s\S]",
 }
-_TOKEN = re.compile("|".join(f"(?:{pattern})" for pattern in _KINDS.values()), re.ASCII)
+TOKEN = re.compile("|".join(f"(?:{pattern})" for pattern in _KINDS.values()), re.ASCII)
 _KIND = re.compile("|".join(f"(?P<{kind}>{pattern})" for kind, pattern in _KINDS.items()), re.ASCII)
 HEAD = re.compile(rf"(\^\^?|__?|=)?([A-Ga-g])([',]*)({LENGTH})(-?)", re.ASCII)
 _GRACE = re.compile(
@@ -88,8 +88,6 @@ def _fraction(text):
 
 
 def _read_token(token):
-    """Returns (kind, heads, numerator, denominator, all tied) of a token; kind is "sound" for a
-    note, chord or rest (without heads). `[C2E2]3` sounds for 6."""
     kind = _KIND.match(token).lastgroup
     if kind == "note":
         head = read_head(token)
@@ -108,6 +106,12 @@ def _read_token(token):
 
 
 _read_short_token = lru_cache(maxsize=1 << 14)(_read_token)
+
+
+def read_token(token):
+    """Returns (kind, heads, numerator, denominator, all tied) of a token; kind is "sound" for a
+    note, chord or rest (without heads). `[C2E2]3` sounds for 6."""
+    return _read_short_token(token) if len(token) <= 64 else _read_token(token)
 
 
 def _broken_factor(signs):
@@ -324,10 +328,9 @@ def read_stretch(text, alterations, unit, compound, ties):
 
 def _read_stretch(text, alterations, unit, compound, ties):
     stretch = Stretch(alterations, unit, compound, ties)
-    tokens = _TOKEN.findall(text)
+    tokens = TOKEN.findall(text)
     for i, token in enumerate(tokens):
-        read = _read_short_token if len(token) <= 64 else _read_token
-        kind, heads, over, under, all_tied = read(token)
+        kind, heads, over, under, all_tied = read_token(token)
         if kind == "sound":
             stretch.sound(token, heads, over, under, all_tied)
         elif kind in _SIGN_METHODS:

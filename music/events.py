@@ -29,10 +29,6 @@ LITERAL = re.compile(
 )
 _EVENT = re.compile(r"(Pos|Dur) (\d{1,2}(?:/[1-9]\d{0,3})?)|(Pitch) (1?\d{1,2})|Tie", re.ASCII)
 _FIELD = re.compile(r"[\n[]([KM]):([^]\n]*)")
-_SOUND = re.compile(
-    rf"\[(?P<chord>[^]]*)\]{abc_bar.LENGTH}(?P<tie>-?)|(?P<note>{abc_bar.NOTE}{abc_bar.LENGTH}-?)",
-    re.ASCII,
-)
 START = "C", "4/4"  # K: and M: of a tune that gives none
 CACHED = 1 << 14  # stretches: music repeats itself
 
@@ -119,10 +115,10 @@ def read_heads(text, key):
     alterations = key_alterations(sharps_of_key(key))
     # without ties every head is a note of its own
     stretch = abc_bar.read_stretch(text.replace("-", ""), alterations, WHOLE // 16, False, ())
-    ties = []
-    for sound in _SOUND.finditer(text):
-        inside = [head[0].endswith("-") for head in abc_bar.HEAD.finditer(sound["chord"] or "")]
-        ties.append([tied or bool(sound["tie"]) for tied in inside] or [sound[0].endswith("-")])
+    tokens = map(abc_bar.read_token, abc_bar.TOKEN.findall(text))
+    ties = [
+        [head.tied or all_tied for head in heads] for _, heads, _, _, all_tied in tokens if heads
+    ]
     times = [*stretch.onsets, *stretch.durations, stretch.length]
     if (
         stretch.errors

@@ -49,8 +49,8 @@ def voice_text(voice, bars, beats, meters, keys):
 
 
 def tuplets_of(on, off, beats):
-    """Returns a voice's tuplets, columns of (start, end, over, under): beats or halves of beats with
-    events off the binary grid."""
+    """Returns a voice's tuplets, columns of (start, end, over, under): beats or halves of beats
+    with events off the binary grid."""
     edges = distinct(on, off)
     odd = edges[edges % SIXTY_FOURTH != 0]
     if not len(odd):
