@@ -13,6 +13,7 @@ newest ones; *copying*, how much the head then raises the logit of the token tha
 """
 
 import argparse
+import contextlib
 import importlib
 import itertools
 from pathlib import Path
@@ -73,6 +74,23 @@ def mean_outputs(model, tunes, device="cpu"):
     for hook in hooks:
         hook.remove()
     return [(total / n).float() for total, n in zip(sums, counts)]
+
+
+@contextlib.contextmanager
+def at_its_mean(model, head, means):
+    """Sets a head's output to its mean, of `mean_outputs`, as long as the context lasts."""
+    layer, number = head
+    block = model.blocks[layer]
+    width = block.attention_out.in_features // block.n_head
+    columns = slice(number * width, (number + 1) * width)
+
+    def hook(module, inputs):
+        y = inputs[0].clone()
+        y[..., columns] = means[layer][columns].to(y)
+        return y
+
+    with block.attention_out.register_forward_pre_hook(hook):
+        yield
 
 
 def scores(loaded, tunes):
@@ -142,11 +160,12 @@ def knock_all(loaded, tokens):
     rows = [{"way": "none", **flat(knock.without(loaded, tunes, []))}]
     ranked = []
     for head in progress(knock.all_heads(loaded.model), desc="heads", unit="head"):
-        for way, instead in (("zero", None), ("mean", means)):
-            row = {**knock.without(loaded, tunes, [head], instead), **scored[head]}
-            rows.append({"way": way, **flat(row)})
-            if way == "zero":
-                ranked.append((row["saved"], head))
+        zero = knock.without(loaded, tunes, [head])
+        with at_its_mean(loaded.model, head, means):
+            mean = {**knock.without(loaded, tunes, []), "heads": zero["heads"]}
+        for way, row in (("zero", zero), ("mean", mean)):
+            rows.append({"way": way, **flat({**row, **scored[head]})})
+        ranked.append((zero["saved"], head))
     if len(ranked) > 4:
         best = [head for _, head in sorted(ranked)[:PAIRS_OF]]
         worst = [head for _, head in sorted(ranked)[PAIRS_OF:]]

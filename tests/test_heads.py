@@ -56,7 +56,7 @@ def test_the_mean_of_a_head_stands_in_for_it(loaded):
     assert torch.allclose(means[1], seen[0][0].mean(0), atol=1e-5)
     output = block.attention_out
     hook = output.register_forward_hook(lambda module, x, y: seen.append(x[0]))
-    with heads.knocked_out(loaded.model, [(1, 0)], means):
+    with bench_heads.at_its_mean(loaded.model, (1, 0), means):
         loaded.model(tokens)
     hook.remove()
     assert torch.allclose(seen[1][0, :, :8], means[1][:8].expand(tokens.shape[1], 8))
@@ -82,15 +82,17 @@ def test_scores_are_mean_attention_after_a_match(loaded):
     assert all(np.isfinite(row["copying"]) for row in found.values())
 
 
-def test_every_head_is_knocked_out_once_and_a_model_that_saves_nothing_none(loaded):
+def test_every_head_is_knocked_out_once_and_a_model_that_saves_nothing_none(loaded, monkeypatch):
     text = "X:1\nM:4/4\nL:1/16\nQ:1/4=120\nK:C\n" + "C4D4E4F4|G4A4B4F4|C4D4E4F4|B4G4F4D4|\n"
     tokens = Digested(stream(text, music(8)), "")
-    found = heads.heads(loaded, tokens, least_saved=-99)
+    monkeypatch.setattr(heads, "LEAST_SAVED", -99)
+    found = heads.heads(loaded, tokens)
     assert [row["heads"] for row in found["heads"]] == [[[i, j]] for i in (0, 1) for j in range(3)]
     assert found["best"]["saved"] == min(row["saved"] for row in found["heads"])
     pair, other = found["pair"]["heads"], found["control"]["heads"]
     assert len(pair) == len(other) == 2 and not any(head in pair for head in other)
-    few = heads.heads(loaded, tokens, least_saved=99)
+    monkeypatch.setattr(heads, "LEAST_SAVED", 99)
+    few = heads.heads(loaded, tokens)
     assert few["heads"] == [] and few["best"] is None and few["all"]["n_bars"] == 1
     shape = {"family": "lstm", "n_layer": 1, "d_embedding": 4, "d_hidden": 4, "dropout": 0.0}
     lstm = build_model({**shape, "vocab_size": TOKENIZER.vocab_size, "block_size": 64})

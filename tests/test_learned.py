@@ -48,14 +48,6 @@ def test_control_is_the_logarithm_of_their_share():
     assert rating.control(samples[1:])["log2"] is None
 
 
-def test_the_cost_of_draws_is_the_mean_logarithm_of_the_probability():
-    rng, chances = np.random.default_rng(0), (0.9, 0.5, 0.2)
-    draws = [rng.geometric(chances).tolist() for _ in range(4000)]
-    cost = rating.cost_of_draws(draws)
-    assert abs(cost["log2"] - np.log2(chances).mean()) < 4 * cost["se"] < 0.1
-    assert rating.cost_of_draws([[]]) == {"log2": None, "se": None}
-
-
 class Copier(torch.nn.Module):
     """Gives the character that followed the last three where they stood before in the row most of
     the probability."""

@@ -1,13 +1,10 @@
 """Evaluates a trained model: held-out loss, sets of samples, validity, copying, music.
 
-Each draw and each measurement is cached under a key of what decides it
-(`study/evaluate/measurements.py`): an edited metric measures the samples that are there.
-
 Sets below evaluation/drawn/: unprompted (temperature 1), chosen (the sampler of the sweep), right
 (wrong bars drawn again), header and bars (prompted with held-out tunes), sweep, ten (to look at),
 and one for each model of the suite. Measurements: test, tunes, sweep, baselines, answer; rates/,
 music/, copying/, skills/, control/ with a file for each set; repeats/ (in-context copying) and
-heads/ (knock-outs) with one for each model.
+heads/ (knock-outs) with one for each model. All are kept by `study/evaluate/measurements.py`.
 """
 
 from study.stages.files import file_digest
@@ -25,7 +22,6 @@ from study.evaluate.prompts import held_out, prompts_from, sequence_rows, text_o
 from study.evaluate.rating import (
     control,
     copying,
-    cost_of_draws,
     judged,
     losses_by_tune,
     rate,
@@ -42,10 +38,9 @@ from study.train.loss import evaluate
 class Evaluation:
     """What every draw and measurement of a run of stage 07 needs.
 
-    loaded: the best model; data: `Data`; budget: BUDGETS of the script, numbers of samples (n_*)
-    and characters (*_chars); first_seeds: of every set, counted from `seed`; force: make everything
-    anew. Attributes beside them: val_tunes and test_tunes, [{"origin", "text"}]; train, the
-    training text; val_tokens, test_tokens; used, names of what this run measured.
+    loaded: the best model; budget: BUDGETS of the script; first_seeds: of every set, counted from
+    `seed`; force: make everything anew. val_tunes, test_tunes: [{"origin", "text"}]; train: the
+    training text; used: names of what this run measured.
     """
 
     def __init__(self, root, loaded, data, budget, seed, first_seeds, force):
@@ -60,7 +55,7 @@ class Evaluation:
         self.test_tokens = Digested(data.test, digest_tokens(data.test))
 
     def cached(self, name, function, *arguments):
-        """Makes a draw or measurement of this run; see `measurements.cached`."""
+        """Makes a draw or measurement; see `measurements.cached`."""
         self.used.add(name)
         return measurements.cached(self.root, name, function, *arguments, force=self.force)
 
@@ -85,8 +80,7 @@ class Evaluation:
 
 
 def draw(loaded, requests, surprisal, right_bars=None):
-    """Draws samples of these requests (a list of dicts), each with its mean surprisal and, where
-    asked for, that of every character drawn."""
+    """Draws samples of requests (dicts), with their mean surprisal or that of every character."""
     requests = [Request(**request) for request in requests]
     samples = generate(
         loaded.model, loaded.tokenizer, requests, loaded.device, right_bars=right_bars
@@ -142,14 +136,11 @@ def sweep(evaluation, settings, limits):
 
 def test_loss(loaded, tokens):
     """Measures the loss on the test split."""
-    return evaluate(
-        loaded.model, tokens.content, loaded.tokenizer.token_chars, loaded.device, by_sequence=True
-    )
+    return evaluate(loaded.model, tokens.content, loaded.tokenizer.token_chars, loaded.device)
 
 
 def evaluate_best(evaluation, settings, limits):
-    """Makes every measurement of the best model. settings: the samplers of the sweep; limits: see
-    `choose_sampler`."""
+    """Makes every measurement of the best model. settings, limits: of the sweep."""
     budget, train, seed = evaluation.budget, evaluation.train, evaluation.seed
     cached, loaded = evaluation.cached, evaluation.loaded
     cached("test", test_loss, loaded, evaluation.test_tokens)
@@ -162,11 +153,7 @@ def evaluate_best(evaluation, settings, limits):
     for name, sampler in samplers.items():
         first, max_chars = evaluation.seeds[name], budget["rated_chars"]
         requests = unprompted(budget["n_rated"], first, max_chars, **sampler)
-        samples = evaluation.drawn(name, loaded, requests)
-        free[name] = judged(samples)
-        if name == "right":
-            draws = [sample["draws"][1:] for sample in samples]  # but the header
-            cached("control/right", cost_of_draws, draws)
+        free[name] = judged(evaluation.drawn(name, loaded, requests))
     prompted = {kind: judged(draw_prompted(evaluation, kind)) for kind in ("header", "bars")}
     real = real_samples(evaluation.test_tunes)
     for name, samples in {**free, **prompted, "real": real}.items():
@@ -179,8 +166,8 @@ def evaluate_best(evaluation, settings, limits):
 
 
 def evaluate_suite(evaluation, names):
-    """Measures skills, control and copying of the suite's models in a small set of unprompted
-    samples of each, beside real tunes of the same length ("real_cut"); and in-context copying."""
+    """Measures the suite's models: skills, control and copying in a small set of samples, beside
+    real tunes of the same length ("real_cut"); and in-context copying."""
     n, max_chars = evaluation.budget["n_skills"], evaluation.budget["skills_chars"]
     train, cached = evaluation.train, evaluation.cached
     cached("skills/baselines", skills_of_ngrams, train, n, evaluation.seed, max_chars)
@@ -197,8 +184,8 @@ def evaluate_suite(evaluation, names):
 
 
 def evaluate_ladder(evaluation):
-    """Measures in-context copying of the ladder's models, the heads of those with most text, and
-    the law with that term in it."""
+    """Measures in-context copying of the ladder's models, heads where there was most text, and the
+    law with that term in it."""
     rows = ladder_copying.ladder_rows(evaluation.root)
     most = max((row["n_chars_seen"] for row in rows), default=0)
     first_seed = min((row["seed"] for row in rows), default=0)

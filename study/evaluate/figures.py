@@ -1,4 +1,7 @@
-"""Draws what stage 07 measured: validity, skills, repeated bars, the sampler."""
+"""Draws what stage 07 measured: skills, in-context copying, the sampler.
+
+A function draws NAME.png and NAME.svg and returns their names; none where nothing was measured.
+"""
 
 import math
 
@@ -37,8 +40,8 @@ KNOCKED = {  # what is knocked out -> (words, colour)
 
 
 def draw_sampler(folder, sweep, chosen):
-    """Draws sampler.png and .svg: what every sampler gives, over the setting that the sweep
-    changes; returns the file names. sweep: of `sampler_sweep.sweep_table`; chosen: in words."""
+    """Draws what every sampler gives, over the setting that the sweep changes. sweep: of
+    `sampler_sweep.sweep_table`; chosen: the sampler in words."""
     plt, rows, real = pyplot(), sweep["rows"], sweep["real"]
     figure, axes = plt.subplots(1, len(SWEEP_FIGURES), figsize=(13, 3.2), sharex=True)
     changed = max(MODEL_ITSELF, key=lambda key: len({row[key] for row in rows}))
@@ -57,8 +60,7 @@ def draw_sampler(folder, sweep, chosen):
 
 
 def _by_size(found):
-    """Returns [(look, parameters, values)] of every family, by size. found: [(model, value)], value
-    None where it was not measured."""
+    """Returns [(look, parameters, values)] of every family. found: [(model, value or None)]."""
     points = {}
     for model, value in found:
         if value is not None:
@@ -68,12 +70,15 @@ def _by_size(found):
 
 
 def draw_skills(folder, skills):
-    """Draws skills.png and .svg: musical skills over model size, beside held-out music and the best
-    n-gram; returns the file names. skills: of `tables.describe_skills`."""
-    plt, models = pyplot(), list(skills["models"].values())
-    known = [key for key in SKILLS if any(model.get(key) is not None for model in models)]
-    absent = [key for key in known if all((model.get(key) or 0) < NO_SKILL for model in models)]
-    measures = [key for key in known if key not in absent]
+    """Draws musical skills over model size, beside held-out music and the best n-gram. skills: of
+    `tables.describe_skills`."""
+    plt, models, best = pyplot(), list(skills["models"].values()), {}
+    for key in SKILLS:
+        values = [model[key] for model in models if model.get(key) is not None]
+        if values:
+            best[key] = max(values)
+    measures = [key for key in best if best[key] >= NO_SKILL]
+    absent = ", ".join(SKILLS[key] for key in best if key not in measures)
     n_columns = min(4, max(1, len(measures)))
     n_rows = max(1, math.ceil(len(measures) / n_columns))
     size = (3.1 * n_columns, 2.6 * n_rows + 0.5)
@@ -97,8 +102,7 @@ def draw_skills(folder, skills):
     n = f"n = {skills['n']} samples a model, temperature 1"
     title = f"Which musical skill appears at which size ({n})"
     if absent:
-        words = ", ".join(SKILLS[key] for key in absent)
-        title += f"\nin no model (below {NO_SKILL:.0%}): {words}"
+        title += f"\nin no model (below {NO_SKILL:.0%}): {absent}"
     figure.suptitle(title)
     return save(figure, folder, "skills")
 
@@ -119,8 +123,7 @@ def _levels_beside(skills):
 
 
 def draw_cost_of_control(folder, skills):
-    """Draws cost_of_control.png and .svg: log2 P(next bar is right) over model size; returns the
-    file names, none where no model has a right bar."""
+    """Draws log2 P(next bar is right) over model size. skills: of `tables.describe_skills`."""
     found = []
     for model in skills["models"].values():
         control = model["control"] or {}
@@ -142,9 +145,8 @@ def draw_cost_of_control(folder, skills):
 
 
 def draw_repeated_bars(folder, rows):
-    """Draws repeated_bars.png and .svg: what is saved on a repeated bar against size, a panel for
-    each family and a line for each amount of text; returns the file names, none without rows. rows:
-    of `ladder_copying.rows_of`."""
+    """Draws what is saved on a repeated bar over size, a panel for each family and a line for each
+    amount of text. rows: of `ladder_copying.rows_of`."""
     if not rows:
         return remove(folder, "repeated_bars") or []
     plt, families = pyplot(), in_order({row["family"] for row in rows})
@@ -168,8 +170,8 @@ def draw_repeated_bars(folder, rows):
 
 
 def draw_heads(folder, models):
-    """Draws heads.png and .svg: bits saved on repeated bars with heads knocked out; returns the
-    file names, none without a model. models: of `content.describe_copying`."""
+    """Draws bits saved on repeated bars with heads knocked out. models: of
+    `content.describe_copying`."""
     if not models:
         return remove(folder, "heads") or []
     figure, axis = pyplot().subplots(figsize=(max(5.0, 1.1 * len(models) + 2), 3.4))

@@ -3,10 +3,10 @@
     found = heads(loaded, val_tokens)
     found["best"]["heads"], found["best"]["saved"]  # a head, bits that are saved without it
 
-A head is *knocked out* by setting its output to zero. If the bits saved on repeated bars
-(`study/evaluate/induction.py`) go, and other heads that harm the loss as much leave them (the
-control), that head does the copying. An induction head looks at the tokens after an earlier
-occurrence of the newest ones (Olsson et al. 2022); with token shift up to four tokens after.
+A head is *knocked out* by setting its output to zero. It does the copying if the bits saved on
+repeated bars go with it, but stay without others that harm the loss as much (the control). An
+induction head looks at the tokens after an earlier occurrence of the newest ones (Olsson et al.
+2022); with token shift up to four tokens after.
 """
 
 import contextlib
@@ -38,41 +38,37 @@ def all_heads(model):
 
 
 @contextlib.contextmanager
-def knocked_out(model, heads, means=None):
-    """Switches heads [(layer, head)] off as long as the context lasts. means: output of every
-    layer's heads that takes their place, [(d_model,)]; None: zero."""
+def knocked_out(model, heads):
+    """Switches heads [(layer, head)] off as long as the context lasts."""
     with contextlib.ExitStack() as hooks:
         for layer in {layer for layer, _ in heads}:
             block = model.blocks[layer]
-            width = block.attention_out.in_features
-            off = torch.zeros(block.n_head, width // block.n_head, dtype=torch.bool)
+            width = block.attention_out.in_features // block.n_head
+            off = torch.zeros(block.n_head, width, dtype=torch.bool)
             off[[head for at, head in heads if at == layer]] = True
-            instead = torch.zeros(width) if means is None else means[layer]
-            hook = functools.partial(_replace, off.flatten(), instead)
+            hook = functools.partial(_zero, off.flatten())
             hooks.enter_context(block.attention_out.register_forward_pre_hook(hook))
         yield
 
 
-def _replace(off, instead, module, inputs):
-    """Puts `instead` into the columns `off` of a layer's input."""
-    y = inputs[0]
-    return torch.where(off.to(y.device), instead.to(y.device, y.dtype), y)
+def _zero(off, module, inputs):
+    """Sets the columns `off` of a layer's input to zero."""
+    return inputs[0].masked_fill(off.to(inputs[0].device), 0)
 
 
-def without(loaded, tunes, heads, means=None):
+def without(loaded, tunes, heads):
     """Returns costs of bars without these heads: a row of `induction.repeats_of`, with "heads"."""
-    with knocked_out(loaded.model, heads, means):
+    with knocked_out(loaded.model, heads):
         row = repeats_of(costs_of_bars(loaded, tunes))
     return {"heads": [list(head) for head in heads], **row}
 
 
-def heads(loaded, tokens, least_saved=LEAST_SAVED):
+def heads(loaded, tokens):
     """Knocks out every head of a model; None for a model without attention.
 
     tokens: a Digested token stream. Returns costs of bars: {"all": with all heads, "heads": without
-    each, "best": without the one whose loss costs most of the saving, "pair": without the pair
-    whose loss does, "control": of `control`}. Where less than least_saved bits are saved: no heads,
-    and None for the rest.
+    each, "best": of these where least is saved, "pair": without two where least is saved,
+    "control": of `control`}. With less than LEAST_SAVED bits saved there are none but the first.
     """
     if not has_heads(loaded.model):
         return None
@@ -80,7 +76,7 @@ def heads(loaded, tokens, least_saved=LEAST_SAVED):
     tunes = tunes[:: max(1, len(tunes) // KNOCKED_TUNES)]
     found = {"all": without(loaded, tunes, []), "heads": []}
     found |= dict.fromkeys(("best", "pair", "control"))
-    if (found["all"]["saved"] or 0) < least_saved:
+    if (found["all"]["saved"] or 0) < LEAST_SAVED:
         return found
     singles = [without(loaded, tunes, [head]) for head in all_heads(loaded.model)]
     ranked = sorted(singles, key=lambda row: row["saved"])

@@ -20,7 +20,7 @@ from study.evaluate.sampling import START, bits_of_characters
 
 ROWS = 16  # tunes read side by side
 NEAR = 128  # characters from one occurrence to the next: farther ones are *far*
-KINDS = ("first", "second", "later", "similar", "fresh", "near_first", "near", "far_first", "far")
+KINDS = "first second later similar fresh near_first near far_first far all".split()
 
 
 class Tune(NamedTuple):
@@ -54,7 +54,7 @@ def read_tunes(loaded, tokens):
 
 
 def has_repeat(tune):
-    """True if a bar of the tune comes back."""
+    """Returns True if a bar of the tune comes back."""
     return any("second" in kinds for *_, kinds in tune.bars)
 
 
@@ -89,9 +89,9 @@ def _is_similar(text, start, end):
 
 @torch.inference_mode()
 def costs_of_bars(loaded, tunes):
-    """Returns what the bars of each tune cost: bits and characters, both (tunes, KINDS and all
-    characters), and the number of bars that come back (tunes,)."""
-    bits, chars = np.zeros((2, len(tunes), len(KINDS) + 1))
+    """Returns what the bars of each tune cost: bits and characters, both (tunes, KINDS), and the
+    number of bars that come back, (tunes,)."""
+    bits, chars = np.zeros((2, len(tunes), len(KINDS)))
     for first in range(0, len(tunes), ROWS):
         part = tunes[first : first + ROWS]
         x = torch.full((len(part), len(part[-1].tokens)), BEGIN)
@@ -114,33 +114,30 @@ def costs_of_bars(loaded, tunes):
 
 
 def repeats_of(costs):
-    """Returns the costs of bars in bits per character, from `costs_of_bars`: by kind (see
-    `bars_of`), of "new" bars (all but second and later ones) and of all characters;
-    {"n_bars" (that come back), "n_tunes" (with such a bar), "first", "second", "later", "similar",
-    "fresh", "new", "saved" (first - second), "saved_se" (over tunes), "saved_near", "saved_far",
-    "bits_per_char"}. None where there is no such bar.
-    """
+    """Returns the costs of `costs_of_bars` in bits per character, None where there is no such bar:
+    {"n_bars" (that come back), "n_tunes" (with such a bar), one for each kind of `bars_of`, "new"
+    (all but second and later ones), "saved" (first - second), "saved_se" (over tunes),
+    "saved_near", "saved_far", "bits_per_char" (of all characters)}."""
     bits, chars, n_bars = costs
-    place = {kind: i for i, kind in enumerate(KINDS)}
 
     def per_char(*kinds):
-        columns = [place[kind] for kind in kinds] or [-1]
+        columns = [KINDS.index(kind) for kind in kinds]
         n_chars = chars[:, columns].sum()
         return bits[:, columns].sum() / n_chars if n_chars else None
 
     def less(kind, other):
         return None if per_char(kind) is None else per_char(kind) - per_char(other)
 
-    returned = chars[:, place["second"]]
-    difference = bits[:, place["first"]] - bits[:, place["second"]]
+    first, second = KINDS.index("first"), KINDS.index("second")
+    returned = chars[:, second]
     return {
         "n_bars": int(n_bars.sum()),
         "n_tunes": int((returned > 0).sum()),
-        **{kind: per_char(kind) for kind in ("first", "second", "later", "similar", "fresh")},
+        **{kind: per_char(kind) for kind in KINDS[:5]},
         "new": per_char("first", "similar", "fresh"),
         "saved": less("first", "second"),
-        "saved_se": standard_error(difference, returned),
+        "saved_se": standard_error(bits[:, first] - bits[:, second], returned),
         "saved_near": less("near_first", "near"),
         "saved_far": less("far_first", "far"),
-        "bits_per_char": per_char(),
+        "bits_per_char": per_char("all"),
     }

@@ -13,12 +13,9 @@ from music.novelty import Novelty
 from music.right_bars import first_draws
 from music.samples import as_sample
 from music.tunebook import split_tunebook
-from music.validity import rate_samples, share, standard_error
+from music.validity import rate_samples, share
 
 BOOTSTRAP = 2000  # sets of tunes for an interval: its ends move by 2 % of its width with the seed
-
-
-# ---------------------------------------------------------------- samples and tunes
 
 
 def judged(samples):
@@ -34,9 +31,6 @@ def real_samples(tunes, max_chars=None):
         reason = "end" if text == tune["text"] else "budget"
         samples.append({"text": text, "prompt": "", "stop_reason": reason})
     return samples
-
-
-# ---------------------------------------------------------------- validity and control
 
 
 def rate(samples):
@@ -56,26 +50,6 @@ def control(samples):
     return row
 
 
-def cost_of_draws(draws):
-    """Returns the mean log2 of the probability that a bar is right, {"log2", "se" (over texts)},
-    from how often each bar of each text was drawn.
-
-    For n draws -(1 + 1/2 + ... + 1/(n - 1)) is an unbiased estimate of the logarithm (inverse
-    binomial sampling: van Opheusden, Acerbi and Ma 2020). A bar given up counts as if its last draw
-    had been right.
-    """
-    sums = [(sum(1 / k for n in text for k in range(1, n)), len(text)) for text in draws if text]
-    if not sums:
-        return {"log2": None, "se": None}
-    costs, n_bars = np.array(sums, float).T
-    error = standard_error(costs, n_bars)
-    mean = -costs.sum() / n_bars.sum()
-    return {"log2": mean / math.log(2), "se": error and error / math.log(2)}
-
-
-# ---------------------------------------------------------------- copying from the training text
-
-
 def copying(samples, train):
     """Measures what the samples share with the training text, as a set."""
     measured = novelty_of(train.content).measure(samples)
@@ -92,9 +66,6 @@ def copying_of_each(samples, train):
 def novelty_of(train_text):
     """Returns the index of a training text."""
     return Novelty(train_text)
-
-
-# ---------------------------------------------------------------- texts that are no music
 
 
 def rate_baselines(train, n, seed, max_chars):
@@ -120,17 +91,13 @@ def skills_of_ngrams(train, n, seed, max_chars):
     }
 
 
-# ---------------------------------------------------------------- losses
-
-
 def losses_by_tune(nats, chars, tune_of, seed):
-    """Returns losses of models on one split with 95 % intervals, and the differences between any
-    two, which are known better: models find the same tunes hard.
+    """Returns losses of models on one split, and their differences (paired: models find the same
+    tunes hard), with 95 % intervals from a bootstrap over tunes.
 
-    nats: {model: nats of each sequence}; chars: characters of each; tune_of: its tune. Tunes are
-    resampled (bootstrap) with all their sequences. Returns {"n_tunes", "losses": {model:
-    {"nats_per_char", "se", "interval"}}, "differences": [{"model", "less", "nats_per_char" (model -
-    less), "se", "interval"}]}.
+    nats: {model: nats of each sequence}; chars: characters of each; tune_of: its tune. Returns
+    {"n_tunes", "losses": {model: {"nats_per_char", "se", "interval"}}, "differences": [{"model",
+    "less", "nats_per_char" (model - less), "se", "interval"}]}.
     """
     tunes = {tune: i for i, tune in enumerate(dict.fromkeys(tune_of))}
     which, n = [tunes[tune] for tune in tune_of], len(tunes)

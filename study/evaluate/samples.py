@@ -1,5 +1,5 @@
 """Samples as files, below part4_outputs/generated/: text as drawn, MIDI, MusicXML, pictures, and
-metadata.json.
+metadata.json. A file without content is not written: its name is None.
 """
 
 import contextlib
@@ -54,7 +54,7 @@ def write_sample(folder, stem, sample, kind=None, origin=None):
 
 
 def _write(path, content):
-    """Writes a file and returns its name; without content deletes an older one and returns None."""
+    """Writes a file and returns its name; without content deletes an older one: None."""
     if not content:
         path.unlink(missing_ok=True)
         return None
@@ -63,15 +63,14 @@ def _write(path, content):
 
 
 def write_midi(path, text):
-    """Writes the notes of a text, as far as it can be read; returns the file's name, or None if
-    there is no note."""
+    """Writes the notes of a text, as far as it can be read; returns the file's name."""
     tune = readable(text)[0]
     return _write(path, midi_bytes(tune) if has_notes(tune) else None)
 
 
 def write_musicxml(path, text, n_given=0):
-    """Writes the same for notation programs, the prompt (the first n_given characters) in grey;
-    returns the file's name, or None."""
+    """Writes the same for notation programs, the first n_given characters (the prompt) in grey;
+    returns the file's name."""
     tune, xml = readable(text)[0], None
     if has_notes(tune):
         title, given = path.stem.replace("_", " "), given_bars(text, n_given)
@@ -81,8 +80,8 @@ def write_musicxml(path, text, n_given=0):
 
 
 def write_pictures(folder, stem, text, n_given=0):
-    """Writes score and piano roll of a text (its first n_given characters: the prompt) as SVG and
-    PNG; returns the fields of `pictures`, with file names (or None) in place of pictures."""
+    """Writes score and piano roll of a text as SVG and PNG; returns the fields of `pictures`, with
+    file names in place of pictures."""
     drawn = pictures(text, n_given)._asdict()
     return drawn | {
         kind: _write(folder / f"{stem}{end}", drawn[kind]) for kind, end in PICTURES.items()
@@ -120,8 +119,8 @@ def ten_requests(tunes, ten, chosen, max_chars, seed, tokenizer):
 
 
 def write_ten(evaluation, ten, chosen):
-    """Draws the samples to look at and writes their files, pictures and metadata.json; returns
-    their rows in it."""
+    """Draws the samples of `ten_requests`, writes files, pictures and metadata.json, and returns
+    its rows."""
     root, loaded = evaluation.root, evaluation.loaded
     folder, max_chars = root / FOLDER, evaluation.budget["sample_chars"]
     tunes, seed = evaluation.test_tunes, evaluation.seeds["ten"]

@@ -197,10 +197,7 @@ def gains(base, tuned, music, old):
 
     def losses(tokens):
         chars = base.tokenizer.token_chars
-        return [
-            evaluate(loaded.model, tokens, chars, loaded.device, by_sequence=True)
-            for loaded in (base, tuned)
-        ]
+        return [evaluate(loaded.model, tokens, chars, loaded.device) for loaded in (base, tuned)]
 
     def bits_of(before, after):
         return {"before": before["bits_per_char"], "after": after["bits_per_char"]}

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 
 from study.families import build_model
-from study.train import machine
 from study.train.data import BLOCK_SIZE, cut_windows, to_tensor
 from study.train.loop import gradient
 from study.train.optimizer import make_optimizers
@@ -33,8 +32,7 @@ def calibrate(run, data, device, seconds):
         if torch.device(device).type == "cuda":
             torch.cuda.synchronize(device)
         times.append(time.monotonic() - started)
-    # the first step warms up
-    return machine.n_processes() * run["tokens_per_step"] / float(np.median(times[1:]))
+    return run["tokens_per_step"] / float(np.median(times[1:]))  # the first step warms up
 
 
 def expected_minutes(runs, data, device):

@@ -102,7 +102,7 @@ def load_state(folder, name, key):
         print(f"{name}: its saved state is damaged, it begins anew", file=sys.stderr)
         return None
     state = torch.load(io.BytesIO(saved), map_location="cpu", weights_only=True)
-    return state if state["key"] == key else None
+    return state if state.pop("key") == key else None
 
 
 def remove_state(folder, name):

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from common import IGNORE, autocast
 from study.families import build_model
@@ -42,8 +43,7 @@ class LoopState:
     step: int = 0  # steps done
     seconds: float = 0.0  # of training, without evaluation
     evaluation_seconds: float = 0.0
-    nats: float = 0.0  # training loss since the last evaluation, summed
-    chars: int = 0  # characters that it was summed over
+    sums: tuple = (0.0, 0.0)  # of the training loss since the last evaluation, see `Meter`
     curve: list = field(default_factory=list)  # a dict for each evaluation
     best: dict | None = None  # line of the lowest validation loss, with the weights as "model"
     out_of_time: bool = False  # max_minutes are over
@@ -75,12 +75,12 @@ class Loop:
         for optimizer, state in zip(self.optimizers, saved.pop("optimizers")):
             optimizer.load_state_dict(state)
         self.state = LoopState(**saved)
-        self.meter = Meter(self.device, self.state.nats, self.state.chars)
+        self.meter = Meter(self.device, self.state.sums)
         self._began = time.monotonic() - self.state.seconds
 
     def to_save(self):
         """Returns all that the rest of the run depends on."""
-        self.state.seconds, (self.state.nats, self.state.chars) = self.seconds, self.meter.read()
+        self.state.seconds, self.state.sums = self.seconds, self.meter.sums.tolist()
         return {
             **vars(self.state),
             "model": self.model.state_dict(),
@@ -173,7 +173,7 @@ class Loop:
         if self.ended:
             self._last_val = self._evaluated(self.data.val)
             shift = self._last_val["nats_per_char"] - val_nats
-            for point in (*state.curve, *filter(None, [state.best])):
+            for point in [*state.curve, state.best] if state.best else state.curve:
                 point["val_nats_per_char"] += shift
         return line
 
@@ -181,11 +181,10 @@ class Loop:
         """Raises Stopped if a loss or gradient was not finite; to be called before a save."""
         bad = int(self.meter.bad)
         if bad <= self.state.step:
+            rate, steps = f"{self.run['learning_rate']:.3g}", f"{bad:,} of {self.run['steps']:,}"
             raise Stopped(
-                f"{self.run['name']}: the loss or its gradient is not a finite number at step"
-                f" {bad:,} of {self.run['steps']:,} (peak of the learning rate:"
-                f" {self.run['learning_rate']:.3g}); the last state saved on disk, if any, is from"
-                " before that step; try a lower learning rate"
+                f"{self.run['name']}: the loss or its gradient is no finite number at step {steps}"
+                f" (learning rate: {rate}); the last saved state is from before; try a lower rate"
             )
 
     def measure(self):
@@ -196,14 +195,14 @@ class Loop:
             self._last_val = None
         return {
             "val": self._last_val or self._evaluated(self.data.val),
-            "test": self._evaluated(self.data.test, by_sequence=True),
+            "test": self._evaluated(self.data.test),
             "train": self._evaluated(self.tokens, at_most=TRAIN_SAMPLE_WINDOWS),
         }
 
-    def _evaluated(self, tokens, **options):
+    def _evaluated(self, tokens, at_most=None):
         """Returns the loss over a stream; its time counts as evaluation_seconds."""
         started, chars = time.monotonic(), self.data.token_chars
-        result = evaluate(self.model, tokens, chars, self.device, precise=False, **options)
+        result = evaluate(self.model, tokens, chars, self.device, precise=False, at_most=at_most)
         spent = time.monotonic() - started
         self.state.evaluation_seconds += spent
         self._began += spent
@@ -233,15 +232,11 @@ def gradient(forward, x, y, token_chars, micro_batch, name):
             if not machine.is_out_of_memory(error):
                 raise
             if micro_batch == 1:
-                raise Stopped(
-                    f"{name}: memory does not suffice for one window of {BLOCK_SIZE} tokens"
-                ) from None
+                problem = f"memory does not suffice for one window of {BLOCK_SIZE} tokens"
+                raise Stopped(f"{name}: {problem}") from None
             micro_batch = (micro_batch + 1) // 2
-            print(
-                f"{name}: out of memory; goes on with {micro_batch} windows per forward pass (the"
-                " step's tokens are unchanged)",
-                file=sys.stderr,
-            )
+            now = f"goes on with {micro_batch} windows per forward pass, the same tokens a step"
+            print(f"{name}: out of memory; {now}", file=sys.stderr)
         # after the handler: the error holds on to the tensors of its frames
         if x.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -250,13 +245,8 @@ def gradient(forward, x, y, token_chars, micro_batch, name):
 def share_of_process(x, y):
     """Returns this process's windows of a step; those that fill up have no targets."""
     rank, world = machine.rank(), machine.n_processes()
-    if world == 1:
-        return x, y
-    missing = -len(x) % world
-    return (
-        torch.cat((x, x[:1].expand(missing, -1)))[rank::world],
-        torch.cat((y, torch.full_like(y[:1], IGNORE).expand(missing, -1)))[rank::world],
-    )
+    below = (0, 0, 0, -len(x) % world)
+    return F.pad(x, below)[rank::world], F.pad(y, below, value=IGNORE)[rank::world]
 
 
 def _accumulate(forward, x, y, n_targets, micro_batch):

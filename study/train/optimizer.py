@@ -48,31 +48,29 @@ class Muon(torch.optim.Optimizer):
     """`plain_muon` for all matrices of one shape at once, in the machine's precision. "blocks" of a
     group: matrices stacked in one parameter (q, k, v of each head; gates of an LSTM)."""
 
-    def __init__(self, groups, lr, momentum=MOMENTUM, weight_decay=0.0):
-        super().__init__(
-            groups, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "blocks": 1}
-        )
+    def __init__(self, groups, lr):
+        super().__init__(groups, {"lr": lr, "weight_decay": 0.0, "blocks": 1})
 
     @torch.no_grad()
     def step(self):
-        waiting = {}  # (rows, columns) -> [(matrix to change, learning rate, update)]
+        waiting = {}  # (rows, columns) -> [(matrix to change, update, learning rate)]
         for group in self.param_groups:
             for p in (p for p in group["params"] if p.grad is not None):
                 if "momentum_buffer" not in self.state[p]:
                     self.state[p]["momentum_buffer"] = torch.zeros_like(p)
-                momentum = self.state[p]["momentum_buffer"].lerp_(p.grad, 1 - group["momentum"])
-                update = p.grad.lerp(momentum, group["momentum"])  # Nesterov
+                momentum = self.state[p]["momentum_buffer"].lerp_(p.grad, 1 - MOMENTUM)
+                update = p.grad.lerp(momentum, MOMENTUM)  # Nesterov
                 if group["weight_decay"]:
                     p.mul_(1 - group["lr"] * group["weight_decay"])
                 for matrix, change in zip(p.chunk(group["blocks"]), update.chunk(group["blocks"])):
                     if matrix.size(0) > matrix.size(1):
                         matrix, change = matrix.T, change.T
-                    waiting.setdefault(tuple(matrix.shape), []).append(
-                        (matrix, group["lr"], change)
-                    )
-        for (rows, columns), entries in waiting.items():
-            updates = orthogonalize(torch.stack([change for *_, change in entries]))
-            for (matrix, rate, _), update in zip(entries, updates.to(entries[0][0].dtype)):
+                    entry = matrix, change, group["lr"]
+                    waiting.setdefault(tuple(matrix.shape), []).append(entry)
+        for (_, columns), entries in waiting.items():
+            matrices, changes, rates = zip(*entries)
+            updates = orthogonalize(torch.stack(changes)).to(matrices[0].dtype)
+            for matrix, update, rate in zip(matrices, updates, rates):
                 matrix.sub_(update, alpha=rate * 0.2 * math.sqrt(columns))
 
 

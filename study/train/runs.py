@@ -70,7 +70,6 @@ class RunSpec:
     name: str | None = None  # of its files; default: family_size and what differs from the default
     dropout: float | None = None  # default: the family's
     start: str | None = None  # digest of the weights to start from; default: drawn by the seed
-    weight_decay: float | None = None  # default: WEIGHT_DECAY or none
 
 
 def plan_run(data, spec):
@@ -91,9 +90,8 @@ def plan_run(data, spec):
         run["start"] = start
     if spec.optimizer is None:
         run["optimizer"] = RECIPES[spec.recipe]
-    if spec.weight_decay is None:
-        decays = spec.epochs > 1 and spec.recipe == "tuned" and not start
-        run["weight_decay"] = WEIGHT_DECAY if decays else 0.0
+    decays = spec.epochs > 1 and spec.recipe == "tuned" and not start
+    run["weight_decay"] = WEIGHT_DECAY if decays else 0.0
     if spec.batch_windows is None:
         chars_per_token = mean_chars(tokens, data.token_chars)
         run["batch_windows"] = windows_per_step(len(tokens) * spec.epochs, chars_per_token)
@@ -224,7 +222,6 @@ def _to_the_end(loop, folder, asked_to_stop):
     name, n_steps = loop.run["name"], loop.run["steps"]
     saved = load_state(folder, name, loop.run["key"])
     if saved is not None:
-        del saved["key"]
         loop.restore(saved)
         print(f"{name}: goes on from step {loop.state.step:,} of {n_steps:,}")
 
