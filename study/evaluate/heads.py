@@ -107,15 +107,14 @@ def matches(tokens):
     >>> [part.tolist() for part in matches(np.array([1, 2, 3, 4, 5, 1, 2, 3, 4]))]
     [[8], [3]]
     """
-    known, now, then = {}, [], []
+    known, found = {}, []
     for place in range(MATCH - 1, len(tokens)):
         gram = tuple(tokens[place - MATCH + 1 : place + 1])
-        earlier = known.get(gram)
-        if earlier is not None and earlier + OFFSETS[-1] <= place:
-            now.append(place)
-            then.append(earlier)
+        earlier = known.get(gram, place)
+        if earlier + OFFSETS[-1] <= place:
+            found.append((place, earlier))
         known[gram] = place
-    return np.array(now, np.int64), np.array(then, np.int64)
+    return np.array(found, np.int64).reshape(-1, 2).T
 
 
 def attention_weights(model, tokens):
