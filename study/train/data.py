@@ -105,9 +105,9 @@ def n_windows(n_tokens):
     return math.ceil((n_tokens - 1) / BLOCK_SIZE)
 
 
-def cut_windows(stream, starts, length=BLOCK_SIZE):
-    """Returns inputs and targets (int64, shape (len(starts), length)); BEGIN is no target."""
-    window = stream[starts[:, None] + torch.arange(length + 1, device=stream.device)].long()
+def cut_windows(stream, starts):
+    """Returns inputs and targets (int64, (len(starts), BLOCK_SIZE)); BEGIN is no target."""
+    window = stream[starts[:, None] + torch.arange(BLOCK_SIZE + 1, device=stream.device)].long()
     targets = window[:, 1:]
     return window[:, :-1], targets.masked_fill(targets == BEGIN, IGNORE)
 
