@@ -7,6 +7,7 @@ Both occurrences have the same characters: the difference is what the model copi
 (the work of induction heads: Olsson et al. 2022).
 """
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from common import BEGIN, END
 from music.abc_text import Reader
 from music.validity import standard_error
 from study.evaluate.sampling import START, bits_of_characters
+from study.train.data import sequence_bounds
 
 ROWS = 16  # tunes read side by side
 NEAR = 128  # characters from one occurrence to the next: farther ones are *far*
@@ -40,9 +42,8 @@ def repeats(loaded, tokens):
 def read_tunes(loaded, tokens):
     """Returns the sequences of a token stream as `Tune`s, the shortest first."""
     size, tokenizer = loaded.model.config["block_size"], loaded.tokenizer
-    starts = np.flatnonzero(tokens == BEGIN)
     tunes = []
-    for start, stop in zip(starts, [*starts[1:], len(tokens)]):
+    for start, stop in itertools.pairwise(sequence_bounds(tokens)):
         sequence = np.asarray(tokens[start + 1 : stop], np.int64)
         read = np.concatenate((START, sequence))[: size + 1]
         texts = tokenizer.texts_of(sequence.tolist())
