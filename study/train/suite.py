@@ -124,25 +124,14 @@ def suite_parser(doc):
         metavar="N",
         help=f"of training text, at most (default: all; with --quick {QUICK_TRAIN_CHARS:,})",
     )
-    add(
-        "--epochs",
-        type=whole(1),
-        default=1,
-        metavar="N",
-        help="passes over the training text (default: 1)",
-    )
+    add("--epochs", type=whole(1), default=1, help="passes over the training text (default: 1)")
     add(
         "--max-minutes",
         type=number(above=0),
         metavar="MIN",
         help="of training for each run; the learning rate is zero by then (default: no limit)",
     )
-    add(
-        "--jobs",
-        type=whole(1),
-        metavar="K",
-        help="runs side by side (default: 1; with --quick on CPUs as many as there are cores)",
-    )
+    add("--jobs", type=whole(1), help="runs side by side (default: 1; one a core with --quick)")
     return parser
 
 
