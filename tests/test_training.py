@@ -398,7 +398,12 @@ def test_headline_runs_take_a_seed_that_no_sweep_used():
 
 @pytest.mark.parametrize(
     "flags, limit",
-    [([], None), (["--quick"], 280_000), (["--quick", "--max-train-chars", "5000"], 5000)],
+    [
+        ([], None),
+        (["--quick"], runs.QUICK_TRAIN_CHARS),
+        (["--quick", "--max-train-chars", "5000"], 5000),
+    ],
+    ids=["whole", "quick", "asked"],
 )
 def test_the_short_run_trains_the_suite_on_part_of_the_text(flags, limit):
     assert checked(flags).max_train_chars == limit
