@@ -278,7 +278,7 @@ def write_results(root):
     for name, text in tables(root).items():
         write_text(root / f"part4_outputs/{name}", text)
     drawn = draw_figures(root, content)
-    compose.write_compose_of(root)
+    compose.write_compose(root)
     write_report(root)  # it leads to compose.html
     return content, drawn
 

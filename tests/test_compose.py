@@ -4,6 +4,7 @@ does, the judge answers as Python's, tunes are valid, and what a person pastes d
 import base64
 import importlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -54,9 +55,11 @@ def browser(tmp_path_factory):
 @pytest.fixture(scope="module")
 def page(browser, tmp_path_factory):
     """The page of the study's model, opened; it has not composed yet."""
-    tokenizer = load_tokenizer(STUDY / "best_model.tokenizer.pkl")
-    path = tmp_path_factory.mktemp("page") / "compose.html"
-    compose.write_compose(STUDY / "best_model.pt", tokenizer, path)
+    root = tmp_path_factory.mktemp("root")
+    (root / "checkpoints").mkdir()
+    for name in ("best_model.pt", "best_model.tokenizer.pkl"):
+        shutil.copy(STUDY / name, root / "checkpoints")
+    path = compose.write_compose(root)
     open_page(browser, path)
     return path
 

@@ -134,32 +134,28 @@ def filled(content, weights):
     return page
 
 
-def write_compose(checkpoint, tokenizer, out, val_tokens=None):
-    """Writes the page of a checkpoint; ValueError if it was trained with another tokenizer.
-    val_tokens: of the validation split, to measure rounding and heads (None: not measured)."""
-    model, saved = load_checkpoint(checkpoint)
+def write_compose(root, name=BEST, out=None):
+    """Writes the page of a run's model and returns its path; ValueError without such a model. With
+    the run's validation split the page says what rounding and each head cost."""
+    model, saved = load_checkpoint(root / f"checkpoints/{name}.pt")
+    tokenizer = load_tokenizer(tokenizer_path(root, name))
     if saved["tokenizer_digest"] != tokenizer.digest:
-        raise ValueError(f"{checkpoint.name} was trained with another vocabulary")
+        raise ValueError(f"{name} was trained with another vocabulary")
     facts = {
         "heads": None,
-        "name": checkpoint.stem,
+        "name": name,
         "family": label(model.config["family"]),
         "n_parameters": model.count_parameters()["total"],
         "n_chars": saved["record"]["train_chars"],
         "loss": None,
     }
-    if val_tokens is not None:
-        facts["loss"] = loss_of_rounding(model, tokenizer, val_tokens)
-        facts["heads"] = costs_of_heads(model, tokenizer, val_tokens)
+    val = root / "data/val_tokens.npy"
+    if val.is_file():
+        tokens = np.load(val)
+        facts["loss"] = loss_of_rounding(model, tokenizer, tokens)
+        facts["heads"] = costs_of_heads(model, tokenizer, tokens)
+    out = out or root / "part4_outputs/compose.html"
     write_text(out, compose_page(model, tokenizer, facts))
-
-
-def write_compose_of(root, name=BEST, out=None):
-    """Writes the page of a run's model and returns its path."""
-    out, val = out or root / "part4_outputs/compose.html", root / "data/val_tokens.npy"
-    val_tokens = np.load(val) if val.is_file() else None
-    tokenizer = load_tokenizer(tokenizer_path(root, name))
-    write_compose(root / f"checkpoints/{name}.pt", tokenizer, out, val_tokens)
     return out
 
 
@@ -173,7 +169,7 @@ def main(argv=None):
     if root.suffix == ".pt":
         root, name = root.resolve().parent.parent, root.stem
     try:
-        page = write_compose_of(root, name, args.out)
+        page = write_compose(root, name, args.out)
     except (ValueError, OSError) as error:
         sys.exit(f"compose: {error}\n  -> run: python 07_train_best_and_generate.py")
     print(f"{page}: {page.stat().st_size / 1e6:.1f} MB; open it in a browser")

@@ -5,7 +5,6 @@ measured", an end of an interval that has no bound is the word "unbounded".
 """
 
 import math
-import re
 
 from study.evaluate.measurements import read
 from study.report.headline import headline, not_beaten
@@ -70,16 +69,16 @@ def describe_data(root):
     """Returns where the text came from, its licences, and what became of it."""
     stats = read_json(root / "data/stats.json")
     # text of one's own has not been through 01 and 02
-    download, conversion = (
-        load_manifest(root, name) or {} for name in ("01_download", "02_midi_to_abc")
-    )
-    failed = {"counts": conversion.get("counts"), "failed": conversion.get("skipped")}
+    download = load_manifest(root, "01_download") or {}
+    conversion = load_manifest(root, "02_midi_to_abc")
+    if conversion:
+        conversion = {"counts": conversion["counts"], "failed": conversion["skipped"]}
     overlap = "overlap_with_train.{}.32.share_of_all_windows"
     return {
         "sources": download.get("config"),
         "licences": licences(download),
         "may_share": may_share(download),
-        "conversion": failed if conversion else None,
+        "conversion": conversion,
         **pick(stats, DATA_KEYS),
         "splits": {split: pick(row, SPLIT_KEYS) for split, row in stats["splits"].items()},
         "overlap_with_train": {
@@ -217,7 +216,7 @@ def by_length(names):
     >>> by_length(["random", "3-gram", "12-gram"])
     ['12-gram', '3-gram', 'random']
     """
-    ngrams = sorted(filter(is_ngram, names), key=lambda name: -int(re.sub(r"\D", "", name)))
+    ngrams = sorted(filter(is_ngram, names), key=lambda name: -int(name.split("-")[0]))
     return ngrams + sorted(set(names) - set(ngrams))
 
 
@@ -245,14 +244,12 @@ def describe_copying(root, runs):
     the best, the best pair, and a control pair that harms as much; heads: "layer.head" from 1."""
     models = {}
     for name in [BEST, *(row["name"] for row in runs)]:
-        found = read(root, f"heads/{name}") or {}
-        if found.get("best"):
-            rows = [(key, found[key]) for key in ("all", "best", "pair", "control") if found[key]]
-            models[name] = {
-                key: {
-                    "heads": [f"{layer + 1}.{head + 1}" for layer, head in row["heads"]],
-                    **pick(row, ("saved", "bits_per_char")),
-                }
-                for key, row in rows
-            }
+        found = read(root, f"heads/{name}")
+        if not found or not found["best"]:
+            continue
+        models[name] = {}
+        for key in ("all", "best", "pair", "control"):
+            if found[key]:
+                heads = [f"{layer + 1}.{head + 1}" for layer, head in found[key]["heads"]]
+                models[name][key] = {"heads": heads, **pick(found[key], ("saved", "bits_per_char"))}
     return {"best_model": read(root, f"repeats/{BEST}"), "heads": models or None}

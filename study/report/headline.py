@@ -37,10 +37,8 @@ SHARES = ("scatter", "valid_rate", "valid_rate_right_bars", "repeated_bars", "co
 
 
 def headline(parts):
-    """Returns {"sentence", "numbers": {key of NUMBERS: {"value", "interval", ...}}}.
-
-    parts: the other parts of RESULTS.json. A number that was not measured has the value None.
-    """
+    """Returns {"sentence", "numbers": {key of NUMBERS: {"value", "interval", ...}}} of the other
+    parts of RESULTS.json. A number that was not measured has the value None."""
     best, samples, fits = parts["best"], parts["samples"], parts["fits"]
     laws = {
         family: law for family, law in fits.items() if isinstance(law, dict) and "verdict" in law
@@ -49,6 +47,7 @@ def headline(parts):
     free, right, real = (samples[way] or {} for way in ("unprompted", "right_bars", "real_music"))
     copying = value_at(parts, "in_context_copying.best_model") or {}
     saved, error = copying.get("saved"), copying.get("saved_se")
+    interval = None if error is None else [saved - 2 * error, saved + 2 * error]
     numbers = {
         "test_bits_per_char": {
             "value": best["test_bits_per_char"],
@@ -61,18 +60,13 @@ def headline(parts):
         "valid_rate_right_bars": _number(right, "rate"),
         "repeated_bars": _number(free, "repeated_bars", real),
         "copied_share": _number(free, "copied_share", real),
-        "saved_on_repeated_bars": {
-            "value": saved,
-            "interval": None if error is None else [saved - 2 * error, saved + 2 * error],
-        },
+        "saved_on_repeated_bars": {"value": saved, "interval": interval},
     }
     return {"sentence": sentence(fits, numbers), "numbers": numbers}
 
 
 def name_of_best(best):
-    """Returns the best model in words, e.g. "Transformer medium, 8 epochs"; None without one."""
-    if not best["family"]:
-        return None
+    """Returns the best model in words, e.g. "Transformer medium, 8 epochs"."""
     epochs = "1 epoch" if best["epochs"] == 1 else f"{best['epochs']:g} epochs"
     return f"{label(best['family'])} {best['size']}, {epochs}"
 
@@ -90,22 +84,19 @@ def sentence(fits, numbers):
     if answer:
         return answer
     best, baseline = numbers["test_bits_per_char"], numbers["baseline_bits_per_char"]
-    if best["value"] is None:
-        return "No model was measured."
-    words = f"{best['model']}: {measured(best['value'], best['interval'])} bits per character"
-    if baseline["value"] is not None:
-        words += f" ({baseline['model']}: {number(baseline['value'], 3)})"
-    valid = numbers["valid_rate"]["value"]
-    return words + ("." if valid is None else f"; {percent(valid)} of its first tries are valid.")
+    return (
+        f"{best['model']}: {measured(best['value'], best['interval'])} bits per character"
+        f" ({baseline['model']}: {number(baseline['value'], 3)});"
+        f" {percent(numbers['valid_rate']['value'])} of its first tries are valid."
+    )
 
 
 def rows(content):
     """Returns [(name, words)]: the sentence, the eight numbers, and the baselines not beaten."""
-    head = content.get("headline") or {}
-    numbers = head.get("numbers") or {}
+    head = content["headline"]
     return [
-        ("answer", head.get("sentence") or "not measured"),
-        *((name, _in_words(key, numbers.get(key) or {})) for key, name in NUMBERS.items()),
+        ("answer", head["sentence"]),
+        *((name, _in_words(key, head["numbers"].get(key, {}))) for key, name in NUMBERS.items()),
         ("baselines not beaten", value_at(content, "baselines_not_beaten.sentence") or "none"),
     ]
 
@@ -135,7 +126,7 @@ def law_rows(results):
 
 
 def predictions(results):
-    """Returns what the law predicted for runs that it had not seen, and predicts for the next, as
+    """Returns what the law predicted of runs that it had not seen, and of the next, as
     sentences."""
     rows = value_at(results, "fits.answer.prediction") or {}
     return [row["sentence"] for kind in ("held_out", "next") for row in rows.get(kind) or []]
@@ -156,28 +147,21 @@ def winners(results):
 
 
 def strongest_baseline(baselines, split):
-    """Returns (name, bits per character) of the best baseline of a split, or (None, None)."""
-    rows = [
-        (row["bits_per_char"], row.get("label") or name)
-        for name, row in (baselines.get(split) or {}).items()
-        if isinstance(row, dict) and row.get("bits_per_char") is not None
-    ]
-    return min(rows)[::-1] if rows else (None, None)
+    """Returns (name, bits per character) of the best baseline of a split."""
+    best = min(baselines[split].values(), key=lambda row: row["bits_per_char"])
+    return best["label"], best["bits_per_char"]
 
 
 def not_beaten(parts, runs):
-    """Returns {"sentence", "rows"}: every baseline that a model or its samples do not beat.
-
-    A row is {"baseline", "split", "measure", "value", "models": {name: value}}. runs: all runs, of
-    which the ladder's do not count.
-    """
+    """Returns {"sentence", "rows"}: every baseline that a model or its samples do not beat. A row is
+    {"baseline", "split", "measure", "value", "models": {name: value}}."""
     models = {"best model": parts["best"], **{row["name"]: row for row in without_ladder(runs)}}
     rows = []
     for split in ("test", "val"):
         name, bits = strongest_baseline(parts["baselines"], split)
         nats = {model: row.get(f"{split}_nats_per_char") for model, row in models.items()}
         losses = {model: value / math.log(2) for model, value in nats.items() if value is not None}
-        behind = {model: loss for model, loss in losses.items() if bits and loss >= bits}
+        behind = {model: loss for model, loss in losses.items() if loss >= bits}
         rows.append((name, split, "bits per character", bits, behind))
     rows += _behind_ngrams(parts["samples"])
     keys = ("baseline", "split", "measure", "value", "models")
@@ -186,12 +170,10 @@ def not_beaten(parts, runs):
 
 
 def _behind_ngrams(samples):
-    """Returns rows of the free samples beside the best n-gram, by each of two measures. A rate
-    counts as above only if chance does not explain it; for bars the intervals must not overlap."""
+    """Returns rows of the free samples beside the best n-gram, by two measures: a rate, which
+    chance must not explain, and bars, whose intervals must not overlap."""
     free = samples["unprompted"]
-    ngrams = {name: row for name, row in (samples["baselines"] or {}).items() if is_ngram(name)}
-    if not free or not free.get("n") or not ngrams:
-        return []
+    ngrams = {name: row for name, row in samples["baselines"].items() if is_ngram(name)}
     valid, bars = (
         max(ngrams, key=lambda name: ngrams[name][key] or 0) for key in ("rate", "bar_accuracy")
     )
@@ -208,7 +190,7 @@ def _behind_ngrams(samples):
 
 
 def not_beaten_sentence(rows):
-    """Returns the baselines that were not beaten in words; more than MOST_NAMED models are counted.
+    """Returns rows of `not_beaten` in words; more than MOST_NAMED models are counted.
 
     >>> not_beaten_sentence([{"baseline": "PPMd", "split": "val", "models": {"lstm_tiny": 1.6}}])
     'PPMd on the val split by lstm_tiny'

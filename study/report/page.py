@@ -149,9 +149,6 @@ def lead(results, runs):
     return f"{who} read {what} and learnt to predict the next {unit}.{remark}"
 
 
-# ---------------------------------------------------------------- tables
-
-
 class Cell(NamedTuple):
     """A cell of a table: its text, a smaller line below it, and the share that a bar fills."""
 

@@ -133,8 +133,9 @@ def sample_view(sample, folder, name):
         WRONG: notation.WRONG in svg.lower(),
         REALIGNED: notation.at_bar_lines(tune) is not tune,
     }
+    score = Picture(svg, f"score of {name}") if svg else None
     return view | {
-        "score": Picture(svg, f"score of {name}") if svg else None,
+        "score": score,
         "no_score": f"No score: {drawn['reasons'].get('score')}.",
         "remarks": [words for words, holds in remarks.items() if holds],
         "roll": Picture(pictures.piano_roll(tune, given), "notes over time"),

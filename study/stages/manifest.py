@@ -37,9 +37,6 @@ BEST = "best_model"  # name of the best model's files
 PACKAGES = "torch music21 symusic numpy scipy matplotlib verovio pyppmd".split()
 
 
-# ---------------------------------------------------------------- places
-
-
 def stage_folder(name):
     """Returns (folder of a stage's manifest, its script's name).
 
@@ -77,9 +74,6 @@ def stages_read(root, name):
         or manifest_path(root, before).exists()
         or marker_path(root, before).exists()
     ]
-
-
-# ---------------------------------------------------------------- what is in one
 
 
 def load_manifest(root, name):
@@ -130,9 +124,6 @@ def environment(device=None):
         "device": device,
         **versions,
     }
-
-
-# ---------------------------------------------------------------- what is wrong
 
 
 def all_problems(root, names, flags=""):
