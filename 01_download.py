@@ -39,7 +39,7 @@ from study.prepare.fetch import (
     listing_digest,
     music_members,
 )
-from study.prepare.gather import MUSIC_SUFFIXES, Collected, gather, licences_in, take_embedded
+from study.prepare.gather import MUSIC_SUFFIXES, Collected, gather, take_embedded
 from study.prepare.sources import CLOSED, NAMES, SOURCES, source_rows
 
 ME = "01_download.py"
@@ -64,13 +64,14 @@ def parse_arguments(argv):
         args.source = "music21" if args.quick else "lakh"
     if args.collections and args.source != "music21":
         parser.error("--collections is of --source music21 alone")
-    args.urls = ()
+    args.urls, args.names = (), []
     if args.source in SOURCES:
         args.urls = SOURCES[args.source].urls
     elif re.match(r"https?://", args.source):
         args.urls = (args.source,)
-    names = args.collections.split(",") if args.collections else DEFAULT_COLLECTIONS
-    args.names = list(dict.fromkeys(name.strip().lower() for name in names))
+    elif args.source == "music21":
+        names = args.collections.split(",") if args.collections else DEFAULT_COLLECTIONS
+        args.names = list(dict.fromkeys(name.strip().lower() for name in names))
     return args
 
 
@@ -174,7 +175,7 @@ def main(argv=None):
     if stage.up_to_date():
         return
     new, old = (final.with_name(f".raw_midi.{age}") for age in ("new", "old"))
-    for name in args.names if args.source == "music21" else []:
+    for name in args.names:
         if name in corpus.NOTICES:
             print(f"notice: {corpus.NOTICES[name]}")
     with stage.writing(), tempfile.TemporaryFile("w+", encoding="utf-8") as table:
@@ -190,7 +191,7 @@ def main(argv=None):
                 fail(ME, f"--source {args.source}: {error}", OTHERS)
             raise
         replace(final, new, old, table)
-        midi, licences = collected.midi, licences_in(final.with_name("raw_midi.tsv"))
+        midi, licences = collected.midi, dict(collected.licences.most_common(20))
         counts = {"files": midi.files, "bytes": midi.bytes}
         left_out = dict(midi.left_out.most_common())
         stage.finish(

@@ -28,8 +28,7 @@ TUNE_CHARS = 600
 TIMED_SIZES = ("d008", "medium")  # cheap enough for a slow machine, and far apart
 SECONDS_EACH = 0.3
 SHARED_GAIN = 0.6  # n cores that share one run are n ** 0.6 times as fast
-PASS_COST = 1 / 3  # of a token evaluated, in tokens trained: there is no backward pass
-CURVE_TOKENS = 8 * 8 * 512  # of the validation split, evaluated on the way of each epoch
+EVALUATION = 1.1  # minutes of a run with its evaluations, for each minute of its steps
 # minutes of what is no training, on a machine that takes LOOP_SECONDS for LOOP
 OTHER_MINUTES = {
     "01_download": 0.13,
@@ -58,31 +57,21 @@ def made_up_data():
 def planned_runs(family, words, data):
     """Returns the runs of a training script's command line, in the order of training."""
     script = importlib.import_module(FAMILIES[family].stage)
-    asked = plan.Suite(
-        model_class(family),
-        script.SIZES,
-        script.LEARNING_RATES,
-        getattr(script, "LADDER_RATE", None),
-    )
+    ladder_rate = getattr(script, "LADDER_RATE", None)
+    asked = plan.Suite(model_class(family), script.SIZES, script.LEARNING_RATES, ladder_rate)
     args = suite.suite_parser("").parse_args(words)
     suite.check_suite(args, asked)
     return plan.plan_suite(args, asked, data)
 
 
 def minutes_of_runs(runs, data):
-    """Returns the minutes of each run of one family, alone on one thread, evaluation included."""
+    """Returns the minutes of each run of one family on one thread (an array)."""
     timed = [run for run in runs if run["size"] in TIMED_SIZES]
     costs = [1 / calibrate(run, data, "cpu", SECONDS_EACH) for run in timed]
-    low, high = (run["flops_per_token"] for run in timed)
-    slope = max(0.0, (costs[1] - costs[0]) / (high - low))
-    each = [costs[0] + slope * (run["flops_per_token"] - low) for run in runs]
-    return [minutes(run["train_tokens"], run["epochs"], cost) for run, cost in zip(runs, each)]
-
-
-def minutes(tokens, epochs, cost):
-    """Returns the minutes of a training, evaluation included. cost: seconds a token of training."""
-    evaluated = SPLITS["val"] + SPLITS["test"] + CURVE_TOKENS * epochs
-    return (tokens * epochs + PASS_COST * evaluated) * cost / 60
+    line = np.polyfit([run["flops_per_token"] for run in timed], costs, 1)
+    costs = np.polyval(line, [run["flops_per_token"] for run in runs])
+    tokens = np.array([run["train_tokens"] * run["epochs"] for run in runs])
+    return EVALUATION * tokens * costs / 60
 
 
 def best_minutes(runs, data):
@@ -95,7 +84,7 @@ def best_minutes(runs, data):
     tokens_per_step = size["tokens_per_step"] // size["batch_windows"] * windows
     step = {**size, "batch_windows": windows, "tokens_per_step": tokens_per_step}
     speed = calibrate(step, data, "cpu", SECONDS_EACH) * cpu_count() ** SHARED_GAIN
-    return minutes(SPLITS["train"], epochs, 1 / speed)
+    return SPLITS["train"] * epochs / speed / 60
 
 
 def main():
@@ -107,7 +96,7 @@ def main():
         if not row.optional:
             runs = planned_runs(family, ["--quick"], data)
             each = minutes_of_runs(runs, data)
-            expected[row.stage] = max(sum(each) / jobs, max(each))
+            expected[row.stage] = max(each.sum() / jobs, each.max())
             if family == "transformer":
                 expected[BEST] += best_minutes(runs, data)
     print(json.dumps({name: round(value, 2) for name, value in expected.items()}))

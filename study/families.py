@@ -16,7 +16,7 @@ class Family(NamedTuple):
     label: str  # in text; the plural is label + "s"
     model: str  # its class in common.py
     stage: str  # the script that trains it
-    color: str  # Okabe-Ito: distinct for all common kinds of colour blindness, and in grey
+    color: str  # of Okabe-Ito: distinct for the colour-blind, and in grey
     marker: str  # of matplotlib
     optional: bool = False  # True: 06 and 07 do not ask for its runs
 

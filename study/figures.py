@@ -26,7 +26,7 @@ STYLE = {
 }
 KINDS = {"png": {"Software": None}, "svg": {"Date": None}}  # format -> metadata left out
 LINES = ("-", "--", "-.", ":")  # by place in the table of families
-# Okabe-Ito colours and markers for families without a row (a user's table may name any)
+# of Okabe-Ito, for families without a row: a user's table may name any
 OTHERS = (("#CC79A7", "D"), ("#E69F00", "v"), ("#56B4E9", "P"))
 
 # captions of part4_outputs/figures in the order of the page; {braces} are filled when drawn
@@ -120,7 +120,7 @@ class Look(NamedTuple):
 
 
 def look(family, among=()):
-    """Returns the Look of a family; of one without a row in the table by its place in `among`."""
+    """Returns the Look of a family; of one without a row by its place in `among`."""
     strangers = [name for name in among if name not in FAMILIES]
     place = [*FAMILIES, *strangers].index(family)
     line = LINES[place % len(LINES)]

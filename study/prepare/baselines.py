@@ -138,8 +138,8 @@ def unigram_bits(train_path, asked_paths, vocab_size):
 
 
 def jobs_of(texts, arrays, vocab_size):
-    """{what: (function, its arguments)}, the longest first. texts, arrays: folders of the texts and
-    of the files of characters; vocab_size: of the latter."""
+    """{what: (function, *arguments)}, the longest first. texts, arrays: folders of the texts and of
+    the files of characters; vocab_size: of the latter."""
     asked_texts = [b"\n" + (texts / f"{split}.txt").read_bytes() for split in ASKED]
     train, *asked = [arrays / f"{split}_tokens.npy" for split in ("train", *ASKED)]
     return {

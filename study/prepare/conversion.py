@@ -6,8 +6,6 @@ at.
 """
 
 import csv
-import gc
-import itertools
 import json
 import math
 import multiprocessing
@@ -87,7 +85,7 @@ def table_rows(path):
             yield from csv.DictReader(table, delimiter="\t", quoting=csv.QUOTE_NONE)
 
 
-# ---------------------------------------------------------------- one file
+# ---------------------------------------------------------------- one file, one worker
 
 
 def convert_file(midi, abc, settings):
@@ -118,9 +116,6 @@ def convert_file(midi, abc, settings):
     return {"chars": len(text), **row}
 
 
-# ---------------------------------------------------------------- one worker
-
-
 def work(pipe, settings):
     """A worker: answers every (MIDI name, ABC name) from the pipe with a row."""
     die_with_parent()
@@ -131,13 +126,9 @@ def work(pipe, settings):
         raise ConversionError("timeout", limit)
 
     signal.signal(signal.SIGPROF, too_slow)
-    gc.disable()  # a file leaves no cycles worth the search: 5 % of the time
-    gc.freeze()
     with suppress(EOFError, ConnectionError):  # no more files, or the run was killed
-        for number in itertools.count():
+        while True:
             midi, abc = pipe.recv()
-            if number % 16 == 0:
-                gc.collect()
             try:
                 signal.setitimer(signal.ITIMER_PROF, settings.timeout_seconds)
                 row = convert_file(midi, abc, settings)
@@ -166,9 +157,8 @@ def convert_all(tasks, n_workers, settings):
     """Yields (task, row) as files are done; tasks: (MIDI name, ABC name). Raises the OSError of a
     worker that cannot write, and CrewLost.
 
-    No pool of the library: none survives a worker that dies and says which file it was at. That
-    file is tried again at the end (the worker may have been killed for want of memory); a second
-    death is its row.
+    No pool of a library survives a worker that dies and says which file it was at. That file is
+    tried again at the end (memory may have been short); a second death is its row.
     """
     waiting, workers = deque(tasks), []
     crashed, deaths = set(), 0  # deaths: in a row, with no file done between
@@ -220,8 +210,7 @@ class _Worker:
             self.pipe.send(task)
 
     def answer(self):
-        """The row that it sends, or that its death or long silence is (its own timer waits for C
-        code); None: be patient."""
+        """The row that it sends, or that its death or long silence is; None: be patient."""
         if self.pipe.poll():
             try:
                 row = self.pipe.recv()
@@ -235,6 +224,7 @@ class _Worker:
             return row
         if time.monotonic() - self.last_heard <= self.patience_seconds:
             return None
+        # its own timer waits for C code to end
         self.died = True
         self.process.kill()
         self.process.join()

@@ -19,7 +19,7 @@ from study.prepare.baselines import ASKED, BLOCK, jobs_of
 WIDTHS = (32, 48)  # characters: all music shares shorter windows, only copies longer ones
 LEAST_FIGURES = 3  # different notes or chords: a window with fewer is a repeated figure
 NOTE_OR_CHORD = re.compile(r"\[[^\]:]*\]|[_^=]*[A-Ga-g][,']*")
-# ends of a chord or field that begins or ends outside the window, and whole fields
+# chords and fields that begin or end outside the window, and whole fields
 NO_FIGURE = re.compile(r"^[^\[]*\]|\[[^\]]*$|\[[A-Za-z]:[^\]]*\]")
 QUANTILES = {"min": 0, "5%": 0.05, "25%": 0.25, "median": 0.5, "75%": 0.75, "95%": 0.95, "max": 1}
 
@@ -87,7 +87,7 @@ def shared_windows(train_path, asked_paths, width):
 
 
 def n_figures(window):
-    """How many different notes and chords stand whole in a window of ABC text.
+    """Different notes and chords that stand whole in a window of ABC text.
 
     >>> n_figures("C,]2[C,,C,]2[C,,C,]2|[V:2][M:1/4]A,2A,2|[C,,")
     2
@@ -143,21 +143,17 @@ def statistics(tunes, kept, report, parts, written, tokenizer, overlap):
             "groups": len({s["group"] for s in part}) if report["groups"] else None,
             "characters_per_sequence": spread(s["chars"] for s in part),
         }
-    known = written["train"][0]
-    unknown = {
-        split: {c: n for c, n in sorted(written[split][0].items()) if c not in known}
-        for split in ASKED
-    }
+    known, unknown = written["train"][0], {}
+    for split in ASKED:
+        counts = sorted(written[split][0].items())
+        unknown[split] = {character: n for character, n in counts if character not in known}
+    vocabulary = {"size": tokenizer.vocab_size, "characters": "".join(sorted(known))}
     return {
         "tunes": len(tunes),
         "tunes_kept": len(kept),
         **report,
         "splits": splits,
-        "vocabulary": {
-            "size": tokenizer.vocab_size,
-            "characters": "".join(sorted(known)),
-            "unknown_in": unknown,
-        },
+        "vocabulary": {**vocabulary, "unknown_in": unknown},
         "music": music_statistics(kept),
         "overlap_with_train": overlap,
     }

@@ -24,7 +24,9 @@ import urllib.request
 import zipfile
 import zlib
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from study.stages.files import file_digest, read_json, value_digest, write_json
 from study.stages.process import progress
@@ -43,7 +45,6 @@ TIMEOUT_SECONDS = 60  # of silence, before a connection is opened again
 BLOCK_BYTES = 1 << 18  # read and written at a time
 # characters that some system does not take in names
 RESERVED = str.maketrans({"<": "(", ">": ")", ":": " -", '"': "'", "|": "-", "?": "", "*": ""})
-ENDINGS = re.compile(r"(?i)\.(midi?|kar|rmi|abc|mxl|musicxml|xml|krn)$")
 
 
 class Refused(Exception):
@@ -82,13 +83,12 @@ class MidiFolder:
             raise Refused(f"it holds no music that can be read{words}")
 
     def unique(self, name):
-        """A path for `name` that no other file has, even where letter case and Unicode forms do
-        not count."""
+        """A path for `name` that no other file has, even where letter case does not count."""
         parts = [safe_name(part) for part in re.split(r"[/\\]", name) if part not in ("", ".")]
         *folders, file = parts[-MAX_DEPTH:]
         # a folder must not have the name of a file
         folders = [folder + "_" * folder.lower().endswith(".mid") for folder in folders]
-        stem = "/".join([*folders, ENDINGS.sub("", file) or "untitled"])
+        stem = "/".join([*folders, os.path.splitext(file)[0]])
         for number in itertools.count():
             path = f"{stem}.{number}.mid" if number else f"{stem}.mid"
             key = unicodedata.normalize("NFC", path).casefold()
@@ -150,9 +150,10 @@ def download(url, folder, say):
     state = read_json(state_path)
     if not isinstance(state, dict) or state.get("url") != value_digest(url):
         state = {"url": value_digest(url)}
-        part.unlink(missing_ok=True)
+        part.write_bytes(b"")
     if path.exists() and state.get("sha256") == file_digest(path):
         return path
+    part.touch()
     fetch_all(url, part, state, state_path, say)
     write_json(state_path, {**state, "sha256": file_digest(part)})
     os.replace(part, path)
@@ -160,7 +161,7 @@ def download(url, folder, say):
 
 
 def file_name_of(url):
-    """The name under which a download is kept, with that of the repository.
+    """The name under which a download is kept.
 
     >>> file_name_of("https://github.com/OpenScore/Lieder/archive/refs/heads/main.zip")
     'Lieder-main.zip'
@@ -172,20 +173,15 @@ def file_name_of(url):
     return safe_name(path.split("/")[-1] or "archive")
 
 
-def size_of(path):
-    """Bytes of a file, 0 if there is none."""
-    return path.stat().st_size if path.exists() else 0
-
-
 def fetch_all(url, part, state, state_path, say):
     """Connects until `part` is complete; Refused after ATTEMPTS in a row that brought nothing."""
-    failures, furthest = 0, size_of(part)
+    failures, furthest = 0, part.stat().st_size
     while True:
         try:
             return fetch_rest(url, part, state, state_path)
         except LINE_ERRORS as error:
             reason = why_again(error, part)
-        have = size_of(part)
+        have = part.stat().st_size
         failures = failures + 1 if have <= furthest else 0
         furthest = max(furthest, have)
         if failures >= ATTEMPTS:
@@ -201,16 +197,16 @@ def why_again(error, part):
         return str(getattr(error, "reason", error)) or type(error).__name__
     answer = f"HTTP {error.code} {error.reason}"
     if error.code == 416:  # what is here is no part of what the server has
-        part.unlink(missing_ok=True)
+        part.write_bytes(b"")
     elif error.code < 500 and error.code not in (408, 425, 429):
         raise Refused(f"the server answers {answer}")
     return answer
 
 
 def fetch_rest(url, part, state, state_path):
-    """One connection: appends what is missing of the version begun, whose ETag or date `state`
-    keeps; of another version the server sends all."""
-    have, headers = size_of(part), {"User-Agent": "music-scaling"}
+    """One connection: appends what is missing of the version begun, whose ETag or date is in
+    `state`; of another version the server sends all."""
+    have, headers = part.stat().st_size, {"User-Agent": "music-scaling"}
     if have and state.get("version"):
         headers |= {"Range": f"bytes={have}-", "If-Range": state["version"]}
     request = urllib.request.Request(url, headers=headers)
@@ -234,18 +230,26 @@ def fetch_rest(url, part, state, state_path):
                 bar.update(len(block))
                 if file.tell() > MAX_TOTAL_BYTES:
                     raise Refused(f"the server sends more than {MAX_TOTAL_BYTES >> 30} GB")
-    if total not in (None, size_of(part)):
-        raise ConnectionError(f"the connection ended at {size_of(part):,} of {total:,} bytes")
+    have = part.stat().st_size
+    if total not in (None, have):
+        raise ConnectionError(f"the connection ended at {have:,} of {total:,} bytes")
 
 
 # ---------------------------------------------------------------- archives and folders
-# A member of a source is (name, why it cannot be music or None, bytes, function that reads it).
-
 # what libraries raise that read archives
 DAMAGES = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error)
 DAMAGES += (EOFError, ValueError, RuntimeError)
 BOMB = "the archive unpacks to far more than music does (a bomb?)"
 LINK, SPECIAL = "link", "device or special file"
+
+
+class Member(NamedTuple):
+    """A file of a source. fault: why it cannot be music, or None; read: returns its bytes."""
+
+    name: str
+    fault: str | None
+    n_bytes: int
+    read: Callable
 
 
 class Bounded:
@@ -290,7 +294,7 @@ def members_of(path, suffixes):
 
 
 def single_member(path):
-    yield path.name, None, path.stat().st_size, path.read_bytes
+    yield Member(path.name, None, path.stat().st_size, path.read_bytes)
 
 
 def tar_members(path):
@@ -300,40 +304,40 @@ def tar_members(path):
         raw.seek(0)
         stream = Bounded(gzip.open(raw) if packed else raw, most_bytes(path))
         with tarfile.open(fileobj=stream, mode="r|", errors="surrogateescape") as tar:
-            for member in tar:
+            for info in tar:
                 tar.members = []  # else 200,000 members stay in memory
                 fault = None
-                if member.issym() or member.islnk():
+                if info.issym() or info.islnk():
                     fault = LINK
-                elif not member.isreg() or member.issparse():
+                elif not info.isreg() or info.issparse():
                     fault = SPECIAL
-                if not member.isdir():
-                    yield member.name, fault, member.size, lambda: tar.extractfile(member).read()
+                if not info.isdir():
+                    yield Member(info.name, fault, info.size, lambda: tar.extractfile(info).read())
         while stream.read(BLOCK_BYTES):  # to the end, so that the checksum of gzip is compared
             pass
 
 
 def zip_members(path):
-    """Yields the members of a zip file; zipfile gives no more bytes of one than its header says."""
+    """Yields the members of a zip file; none has more bytes than its header says."""
     with zipfile.ZipFile(path) as archive:
-        members = [member for member in archive.infolist() if not member.is_dir()]
-        if sum(member.file_size for member in members) > most_bytes(path):
+        files = [info for info in archive.infolist() if not info.is_dir()]
+        if sum(info.file_size for info in files) > most_bytes(path):
             raise Refused(BOMB)
-        for member in members:
-            fault = fault_of(member.external_attr >> 16)
-            if member.flag_bits & 1:
+        for info in files:
+            fault = fault_of(info.external_attr >> 16)
+            if info.flag_bits & 1:
                 fault = "encrypted"
-            yield member.filename, fault, member.file_size, lambda: archive.read(member)
+            yield Member(info.filename, fault, info.file_size, lambda: archive.read(info))
 
 
 def folder_members(path):
-    """Yields the members of a folder, and the folders in it that cannot be read."""
+    """Yields the members of a folder, then the folders in it that cannot be read."""
     unreadable = []
     for file, status in files_below(path, unreadable.append):
-        name = str(file.relative_to(path))
-        yield name, fault_of(status.st_mode), status.st_size, file.read_bytes
+        name, fault = str(file.relative_to(path)), fault_of(status.st_mode)
+        yield Member(name, fault, status.st_size, file.read_bytes)
     for error in unreadable:
-        yield error.filename, "unreadable folder", 0, None
+        yield Member(error.filename, "unreadable folder", 0, None)
 
 
 def fault_of(mode):
@@ -356,40 +360,38 @@ def files_below(folder, onerror=None):
 
 def refusal(member, suffixes):
     """Why a member is not taken, or None. suffixes: of the names that are."""
-    name, fault, n_bytes, _ = member
-    parts = re.split(r"[/\\]", name)
-    if fault:
-        return fault
-    if not parts[0] or re.match(r"[A-Za-z]:[/\\]", name):
+    parts = re.split(r"[/\\]", member.name)
+    if member.fault:
+        return member.fault
+    if not parts[0] or re.match(r"[A-Za-z]:[/\\]", member.name):
         return "absolute path"
     if ".." in parts:
         return "path with .."
     is_fork = parts[-1].startswith("._") or "__MACOSX" in parts  # macOS puts them into archives
-    if is_fork or not name.lower().endswith(suffixes):
+    if is_fork or not member.name.lower().endswith(suffixes):
         return "not music"
-    return "too large" if n_bytes > MIDI_BYTES else None
+    return "too large" if member.n_bytes > MIDI_BYTES else None
 
 
 def music_members(path, left_out, limit, seed, suffixes):
     """Yields (name, bytes) of the files in a folder or an archive, or of a single file, whose names
-    end in one of `suffixes`. left_out: a Counter of what is passed over. limit: takes a seeded
-    sample, with a first pass over the names."""
+    end in one of `suffixes`. left_out: a Counter of what is passed over. limit: of a seeded sample,
+    for which the names are read first."""
     members = members_of(path, suffixes)
     try:
         chosen = None
         if limit is not None:
-            names = [member[0] for member in members(path) if not refusal(member, suffixes)]
+            names = [member.name for member in members(path) if not refusal(member, suffixes)]
             chosen = sample(names, limit, seed)
         for member in progress(members(path), desc="files", unit="file"):
-            name, *_, read = member
             reason = refusal(member, suffixes)
-            if not reason and (chosen is None or name in chosen):
+            if not reason and (chosen is None or member.name in chosen):
                 try:
-                    data = read()
+                    data = member.read()
                 except PermissionError:
                     reason = "unreadable file"
                 else:
-                    yield name, data
+                    yield member.name, data
             if reason:
                 left_out[reason] += 1
     except DAMAGES as error:
@@ -401,8 +403,7 @@ def music_members(path, left_out, limit, seed, suffixes):
 
 
 def listing_digest(folder):
-    """Digest of names, sizes and times of all files below a folder: tells that it has changed
-    without reading it."""
+    """Digest of names, sizes and times of all files below a folder, none of which is read."""
     listing = hashlib.sha256()
     for path, status in files_below(folder):
         row = f"{path.relative_to(folder)}\0{status.st_size}\0{status.st_mtime_ns}\0"
@@ -411,8 +412,7 @@ def listing_digest(folder):
 
 
 def hoist(folder):
-    """The folder to keep: one that holds nothing but a single folder of folders
-    (clean_midi/<Artist>/) is left out."""
+    """The folder to keep, without those that hold a single folder of folders (clean_midi/)."""
     below = list(folder.iterdir())
     while len(below) == 1 and below[0].is_dir() and all(p.is_dir() for p in below[0].iterdir()):
         folder, below = below[0], list(below[0].iterdir())

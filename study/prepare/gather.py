@@ -12,7 +12,7 @@ from music import corpus
 from music.abc_people import read_people, tune_midi
 from music.scores import SUFFIXES as SCORE_SUFFIXES
 from music.scores import convert_score
-from study.prepare.conversion import SUFFIXES, limit_memory, printable, table_rows
+from study.prepare.conversion import SUFFIXES, limit_memory, printable
 from study.prepare.fetch import sample
 from study.prepare.sources import PUBLIC_DOMAIN, licence_of, place_of
 
@@ -23,19 +23,18 @@ COLUMNS = ("path", "licence", "composer", "work", "from")
 
 
 class Collected:
-    """What was taken: a MidiFolder, a table with a row a file, and the first files left out.
-
-    table: an open text file; unread: [[path, reason]]; licence: of the source, None if its files
-    say."""
+    """What was taken: a MidiFolder, a table with a row a file (an open text file), the licence of
+    the source (None: its files say), and [path, reason] of the first files left out."""
 
     def __init__(self, midi, table):
-        self.midi, self.table, self.licence, self.unread = midi, table, None, []
+        self.midi, self.table, self.licence = midi, table, None
+        self.licences, self.unread = Counter(), []
         table.write("\t".join(COLUMNS) + "\n")
 
     def take(self, name, data, origin="", rights="", composer="", work=""):
         """Adds a MIDI file and its row."""
-        path = self.midi.add(name, data)
-        licence = self.licence or licence_of(rights)
+        path, licence = self.midi.add(name, data), printable(self.licence or licence_of(rights))
+        self.licences[licence] += 1
         row = (path, licence, composer, work, origin or name)
         self.table.write("\t".join(map(printable, row)) + "\n")
 
@@ -105,8 +104,3 @@ def take_embedded(names, limit, seed, collected):
                 collected.leave_out(name, f"{collection}: unreadable", row.reason)
             else:
                 collected.take(name, row.midi, composer=row.composer)
-
-
-def licences_in(path):
-    """{licence: files} of a table of files, most first."""
-    return dict(Counter(row["licence"] for row in table_rows(path)).most_common(20))

@@ -11,6 +11,7 @@ import hashlib
 import math
 import re
 import unicodedata
+from collections import defaultdict
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -41,7 +42,7 @@ def words(text):
 
 
 def artist_key(artist):
-    """Words of an artist in alphabetical order: `Rod Stewart` and `STEWART,Rod` are one."""
+    """Words of an artist in order: `Rod Stewart` and `STEWART,Rod` are one."""
     telling = [word for word in words(artist).split() if word not in ("the", "and")]
     return " ".join(sorted(set(telling))) or words(artist)
 
@@ -129,15 +130,14 @@ def shingles(voices):
     if not hashes:
         return np.empty(0, np.uint64)
     runs, counts = np.unique(np.concatenate(hashes), return_counts=True)
-    levels = [runs] + [
-        mix(runs[counts >= 1 << level] + _LEVELS[level])
-        for level in range(1, int(counts.max(initial=1)).bit_length())
-    ]
+    levels = [runs]
+    for level in range(1, int(counts.max(initial=1)).bit_length()):
+        levels.append(mix(runs[counts >= 1 << level] + _LEVELS[level]))
     return np.unique(np.concatenate(levels))
 
 
 def top_voice(voices):
-    """The voice of highest mean pitch, of those with half as many notes as the busiest."""
+    """The voice of highest mean pitch, of those with half the notes of the busiest at least."""
     most = max(len(pitches) for _, _, pitches in voices)
     busy = [voice for voice in voices if 2 * len(voice[2]) >= most]
     return max(busy, key=lambda voice: voice[2].mean())
@@ -153,25 +153,22 @@ def signature(hashes):
 
 
 def note_digests(voices):
-    """(digest of the notes, digest of the notes in any key and at any speed), 16 bytes each,
-    however the notes are spread over voices."""
+    """(digest of the notes of all voices, digest of them in any key and at any speed)."""
     onsets, durations, pitches = (np.concatenate(part).astype(np.int64) for part in zip(*voices))
     onsets = onsets - onsets.min()
     exact = np.stack([onsets, durations, pitches])[:, np.lexsort((durations, pitches, onsets))]
     unit = np.gcd.reduce(np.concatenate([onsets, durations])) or 1
     free = np.stack([exact[0] // unit, exact[1] // unit, exact[2] - pitches.min()])
-    return tuple(
-        hashlib.blake2b(part.astype("<i8").tobytes(), digest_size=16).digest()
-        for part in (exact, free)
-    )
+    texts = (part.astype("<i8").tobytes() for part in (exact, free))
+    return tuple(hashlib.blake2b(text, digest_size=16).digest() for text in texts)
 
 
 # ---------------------------------------------------------------- groups
 
 
 def similar_pairs(signatures, n_shingles, match=MATCH):
-    """Sorted pairs (n, 2) of tunes whose estimated Jaccard index is at least `match`, of those that
-    agree in a band of ROWS hashes."""
+    """Sorted pairs (n, 2) of tunes whose estimated Jaccard index is at least `match`, among those
+    that agree in a band of ROWS hashes."""
     usable = np.flatnonzero(n_shingles >= MIN_SHINGLES)
     pairs = set()
     for band in range(0, N_HASHES - ROWS + 1, ROWS):
@@ -213,24 +210,21 @@ def group_tunes(tunes):
     for i, tune in enumerate(tunes):
         first.setdefault(tune["exact"], i)
     unique = np.array(sorted(first.values()), dtype=np.int64)  # the same notes need no likeness
-    pairs = [
-        similar_pairs(
-            np.stack([tunes[i][signature] for i in unique]),
-            np.array([tunes[i][n_runs] for i in unique]),
-            match,
-        )
-        for signature, n_runs, match in (
-            ("signature", "n_shingles", MATCH),
-            ("melody_signature", "n_melody", MELODY_MATCH),
-        )
-    ]
+    pairs = []
+    for prints, n_runs, match in (
+        ("signature", "n_shingles", MATCH),
+        ("melody_signature", "n_melody", MELODY_MATCH),
+    ):
+        signatures = np.stack([tunes[i][prints] for i in unique])
+        n_shingles = np.array([tunes[i][n_runs] for i in unique])
+        pairs.append(similar_pairs(signatures, n_shingles, match))
     keys = [[tune.get(key) for tune in tunes] for key in ("name", "work", "free")]
-    components = find_groups(keys, unique[np.concatenate(pairs)])
-    members = {}
-    for tune, component in zip(tunes, components):
-        members.setdefault(component, []).append(tune)
+    members = defaultdict(list)
+    for tune, component in zip(tunes, find_groups(keys, unique[np.concatenate(pairs)])):
+        members[component].append(tune)
     for part in members.values():
-        name = name_group((t["name"], t["free"], t["n_notes"] or 0, t["n_shingles"]) for t in part)
+        rows = [(t["name"], t["free"], t["n_notes"] or 0, t["n_shingles"]) for t in part]
+        name = name_group(rows)
         for tune in part:
             tune["group"] = name
 
@@ -286,10 +280,11 @@ def assign_splits(chars, seed):
         return len(chosen) >= least_groups and sum(map(chars.get, chosen)) >= least_chars
 
     for split in ("val", "test"):
-        place = {group: n if split == "val" else 1 - n for group, n in number.items()}
-        ranked = sorted((group for group in place if splits[group] == "train"), key=place.get)
+        if split == "test":
+            number = {group: 1 - n for group, n in number.items()}
+        ranked = sorted((group for group in number if splits[group] == "train"), key=number.get)
         for share in STEPS:
-            chosen = [group for group in ranked if place[group] < share]
+            chosen = [group for group in ranked if number[group] < share]
             if enough(chosen):
                 break
         while len(chosen) < len(ranked) and not enough(chosen):  # too few below every step

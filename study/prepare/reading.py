@@ -37,10 +37,10 @@ from study.prepare import groups
 
 # of ABC text; letters in them are words
 NO_NOTES = re.compile(r'(?m)^[A-Za-z]:.*$|"[^"]*"|![^!]*!|\[[A-Za-z]:[^\]]*\]')
+SCALE = (60, 62, 64, 65, 67, 69, 71)  # MIDI pitches of C to B
 READY_PARTS = 500  # of ready-made text, in a pool job
 UNTAGGED = 0.15  # of the groups, so that a model can do without the collection's name
 TAG_CHARS = 30  # of a collection's name, at most; a line of it takes three more
-# of the embedded collections
 SHORT_NAMES = {row[0]: name for name, row in {**corpus.BOOKS, **corpus.SCORES}.items()}
 
 
@@ -51,12 +51,10 @@ def guess_voices(text):
     """The letters of a text that the strict reader refuses, as one voice of equal notes: enough of
     an outline to recognise it."""
     music = NO_NOTES.sub("", text)
-    pitches = [
-        (60, 62, 64, 65, 67, 69, 71)["CDEFGAB".index(letter.upper())]
-        + 12 * letter.islower()
-        + 12 * (marks.count("'") - marks.count(","))
-        for letter, marks in re.findall("([A-Ga-g])([,']*)", music)
-    ]
+    pitches = []
+    for letter, marks in re.findall("([A-Ga-g])([,']*)", music):
+        octave = letter.islower() + marks.count("'") - marks.count(",")
+        pitches.append(12 * octave + SCALE["CDEFGAB".index(letter.upper())])
     n = len(pitches)
     return [(np.arange(n), np.ones(n, np.int64), np.array(pitches, dtype=np.int64))] if n else []
 
@@ -88,11 +86,7 @@ def read_tune(origin, name, text, max_chars, min_chars, compare=True):
     ).digest()
     try:
         tune = read_abc(text)
-        voices = [
-            tuple(np.array(part, dtype=np.int64) for part in voice[1:])
-            for voice in tune.ticks
-            if len(voice[1])
-        ]
+        voices = [np.array(voice[1:], dtype=np.int64) for voice in tune.ticks if len(voice[1])]
         row["rest_share"], row["n_voices"] = rest_share(tune, voices), len(tune.voices)
         if voices:
             row["exact"], row["free"] = groups.note_digests(voices)
@@ -155,17 +149,14 @@ def read_ready(job, **limits):
 
 
 def ready_parts(text):
-    """The parts of ready-made text: what stands between empty lines, and before a line `X:`.
+    """The parts of ready-made text, between empty lines and before a line `X:`.
 
     >>> ready_parts("Jigs\\n\\nX:1\\nK:C\\nC|\\nX:2\\nK:G\\nG|\\n\\n\\nby ear")
     ['Jigs\\n', 'X:1\\nK:C\\nC|\\n', 'X:2\\nK:G\\nG|\\n', 'by ear\\n']
     """
     text = text.lstrip("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
-    return [
-        part.strip("\n") + "\n"
-        for part in re.split(r"\n[ \t]*(?=\n)|\n(?=X:)", text)
-        if part.strip()
-    ]
+    parts = re.split(r"\n[ \t]*(?=\n)|\n(?=X:)", text)
+    return [part.strip("\n") + "\n" for part in parts if part.strip()]
 
 
 def ready_jobs(path):
@@ -177,7 +168,7 @@ def ready_jobs(path):
 
 def read_all(reader, jobs, workers, spool, **limits):
     """All tunes in the order of the jobs; the text of their pieces goes to the file `spool`.
-    limits: max_chars and min_chars of a piece."""
+    limits: max_chars, min_chars."""
     tunes, chunk = [], max(1, min(32, len(jobs) // (8 * workers)))
     with worker_pool(workers, len(jobs)) as pool:
         answers = pool.map(functools.partial(reader, **limits), jobs, chunksize=chunk)
