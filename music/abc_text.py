@@ -148,8 +148,8 @@ class Reader:
         self.errors, self.n_errors, self.warnings, self.n_header_errors = [], 0, [], 0
         self.fields, self.voices, self.voice = {}, {}, None
         self.key, self.unit, self.meter, self.compound = (0,) * 7, None, None, False
-        self.tempo, self.key_text, self.meter_text, self.tempo_text = None, "none", "none", None
-        self.tempos, self.meters, self.keys = {}, {}, {}  # {ticks: value}
+        self.tempo, self.tempo_text, self.texts = None, None, {"M": "none", "K": "none"}
+        self.changes = {"Q": {}, "M": {}, "K": {}}  # in the body, {ticks: value}
         self.rest_bars = self.body_from = 0
         self.order = []  # finished bars of all voices in written order
         lines = text.split("\n")
@@ -203,15 +203,11 @@ class Reader:
             return
         self.fields.setdefault(letter, value)
         try:
-            if letter == "M":
-                self.meter, self.compound = parse_meter(value)
-                self.meter_text = value or "none"
-            elif letter == "L":
-                self.unit = parse_unit(value)
-            elif letter == "Q":
+            if letter == "Q":
                 parse_tempo(value)
-            elif letter == "K":
-                self.key, self.key_text = parse_key(value), value
+            _set_value(self, letter, value)
+            if letter in self.texts:
+                self.texts[letter] = value or "none"
         except ValueError as problem:
             self.error("header", str(problem))
 
@@ -316,21 +312,18 @@ class Reader:
             return
         value, voice = value.strip(), self.voice or self.set_voice("1")
         try:
-            if letter == "M":
-                voice.meter, voice.compound = parse_meter(value)
-                self.meters.setdefault(voice.now, value or "none")
-            elif letter == "L":
-                voice.unit = parse_unit(value)
-            elif letter == "K":
-                voice.key = voice.alterations = parse_key(value)
-                self.keys.setdefault(voice.now, value)
-            else:
+            if letter == "Q":
                 tempo = parse_tempo(value, voice.unit)
                 self.tempo_text = value
                 if tempo:
-                    self.tempos.setdefault(voice.now, tempo)
-            if letter != "Q":
+                    self.changes["Q"].setdefault(voice.now, tempo)
+            else:
+                _set_value(voice, letter, value)
                 voice.after[letter] = value
+                if letter == "K":
+                    voice.alterations = voice.key
+                if letter in self.changes:
+                    self.changes[letter].setdefault(voice.now, value or "none")
         except ValueError as problem:
             self.error("field", str(problem), voice)
         voice.add(source or f"[{letter}:{value}]", start, end, self.line)
@@ -429,6 +422,16 @@ class Reader:
         return [voice for voice in self.voices.values() if voice.bars]
 
 
+def _set_value(target, letter, value):
+    """Sets what M:, L: or K: say of a tune or a voice; raises ValueError."""
+    if letter == "M":
+        target.meter, target.compound = parse_meter(value)
+    elif letter == "L":
+        target.unit = parse_unit(value)
+    elif letter == "K":
+        target.key = parse_key(value)
+
+
 def clean_line(line, keep_left=False):
     """Returns a line without its comment, blanks at its end and a closing backslash."""
     line = re.split(r"(?<!\\)%", line, maxsplit=1)[0].rstrip().removesuffix("\\").rstrip()
@@ -459,13 +462,10 @@ def read_abc(text, strict=True):
         ]
         voices.append(Voice(voice.name, bars, notes))
         ticks.append((voice.name, *columns))
+    starts = {"Q": reader.tempo, **reader.texts}
     changes = [
-        [(quarters(at), value) for at, value in sorted({0: start, **later}.items())]
-        for start, later in (
-            (reader.tempo, reader.tempos),
-            (reader.meter_text, reader.meters),
-            (reader.key_text, reader.keys),
-        )
+        [(quarters(at), value) for at, value in sorted({0: starts[letter], **later}.items())]
+        for letter, later in reader.changes.items()
     ]
-    header = reader.fields, reader.key_text, reader.meter_text, reader.tempo
+    header = reader.fields, reader.texts["K"], reader.texts["M"], reader.tempo
     return Tune(*header, voices, *changes, ticks)
