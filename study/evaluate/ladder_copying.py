@@ -1,5 +1,5 @@
-"""Joins what the model ladder saves on repeated bars to the law of the loss: where a model learns to
-copy, its loss leaves the law of smaller ones by what it saves. Loads no torch.
+"""Joins what the model ladder saves on repeated bars to the law of the loss: a model that copies
+leaves the law of smaller ones by what it saves. Loads no torch.
 """
 
 from study.evaluate.measurements import read

@@ -159,7 +159,7 @@ def write_ten(evaluation, ten, chosen):
 def write_played(root, samples, given=None, source=None, origin=None):
     """Writes samples that a user asked for as play_NNN.abc, .mid, .musicxml and .json beside those
     that are there; returns their metadata rows. Samples that continue a user's tune (given, source:
-    of `music/continuation.py`; origin: its file) are continued_NNN, with a mark before new bars."""
+    of `music/continuation.py`; origin: its file) are continued_NNN and show where it ended."""
     folder, rows = root / FOLDER, []
     word = "continued" if given else "play"
     for stem, sample in zip(_free_stems(folder, word), samples):

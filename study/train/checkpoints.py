@@ -13,8 +13,6 @@ import torch
 
 from study.families import build_model
 
-# ---------------------------------------------------------------- finished models
-
 
 def weights_digest(weights):
     digest = hashlib.sha256()
@@ -76,9 +74,6 @@ def finished(root, run):
     if not isinstance(record, dict) or record.get("key") != run["key"] or not path.exists():
         return None
     return record if file_digest(path) == record.get("checkpoint_sha256") else None
-
-
-# ---------------------------------------------------------------- unfinished runs
 
 
 def state_path(folder, name):

@@ -11,8 +11,6 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-# ---------------------------------------------------------------- processes
-
 
 def n_processes():
     return dist.get_world_size() if dist.is_initialized() else 1
@@ -63,9 +61,6 @@ def parallel(model, device):
         return model
     ids = [device.index] if device.type == "cuda" else None
     return torch.nn.parallel.DistributedDataParallel(model, device_ids=ids)
-
-
-# ---------------------------------------------------------------- memory and name
 
 
 def reset_peak_memory(device):
