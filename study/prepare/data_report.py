@@ -32,8 +32,8 @@ def spread(values):
     values = np.array([value for value in values if value is not None], dtype=float)
     if not len(values):
         return None
-    quantiles = {name: float(np.quantile(values, q)) for name, q in QUANTILES.items()}
-    return {"n": len(values), "mean": float(values.mean()), **quantiles}
+    quantiles = np.quantile(values, list(QUANTILES.values())).tolist()
+    return {"n": len(values), "mean": float(values.mean()), **dict(zip(QUANTILES, quantiles))}
 
 
 def shares(values, most=24):

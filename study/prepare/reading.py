@@ -80,10 +80,8 @@ def read_tune(origin, name, text, max_chars, min_chars, compare=True):
     row |= {"is_abc": is_abc, "key": fields.get("K"), "meter": fields.get("M")}
     row |= {"rest_share": None, "n_voices": None, "n_notes": None}
     row["pieces"] = cut(text, max_chars, min_chars)
-    # what is guessed or silent equals only the same text
-    row["exact"] = row["free"] = hashlib.blake2b(
-        text.encode("utf-8", "replace"), digest_size=16
-    ).digest()
+    digest = hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=16).digest()
+    row |= {"exact": digest, "free": digest}  # what is guessed or silent equals the same text alone
     try:
         tune = read_abc(text)
         voices = [np.array(voice[1:], dtype=np.int64) for voice in tune.ticks if len(voice[1])]

@@ -77,10 +77,10 @@ def limit_sequences(sequences, limit, seed):
     n_before, ranked = Counter(), []
     for s in sorted(sequences, key=lambda s: (s["group"], s["turn"], s["origin"], s["piece"])):
         turn_of_group = groups.hash_number(seed, s["group"], "turn")
-        ranked.append((n_before[s["group"]], turn_of_group, len(ranked), s))
+        ranked.append((n_before[s["group"]], turn_of_group, s))
         n_before[s["group"]] += 1
     kept, used = [], 0
-    for *_, sequence in sorted(ranked, key=lambda row: row[:3]):
+    for *_, sequence in sorted(ranked, key=lambda row: row[:2]):
         used += sequence["chars"]
         if used > limit:
             break
@@ -131,10 +131,7 @@ def too_few(tunes, n_groups, dropped):
 
 
 def split_groups(tunes, seed, limit_chars=None):
-    """({split: sequences}, tunes that stay, report for stats.json) of tunes.
-
-    limit_chars: of all splits together.
-    """
+    """({split: sequences}, tunes that stay, report for stats.json); limit_chars: of all splits."""
     groups.group_tunes(tunes)  # of all: a tune that is left out may join two versions of a song
     kept, names = filter_tunes(tunes)
     sequences, n_short = make_sequences(kept, seed)
