@@ -301,7 +301,7 @@ def test_a_best_fit_on_the_bound_of_the_search_is_no_value():
     assert fit_figures.draw_choices(figures.pyplot(), shown)
     axes = fit_figures.draw_scaling(figures.pyplot(), shown)[0].axes[0]
     assert [text.get_text() for text in axes.get_legend().get_texts()] == [
-        "LSTM (4 sizes, 1 seed)\nα open"
+        "LSTM (4 sizes, 4 runs)\nα open"
     ]
 
 
@@ -331,7 +331,7 @@ def test_an_identified_law_is_said_with_what_the_analyst_chose():
     ]
     assert cuts == [8, 7, 6, 5]
     _, sentence = result["headline"].split(". ")
-    words = "Transformer at 400k characters of text: alpha identified, 0.51 (95 %: 0.48 to 0.53)"
+    words = "Transformer at D = 400k: alpha identified, 0.51 (95 %: 0.48 to 0.53)"
     assert sentence.startswith(words) and len(sentence.split()) <= 28
     assert f"over choices of analysis {low:.2f} to {high:.2f} (8 sizes, 24 runs)" in sentence
 
@@ -406,7 +406,7 @@ def test_mixed_data_or_tokenizers_are_noticed():
     assert records.mixed_inputs(mixed[:1] * 2) is None
     limited = [mixed[0], {**mixed[1], "max_train_chars": 100_000}]
     said = records.mixed_inputs(limited)
-    assert "--max-train-chars 100000: b" in said and "no limit: a" in said
+    assert "1: a; 2 (--max-train-chars 100000): b" in said
     shares = [{**mixed[0], "data_fraction": 0.5}, {**mixed[1], "data_fraction": 1.0}]
     # the amounts of data of a joint law are one data set
     assert records.mixed_inputs(shares) is None
@@ -459,7 +459,7 @@ def test_crossover_is_found():
 
 def test_headline_never_claims_what_was_not_identified():
     result, _ = analyse(rows_of(TRANSFORMER) + rows_of(LSTM, "lstm"), 50)
-    transformer, lstm = result["headline"].split("LSTM at 400k", 1)
+    transformer, lstm = result["headline"].split("LSTM at D = 400k", 1)
     assert "alpha open (5 sizes, 5 runs): a straight line in ln N" in transformer
     assert "alpha open" in lstm and "unbounded on both sides" in lstm
     assert "above a measured loss" in result["families"]["lstm"]["reason"]
@@ -536,7 +536,7 @@ def test_table_of_a_user(tmp_path, capsys):
         fit_scaling.main(
             ["--table", str(table), "--output", str(tmp_path / out), "--bootstrap", "20"]
         )
-    words = "Transformer at 400k characters of text: alpha open, R2 0.9943"
+    words = "Transformer at D = 400k: alpha open, R2 0.9943"
     assert words in capsys.readouterr().out
     fits = json.loads((tmp_path / "one/fits.json").read_text())
     assert fits["families"]["lstm"]["identified"] is False and fits["joint"] is None
@@ -565,7 +565,7 @@ def test_a_table_with_three_families_is_drawn_with_three_looks(tmp_path):
     captions = {figure["name"]: figure["caption"] for figure in fits["figures"]}
     assert set(captions) == {"scaling", "alpha_choices"}
     assert (
-        "Transformer: 5 sizes, 1 seed; LSTM: 4 sizes, 1 seed; gru: 4 sizes, 1 seed" in captions[
+        "Transformer: 5 sizes, 5 runs; LSTM: 4 sizes, 4 runs; gru: 4 sizes, 4 runs" in captions[
             "scaling"
         ]
     )

@@ -27,8 +27,8 @@ def saved_of_rows(measured):
 
 
 def has_grid(rows):
-    """Returns True for the runs of a family on a grid of sizes and amounts of text; False where
-    sizes and data grow together."""
+    """Returns True for a family's runs on a grid of sizes and amounts of text that do not grow
+    together."""
     points = shared.points_of(rows)
     return is_grid(points) and cannot_tell(points.n, points.d) is None
 
@@ -43,23 +43,16 @@ def answer(rows, saved=None, share=None):
     families = in_order({row["family"] for row in rows})
     own = [rows_of_grid([row for row in rows if row["family"] == family]) for family in families]
     grid = list(itertools.chain.from_iterable(filter(has_grid, own)))
-    table = winners(grid or rows)
+    found = {"numbers": {}, "winners": winners(grid or rows), "prediction": None, "law": None}
     points = shared.points_of(grid, saved)
-    found = shared.fit(points) if grid else None
-    if not grid or shared.is_on_bound(found)[0]:
-        sentence = sentences.answer_without_law(table, bool(grid))
-        nothing = {"prediction": None, "law": None}
-        return {"sentence": sentence, "numbers": {}, "winners": table, **nothing}
+    fit = shared.fit(points) if grid else None
+    if not grid or shared.is_on_bound(fit)[0]:
+        return {"sentence": sentences.answer_without_law(found["winners"], bool(grid)), **found}
     starts = onset_of(points)
-    law = describe_law(grid, saved, points, found, share)
-    numbers = quoted_numbers(found, shared.spread(found, points), law, share, starts)
-    return {
-        "sentence": sentences.answer(points.families, numbers),
-        "numbers": numbers,
-        "winners": table,
-        "prediction": predictions(points, share, starts),
-        "law": law,
-    }
+    law = describe_law(grid, saved, points, fit, share)
+    numbers = quoted_numbers(fit, shared.spread(fit, points), law, share, starts)
+    found |= {"numbers": numbers, "prediction": predictions(points, share, starts), "law": law}
+    return {"sentence": sentences.answer(points.families, numbers), **found}
 
 
 def describe_law(grid, saved, points, found, share):
@@ -95,13 +88,12 @@ def describe_law(grid, saved, points, found, share):
         "regions": shared.misfit_by_region(found, points),
         "each_family": each_family,
         "forms": forms(grid, saved, points, one_E, share),
-        "E_profile": shared.profile_of_E(found, points),
     }
 
 
 def forms(grid, saved, points, one_E, share):
     """Returns [{"form", "runs", "scatter", name of QUOTED: value}] of the law under other choices,
-    which widen the intervals that are quoted."""
+    which widen its intervals."""
     tried = []
     if share:
         kappa = copying.kappa_of_share(share)
@@ -161,8 +153,7 @@ def winners(rows):
     table = [_winner(cell, d, count, noise) for (_, d, _), cell in cells.items()]
     table.sort(key=lambda row: (row["d"] or 0, row["n"]))
     sizes = sorted({row["n"] for row in table}, reverse=True)
-    every = math.ceil(len(table) / MOST_ROWS) if table else 1
-    kept = set(sizes[::every])
+    kept = sizes[:: max(math.ceil(len(table) / MOST_ROWS), 1)]
     return [row for row in table if row["n"] in kept]
 
 

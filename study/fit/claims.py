@@ -10,22 +10,21 @@ DRAW, NOT_KNOWN = "draw", "not known"
 
 
 def winner(row):
-    """Returns the family of the lowest loss in a row of winners, DRAW where the margin is within
-    the scatter of runs, NOT_KNOWN where nothing measures that scatter."""
+    """Returns the family of the lowest loss in a row of winners, DRAW within the scatter of runs,
+    NOT_KNOWN where nothing measures that scatter."""
     return {True: row["winner"], False: DRAW, None: NOT_KNOWN}[row["clear"]]
 
 
 def exponent(entry):
-    """Returns (value, interval) that may be said of a family's exponent at one amount of text: a
-    value where it is identified, an interval where it is bounded too."""
+    """Returns (value, interval) that may be said of a family's exponent at one amount of text: both
+    where it is identified, the interval where it is bounded."""
     pair = entry.get("alpha_interval")
     known = {"identified": (entry.get("alpha"), pair), "bounded": (None, pair)}
     return known.get(entry.get("verdict"), (None, None))
 
 
 def exponent_in_words(entry):
-    """Returns the exponent at one amount of text: "identified, 0.29 (95 %: 0.25 to 0.33)",
-    "bounded, 0.05 to 0.29" or "open"."""
+    """Returns "identified, 0.29 (95 %: 0.25 to 0.33)", "bounded, 0.05 to 0.29" or "open"."""
     value, pair = exponent(entry)
     if pair is None:
         return "open"
@@ -33,14 +32,18 @@ def exponent_in_words(entry):
 
 
 def who_and_where(family, entry):
-    """Returns a family with the amount of text of its exponent, which a table may not give."""
+    """Returns a family with the amount of text of its exponent, where that is known."""
     seen = entry.get("n_chars_seen")
-    return label(family) + (f" at {si(seen)} characters of text" if seen else "")
+    if not seen:
+        return label(family)
+    # a user's table has no recipe, and its D may be tokens
+    amount = f"{si(seen)} characters of text" if entry.get("recipe") else f"D = {si(seen)}"
+    return f"{label(family)} at {amount}"
 
 
 def quoted_exponent(answer, entries):
-    """Returns the exponent of model size that a study quotes, {"value", "interval", "model"}: that
-    of the answer's law, else the first family's that is identified, with its amount of text."""
+    """Returns {"value", "interval", "model"} of the exponent of model size that a study quotes: the
+    answer's, else the first family's that is identified, with its amount of text."""
     found = ((answer or {}).get("numbers") or {}).get("alpha")
     if found:
         return found

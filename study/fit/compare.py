@@ -18,8 +18,7 @@ COSTS = {
     "seconds": "training seconds",
 }
 MIN_PAIRED = 3  # common seeds: with two, Student's t is 12.7 standard errors wide
-N_POINTS = 5  # costs at which two families are compared
-N_CROSSING = 400  # costs at which their curves are searched for a crossing
+N_POINTS, N_CROSSING = 5, 400  # costs at which two families are compared, and tried for a crossing
 
 
 def compare_pairs(families):
@@ -68,9 +67,9 @@ def who_is_lower(pair, found):
 
 
 def noise_of_runs(groups):
-    """Returns (standard deviation of one run, degrees of freedom), pooled over groups of runs, each
-    of one family and one amount of text: from seeds if enough runs were repeated, else from the
-    residuals about the law of each group; None without either."""
+    """Returns (standard deviation of one run, degrees of freedom), pooled over groups of runs of one
+    family and one amount of text: from seeds if enough runs were repeated, else from the residuals
+    about the law of each group; None without either."""
     squares, dof = 0.0, 0
     for rows in groups:
         n, loss = columns(rows)
@@ -87,8 +86,8 @@ def noise_of_runs(groups):
 
 
 def half_width(noise, variance):
-    """Returns half of the interval of a difference whose variance is so many times that of a run;
-    NaN where nothing measures the noise."""
+    """Returns half of the interval of a difference with so many times the variance of a run; NaN
+    where nothing measures the noise."""
     sd, dof = noise or (math.nan, 1)
     return t_quantile(0.5 + LEVEL / 2, dof) * sd * np.sqrt(variance)
 
@@ -99,12 +98,12 @@ def interpolation_weights(log_sizes, at):
 
     Chords alone lie above a convex law by as much as the noise of a run.
     """
-    chords = np.stack([np.interp(at, log_sizes, one) for one in np.eye(len(log_sizes))], 1)
+    each = np.eye(len(log_sizes))
+    chords = np.stack([np.interp(at, log_sizes, one) for one in each], 1)
     powers, center = np.arange(min(3, len(log_sizes))), log_sizes.mean()
     at_nodes = (log_sizes - center)[:, None] ** powers
     fitted = np.linalg.pinv(at_nodes)
-    residual = np.eye(len(log_sizes)) - at_nodes @ fitted
-    return (at - center)[:, None] ** powers @ fitted + chords @ residual
+    return (at - center)[:, None] ** powers @ fitted + chords @ (each - at_nodes @ fitted)
 
 
 def compare_families(first, second, noise):
@@ -141,8 +140,7 @@ def compare_families(first, second, noise):
             *([_interpolate(curve[seed], at) for seed in common] for curve in curves)
         )
         difference = paired.mean(0)
-        error = paired.std(0, ddof=1) / math.sqrt(len(common))
-        half = t_quantile(0.5 + LEVEL / 2, len(common) - 1) * error
+        half = half_width((paired.std(0, ddof=1), len(common) - 1), 1 / len(common))
     points = [
         {
             "at": math.exp(x),

@@ -80,13 +80,7 @@ def _spread(values):
 
 
 def _count(rows):
-    """ "5 sizes x 3 seeds" or "5 sizes, 12 runs"."""
-    n_sizes = len({row["params_total"] for row in rows})
-    if len(rows) == n_sizes:
-        return f"{n_sizes} sizes, 1 seed"
-    if len(rows) % n_sizes:
-        return f"{n_sizes} sizes, {len(rows)} runs"
-    return f"{n_sizes} sizes x {len(rows) // n_sizes} seeds"
+    return f"{len({row['params_total'] for row in rows})} sizes, {len(rows)} runs"
 
 
 def _counts(groups):
@@ -99,13 +93,11 @@ def _n_axis(groups):
 
 
 def _text_seen(groups):
-    """The text of the models in words: "294k characters"; "" for a table's."""
+    """The text of the models: "294k characters"; "" for a table's."""
     rows = [row for row in itertools.chain(*groups.values()) if is_positive(row["train_chars"])]
-    words = []
-    for chars, epochs in sorted({(row["train_chars"], row["epochs"] or 1) for row in rows}):
-        passes = f" x {epochs:g} epochs" if epochs != 1 else ""
-        words.append(f"{si(chars)} characters{passes}")
-    return " and ".join(words)
+    texts = sorted({(row["train_chars"], row["epochs"] or 1) for row in rows})
+    words = [f"{si(chars)} characters x {epochs:g} epochs" for chars, epochs in texts]
+    return " and ".join(words).replace(" x 1 epochs", "")
 
 
 def draw_scaling(plt, study):
@@ -116,10 +108,10 @@ def draw_scaling(plt, study):
     largest = max(row[count_of(rows)] for rows in study.groups.values() for row in rows)
     for family, rows in study.groups.items():
         color, marker, _, line = look(family, study.groups)
-        count, used = count_of(rows), {row["name"] for row in rows}
+        count = count_of(rows)
         n, loss = columns(rows, count)
         others = study.chosen[family].uncut + study.chosen[family].nine
-        off = [row for row in others if row["name"] not in used and is_positive(row[count])]
+        off = [row for row in others if row not in rows and is_positive(row[count])]
         axes.plot(*columns(off, count), ls="none", marker="x", ms=5, color=color, alpha=0.7)
         _draw_law(axes, study, family, n, 2.5 * largest)
         how = {"ls": "none", "marker": marker, "color": color}

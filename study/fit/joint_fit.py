@@ -11,12 +11,11 @@ from study.fit.headline_runs import headline_rows
 from study.fit.power_law import LEVEL, TAILS, fit_power_law
 from study.fit.records import count_of, is_ladder
 from study.fit.verdict import MOST_RATIO
-from study.wording import rounded, si
+from study.wording import interval, rounded, si
 
 MIN_RUNS = 7  # five parameters leave two runs to judge them
 SUM, ORDER_FREE = shared.Shape((), 0.0, sum=True), shared.Shape((), 0.0)
-# of the test whether the law misses the runs by more than seeds scatter; repeated runs it needs
-MISFIT_LEVEL, MIN_SEED_DOF = 0.01, 8
+MISFIT_LEVEL, MIN_SEED_DOF = 0.01, 8  # of the test of lack of fit; degrees of freedom it needs
 FLOPS_PER_ND = 6.0  # C = 6 N D: 2 forward and 4 backward per weight
 BAND_PERCENT = 80  # of what a budget buys, as in Hoffmann et al. 2022
 LEAST_SPREAD = 0.35  # standard deviation of ln N at given D that a design needs
@@ -59,8 +58,8 @@ def cannot_tell(n, d):
 
 
 def along_the_line(n, d, loss):
-    """Returns {"exponent", "interval", "separating_runs"}: g of L = c + a N^-g along the line, and
-    the two pairs of N and D that the line leaves out."""
+    """Returns {"exponent", "interval"} of L = c + a N^-g along the line, and "separating_runs", two
+    pairs of N and D off it."""
     fit = fit_power_law(n, loss) if len(np.unique(n)) > 3 else None
     return {
         "exponent": fit.alpha if fit else None,
@@ -74,20 +73,19 @@ def _line_in_words(power, found):
     words = (
         f"sizes and data grow together (D ~ N^{power:.2g}), so alpha and beta cannot be told apart"
     )
-    low, high = found["interval"] or (None, None)
-    if low is not None and high is not None:
-        value, *ends = (rounded(v, low, high) for v in (found["exponent"], low, high))
-        words += f"; known is the exponent along that line, {value} ({' to '.join(ends)})"
+    pair = found["interval"]
+    if pair and None not in pair:
+        value = rounded(found["exponent"], *pair)
+        words += f"; known is the exponent along that line, {value} ({interval(pair)})"
     return (
-        words
-        + f"; runs of N = {si(small_n)} on D = {si(much_d)} and of N = {si(large_n)} on"
+        f"{words}; runs of N = {si(small_n)} on D = {si(much_d)} and of N = {si(large_n)} on"
         f" D = {si(little_d)} would separate them"
     )
 
 
 def fit_grid(rows, resamples, rng):
-    """Returns (entry of fits.json, Fit, parameters (resamples, P)) of a family, (entry, None, None)
-    where sizes and data grow together, (reason, None, None) where runs are too few."""
+    """Returns (entry of fits.json, Fit, parameters (resamples, P)) of a family; without the last two
+    where sizes and data grow together, and a reason as entry where runs are too few."""
     points = shared.points_of(rows)
     if reason := too_few(points):
         return reason, None, None
@@ -122,8 +120,8 @@ def fit_grid(rows, resamples, rng):
 
 
 def choose_form(points):
-    """Returns (name of the form, p-value of the sum, Fit): the sum, unless a free order rejects it
-    with two degrees of freedom left at least."""
+    """Returns (name of the form, p-value of the sum, Fit): the sum, unless a free order with two
+    degrees of freedom rejects it."""
     added, free = shared.fit(points, SUM), shared.fit(points, ORDER_FREE)
     if len(points.loss) - free.n_free < 2:
         return "sum", None, added
@@ -153,8 +151,9 @@ def _problems(told, on_bound, misfit):
     if not len(resamples):
         problems.append("no bootstrap was made, so nothing says how firm the parameters are")
     elif resamples.mean() > 1 - LEVEL:
-        share = 100 * resamples.mean()
-        problems.append(f"{share:.0f} % of the resamples put an exponent on a bound")
+        problems.append(
+            f"{100 * resamples.mean():.0f} % of the resamples put an exponent on a bound"
+        )
     elif not problems:
         for name in ("alpha", "beta"):
             low, high = told[name]["interval"]

@@ -11,7 +11,7 @@ import numpy as np
 from study.fit import copying, sentences
 from study.fit import shared_law as shared
 from study.fit.power_law import LEVEL, t_quantile
-from study.fit.records import count_of, is_positive
+from study.fit.records import columns, count_of, is_positive
 from study.stages.files import value_digest
 
 MIN_SIZES, MIN_AMOUNTS = 4, 3  # of a grid
@@ -23,10 +23,8 @@ def onset_of(points):
 
 
 def predict(points, found, other, family, n, d, kappa, starts, runs=1):
-    """Returns {"if_not", "if_copies", "p_copies"}, losses with intervals, of the mean of `runs`.
-
-    kappa: nats per bit; 0: nothing copies.
-    """
+    """Returns {"if_not", "if_copies", "p_copies"}, losses with intervals, of the mean of `runs`;
+    kappa 0: nothing copies."""
     number = points.families.index(family)
     loss = lambda p=None: shared.joint_loss(n, d, **shared.values(found, p, number))
     value = float(loss())
@@ -34,16 +32,19 @@ def predict(points, found, other, family, n, d, kappa, starts, runs=1):
     scatter = math.hypot(error, found.scatter / math.sqrt(runs))
     half = t_quantile(0.5 + LEVEL / 2, shared.DEGREES) * scatter
     low, high = value * math.exp(-half), value * math.exp(half)
-    row = {"family": family, "n": float(n), "d": float(d)}
-    row |= {"if_not": {"value": value, "interval": [low, high]}}
-    row["if_copies"] = row["p_copies"] = None
+    if_copies = None
     if kappa:
         least, most = (copying.gain(kappa, saved) for saved in copying.PLATEAU_RANGE)
         copied = value - copying.gain(kappa)
-        row["if_copies"] = {"value": copied, "interval": [low - most, high - least]}
-    if starts:
-        row["p_copies"] = starts.probability(n, d)
-    return row
+        if_copies = {"value": copied, "interval": [low - most, high - least]}
+    return {
+        "family": family,
+        "n": float(n),
+        "d": float(d),
+        "if_not": {"value": value, "interval": [low, high]},
+        "if_copies": if_copies,
+        "p_copies": starts.probability(n, d) if starts else None,
+    }
 
 
 def predictions(points, share, starts):
@@ -71,7 +72,7 @@ def predictions(points, share, starts):
 
 
 def is_grid(points):
-    """Returns True where a family's Points have sizes and amounts enough for a law."""
+    """Returns True where Points of a family are enough for a law."""
     return len(set(points.n)) >= MIN_SIZES and len(set(points.d)) >= MIN_AMOUNTS
 
 
@@ -91,16 +92,14 @@ def _from_smaller(seen, family, n, d, kappa, starts, runs):
 
 
 def _compared(number, measured):
-    low, high = number["interval"]
-    error = number["value"] / measured - 1
-    inside = bool(low <= measured <= high)
-    return {"measured": measured, "relative_error": error, "inside": inside}
+    (low, high), error = number["interval"], number["value"] / measured - 1
+    return {"measured": measured, "relative_error": error, "inside": bool(low <= measured <= high)}
 
 
 def predict_run(rows, n, d, share=None, runs=1):
     """Returns the prediction of n parameters on d characters, the mean of `runs`, from the rows of
-    a family that are smaller in both, with "n_runs" and "digest" of the rows used. ValueError if
-    they are too few. share: of characters in second occurrences."""
+    a family that are smaller in both, with their "n_runs" and "digest". ValueError if they are too
+    few. share: of characters in second occurrences."""
     count = count_of(rows)
     rows = [row for row in rows if row[count] < n and row["n_chars_seen"] < d]
     rows = [row for row in rows if is_positive(row["val_nats_per_char"])]
@@ -119,18 +118,14 @@ def predict_run(rows, n, d, share=None, runs=1):
 
 def beside_measured(written, rows):
     """Returns a prediction of `predict_run` beside what was measured, or None."""
-    losses = [
-        row["val_nats_per_char"]
-        for row in rows
-        if row[count_of(rows)] == written["n"] and row["n_chars_seen"] == written["d"]
-    ]
-    if not losses:
+    count, cell = count_of(rows), (written["n"], written["d"])
+    own = [row for row in rows if (row[count], row["n_chars_seen"]) == cell]
+    if not own:
         return None
-    measured = float(np.mean(losses))
-    copied = written["if_copies"]
+    measured, copied = float(columns(own)[1].mean()), written["if_copies"]
     return {
         **written,
         **_compared(written["if_not"], measured),
-        "measured_runs": len(losses),
+        "measured_runs": len(own),
         "inside_if_copies": copied and _compared(copied, measured)["inside"],
     }

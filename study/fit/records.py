@@ -87,18 +87,15 @@ def _mixed(records, key, what):
         groups.setdefault(record.get(key), []).append(record)
     if len(groups) < 2:
         return None
-    limits = {str({record.get("max_train_chars") for record in own}) for own in groups.values()}
-    by_limit = key == "data_digest" and len(limits) == len(groups)
-    cause = f"with {len(groups)} different {what} (03 ran again between them)"
-    if by_limit:
-        cause = "on different amounts of text (--max-train-chars)"
     rows = []
     for digest, own in groups.items():
         limit = own[0].get("max_train_chars")
-        name = f"--max-train-chars {limit}" if limit else "no limit"
-        name = name if by_limit else str(digest)[:8]
-        rows.append(f"{name}: {', '.join(str(record.get('name')) for record in own)}")
-    return f"the runs were trained {cause}, so their losses cannot be compared: {'; '.join(rows)}"
+        which = str(digest)[:8] + (f" (--max-train-chars {limit})" if limit else "")
+        rows.append(f"{which}: {', '.join(str(record.get('name')) for record in own)}")
+    return (
+        f"the runs were trained with {len(groups)} different {what}, so their losses cannot be"
+        f" compared: {'; '.join(rows)}"
+    )
 
 
 def rows_of_records(records):

@@ -12,7 +12,7 @@ def headline(entries, refused, compared, joint, answer):
     words = [answer["sentence"]] if answer else []
     for family in in_order(set(entries) | set(refused)):
         if family in refused:
-            words.append(_refused_sentence(family, refused[family]))
+            words.append(f"{label(family)}: not fitted: {refused[family].partition(';')[0]}.")
         elif family not in joint:
             words.append(_law_sentence(family, entries[family]))
     words += filter(None, map(_pair_sentence, compared))
@@ -75,12 +75,6 @@ def _loss(value):
 
 def _and(words):
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
-
-
-def _refused_sentence(family, reason):
-    words = reason.partition(";")[0].split()
-    more = " ..." if len(words) > 20 else ""
-    return f"{label(family)}: not fitted: {' '.join(words[:20])}{more}."
 
 
 def _law_sentence(family, entry):

@@ -21,14 +21,13 @@ from study.fit.robust import SQUARES, log_sum_exp, minimize_huber
 BASE_SAVED = 0.05  # bits that every model saves on a repeated bar, long before it copies
 COPIES_FROM = 0.5  # bits saved by a model that copies; the step is from 0.2 to 1
 ON_STEP = 0.3  # bits saved by cells "on the step"
-NAMES = ("log_a", "log_b", "alpha", "beta", "inverse_order", "E", "kappa")  # of what is fitted
-JOINT = ("E", "A", "B", "alpha", "beta", "order")  # of what is told, beside kappa
+NAMES = ("log_a", "log_b", "alpha", "beta", "inverse_order", "E", "kappa")  # fitted
+JOINT = ("E", "A", "B", "alpha", "beta", "order")  # told, beside kappa
 QUOTED = ("alpha", "beta", "order", "E", "kappa")
 SHARED = ("alpha", "beta", "inverse_order", "E")
-EXPONENT_BOUNDS = (0.01, 3.0)  # a fit that ends on one of them is reported as not identified
-INVERSE_ORDERS = (0.05, 2.0)  # 1 / order
-N_STARTS, FIRST_STEPS, N_KEPT = 16, 25, 3  # only the best starts go on to the end
-MOST_STEPS = 150
+EXPONENT_BOUNDS = (0.01, 3.0)  # a fit that ends on one of them is not identified
+INVERSE_ORDERS = (0.05, 2.0)  # bounds of 1 / order
+N_STARTS, FIRST_STEPS, N_KEPT, MOST_STEPS = 16, 25, 3, 150  # the best starts go on to the end
 # standard deviation of log loss over draws of a text of so many characters; it falls as 1 / D
 TEXT_DRAW, TEXT_DRAW_CHARS = 0.0105, 84e3
 DEGREES = 30  # of Student's t for intervals of the law
@@ -147,16 +146,20 @@ def _model(points, columns, centers):
     return model
 
 
-def _bounds(points, shape, columns, E=None):
-    """Returns the bounds (2, P) of the parameters; E: fixed."""
-    order = (1.0, 1.0) if shape.sum else INVERSE_ORDERS
-    of_E = (0.0, 0.98 * points.loss.min()) if E is None else (E, E)
+def _bounds(points, shape, columns):
+    """Returns the bounds (2, P) of the parameters."""
     kappa = shape.kappa if points.saved.any() else 0.0
-    of_kappa = (0.0, 1.0) if kappa is None else (kappa, kappa)
-    logs = (-15.0, 10.0)
+    ranges = {
+        "log_a": (-15.0, 10.0),
+        "log_b": (-15.0, 10.0),
+        "alpha": EXPONENT_BOUNDS,
+        "beta": EXPONENT_BOUNDS,
+        "inverse_order": (1.0, 1.0) if shape.sum else INVERSE_ORDERS,
+        "E": (0.0, 0.98 * points.loss.min()),
+        "kappa": (0.0, 1.0) if kappa is None else (kappa, kappa),
+    }
     bounds = np.empty((2, columns["kappa"][0] + 1))
-    ranges = (logs, logs, EXPONENT_BOUNDS, EXPONENT_BOUNDS, order, of_E, of_kappa)
-    for name, ends in zip(NAMES, ranges):
+    for name, ends in ranges.items():
         bounds[:, columns[name]] = np.array(ends)[:, None]
     return bounds
 
@@ -178,24 +181,16 @@ def _starts(points, columns):
     return starts
 
 
-def fit(points, shape=ALL_SHARED, E=None, start=None):
-    """Returns the Fit of log loss.
-
-    E: fixed, for a profile; start: parameters of a fit of the same shape nearby.
-    """
+def fit(points, shape=ALL_SHARED):
+    """Returns the Fit of log loss."""
     columns = _columns(shape, len(points.families))
     centers = np.log(points.n).mean(), np.log(points.d).mean()
-    model, bounds = _model(points, columns, centers), _bounds(points, shape, columns, E)
-    y = np.log(points.loss)
-
-    def minimize(p, steps):
+    model, bounds = _model(points, columns, centers), _bounds(points, shape, columns)
+    y, p = np.log(points.loss), _starts(points, columns)
+    for steps in (FIRST_STEPS, MOST_STEPS):
         p, objective = minimize_huber(model, y, p, bounds, delta=shape.delta, max_steps=steps)
-        return p[np.argsort(objective, kind="stable")]
-
-    near = [start]
-    if start is None:
-        near = minimize(_starts(points, columns), FIRST_STEPS)[:N_KEPT]
-    best = minimize(near, MOST_STEPS)[0]
+        p = p[np.argsort(objective, kind="stable")][:N_KEPT]
+    best = p[0]
     n_free = int((bounds[0] < bounds[1]).sum())
     return Fit(shape, best, columns, y - model(best[None])[0][0], n_free, centers)
 
@@ -269,18 +264,6 @@ def spread(found, points):
         *(refitted(found, points, weights) for weights in without),
         refitted(found, points, shifts=shifts),
     )
-
-
-def profile_of_E(found, points, n_values=25):
-    """Returns [low, high] of the E that an F test does not reject at 1 - LEVEL."""
-    best, dof = found.squares, len(points.loss) - found.n_free
-    inside = [float(values(found)["E"])]
-    for E in np.linspace(0, 0.9 * points.loss.min(), n_values):
-        worse = fit(points, found.shape, E, found.parameters)
-        growth = max(worse.squares - best, 0.0) / max(best / dof, 1e-18)
-        if special.fdtrc(1, dof, growth) > 1 - LEVEL:
-            inside.append(float(E))
-    return [min(inside), max(inside)]
 
 
 def against(special_fit, general_fit):
