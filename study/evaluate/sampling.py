@@ -18,6 +18,11 @@ since the last place but one where they were level, the next time twice as many 
 on back to the header. A bar that is right with probability p is given up with probability
 (1 - p)^64, one in 850 at p = 0.1.
 
+A judge may say that a bar is drawn token by token (`is_masked`; `NextBars` of `--continue`, for
+voices of which hardly a bar would be right): what no right bar can begin with is struck off before
+a token is drawn. That renormalises every token by itself, so it samples something else; measured
+samples are never drawn so.
+
 Budgets and surprisal count characters whatever a token is (`tokenizer.token_chars`; of events the
 nominal ones). There is no repetition penalty: music repeats.
 """
@@ -421,6 +426,8 @@ def _draw_rows(model, rows, device, started):
 def _draw_another(row, token, logits, settings):
     """Returns a token that the row does not refuse, drawn from these logits (V,) without those that
     it does; END if there is none, which makes the bar wrong."""
+    if not row.bars.allows(row.text()):  # a bar of events that is too long already
+        return END
     while token != END and row.refuses(token):
         logits[token] = -torch.inf
         if logits.isneginf().all():
