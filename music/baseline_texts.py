@@ -59,18 +59,18 @@ def _bar_of_rest(header):
 
 
 def ngram_samples(tunes, order, n, max_chars, seed=0):
-    """Returns n Samples of the character model of this order: the next character follows a random
-    occurrence of the last order - 1 characters in the tunes."""
+    """Returns n Samples of the character model of this order (> 1): the next character follows a
+    random occurrence of the last order - 1 characters in the tunes."""
     k, rng = order - 1, np.random.default_rng(seed)
-    pad = "\0" * max(1, k)  # before the first character of a tune, and its end
+    pad = "\0" * k  # before the first character of a tune, and its end
     codes = character_codes(pad + pad.join(tune.rstrip("\n") + "\n" for tune in tunes) + pad)
-    hashes = window_hashes(codes, k)[: len(codes) - k] if k else np.zeros(len(codes), np.uint64)
+    hashes = window_hashes(codes, k)[:-1]  # what follows the last one is not known
     places = np.argsort(hashes, kind="stable")  # of the contexts, equal ones side by side
     ranked = hashes[places]
-    state = np.zeros((n, max(1, k)), np.uint8)
+    state = np.zeros((n, k), np.uint8)
     drawn, alive = np.zeros((n, max_chars), np.uint8), np.ones(n, bool)
     for step in range(max_chars):
-        context = window_hashes(state, k)[:, 0] if k else np.zeros(n, np.uint64)
+        context = window_hashes(state, k)[:, 0]
         low, high = np.searchsorted(ranked, context), np.searchsorted(ranked, context, "right")
         chosen = places[low + (rng.random(n) * (high - low)).astype(int)] + k
         character = np.where(alive, codes[chosen], 0)

@@ -74,7 +74,7 @@ class _Reader:
         elif line[0] == "=":
             self.is_at_bar = self.now >= self.start
         else:
-            self.read_data(fields)
+            self.read_data(TREMOLO.sub("", line).split("\t"))
 
     def begin(self, fields):
         """Begins the columns of a score, or of its next movement."""
@@ -141,7 +141,7 @@ class _Reader:
     def add_notes(self, spine, voice, field, at):
         """Adds the notes of one token, or its strokes of drums."""
         place = self.measure, round(at - self.start)
-        for head in TREMOLO.sub("", field).split(" "):
+        for head in field.split(" "):
             length = token_ticks(head) or token_ticks(field)
             if "r" in head or "q" in head:
                 continue
@@ -224,7 +224,7 @@ def token_ticks(token):
     >>> token_ticks("8.cc#L") / TICKS, token_ticks("3%2r") / TICKS, token_ticks("0c 0e") / TICKS
     (0.75, 2.6666666666666665, 8.0)
     """
-    head = TREMOLO.sub("", token.partition(" ")[0])
+    head = token.partition(" ")[0]
     match = DURATION.search(head)
     if not match or "q" in head:
         return 0.0

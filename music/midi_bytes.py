@@ -76,8 +76,8 @@ def chunks(data, counts):
 
 
 def read_track(data, counts):
-    """Returns [(time in ticks, status, data bytes)], of a system message with its length; ValueError
-    or IndexError if the bytes are no track."""
+    """Returns [(time in ticks, status, data)]; ValueError or IndexError if the bytes are no track.
+    The data of a system message include its length."""
     events, at, now, status, is_kept = [], 0, 0, 0, False
     n_bytes = len(data)
     while at < n_bytes:

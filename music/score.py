@@ -89,8 +89,8 @@ class Score:
 
 
 def place_bars(lengths, meters):
-    """Returns (start of each measure, [(tick, beats, beat type)]). A bar that a repeat splits in
-    measures is one bar; any other odd measure gets a meter of its own."""
+    """Returns (start of each measure, [(tick, beats, beat type)]). Measures that fill a bar together
+    (a repeat stands between them) are one bar; another odd one gets a meter of its own."""
     starts, signatures, at, meter, i = [], [], 0, (4, 4), 0
 
     def sign(tick, meter):
@@ -125,13 +125,13 @@ def place_bars(lengths, meters):
 
 def _measures_of_a_bar(lengths, meters, first, whole):
     """Returns how many measures from `first` on fill one bar together; 1 if none do."""
-    total = 0
-    for i in range(first, min(first + 4, len(lengths))):
-        if i > first and (i in meters or not lengths[i]):
+    total = lengths[first]
+    for i in range(first + 1, min(first + 4, len(lengths))):
+        if total >= whole or i in meters or not lengths[i]:
             break
         total += lengths[i]
-        if total >= whole:
-            return i - first + 1 if total == whole else 1
+        if total == whole:
+            return i - first + 1
     return 1
 
 

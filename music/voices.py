@@ -44,7 +44,7 @@ class Voice(NamedTuple):
         begins = np.ones(len(self.on), bool)
         for i, flags in self.ties.items():
             tied = {pitch for pitch, is_tied in zip(self.chords[i], flags) if is_tied}
-            if i + 1 < len(self.on) and self.off[i] == self.on[i + 1]:
+            if self.off[i] == self.on[i + 1]:
                 begins[i + 1] = not set(self.chords[i + 1]) <= tied
         return self.on[begins]
 

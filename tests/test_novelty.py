@@ -128,4 +128,4 @@ def test_ngram_samples_follow_the_text():
         book = "\n".join(VALID_TUNES)
         assert all(sample.text[i : i + 4] in book for i in range(len(sample.text) - 4))
         assert len(sample.text) <= 300 and sample.truncated == (len(sample.text) == 300)
-    assert len(ngram_samples(VALID_TUNES, 1, 3, 50)) == 3
+    assert len(ngram_samples(VALID_TUNES, 2, 3, 50)) == 3
