@@ -60,20 +60,20 @@ def bar_starts(tune):
 
 def at_bar_lines(tune):
     """Returns the tune with every voice's bars where the score has them (itself if they are there).
-    A note tied over a wrong bar sounds up to the bar line. `ticks` stay."""
+    A note tied over a wrong bar sounds up to the bar line. `keys` and `ticks` stay."""
     starts = bar_starts(tune)
     if all(bar.onset == start for voice in tune.voices for bar, start in zip(voice.bars, starts)):
         return tune
     onsets = {voice.name: [bar.onset for bar in voice.bars] for voice in tune.voices}
 
     def moved(name, at, is_end=False):
-        # the end of a bar belongs to that bar
+        """Moves a time with the bar that it is in; the end of a bar belongs to that bar."""
         find = bisect.bisect_left if is_end else bisect.bisect_right
         i = max(find(onsets[name], at) - 1, 0)
         return starts[i] + at - onsets[name][i]
 
     def moved_changes(changes, letter):
-        """Moves changes of a field with the voice that they are written in."""
+        """Moves changes of a field with the voice that they stand in."""
         places = {}
         for at, value in changes:
             inside = [
@@ -98,7 +98,6 @@ def at_bar_lines(tune):
         voices=voices,
         tempos=moved_changes(tune.tempos, "Q"),
         meters=moved_changes(tune.meters, "M"),
-        keys=moved_changes(tune.keys, "K"),
     )
 
 
@@ -299,12 +298,7 @@ def _write_notes(measure, voice, i, stop, sharps, meter_sign, colour):
     missing = max(bar.meter - (stop - bar.onset), 0) if i == 0 and bar.meter else 0  # of a pickup
     if missing:
         measure.paddingLeft = missing
-    # in engraved music an accidental holds for its own octave only
-    in_force = {
-        (letter, octave): alteration
-        for letter, alteration in zip(LETTERS, key_alterations(sharps))
-        for octave in range(-2, 11)
-    }
+    in_force = {}
     for onset, length, sounding in bar_slices(voice.notes, bar.onset, bar.onset + bar.length, stop):
         pieces = split_length(onset + missing, length, beat)
         for k, piece in enumerate(pieces):
@@ -318,9 +312,7 @@ def _write_notes(measure, voice, i, stop, sharps, meter_sign, colour):
                 continue
             is_first, is_last = k == 0, k == len(pieces) - 1
             heads = [
-                _head(
-                    spell(pitch, sharps), tied_in or not is_first, tied_on or not is_last, in_force
-                )
+                _head(pitch, sharps, tied_in or not is_first, tied_on or not is_last, in_force)
                 for pitch, tied_in, tied_on in sounding
             ]
             event = heads[0] if len(heads) == 1 else chord.Chord(heads)
@@ -331,15 +323,16 @@ def _write_notes(measure, voice, i, stop, sharps, meter_sign, colour):
     makeTupletBrackets(measure, inPlace=True)
 
 
-def _head(spelling, tied_in, tied_on, in_force):
+def _head(midi_pitch, sharps, tied_in, tied_on, in_force):
     """Returns a note head that shows its accidental unless the bar so far, the key or a tie says it.
-    in_force: {(letter, octave): alteration}, updated."""
+    in_force: {(letter, octave): alteration} of the bar so far, updated."""
     from music21 import note, pitch, tie
 
-    letter, alteration, octave = spelling
+    letter, alteration, octave = spell(midi_pitch, sharps)
     head = note.Note()
     head.pitch = pitch.Pitch(step=letter, octave=octave, accidental=alteration)
-    is_shown = not tied_in and in_force[letter, octave] != alteration
+    by_key = key_alterations(sharps)[LETTERS.index(letter)]
+    is_shown = not tied_in and in_force.get((letter, octave), by_key) != alteration
     if head.pitch.accidental is None and is_shown:
         head.pitch.accidental = pitch.Accidental(0)
     if head.pitch.accidental is not None:
