@@ -47,12 +47,11 @@ def convert(data, name="", max_voices=MAX_VOICES):
     """
     score, mended = read_midi(data)
     track, pitch, onset, end, n_drums = read_notes(score)
-    n_tracks = int(track[-1]) + 1
     bars, meters = bar_grid(meter_changes(score), float(end.max()) + SIXTEENTH)
     start, bars, meters = without_lead(bars, meters, float(onset.min()))
     mended["bars of silence before the music"] += round(start / (bars[1] - bars[0]))
     onset, end = onset - start, end - start
-    on, off = quantise(track, pitch, onset, end, beat_grid(bars), n_tracks)
+    on, off = quantise(track, pitch, onset, end, beat_grid(bars))
     scale = QUARTER / score.tpq
     signatures = [
         (mark.time * scale - start, mark.key, bool(mark.tonality)) for mark in score.key_signatures
@@ -64,7 +63,7 @@ def convert(data, name="", max_voices=MAX_VOICES):
     together = (np.diff(onset) >= ROLLED) & (np.diff(on) == 0) & (np.diff(track) == 0)
     return text, {
         **counts,
-        "tracks": n_tracks,
+        "tracks": int(track[-1]) + 1,
         "drums": n_drums,
         "error": round(float(np.median(np.abs(on - onset))) / QUARTER, 4),
         "together": int(together.sum()),

@@ -16,8 +16,8 @@ POINT = QUARTER // 24  # of all costs and errors below (21 ms at 120 quarter not
 # cost (per onset, per beat) of a finer grid: with less, hand-played sixteenths become ragged 32nds
 GRID_COST = {THIRTY_SECOND: (1.0, 1.0), SEXTUPLET: (0.8, 1.0)}
 TERNARY_ONSET_COST = 0.1  # a beat that fits both grids equally well is binary
-# per beat, times the triplet grid's share of the file's error: a lone "triplet" among straight beats
-# is a late sixteenth
+# per beat, times the triplet grid's share of the file's error: a "triplet" among straight beats is
+# a late sixteenth
 TERNARY_COST = 3.0
 FAR = 3.0  # an error beyond this (an eighth of a beat) counts threefold
 APART = 1.5  # two onsets of one pitch that are closer are one note doubled
@@ -39,7 +39,7 @@ def beat_grid(bars):
     return np.concatenate([*beats, bars[-1:]])
 
 
-def quantise(track, pitch, onset, end, beats, n_tracks):
+def quantise(track, pitch, onset, end, beats):
     """Returns (on, off) of notes, each at least one step long, by a grid for each beat of a track.
     Notes of one pitch on one place that were played apart (a trill) make it finer.
     """
@@ -47,7 +47,7 @@ def quantise(track, pitch, onset, end, beats, n_tracks):
     beat = np.searchsorted(beats, onset + 1e-4, side="right") - 1
     place, length = onset - beats[beat], beats[beat + 1] - beats[beat]
     cell = track * n_beats + beat
-    step = choose_grids(cell, place, length, n_tracks * n_beats)
+    step = choose_grids(cell, place, length, (int(track[-1]) + 1) * n_beats)
     on = beats[beat] + snap(place, step[cell], length)
     order = np.lexsort((onset, pitch, track))
     one_key = (np.diff(track[order]) == 0) & (np.diff(pitch[order]) == 0)
