@@ -52,9 +52,8 @@ from study.evaluate.sampling import MODEL_ITSELF, describe_sampler
 from study.fit.records import read_curves
 from study.report import compose, headline
 from study.report.content import results
-from study.report.keys import suite_runs
 from study.report.page import write_played_page, write_report
-from study.report.tables import TABLES, describe_skills, run_rows, tables, training_history
+from study.report.tables import TABLES, describe_skills, suite_records, tables, training_history
 from study.train import runs
 from study.train.calibrate import expected_minutes
 from study.train.checkpoints import finished
@@ -196,12 +195,6 @@ def mended_by(mend, what=""):
 
 
 # ---------------------------------------------------------------- the best model
-
-
-def suite_records(root):
-    """Returns the records of the study's own models, one a family and size."""
-    names = [row["name"] for row in suite_runs(run_rows(root))]
-    return [read_json(root / f"checkpoints/{name}.json") for name in names]
 
 
 def plan_best(args, root, data):

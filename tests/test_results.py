@@ -36,7 +36,7 @@ from study.fit.headline_runs import choose_headline
 from study.fit.records import COLUMNS, csv_text, read_records, rows_of_records
 from study.report import headline
 from study.report.content import describe_fits, licences, may_share, results
-from study.report.tables import TABLES, run_rows
+from study.report.tables import TABLES, run_records
 from study.train import runs
 from study.train.checkpoints import load_checkpoint
 from study.train.data import load_data
@@ -576,7 +576,7 @@ def test_the_best_model_stands_with_its_interval(done):
     assert low < best["test_bits_per_char"] < high
     rows = read_tables(done / "part4_outputs")["differences.csv"]
     models = {row["model"] for row in rows if row["less"] == "best_model"}
-    assert models == {row["name"] for row in run_rows(done)}
+    assert models == {row["name"] for row in run_records(done)}
 
 
 def test_the_best_model_is_a_size_and_epochs_from_a_table(made):
@@ -709,7 +709,9 @@ def test_results_follow_the_runs_that_the_manifests_list(copy):
     run07(copy)
     names = {"transformer_mini", "transformer_tiny", "transformer_xl"}
     names |= {"lstm_tiny", "lstm_small", "lstm_medium"}
-    assert results_of(copy)["runs"]["n"] == 6 and {row["name"] for row in run_rows(copy)} == names
+    assert (
+        results_of(copy)["runs"]["n"] == 6 and {row["name"] for row in run_records(copy)} == names
+    )
     assert names < {row["name"] for row in read_tables(copy / "part4_outputs")["skills.csv"]}
     assert not (copy / "part4_outputs/evaluation/skills/lstm_large.json").exists()
     with pytest.raises(SystemExit, match="mini, tiny, xl"):

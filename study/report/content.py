@@ -9,12 +9,17 @@ import math
 from study.evaluate.measurements import read
 from study.report.headline import headline, not_beaten
 from study.report.keys import is_ngram, pick, value_at
-from study.report.tables import DIGITS, RUN_COLUMNS, run_rows
+from study.report.tables import DIGITS, run_records
 from study.stages.files import plain, read_json
 from study.stages.manifest import BEST, load_manifest
 from study.wording import TOKENIZER_KINDS
 
 VERSION = 3  # of the keys; docs/results_keys.md lists what each replaced
+BEST_KEYS = (
+    "name family size seed suite recipe data_fraction params_total params_non_embedding train_chars"
+    " epochs train_flops steps seconds tokens_per_second peak_memory_bytes device learning_rate"
+    " optimizer train_nats_per_char val_nats_per_char val_bits_per_char test_nats_per_char"
+).split()
 RATE_KEYS = (
     "n rate interval level_rates bar_accuracy bar_accuracy_interval abc2midi_clean_rate"
 ).split()
@@ -43,7 +48,7 @@ def results(root):
     """Returns the content of RESULTS.json from what stands below root."""
     metadata = read_json(root / "part4_outputs/generated/metadata.json")
     fits = read_json(root / "part4_outputs/fits.json")
-    runs = run_rows(root)
+    runs = run_records(root)
     parts = {
         "data": describe_data(root),
         "tokenizer": describe_tokenizer(root),
@@ -150,7 +155,7 @@ def describe_best(root):
     record, test = read_json(root / f"checkpoints/{BEST}.json"), read(root, "test")
     nats = read(root, "tunes")["losses"][BEST]["interval"]
     return {
-        **pick(record, RUN_COLUMNS),
+        **pick(record, BEST_KEYS),
         **per_note(root, record),
         "test_nats_per_char": test["nats_per_char"],
         "test_bits_per_char": test["bits_per_char"],
@@ -194,13 +199,9 @@ def set_of(root, name):
     if not rates:
         return None
     whose, of = ("unprompted", "real_mean") if name == "real" else (name, "generated_mean")
-    music = read(root, f"music/{whose}") or {}
+    repeated = value_at(read(root, f"music/{whose}"), f"metrics.bar_repetition.{of}")
     copied = read(root, f"copying/{name}") or {}
-    return {
-        **pick(rates, RATE_KEYS),
-        **pick(copied, COPIED_KEYS),
-        "repeated_bars": value_at(music, f"metrics.bar_repetition.{of}"),
-    }
+    return {**pick(rates, RATE_KEYS), **pick(copied, COPIED_KEYS), "repeated_bars": repeated}
 
 
 def draws_per_bar(root):
@@ -222,7 +223,7 @@ def by_length(names):
 
 def level_rows(results):
     """Returns the rated sets of samples of RESULTS.json: [{"name", "kind", and their rates}]; kind:
-    real, model, sampler, right, ngram, random or another of `music/baseline_texts.py`."""
+    of SETS, ngram, random or another of `music/baseline_texts.py`."""
     samples = results["samples"]
     sets = [(name, kind, samples.get(key)) for key, (name, kind) in SETS.items()]
     for name, row in samples["baselines"].items():
@@ -231,7 +232,7 @@ def level_rows(results):
 
 
 def describe_music(root):
-    """Returns the figures of free samples beside real music; those of other sets: music.csv."""
+    """Returns the figures of free samples beside real music."""
     music = read(root, "music/unprompted")
     keys = ("generated_mean", "real_mean", "wasserstein_in_sd", "real_vs_real_mean")
     metrics = {name: pick(row, keys) for name, row in music["metrics"].items()}

@@ -1,4 +1,4 @@
-"""Reads parts of RESULTS.json by their keys, and picks runs from rows."""
+"""Reads parts of RESULTS.json and of records by their keys."""
 
 
 def value_at(content, path):
@@ -11,12 +11,6 @@ def value_at(content, path):
 def pick(row, keys):
     """Returns these keys of a dict; None where it has not."""
     return {key: row.get(key) for key in keys}
-
-
-def suite_runs(rows):
-    """Returns the rows of the study's own models, one a family and size."""
-    own = [row for row in rows if row["suite"] == "classical"]
-    return [row for row in own if row["name"] == f"{row['family']}_{row['size']}"]
 
 
 def without_ladder(rows):

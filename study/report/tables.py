@@ -6,15 +6,10 @@ from study.evaluate import ladder_copying
 from study.evaluate.measurements import read
 from study.families import in_order
 from study.fit.records import csv_text, read_records
-from study.report.keys import pick, suite_runs
+from study.report.keys import pick, value_at
 from study.stages.files import plain
 
 DIGITS = 6  # of every number: more than any of them is known to
-RUN_COLUMNS = (
-    "name family size seed suite recipe data_fraction params_total params_non_embedding train_chars"
-    " epochs train_flops steps seconds tokens_per_second peak_memory_bytes device learning_rate"
-    " optimizer train_nats_per_char val_nats_per_char val_bits_per_char test_nats_per_char"
-).split()
 TABLES = {  # file that stage 07 writes beside RESULTS.json -> its columns
     "music.csv": (
         (
@@ -34,15 +29,21 @@ TABLES = {  # file that stage 07 writes beside RESULTS.json -> its columns
 }
 
 
-def run_rows(root):
-    """Returns a row for each run that the training stages list, by family and size."""
-    rows = [pick(record, RUN_COLUMNS) for record in read_records(root)]
-    families = in_order({row["family"] for row in rows})
+def run_records(root):
+    """Returns the records of the runs that the training stages list, by family and size."""
+    records = read_records(root)
+    families = in_order({record["family"] for record in records})
 
     def place(row):
         return families.index(row["family"]), row["params_total"], row["seed"], row["name"]
 
-    return sorted(rows, key=place)
+    return sorted(records, key=place)
+
+
+def suite_records(root):
+    """Returns the records of the study's own models, one a family and size."""
+    own = [row for row in run_records(root) if row["suite"] == "classical"]
+    return [row for row in own if row["name"] == f"{row['family']}_{row['size']}"]
 
 
 def describe_skills(root):
@@ -54,7 +55,7 @@ def describe_skills(root):
         return {**skills, "control": control, "copied_share": copied["copied_share"]}
 
     models = {}
-    for row in suite_runs(run_rows(root)):
+    for row in suite_records(root):
         known = pick(row, ("family", "size", "params_total", "val_nats_per_char"))
         repeats = read(root, f"repeats/{row['name']}")
         models[row["name"]] = {**known, **skills_of(row["name"]), "repeats": repeats}
@@ -82,19 +83,19 @@ def skill_rows(skills):
 
 def tables(root):
     """Returns {file name: CSV} of the tables that have rows."""
-    music, positions = [], []
+    music = []
     for name in ("unprompted", "chosen", "right"):
-        metrics = (read(root, f"music/{name}") or {}).get("metrics") or {}
+        metrics = value_at(read(root, f"music/{name}"), "metrics") or {}
         music += [{"set": name, "figure": figure, **row} for figure, row in metrics.items()]
     differences = [
         {**row, "low": row["interval"][0], "high": row["interval"][1]}
         for row in read(root, "tunes")["differences"]
     ]
-    for record in read_records(root):
-        positions += [
-            {"name": record["name"], "position": i, "val_nats_per_char": loss}
-            for i, loss in enumerate(record.get("val_loss_by_position") or [])
-        ]
+    positions = [
+        {"name": record["name"], "position": i, "val_nats_per_char": loss}
+        for record in read_records(root)
+        for i, loss in enumerate(record["val_loss_by_position"])
+    ]
     rows_of = {
         "music.csv": music,
         "differences.csv": differences,

@@ -1,14 +1,13 @@
 """What code decides a number: a digest of the definitions that a function reaches, without words.
 
-A result is made again when the digest of the code that made it changes. It is taken over top-level
-*definitions*, across files: one whose name occurs in a definition already reached is reached too.
+A result is made again when that digest changes. It is taken over top-level definitions, across
+files: one whose name occurs in a definition already reached is reached too.
 
-    code_digest((evaluate, Transformer))  # functions and classes
-    code_digest([(HERE / "06_fit_scaling.py", "main")], words=True)
+    code_digest((evaluate, Transformer))
 
-Not part of it: comments, docstrings, help texts, messages (`_Wordless`); files that move results
-but decide none (`PLUMBING`); what is looked up by name at run time (`study/families.py`), whose
-users name the class that they use.
+Not part of it: comments, docstrings, help texts, messages (`_Wordless`); files that decide no
+result (`PLUMBING`); what is looked up by name at run time (`study/families.py`), whose users name
+the class that they use.
 """
 
 import ast

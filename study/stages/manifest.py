@@ -1,8 +1,7 @@
 """Manifests: which stages there are, what each has made from what, and what is wrong with it now.
 
-A stage writes its manifest last. From the manifests alone a script can tell whether its input is
-missing, unfinished, damaged or stale. Staleness goes by content: a stage that ran again and wrote
-the same bytes makes nothing stale.
+A stage writes its manifest last. From manifests a script can tell whether its input is missing,
+unfinished, damaged or stale. A stage that ran again and wrote the same bytes makes nothing stale.
 """
 
 import contextlib

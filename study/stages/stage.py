@@ -118,8 +118,8 @@ class Stage:
     def finish(self, outputs, counts=None, skipped=None, summary=None, device=None, extra=None):
         """Writes the manifest, removes the marker and prints the closing block.
 
-        outputs: files and folders (str), relative to the root; counts: {what: number}; skipped:
-        {reason: number}; summary: {key: value}, printed; extra: more of the manifest.
+        outputs: files and folders, relative to the root; counts: {what: number}; skipped: {reason:
+        number}; summary: {key: value}, printed; extra: more of the manifest.
         """
         os.sync()
         described = {}
