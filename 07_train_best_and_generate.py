@@ -202,13 +202,13 @@ def plan_best(args, root, data):
 
     Returns the run, see `study/train/runs.py`; raises ValueError if no model of the size is there.
     """
-    name = f"{BEST_FAMILY}_{args.best['size']}"
-    record = read_json(root / f"checkpoints/{name}.json")
+    own = [record for record in suite_records(root) if record["family"] == BEST_FAMILY]
+    records = {record["size"]: record for record in own}
+    record = records.get(args.best["size"])
     if record is None:
-        sizes = [kept["size"] for kept in suite_records(root) if kept["family"] == BEST_FAMILY]
         raise ValueError(
             f"--best {args.best['size']}: no model of this size was trained; there are"
-            f" {', '.join(sizes) or 'none'}"
+            f" {', '.join(records) or 'none'}"
         )
     spec = runs.RunSpec(
         BEST_FAMILY,
