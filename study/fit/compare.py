@@ -114,31 +114,26 @@ def compare_families(first, second, noise):
     common seeds the interval is that of differences paired by seed: seeds decide the order of the
     text for both families.
     """
-    curves = [_by_seed(first), _by_seed(second)]
-    means = [_mean_curve(runs) for runs in (first, second)]
-    (x1, y1, w1), (x2, y2, w2) = means
-    if len(x1) < 2 or len(x2) < 2 or max(x1[0], x2[0]) >= min(x1[-1], x2[-1]):
-        return None
-    low, high = max(x1[0], x2[0]), min(x1[-1], x2[-1])
+    curves1, curves2 = _by_seed(first), _by_seed(second)
+    (x1, y1, w1), (x2, y2, w2) = means = [_mean_curve(runs) for runs in (first, second)]
     common = [
-        seed
-        for seed in sorted(set(curves[0]) & set(curves[1]))
-        if all(len(curve[seed][0]) == len(x) for curve, x in zip(curves, (x1, x2)))
+        (curves1[seed], curves2[seed])
+        for seed in sorted(set(curves1) & set(curves2))
+        if len(curves1[seed][0]) == len(x1) and len(curves2[seed][0]) == len(x2)
     ]
-    is_paired = len(common) >= MIN_PAIRED
-    if is_paired:  # seconds differ from seed to seed: stay where all of them were measured
-        own = [curve[seed][0] for curve in curves for seed in common]
-        low, high = max([low] + [x[0] for x in own]), min([high] + [x[-1] for x in own])
-        if low >= high:
-            return None
+    measured = [x1, x2]
+    if len(common) >= MIN_PAIRED:  # seconds differ from seed to seed
+        measured += [x for pair in common for x, _ in pair]
+    low, high = max(x[0] for x in measured), min(x[-1] for x in measured)
+    if len(x1) < 2 or len(x2) < 2 or low >= high:
+        return None
     at = np.linspace(low, high, N_POINTS)
     rows1, rows2 = interpolation_weights(x1, at), interpolation_weights(x2, at)
     difference = rows1 @ y1 - rows2 @ y2
     half = half_width(noise, (rows1**2 / w1).sum(1) + (rows2**2 / w2).sum(1))
-    if is_paired:
-        paired = np.subtract(
-            *([_interpolate(curve[seed], at) for seed in common] for curve in curves)
-        )
+    if len(common) >= MIN_PAIRED:
+        losses = [[interpolation_weights(x, at) @ y for x, y in pair] for pair in common]
+        paired = np.subtract(*np.swapaxes(losses, 0, 1))
         difference = paired.mean(0)
         half = half_width((paired.std(0, ddof=1), len(common) - 1), 1 / len(common))
     points = [
@@ -172,10 +167,6 @@ def _mean_curve(runs):
     rows = sorted((*np.mean(group, 0), len(group)) for group in groups.values())
     rows = [row for i, row in enumerate(rows) if i == 0 or row[0] > rows[i - 1][0]]
     return tuple(np.array(rows, float).T)
-
-
-def _interpolate(curve, at):
-    return interpolation_weights(curve[0], at) @ curve[1]
 
 
 def crossover(first, second):

@@ -157,21 +157,19 @@ def _noise(ss, ss_within, dof_lack, dof_within):
 
 def _alpha_interval(profile, ss_grid, alpha, critical):
     """Smallest and largest alpha inside the region, None where it reaches the edge."""
-    # the best alpha is a node of its own: an interval may be narrower than the distance of two
-    nodes = np.append(ALPHAS, alpha)
-    order = np.argsort(nodes, kind="stable")
-    nodes, inside = nodes[order], np.append(ss_grid <= critical, True)[order]
-    first, last = np.flatnonzero(inside)[[0, -1]]
+    # the best alpha too: an interval may be narrower than the distance of two nodes
+    inside = np.append(ALPHAS[ss_grid <= critical], alpha)
+    crossing = lambda alpha: profile(alpha) - critical
 
-    def end(out, within):
-        if profile(nodes[within]) >= critical:  # the minimum itself, when the region is a point
-            return float(nodes[within])
-        crossing = lambda alpha: profile(alpha) - critical
-        return float(optimize.brentq(crossing, nodes[out], nodes[within], xtol=1e-7))
+    def end(within, outside):
+        if not len(outside):
+            return None
+        if crossing(within) >= 0:  # the minimum itself, when the region is a point
+            return float(within)
+        return float(optimize.brentq(crossing, outside[0], within, xtol=1e-7))
 
-    low = None if first == 0 else end(first - 1, first)
-    high = None if last == len(nodes) - 1 else end(last + 1, last)
-    return low, high
+    low, high = inside.min(), inside.max()
+    return end(low, ALPHAS[ALPHAS < low][-1:]), end(high, ALPHAS[ALPHAS > high][:1])
 
 
 def predict(fit, n, runs=None):
@@ -208,9 +206,6 @@ def predict(fit, n, runs=None):
             ends.append(np.where(feasible, value, np.nan))
     ends = np.concatenate([estimate[None], *ends])
     return estimate, np.fmin.reduce(ends), np.fmax.reduce(ends)
-
-
-# ---------------------------------------------------------------- another estimator, rival forms
 
 
 def fit_huber(n, loss):

@@ -109,9 +109,6 @@ def points_of(rows, saved=None, loss="val_nats_per_char"):
     return Points(families, numbers, *columns, np.array(extra))
 
 
-# ---------------------------------------------------------------- the fit
-
-
 def _columns(shape, n_families):
     """Returns {name: place in the parameters for each family}; kappa is the last."""
     columns, used = {}, 0
