@@ -207,7 +207,7 @@ def main(argv=None):
             summary={
                 "source": args.source,
                 **counts,
-                "licences": ", ".join(f"{n:,} {licence}" for licence, n in licences.items()),
+                "licences": in_words(licences),
                 "left out": in_words(left_out) or "none",
             },
         )
