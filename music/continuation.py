@@ -24,16 +24,20 @@ from music.tunebook import body_start, piece_of_bars
 
 # music in the form of stage 02, and what may be the beginning of it
 _NOTE = r"[_=^]?(?:[A-G],{0,4}|[a-g]'{0,3})"
+_OPEN = rf"\((?:[2-9]:[2-9]?:?)?|[_=^]|\[(?:{_NOTE}-?){{0,9}}(?:{_NOTE}-?|[_=^])?"
+_SOUND = rf"z|{_NOTE}|\[(?:{_NOTE}-?){{1,10}}\]"
 _ITEM = re.compile(
-    rf"(?P<open>(?:\((?:[2-9]:[2-9]?:?)?|[_=^]|\[(?:{_NOTE}-?){{0,9}}(?:{_NOTE}-?|[_=^])?)\Z)|(?P<tuplet>\([2-9](?::[2-9]?:[1-9])?)"
-    rf"|(?:z|{_NOTE}|\[(?:{_NOTE}-?){{1,10}}\])(?P<length>(?:[1-9]\d?)?(?:/4?)?)(?P<tie>-?)|(?P<other>.)",
+    rf"(?P<open>(?:{_OPEN})\Z)|(?P<tuplet>\([2-9](?::[2-9]?:[1-9])?)"
+    rf"|(?:{_SOUND})(?P<length>(?:[1-9]\d?)?(?:/4?)?)(?P<tie>-?)|(?P<other>.)",
     re.DOTALL,
 )
 _FIELDS = re.compile(
-    r"((?:\[M:\d{1,2}/(?:2|4|8|16)\])?(?:\[K:[A-G][#b]?m?\])?(?:\[Q:1/4=\d{2,3}\])?)(.*)", re.DOTALL
+    r"((?:\[M:[1-9]\d?/(?:2|4|8|16)\])?(?:\[K:[A-G][#b]?m?\])?(?:\[Q:1/4=\d{2,3}\])?)(.*)",
+    re.DOTALL,
 )
 _OPEN_FIELD = re.compile(
-    r"(?:\[(?:K(?::(?:[A-G][#b]?m?)?)?|M(?::(?:\d{1,2}(?:/(?:[248]|16?)?)?)?)?|Q(?::[\d/=]{0,7})?)?)?"
+    r"(?:\[(?:K(?::(?:[A-G][#b]?m?)?)?|M(?::(?:[1-9]\d?(?:/(?:[248]|16?)?)?)?)?"
+    r"|Q(?::[\d/=]{0,7})?)?)?"
 )
 MARK = "new bars begin"  # what stands between the given bars and the new ones, in every format
 

@@ -279,7 +279,7 @@ def test_every_beginning_of_right_bars_is_allowed(begins):
 @pytest.mark.parametrize(
     "bar",
     "[V:2 [V:1]C17 [V:1]C8C9 [V:1]C16C [V:1]C16^ [V:1]C12| [V:1]Z3 [V:1]C16[ [V:1]C15("
-    " [V:1](3CD| [V:1]C/ [V:1]z4- [V:1][M:3/3 [V:1]] [V:1]C99 [V:1]C4z8c8".split(" "),
+    " [V:1](3CD| [V:1]C/ [V:1]z4- [V:1][M:3/3 [V:1][M:0 [V:1]] [V:1]C99 [V:1]C4z8c8".split(" "),
 )
 def test_what_no_right_bar_begins_with_is_refused_at_its_first_character(bar):
     bars = NextBars(SIX, 4)
