@@ -6,10 +6,10 @@ Writes: checkpoints/best_model.{pt,json,curve.jsonl}
         part4_outputs/checkpoints/best_model.pt, training_history.json (nats per character by epoch
             and step)
         part4_outputs/generated/sample_000..009.abc (as drawn), .mid, .musicxml, .svg, .png,
-            _roll.svg, _roll.png, metadata.json, repaired/sample_*.abc (only where a sample had to
-            be cut to be readable)
-        part4_outputs/evaluation/ (samples and measurements, each kept under a key: an interrupted
-            run continues after the last, and an edit re-makes what it changes)
+            _roll.svg, _roll.png, metadata.json; repaired/sample_*.abc where a sample was cut to be
+            readable
+        part4_outputs/evaluation/ (samples and measurements, each under a key: an edit re-makes what
+            it changes)
         part4_outputs/figures/{sampler,skills,cost_of_control,repeated_bars,heads}.{png,svg},
             RESULTS.json, report.html, compose.html, music.csv, differences.csv,
             loss_by_position.csv, repeats.csv, skills.csv
@@ -17,11 +17,11 @@ Run:    python 07_train_best_and_generate.py [--quick] [--best xl:10]
         python 07_train_best_and_generate.py --model transformer_tiny --num-samples 3 --key D
         python 07_train_best_and_generate.py --continue song.mid [--bars-given 8] [--bars-new 16]
 The best model is a Transformer of the size and epochs in BEST_MODEL below, on all the training
-text: the same on every machine. The second form plays with any finished model: it needs its
-checkpoint and data/tokenizer.pkl, and writes generated/play_NNN.* and played.html. The third
-continues the last bars of a MIDI file, a score or ABC and writes generated/continued_NNN.abc, .mid
-(with the drums and tempos of the bars given) and .musicxml, with a mark where the new bars begin.
-Prints the headline block of RESULTS.json last.
+text. The second form plays with a finished model, from its checkpoint and data/tokenizer.pkl, and
+writes generated/play_NNN.* and played.html. The third continues the last bars of a MIDI file, a
+score or ABC and writes generated/continued_NNN.abc, .mid (with the drums and tempos of the bars
+given) and .musicxml, with a mark where the new bars begin. Prints the headline block of
+RESULTS.json last.
 """
 
 import argparse
@@ -76,11 +76,10 @@ BUDGETS = {  # n_*: samples; *_chars: characters drawn at most; in full, and wit
     "n_real": (200, 100),
     "sample_chars": (3000, 1000),
 }
-# one path of equal steps, so that a line can be taken through all of them. Min-p, because at equal
-# validity a lower temperature repeats more (benchmarks/sampling.md)
+# equal steps, to fit a line through; min-p, because at equal validity a lower temperature repeats
+# more (benchmarks/sampling.md)
 SWEEP = [{**MODEL_ITSELF, "min_p": step / 40} for step in range(6)]
-# shares of bars: how far a sampler may lie above the validation tunes; the likeliest tokens are
-# rests and the bar before
+# shares of bars: how far a sampler may lie above the validation tunes
 SWEEP_LIMITS = {"rest_bar_share": 0.10, "bar_repetition": 0.03}
 # the samples to look at: prompt, the sampler's temperature (None: the chosen sampler), bars
 TEN = [
@@ -111,7 +110,6 @@ ME = "07_train_best_and_generate.py"
 
 
 def parse_arguments(argv):
-    """Reads the command line."""
     parser = stage_parser(__doc__, training=True)
     add = parser.add_argument
     add(
@@ -198,10 +196,8 @@ def mended_by(mend, what=""):
 
 
 def plan_best(args, root, data):
-    """Plans the best model, with the learning rate and recipe of the suite's run of its size.
-
-    Returns the run, see `study/train/runs.py`; raises ValueError if no model of the size is there.
-    """
+    """Returns the plan of the best model (`study/train/runs.py`), with the learning rate and recipe
+    of the suite's run of its size; ValueError if there is none."""
     own = [record for record in suite_records(root) if record["family"] == BEST_FAMILY]
     records = {record["size"]: record for record in own}
     record = records.get(args.best["size"])

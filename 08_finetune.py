@@ -10,9 +10,8 @@ Writes: checkpoints/finetuned_NAME.pt, .json, .curve.jsonl (as any model's), .to
         finetuned/NAME/report.json            what was gained and what forgotten
 Run:    python 08_finetune.py ~/my_midi [--quick] [--name NAME] [--model best_model]
         python 07_train_best_and_generate.py --model finetuned_NAME     (plays with it)
-The base model and the run's own data stay as they are. Songs that are versions of one another stay
-together: a song is either trained on or held out. Prints the expected minutes first, and last what
-was gained and what was forgotten.
+The base model and the run's own data stay as they are. A song is either trained on or held out, in
+all its versions. Prints the expected minutes first, and last what was gained and what was forgotten.
 """
 
 import re
@@ -74,8 +73,7 @@ def parse_arguments(argv):
 
 
 def read_texts(root, args, base):
-    """Returns (new text, old text); ends the script, before anything is written, if there is
-    none."""
+    """Returns (Music, Data of the root); ends the script if one of them cannot be had."""
     limit = LIMIT_CHARS["quick" if args.quick else "full"]
     try:
         old = load_data(root)

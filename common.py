@@ -175,7 +175,7 @@ class EventTokenizer(NoteTokenizer):
     chars_of = staticmethod(nominal_chars)
 
     def units(self, text):
-        """Yields the events of every stretch of music, where all of them are known, or its parts."""
+        """Yields the events of each stretch of music, if all of them are known, else its units."""
         for events, part in parts_of(text):
             is_known = self.numbers is None or all(name in self.numbers for name in events)
             yield from events if events and is_known else _UNIT.findall(part)
@@ -189,7 +189,8 @@ TOKENIZERS = {kind.kind: kind for kind in (CharTokenizer, NoteTokenizer, EventTo
 
 
 def load_tokenizer(path):
-    """Reads a tokenizer of any kind, without executing anything; ValueError says what is wrong."""
+    """Returns a tokenizer of any kind from its file, of which nothing is executed; ValueError says
+    what is wrong."""
     path = Path(path)
     try:
         if path.stat().st_size > TOKENIZER_LIMIT_BYTES:
@@ -216,8 +217,8 @@ class _BuiltinsOnly(pickle.Unpickler):
 
 
 # ---------------------------------------------------------------- models
-# Families behind one interface (see `Model`). None has trained biases; all start with an output
-# layer of zeros, so that the first loss is exactly ln V. `study/families.py` lists them.
+# Families behind one interface, `Model`. None has trained biases; all start with an output layer of
+# zeros, so that the first loss is exactly ln V.
 
 # target that counts for nothing: what follows the end of a tune is no prediction of music
 IGNORE = -1
@@ -264,9 +265,9 @@ class Model(nn.Module):
         self.config = config
 
     def forward(self, idx, targets=None):
-        """idx (B, T) token numbers, T <= block_size, targets (B, T) the next ones or IGNORE ->
-        logits (B, T, V), mean cross-entropy in nats over the targets that count (0 if there is
-        none; None without targets)."""
+        """idx (B, T) token numbers, T <= block_size; targets (B, T) the next ones, or IGNORE ->
+        logits (B, T, V), mean cross-entropy in nats of the targets that count (0 if none does; None
+        without targets)."""
         logits = self.head(self.features(idx))
         if targets is None:
             return logits, None
@@ -295,9 +296,9 @@ class Model(nn.Module):
         }
 
     def parameter_groups(self):
-        """(matrices, rest): hidden matrices as [(parameter, how many matrices lie one above the
-        other in it)], all other trained parameters as a list. Muon makes the update of a matrix
-        orthogonal, which is wrong for tables, states and gains."""
+        """(matrices, rest): hidden matrices as [(parameter, number of matrices stacked in it)], all
+        other trained parameters as a list. Muon makes the update of a matrix orthogonal, which is
+        wrong for tables, states and gains."""
         matrices, rest = [], []
         for name, parameter in self.named_parameters():
             n_stacked = sum(n for part, n in self.MATRICES.items() if part in name)
@@ -744,9 +745,9 @@ def pick_device(name="auto"):
 def precision(device):
     """Returns "bf16" where the hardware multiplies it, else "fp32"; decided here alone.
 
-    bf16: GPUs from Ampere on (compute capability 8.0), and CPUs with AVX512-BF16 or AMX unless
-    torch was told to do without (ATEN_CPU_CAPABILITY=avx2 imitates an older CPU). There it is twice
-    as fast; emulated, it takes 25 to 90 times as long as fp32 (benchmarks/training.md).
+    bf16: GPUs from Ampere on (compute capability 8.0), and CPUs with AVX512-BF16 or AMX, unless
+    ATEN_CPU_CAPABILITY=avx2 imitates an older one. There it is twice as fast; emulated, it takes 25
+    to 90 times as long as fp32 (benchmarks/training.md).
     """
     kind, fast = torch.device(device).type, False
     if kind == "cuda":

@@ -30,7 +30,7 @@ CHARS_PER_BAR = 100
 
 
 def draw(loaded, prompt, seeds, max_chars, bars, sampler, n_bars=0, judge=RightBars):
-    """Draws a sample for each seed; see `sampling.generate`."""
+    """Returns a sample for each seed; see `sampling.generate`."""
     requests = [
         Request(prompt, seed, max_chars=max_chars, bars=bars, n_bars=n_bars, **sampler)
         for seed in seeds
@@ -52,7 +52,8 @@ def open_tune(path, n_given, seen):
 
 
 def continue_tune(loaded, given, seeds, n_bars, max_chars, sampler):
-    """Draws n_bars right bars of every voice after those given; max_chars None: enough for them."""
+    """Returns samples of n_bars right bars of every voice after those given; max_chars None: enough
+    for them."""
     max_chars = max_chars or n_bars * len(read_abc(given.text).voices) * CHARS_PER_BAR
     return draw(loaded, given.text, seeds, max_chars, "right", sampler, n_bars, NextBars)
 

@@ -1,9 +1,8 @@
 """Fine-tuning: music of one's own as new text, a trained model that goes on with it, and its gain.
 
-New text goes through the functions of stages 01 to 03, so a song never stands on two sides: it is
-trained on, or held out and only reported. The model reads a mixture of the new text and a share of
-the old, lest it forget the rest. It is trained by the one loop (`study/train/runs.py`), from the
-weights of the base model, with its vocabulary.
+New text goes through the functions of stages 01 to 03; a song is either trained on or held out. The
+model reads a mixture of the new text and a share of the old, lest it forget the rest, and is trained
+by the one loop (`study/train/runs.py`).
 """
 
 import io
@@ -192,8 +191,8 @@ def plan_training(data, base, seed, name):
 
 
 def gains(base, tuned, music, old):
-    """Returns bits per character of the old text and of the held-out part, before and after, with
-    the 95 % interval of the gain. base, tuned: `LoadedModel`s; old: `Data` of the root."""
+    """Returns bits per character of the old text (`Data`) and of the held-out part, before and
+    after, with the 95 % interval of the gain. base, tuned: `LoadedModel`s."""
 
     def losses(tokens):
         chars = base.tokenizer.token_chars
@@ -221,8 +220,8 @@ def gains(base, tuned, music, old):
 
 
 def write_samples(folder, loaded, music, n, max_chars, seed):
-    """Draws n samples with right bars from headers of held-out tunes (without any: of the others),
-    writes them as files with pictures, and returns their metadata rows."""
+    """Draws n samples with right bars from headers of held-out tunes, or of the others if none is
+    held out; writes them with pictures and returns their metadata rows."""
     headers = prompts_from(music.test or music.train, "header", loaded.tokenizer)
     prompts = list(dict.fromkeys(h for h, _ in headers if not RightBars.what_is_wrong(h))) or [""]
     requests = [
