@@ -43,6 +43,7 @@ from study.stages.stage import Stage
 
 from common import TOKENIZERS
 from study.prepare import baselines, data_report, groups, reading, selection, split_files
+from study.prepare.fetch import in_words
 from study.prepare.figures import draw_data
 from study.prepare.selection import MAX_CHARS, MIN_CHARS, SPLITS
 
@@ -202,12 +203,11 @@ def closing_block(stats, baseline_rows):
             f" {leak['share_without_repeated_figures']:.3%} without repeated figures"
         )
     in_groups = f" in {stats['groups']:,} groups (songs)" if stats["groups"] else ""
-    mended = ", ".join(f"{n:,} {kind}" for kind, n in stats.get("mended", {}).items())
     train_share = round(100 * n_chars["train"] / sum(n_chars.values()))
     return {
         "tunes": f"{stats['tunes']:,}{in_groups}",
         "left out": "; ".join(left_out) or "none",
-        "mended": mended or "none",
+        "mended": in_words(stats.get("mended", {})) or "none",
         "characters": (
             ", ".join(f"{n:,} {split}" for split, n in n_chars.items())
             + f": {train_share} of 100 train"

@@ -50,6 +50,7 @@ from study.evaluate import evaluation, figures, ladder_copying, measurements, mo
 from study.evaluate import samples as generated
 from study.evaluate.sampling import MODEL_ITSELF, describe_sampler
 from study.fit.records import read_curves
+from study.prepare.fetch import in_words
 from study.report import compose, headline
 from study.report.content import results
 from study.report.page import write_played_page, write_report
@@ -344,7 +345,7 @@ def go_on(root, args, loaded, sampler, seeds, seen):
             " are short"
         )
     if source.mended:
-        print("mended: " + ", ".join(f"{n:,} {kind}" for kind, n in source.mended.items()))
+        print(f"mended: {in_words(source.mended)}")
     n_fewer = sum(sample["stop_reason"] != "bars" for sample in samples)
     if n_fewer:
         print(

@@ -99,14 +99,14 @@ class MidiFolder:
 
 
 def in_words(left_out):
-    """{reason: number of files} in words.
+    """{kind: number} in words.
 
     >>> in_words({"link": 2, "not music": 1})
     '2 links, 1 not music'
     """
-    things = ("link", "file", "folder")  # the others are no nouns
+    things = (LINK, SPECIAL, "unreadable file", "unreadable folder")  # others have no plural
     return ", ".join(
-        f"{n:,} {reason}" + "s" * (n > 1 and reason.endswith(things))
+        f"{n:,} {reason}" + "s" * (n > 1 and reason in things)
         for reason, n in left_out.items()
     )
 
