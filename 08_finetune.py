@@ -11,7 +11,7 @@ Writes: checkpoints/finetuned_NAME.pt, .json, .curve.jsonl (as any model's), .to
 Run:    python 08_finetune.py ~/my_midi [--quick] [--name NAME] [--model best_model]
         python 07_train_best_and_generate.py --model finetuned_NAME     (plays with it)
 The base model and the run's own data stay as they are. A song is either trained on or held out, in
-all its versions. Prints the expected minutes first, and last what was gained and what was forgotten.
+all its versions. Prints the expected minutes first, what was gained and what was forgotten last.
 """
 
 import re
