@@ -122,14 +122,8 @@ def source_files(args):
 def open_stage(args):
     """(stage, folder, relative paths of what it reads); ends the script if there is nothing to
     read."""
-    config = {
-        "limit_chars": args.limit_chars,
-        "abc": bool(args.abc),
-        "abc_raw": args.abc_raw,
-        "from_splits": bool(args.from_splits),
-        "vocab": args.vocab,
-        "tag": args.tag,
-    }
+    config = {flag: getattr(args, flag) for flag in ("limit_chars", "abc_raw", "vocab", "tag")}
+    config |= {"abc": bool(args.abc), "from_splits": bool(args.from_splits)}
     outside = args.abc or args.from_splits
     # first, as it says what stage 02 has left undone
     stage = None if outside else Stage(__file__, args, config)
@@ -194,9 +188,8 @@ def closing_block(stats, baseline_rows):
         names = f" ({selection.named(origins, n)})" if origins else ""
         left_out.append(f"{reason}: {n:,}{names}")
     for split in baselines.ASKED:
-        bits.append(
-            f"{baseline_rows[split][best]['bits_per_char']:.3f} bits per character on {split}"
-        )
+        loss = baseline_rows[split][best]["bits_per_char"]
+        bits.append(f"{loss:.3f} bits per character on {split}")
         leak = stats["overlap_with_train"][split]["48"]
         leaks.append(
             f"{leak['share_of_all_windows']:.3%} of {split}'s windows of 48 characters,"
@@ -243,9 +236,8 @@ def main(argv=None):
                 }
             stats = data_report.statistics(tunes, kept, report, parts, written, tokenizer, overlap)
             baseline_rows = baselines.summarise(results, n_characters, n_chars)
-            write_json(
-                data / "baselines.json", {**baseline_rows, "tokenizer_digest": tokenizer.digest}
-            )
+            digest = {"tokenizer_digest": tokenizer.digest}
+            write_json(data / "baselines.json", {**baseline_rows, **digest})
             write_json(data / "stats.json", stats)
             outputs = ["tokenizer.pkl", "baselines.json", "stats.json"]
             for split in SPLITS:
@@ -267,7 +259,7 @@ def main(argv=None):
                     **stats.get("dropped_tunes", {}),
                     "short sequences": stats.get("short_sequences", 0),
                 },
-                extra={"tokenizer_digest": tokenizer.digest},
+                extra=digest,
                 summary=closing_block(stats, baseline_rows),
             )
 
