@@ -26,9 +26,6 @@ XZ_PRESET = 9  # of a training text xz sees the last 64 MB
 COMPRESSORS = {"ppmd": f"PPMd (order {PPMD_ORDER})", "xz": f"xz -{XZ_PRESET}"}
 
 
-# ---------------------------------------------------------------- n-gram
-
-
 def ngram_bits(train_path, asked_paths, vocab_size):
     """Bits per character on each asked split of an n-gram model, interpolated over all lengths of
     context (Witten and Bell 1991, method C):
@@ -84,9 +81,6 @@ def _count_followers(train_path, lookup, vocab_size, order):
     return keys, counts
 
 
-# ---------------------------------------------------------------- compressors
-
-
 def conditional_bits(name, train_path, texts):
     """Bits by which each text (bytes) lengthens the compressed training text; name: of COMPRESSORS.
 
@@ -120,9 +114,6 @@ def conditional_bits(name, train_path, texts):
             raise MemoryError(f"{name} ended before it had compressed {len(text)} bytes")
         sizes.append(int(answer))
     return [8 * (with_text - sizes[0]) for with_text in sizes[1:]]
-
-
-# ---------------------------------------------------------------- all of them
 
 
 def unigram_bits(train_path, asked_paths, vocab_size):

@@ -46,9 +46,6 @@ class Settings(NamedTuple):
     timeout_seconds: float
 
 
-# ---------------------------------------------------------------- the files
-
-
 def plan(raw):
     """[(MIDI name, ABC name)] of a folder; Song.mid and Song.MID give Song.abc and Song.MID.abc."""
     tasks, taken = [], set()
@@ -83,9 +80,6 @@ def table_rows(path):
     if path.exists():
         with open(path, encoding="utf-8") as table:
             yield from csv.DictReader(table, delimiter="\t", quoting=csv.QUOTE_NONE)
-
-
-# ---------------------------------------------------------------- one file, one worker
 
 
 def convert_file(midi, abc, settings):
@@ -144,9 +138,6 @@ def limit_memory():
     """Bounds what this process may allocate, where the system can (macOS cannot)."""
     with suppress(AttributeError, ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
-
-
-# ---------------------------------------------------------------- all workers
 
 
 class CrewLost(Exception):
@@ -229,9 +220,6 @@ class _Worker:
         self.process.kill()
         self.process.join()
         return {"reason": "timeout", "detail": f"no answer in {self.patience_seconds:g} seconds"}
-
-
-# ---------------------------------------------------------------- the journal
 
 
 def read_journal(path, target):

@@ -24,9 +24,6 @@ NO_FIGURE = re.compile(r"^[^\[]*\]|\[[^\]]*$|\[[A-Za-z]:[^\]]*\]")
 QUANTILES = {"min": 0, "5%": 0.05, "25%": 0.25, "median": 0.5, "75%": 0.75, "95%": 0.95, "max": 1}
 
 
-# ---------------------------------------------------------------- distributions
-
-
 def spread(values):
     """Quantiles of the values that are known, or None if none is."""
     values = np.array([value for value in values if value is not None], dtype=float)
@@ -60,9 +57,6 @@ def music_statistics(tunes):
         "meters": shares(t["meter"] for t in tunes),
         "rest_share": spread(t["rest_share"] for t in tunes),
     }
-
-
-# ---------------------------------------------------------------- overlap
 
 
 def windows_of(characters, width):
@@ -111,9 +105,6 @@ def overlap_statistics(shared, text, sequences, width):
         "share_of_all_windows": len(windows) / n,
         "share_without_repeated_figures": n_telling / n,
     }
-
-
-# ---------------------------------------------------------------- all of it
 
 
 def measure_all(texts, arrays, vocab_size, workers):

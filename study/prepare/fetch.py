@@ -106,17 +106,12 @@ def in_words(left_out):
     """
     things = (LINK, SPECIAL, "unreadable file", "unreadable folder")  # others have no plural
     return ", ".join(
-        f"{n:,} {reason}" + "s" * (n > 1 and reason in things)
-        for reason, n in left_out.items()
+        f"{n:,} {reason}" + "s" * (n > 1 and reason in things) for reason, n in left_out.items()
     )
 
 
 def safe_name(name):
-    """One path component that every file system takes.
-
-    >>> safe_name("AC: DC?\\x07")
-    'AC - DC'
-    """
+    """One path component that every file system takes."""
     try:
         name.encode()
     except UnicodeEncodeError:  # bytes that are not UTF-8: old archives hold Latin-1 names

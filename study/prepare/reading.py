@@ -44,9 +44,6 @@ TAG_CHARS = 30  # of a collection's name, at most; a line of it takes three more
 SHORT_NAMES = {row[0]: name for name, row in {**corpus.BOOKS, **corpus.SCORES}.items()}
 
 
-# ---------------------------------------------------------------- one tune
-
-
 def guess_voices(text):
     """The letters of a text that the strict reader refuses, as one voice of equal notes: enough of
     an outline to recognise it."""
@@ -103,9 +100,6 @@ def _fingerprints(voices):
         top = groups.shingles([groups.top_voice(voices)])
         row.update(n_melody=len(top), melody_signature=groups.signature(top))
     return row
-
-
-# ---------------------------------------------------------------- files, in a pool of processes
 
 
 def read_text(path):
@@ -185,9 +179,6 @@ def read_all(reader, jobs, workers, spool, **limits):
 def text_of(sequence, spool):
     """The text of a sequence, from the spool."""
     return os.pread(spool.fileno(), sequence["bytes"], sequence["at"]).decode()
-
-
-# ---------------------------------------------------------------- collections in the header
 
 
 def style_of(origin):

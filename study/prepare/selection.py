@@ -27,9 +27,6 @@ def read_works(path):
     return {r["path"]: (r["composer"], r["work"]) for r in table_rows(path) if r.get("composer")}
 
 
-# ---------------------------------------------------------------- tunes and sequences
-
-
 def filter_tunes(tunes):
     """(tunes that stay, {reason: [origin]}): the first by path of exact duplicates, and only what
     is music."""
@@ -91,9 +88,6 @@ def limit_sequences(sequences, limit, seed):
 def in_order(sequences):
     """The sequences of a split in the order in which they stand in its text."""
     return sorted(sequences, key=lambda s: (s["order"], s["origin"], s["piece"]))
-
-
-# ---------------------------------------------------------------- splits
 
 
 def split_ready(tunes, seed):

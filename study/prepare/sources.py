@@ -77,9 +77,6 @@ def licence_of(rights):
     return re.sub(r"\s+", " ", rights).strip()[:120] or NOT_STATED
 
 
-# ---------------------------------------------------------------- where a file is put
-
-
 class Place(NamedTuple):
     """Where a file is put, below data/raw_midi, and what its path says of the composer and of the
     song cycle, quartet or mass that it belongs to."""
@@ -94,8 +91,6 @@ def place_of(name):
 
     >>> place_of("Lieder-main/scores/Wolf,_Hugo/Lieder/1_Im_Lenz/lc12.mxl")
     Place(path='Wolf, Hugo/Lieder/1 Im Lenz.mxl', composer='Wolf, Hugo', work='Lieder')
-    >>> place_of("ABBA/SOS.mid").path
-    'ABBA/SOS.mid'
     """
     folders, _, file = name.rpartition("/")
     folders = folders.replace("_", " ").split("/")

@@ -17,11 +17,7 @@ COLUMNS = "index origin group piece n_pieces first_bar token_offset characters".
 
 
 def count_notes(text):
-    """Notes as written in ABC text, each member of a chord and each part of a tied note.
-
-    >>> count_notes("X:1\\nK:C\\n[V:1]C2[EG]2-|[EG]2z2|")
-    5
-    """
+    """Notes as written in ABC text, each member of a chord and each part of a tied note."""
     return len(re.findall("[A-Ga-g]", NO_NOTES.sub("", text)))
 
 
