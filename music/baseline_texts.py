@@ -20,7 +20,7 @@ ALPHABET_TUNES = 200  # from which random characters are drawn
 def baseline_samples(train_tunes, n, seed=0, max_chars=1000, orders=(3, 5, 8, 10, 12)):
     """Returns {name: [Sample]}, n of each, for `rate_samples`.
 
-    After a real header: random: characters of the training text, each equally likely; printable: of
+    A real header, then random: characters of the training text, equally likely; printable: of
     ASCII; shuffled: the tune's own; rests: bars of rest. 3-gram, ...: see `ngram_samples`.
     """
     rng = np.random.default_rng(seed)

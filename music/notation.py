@@ -101,7 +101,7 @@ def at_bar_lines(tune):
     )
 
 
-# in quarter notes; a third of an undotted one stands in a triplet, any other length is tied heads
+# lengths of heads, quarter notes; a third of an undotted one stands in a triplet, others are tied
 HEADS = tuple(Fraction(n, 8) for n in (32, 24, 16, 12, 8, 6, 4, 2, 1))
 
 
