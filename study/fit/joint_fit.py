@@ -57,30 +57,20 @@ def cannot_tell(n, d):
     return float((x_n @ x_d) / (x_n @ x_n)) if is_line else None
 
 
-def along_the_line(n, d, loss):
-    """Returns {"exponent", "interval"} of L = c + a N^-g along the line, and "separating_runs", two
-    pairs of N and D off it."""
+def along_the_line(n, d, loss, power):
+    """Returns {"exponent", "interval"} of L = c + a N^-g along the line D ~ N^power, and
+    "separating_runs", two pairs of N and D off it; the same in words."""
     fit = fit_power_law(n, loss) if len(np.unique(n)) > 3 else None
-    return {
-        "exponent": fit.alpha if fit else None,
-        "interval": list(fit.alpha_interval) if fit else None,
-        "separating_runs": [[n.min(), d.max()], [n.max(), d.min()]],
-    }
-
-
-def _line_in_words(power, found):
-    (small_n, much_d), (large_n, little_d) = found["separating_runs"]
-    words = (
-        f"sizes and data grow together (D ~ N^{power:.2g}), so alpha and beta cannot be told apart"
-    )
-    pair = found["interval"]
+    exponent, pair = (fit.alpha, list(fit.alpha_interval)) if fit else (None, None)
+    words = f"sizes and data grow together (D ~ N^{power:.2g}), so alpha and beta"
+    words += " cannot be told apart"
     if pair and None not in pair:
-        value = rounded(found["exponent"], *pair)
+        value = rounded(exponent, *pair)
         words += f"; known is the exponent along that line, {value} ({interval(pair)})"
-    return (
-        f"{words}; runs of N = {si(small_n)} on D = {si(much_d)} and of N = {si(large_n)} on"
-        f" D = {si(little_d)} would separate them"
-    )
+    runs = [[n.min(), d.max()], [n.max(), d.min()]]
+    pairs = " and of ".join(f"N = {si(n)} on D = {si(d)}" for n, d in runs)
+    words += f"; runs of {pairs} would separate them"
+    return {"exponent": exponent, "interval": pair, "separating_runs": runs}, words
 
 
 def fit_grid(rows, resamples, rng):
@@ -100,9 +90,9 @@ def fit_grid(rows, resamples, rng):
     }
     power = cannot_tell(points.n, points.d)
     if power is not None:
-        along = along_the_line(points.n, points.d, points.loss)
+        along, reason = along_the_line(points.n, points.d, points.loss, power)
         unknown = dict.fromkeys(shared.JOINT, {"value": None, "interval": None})
-        entry |= {"identified": False, "reason": _line_in_words(power, along), "design": along}
+        entry |= {"identified": False, "reason": reason, "design": along}
         return {**unknown, **entry}, None, None
     form, p, found = choose_form(points)
     weights = rng.multinomial(n_runs, np.full(n_runs, 1 / n_runs), size=resamples)

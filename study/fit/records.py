@@ -75,27 +75,23 @@ def mixed_inputs(records):
     amounts = {}
     for record in records:
         amounts.setdefault(record.get("data_fraction") or 1, []).append(record)
-    problems = [_mixed(records, "tokenizer_digest", "tokenizers")]
-    problems += [_mixed(own, "data_digest", "texts") for own in amounts.values()]
-    return next(filter(None, problems), None)
-
-
-def _mixed(records, key, what):
-    """Says which runs differ in a digest; None if they agree."""
-    groups = {}
-    for record in records:
-        groups.setdefault(record.get(key), []).append(record)
-    if len(groups) < 2:
-        return None
-    rows = []
-    for digest, own in groups.items():
-        limit = own[0].get("max_train_chars")
-        which = str(digest)[:8] + (f" (--max-train-chars {limit})" if limit else "")
-        rows.append(f"{which}: {', '.join(str(record.get('name')) for record in own)}")
-    return (
-        f"the runs were trained with {len(groups)} different {what}, so their losses cannot be"
-        f" compared: {'; '.join(rows)}"
-    )
+    needs = [(records, "tokenizer_digest", "tokenizers")]
+    needs += [(own, "data_digest", "texts") for own in amounts.values()]
+    for own, key, what in needs:
+        groups = {}
+        for record in own:
+            groups.setdefault(record.get(key), []).append(record)
+        rows = []
+        for digest, group in groups.items():
+            limit = group[0].get("max_train_chars")
+            which = str(digest)[:8] + (f" (--max-train-chars {limit})" if limit else "")
+            rows.append(f"{which}: {', '.join(str(record.get('name')) for record in group)}")
+        if len(groups) > 1:
+            return (
+                f"the runs were trained with {len(groups)} different {what}, so their losses cannot"
+                f" be compared: {'; '.join(rows)}"
+            )
+    return None
 
 
 def rows_of_records(records):

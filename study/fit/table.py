@@ -141,18 +141,14 @@ def rows_of_table(path):
 
 def _row(number, cells, places):
     """Returns a line as a row; None if it has no loss."""
-
     words = {column: cells[place] for column, place in places.items() if place < len(cells)}
     loss = number_of(words.get("loss", ""), grouped=False)
     if loss is None or not math.isfinite(loss):
         return None
-    counts = {}
-    for column in ("n", "d"):
-        word = words.get(column, "")
-        counts[column] = number_of(word)
-        if word and counts[column] is None:
-            raise ValueError(f"line {number}: {column} is {word!r}, not a number")
-    n, d = counts["n"], counts["d"]
+    n, d = (number_of(words.get(column, "")) for column in ("n", "d"))
+    for column, value in (("n", n), ("d", d)):
+        if value is None and words.get(column):
+            raise ValueError(f"line {number}: {column} is {words[column]!r}, not a number")
     if not is_positive(n) or (d is not None and not is_positive(d)):
         raise ValueError(f"line {number}: N and D must be positive numbers")
     word = words.get("seed") or "0"
