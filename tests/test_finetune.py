@@ -20,6 +20,7 @@ from common import BEGIN, END, CharTokenizer, load_tokenizer
 from music.abc_text import read_abc
 from music.midi_to_abc import convert
 from music.notation import midi_bytes
+from study.evaluate import models
 from study.evaluate import samples as generated
 from study.finetune import finetune
 from study.prepare import reading
@@ -268,6 +269,13 @@ def test_a_start_is_part_of_a_runs_key_only_if_there_is_one(base_root):
         for start in (None, "a", "b")
     ]
     assert len({plan["key"] for plan in plans}) == 3 and "start" not in plans[0]
+
+
+def test_the_model_that_ships_has_all_that_a_base_needs(base_root):
+    base = models.open_model(base_root, models.STUDY)
+    plan = finetune.plan_training(load_data(base_root), base, 0, "mine")
+    assert (plan["family"], plan["size"], plan["recipe"]) == ("transformer", "medium", "tuned")
+    assert plan["learning_rate"] == base.record["learning_rate"] / 2 and plan["start"]
 
 
 def test_one_tune_is_trained_on_without_a_held_out_part(base_root, tmp_path, capsys):
