@@ -47,7 +47,7 @@ def corpus_folder():
 def collection_files(names):
     """Returns [[path below the corpus folder, bytes]] of all files of these collections."""
     package = corpus_folder()
-    folders = [package / (BOOKS.get(name) or SCORES[name])[1] for name in names]
+    folders = [package / (BOOKS | SCORES)[name][1] for name in names]
     return [
         [str(path.relative_to(package)), path.stat().st_size]
         for folder in folders

@@ -45,11 +45,7 @@ def cut(text, max_chars, min_chars):
     except AbcError:
         return [(None, piece) for piece in cut_lines(text, max_chars)]
     # a group of bars alone may be too long
-    return [
-        (bar, part)
-        for bar, piece in pieces
-        for part in (cut_lines(piece, max_chars) if len(piece) > max_chars else [piece])
-    ]
+    return [(bar, part) for bar, piece in pieces for part in cut_lines(piece, max_chars)]
 
 
 def cut_lines(text, max_chars):
