@@ -14,7 +14,7 @@ def pick(row, keys):
 
 
 def without_ladder(rows):
-    """Returns the rows of models that do not only serve the law."""
+    """Returns the rows without those of the model ladder."""
     return [row for row in rows if row.get("suite") != "ladder"]
 
 

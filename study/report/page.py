@@ -32,9 +32,9 @@ from study.wording import NOTHING, number, percent
 
 HERE = Path(__file__).resolve().parent
 MAX_SAMPLES = 20  # shown of what was played
-DECIDING = ("grid", "repeated_bars")  # figures that stand open; without a grid of sizes x data ...
-CLASSICAL = ("scaling", "repeated_bars")  # ... these
-PLACES = {  # section of the figures that are none of a law
+DECIDING = ("grid", "repeated_bars")  # figures that stand open
+CLASSICAL = ("scaling", "repeated_bars")  # those without a grid of sizes x data
+PLACES = {  # section of the figures that show no law
     "sampler": "validity",
     "cost_of_control": "validity",
     "skills": "skills",
@@ -43,7 +43,7 @@ PLACES = {  # section of the figures that are none of a law
 }
 # kinds of text in the table of rates
 RATED = ("real", "model", "sampler", "right", "ngram", "random")
-NEXT = {"note": "note or sign", "event": "event"}  # kind of tokenizer -> what is next
+NEXT = {"note": "note or sign", "event": "event"}  # kind of tokenizer -> what is predicted
 MUSIC = {  # metric -> words
     "pitch_class_entropy": "pitch-class entropy, bits",
     "scale_consistency": "scale consistency",
@@ -150,7 +150,7 @@ def lead(results, runs):
 
 
 class Cell(NamedTuple):
-    """A cell of a table: its text, a smaller line below it, and the share that a bar fills."""
+    """A cell of a table: its text, a smaller line below it, the share that a bar fills."""
 
     text: str
     note: str = ""

@@ -145,7 +145,7 @@ def sample_view(sample, folder, name):
 
 
 def facts(sample):
-    """Returns what is known of a sample, in two lines of several items each."""
+    """Returns two lists of words: where a sample came from, and what is in it."""
     source = f", from {sample['prompt_source']}" if sample.get("prompt_source") else ""
     origin = [PROMPTS[sample["type"]] + source, WAYS[sample["bars"]]]
     for key, off in SAMPLER.items():
