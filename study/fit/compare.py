@@ -8,7 +8,6 @@ import numpy as np
 
 from study.families import in_order, label
 from study.fit import power_law as law
-from study.fit.power_law import LEVEL, t_quantile
 from study.fit.records import columns, count_of, is_positive
 from study.wording import si
 
@@ -89,7 +88,7 @@ def half_width(noise, variance):
     """Returns half of the interval of a difference with so many times the variance of a run; NaN
     where nothing measures the noise."""
     sd, dof = noise or (math.nan, 1)
-    return t_quantile(0.5 + LEVEL / 2, dof) * sd * np.sqrt(variance)
+    return law.half_of_t(dof) * sd * np.sqrt(variance)
 
 
 def interpolation_weights(log_sizes, at):

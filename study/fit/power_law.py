@@ -24,8 +24,9 @@ ALPHAS = np.geomspace(*ALPHA_RANGE, N_ALPHA)
 HUBER_STARTS = (0.03, 0.1, 0.2, 0.4, 0.8, 1.6)  # exponents
 
 
-def t_quantile(level, dof):
-    return float(special.stdtrit(dof, level))
+def half_of_t(dof):
+    """Returns half of an interval of Student's t at LEVEL, in standard errors."""
+    return float(special.stdtrit(dof, 0.5 + LEVEL / 2))
 
 
 def is_on_bound(alpha):
@@ -255,7 +256,7 @@ def fit_line(n, loss, form):
     dof, interval = len(x) - 2, None
     if dof > 0:
         error = math.sqrt(((y - fitted) ** 2).sum() / dof / ((x - x.mean()) ** 2).sum())
-        half = t_quantile(0.5 + LEVEL / 2, dof) * error
+        half = half_of_t(dof) * error
         interval = (-slope - half, -slope + half)
     alpha = {"alpha": -slope, "alpha_interval": interval}
     return {**alpha, "a": math.exp(intercept), "r_squared": r_squared}

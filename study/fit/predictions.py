@@ -10,7 +10,7 @@ import numpy as np
 
 from study.fit import copying, sentences
 from study.fit import shared_law as shared
-from study.fit.power_law import LEVEL, t_quantile
+from study.fit.power_law import half_of_t
 from study.fit.records import columns, count_of, is_positive
 from study.stages.files import value_digest
 
@@ -30,7 +30,7 @@ def predict(points, found, other, family, n, d, kappa, starts, runs=1):
     value = float(loss())
     error = other.error(math.log(value), lambda p: np.log(loss(p)))
     scatter = math.hypot(error, found.scatter / math.sqrt(runs))
-    half = t_quantile(0.5 + LEVEL / 2, shared.DEGREES) * scatter
+    half = half_of_t(shared.DEGREES) * scatter
     low, high = value * math.exp(-half), value * math.exp(half)
     if_copies = None
     if kappa:

@@ -14,7 +14,7 @@ import numpy as np
 from scipy import special
 
 from study.families import in_order
-from study.fit.power_law import LEVEL, group_by_size, t_quantile
+from study.fit.power_law import group_by_size, half_of_t
 from study.fit.records import count_of, is_positive
 from study.fit.robust import SQUARES, log_sum_exp, minimize_huber
 
@@ -247,7 +247,7 @@ class Spread(NamedTuple):
 
     def interval(self, value, function):
         """Returns the interval, widened to hold the values without each amount of text."""
-        half = t_quantile(0.5 + LEVEL / 2, DEGREES) * self.error(value, function)
+        half = half_of_t(DEGREES) * self.error(value, function)
         others = np.asarray(function(self.amounts))
         return [float(min(value - half, others.min())), float(max(value + half, others.max()))]
 
