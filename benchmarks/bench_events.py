@@ -313,7 +313,8 @@ def main(argv=None):
         done = [tuple(row[key] for key in KEYS[:4]) for row in rows]
         if tuple(map(str, run)) not in done:
             row = run_of(args.root, *run, args)
-            rows.append({key: str(value) for key, value in row.items()})
+            texts = {key: "" if value is None else str(value) for key, value in row.items()}
+            rows.append(texts)
             write_text(path, csv_text(rows, list(rows[0])))
             print(row, flush=True)
     print("\n".join(tables(rows)))

@@ -2,9 +2,11 @@
 
 Reads:  docs/study/ (`make study`: RESULTS.json, the tables beside it, study_plan.json, generated/);
         of the short run ROOT/part4_outputs/RESULTS.json and the stages' manifests (seconds, bytes)
-Writes: docs/short_run.json (all that the README says of the short run), and README.md between
-        <!-- NAME --> and <!-- /NAME --> for each of BLOCKS
+Writes: docs/short_run.json (all that the README says of the short run), docs/study/xl.json (with
+        --xl: of a root where 07 trained `--best xl:10`), and README.md between <!-- NAME --> and
+        <!-- /NAME --> for each of BLOCKS
 Run:    python -m benchmarks.readme_numbers --root quick --test-minutes 5
+        python -m benchmarks.readme_numbers --xl ROOT
         python -m benchmarks.readme_numbers     (the README alone, from docs/)
 """
 
@@ -103,6 +105,24 @@ def short_run_of(root, test_minutes):
     }
 
 
+def xl_of(root):
+    """Returns what the README says of a best model that was trained for many epochs."""
+    results = read_json(root / "part4_outputs/RESULTS.json")
+    history = read_json(root / "part4_outputs/checkpoints/training_history.json")
+    best = results["best"]
+    return {
+        "name": headline.name_of_best(best),
+        "parameters": best["params_total"],
+        "train_chars": best["train_chars"],
+        "seconds": best["seconds"],
+        "train_nats_by_epoch": [row["train_nats_per_char"] for row in history["epochs"]],
+        "val_nats_by_epoch": [row["val_nats_per_char"] for row in history["epochs"]],
+        "val_nats_per_char": best["val_nats_per_char"],
+        "test_nats_per_char": best["test_nats_per_char"],
+        "headline": [list(row) for row in headline.rows(results)[1:]],
+    }
+
+
 def facts():
     """Returns what the README's blocks are made of: the study that ships, and the short run."""
     return {
@@ -111,6 +131,7 @@ def facts():
         "plan": read_json(STUDY / "study_plan.json") or {},
         "samples": read_json(STUDY / "generated/metadata.json")["samples"],
         "short": read_json(HERE / "docs/short_run.json"),
+        "xl": read_json(STUDY / "xl.json"),
     }
 
 
@@ -201,6 +222,24 @@ def one_epoch(runs):
     return table(head, rows)
 
 
+def ten_epochs(xl):
+    """Returns XL's ten epochs as a table: losses by epoch, and what its headline says."""
+    by_epoch = xl["val_nats_by_epoch"]
+    best = min(range(len(by_epoch)), key=by_epoch.__getitem__)
+    rows = [
+        ["parameters", si(xl["parameters"])],
+        ["seconds of training", f"{xl['seconds']:,.0f}"],
+        [
+            "validation loss by epoch, nats per character",
+            ", ".join(f"**{n:.3f}**" if i == best else f"{n:.3f}" for i, n in enumerate(by_epoch)),
+        ],
+        ["training loss", ", ".join(f"{n:.3f}" for n in xl["train_nats_by_epoch"])],
+        [f"the model is that of epoch {best + 1}: test loss", f"{xl['test_nats_per_char']:.3f}"],
+        *xl["headline"],
+    ]
+    return table([f"{xl['name']}, {xl['train_chars']:,} characters (today's text)", ""], rows)
+
+
 def baselines(results):
     """Returns the best model beside what else was given the same training text."""
     best = results["best"]
@@ -257,7 +296,7 @@ def numbers(facts):
     first += " All of it lies in [docs/study/](docs/study/RESULTS.json)."
     parts = [[first], [f"**{results['headline']['sentence']}**"], answer(results)]
     parts += [winners(results), [f"- {words}" for words in headline.predictions(results)]]
-    parts += [one_epoch(own), baselines(results), validity(results), not_beaten(results)]
+    parts += [one_epoch(own), ten_epochs(facts["xl"]), baselines(results), validity(results), not_beaten(results)]
     last = f"`make run` repeats this small, on {facts['short']['chars']:,} characters in"
     last += f" {minutes_of_short_run(facts):.0f} minutes: do not quote its exponents."
     return "\n\n".join("\n".join(part) for part in [*parts, [last]] if part)
@@ -283,6 +322,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--root", type=Path, help="a finished short run to take its numbers from")
+    parser.add_argument("--xl", type=Path, help="a root where stage 07 trained --best xl:10")
     parser.add_argument("--test-minutes", type=number_above(above=0), help="of `make test`")
     args = parser.parse_args()
     if (args.root is None) != (args.test_minutes is None):
@@ -290,6 +330,8 @@ def main():
     if args.root:
         short = short_run_of(args.root, args.test_minutes)
         write_json(HERE / "docs/short_run.json", short)
+    if args.xl:
+        write_json(STUDY / "xl.json", xl_of(args.xl))
     text = (HERE / "README.md").read_text(encoding="utf-8")
     write_text(HERE / "README.md", filled(text, facts()))
 
