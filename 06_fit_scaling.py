@@ -30,7 +30,7 @@ import numpy as np
 from study.families import FAMILIES, label
 from study.fit import figures, joint_fit, sentences
 from study.fit.analysis import analyse
-from study.fit.answer import saved_of_rows
+from study.fit.answer import rows_of_grids, saved_of_rows
 from study.fit.copying import second_occurrences
 from study.fit.records import (
     COLUMNS,
@@ -123,10 +123,11 @@ def fit_table(args):
         print_budget(rows, args, "give the table three sizes and three amounts of data at least")
 
 
-def saved_by_copying(root):
-    """Returns {(family, N, D): bits saved on a repeated bar}; empty until 07 has measured it."""
+def saved_by_copying(root, records):
+    """Returns {(family, N, D): bits saved on a repeated bar}; empty until 07 has measured it, and
+    where no family has a grid: then no law has such a term."""
     repeats = root / REPEATS
-    if not repeats.is_file():
+    if not repeats.is_file() or not rows_of_grids(rows_of_records(records)):
         return {}
     return saved_of_rows(csv.DictReader(repeats.read_text(encoding="utf-8").splitlines()))
 
@@ -168,11 +169,12 @@ def main(argv=None):
     args = parse_arguments(argv)
     if args.table:
         return fit_table(args)
-    saved = saved_by_copying(resolve_root(args))
+    records = read_records(resolve_root(args))
+    saved = saved_by_copying(resolve_root(args), records)
     config = {"resamples": args.bootstrap, "saved_by_copying": value_digest(sorted(saved.items()))}
     stage = Stage(__file__, args, config)
     if not stage.up_to_date():
-        fit_runs(stage, args, read_records(stage.root), saved)
+        fit_runs(stage, args, records, saved)
     if args.budget:
         stages = [family.stage for family in FAMILIES.values() if not family.optional]
         trained = f"python {stages[0]}.py{root_flags(args)} --data-fractions 0.25,0.5,1"

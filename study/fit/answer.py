@@ -33,6 +33,13 @@ def has_grid(rows):
     return is_grid(points) and cannot_tell(points.n, points.d) is None
 
 
+def rows_of_grids(rows):
+    """Returns the runs of all families that have a grid, by which the shared law is fitted."""
+    families = in_order({row["family"] for row in rows})
+    own = [rows_of_grid([row for row in rows if row["family"] == family]) for family in families]
+    return list(itertools.chain.from_iterable(filter(has_grid, own)))
+
+
 def answer(rows, saved=None, share=None):
     """Returns {"sentence", "numbers", "winners", "prediction", "law"}; None without rows.
 
@@ -40,9 +47,7 @@ def answer(rows, saved=None, share=None):
     """
     if not rows:
         return None
-    families = in_order({row["family"] for row in rows})
-    own = [rows_of_grid([row for row in rows if row["family"] == family]) for family in families]
-    grid = list(itertools.chain.from_iterable(filter(has_grid, own)))
+    grid = rows_of_grids(rows)
     found = {"numbers": {}, "winners": winners(grid or rows), "prediction": None, "law": None}
     points = shared.points_of(grid, saved)
     fit = shared.fit(points) if grid else None
