@@ -834,7 +834,7 @@ def script(root, *arguments, seconds=60, more=()):
 
 def stage_root(root, **options):
     make_root(root, **options)
-    args = argparse.Namespace(root=root, quick=False, force=False, seed=0)
+    args = argparse.Namespace(root=root, quick=False, force=False, seed=0, words=[])
     stage = Stage(REPOSITORY / "03_tokenize_split.py", args, {}, reads=())
     with stage.writing():
         stage.finish(
