@@ -12,6 +12,7 @@ Run:    python -m benchmarks.readme_numbers --root quick --test-minutes 5
 
 import argparse
 import csv
+import math
 import re
 import sys
 from pathlib import Path
