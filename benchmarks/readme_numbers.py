@@ -95,11 +95,17 @@ def _value_of_cell(text):
     return text or None
 
 
-def short_run_of(root, test_minutes):
-    """Returns what the README says of the short run: its last lines, and the cost of every stage."""
+def results_of(root, mend):
+    """Returns a finished run's RESULTS.json; ends the program where there is none."""
     results = read_json(root / "part4_outputs/RESULTS.json")
     if results is None:
-        sys.exit(f"{root}/part4_outputs/RESULTS.json is missing\n  -> run: make run")
+        sys.exit(f"{root}/part4_outputs/RESULTS.json is missing\n  -> run: {mend}")
+    return results
+
+
+def short_run_of(root, test_minutes):
+    """Returns what the README says of the short run: its last lines, and the cost of every stage."""
+    results = results_of(root, "make run")
     runs = read_tables(root / "part4_outputs")["runs.csv"]
     manifests = {name: load_manifest(root, name) for name, *_ in PIPELINE}
     return {
@@ -116,7 +122,7 @@ def short_run_of(root, test_minutes):
 
 def xl_of(root):
     """Returns what the README says of a best model that was trained for many epochs."""
-    results = read_json(root / "part4_outputs/RESULTS.json")
+    results = results_of(root, f"python 07_train_best_and_generate.py --root {root} --best xl:10")
     history = read_json(root / "part4_outputs/checkpoints/training_history.json")
     best = results["best"]
     return {
