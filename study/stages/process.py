@@ -121,6 +121,26 @@ def die_with_parent():
 
 
 @contextlib.contextmanager
+def signals_later():
+    """Holds SIGINT and SIGTERM back until its block has ended; only the main thread gets any."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came = []
+    before = {
+        number: signal.signal(number, lambda number, _: came.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    for number in came[:1]:
+        signal.raise_signal(number)
+
+
+@contextlib.contextmanager
 def worker_pool(n_workers, n_jobs):
     """Yields a ProcessPoolExecutor of at most n_workers, one a core and one a job; use its `map`.
 
@@ -133,6 +153,8 @@ def worker_pool(n_workers, n_jobs):
     pool = ProcessPoolExecutor(n_workers, context, die_with_parent)
     shown = threading.excepthook
     try:
+        with signals_later():  # multiprocessing prints a traceback for a half-made process
+            pool.submit(int)  # a forked pool makes all its workers now
         yield pool
     except BaseException:
         # the pool's thread finds its futures cancelled: a traceback that helps nobody
