@@ -298,6 +298,64 @@ def test_no_worker_of_a_pool_outlives_its_parent(project, with_signal):
     )
 
 
+SENDING = """
+from study.stages.process import run, worker_pool
+
+def work(number):
+    open("at-work", "w").close()
+    return bytes(300_000_000)
+
+def main():
+    with worker_pool(2, 40) as pool:
+        for _ in pool.map(work, range(40)):
+            pass
+
+run(main)
+"""
+IN_A_DESTRUCTOR = """
+import os, signal, time
+from study.stages.process import run
+
+class Last:
+    def __del__(self):
+        os.kill(os.getpid(), signal.{number})
+        time.sleep(1)
+
+def main():
+    Last()
+    open("at-work", "w").close()
+    while True:
+        time.sleep(0.01)
+
+run(main)
+"""
+
+
+@pytest.mark.parametrize(
+    "script, code",
+    [
+        (SENDING, 143),
+        (IN_A_DESTRUCTOR.format(number="SIGTERM"), 143),
+        (IN_A_DESTRUCTOR.format(number="SIGINT"), 130),
+    ],
+    ids=["half a result is sent", "terminated in a destructor", "interrupted in a destructor"],
+)
+def test_a_signal_ends_a_script_wherever_it_comes(project, script, code):
+    (project / "slow.py").write_text(script)
+    process = subprocess.Popen(
+        [sys.executable, "slow.py"], cwd=project, stderr=subprocess.PIPE, text=True
+    )
+    while not (project / "at-work").exists():
+        time.sleep(0.01)
+    if script == SENDING:
+        process.terminate()
+    error = process.communicate(timeout=60)[1]
+    word = {143: "terminated", 130: "interrupted"}[code]
+    kept = "what is finished is kept; the same command goes on from there"
+    assert error.strip() == f"slow: {word}: {kept}"
+    assert process.returncode == code
+
+
 def test_atomic_write_leaves_the_old_file_when_it_fails(tmp_path):
     path = tmp_path / ("x" * 251 + ".txt")
     write_text(path, "old")

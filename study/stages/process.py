@@ -43,6 +43,7 @@ def run(main):
         raise KeyboardInterrupt("terminated")
 
     signal.signal(signal.SIGTERM, terminated)
+    sys.unraisablehook = again_if_lost
     with contextlib.suppress(AttributeError):  # output that a test has put in its place
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
@@ -70,6 +71,15 @@ def run(main):
     except BrokenProcessPool:
         problem = "a worker process was killed, most often for want of memory"
         fail(name, problem, f"give fewer --workers; {AGAIN}")
+
+
+def again_if_lost(unraisable):
+    """Sends a signal anew whose exception came up in a destructor, where Python ignores it."""
+    if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(unraisable)
+        return
+    number = signal.SIGTERM if str(unraisable.exc_value) else signal.SIGINT
+    threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
 
 
 def progress(iterable=None, total=None, desc=None, unit="it"):
@@ -161,7 +171,10 @@ def worker_pool(n_workers, n_jobs):
         threading.excepthook = lambda _: None
         for worker in multiprocessing.active_children():
             worker.kill()
+        # one that was sending leaves half a result: its end, and not a wait for the other half
+        pool._result_queue._writer.close()
         raise
     finally:
-        pool.shutdown(cancel_futures=True)
+        with signals_later():
+            pool.shutdown(cancel_futures=True)
         threading.excepthook = shown
