@@ -18,7 +18,7 @@ LADDER = {
     }
     for d in (8, 10, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 }
-LEFT_OUT_OF_QUICK = ("d192", "d256")
+LEFT_OUT_OF_QUICK = ("d256",)
 RULE_WIDTH = 64  # at which the rule's r is the rate
 # {family: loss of the grid's largest run, written before its training}
 PREDICTION = "checkpoints/prediction.json"
