@@ -107,8 +107,7 @@ def test_ladder_and_suite_share_a_law_and_the_suite_keeps_its_own():
     )
     assert entry["classical"]["n_sizes"] == 5 and entry["classical"]["verdict"] == "bounded"
     assert (
-        entry["classical"]["count"] == "params_total"
-        and "alpha identified" in result["headline"]
+        entry["classical"]["count"] == "params_total" and "alpha identified" in result["headline"]
     )
     assert result["answer"]["numbers"] == {} and result["answer"]["law"] is None
     groups = {(choice["group"], choice["choice"]) for choice in result["counting"]["transformer"]}
@@ -326,11 +325,23 @@ def test_the_answer_is_recomputed_from_the_rows_that_ship():
         ("nothing_shared", "all of each family"),
     ):
         assert found[f"shared_against_{name}"]["p"] == pytest.approx(tests[law]["p"], rel=0.05)
-    held_out = answer["prediction"]["held_out"][0]
-    for key in ("if_copies", "if_not"):
-        assert found["largest_transformer"][key] == pytest.approx(held_out[key]["value"], rel=1e-3)
-    lines = (study / "recompute.py").read_text().splitlines()
-    assert len(lines) < 150 and not any("study." in line for line in lines if "import" in line)
+    for held_out in answer["prediction"]["held_out"][:2]:
+        own = found[f"largest_{held_out['family']}"]
+        assert own["measured"] == pytest.approx(held_out["measured"], rel=1e-6)
+        for key in ("if_copies", "if_not"):
+            if number := held_out[key]:
+                assert own[key] == pytest.approx([number["value"], *number["interval"]], rel=1e-4)
+    own = {(round(n), d): rest for n, d, *rest in found["winners"]}
+    for row in answer["winners"]:
+        margin = pytest.approx(row["margin"], rel=1e-6)
+        assert own[round(row["n"]), row["d"]] == [row["winner"], margin, not row["clear"]]
+    second = json.loads((study / "second_corpus.json").read_text())["came"]
+    for name in ("alpha", "beta", "order", "E", "kappa", "copies_from_n_times_d"):
+        assert found["second_corpus"][name] == pytest.approx(second[name]["value"], rel=1e-3)
+    assert found["second_corpus_most_saved"] == second["most_saved"]
+    for script in study.glob("recompute*.py"):
+        lines = script.read_text().splitlines()
+        assert len(lines) < 150 and not any("study." in line for line in lines if "import" in line)
 
 
 def copying_grid(kappa=0.08, seed=0):

@@ -1,38 +1,19 @@
-"""Recomputes every number of the study's answer from the rows beside this file.
+"""Recomputes every number of the study's answer from the rows beside this file, and prints JSON.
 
-Needs numpy and scipy, nothing of this project. Reads runs.csv (one run a row), repeats.csv (bits
-saved on a repeated bar) and second_occurrences.csv (counted in the text); prints JSON.
+Needs numpy and scipy, nothing of this project. Fits the law to runs.csv, with repeats.csv (bits
+saved on a repeated bar), and to second_corpus_runs.csv; recompute_rows.py has what needs no fit.
 
 L = E + ((A_f / N^alpha)^k + (B_f / D^beta)^k)^(1/k) - kappa (saved - 0.05), least squares of ln L.
 """
 
-import csv
 import json
-from operator import itemgetter
-from pathlib import Path
 
 import numpy as np
+from recompute_rows import FAMILIES, from_rows, points, read
 from scipy import optimize, special, stats
 
-FAMILIES = ["transformer", "lstm", "ssm"]
 START = {"a": (-9, 5, -0.5), "b": (-9, 5, -0.5), "alpha": (0.01, 3, 0.16)}  # lowest, highest, first
 START |= {"beta": (0.01, 3, 0.27), "inverse": (0.05, 2, 0.45), "E": (0, 0.8, 0.3)}
-
-
-def read(name):
-    return list(csv.DictReader((Path(__file__).parent / name).read_text().splitlines()))
-
-
-def points(loss):
-    """Returns family, ln N, ln D, loss and bits saved above 0.05 (Transformers) of the ladder."""
-    cell = itemgetter("family", "params_non_embedding", "n_chars_seen")
-    saved = {cell(row): float(row["saved"]) - 0.05 for row in read("repeats.csv")}
-    rows = [row for row in read("runs.csv") if row["suite"] == "ladder"]
-    keys = ("params_non_embedding", "n_chars_seen", loss)
-    n, d, y = (np.array([float(row[key]) for row in rows]) for key in keys)
-    family = [FAMILIES.index(row["family"]) for row in rows]
-    s = [saved[cell(row)] if row["family"] == "transformer" else 0 for row in rows]
-    return np.array([family, np.log(n), np.log(d), y, s])
 
 
 def fit(data, own=False, one_E=False, kappa=None, weights=1.0, start=None):
@@ -63,7 +44,9 @@ def fit(data, own=False, one_E=False, kappa=None, weights=1.0, start=None):
     families = {name: best[place[name]] for name in ("alpha", "beta", "E")}
     families["order"] = 1 / best[place["inverse"]]
     families["kappa"] = np.full(count, best[-1] if free_kappa else kappa or 0)
+    squares = (residuals(best) ** 2).sum() / max(len(y) - len(best), 1)
     return {"p": best, "residuals": residuals(best), "law": law, "free": len(best),
+            "scatter": float(np.sqrt(squares)), "options": {"own": own, "kappa": kappa},
             "values": {name: float(v[0]) for name, v in families.items()}, "families": families}
 
 
@@ -78,14 +61,30 @@ def misfit(data, found):
     return {"misfit_over_seeds": float(np.sqrt(ratio)), "p": float(p)}
 
 
-def interval(name, found, cells, texts, drawn, forms):
+def spread(data, found):
+    """Returns fits without each cell, without each amount of text, and with each text redrawn."""
+    cells = np.unique(data[:3], axis=1, return_inverse=True)[1].ravel()
+    texts, amount = np.unique(data[2], return_inverse=True)
+    again = {**found["options"], "start": found["p"]}
+    left = [[fit(data, weights=1.0 * (own.ravel() != g), **again) for g in range(own.max() + 1)]
+            for own in (cells, amount)]
+    # another draw of 84k characters moves the loss by 1.05 %
+    shifts = [1 + np.expm1(0.0105 * 84e3 / np.exp(text)) * (data[2] == text) for text in texts]
+    drawn = [fit(np.array([*data[:3], data[3] * by, data[4]]), **again) for by in shifts]
+    return *left, drawn
+
+
+def half(value, left, drawn, scatter=0.0):
+    """Returns half of a number's interval from it without each cell and with texts redrawn."""
+    error = np.sqrt((len(left) - 1) * np.var(left) + ((np.array(drawn) - value) ** 2).sum())
+    return stats.t.ppf(0.975, 30) * np.hypot(error, scatter)
+
+
+def interval(name, found, cells, texts, drawn, forms=()):
     """Cells left out and text drawn; widened to hold each amount left out and each form."""
-    value = found["values"][name]
-    left, shift, others = (np.array([other[name] for other in fits])
-                           for fits in (cells, drawn, texts + forms))
-    error = np.sqrt((len(left) - 1) * left.var() + ((shift - value) ** 2).sum())
-    half = stats.t.ppf(0.975, 30) * error
-    return [max(min(value - half, others.min()), 0.0), max(value + half, others.max())]
+    value, of = found["values"][name], lambda fits: [other["values"][name] for other in fits]
+    width, others = half(value, of(cells), of(drawn)), of(texts) + [form[name] for form in forms]
+    return [max(min(value - width, *others), 0.0), max(value + width, *others)]
 
 
 def onset(own):
@@ -96,52 +95,53 @@ def onset(own):
     return float(np.exp(p[0]))
 
 
-def largest(data, kappa):
-    """The largest Transformer on all the text from the Transformers smaller in both."""
-    top, most = data[1][data[0] == 0].max(), data[2].max()
-    smaller = (data[0] == 0) & (data[1] < top + np.log(0.97)) & (data[2] < most)
-    law = fit(data[:, smaller], kappa=kappa)
-    at = np.array([[top - CENTER[0]], [most - CENTER[1]], [0]])
-    if_not = float(law["law"](law["p"], np.array([0]), *at)[0])
-    measured = float(data[3][(data[0] == 0) & (data[1] == top) & (data[2] == most)].mean())
-    return {"if_not": if_not, "if_copies": if_not - kappa * 1.05, "measured": measured}
+def largest(family, data, kappa):
+    """The largest run of a family on all the text, from runs smaller in both; families apart."""
+    f = np.array([FAMILIES.index(family)])
+    own = data[:, data[0] == f]
+    top, most = own[1].max(), own[2].max()
+    seen = data[:, (data[1] < top + np.log(0.97)) & (data[2] < most)]
+    found = fit(seen, own=True, kappa=kappa)
+    of = lambda one: float(np.log(one["law"](one["p"], f, top - CENTER[0], most - CENTER[1], 0)[0]))
+    cells, _, drawn = ([of(other) for other in fits] for fits in spread(seen, found))
+    measured = own[3][(own[1] == top) & (own[2] == most)]
+    width = half(of(found), cells, drawn, found["scatter"] / np.sqrt(len(measured)))
+    value, low, high = (float(np.exp(of(found) + w)) for w in (0, -width, width))
+    copies = [value - 1.05 * kappa, low - 1.15 * kappa, high - 0.95 * kappa]
+    found = {"if_copies": copies} if kappa else {}
+    return {"if_not": [value, low, high], "measured": float(measured.mean())} | found
 
 
 def main():
     data = points("val_nats_per_char")
     found = fit(data)
-    cells = np.unique(data[:3], axis=1, return_inverse=True)[1].ravel()
-    texts, amount = np.unique(data[2], return_inverse=True)
-    groups = (cells.ravel(), cells.max() + 1), (amount.ravel(), len(texts))
-    left = [[fit(data, weights=1.0 * (own != g), start=found["p"])["values"]
-             for g in range(n)] for own, n in groups]
-    drawn = []
-    for a, text in enumerate(texts):  # another draw of 84k characters moves the loss by 1.05 %
-        shift = np.exp(0.0105 * 84e3 / np.exp(text) * (amount.ravel() == a))
-        moved = np.array([*data[:3], data[3] * shift, data[4]])
-        drawn.append(fit(moved, start=found["p"])["values"])
+    refits = spread(data, found)
     (share,) = [float(r["share"]) for r in read("second_occurrences.csv") if r["split"] == "val"]
     kappa = float(np.log(2) * share)
     one_E, separate = fit(data, one_E=True), fit(data, own=True)
     forms = [fit(data, kappa=kappa), fit(points("test_nats_per_char"))]
     forms = [f["values"] for f in (*forms, fit(data[:, data[4] + 0.05 <= 0.3]))]
     forms += [{name: v[i] for name, v in one_E["families"].items()} for i in range(3)]
-    answer = {name: {"value": value, "interval": interval(name, found, *left, drawn, forms)}
+    answer = {name: {"value": value, "interval": interval(name, found, *refits, forms)}
               for name, value in found["values"].items()}
     answer["kappa_from_text"] = {"value": kappa}
-    squares, n_runs = (found["residuals"] ** 2).sum(), data.shape[1]
-    answer["scatter"] = {"value": float(np.sqrt(squares / (n_runs - found["free"])))}
+    answer["scatter"] = {"value": found["scatter"]}
     answer["copies_from_n_times_d"] = {"value": onset(data[:, data[4] != 0])}
     own = data[:, data[0] == 0]
     for name, rows in (("plain", own * [[1], [1], [1], [1], [0]]), ("with_copying", own)):
         answer[f"transformers_{name}"] = misfit(rows, fit(rows)) | fit(rows)["values"]
     for name, general in (("one_E", one_E), ("nothing_shared", separate)):
-        extra, dof = general["free"] - found["free"], n_runs - general["free"]
-        less = (general["residuals"] ** 2).sum()
+        extra, dof = general["free"] - found["free"], data.shape[1] - general["free"]
+        squares, less = ((one["residuals"] ** 2).sum() for one in (found, general))
         p = special.fdtrc(extra, dof, (squares - less) / extra / (less / dof))
-        answer[f"shared_against_{name}"] = {"p": float(p)}
-    answer["largest_transformer"] = largest(data, kappa)
-    print(json.dumps(answer, indent=1))
+        answer[f"shared_against_{name}"] = {"p": float(p), "scatter": general["scatter"]}
+    answer["largest_transformer"] = largest("transformer", data, kappa)
+    answer["largest_lstm"] = largest("lstm", data, 0.0)
+    second = points("val_nats_per_char", *["second_corpus_runs.csv"] * 2)
+    other = fit(second)
+    answer["second_corpus"] = {**other["values"], "scatter": other["scatter"]}
+    answer["second_corpus"]["copies_from_n_times_d"] = onset(second[:, second[0] == 0])
+    print(json.dumps(answer | from_rows(), indent=1))
 
 
 CENTER = points("val_nats_per_char")[1:3].mean(1)
