@@ -4,9 +4,7 @@
     found["best"]["heads"], found["best"]["saved"]  # a head, bits that are saved without it
 
 A head is *knocked out* by setting its output to zero. It does the copying if the bits saved on
-repeated bars go with it, but stay without others that harm the loss as much (the control). An
-induction head looks at the tokens after an earlier occurrence of the newest ones (Olsson et al.
-2022); with token shift up to four tokens after.
+repeated bars go with it, but stay without others that harm the loss as much (the control).
 """
 
 import contextlib
@@ -18,17 +16,19 @@ import numpy as np
 import torch
 from torch.overrides import TorchFunctionMode
 
-from study.evaluate.induction import costs_of_bars, has_repeat, read_tunes, repeats_of
+from study.evaluate.induction import costs_of_bars, repeating_tunes, repeats_of
 
 MATCH = 4  # newest tokens that have to occur before
-OFFSETS = (0, 1, 2, 3, 4)  # from the last token of that occurrence; +1 is what followed
+# from the last token of that occurrence, what an induction head may look at (Olsson et al. 2022):
+# +1 is what followed, and with token shift it is up to four tokens after
+OFFSETS = (0, 1, 2, 3, 4)
 KNOCKED_TUNES = 40  # with repeated bars, read for the knock-outs, about
 LEAST_SAVED = 0.2  # bits per character: a model that saves less has hardly learned to copy
 CANDIDATES = 3  # heads, and pairs of other heads, that are tried
 
 
 def has_heads(model):
-    """Returns True for a model whose blocks have attention heads."""
+    """Returns whether a model has attention heads."""
     return all(hasattr(block, "attention_out") for block in getattr(model, "blocks", [None]))
 
 
@@ -52,7 +52,6 @@ def knocked_out(model, heads):
 
 
 def _zero(off, module, inputs):
-    """Sets the columns `off` of a layer's input to zero."""
     return inputs[0].masked_fill(off.to(inputs[0].device), 0)
 
 
@@ -64,16 +63,13 @@ def without(loaded, tunes, heads):
 
 
 def heads(loaded, tokens):
-    """Knocks out every head of a model; None for a model without attention.
-
-    tokens: a Digested token stream. Returns costs of bars: {"all": with all heads, "heads": without
+    """Returns costs of bars in a Digested token stream: {"all": with all heads, "heads": without
     each, "best": of these where least is saved, "pair": without two where least is saved,
-    "control": of `control`}. With less than LEAST_SAVED bits saved there are none but the first.
-    """
+    "control": of `control`}. With less than LEAST_SAVED bits saved there are none but the first;
+    None for a model without attention."""
     if not has_heads(loaded.model):
         return None
-    tunes = [tune for tune in read_tunes(loaded, tokens.content) if has_repeat(tune)]
-    tunes = tunes[:: max(1, len(tunes) // KNOCKED_TUNES)]
+    tunes = repeating_tunes(loaded, tokens.content, KNOCKED_TUNES)
     found = {"all": without(loaded, tunes, []), "heads": []}
     found |= dict.fromkeys(("best", "pair", "control"))
     if (found["all"]["saved"] or 0) < LEAST_SAVED:
@@ -90,8 +86,8 @@ def heads(loaded, tokens):
 
 
 def control(loaded, tunes, knocked, singles):
-    """Returns costs without two other heads that harm the loss most nearly as much as the pair
-    `knocked`: of CANDIDATES pairs of the most harmful. singles: costs without each head."""
+    """Returns costs without that pair of the most harmful other heads which harms the loss most
+    nearly as much as the pair `knocked`. singles: costs without each head."""
     harm = {tuple(row["heads"][0]): row["bits_per_char"] for row in singles}
     others = [head for head in harm if list(head) not in knocked["heads"]]
     by_harm = sorted(others, key=harm.get, reverse=True)
@@ -118,8 +114,8 @@ def matches(tokens):
 
 
 def attention_weights(model, tokens):
-    """Returns [(heads, T, T)] of every layer while the model reads tokens (T,): torch's fused
-    attention returns no weights, so the softmax of its queries and keys is computed here."""
+    """Returns [(heads, T, T)] of every layer while the model reads tokens (T,). torch's fused
+    attention returns no weights: they are computed from its queries and keys."""
     weights = []
 
     class Watch(TorchFunctionMode):

@@ -4,7 +4,7 @@
     row["saved"]   # bits per character by which a bar is cheaper when it comes back
 
 Both occurrences have the same characters: the difference is what the model copies from its context
-(the work of induction heads: Olsson et al. 2022).
+(induction; Olsson et al. 2022).
 """
 
 import itertools
@@ -34,13 +34,12 @@ class Tune(NamedTuple):
 
 
 def repeats(loaded, tokens):
-    """Measures what bars cost a model: a row of `repeats_of`. tokens: a Digested token stream, each
-    sequence of which is read alone."""
+    """Measures what bars cost a model: a row of `repeats_of`. tokens: a Digested token stream."""
     return repeats_of(costs_of_bars(loaded, read_tunes(loaded, tokens.content)))
 
 
 def read_tunes(loaded, tokens):
-    """Returns the sequences of a token stream as `Tune`s, the shortest first."""
+    """Returns the sequences of a token stream, to be read alone, as `Tune`s, the shortest first."""
     size, tokenizer = loaded.model.config["block_size"], loaded.tokenizer
     tunes = []
     for start, stop in itertools.pairwise(sequence_bounds(tokens)):
@@ -54,17 +53,22 @@ def read_tunes(loaded, tokens):
     return sorted(tunes, key=lambda tune: len(tune.tokens))
 
 
-def has_repeat(tune):
-    """Returns True if a bar of the tune comes back."""
-    return any("second" in kinds for *_, kinds in tune.bars)
+def repeating_tunes(loaded, tokens, n):
+    """Returns n or a few more evenly spread `Tune`s of a token stream in which a bar comes back."""
+    tunes = [tune for tune in read_tunes(loaded, tokens) if _n_returning(tune)]
+    return tunes[:: max(1, len(tunes) // n)]
+
+
+def _n_returning(tune):
+    return sum("second" in kinds for *_, kinds in tune.bars)
 
 
 def bars_of(text, n_chars):
     """Returns [(start, end, kinds)] of the sounding bars within the first n_chars of a text.
 
-    kinds: "first", "second", "later" of a bar that comes back exactly in its voice, with
-    "near_first" and "near" where the second begins at most NEAR characters after the first, else
-    "far_first" and "far"; of others "similar" if one half stands earlier in the text, else "fresh".
+    kinds: "first", "second", "later" of a bar that comes back exactly in its voice; "near_first" and
+    "near" where the second begins at most NEAR characters after the first, else "far_first" and
+    "far"; of others "similar" if one half stands earlier in the text, else "fresh".
     """
     places = {}
     for bar in Reader(text, strict=False).order:
@@ -90,8 +94,8 @@ def _is_similar(text, start, end):
 
 @torch.inference_mode()
 def costs_of_bars(loaded, tunes):
-    """Returns what the bars of each tune cost: bits and characters, both (tunes, KINDS), and the
-    number of bars that come back, (tunes,)."""
+    """Returns bits and characters of each tune's bars, both (tunes, KINDS), and how many come back,
+    (tunes,)."""
     bits, chars = np.zeros((2, len(tunes), len(KINDS)))
     for first in range(0, len(tunes), ROWS):
         part = tunes[first : first + ROWS]
@@ -110,15 +114,14 @@ def costs_of_bars(loaded, tunes):
                 for kind in map(KINDS.index, kinds):
                     bits[i, kind] += total[end] - total[start]
                     chars[i, kind] += end - start
-    n_bars = [sum("second" in kinds for *_, kinds in tune.bars) for tune in tunes]
-    return bits, chars, np.array(n_bars)
+    return bits, chars, np.array([_n_returning(tune) for tune in tunes])
 
 
 def repeats_of(costs):
     """Returns the costs of `costs_of_bars` in bits per character, None where there is no such bar:
-    {"n_bars" (that come back), "n_tunes" (with such a bar), one for each kind of `bars_of`, "new"
-    (all but second and later ones), "saved" (first - second), "saved_se" (over tunes),
-    "saved_near", "saved_far", "bits_per_char" (of all characters)}."""
+    "n_bars" (that come back), "n_tunes" (with such a bar), one for each kind of `bars_of`, "new" (all
+    but second and later ones), "saved" (first - second), "saved_se" (over tunes), "saved_near",
+    "saved_far", "bits_per_char" (of all characters)."""
     bits, chars, n_bars = costs
 
     def per_char(*kinds):

@@ -7,13 +7,13 @@ from study.stages.manifest import BEST
 import numpy as np
 import torch
 
-from common import BEGIN, load_tokenizer
+from common import BEGIN
 from music.pictures import VOICE_COLOURS
 from music.tunebook import split_tunebook
 from study.evaluate.heads import OFFSETS, attention_weights, matches
 from study.evaluate.measurements import read
+from study.evaluate.models import open_model
 from study.report.sample_views import data_uri
-from study.train.checkpoints import load_checkpoint
 from study.wording import percent
 
 CHARS = 96  # of the map: more cannot be told apart on a screen
@@ -22,23 +22,19 @@ CONTRAST = 0.6  # exponent: below 1, so that weak attention can be seen beside s
 
 
 def attention_view(root):
-    """Returns the attention map for the template, or {"reason"} where there is none. Of the best
-    model's heads it is the one whose knock-out costs most of the saving on repeated bars."""
-    try:
-        model, _ = load_checkpoint(root / f"checkpoints/{BEST}.pt")
-    except ValueError as error:
-        return {"reason": str(error)}
+    """Returns the attention map for the template, of the head whose knock-out costs most of the
+    saving on repeated bars; {"reason"} where there is none."""
     knocked = read(root, f"heads/{BEST}") or {}
     best = knocked.get("best")
     if not best:
         return {"reason": "no attention head of the best model copies"}
-    tokenizer = load_tokenizer(root / "data/tokenizer.pkl")
+    loaded = open_model(root, BEST)
     tunes = split_tunebook((root / "data/test.txt").read_text(encoding="utf-8"), any_text=True)
     text = next((tune for tune in tunes if len(tune) >= 3 * CHARS), tunes[0])
-    found = attention_map(model, tokenizer, text, *best["heads"][0])
+    found = attention_map(loaded.model, loaded.tokenizer, text, *best["heads"][0])
     if found is None:
         return {"reason": "nothing comes back in the held-out tune"}
-    tokens = found["tokens"][-CHARS:]  # the end of the text has most to look back at
+    tokens = found["tokens"][-CHARS:]
     n = len(tokens)
     n_left_out = len(found["tokens"]) + 1 - n
     weights = found["weights"][-n:, -n:]
@@ -63,10 +59,9 @@ def attention_view(root):
 def attention_map(model, tokenizer, text, layer, head):
     """Returns what a head (from 0) looks at in a text; None if no four tokens of it come back.
 
-    "tokens": T texts; "weights" (T + 1, T + 1: rows read, columns looked at), with the token that
-    begins a tune; "offset": tokens after the end of an earlier occurrence, those of OFFSETS with
-    most weight; "share": mean weight there, "even_share" if attention were spread evenly; "places":
-    [(row, column)].
+    "tokens": T texts; "weights" (T + 1, T + 1: rows read, columns looked at), BEGIN first; "offset":
+    that of OFFSETS with most weight; "share": mean weight there, "even_share" if attention were
+    spread evenly; "places": [(row, column)].
     """
     tokens = tokenizer.encode(text[: REACH * CHARS])[: model.config["block_size"] - 1]
     texts = tokenizer.texts_of(tokens)
@@ -95,7 +90,7 @@ def attention_map(model, tokenizer, text, layer, head):
 def heat_picture(weights):
     """Returns a matrix as a PNG of one colour, opaque where weights are large: legible on light and
     on dark paper."""
-    from matplotlib import colors, image  # slow, and needed here only
+    from matplotlib import colors, image  # slow
 
     pixels = np.empty((*weights.shape, 4))
     pixels[..., :3] = colors.to_rgb(VOICE_COLOURS[1])

@@ -3,8 +3,7 @@
     python -m study.report.compose ROOT                     # its best model -> part4_outputs/
     python -m study.report.compose checkpoints/lstm_small.pt -o lstm.html
 
-The weights stand in the page as int8 rows with a scale each. The page says what that rounding
-costs, where there is a validation split.
+The weights stand in the page as int8 rows with a scale each.
 """
 
 import argparse
@@ -17,14 +16,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common import load_tokenizer
 from study.evaluate import heads as knock_out
-from study.evaluate.induction import read_tunes
-from study.evaluate.models import LoadedModel
+from study.evaluate.induction import repeating_tunes
+from study.evaluate.models import open_model
 from study.families import label
 from study.stages.files import write_text
 from study.stages.manifest import BEST
-from study.train.checkpoints import load_checkpoint, tokenizer_path
+from study.train.loss import evaluate
 
 HERE = Path(__file__).parent
 PARTS = "engine abc writer files compose".split()  # .js, in this order, into one script
@@ -41,12 +39,11 @@ def rounded_rows(matrix):
 
 def rounded_weights(weights):
     """Returns the weights that the page computes with."""
-    rounded = {}
-    for name, tensor in weights.items():
-        rounded[name] = tensor.float()
+    rounded = {name: tensor.float() for name, tensor in weights.items()}
+    for name, tensor in rounded.items():
         if tensor.ndim == 2:
-            values, scales = rounded_rows(tensor.float())
-            rounded[name] = values.float() * scales[:, None]
+            values, scales = rounded_rows(tensor)
+            rounded[name] = values * scales[:, None]
     return rounded
 
 
@@ -54,51 +51,43 @@ def packed_weights(weights):
     """Returns ([[name, rows, columns (0: a vector)]], bytes) for `unpackWeights` of engine.js."""
     table, parts = [], []
     for name, tensor in weights.items():
+        tensor = tensor.float()
         if tensor.ndim == 2:
-            values, scales = rounded_rows(tensor.float())
+            values, scales = rounded_rows(tensor)
             table.append([name, *tensor.shape])
-            parts += [scales.numpy().astype("<f4").tobytes(), values.numpy().tobytes()]
+            parts += [scales.numpy().tobytes(), values.numpy().tobytes()]
         else:
             table.append([name, len(tensor), 0])
-            parts.append(tensor.float().numpy().astype("<f4").tobytes())
+            parts.append(tensor.numpy().tobytes())
     return table, b"".join(parts)
 
 
-@torch.inference_mode()
-def bits_per_char(model, tokenizer, tokens):
-    """Returns the loss on the beginning of a token stream."""
-    size = min(model.config["block_size"], len(tokens) - 1)
-    n_windows = max(1, min(len(tokens) - 1, VAL_TOKENS) // size)
-    stream = torch.as_tensor(np.asarray(tokens[: n_windows * size + 1], np.int64))
-    idx, targets = stream[:-1].view(n_windows, size), stream[1:].view(n_windows, size)
-    losses = torch.nn.functional.cross_entropy(
-        model(idx)[0].float().transpose(1, 2), targets, reduction="none"
-    )
-    n_chars = torch.as_tensor(tokenizer.token_chars)[targets]
-    return float(losses[n_chars > 0].sum() / n_chars.sum() / np.log(2))
+def loss_of_rounding(loaded, tokens):
+    """Returns {"exact", "rounded"}: bits per character before and after rounding, on the beginning
+    of a token stream."""
+    model, start = loaded.model, tokens[: VAL_TOKENS + 1]
 
+    def bits_per_char():
+        measured = evaluate(model, start, loaded.tokenizer.token_chars, loaded.device)
+        return measured["bits_per_char"]
 
-def loss_of_rounding(model, tokenizer, tokens):
-    """Returns {"exact", "rounded"}: bits per character before and after rounding."""
-    exact = bits_per_char(model, tokenizer, tokens)
+    exact = bits_per_char()
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model.load_state_dict(rounded_weights(weights))
-    rounded = bits_per_char(model, tokenizer, tokens)
+    rounded = bits_per_char()
     model.load_state_dict(weights)
     return {"exact": exact, "rounded": rounded}
 
 
-def costs_of_heads(model, tokenizer, tokens):
+def costs_of_heads(loaded, tokens):
     """Returns {"base": with all heads, "off": [without each]}: (loss, saving of a repeated bar) in
     bits per character; None without heads or without such bars."""
-    if not knock_out.has_heads(model):
+    if not knock_out.has_heads(loaded.model):
         return None
-    loaded = LoadedModel(model, tokenizer, "cpu", "")
-    tunes = [tune for tune in read_tunes(loaded, tokens) if knock_out.has_repeat(tune)]
-    tunes = tunes[:: max(1, len(tunes) // KNOCKED_TUNES)][:KNOCKED_TUNES]
+    tunes = repeating_tunes(loaded, tokens, KNOCKED_TUNES)[:KNOCKED_TUNES]
     if not tunes:
         return None
-    off = [[], *([head] for head in knock_out.all_heads(model))]
+    off = [[], *([head] for head in knock_out.all_heads(loaded.model))]
     rows = [knock_out.without(loaded, tunes, heads) for heads in off]
     base, *without = [(row["bits_per_char"], row["saved"]) for row in rows]
     return {"base": base, "off": without}
@@ -109,7 +98,6 @@ def compose_page(model, tokenizer, facts):
     table, weights = packed_weights(model.state_dict())
     content = {
         "config": {key: value for key, value in model.config.items() if key != "dropout"},
-        # nothing for the two ends, U+FFFD for an unknown character
         "texts": [tokenizer.decode([token]) for token in range(tokenizer.vocab_size)],
         "weights": table,
         "digest": hashlib.sha256(weights).hexdigest(),
@@ -135,32 +123,29 @@ def filled(content, weights):
 
 
 def write_compose(root, name=BEST, out=None):
-    """Writes the page of a run's model and returns its path; ValueError without such a model. With
-    the run's validation split the page says what rounding and each head cost."""
-    model, saved = load_checkpoint(root / f"checkpoints/{name}.pt")
-    tokenizer = load_tokenizer(tokenizer_path(root, name))
-    if saved["tokenizer_digest"] != tokenizer.digest:
-        raise ValueError(f"{name} was trained with another vocabulary")
+    """Writes the page of a run's model and returns its path; ValueError without such a model. Where
+    there is a validation split the page says what rounding and each head cost."""
+    loaded = open_model(root, name)
+    model = loaded.model
     facts = {
         "heads": None,
         "name": name,
         "family": label(model.config["family"]),
         "n_parameters": model.count_parameters()["total"],
-        "n_chars": saved["record"]["train_chars"],
+        "n_chars": loaded.record["train_chars"],
         "loss": None,
     }
     val = root / "data/val_tokens.npy"
     if val.is_file():
         tokens = np.load(val)
-        facts["loss"] = loss_of_rounding(model, tokenizer, tokens)
-        facts["heads"] = costs_of_heads(model, tokenizer, tokens)
+        facts["loss"] = loss_of_rounding(loaded, tokens)
+        facts["heads"] = costs_of_heads(loaded, tokens)
     out = out or root / "part4_outputs/compose.html"
-    write_text(out, compose_page(model, tokenizer, facts))
+    write_text(out, compose_page(model, loaded.tokenizer, facts))
     return out
 
 
 def main(argv=None):
-    """Reads the command line and writes the page that it asks for."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("source", type=Path, help="folder of a run, or a checkpoint in it")
     parser.add_argument("-o", "--out", type=Path, help="default: compose.html beside its results")
