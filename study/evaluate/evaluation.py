@@ -3,8 +3,8 @@
 Sets below evaluation/drawn/: unprompted (temperature 1), chosen (the sampler of the sweep), right
 (wrong bars drawn again), header and bars (prompted with held-out tunes), sweep, ten (to look at),
 and one for each model of the suite. Measurements: test, tunes, sweep, baselines, answer; rates/,
-music/, copying/, skills/, control/ with a file for each set; repeats/ (in-context copying) and
-heads/ (knock-outs) with one for each model. All are kept by `study/evaluate/measurements.py`.
+music/, copying/, skills/, control/ of sets; repeats/ (in-context copying), heads/ (knock-outs) of
+models. `study/evaluate/measurements.py` keeps them.
 """
 
 from study.stages.files import file_digest
@@ -39,8 +39,7 @@ class Evaluation:
     """What every draw and measurement of a run of stage 07 needs.
 
     loaded: the best model; budget: BUDGETS of the script; first_seeds: of every set, counted from
-    `seed`; force: make everything anew. val_tunes, test_tunes: [{"origin", "text"}]; train: the
-    training text; used: names of what this run measured.
+    `seed`; force: make everything anew. used: names of what this run measured.
     """
 
     def __init__(self, root, loaded, data, budget, seed, first_seeds, force):
@@ -60,11 +59,10 @@ class Evaluation:
         return measurements.cached(self.root, name, function, *arguments, force=self.force)
 
     def load(self, name):
-        """Loads another model of the run."""
         return load_model(self.root, name, self.loaded.tokenizer, self.loaded.device)
 
     def measure_copying(self, name, loaded, with_heads=True):
-        """Measures what bars cost a model and, with_heads, what they cost without each head."""
+        """Measures what bars cost a model and, with_heads, without each head."""
         self.cached(f"repeats/{name}", repeats, loaded, self.val_tokens)
         if with_heads:
             self.cached(f"heads/{name}", heads, loaded, self.val_tokens)
@@ -80,7 +78,7 @@ class Evaluation:
 
 
 def draw(loaded, requests, surprisal, right_bars=None):
-    """Draws samples of requests (dicts), with their mean surprisal or that of every character."""
+    """Draws requests (dicts); the samples have their mean surprisal, or that of each character too."""
     requests = [Request(**request) for request in requests]
     samples = generate(
         loaded.model, loaded.tokenizer, requests, loaded.device, right_bars=right_bars
@@ -93,7 +91,7 @@ def draw(loaded, requests, surprisal, right_bars=None):
 
 
 def draw_right(loaded, requests, surprisal):
-    """Draws right bars; a function of its own: an edit of their judge leaves free samples alone."""
+    """Draws right bars; apart, so that an edit of their judge leaves free samples alone."""
     return draw(loaded, requests, surprisal, RightBars)
 
 
@@ -115,7 +113,7 @@ def draw_prompted(evaluation, kind):
 
 
 def sweep(evaluation, settings, limits):
-    """Draws every setting from the headers of validation tunes and chooses; see `sweep_table`."""
+    """Draws every setting from headers of validation tunes and chooses; see `sweep_table`."""
     budget, loaded, first = evaluation.budget, evaluation.loaded, evaluation.seeds["sweep"]
     n, max_chars = budget["n_sweep"], budget["sweep_chars"]
     prompts = prompts_from(evaluation.val_tunes, "header", loaded.tokenizer) or [("", None)]
@@ -135,7 +133,6 @@ def sweep(evaluation, settings, limits):
 
 
 def test_loss(loaded, tokens):
-    """Measures the loss on the test split."""
     return evaluate(loaded.model, tokens.content, loaded.tokenizer.token_chars, loaded.device)
 
 
@@ -166,8 +163,8 @@ def evaluate_best(evaluation, settings, limits):
 
 
 def evaluate_suite(evaluation, names):
-    """Measures the suite's models: skills, control and copying in a small set of samples, beside
-    real tunes of the same length ("real_cut"); and in-context copying."""
+    """Measures the suite's models: in-context copying; skills, control and copying of a small set of
+    samples, beside real tunes of the same length ("real_cut")."""
     n, max_chars = evaluation.budget["n_skills"], evaluation.budget["skills_chars"]
     train, cached = evaluation.train, evaluation.cached
     cached("skills/baselines", skills_of_ngrams, train, n, evaluation.seed, max_chars)
@@ -185,7 +182,7 @@ def evaluate_suite(evaluation, names):
 
 def evaluate_ladder(evaluation):
     """Measures in-context copying of the ladder's models, heads where there was most text, and the
-    law with that term in it."""
+    law with its term."""
     rows = ladder_copying.ladder_rows(evaluation.root)
     most = max((row["n_chars_seen"] for row in rows), default=0)
     first_seed = min((row["seed"] for row in rows), default=0)
@@ -199,15 +196,11 @@ def evaluate_ladder(evaluation):
 
 
 def compare_losses(evaluation, records):
-    """Compares losses on the test split, the best model's and those of the suite's records that
-    have sums by sequence; see `losses_by_tune`."""
+    """Compares losses on the test split, the best model's and the suite's; see `losses_by_tune`."""
     of_best = measurements.read(evaluation.root, "test")
     chars = of_best["chars_by_sequence"]
     nats = {BEST: of_best["nats_by_sequence"]}
-    for record in records:
-        values = record.get("test_nats_by_sequence") or []
-        if len(values) == len(chars):
-            nats[record["name"]] = values
+    nats |= {record["name"]: record["test_nats_by_sequence"] for record in records}
     tune_of = [row["origin"] for row in sequence_rows(evaluation.root, "test")]
     if len(tune_of) != len(chars):
         tune_of = [str(i) for i in range(len(chars))]

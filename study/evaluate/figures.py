@@ -29,7 +29,7 @@ SKILLS = {  # of `metrics.skills`, in the order of the figure
     "valid": "valid (level 4)",
     "ended": "ended by the model",
 }
-NO_SKILL = 0.01  # a skill that no model shows in more than this share has no panel
+NO_SKILL = 0.01  # a skill in no larger share of any model has no panel
 SHARES = (-0.03, 1.03)  # an axis of shares: 0 and 1 do not lie on the frame
 KNOCKED = {  # what is knocked out -> (words, colour)
     "all": ("no head off", "0.75"),
@@ -40,8 +40,8 @@ KNOCKED = {  # what is knocked out -> (words, colour)
 
 
 def draw_sampler(folder, sweep, chosen):
-    """Draws what every sampler gives, over the setting that the sweep changes. sweep: of
-    `sampler_sweep.sweep_table`; chosen: the sampler in words."""
+    """Draws what every sampler of a `sweep_table` gives, over the setting that the sweep changes.
+    chosen: the sampler in words."""
     plt, rows, real = pyplot(), sweep["rows"], sweep["real"]
     figure, axes = plt.subplots(1, len(SWEEP_FIGURES), figsize=(13, 3.2), sharex=True)
     changed = max(MODEL_ITSELF, key=lambda key: len({row[key] for row in rows}))
@@ -70,8 +70,8 @@ def _by_size(found):
 
 
 def draw_skills(folder, skills):
-    """Draws musical skills over model size, beside held-out music and the best n-gram. skills: of
-    `tables.describe_skills`."""
+    """Draws musical skills (of `tables.describe_skills`) over model size, beside held-out music and
+    the best n-gram."""
     plt, models, best = pyplot(), list(skills["models"].values()), {}
     for key in SKILLS:
         values = [model[key] for model in models if model.get(key) is not None]
@@ -96,7 +96,7 @@ def draw_skills(folder, skills):
         shown |= dict(zip(texts, handles))
     for axis in axes[-1]:
         axis.set_xlabel("parameters")
-    for axis in list(axes.flat)[len(measures) :]:
+    for axis in axes.flat[len(measures) :]:
         axis.axis("off")
     figure.legend(shown.values(), shown, loc="outside lower center", ncol=max(1, len(shown)))
     n = f"n = {skills['n']} samples a model, temperature 1"
@@ -110,15 +110,12 @@ def draw_skills(folder, skills):
 def _levels_beside(skills):
     """Returns [(name, skills, looks)] of held-out music, and of the n-gram with the most bars of
     the right length."""
-    levels = [("real music", skills["real_music"] or {}, {"color": "0.4", "linewidth": 1})]
-    ngrams = skills["baselines"] or {}
-    known = [name for name, row in ngrams.items() if row["meter"] is not None]
-    if known:
-        name = max(known, key=lambda name: ngrams[name]["meter"])
-        copied = ngrams[name]["copied_share"]
-        words = name if copied is None else f"{name}, {copied:.0%} copied"
+    levels = [("real music", skills["real_music"], {"color": "0.4", "linewidth": 1})]
+    ngrams = {name: row for name, row in skills["baselines"].items() if row["meter"] is not None}
+    if ngrams:
+        name, best = max(ngrams.items(), key=lambda item: item[1]["meter"])
         looks = {"color": "#CC79A7", "linewidth": 1.5, "linestyle": "--"}
-        levels.append((words, ngrams[name], looks))
+        levels.append((f"{name}, {best['copied_share']:.0%} copied", best, looks))
     return levels
 
 
@@ -126,8 +123,8 @@ def draw_cost_of_control(folder, skills):
     """Draws log2 P(next bar is right) over model size. skills: of `tables.describe_skills`."""
     found = []
     for model in skills["models"].values():
-        control = model["control"] or {}
-        if control.get("log2") is not None:
+        control = model["control"]
+        if control["log2"] is not None:
             found.append((model, (control["log2"], *control["log2_interval"])))
     if not found:
         return remove(folder, "cost_of_control") or []
@@ -145,8 +142,8 @@ def draw_cost_of_control(folder, skills):
 
 
 def draw_repeated_bars(folder, rows):
-    """Draws what is saved on a repeated bar over size, a panel for each family and a line for each
-    amount of text. rows: of `ladder_copying.rows_of`."""
+    """Draws what is saved on a repeated bar over size, a line for each amount of text. rows: of
+    `ladder_copying.rows_of`."""
     if not rows:
         return remove(folder, "repeated_bars") or []
     plt, families = pyplot(), in_order({row["family"] for row in rows})

@@ -1,6 +1,4 @@
-"""Joins what the model ladder saves on repeated bars to the law of the loss: a model that copies
-leaves the law of smaller ones by what it saves. Loads no torch.
-"""
+"""Joins what the model ladder saves on repeated bars to the law of the loss. Loads no torch."""
 
 from study.evaluate.measurements import read
 from study.fit.answer import answer, saved_of_rows
@@ -20,13 +18,13 @@ def ladder_rows(root):
 
 
 def rows_of(root):
-    """Returns the ladder's runs that were measured, as rows with the keys of COLUMNS; costs in bits
-    per character, losses in nats."""
+    """Returns the ladder's runs that were measured, with the keys of COLUMNS; costs in bits per
+    character."""
     rows = [{**row, **(read(root, f"repeats/{row['name']}") or {})} for row in ladder_rows(root)]
     return [{key: row.get(key) for key in COLUMNS} for row in rows if row.get("saved") is not None]
 
 
 def answer_of(rows, text):
     """Returns the answer of stage 06 with the copying term, None without rows. text: that of the
-    losses, in which repeated bars are counted."""
+    losses."""
     return answer(rows, saved_of_rows(rows), second_occurrences(text)["share"])

@@ -1,5 +1,4 @@
-"""Caches measurements on disk: one is made anew only when what it was made from, or the code that
-makes it, changed.
+"""Caches measurements on disk.
 
     value = cached(root, "rates/unprompted", rate, samples)  # runs rate(samples) or reads the file
     value = read(root, "rates/unprompted")                   # None if it was not measured
@@ -56,7 +55,7 @@ def read(root, name):
 
 
 def remove_others(root, names):
-    """Deletes what is cached under other names: measurements of runs that are gone."""
+    """Deletes measurements under other names: of runs that are gone."""
     folder = root / FOLDER
     for path in folder.rglob("*.json"):
         if path.relative_to(folder).with_suffix("").as_posix() not in names:

@@ -1,4 +1,4 @@
-"""Loads a trained model with what it needs to draw and to be measured."""
+"""Loads trained models."""
 
 from typing import Any, NamedTuple
 
@@ -13,9 +13,8 @@ STUDY_RECORD = {"size": "medium", "recipe": "tuned"}  # what its file does not s
 
 
 class LoadedModel(NamedTuple):
-    """A trained model with its tokenizer, device and run's record. The digest of weights,
-    configuration and vocabulary stands for it in keys; the device does not count: its last bits
-    differ, as those of two CPUs do."""
+    """A trained model. The digest of weights, configuration and vocabulary stands for it in keys; the
+    device does not count: its last bits differ, as those of two CPUs do."""
 
     model: Any
     tokenizer: Any
@@ -30,8 +29,8 @@ class LoadedModel(NamedTuple):
 
 
 def open_model(root, name, device="cpu"):
-    """Loads a model by its name, with its own vocabulary: of a root's checkpoints, or STUDY;
-    ValueError names those that are there."""
+    """Loads a model of a root's checkpoints, or STUDY, with its own vocabulary; ValueError names
+    those that are there."""
     if name == STUDY:
         path = HERE / "docs/study/best_model.pt"
         loaded = _loaded(path, load_tokenizer(path.with_suffix(".tokenizer.pkl")), device)
@@ -46,8 +45,7 @@ def open_model(root, name, device="cpu"):
 
 
 def load_model(root, name, tokenizer, device="cpu"):
-    """Loads the model of a checkpoint; ValueError if it is damaged or was made with another
-    vocabulary."""
+    """Loads the model of a checkpoint; ValueError if it is damaged or has another vocabulary."""
     return _loaded(root / f"checkpoints/{name}.pt", tokenizer, device)
 
 

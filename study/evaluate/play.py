@@ -1,9 +1,7 @@
 """What a player asks for on the command line, in the form of the training text, and drawn.
 
-    prompt = prompt_of(None, "6/8", "am", seen)
-    samples = draw(loaded, prompt, seeds, 2000, "right", sampler)
-
-A ValueError says in a sentence what the model has never seen.
+prompt = prompt_of(None, "6/8", "am", seen)
+samples = draw(loaded, prompt, seeds, 2000, "right", sampler)
 """
 
 import re
@@ -40,8 +38,8 @@ def draw(loaded, prompt, seeds, max_chars, bars, sampler, n_bars=0, judge=RightB
 
 def open_tune(path, n_given, seen):
     """Returns the Source and the last n_given bars (Given, `music/continuation.py`) of a MIDI file,
-    a score or ABC; ValueError says in a sentence why there is nothing to continue. seen: see
-    `prompt_of`, with {"voices": {"max": number}}."""
+    a score or ABC; ValueError says why there is nothing to continue. seen: see `prompt_of`, with
+    {"voices": {"max": number}}."""
     meters = seen.get("meters") or ()
     max_voices = int((seen.get("voices") or {}).get("max") or MAX_VOICES)
     source = read_source(bytes_of(path), path.name, max_voices)
@@ -52,8 +50,7 @@ def open_tune(path, n_given, seen):
 
 
 def continue_tune(loaded, given, seeds, n_bars, max_chars, sampler):
-    """Returns samples of n_bars right bars of every voice after those given; max_chars None: enough
-    for them."""
+    """Returns samples of n_bars right bars of every voice after those given."""
     max_chars = max_chars or n_bars * len(read_abc(given.text).voices) * CHARS_PER_BAR
     return draw(loaded, given.text, seeds, max_chars, "right", sampler, n_bars, NextBars)
 
@@ -63,7 +60,7 @@ def continue_tune(loaded, given, seeds, n_bars, max_chars, sampler):
 
 def prompt_of(prompt, meter, key, seen):
     """Returns what played samples begin with: the prompt asked for, or a header up to the last
-    field asked for (None: not); the model writes the rest.
+    field asked for; the model writes the rest.
 
     seen: {"keys": {key: share}, "meters": {meter: share}} of the training text, empty where
     unknown. Raises ValueError.
@@ -79,7 +76,7 @@ def prompt_of(prompt, meter, key, seen):
 
 
 def known(value, what, seen):
-    """Returns the value, if the training text has it or is not known; ValueError if it has not."""
+    """Returns the value; ValueError if the training text is known and lacks it."""
     if not seen or value in seen:
         return value
     names = list(seen)[:LISTED]
@@ -124,8 +121,8 @@ def normal_key(text):
 
 
 def normal_prompt(text):
-    """A prompt in the form of the training text: without titles, words and blanks. Whole bars are
-    set in sixteenths; other text stays as it is."""
+    """A prompt as the training text writes it, without titles, words and blanks; whole bars are set
+    in sixteenths."""
     whole = text.rstrip() + "\n"
     if is_normal(whole) and "\nT:" not in text:
         return text

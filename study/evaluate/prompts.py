@@ -11,8 +11,7 @@ PROMPT_BARS = 4  # of every voice: they say key, meter and texture, but not the 
 
 
 def held_out(root, split, n, seed):
-    """Returns up to n tunes of a split, the first piece of each, in a seeded random order:
-    [{"origin", "text"}]."""
+    """Returns the first piece of up to n tunes of a split, in a seeded order: [{"origin", "text"}]."""
     tunes = split_tunebook(text_of(root / f"data/{split}.txt"))
     rows = sequence_rows(root, split)
     if len(rows) != len(tunes):  # text that is not ABC has no tunes to prompt with
@@ -23,7 +22,7 @@ def held_out(root, split, n, seed):
 
 
 def sequence_rows(root, split):
-    """Returns the table of stage 03 on a split: a row (dict) for every sequence."""
+    """Returns the table of stage 03 on the sequences of a split."""
     lines = text_of(root / f"data/{split}_sequences.tsv").splitlines()
     return list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
 
@@ -34,8 +33,8 @@ def text_of(path):
 
 
 def prompts_from(tunes, kind, tokenizer):
-    """Returns [(prompt, origin)] of one kind, "header" or "bars", of those tunes that have it in
-    the vocabulary."""
+    """Returns [(prompt, origin)] of the tunes that have one of this kind, "header" or "bars", in the
+    vocabulary."""
     prompts = []
     for tune in tunes:
         text = tune["text"]

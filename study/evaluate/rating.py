@@ -1,5 +1,4 @@
-"""Rates texts, and compares losses: functions of texts and settings alone, so that their code and
-arguments are all that decides a measurement."""
+"""Rates texts, and compares losses: code and arguments alone decide a measurement."""
 
 import functools
 import itertools
@@ -19,7 +18,7 @@ BOOTSTRAP = 2000  # sets of tunes for an interval: its ends move by 2 % of its w
 
 
 def judged(samples):
-    """Returns what a measurement may see of samples: no seeds or seconds, which enter no key."""
+    """Returns what a measurement may see of samples: no seeds or seconds."""
     return [{key: sample[key] for key in ("text", "prompt", "stop_reason")} for sample in samples]
 
 
@@ -34,13 +33,13 @@ def real_samples(tunes, max_chars=None):
 
 
 def rate(samples):
-    """Returns rates of validity, first try, none left out; None without samples."""
+    """Returns rates of validity; None without samples."""
     return rate_samples(samples) if samples else None
 
 
 def control(samples):
-    """Measures how likely the next bar is to be right after right ones only (`first_draws`): their
-    share with its interval, and "log2" of both; None where no bar was right."""
+    """Measures how likely the next bar is to be right after right ones only (`first_draws`), and the
+    log2 of it; None where no bar was right."""
     counts = [first_draws(sample.text, not sample.truncated) for sample in map(as_sample, samples)]
     right, judged_bars = np.sum(counts, axis=0) if counts else (0, 0)
     row = {**share(right, judged_bars), "log2": None, "log2_interval": None}
@@ -51,7 +50,7 @@ def control(samples):
 
 
 def copying(samples, train):
-    """Measures what the samples share with the training text, as a set."""
+    """Measures what a set of samples shares with the training text."""
     measured = novelty_of(train.content).measure(samples)
     del measured["samples"]
     return measured
@@ -92,8 +91,8 @@ def skills_of_ngrams(train, n, seed, max_chars):
 
 
 def losses_by_tune(nats, chars, tune_of, seed):
-    """Returns losses of models on one split, and their differences (paired: models find the same
-    tunes hard), with 95 % intervals from a bootstrap over tunes.
+    """Returns losses of models on one split, and their paired differences, with 95 % intervals from a
+    bootstrap over tunes.
 
     nats: {model: nats of each sequence}; chars: characters of each; tune_of: its tune. Returns
     {"n_tunes", "losses": {model: {"nats_per_char", "se", "interval"}}, "differences": [{"model",

@@ -10,9 +10,9 @@ from study.evaluate.sampling import MODEL_ITSELF
 
 
 def sweep_table(samples, real, settings, limits, train):
-    """Returns the figures of every sampler, and the one to choose: {"rows", "real" (validation
-    tunes of the same length), "n" (samples a row), "chosen"}. samples: as many for each of
-    `settings`, in their order; limits: see `choose_sampler`."""
+    """Returns {"rows": figures of every sampler, "real": of validation tunes, "n": samples a row,
+    "chosen": sampler}. samples: as many for each of `settings`, in their order; limits: see
+    `choose_sampler`."""
     n, rows = len(samples) // len(settings), []
     for k, setting in enumerate(settings):
         rows.append({**setting, **sweep_row(samples[k * n : (k + 1) * n], train)})
@@ -22,8 +22,8 @@ def sweep_table(samples, real, settings, limits, train):
 
 
 def smoothed(rows):
-    """Returns the rows with their shares on a straight line (least squares) over their place: a
-    share is uncertain by more than what the next step changes."""
+    """Returns the rows with their shares on a least-squares line over their place: a share is
+    uncertain by more than what the next step changes."""
     fitted = [dict(row) for row in rows]
     for key in ("rate", "bar_accuracy", "rest_bar_share", "bar_repetition"):
         known = [(i, row[key]) for i, row in enumerate(rows) if row[key] is not None]

@@ -35,8 +35,8 @@ PICTURES = {
 
 def write_sample(folder, stem, sample, kind=None, origin=None):
     """Writes <stem>.abc as drawn, .mid, .musicxml, and repaired/<stem>.abc if that differs; returns
-    its metadata row. kind: "unconditional", "header", "bars" or "continued" (None: by the prompt);
-    origin: the tune that the prompt comes from."""
+    its metadata row. kind: of PROMPTS in `study/report/sample_views.py`, None: by the prompt; origin:
+    the tune that the prompt comes from."""
     text, n_given = sample["text"], len(sample["prompt"])
     write_text(folder / f"{stem}.abc", text)
     cut = _write(folder / f"repaired/{stem}.abc", repaired(text))
@@ -54,7 +54,7 @@ def write_sample(folder, stem, sample, kind=None, origin=None):
 
 
 def _write(path, content):
-    """Writes a file and returns its name; without content deletes an older one: None."""
+    """Writes a file and returns its name; without content deletes an older one."""
     if not content:
         path.unlink(missing_ok=True)
         return None
@@ -63,14 +63,13 @@ def _write(path, content):
 
 
 def write_midi(path, text):
-    """Writes the notes of a text, as far as it can be read; returns the file's name."""
+    """Writes the notes of a text as far as it can be read; returns the file's name."""
     tune = readable(text)[0]
     return _write(path, midi_bytes(tune) if has_notes(tune) else None)
 
 
 def write_musicxml(path, text, n_given=0):
-    """Writes the same for notation programs, the first n_given characters (the prompt) in grey;
-    returns the file's name."""
+    """Writes the same, the first n_given characters in grey; returns the file's name."""
     tune, xml = readable(text)[0], None
     if has_notes(tune):
         title, given = path.stem.replace("_", " "), given_bars(text, n_given)
@@ -94,8 +93,8 @@ def write_pictures(folder, stem, text, n_given=0):
 def ten_requests(tunes, ten, chosen, max_chars, seed, tokenizer):
     """Returns [(type, prompt's origin, Request)] of the samples to look at.
 
-    ten: [(type, temperature or None for the chosen sampler, "free" or "right" bars)]; a type that
-    no tune has a usable prompt of is drawn without.
+    ten: [(type, temperature or None for the chosen sampler, "free" or "right" bars)]; a type of
+    which no tune has a usable prompt is drawn without one.
     """
     prompts = {}
     # headers from the first tunes on, bars from the last: no tune gives both while there are enough
@@ -107,11 +106,9 @@ def ten_requests(tunes, ten, chosen, max_chars, seed, tokenizer):
     requests = []
     for i, (kind, temperature, bars) in enumerate(ten):
         sampler = chosen if temperature is None else {**MODEL_ITSELF, "temperature": temperature}
-        prompt, origin = "", None
-        if kind in prompts:
-            prompt, origin = next(prompts[kind])
-        else:
+        if kind not in prompts:
             kind = "unconditional"
+        prompt, origin = next(prompts[kind]) if kind in prompts else ("", None)
         bars = bars if tunes else "free"
         request = Request(prompt, seed + i, max_chars=max_chars, bars=bars, **sampler)
         requests.append((kind, origin, request))
@@ -119,8 +116,8 @@ def ten_requests(tunes, ten, chosen, max_chars, seed, tokenizer):
 
 
 def write_ten(evaluation, ten, chosen):
-    """Draws the samples of `ten_requests`, writes files, pictures and metadata.json, and returns
-    its rows."""
+    """Draws the samples of `ten_requests`, writes files, pictures and metadata.json; returns its
+    rows."""
     root, loaded = evaluation.root, evaluation.loaded
     folder, max_chars = root / FOLDER, evaluation.budget["sample_chars"]
     tunes, seed = evaluation.test_tunes, evaluation.seeds["ten"]
@@ -144,11 +141,9 @@ def write_ten(evaluation, ten, chosen):
         )
     checkpoint = f"checkpoints/{BEST}.pt"
     sha256 = file_digest(root / checkpoint)
-    metadata = {
-        "model": {"name": BEST, "checkpoint": checkpoint, "sha256": sha256},
-        "environment": environment(str(loaded.device)),
-        "samples": rows,
-    }
+    model = {"name": BEST, "checkpoint": checkpoint, "sha256": sha256}
+    used = environment(str(loaded.device))
+    metadata = {"model": model, "environment": used, "samples": rows}
     write_json(folder / "metadata.json", plain(metadata))
     return rows
 
@@ -157,12 +152,15 @@ def write_ten(evaluation, ten, chosen):
 
 
 def write_played(root, samples, given=None, source=None, origin=None):
-    """Writes samples that a user asked for as play_NNN.abc, .mid, .musicxml and .json beside those
-    that are there; returns their metadata rows. Samples that continue a user's tune (given, source:
-    of `music/continuation.py`; origin: its file) are continued_NNN and show where it ended."""
+    """Writes samples that a user asked for as play_NNN.abc, .mid, .musicxml and .json; returns their
+    metadata rows. Those that continue a user's tune (given, source: of `music/continuation.py`;
+    origin: its file) are continued_NNN and show where it ended."""
     folder, rows = root / FOLDER, []
     word = "continued" if given else "play"
-    for stem, sample in zip(_free_stems(folder, word), samples):
+    numbers = [path.stem.removeprefix(f"{word}_") for path in folder.glob(f"{word}_*.abc")]
+    taken = [int(number) for number in numbers if number.isdigit()]
+    for i, sample in enumerate(samples, 1 + max(taken, default=-1)):
+        stem = f"{word}_{i:03d}"
         row = write_sample(folder, stem, sample, given and word, origin)
         if given:
             write_text(folder / f"{stem}.abc", marked(sample["text"], len(given.text)))
@@ -172,15 +170,8 @@ def write_played(root, samples, given=None, source=None, origin=None):
     return rows
 
 
-def _free_stems(folder, word):
-    """Yields names <word>_NNN behind the last one that there is."""
-    numbers = [path.stem.removeprefix(f"{word}_") for path in folder.glob(f"{word}_*.abc")]
-    taken = [int(number) for number in numbers if number.isdigit()]
-    return (f"{word}_{i:03d}" for i in itertools.count(1 + max(taken, default=-1)))
-
-
 def played_rows(root):
-    """Returns the metadata rows of all samples that were played in a root, by their names."""
+    """Returns the metadata rows of all samples that were played in a root."""
     folder = root / FOLDER
     paths = sorted([*folder.glob("continued_*.json"), *folder.glob("play_*.json")])
     rows = [read_json(path) for path in paths]

@@ -4,31 +4,23 @@ rejection sampling of bars.
     samples = generate(model, tokenizer, unprompted(100, base_seed=0, max_chars=2000))
     samples[0]["text"], samples[0]["stop_reason"]
 
-Every sample is a *request* (prompt, sampler settings, seed, budget). Requests are drawn side by
-side, each from its own random stream. On a CPU the same request gives the same characters in any
-batch. Across devices, torch versions or kinds of CPU the last bits of the logits differ, and now
-and then a draw falls on the other side of a boundary.
+Requests are drawn side by side, each from its own random stream: on a CPU the same request gives the
+same characters in any batch. Across devices, torch versions or kinds of CPU the last bits of the
+logits differ, and now and then a draw falls on the other side of a boundary.
 
 With `bars="right"` a bar that is not exactly as long as its meter is drawn again, from the model's
 state before it: that samples P(bar | what came before, the bar is right) exactly, where a mask on
-characters would sample something else (Park et al. 2024). `music/right_bars.py` judges.
+characters would sample something else (Park et al. 2024). `music/right_bars.py` judges. A bar that
+was wrong MAX_TRIES times is given up, and more is drawn again (`_RightRow.give_up`).
 
-A bar that was wrong MAX_TRIES times is given up, and a larger unit is drawn again: all voices' bars
-since the last place but one where they were level, the next time twice as many such turns, and so
-on back to the header. A bar that is right with probability p is given up with probability
-(1 - p)^64, one in 850 at p = 0.1.
-
-A judge may say that a bar is drawn token by token (`is_masked`; `NextBars` of `--continue`, for
-voices of which hardly a bar would be right): what no right bar can begin with is struck off before
-a token is drawn. That renormalises every token by itself, so it samples something else; measured
-samples are never drawn so.
+`--continue` draws bars of which hardly one would be right under such a mask (`is_masked`): what no
+right bar can begin with is struck off before a token is drawn. Measured samples are never drawn so.
 
 Budgets and surprisal count characters whatever a token is (`tokenizer.token_chars`; of events the
 nominal ones). There is no repetition penalty: music repeats.
 """
 
 import copy
-import itertools
 import math
 import time
 from typing import Any, NamedTuple
@@ -47,17 +39,17 @@ START = (END, BEGIN)
 LANES = 8
 BATCH_ROWS = 128  # rows at once; the key/value cache of XL takes 8 MB a row
 SHRINK = 0.75  # finished rows leave when the batch can shrink to this share of its rows
-MAX_TRIES = 64  # draws of one bar; then more than the bar is drawn again
+# draws of one bar; a bar that is right with probability 0.1 fails so often once in 850 times
+MAX_TRIES = 64
 # a tune may give up one bar, and one more for so many bars of all voices; then it is stuck
 BARS_PER_GIVEN_UP = 8
 DRAWS = 256  # uniform numbers taken from a row's generator at a time
-# the sampler that changes nothing
+# the sampler that changes nothing: its filters are off; temperature 0 takes the likeliest token
 MODEL_ITSELF = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
 
 
 class Request(NamedTuple):
-    """One sample to draw. Filters are off at top_k 0, top_p 1 and min_p 0; temperature 0 takes the
-    likeliest."""
+    """One sample to draw."""
 
     prompt: str = ""
     seed: int = 0
@@ -76,19 +68,14 @@ def unprompted(n, base_seed, max_chars, **sampler):
     return [Request(seed=base_seed + i, max_chars=max_chars, **sampler) for i in range(n)]
 
 
-def truncation(sampler):
-    """What a sampler leaves out, in words, e.g. "top-p 0.95"; "no truncation" if nothing."""
-    parts = [
+def describe_sampler(sampler):
+    """Returns a sampler in words: "temperature 0.9, top-p 0.95", "temperature 1, no truncation"."""
+    filters = [
         f"{key.replace('_', '-')} {sampler[key]:g}"
         for key in ("top_k", "top_p", "min_p")
         if sampler[key] != MODEL_ITSELF[key]
     ]
-    return ", ".join(parts) or "no truncation"
-
-
-def describe_sampler(sampler):
-    """A sampler in words, e.g. "temperature 0.9, top-p 0.95"."""
-    return f"temperature {sampler['temperature']:g}, {truncation(sampler)}"
+    return f"temperature {sampler['temperature']:g}, {', '.join(filters) or 'no truncation'}"
 
 
 # ---------------------------------------------------------------- the next token
@@ -99,9 +86,8 @@ def filtered_weights(logits, temperature, top_k, top_p, min_p):
     (B, V) float64, zero where a filter cuts.
 
     logits: (B, V) tensor; the settings: one number each, or (B,) tensors. top-p keeps the likeliest
-    tokens until their sum reaches top_p, always at least the first; min-p keeps what has at least
-    min_p times the probability of the likeliest. Each filter sees what the one before it left,
-    renormalised.
+    tokens until their sum reaches top_p; min-p what has at least min_p times the probability of the
+    likeliest. Each filter sees what the one before it left, renormalised; the likeliest stays.
 
     >>> weights = filtered_weights(torch.tensor([[0.5, 0.3, 0.2]]).log(), 1.0, 2, 1.0, 0.0)
     >>> weights[0].round(decimals=3).tolist()
@@ -144,21 +130,19 @@ def draw(weights, uniform):
 
 
 def generate(model, tokenizer, requests, device="cpu", batch_rows=BATCH_ROWS, right_bars=None):
-    """Draws every request; returns a list of dicts in the order of the requests.
+    """Draws every request; returns a dict for each.
 
     Keys: the request's own; `text` (prompt and what was drawn, without end token); `new_chars`;
     `stop_reason` ("end": the model ended the tune, "budget": max_chars were drawn, "bars": n_bars
     are there, "stuck": no right bar leads on); `surprisal_bits` (-log2 of the probability that the
     model itself, at temperature 1 and unfiltered, gave each character drawn); `seconds` (from the
-    start of its batch to its last character).
-    With right bars also `n_kept`, bars (header and end counted as such) in the text, and `draws`,
-    how often each bar was drawn, those given up or taken back among them. Right bars that do not
-    reach the end of the tune stop after the last bar that all voices have.
+    start of its batch to its last character). With right bars also `n_kept`, bars (header and end
+    counted as such) in the text, and `draws`, how often each bar was drawn, those given up among
+    them; the text ends with the tune or with a bar that all voices have.
 
-    right_bars: the class RightBars of `music/right_bars.py`, for requests with right bars. It is
-    handed over, not named here, so that a change of the judge leaves free samples as they are.
-    Raises ValueError if a prompt has a character that the vocabulary lacks, if no right bar can
-    follow it, or if a setting makes no sense.
+    right_bars: the judge, RightBars of `music/right_bars.py`. It is handed over, not named here, so
+    that a change of it leaves free samples as they are. Raises ValueError if the vocabulary lacks a
+    character of a prompt, if no right bar can follow it, or if a setting makes no sense.
     """
     for request in requests:
         _check(request, tokenizer, right_bars)
@@ -198,8 +182,8 @@ def _check(request, tokenizer, right_bars):
 
 
 class _Row:
-    """A request that is being drawn: its tokens so far; is_open: it takes tokens; n_wanted, n_done:
-    new bars, of all voices, of a row that is to have so many."""
+    """A request that is being drawn. is_open: it takes tokens; n_wanted, n_done: new bars of all
+    voices."""
 
     n_wanted = n_done = 0
 
@@ -215,8 +199,7 @@ class _Row:
         self.uniforms = _uniforms(request.seed)
 
     def add(self, token, bits):
-        """Takes the next token; returns the verdict on the newest bar: "right", "wrong" or
-        "open"."""
+        """Takes the next token; returns the judge's verdict: "right", "wrong" or "open"."""
         self.tokens.append(token)
         self.bits.append(bits)
         self.n_chars += self.token_chars[token]
@@ -235,16 +218,13 @@ class _Row:
         return False
 
     def stop(self, reason):
-        """Ends the row."""
         self.is_open, self.stop_reason = False, reason
 
     def text(self):
-        """Returns what stands in the row so far."""
         return self.tokenizer.decode(self.tokens[len(START) :])
 
     def sample(self):
-        """Returns a finished row as `generate` does; what the last token has beyond the budget is
-        cut off."""
+        """Returns a finished row as `generate` does, cut at its budget."""
         texts = self.tokenizer.texts_of(self.tokens[len(START) :])
         n_chars = [len(text) for text in texts[self.n_given - len(START) :]]
         given = len(self.request.prompt)
@@ -261,8 +241,7 @@ class _Row:
 
 
 class _Place(NamedTuple):
-    """Where a row with right bars can go back to: its numbers of tokens and of characters there,
-    and its judge."""
+    """Where a row with right bars can go back to."""
 
     n_tokens: int
     n_chars: int
@@ -273,8 +252,7 @@ class _RightRow(_Row):
     """A row whose bars shall be right.
 
     bars: the judge; kept: the place after the last right bar; levels: the places where all voices
-    had equally many bars, the header first. A row that is not open and has no reason to stop went
-    back farther than the model's cache can.
+    had equally many bars, the header first.
     """
 
     def __init__(self, request, tokenizer, right_bars):
@@ -296,8 +274,7 @@ class _RightRow(_Row):
         return _Place(len(self.tokens), self.n_chars, copy.copy(self.bars))
 
     def judge(self, token):
-        """Keeps a bar that is right with this token, takes back a wrong one, and ends a row that is
-        over."""
+        """Keeps a bar that is right with this token, and takes back a wrong one."""
         has_ended = token == END
         newest = self.tokenizer.decode([token])
         if not (has_ended or self.bars.is_due(newest, self.n_chars)):
@@ -341,8 +318,9 @@ class _RightRow(_Row):
         self.n_chars = place.n_chars
 
     def give_up(self):
-        """Goes back before the bar that cannot be drawn, twice as far each time until the row has
-        got beyond that bar; or ends the row, which is stuck."""
+        """Goes back before a bar that cannot be drawn, to the last place but one where all voices
+        were level, and twice as far each time until the row has got beyond that bar; or ends the
+        row, which is stuck. The model's cache does not reach so far back: the row waits."""
         self.bars.give_up()
         if self.bars.n_bars > self.most_bars:
             self.n_retreats, self.most_bars = 0, self.bars.n_bars
@@ -359,7 +337,6 @@ class _RightRow(_Row):
         self.is_open = False
 
     def sample(self):
-        """Returns a finished row as `generate` does."""
         return {**super().sample(), "n_kept": self.bars.n_kept, "draws": self.bars.draws}
 
 
@@ -372,8 +349,8 @@ def _uniforms(seed):
 
 @torch.inference_mode()
 def _draw_batch(model, rows, device):
-    """Draws rows side by side until all have ended. Rows that went back far go on when the others
-    have ended, with a cache read anew."""
+    """Draws rows side by side until all have ended. Those that wait (`_RightRow.give_up`) go on when
+    the others have ended, with a new cache."""
     started = time.perf_counter()
     while rows:
         _draw_rows(model, rows, device, started)
@@ -383,7 +360,7 @@ def _draw_batch(model, rows, device):
 
 
 def _draw_rows(model, rows, device, started):
-    """Draws these rows until none is open; notes the seconds that each took."""
+    """Draws these rows until none is open."""
     desc, cache = f"{len(rows)} samples", None
     tokenizer, asked = rows[0].tokenizer, rows
     n_wanted = sum(row.n_wanted for row in asked)
@@ -424,8 +401,8 @@ def _draw_rows(model, rows, device, started):
 
 
 def _draw_another(row, token, logits, settings):
-    """Returns a token that the row does not refuse, drawn from these logits (V,) without those that
-    it does; END if there is none, which makes the bar wrong."""
+    """Returns a token that the row does not refuse, drawn from the other logits (V,); END, which makes
+    the bar wrong, if there is none."""
     if not row.bars.allows(row.text()):  # a bar of events that is too long already
         return END
     while token != END and row.refuses(token):
@@ -438,8 +415,8 @@ def _draw_another(row, token, logits, settings):
 
 
 def bits_of_characters(bits, n_chars):
-    """The bits of tokens spread evenly over the characters that each gives; where it gives none,
-    over those of the next one."""
+    """Returns the bits of tokens spread evenly over the characters of each, or of the next one where
+    it has none."""
     bits, n_chars = np.array(bits, float), np.asarray(n_chars, int)
     for i in np.flatnonzero(n_chars[:-1] == 0):
         bits[i + 1] += bits[i]
@@ -447,11 +424,10 @@ def bits_of_characters(bits, n_chars):
 
 
 def _rows_to_keep(rows):
-    """Places of the rows to go on with: all that are open and others up to a multiple of LANES;
-    None where leaving the rest saves too little."""
-    n_open = sum(row.is_open for row in rows)
-    n_kept = LANES * math.ceil(n_open / LANES)
+    """Returns the places of the rows to go on with, all that are open and others up to a multiple of
+    LANES; None where leaving the rest saves too little."""
+    n_kept = LANES * math.ceil(sum(row.is_open for row in rows) / LANES)
     if n_kept > SHRINK * len(rows):
         return None
-    others = itertools.islice((i for i, row in enumerate(rows) if not row.is_open), n_kept - n_open)
-    return sorted([i for i, row in enumerate(rows) if row.is_open] + list(others))
+    open_first = sorted(range(len(rows)), key=lambda i: not rows[i].is_open)
+    return sorted(open_first[:n_kept])
