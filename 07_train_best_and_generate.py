@@ -8,20 +8,17 @@ Writes: checkpoints/best_model.{pt,json,curve.jsonl}
         part4_outputs/generated/sample_000..009.abc (as drawn), .mid, .musicxml, .svg, .png,
             _roll.svg, _roll.png, metadata.json; repaired/sample_*.abc where a sample was cut to be
             readable
-        part4_outputs/evaluation/ (samples and measurements, each under a key: an edit re-makes what
-            it changes)
+        part4_outputs/evaluation/ (samples and measurements)
         part4_outputs/figures/{sampler,skills,cost_of_control,repeated_bars,heads}.{png,svg},
             RESULTS.json, report.html, compose.html, music.csv, differences.csv,
             loss_by_position.csv, repeats.csv, skills.csv
 Run:    python 07_train_best_and_generate.py [--quick] [--best xl:10]
         python 07_train_best_and_generate.py --model transformer_tiny --num-samples 3 --key D
         python 07_train_best_and_generate.py --continue song.mid [--bars-given 8] [--bars-new 16]
-The best model is a Transformer of the size and epochs in BEST_MODEL below, on all the training
-text. The second form plays with a finished model, from its checkpoint and data/tokenizer.pkl, and
-writes generated/play_NNN.* and played.html. The third continues the last bars of a MIDI file, a
-score or ABC and writes generated/continued_NNN.abc, .mid (with the drums and tempos of the bars
-given) and .musicxml, with a mark where the new bars begin. Prints the headline block of
-RESULTS.json last.
+The second form plays with a finished model, from its checkpoint and data/tokenizer.pkl, and writes
+generated/play_NNN.* and played.html. The third continues the last bars of a MIDI file, a score or
+ABC and writes generated/continued_NNN.abc, .mid and .musicxml, with a mark where the new bars
+begin. Prints the headline block of RESULTS.json last.
 """
 
 import argparse
@@ -61,8 +58,8 @@ from study.train.checkpoints import finished
 from study.train.data import load_data
 from study.train.loop import Stopped
 
-# SIZE:EPOCHS[:WINDOWS] of the best model; without WINDOWS a step has as many windows of 512 tokens
-# as suit the amount of text
+# SIZE:EPOCHS[:WINDOWS of 512 tokens a step, by default as suits the text] of the best model, which
+# reads all the training text
 BEST_MODEL = {"full": "xl:10", "quick": "small:5"}
 BEST_FAMILY = "transformer"
 BUDGETS = {  # n_*: samples; *_chars: characters drawn at most; in full, and with --quick
@@ -77,8 +74,8 @@ BUDGETS = {  # n_*: samples; *_chars: characters drawn at most; in full, and wit
     "n_real": (200, 100),
     "sample_chars": (3000, 1000),
 }
-# equal steps, to fit a line through; min-p, because at equal validity a lower temperature repeats
-# more (benchmarks/sampling.md)
+# equal steps, to fit a line through; at equal validity a lower temperature repeats more than min-p
+# (benchmarks/sampling.md)
 SWEEP = [{**MODEL_ITSELF, "min_p": step / 40} for step in range(6)]
 # shares of bars: how far a sampler may lie above the validation tunes
 SWEEP_LIMITS = {"rest_bar_share": 0.10, "bar_repetition": 0.03}
@@ -130,16 +127,16 @@ def parse_arguments(argv):
             "--continue takes meter and key from the file and draws right bars: it does not go with"
             " --prompt, --meter, --key or --bars"
         )
+    if args.source and args.source.is_dir():
+        parser.error(
+            f"--continue {args.source}: that is a folder; it takes one file: MIDI, a score or ABC"
+        )
     if args.source and not args.source.is_file():
-        wrong = "no such file"
-        if args.source.is_dir():
-            wrong = "that is a folder; it takes one file: MIDI, a score or ABC"
-        parser.error(f"--continue {args.source}: {wrong}")
+        parser.error(f"--continue {args.source}: no such file")
     return args
 
 
 def add_play_flags(group):
-    """Adds the flags of PLAY_FLAGS to an argument group."""
     add = group.add_argument
     add(
         "--model",
@@ -176,7 +173,7 @@ def add_play_flags(group):
 
 
 def best_model(text):
-    """Reads SIZE:EPOCHS[:WINDOWS] as {"size", "epochs", "windows" (None: by amount of text)}."""
+    """Reads SIZE:EPOCHS[:WINDOWS]."""
     size, *numbers = name_list(text).split(":")
     if len(numbers) not in (1, 2):
         raise argparse.ArgumentTypeError(f"{text!r} is not SIZE:EPOCHS[:WINDOWS], e.g. small:4")
@@ -186,7 +183,7 @@ def best_model(text):
 
 @contextlib.contextmanager
 def mended_by(mend, what=""):
-    """Turns a ValueError into one message with the mend, and the end of the script."""
+    """Ends the script at a ValueError, with its message and the mend."""
     try:
         yield
     except ValueError as error:
@@ -224,7 +221,7 @@ def plan_best(args, root, data):
 
 
 def train_best(stage, planned, data, device):
-    """Trains the best model unless it is there; says what it will take."""
+    """Trains the best model unless it is there."""
     force = stage.args.force
     if force or finished(stage.root, planned) is None:
         minutes = expected_minutes([planned], data, device)[0]
@@ -241,7 +238,7 @@ def train_best(stage, planned, data, device):
 
 
 def copy_best(root):
-    """Copies the best model, and writes its history, beside the results."""
+    """Writes the best model and its history beside the results."""
     folder = root / "part4_outputs/checkpoints"
     record = read_json(root / f"checkpoints/{BEST}.json")
     curve = read_curves(root, [{"name": BEST, "curve": f"{BEST}.curve.jsonl"}]).get(BEST, [])
@@ -278,18 +275,15 @@ def draw_figures(root, content):
     folder, sweep = root / "part4_outputs/figures", measurements.read(root, "sweep")
     names = figures.draw_sampler(folder, sweep, describe_sampler(sweep["chosen"]))
     skills = describe_skills(root)
-    if skills:
-        names += figures.draw_skills(folder, skills)
-        names += figures.draw_cost_of_control(folder, skills)
+    names += figures.draw_skills(folder, skills)
+    names += figures.draw_cost_of_control(folder, skills)
     names += figures.draw_repeated_bars(folder, ladder_copying.rows_of(root))
-    copying = content["in_context_copying"] or {}
-    names += figures.draw_heads(folder, copying.get("heads"))
+    names += figures.draw_heads(folder, content["in_context_copying"]["heads"])
     return [f"part4_outputs/figures/{name}" for name in names]
 
 
 def output_names(root, kept):
-    """Returns the files that the manifest vouches for, without what a user played. kept: names of
-    the measurements."""
+    """Returns the files that the manifest vouches for. kept: names of the measurements."""
     outputs = ["RESULTS.json", "report.html", "compose.html", "generated/metadata.json", *TABLES]
     outputs += [f"checkpoints/{BEST}.pt", "checkpoints/training_history.json"]
     names = [f"checkpoints/{BEST}{end}" for end in (".pt", ".json", ".curve.jsonl")]
@@ -331,7 +325,7 @@ def play_with(root, args):
 
 
 def go_on(root, args, loaded, sampler, seeds, seen):
-    """Continues the last bars of a user's MIDI file, score or ABC, with right bars."""
+    """Continues the last bars of a user's file."""
     name, n_new = args.source.name, args.bars_new
     mend = "give another file, or a model that was trained on such music"
     with mended_by(mend, f"--continue {args.source}: "):
@@ -371,7 +365,6 @@ def show_played(root, rows, sampler):
 
 
 def main(argv=None):
-    """Trains, draws, measures, and writes the results; or plays with a finished model."""
     args = parse_arguments(argv)
     root = resolve_root(args)
     if any(getattr(args, flag) is not None for flag in PLAY_FLAGS):

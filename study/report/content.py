@@ -1,11 +1,12 @@
 """Collects RESULTS.json from the manifests, records, fits and measurements.
 
-docs/results_keys.md explains the keys. Numbers have six significant digits; None says "not
-measured", an end of an interval that has no bound is the word "unbounded".
+docs/results_keys.md explains the keys. None says "not measured"; an end of an interval that has no
+bound is the word "unbounded".
 """
 
 import math
 
+from music.samples import ratio
 from study.evaluate.measurements import read
 from study.report.headline import headline, not_beaten
 from study.report.keys import is_ngram, pick, value_at
@@ -26,7 +27,7 @@ RATE_KEYS = (
 COPIED_KEYS = "copied_share longest_copied_chars new_4_bar_share".split()
 SPLIT_KEYS = "characters tokens notes sequences tunes groups".split()
 DATA_KEYS = "tunes tunes_kept groups transposed_or_retimed_copies dropped_tunes".split()
-SETS = {  # key of a set of samples -> what a reader sees, kind
+SETS = {  # key of a set of samples -> name, kind
     "real_music": ("real music, held out", "real"),
     "unprompted": ("best model", "model"),
     "chosen_sampler": ("best model, chosen sampler", "sampler"),
@@ -45,7 +46,7 @@ REMARKS = {"note": UPPER_BOUND, "event": f"{UPPER_BOUND}; {NOMINAL}"}  # by kind
 
 
 def results(root):
-    """Returns the content of RESULTS.json from what stands below root."""
+    """Returns the content of RESULTS.json."""
     metadata = read_json(root / "part4_outputs/generated/metadata.json")
     fits = read_json(root / "part4_outputs/fits.json")
     runs = run_records(root)
@@ -93,19 +94,18 @@ def describe_data(root):
 
 
 def licences(download):
-    """Returns the licences of the sources as sentences. download: the manifest of stage 01."""
+    """Returns a line for each source. download: the manifest of stage 01."""
     rows = download.get("sources") or []
     return [f"{row['name']}: {row['licence'] or 'not stated'}" for row in rows]
 
 
 def may_share(download):
-    """Returns False if a source's licence forbids to share what is made of it; None: not known."""
+    """Returns whether all licences let what is made of the sources be shared; None: not known."""
     said = {row["may_share"] for row in download.get("sources") or []}
     return next((answer for answer in (False, None, True) if answer in said), None)
 
 
 def describe_tokenizer(root):
-    """Returns the vocabulary of a root."""
     from common import load_tokenizer  # with torch
 
     tokenizer = load_tokenizer(root / "data/tokenizer.pkl")
@@ -132,7 +132,7 @@ def describe_fits(fits):
 
 
 def short(value, left_out=(), is_interval=False):
-    """Returns a value without some keys, and "unbounded" for a missing end of an interval.
+    """Returns a value without some keys; a missing end of an interval is "unbounded".
 
     >>> short({"alpha": None, "alpha_interval": [0.1, None], "points": []}, ["points"])
     {'alpha': None, 'alpha_interval': [0.1, 'unbounded']}
@@ -151,7 +151,7 @@ def short(value, left_out=(), is_interval=False):
 
 
 def describe_best(root):
-    """Returns the best model's row, with its test loss and an interval over tunes."""
+    """Returns the best model's row, with an interval of its test loss over tunes."""
     record, test = read_json(root / f"checkpoints/{BEST}.json"), read(root, "test")
     nats = read(root, "tunes")["losses"][BEST]["interval"]
     return {
@@ -166,18 +166,16 @@ def describe_best(root):
 
 def per_note(root, record):
     """Returns losses per note of music, which do not depend on how it is spelt."""
-    stats, losses = read_json(root / "data/stats.json"), {}
+    splits, losses = read_json(root / "data/stats.json")["splits"], {}
     for split in ("val", "test"):
         nats = record[f"{split}_nats_per_char"] * record[f"{split}_chars"]
-        n_notes = stats["splits"][split].get("notes")
-        losses[f"{split}_nats_per_note"] = nats / n_notes if n_notes else None
+        losses[f"{split}_nats_per_note"] = ratio(nats, splits[split].get("notes"))
     return losses
 
 
 def describe_samples(root, metadata):
     """Returns the rates of every set of samples, of real music and of baselines."""
-    baselines = read(root, "baselines")
-    right = set_of(root, "right")
+    baselines, right = read(root, "baselines"), set_of(root, "right")
     return {
         "unprompted": set_of(root, "unprompted"),
         "chosen_sampler": set_of(root, "chosen"),
@@ -194,7 +192,7 @@ def describe_samples(root, metadata):
 
 
 def set_of(root, name):
-    """Returns the rates of a set of samples, its repeated bars and copies; None without any."""
+    """Returns the rates of a set of samples; None without any."""
     rates = read(root, f"rates/{name}")
     if not rates:
         return None
@@ -207,12 +205,12 @@ def set_of(root, name):
 def draws_per_bar(root):
     """Returns the draws for each bar kept with right bars; header and end count as bars."""
     samples = read(root, "drawn/right")
-    n_kept = sum(sample["n_kept"] for sample in samples)
-    return sum(sum(sample["draws"]) for sample in samples) / n_kept if n_kept else None
+    n_draws = sum(sum(sample["draws"]) for sample in samples)
+    return ratio(n_draws, sum(sample["n_kept"] for sample in samples))
 
 
 def by_length(names):
-    """Returns names of baselines: n-grams, the longest first, then the others.
+    """Returns names of n-grams, the longest first, then the others.
 
     >>> by_length(["random", "3-gram", "12-gram"])
     ['12-gram', '3-gram', 'random']
@@ -223,7 +221,7 @@ def by_length(names):
 
 def level_rows(results):
     """Returns the rated sets of samples of RESULTS.json: [{"name", "kind", and their rates}]; kind:
-    of SETS, ngram, random or another of `music/baseline_texts.py`."""
+    of SETS, ngram, or a name of `music/baseline_texts.py`."""
     samples = results["samples"]
     sets = [(name, kind, samples.get(key)) for key, (name, kind) in SETS.items()]
     for name, row in samples["baselines"].items():
@@ -232,7 +230,6 @@ def level_rows(results):
 
 
 def describe_music(root):
-    """Returns the figures of free samples beside real music."""
     music = read(root, "music/unprompted")
     keys = ("generated_mean", "real_mean", "wasserstein_in_sd", "real_vs_real_mean")
     metrics = {name: pick(row, keys) for name, row in music["metrics"].items()}
@@ -241,8 +238,7 @@ def describe_music(root):
 
 def describe_copying(root, runs):
     """Returns {"best_model": what it saves on repeated bars, "heads": {model: {"all", "best",
-    "pair", "control"}}}: bits per character saved, and of all characters, with all heads, without
-    the best, the best pair, and a control pair that harms as much; heads: "layer.head" from 1."""
+    "pair", "control"}}} (of `heads.heads`); heads: "layer.head" from 1."""
     models = {}
     for name in [BEST, *(row["name"] for row in runs)]:
         found = read(root, f"heads/{name}")

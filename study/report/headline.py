@@ -1,8 +1,4 @@
-"""The headline: one sentence and eight numbers.
-
-`headline(parts)` gives them for RESULTS.json; terminal, page and README print what `rows` makes of
-them in words.
-"""
+"""The headline: one sentence and eight numbers, the same in terminal, page and README (`rows`)."""
 
 import math
 
@@ -12,9 +8,8 @@ from study.fit import claims
 from study.report.keys import is_ngram, value_at, without_ladder
 from study.wording import measured, measured_share, number, percent, power, si
 
-MOST_WORDS = 30  # of the sentence
 MOST_NAMED = 3  # models in a sentence
-NUMBERS = {  # key -> what a reader sees
+NUMBERS = {
     "test_bits_per_char": "bits per character of unseen music",
     "baseline_bits_per_char": "strongest baseline",
     "alpha": "exponent α of model size",
@@ -24,7 +19,7 @@ NUMBERS = {  # key -> what a reader sees
     "copied_share": "copied from the training text",
     "saved_on_repeated_bars": "bits per character saved on a repeated bar",
 }
-LAW_NUMBERS = {  # of the answer's law, which stand beside the eight
+LAW_NUMBERS = {  # of the answer's law, beside the eight
     "beta": "exponent β of the amount of text",
     "order": "order k of the law",
     "E": "irreducible loss, nats per character",
@@ -38,11 +33,9 @@ SHARES = ("scatter", "valid_rate", "valid_rate_right_bars", "repeated_bars", "co
 
 def headline(parts):
     """Returns {"sentence", "numbers": {key of NUMBERS: {"value", "interval", ...}}} of the other
-    parts of RESULTS.json. A number that was not measured has the value None."""
+    parts of RESULTS.json. The value of what was not measured is None."""
     best, samples, fits = parts["best"], parts["samples"], parts["fits"]
-    laws = {
-        family: law for family, law in fits.items() if isinstance(law, dict) and "verdict" in law
-    }
+    laws = {name: law for name, law in fits.items() if value_at(law, "verdict") is not None}
     name, bits = strongest_baseline(parts["baselines"], "test")
     free, right, real = (samples[way] or {} for way in ("unprompted", "right_bars", "real_music"))
     copying = value_at(parts, "in_context_copying.best_model") or {}
@@ -79,7 +72,7 @@ def _number(row, key, real=None):
 
 
 def sentence(fits, numbers):
-    """Returns the answer of the fits, or what the best model reaches; at most MOST_WORDS words."""
+    """Returns the answer of the fits, or what the best model reaches."""
     answer = value_at(fits, "answer.sentence")
     if answer:
         return answer
@@ -92,7 +85,7 @@ def sentence(fits, numbers):
 
 
 def rows(content):
-    """Returns [(name, words)]: the sentence, the eight numbers, and the baselines not beaten."""
+    """Returns [(name, words)]: the sentence, the eight numbers, the baselines not beaten."""
     head = content["headline"]
     return [
         ("answer", head["sentence"]),
@@ -126,15 +119,14 @@ def law_rows(results):
 
 
 def predictions(results):
-    """Returns what the law predicted of runs that it had not seen, and of the next, as
-    sentences."""
+    """Returns what the law predicted of runs that it had not seen, and predicts of the next."""
     rows = value_at(results, "fits.answer.prediction") or {}
     return [row["sentence"] for kind in ("held_out", "next") for row in rows.get(kind) or []]
 
 
 def winners(results):
-    """Returns the families of the lowest loss as (amounts of text, [(size, [(family, margin)])]),
-    in words. None without any."""
+    """Returns the families of the lowest loss in words, (amounts of text, [(size, [(family,
+    margin)])]), or None."""
     rows = value_at(results, "fits.answer.winners") or []
     amounts = sorted({row["d"] for row in rows if row["d"]})
     sizes = {}
@@ -153,8 +145,8 @@ def strongest_baseline(baselines, split):
 
 
 def not_beaten(parts, runs):
-    """Returns {"sentence", "rows"}: every baseline that a model or its samples do not beat. A row is
-    {"baseline", "split", "measure", "value", "models": {name: value}}."""
+    """Returns the baselines that a model or its samples do not beat: {"sentence", "rows":
+    [{"baseline", "split", "measure", "value", "models": {name: value}}]}."""
     models = {"best model": parts["best"], **{row["name"]: row for row in without_ladder(runs)}}
     rows = []
     for split in ("test", "val"):
@@ -170,18 +162,18 @@ def not_beaten(parts, runs):
 
 
 def _behind_ngrams(samples):
-    """Returns rows of the free samples beside the best n-gram, by two measures: a rate, which
-    chance must not explain, and bars, whose intervals must not overlap."""
+    """Returns rows of the free samples beside the best n-grams: their rate must be above, and the
+    intervals of right bars must not overlap."""
     free = samples["unprompted"]
     ngrams = {name: row for name, row in samples["baselines"].items() if is_ngram(name)}
     valid, bars = (
         max(ngrams, key=lambda name: ngrams[name][key] or 0) for key in ("rate", "bar_accuracy")
     )
-    low, high = (row.get("bar_accuracy_interval") for row in (free, ngrams[bars]))
+    ours, theirs = (row["bar_accuracy_interval"] for row in (free, ngrams[bars]))
     behind = []
     if not is_above(free, ngrams[valid]):
         behind.append(("valid at the first try", "rate", valid))
-    if low and high and low[0] <= high[1]:
+    if ours and theirs and ours[0] <= theirs[1]:
         behind.append(("bars of the right length", "bar_accuracy", bars))
     return [
         (f"{name} text", "samples", measure, ngrams[name][key], {"best model": free[key]})

@@ -1,7 +1,7 @@
 """Writes report.html, the page of a run, and played.html, that of samples that a user asked for.
 
-This file collects what the pages show; the templates beside it say how it looks, and escape
-everything. Pictures enter as images, in which a browser runs no script and loads nothing.
+The templates beside it say how a page looks, and escape everything. Pictures enter as images, in
+which a browser runs no script and loads nothing.
 """
 
 import base64
@@ -66,12 +66,11 @@ def write_report(root):
     rows = read_json(folder / "metadata.json")["samples"]
     samples = [sample_view(row, folder, f"sample {i}") for i, row in enumerate(rows, 1)]
     place, rule = first_of(samples, rows)
-    first = None if place is None else samples.pop(place)
     page = page_data(root) | {
         "attention": attention_view(root),
-        "samples": samples,
-        "first": first,
+        "first": None if place is None else samples.pop(place),
         "first_rule": rule,
+        "samples": samples,
         "shades": shade_words(),
     }
     write_text(outputs / "report.html", fill("page.html", page))
@@ -79,7 +78,7 @@ def write_report(root):
 
 
 def page_data(root):
-    """Returns what the page says of a run, but for its samples: {name in the template: value}."""
+    """Returns what the page says of a run beside its samples: {name in the template: value}."""
     outputs, runs = root / "part4_outputs", without_ladder(read_records(root))
     results, fits = read_json(outputs / "RESULTS.json"), read_json(outputs / "fits.json")
     (_, sentence), *numbers = headline.rows(results)
@@ -105,7 +104,7 @@ def page_data(root):
 
 
 def write_played_page(root, rows):
-    """Writes played.html with the samples of metadata rows, the newest first; returns its path."""
+    """Writes played.html with samples from their metadata, the newest first; returns its path."""
     folder = root / "part4_outputs/generated"
     newest = sorted(rows, key=lambda row: row["file"], reverse=True)[:MAX_SAMPLES]
     samples = []
@@ -139,7 +138,7 @@ def fill(template, page):
 
 
 def lead(results, runs):
-    """Returns the page's first words, for a reader who knows music and no statistics."""
+    """Returns the page's first words."""
     n = len({(row["family"], row["size"]) for row in runs})
     tunes = value_at(results, "data.splits.train.tunes")
     who = f"{n} models, small and large," if n > 1 else "A model"
@@ -158,8 +157,8 @@ class Cell(NamedTuple):
 
 
 def table(caption, head, rows):
-    """Returns {"caption", "head", "rows"} with those rows [(name, cells or text)] that hold any
-    number; None if there is none."""
+    """Returns {"caption", "head", "rows"} with those of the rows [(name, cells or texts)] that hold a
+    number; None if none does."""
     kept = []
     for name, cells in rows:
         cells = [cell if isinstance(cell, Cell) else Cell(cell) for cell in cells]
@@ -169,7 +168,6 @@ def table(caption, head, rows):
 
 
 def winners_table(results):
-    """Returns which family has the lowest loss at which size and amount of text."""
     amounts, rows = headline.winners(results) or ((), ())
     rows = [(size, [Cell(*cell) for cell in row]) for size, row in rows]
     head = ["parameters", *(f"{amount} characters" for amount in amounts)]
@@ -177,7 +175,6 @@ def winners_table(results):
 
 
 def rate_table(results):
-    """Returns the rates of real music, of three ways to draw, the longest n-gram, random text."""
     # backwards: of several n-grams the longest stands first
     kinds = {row["kind"]: row for row in reversed(level_rows(results))}
     shares = ("bar_accuracy", "abc2midi_clean_rate", "repeated_bars", "copied_share")
@@ -193,7 +190,6 @@ def rate_table(results):
 
 
 def level_table(results):
-    """Returns the share of every source of text that reaches each validity level."""
     rows = []
     for row in level_rows(results):
         rates = [row["level_rates"].get(name) for name in LEVELS]
@@ -204,7 +200,6 @@ def level_table(results):
 
 
 def run_table(runs):
-    """Returns the runs with their losses and costs."""
     rows = []
     for row in runs:
         losses = [number(row[f"{split}_nats_per_char"], 3) for split in ("train", "val", "test")]
@@ -217,7 +212,6 @@ def run_table(runs):
 
 
 def music_table(results):
-    """Returns the figures of generated beside real music."""
     music, rows = results["music"], []
     keys = ("generated_mean", "real_mean", "wasserstein_in_sd", "real_vs_real_mean")
     for name, words in MUSIC.items():
@@ -239,12 +233,12 @@ def figures_of(folder, law_captions):
     """Returns {section: [Picture]}; the "deciding" ones stand open. law_captions: [{"name",
     "caption"}] as stage 06 filled them."""
     captions = FIGURES | {row["name"]: row["caption"] for row in law_captions}
-    paths = {name: folder / f"{name}.svg" for name in FIGURES}
-    paths = {name: path for name, path in paths.items() if path.exists()}
-    open_ones = DECIDING if "grid" in paths else CLASSICAL
+    deciding = DECIDING if (folder / "grid.svg").exists() else CLASSICAL
     shown = {section: [] for section in ("deciding", "laws", "validity", "skills")}
-    for name, path in paths.items():
-        section = "deciding" if name in open_ones else PLACES.get(name, "laws")
-        svg = path.read_text(encoding="utf-8")
-        shown[section].append(Picture(svg, captions[name], name))
+    for name in FIGURES:
+        path = folder / f"{name}.svg"
+        if path.exists():
+            section = "deciding" if name in deciding else PLACES.get(name, "laws")
+            svg = path.read_text(encoding="utf-8")
+            shown[section].append(Picture(svg, captions[name], name))
     return shown

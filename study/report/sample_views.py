@@ -1,7 +1,6 @@
 """What a page shows of a sample: verdict, player, score, piano roll, shaded text, files.
 
-Plain text and numbers: the templates escape all of it, for titles, prompts and generated text are
-hostile.
+Titles, prompts and generated text are hostile: the templates escape all of it.
 """
 
 import io
@@ -66,7 +65,6 @@ class Picture:
 
 
 def data_uri(kind, data):
-    """Returns bytes as an address that holds them."""
     return f"data:{kind};base64,{b64encode(data).decode()}"
 
 
@@ -88,7 +86,7 @@ def _link(kind, name, media_type, data):
 
 
 def _compressed(score):
-    """Returns a MusicXML file compressed as notation programs exchange it (.mxl)."""
+    """Returns a MusicXML file as notation programs exchange it (.mxl)."""
     data = io.BytesIO()
     contents = {
         "META-INF/container.xml": MXL_CONTAINER.format(score.name),
@@ -101,7 +99,7 @@ def _compressed(score):
 
 
 def sample_view(sample, folder, name):
-    """Returns what a page shows of a sample, a row of metadata whose files lie in `folder`."""
+    """Returns what a page shows of a row of metadata, whose files lie in `folder`."""
     text, prompt, stem = sample["text"], sample["prompt"], Path(sample["file"]).stem
     tune, n_chars, unread = notation.readable(text)
     view = {
@@ -169,7 +167,6 @@ def facts(sample):
 
 
 def verdict(check):
-    """Returns level, badges (name, words, passed) and errors (line, kind, message) of a sample."""
     return {
         "level": check["level"],
         "is_valid": check["level"] >= VALID_LEVEL,
@@ -180,8 +177,8 @@ def verdict(check):
 
 
 def first_of(views, rows):
-    """Returns (place of the sample that the page begins with, its rule in words); (None, "") if
-    none can be played. rows: metadata of the same order."""
+    """Returns (place of the sample that the page begins with, the rule in words); (None, "") if none
+    can be played. rows: their metadata."""
 
     def merit(i):
         row, check = rows[i], rows[i]["validity"]
@@ -201,15 +198,13 @@ def first_of(views, rows):
 
 
 def shade_words():
-    """Returns what each shade of surprisal means, in order."""
+    """Returns what each shade of surprisal means."""
     return [f"up to {SURPRISAL_STEPS[0]:g}", *(f"over {step:g}" for step in SURPRISAL_STEPS)]
 
 
 def shaded_runs(text, bits, prompt):
-    """Returns [(shade, characters)] of a text by surprisal; shade: 0 to 5 or "prompt".
-
-    bits: a number for each character of the text, or of what follows the prompt; or none.
-    """
+    """Returns [(shade, characters)] of a text by surprisal; shade: 0 to 5 or "prompt". bits: of each
+    character of the text, or of what follows the prompt; or none."""
     bits = [0] * (len(text) - len(bits)) + bits
     shades = []
     for i, (character, value) in enumerate(zip(text, bits)):

@@ -30,7 +30,7 @@ TABLES = {  # file that stage 07 writes beside RESULTS.json -> its columns
 
 
 def run_records(root):
-    """Returns the records of the runs that the training stages list, by family and size."""
+    """Returns the records of the training stages' runs, by family and size."""
     records = read_records(root)
     families = in_order({record["family"] for record in records})
 
@@ -47,20 +47,18 @@ def suite_records(root):
 
 
 def describe_skills(root):
-    """Returns the skills of the suite's models, beside real music and n-grams; None without any."""
+    """Returns the skills of the suite's models, beside real music and n-grams."""
 
     def skills_of(name):
-        control, copied = read(root, f"control/{name}"), read(root, f"copying/{name}")
-        skills = read(root, f"skills/{name}")
-        return {**skills, "control": control, "copied_share": copied["copied_share"]}
+        skills, control = read(root, f"skills/{name}"), read(root, f"control/{name}")
+        copied = read(root, f"copying/{name}")["copied_share"]
+        return {**skills, "control": control, "copied_share": copied}
 
     models = {}
     for row in suite_records(root):
         known = pick(row, ("family", "size", "params_total", "val_nats_per_char"))
         repeats = read(root, f"repeats/{row['name']}")
         models[row["name"]] = {**known, **skills_of(row["name"]), "repeats": repeats}
-    if not models:
-        return None
     return {
         "n": next(iter(models.values()))["n"],
         "models": models,
@@ -71,14 +69,11 @@ def describe_skills(root):
 
 def skill_rows(skills):
     """Returns the rows of skills.csv: models, real music, n-grams."""
-    if not skills:
-        return []
     sets = {**skills["models"], "real music": skills["real_music"], **skills["baselines"]}
-    rows = []
-    for name, row in sets.items():
-        repeats, control = row.get("repeats") or {}, row["control"] or {}
-        rows.append({**row, **repeats, "name": name, "log2_right_bar": control.get("log2")})
-    return rows
+    return [
+        {**row, **row.get("repeats", {}), "name": name, "log2_right_bar": row["control"]["log2"]}
+        for name, row in sets.items()
+    ]
 
 
 def tables(root):
