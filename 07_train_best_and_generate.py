@@ -173,7 +173,7 @@ def add_play_flags(group):
 
 
 def best_model(text):
-    """Reads SIZE:EPOCHS[:WINDOWS]."""
+    """Reads SIZE:EPOCHS[:WINDOWS], e.g. small:4."""
     size, *numbers = name_list(text).split(":")
     if len(numbers) not in (1, 2):
         raise argparse.ArgumentTypeError(f"{text!r} is not SIZE:EPOCHS[:WINDOWS], e.g. small:4")
@@ -250,7 +250,6 @@ def copy_best(root):
 
 
 def evaluate(study):
-    """Makes every measurement of the best model and of the suite's."""
     evaluation.evaluate_best(study, SWEEP, SWEEP_LIMITS)
     records = suite_records(study.root)
     evaluation.evaluate_suite(study, [record["name"] for record in records])

@@ -9,7 +9,7 @@ import symusic
 
 from music import notation, pictures, theory
 from music.abc_text import read_abc
-from study.evaluate.samples import write_musicxml, write_pictures
+from study.evaluate.samples import write_music, write_pictures
 from tests.tunes import (  # the benchmarks import this file as tests.test_notation
     VALID_TUNES,
     long_tune,
@@ -322,9 +322,9 @@ def test_without_resvg_there_are_still_svgs(tmp_path, monkeypatch):
 
 def test_a_musicxml_file_lies_beside_a_sample(tmp_path):
     path = tmp_path / "s.musicxml"
-    assert write_musicxml(path, UNEQUAL) == "s.musicxml"
+    assert write_music(tmp_path, "s", UNEQUAL)["musicxml"] == "s.musicxml"
     assert b"<work-title>s<" in path.read_bytes()
-    assert write_musicxml(path, RANDOM) is None and not path.exists()
+    assert write_music(tmp_path, "s", RANDOM)["musicxml"] is None and not path.exists()
 
 
 # ---------------------------------------------------------------- playing

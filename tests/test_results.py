@@ -77,10 +77,8 @@ def test_midi_has_the_notes_of_the_text():
 
 
 def test_a_text_without_notes_gives_no_midi(tmp_path):
-    assert (
-        generated.write_midi(tmp_path / "x.mid", "X:1\nK:C\nz8|z8|\n") is None
-        and not (tmp_path / "x.mid").exists()
-    )
+    written = generated.write_music(tmp_path, "x", "X:1\nK:C\nz8|z8|\n")
+    assert written["midi"] is None and not (tmp_path / "x.mid").exists()
 
 
 @pytest.mark.parametrize("drifting", [{"rest_bar_share": 0.5}, {"bar_repetition": 0.9}])

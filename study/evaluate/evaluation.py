@@ -2,9 +2,8 @@
 
 Sets below evaluation/drawn/: unprompted (temperature 1), chosen (the sampler of the sweep), right
 (wrong bars drawn again), header and bars (prompted with held-out tunes), sweep, ten (to look at),
-and one for each model of the suite. Measurements: test, tunes, sweep, baselines, answer; rates/,
-music/, copying/, skills/, control/ of sets; repeats/ (in-context copying), heads/ (knock-outs) of
-models. `study/evaluate/measurements.py` keeps them.
+and one for each model of the suite. Beside drawn/ lie test, tunes, sweep, baselines, answer; rates/,
+music/, copying/, skills/, control/ of sets; repeats/ (in-context copying), heads/ of models.
 """
 
 from study.stages.files import file_digest
@@ -18,7 +17,7 @@ from study.evaluate.heads import has_heads, heads
 from study.evaluate.induction import repeats
 from study.evaluate.measurements import Digested
 from study.evaluate.models import load_model
-from study.evaluate.prompts import held_out, prompts_from, sequence_rows, text_of
+from study.evaluate.prompts import held_out, prompts_from, sequence_rows
 from study.evaluate.rating import (
     control,
     copying,
@@ -49,7 +48,7 @@ class Evaluation:
         self.val_tunes = held_out(root, "val", budget["n_real"], seed)
         self.test_tunes = held_out(root, "test", budget["n_real"], seed)
         path = root / "data/train.txt"
-        self.train = Digested(text_of(path), file_digest(path))
+        self.train = Digested(path.read_text(encoding="utf-8"), file_digest(path))
         self.val_tokens = Digested(data.val, digest_tokens(data.val))
         self.test_tokens = Digested(data.test, digest_tokens(data.test))
 
@@ -104,7 +103,7 @@ def requests_from(prompts, n, first_seed, max_chars, **sampler):
 
 
 def draw_prompted(evaluation, kind):
-    """Draws samples that go on from held-out tunes; none if no tune has such a beginning."""
+    """Draws samples that go on from held-out tunes."""
     prompts = prompts_from(evaluation.test_tunes, kind, evaluation.loaded.tokenizer)
     budget, first = evaluation.budget, evaluation.seeds[kind]
     n = budget["n_prompted"] if prompts else 0
@@ -137,7 +136,7 @@ def test_loss(loaded, tokens):
 
 
 def evaluate_best(evaluation, settings, limits):
-    """Makes every measurement of the best model. settings, limits: of the sweep."""
+    """Measures the best model. settings, limits: of the sweep."""
     budget, train, seed = evaluation.budget, evaluation.train, evaluation.seed
     cached, loaded = evaluation.cached, evaluation.loaded
     cached("test", test_loss, loaded, evaluation.test_tokens)
@@ -190,7 +189,7 @@ def evaluate_ladder(evaluation):
         loaded = evaluation.load(row["name"])
         with_heads = (row["n_chars_seen"], row["seed"]) == (most, first_seed)
         evaluation.measure_copying(row["name"], loaded, with_heads and has_heads(loaded.model))
-    text = text_of(evaluation.root / "data/val.txt")
+    text = (evaluation.root / "data/val.txt").read_text(encoding="utf-8")
     rows = ladder_copying.rows_of(evaluation.root)
     evaluation.cached("answer", ladder_copying.answer_of, rows, text)
 

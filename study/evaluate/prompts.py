@@ -12,7 +12,7 @@ PROMPT_BARS = 4  # of every voice: they say key, meter and texture, but not the 
 
 def held_out(root, split, n, seed):
     """Returns the first piece of up to n tunes of a split, in a seeded order: [{"origin", "text"}]."""
-    tunes = split_tunebook(text_of(root / f"data/{split}.txt"))
+    tunes = split_tunebook((root / f"data/{split}.txt").read_text(encoding="utf-8"))
     rows = sequence_rows(root, split)
     if len(rows) != len(tunes):  # text that is not ABC has no tunes to prompt with
         return []
@@ -23,13 +23,8 @@ def held_out(root, split, n, seed):
 
 def sequence_rows(root, split):
     """Returns the table of stage 03 on the sequences of a split."""
-    lines = text_of(root / f"data/{split}_sequences.tsv").splitlines()
-    return list(csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE))
-
-
-def text_of(path):
-    """Returns the text of a file, "" if there is none."""
-    return path.read_text(encoding="utf-8") if path.exists() else ""
+    text = (root / f"data/{split}_sequences.tsv").read_text(encoding="utf-8")
+    return list(csv.DictReader(text.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE))
 
 
 def prompts_from(tunes, kind, tokenizer):

@@ -42,8 +42,7 @@ def write_sample(folder, stem, sample, kind=None, origin=None):
     cut = _write(folder / f"repaired/{stem}.abc", repaired(text))
     return {
         "file": f"{stem}.abc",
-        "midi": write_midi(folder / f"{stem}.mid", text),
-        "musicxml": write_musicxml(folder / f"{stem}.musicxml", text, n_given),
+        **write_music(folder, stem, text, n_given),
         "repaired": cut and f"repaired/{cut}",
         "type": kind or ("header" if sample["prompt"] else "unconditional"),
         "prompt_source": origin,
@@ -62,20 +61,18 @@ def _write(path, content):
     return path.name
 
 
-def write_midi(path, text):
-    """Writes the notes of a text as far as it can be read; returns the file's name."""
-    tune = readable(text)[0]
-    return _write(path, midi_bytes(tune) if has_notes(tune) else None)
-
-
-def write_musicxml(path, text, n_given=0):
-    """Writes the same, the first n_given characters in grey; returns the file's name."""
-    tune, xml = readable(text)[0], None
+def write_music(folder, stem, text, n_given=0):
+    """Writes the notes of a text as far as it can be read; returns the names of "midi" and "musicxml",
+    which shows the first n_given characters in grey."""
+    tune, midi, xml = readable(text)[0], None, None
     if has_notes(tune):
-        title, given = path.stem.replace("_", " "), given_bars(text, n_given)
+        midi, given = midi_bytes(tune), given_bars(text, n_given)
         with contextlib.suppress(Exception):  # music21 meets lengths that no note head can show
-            xml = musicxml(tune, title=title, given=given)
-    return _write(path, xml)
+            xml = musicxml(tune, title=stem.replace("_", " "), given=given)
+    return {
+        "midi": _write(folder / f"{stem}.mid", midi),
+        "musicxml": _write(folder / f"{stem}.musicxml", xml),
+    }
 
 
 def write_pictures(folder, stem, text, n_given=0):

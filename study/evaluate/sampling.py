@@ -64,7 +64,7 @@ class Request(NamedTuple):
 
 
 def unprompted(n, base_seed, max_chars, **sampler):
-    """n requests without a prompt; request i has seed base_seed + i."""
+    """Returns n requests without a prompt; request i has seed base_seed + i."""
     return [Request(seed=base_seed + i, max_chars=max_chars, **sampler) for i in range(n)]
 
 
@@ -88,10 +88,6 @@ def filtered_weights(logits, temperature, top_k, top_p, min_p):
     logits: (B, V) tensor; the settings: one number each, or (B,) tensors. top-p keeps the likeliest
     tokens until their sum reaches top_p; min-p what has at least min_p times the probability of the
     likeliest. Each filter sees what the one before it left, renormalised; the likeliest stays.
-
-    >>> weights = filtered_weights(torch.tensor([[0.5, 0.3, 0.2]]).log(), 1.0, 2, 1.0, 0.0)
-    >>> weights[0].round(decimals=3).tolist()
-    [1.0, 0.6, 0.0]
     """
     logits = logits.double()
     n_rows, n_tokens = logits.shape

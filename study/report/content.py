@@ -72,7 +72,6 @@ def results(root):
 
 
 def describe_data(root):
-    """Returns where the text came from, its licences, and what became of it."""
     stats = read_json(root / "data/stats.json")
     # text of one's own has not been through 01 and 02
     download = load_manifest(root, "01_download") or {}
@@ -112,7 +111,7 @@ def describe_tokenizer(root):
     return {
         "kind": TOKENIZER_KINDS.get(tokenizer.kind, tokenizer.kind),
         "vocab_size": tokenizer.vocab_size,
-        "characters": getattr(tokenizer, "characters", None),
+        "characters": tokenizer.characters,
         "digest": tokenizer.digest,
         "remark": REMARKS.get(tokenizer.kind),
     }
@@ -132,11 +131,7 @@ def describe_fits(fits):
 
 
 def short(value, left_out=(), is_interval=False):
-    """Returns a value without some keys; a missing end of an interval is "unbounded".
-
-    >>> short({"alpha": None, "alpha_interval": [0.1, None], "points": []}, ["points"])
-    {'alpha': None, 'alpha_interval': [0.1, 'unbounded']}
-    """
+    """Returns a value without some keys; a missing end of an interval is "unbounded"."""
     if isinstance(value, dict):
         return {
             key: short(item, left_out, str(key).endswith("interval"))

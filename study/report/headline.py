@@ -32,8 +32,8 @@ SHARES = ("scatter", "valid_rate", "valid_rate_right_bars", "repeated_bars", "co
 
 
 def headline(parts):
-    """Returns {"sentence", "numbers": {key of NUMBERS: {"value", "interval", ...}}} of the other
-    parts of RESULTS.json. The value of what was not measured is None."""
+    """Returns {"sentence", "numbers": {key of NUMBERS: {"value" (None: not measured), "interval",
+    ...}}} of the other parts of RESULTS.json."""
     best, samples, fits = parts["best"], parts["samples"], parts["fits"]
     laws = {name: law for name, law in fits.items() if value_at(law, "verdict") is not None}
     name, bits = strongest_baseline(parts["baselines"], "test")
@@ -95,7 +95,6 @@ def rows(content):
 
 
 def _in_words(key, row):
-    """Returns a number with its interval and what stands beside it."""
     value, pair = row.get("value"), row.get("interval")
     if value is None:
         return "not measured"
@@ -182,11 +181,7 @@ def _behind_ngrams(samples):
 
 
 def not_beaten_sentence(rows):
-    """Returns rows of `not_beaten` in words; more than MOST_NAMED models are counted.
-
-    >>> not_beaten_sentence([{"baseline": "PPMd", "split": "val", "models": {"lstm_tiny": 1.6}}])
-    'PPMd on the val split by lstm_tiny'
-    """
+    """Returns rows of `not_beaten` in words, e.g. "PPMd on the val split by lstm_tiny"."""
     words = []
     for row in rows:
         names = list(row["models"])

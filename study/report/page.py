@@ -21,13 +21,7 @@ from study.report import headline
 from study.report.attention import attention_view
 from study.report.content import level_rows
 from study.report.keys import value_at, without_ladder
-from study.report.sample_views import (
-    LEVEL_WORDS,
-    Picture,
-    first_of,
-    sample_view,
-    shade_words,
-)
+from study.report.sample_views import LEVEL_WORDS, Picture, first_of, sample_view, shade_words
 from study.wording import NOTHING, number, percent
 
 HERE = Path(__file__).resolve().parent
