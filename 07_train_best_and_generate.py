@@ -241,7 +241,7 @@ def copy_best(root):
     """Writes the best model and its history beside the results."""
     folder = root / "part4_outputs/checkpoints"
     record = read_json(root / f"checkpoints/{BEST}.json")
-    curve = read_curves(root, [{"name": BEST, "curve": f"{BEST}.curve.jsonl"}]).get(BEST, [])
+    curve = read_curves(root, [record])[BEST]
     write_json(folder / "training_history.json", training_history(record, curve))
     write_bytes(folder / f"{BEST}.pt", (root / f"checkpoints/{BEST}.pt").read_bytes())
 

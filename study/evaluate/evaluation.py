@@ -2,8 +2,8 @@
 
 Sets below evaluation/drawn/: unprompted (temperature 1), chosen (the sampler of the sweep), right
 (wrong bars drawn again), header and bars (prompted with held-out tunes), sweep, ten (to look at),
-and one for each model of the suite. Beside drawn/ lie test, tunes, sweep, baselines, answer; rates/,
-music/, copying/, skills/, control/ of sets; repeats/ (in-context copying), heads/ of models.
+and one for each model of the suite. Beside drawn/ lie test, tunes, sweep, baselines, answer;
+rates/, music/, copying/, skills/, control/ of sets; repeats/ and heads/ of models.
 """
 
 from study.stages.files import file_digest
@@ -77,7 +77,7 @@ class Evaluation:
 
 
 def draw(loaded, requests, surprisal, right_bars=None):
-    """Draws requests (dicts); the samples have their mean surprisal, or that of each character too."""
+    """Draws requests (dicts), with their mean surprisal, or that of each character besides."""
     requests = [Request(**request) for request in requests]
     samples = generate(
         loaded.model, loaded.tokenizer, requests, loaded.device, right_bars=right_bars
@@ -162,8 +162,8 @@ def evaluate_best(evaluation, settings, limits):
 
 
 def evaluate_suite(evaluation, names):
-    """Measures the suite's models: in-context copying; skills, control and copying of a small set of
-    samples, beside real tunes of the same length ("real_cut")."""
+    """Measures the suite's models: in-context copying; skills, control and copying of a small set
+    of samples, beside real tunes of the same length ("real_cut")."""
     n, max_chars = evaluation.budget["n_skills"], evaluation.budget["skills_chars"]
     train, cached = evaluation.train, evaluation.cached
     cached("skills/baselines", skills_of_ngrams, train, n, evaluation.seed, max_chars)

@@ -10,6 +10,7 @@ import numpy as np
 from study.evaluate.sampling import MODEL_ITSELF
 from study.families import in_order, label
 from study.figures import log_axes, look, pyplot, remove, save
+from study.fit.answer import saved_of_rows
 from study.wording import si
 
 SWEEP_FIGURES = {
@@ -79,8 +80,9 @@ def draw_skills(folder, skills):
             best[key] = max(values)
     measures = [key for key in best if best[key] >= NO_SKILL]
     absent = ", ".join(SKILLS[key] for key in best if key not in measures)
-    n_columns = min(4, max(1, len(measures)))
-    n_rows = max(1, math.ceil(len(measures) / n_columns))
+    n_panels = max(1, len(measures))
+    n_columns = min(4, n_panels)
+    n_rows = math.ceil(n_panels / n_columns)
     size = (3.1 * n_columns, 2.6 * n_rows + 0.5)
     figure, axes = plt.subplots(n_rows, n_columns, figsize=size, squeeze=False, sharex=True)
     levels, shown = _levels_beside(skills), {}
@@ -149,17 +151,15 @@ def draw_repeated_bars(folder, rows):
     plt, families = pyplot(), in_order({row["family"] for row in rows})
     amounts, width = sorted({row["n_chars_seen"] for row in rows}), 3.9 * len(families)
     figure, axes = plt.subplots(1, len(families), figsize=(width, 3.3), sharey=True, squeeze=False)
+    means = sorted(saved_of_rows(rows).items())
     for family, axis in zip(families, axes[0]):
-        own = [row for row in rows if row["family"] == family]
         for i, amount in enumerate(amounts):
-            saved = {}
-            for row in own:
-                if row["n_chars_seen"] == amount:
-                    saved.setdefault(row["params_non_embedding"], []).append(row["saved"])
-            means = [sum(saved[n]) / len(saved[n]) for n in sorted(saved)]
+            points = [(n, mean) for (name, n, d), mean in means if (name, d) == (family, amount)]
+            sizes, saved = np.reshape(points, (-1, 2)).T
             color = plt.get_cmap("viridis")(0.9 * i / max(len(amounts) - 1, 1))
-            axis.plot(sorted(saved), means, "o-", markersize=4, label=si(amount), color=color)
-        axis.set(xlabel="parameters but embeddings", title=f"{label(family)} (n = {len(own)} runs)")
+            axis.plot(sizes, saved, "o-", markersize=4, label=si(amount), color=color)
+        n_runs = sum(row["family"] == family for row in rows)
+        axis.set(xlabel="parameters but embeddings", title=f"{label(family)} (n = {n_runs} runs)")
         log_axes(axis, x=si)
     axes[0][0].set_ylabel("saved on a repeated bar\n(bits per character)")
     axes[0][0].legend(title="characters of text", fontsize=8)

@@ -39,7 +39,7 @@ def all_heads(model):
 
 @contextlib.contextmanager
 def knocked_out(model, heads):
-    """Switches heads [(layer, head)] off as long as the context lasts."""
+    """Switches heads [(layer, head)] off within its block."""
     with contextlib.ExitStack() as hooks:
         for layer in {layer for layer, _ in heads}:
             block = model.blocks[layer]

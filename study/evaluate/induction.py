@@ -66,8 +66,8 @@ def _n_returning(tune):
 def bars_of(text, n_chars):
     """Returns [(start, end, kinds)] of the sounding bars within the first n_chars of a text.
 
-    kinds: "first", "second", "later" of a bar that comes back exactly in its voice; "near_first" and
-    "near" where the second begins at most NEAR characters after the first, else "far_first" and
+    kinds: "first", "second", "later" of a bar that comes back exactly in its voice; "near_first"
+    and "near" where the second begins at most NEAR characters after the first, else "far_first" and
     "far"; of others "similar" if one half stands earlier in the text, else "fresh".
     """
     places = {}
@@ -119,9 +119,9 @@ def costs_of_bars(loaded, tunes):
 
 def repeats_of(costs):
     """Returns the costs of `costs_of_bars` in bits per character, None where there is no such bar:
-    "n_bars" (that come back), "n_tunes" (with such a bar), one for each kind of `bars_of`, "new" (all
-    but second and later ones), "saved" (first - second), "saved_se" (over tunes), "saved_near",
-    "saved_far", "bits_per_char" (of all characters)."""
+    "n_bars" (that come back), "n_tunes" (with such a bar), one for each kind of `bars_of`, "new"
+    (all but second and later ones), "saved" (first - second), "saved_se" (over tunes),
+    "saved_near", "saved_far", "bits_per_char" (of all characters)."""
     bits, chars, n_bars = costs
 
     def per_char(*kinds):

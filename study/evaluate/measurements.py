@@ -34,8 +34,8 @@ def cached(root, name, function, *arguments, force=False):
     digests = [getattr(argument, "digest", argument) for argument in arguments]
     classes = [part for argument in arguments for part in getattr(argument, "classes", ())]
     key = value_digest({"arguments": digests, "code": _code(function, *classes)})
-    entry = read_json(path)
-    if force or not isinstance(entry, dict) or entry.get("key") != key:
+    entry = read_json(path) or {}
+    if force or entry.get("key") != key:
         entry = {"key": key, "value": plain(function(*arguments))}
         # through JSON: a value just made and one read from disk must not differ
         entry = json.loads(json.dumps(entry, allow_nan=False))
@@ -50,8 +50,7 @@ def _code(*roots):
 
 def read(root, name):
     """Returns a measurement's value, None if it was not made."""
-    entry = read_json(root / FOLDER / f"{name}.json")
-    return entry.get("value") if isinstance(entry, dict) else None
+    return (read_json(root / FOLDER / f"{name}.json") or {}).get("value")
 
 
 def remove_others(root, names):

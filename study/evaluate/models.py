@@ -13,8 +13,8 @@ STUDY_RECORD = {"size": "medium", "recipe": "tuned"}  # what its file does not s
 
 
 class LoadedModel(NamedTuple):
-    """A trained model. The digest of weights, configuration and vocabulary stands for it in keys; the
-    device does not count: its last bits differ, as those of two CPUs do."""
+    """A trained model. The digest of weights, configuration and vocabulary stands for it in keys;
+    the device does not count: its last bits differ, as those of two CPUs do."""
 
     model: Any
     tokenizer: Any

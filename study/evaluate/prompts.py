@@ -11,7 +11,7 @@ PROMPT_BARS = 4  # of every voice: they say key, meter and texture, but not the 
 
 
 def held_out(root, split, n, seed):
-    """Returns the first piece of up to n tunes of a split, in a seeded order: [{"origin", "text"}]."""
+    """Returns first pieces of up to n tunes of a split, in seeded order: [{"origin", "text"}]."""
     tunes = split_tunebook((root / f"data/{split}.txt").read_text(encoding="utf-8"))
     rows = sequence_rows(root, split)
     if len(rows) != len(tunes):  # text that is not ABC has no tunes to prompt with
@@ -28,8 +28,8 @@ def sequence_rows(root, split):
 
 
 def prompts_from(tunes, kind, tokenizer):
-    """Returns [(prompt, origin)] of the tunes that have one of this kind, "header" or "bars", in the
-    vocabulary."""
+    """Returns [(prompt, origin)] of the tunes that have one of this kind, "header" or "bars", in
+    the vocabulary."""
     prompts = []
     for tune in tunes:
         text = tune["text"]

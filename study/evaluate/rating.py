@@ -38,8 +38,8 @@ def rate(samples):
 
 
 def control(samples):
-    """Measures how likely the next bar is to be right after right ones only (`first_draws`), and the
-    log2 of it; None where no bar was right."""
+    """Measures how likely the next bar is to be right after right ones only (`first_draws`), and
+    the log2 of it; None where no bar was right."""
     counts = [first_draws(sample.text, not sample.truncated) for sample in map(as_sample, samples)]
     right, judged_bars = np.sum(counts, axis=0) if counts else (0, 0)
     row = {**share(right, judged_bars), "log2": None, "log2_interval": None}
@@ -91,8 +91,8 @@ def skills_of_ngrams(train, n, seed, max_chars):
 
 
 def losses_by_tune(nats, chars, tune_of, seed):
-    """Returns losses of models on one split, and their paired differences, with 95 % intervals from a
-    bootstrap over tunes.
+    """Returns losses of models on one split, and their paired differences, with 95 % intervals from
+    a bootstrap over tunes.
 
     nats: {model: nats of each sequence}; chars: characters of each; tune_of: its tune. Returns
     {"n_tunes", "losses": {model: {"nats_per_char", "se", "interval"}}, "differences": [{"model",

@@ -35,8 +35,7 @@ def smoothed(rows):
 
 
 def sweep_row(samples, train):
-    """Returns the figures by which samplers are compared; a text that its budget stopped is judged
-    without its unfinished bar."""
+    """Returns the figures by which samplers are compared; validity: without unfinished bars."""
     rates = rate_samples(samples, judge=False)
     valid = rates["without_unfinished_bar"]
     rate, n = valid["rate"], valid["n"]
@@ -53,9 +52,9 @@ def sweep_row(samples, train):
 
 
 def choose_sampler(rows, real, limits):
-    """Returns the first setting with the largest sum of validity and bar accuracy; the model itself
-    if every row drifts, into rests or into one bar repeated. limits: {figure: how far above that of
-    real music it may lie}."""
+    """Returns the first setting with the largest sum of validity and bar accuracy that does not
+    drift into rests or one bar repeated; the model itself if all do. limits: {figure: how far above
+    that of real music it may lie}."""
 
     def drifts(row):
         return any((row[key] or 0) > (real[key] or 0) + limit for key, limit in limits.items())

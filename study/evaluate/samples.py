@@ -35,8 +35,8 @@ PICTURES = {
 
 def write_sample(folder, stem, sample, kind=None, origin=None):
     """Writes <stem>.abc as drawn, .mid, .musicxml, and repaired/<stem>.abc if that differs; returns
-    its metadata row. kind: of PROMPTS in `study/report/sample_views.py`, None: by the prompt; origin:
-    the tune that the prompt comes from."""
+    its metadata row. kind: of PROMPTS in `study/report/sample_views.py`, None: by the prompt;
+    origin: the tune that the prompt comes from."""
     text, n_given = sample["text"], len(sample["prompt"])
     write_text(folder / f"{stem}.abc", text)
     cut = _write(folder / f"repaired/{stem}.abc", repaired(text))
@@ -62,8 +62,8 @@ def _write(path, content):
 
 
 def write_music(folder, stem, text, n_given=0):
-    """Writes the notes of a text as far as it can be read; returns the names of "midi" and "musicxml",
-    which shows the first n_given characters in grey."""
+    """Writes the notes of a text as far as it can be read; returns the names of "midi" and
+    "musicxml", which shows the first n_given characters in grey."""
     tune, midi, xml = readable(text)[0], None, None
     if has_notes(tune):
         midi, given = midi_bytes(tune), given_bars(text, n_given)
@@ -149,9 +149,9 @@ def write_ten(evaluation, ten, chosen):
 
 
 def write_played(root, samples, given=None, source=None, origin=None):
-    """Writes samples that a user asked for as play_NNN.abc, .mid, .musicxml and .json; returns their
-    metadata rows. Those that continue a user's tune (given, source: of `music/continuation.py`;
-    origin: its file) are continued_NNN and show where it ended."""
+    """Writes samples that a user asked for as play_NNN.abc, .mid, .musicxml and .json; returns
+    their metadata rows. Those that continue a user's tune (given, source: of
+    `music/continuation.py`; origin: its file) are continued_NNN and show where it ended."""
     folder, rows = root / FOLDER, []
     word = "continued" if given else "play"
     numbers = [path.stem.removeprefix(f"{word}_") for path in folder.glob(f"{word}_*.abc")]

@@ -4,9 +4,9 @@ rejection sampling of bars.
     samples = generate(model, tokenizer, unprompted(100, base_seed=0, max_chars=2000))
     samples[0]["text"], samples[0]["stop_reason"]
 
-Requests are drawn side by side, each from its own random stream: on a CPU the same request gives the
-same characters in any batch. Across devices, torch versions or kinds of CPU the last bits of the
-logits differ, and now and then a draw falls on the other side of a boundary.
+Requests are drawn side by side, each from its own random stream: on a CPU the same request gives
+the same characters in any batch. Across devices, torch versions or kinds of CPU the last bits of
+the logits differ, and now and then a draw falls on the other side of a boundary.
 
 With `bars="right"` a bar that is not exactly as long as its meter is drawn again, from the model's
 state before it: that samples P(bar | what came before, the bar is right) exactly, where a mask on
@@ -345,8 +345,8 @@ def _uniforms(seed):
 
 @torch.inference_mode()
 def _draw_batch(model, rows, device):
-    """Draws rows side by side until all have ended. Those that wait (`_RightRow.give_up`) go on when
-    the others have ended, with a new cache."""
+    """Draws rows side by side until all have ended. Those that wait (`_RightRow.give_up`) go on
+    when the others have ended, with a new cache."""
     started = time.perf_counter()
     while rows:
         _draw_rows(model, rows, device, started)
@@ -397,8 +397,8 @@ def _draw_rows(model, rows, device, started):
 
 
 def _draw_another(row, token, logits, settings):
-    """Returns a token that the row does not refuse, drawn from the other logits (V,); END, which makes
-    the bar wrong, if there is none."""
+    """Returns a token that the row does not refuse, drawn from the other logits (V,); END, which
+    makes the bar wrong, if there is none."""
     if not row.bars.allows(row.text()):  # a bar of events that is too long already
         return END
     while token != END and row.refuses(token):
@@ -411,8 +411,8 @@ def _draw_another(row, token, logits, settings):
 
 
 def bits_of_characters(bits, n_chars):
-    """Returns the bits of tokens spread evenly over the characters of each, or of the next one where
-    it has none."""
+    """Returns the bits of tokens spread evenly over the characters of each, or of the next one
+    where it has none."""
     bits, n_chars = np.array(bits, float), np.asarray(n_chars, int)
     for i in np.flatnonzero(n_chars[:-1] == 0):
         bits[i + 1] += bits[i]
@@ -420,8 +420,8 @@ def bits_of_characters(bits, n_chars):
 
 
 def _rows_to_keep(rows):
-    """Returns the places of the rows to go on with, all that are open and others up to a multiple of
-    LANES; None where leaving the rest saves too little."""
+    """Returns the places of the rows to go on with, all that are open and others up to a multiple
+    of LANES; None where leaving the rest saves too little."""
     n_kept = LANES * math.ceil(sum(row.is_open for row in rows) / LANES)
     if n_kept > SHRINK * len(rows):
         return None

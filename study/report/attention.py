@@ -59,9 +59,9 @@ def attention_view(root):
 def attention_map(model, tokenizer, text, layer, head):
     """Returns what a head (from 0) looks at in a text; None if no four tokens of it come back.
 
-    "tokens": T texts; "weights" (T + 1, T + 1: rows read, columns looked at), BEGIN first; "offset":
-    that of OFFSETS with most weight; "share": mean weight there, "even_share" if attention were
-    spread evenly; "places": [(row, column)].
+    "tokens": T texts; "weights" (T + 1, T + 1: rows read, columns looked at), BEGIN first;
+    "offset": that of OFFSETS with most weight; "share": mean weight there, "even_share" if
+    attention were spread evenly; "places": [(row, column)].
     """
     tokens = tokenizer.encode(text[: REACH * CHARS])[: model.config["block_size"] - 1]
     texts = tokenizer.texts_of(tokens)

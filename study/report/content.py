@@ -146,26 +146,22 @@ def short(value, left_out=(), is_interval=False):
 
 
 def describe_best(root):
-    """Returns the best model's row, with an interval of its test loss over tunes."""
+    """Returns the best model's row, with losses per note of music, which do not depend on how it is
+    spelt, and an interval of its test loss over tunes."""
     record, test = read_json(root / f"checkpoints/{BEST}.json"), read(root, "test")
+    splits, per_note = read_json(root / "data/stats.json")["splits"], {}
+    for split in ("val", "test"):
+        total = record[f"{split}_nats_per_char"] * record[f"{split}_chars"]
+        per_note[f"{split}_nats_per_note"] = ratio(total, splits[split].get("notes"))
     nats = read(root, "tunes")["losses"][BEST]["interval"]
     return {
         **pick(record, BEST_KEYS),
-        **per_note(root, record),
+        **per_note,
         "test_nats_per_char": test["nats_per_char"],
         "test_bits_per_char": test["bits_per_char"],
         "test_bits_per_char_interval": [end / math.log(2) for end in nats],
         "test_perplexity": test["perplexity"],
     }
-
-
-def per_note(root, record):
-    """Returns losses per note of music, which do not depend on how it is spelt."""
-    splits, losses = read_json(root / "data/stats.json")["splits"], {}
-    for split in ("val", "test"):
-        nats = record[f"{split}_nats_per_char"] * record[f"{split}_chars"]
-        losses[f"{split}_nats_per_note"] = ratio(nats, splits[split].get("notes"))
-    return losses
 
 
 def describe_samples(root, metadata):

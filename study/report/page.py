@@ -151,8 +151,8 @@ class Cell(NamedTuple):
 
 
 def table(caption, head, rows):
-    """Returns {"caption", "head", "rows"} with those of the rows [(name, cells or texts)] that hold a
-    number; None if none does."""
+    """Returns {"caption", "head", "rows"} with those of the rows [(name, cells or texts)] that hold
+    a number; None if none does."""
     kept = []
     for name, cells in rows:
         cells = [cell if isinstance(cell, Cell) else Cell(cell) for cell in cells]

@@ -177,8 +177,8 @@ def verdict(check):
 
 
 def first_of(views, rows):
-    """Returns (place of the sample that the page begins with, the rule in words); (None, "") if none
-    can be played. rows: their metadata."""
+    """Returns (place of the sample that the page begins with, the rule in words); (None, "") if
+    none can be played. rows: their metadata."""
 
     def merit(i):
         row, check = rows[i], rows[i]["validity"]
@@ -203,8 +203,8 @@ def shade_words():
 
 
 def shaded_runs(text, bits, prompt):
-    """Returns [(shade, characters)] of a text by surprisal; shade: 0 to 5 or "prompt". bits: of each
-    character of the text, or of what follows the prompt; or none."""
+    """Returns [(shade, characters)] of a text by surprisal; shade: 0 to 5 or "prompt". bits: of
+    each character of the text, or of what follows the prompt; or none."""
     bits = [0] * (len(text) - len(bits)) + bits
     shades = []
     for i, (character, value) in enumerate(zip(text, bits)):
