@@ -150,8 +150,8 @@ def not_beaten(parts, runs):
     rows = []
     for split in ("test", "val"):
         name, bits = strongest_baseline(parts["baselines"], split)
-        nats = {model: row.get(f"{split}_nats_per_char") for model, row in models.items()}
-        losses = {model: value / math.log(2) for model, value in nats.items() if value is not None}
+        nats = f"{split}_nats_per_char"
+        losses = {model: row[nats] / math.log(2) for model, row in models.items()}
         behind = {model: loss for model, loss in losses.items() if loss >= bits}
         rows.append((name, split, "bits per character", bits, behind))
     rows += _behind_ngrams(parts["samples"])

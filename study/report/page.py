@@ -67,8 +67,7 @@ def write_report(root):
         "samples": samples,
         "shades": shade_words(),
     }
-    write_text(outputs / "report.html", fill("page.html", page))
-    return outputs / "report.html"
+    return write_page(outputs / "report.html", "page.html", page)
 
 
 def page_data(root):
@@ -111,12 +110,11 @@ def write_played_page(root, rows):
         "shades": shade_words(),
         "has_report": (folder.parent / "report.html").exists(),
     }
-    write_text(folder / "played.html", fill("played.html", page))
-    return folder / "played.html"
+    return write_page(folder / "played.html", "played.html", page)
 
 
-def fill(template, page):
-    """Returns a page's HTML; a name that the template does not find is an error."""
+def write_page(path, template, page):
+    """Writes a page and returns its path; a name that the template does not find is an error."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         autoescape=True,
@@ -128,7 +126,8 @@ def fill(template, page):
     css, script = ((HERE / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     texts = {"css": Markup(css), "script": Markup(script), "script_digest": digest}
-    return environment.get_template(template).render(page, **texts).lstrip()
+    write_text(path, environment.get_template(template).render(page, **texts).lstrip())
+    return path
 
 
 def lead(results, runs):
