@@ -307,7 +307,7 @@ def play_with(root, args):
     sampler = (measurements.read(root, "sweep") or {}).get("chosen") or MODEL_ITSELF
     if args.temperature is not None:
         sampler = {**sampler, "temperature": args.temperature}
-    seeds = [args.seed + i for i in range(args.num_samples or 1)]
+    seeds = range(args.seed, args.seed + (args.num_samples or 1))
     if args.source:
         return go_on(root, args, loaded, sampler, seeds, seen)
     # the likeliest bar is the same at every draw

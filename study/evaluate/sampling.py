@@ -114,9 +114,8 @@ def draw(weights, uniform):
     """Draws indices (B,) from unnormalised weights (B, V) by the inverse of their running sum;
     uniform (B,), in [0, 1)."""
     running = weights.cumsum(dim=1)
-    place = torch.searchsorted(
-        running, (uniform.unsqueeze(1) * running[:, -1:]), right=True
-    ).squeeze(1)
+    wanted = uniform.unsqueeze(1) * running[:, -1:]
+    place = torch.searchsorted(running, wanted, right=True).squeeze(1)
     # rounding must not reach a zero weight
     last = weights.shape[1] - 1 - (weights.flip(1) > 0).int().argmax(dim=1)
     return torch.minimum(place, last)
@@ -195,7 +194,7 @@ class _Row:
         self.uniforms = _uniforms(request.seed)
 
     def add(self, token, bits):
-        """Takes the next token; returns the judge's verdict: "right", "wrong" or "open"."""
+        """Takes the next token; returns the verdict on its bar: "right", "wrong" or "open"."""
         self.tokens.append(token)
         self.bits.append(bits)
         self.n_chars += self.token_chars[token]
@@ -357,11 +356,11 @@ def _draw_batch(model, rows, device):
 
 def _draw_rows(model, rows, device, started):
     """Draws these rows until none is open."""
-    desc, cache = f"{len(rows)} samples", None
-    tokenizer, asked = rows[0].tokenizer, rows
+    asked, desc, cache = rows, f"{len(rows)} samples", None
     n_wanted = sum(row.n_wanted for row in asked)
     shown = progress(total=n_wanted or None, desc=desc, unit="bar" if n_wanted else "token")
-    rows = rows + [_Row(Request(), tokenizer, is_open=False) for _ in range(-len(rows) % LANES)]
+    idle = _Row(Request(), rows[0].tokenizer, is_open=False)
+    rows = rows + [idle] * (-len(rows) % LANES)
     settings = torch.tensor(
         [[getattr(row.request, name) for row in rows] for name in MODEL_ITSELF], dtype=torch.float64
     )
@@ -420,8 +419,8 @@ def bits_of_characters(bits, n_chars):
 
 
 def _rows_to_keep(rows):
-    """Returns the places of the rows to go on with, all that are open and others up to a multiple
-    of LANES; None where leaving the rest saves too little."""
+    """Returns the places of open rows, and of others up to a multiple of LANES; None where leaving
+    the rest saves too little."""
     n_kept = LANES * math.ceil(sum(row.is_open for row in rows) / LANES)
     if n_kept > SHRINK * len(rows):
         return None
