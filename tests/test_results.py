@@ -207,6 +207,9 @@ def test_above_a_baseline_is_a_test_and_not_a_larger_number():
         "bars of the right length",
     }
     assert headline.not_beaten(*parts(rate=0.12, floor=0.01))["rows"] == []
+    found, records = parts(rate=0.0)
+    found["samples"]["baselines"] = {}
+    assert headline.not_beaten(found, records)["rows"] == []
 
 
 def test_the_headline_is_one_sentence_and_eight_numbers():

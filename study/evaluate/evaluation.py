@@ -95,7 +95,7 @@ def draw_right(loaded, requests, surprisal):
 
 
 def requests_from(prompts, n, first_seed, max_chars, **sampler):
-    """Returns n requests that take turns with the prompts of `prompts_from`."""
+    """Returns n requests that take turns with prompts of `prompts_from`."""
     return [
         Request(prompts[i % len(prompts)][0], first_seed + i, max_chars=max_chars, **sampler)
         for i in range(n)
@@ -162,8 +162,7 @@ def evaluate_best(evaluation, settings, limits):
 
 
 def evaluate_suite(evaluation, names):
-    """Measures the suite's models: in-context copying; skills, control and copying of a small set
-    of samples, beside real tunes of the same length ("real_cut")."""
+    """Measures the suite's models, beside real tunes of the same length ("real_cut")."""
     n, max_chars = evaluation.budget["n_skills"], evaluation.budget["skills_chars"]
     train, cached = evaluation.train, evaluation.cached
     cached("skills/baselines", skills_of_ngrams, train, n, evaluation.seed, max_chars)
@@ -180,13 +179,13 @@ def evaluate_suite(evaluation, names):
 
 
 def evaluate_ladder(evaluation):
-    """Measures in-context copying of the ladder's models, heads where there was most text, and the
-    law with its term."""
+    """Measures in-context copying of the ladder, and the law with its term."""
     rows = ladder_copying.ladder_rows(evaluation.root)
     most = max((row["n_chars_seen"] for row in rows), default=0)
     first_seed = min((row["seed"] for row in rows), default=0)
     for row in rows:
         loaded = evaluation.load(row["name"])
+        # heads where there was most text
         with_heads = (row["n_chars_seen"], row["seed"]) == (most, first_seed)
         evaluation.measure_copying(row["name"], loaded, with_heads and has_heads(loaded.model))
     text = (evaluation.root / "data/val.txt").read_text(encoding="utf-8")

@@ -30,7 +30,7 @@ SKILLS = {  # of `metrics.skills`, in the order of the figure
     "valid": "valid (level 4)",
     "ended": "ended by the model",
 }
-NO_SKILL = 0.01  # a skill in no larger share of any model has no panel
+NO_SKILL = 0.01  # a skill that no model shows in more than this share has no panel
 SHARES = (-0.03, 1.03)  # an axis of shares: 0 and 1 do not lie on the frame
 KNOCKED = {  # what is knocked out -> (words, colour)
     "all": ("no head off", "0.75"),

@@ -64,9 +64,8 @@ def without(loaded, tunes, heads):
 
 def heads(loaded, tokens):
     """Returns costs of bars in a Digested token stream: {"all": with all heads, "heads": without
-    each, "best": of these where least is saved, "pair": without two where least is saved,
-    "control": of `control`}. With less than LEAST_SAVED bits saved there are none but the first;
-    None for a model without attention."""
+    each, "best": of these where least is saved, "pair": without two, "control": of `control`}; none
+    but the first where less than LEAST_SAVED bits are saved. None for a model without heads."""
     if not has_heads(loaded.model):
         return None
     tunes = repeating_tunes(loaded, tokens.content, KNOCKED_TUNES)

@@ -93,7 +93,7 @@ def ten_requests(tunes, ten, chosen, max_chars, seed, tokenizer):
     ten: [(type, temperature or None for the chosen sampler, "free" or "right" bars)]; a type of
     which no tune has a usable prompt is drawn without one.
     """
-    prompts = {}
+    prompts = {"unconditional": itertools.repeat(("", None))}
     # headers from the first tunes on, bars from the last: no tune gives both while there are enough
     for kind, some in (("header", tunes), ("bars", tunes[::-1])):
         given = prompts_from(some, kind, tokenizer)
@@ -103,9 +103,8 @@ def ten_requests(tunes, ten, chosen, max_chars, seed, tokenizer):
     requests = []
     for i, (kind, temperature, bars) in enumerate(ten):
         sampler = chosen if temperature is None else {**MODEL_ITSELF, "temperature": temperature}
-        if kind not in prompts:
-            kind = "unconditional"
-        prompt, origin = next(prompts[kind]) if kind in prompts else ("", None)
+        kind = kind if kind in prompts else "unconditional"
+        prompt, origin = next(prompts[kind])
         bars = bars if tunes else "free"
         request = Request(prompt, seed + i, max_chars=max_chars, bars=bars, **sampler)
         requests.append((kind, origin, request))

@@ -13,8 +13,8 @@ state before it: that samples P(bar | what came before, the bar is right) exactl
 characters would sample something else (Park et al. 2024). `music/right_bars.py` judges. A bar that
 was wrong MAX_TRIES times is given up, and more is drawn again (`_RightRow.give_up`).
 
-`--continue` draws bars of which hardly one would be right under such a mask (`is_masked`): what no
-right bar can begin with is struck off before a token is drawn. Measured samples are never drawn so.
+`--continue` draws bars of which hardly one would be right under a mask (`is_masked`): what no right
+bar can begin with is struck off before a token is drawn. Measured samples are never drawn so.
 
 Budgets and surprisal count characters whatever a token is (`tokenizer.token_chars`; of events the
 nominal ones). There is no repetition penalty: music repeats.
@@ -244,11 +244,8 @@ class _Place(NamedTuple):
 
 
 class _RightRow(_Row):
-    """A row whose bars shall be right.
-
-    bars: the judge; kept: the place after the last right bar; levels: the places where all voices
-    had equally many bars, the header first.
-    """
+    """A row whose bars shall be right. bars: the judge; kept: the place after the last right bar;
+    levels: the places where all voices had equally many bars, the header first."""
 
     def __init__(self, request, tokenizer, right_bars):
         super().__init__(request, tokenizer)
@@ -313,9 +310,9 @@ class _RightRow(_Row):
         self.n_chars = place.n_chars
 
     def give_up(self):
-        """Goes back before a bar that cannot be drawn, to the last place but one where all voices
-        were level, and twice as far each time until the row has got beyond that bar; or ends the
-        row, which is stuck. The model's cache does not reach so far back: the row waits."""
+        """Goes back to the last place but one where all voices were level, twice as far each time
+        until the row has got beyond this bar; or ends the row, which is stuck. The model's cache
+        does not reach so far back: the row waits."""
         self.bars.give_up()
         if self.bars.n_bars > self.most_bars:
             self.n_retreats, self.most_bars = 0, self.bars.n_bars

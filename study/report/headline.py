@@ -165,6 +165,8 @@ def _behind_ngrams(samples):
     intervals of right bars must not overlap."""
     free = samples["unprompted"]
     ngrams = {name: row for name, row in samples["baselines"].items() if is_ngram(name)}
+    if not ngrams:  # the text is no ABC
+        return []
     valid, bars = (
         max(ngrams, key=lambda name: ngrams[name][key] or 0) for key in ("rate", "bar_accuracy")
     )
