@@ -1,9 +1,7 @@
-"""Stage 02: every MIDI file below data/raw_midi becomes one ABC tune that a language model can
-read.
+"""Converts every MIDI file below data/raw_midi to one ABC tune that a language model can read.
 
 Reads:  data/raw_midi/**/*.mid, data/raw_midi.tsv (stage 01)
-Writes: data/abc_notation/<same relative path>.abc   one tune each, voices interleaved by short
-    groups of bars
+Writes: data/abc_notation/<same relative path>.abc   voices interleaved by short groups of bars
         data/failed_midi.txt   path, reason, detail of every file that gave no ABC (tab-separated)
         data/conversion.tsv    one row per converted file: characters, bars, voices, tracks, notes
             written, doubled (the same note twice in one track, written once) and dropped (in voices
@@ -15,11 +13,11 @@ Run:    python 02_midi_to_abc.py [--workers N] [--max-voices N]
             standard output
 Prints last: files, converted, failed, what was counted above, files off the beat, files per second.
 
-Six voices are kept by default: on a sample of real songs 95 % of all pitched notes, and 512
-characters of the model's context span 5.4 bars of all voices in the median. Four voices keep 84 %
-(6.5 bars), fifteen 99.9 % (5.1 bars): benchmarks/conversion.md.
+Six voices, the default, keep 95 % of all pitched notes of real songs, and 512 characters span 5.4
+bars of them in the median; four keep 84 % (6.5 bars), fifteen 99.9 % (5.1): benchmarks/conversion.md.
 """
 
+import statistics
 import sys
 import time
 from collections import Counter
@@ -42,9 +40,9 @@ CHECKED_SHARE = 1 / 32  # of the files are read back; reading one takes longer t
 # quarter notes off the grid in the median, from which a file was not played to its beat: random
 # onsets give 0.033, nine real songs of ten less than 0.026
 OFF_BEAT = 0.03
-# of conversion.tsv
+# of conversion.tsv; the last three from raw_midi.tsv
 TABLE = "chars bars voices tracks notes doubled dropped drums together error".split()
-ORIGIN = ("composer", "work", "licence")  # also of conversion.tsv, from raw_midi.tsv
+ORIGIN = ("composer", "work", "licence")
 
 
 def parse_arguments(argv):
@@ -52,12 +50,8 @@ def parse_arguments(argv):
     add, alone = parser.add_argument, "of files given alone:"
     add("files", nargs="*", metavar="FILE", help="convert these files alone")
     add("-o", "--out", metavar="DIR", help=f"{alone} where to write (default: beside)")
-    add(
-        "--to",
-        choices=tuple(ENDINGS),
-        default="abc",
-        help=f"{alone} what to write (default: abc)",
-    )
+    what = f"{alone} what to write (default: abc)"
+    add("--to", choices=tuple(ENDINGS), default="abc", help=what)
     add_workers(parser)
     add(
         "--max-voices",
@@ -70,7 +64,7 @@ def parse_arguments(argv):
 
 
 def convert_given(args):
-    """Converts the files that were named on the command line, each by itself."""
+    """Converts files that were named on the command line."""
     paths = [Path(name) for name in args.files if name != "-"]
     to_stdout, failed = "-" in args.files, []
     if not paths:
@@ -95,7 +89,7 @@ def convert_given(args):
 
 
 def write_tables(root, tasks, rows):
-    """failed_midi.txt and conversion.tsv, sorted by path."""
+    """Writes failed_midi.txt and conversion.tsv, sorted by path."""
     failed, converted = [], ["\t".join(["path", *TABLE, *ORIGIN])]
     origins = {row["path"]: row for row in table_rows(root / "data/raw_midi.tsv")}
     for midi, abc in tasks:
@@ -111,8 +105,8 @@ def write_tables(root, tasks, rows):
 
 
 def count(rows):
-    """Counts of a run's rows, and {reason: files} of those that failed. Ends the script if too many
-    failed."""
+    """Returns counts of a run's rows, and {reason: files} of those that failed; ends the script if
+    too many did."""
     good = [row for row in rows.values() if "reason" not in row]
     reasons = dict(Counter(row["reason"] for row in rows.values() if "reason" in row).most_common())
     n_failed = len(rows) - len(good)
@@ -128,7 +122,7 @@ def count(rows):
         **total,
         "mended": dict(mended),
         "off_beat": sum(row["error"] > OFF_BEAT for row in good),
-        "median_error": sorted(row["error"] for row in good)[len(good) // 2],
+        "median_error": statistics.median_high(row["error"] for row in good),
     }, reasons
 
 
@@ -160,7 +154,7 @@ def main(argv=None):
         try:
             for (midi, _), row in progress(results, len(todo), "MIDI to ABC", "file"):
                 rows[midi] = row
-        except conversion.CrewLost as problem:
+        except ChildProcessError as problem:
             fail(ME, str(problem), "see whether memory suffices, give fewer --workers")
         seconds = time.monotonic() - began
         rows = {midi: rows[midi] for midi, _ in tasks}

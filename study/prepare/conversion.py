@@ -1,8 +1,7 @@
 """Converts very many MIDI files: worker processes, limits on time and memory, a journal.
 
 A file is hostile until shown otherwise: it costs a counted row, never the run. The parser is C++
-code, whose crashes no process catches in itself: a worker that dies or hangs costs the file it was
-at.
+code: a worker that dies or hangs costs the file it was at.
 """
 
 import csv
@@ -36,18 +35,19 @@ TIMEOUT = 20  # seconds of processor time for one file; the slowest real one see
 
 class Settings(NamedTuple):
     """What every worker is told. raw, target: folders of MIDI and ABC; checked_share: of the files,
-    that are read back; timeout_seconds: of processor time."""
+    that are read back."""
 
     raw: str
     target: str
     max_voices: int
     seed: int
     checked_share: float
-    timeout_seconds: float
+    timeout_seconds: float  # of processor time
 
 
 def plan(raw):
-    """[(MIDI name, ABC name)] of a folder; Song.mid and Song.MID give Song.abc and Song.MID.abc."""
+    """Returns [(MIDI name, ABC name)] of a folder: Song.mid and Song.MID give Song.abc and
+    Song.MID.abc."""
     tasks, taken = [], set()
     for name in tree_files(raw):
         stem, suffix = os.path.splitext(name)
@@ -70,21 +70,21 @@ def remove_others(folder, keep):
 
 
 def printable(name):
-    """A name as one line of UTF-8, with escapes for all that cannot be printed."""
+    """Returns a name as one line of UTF-8, with escapes for all that cannot be printed."""
     text = os.fsencode(name).decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def table_rows(path):
-    """The rows of a table of files (tab-separated, a head line) as dicts; none if it is missing."""
+    """Yields the rows of a tab-separated table as dicts; none if it is missing."""
     if path.exists():
         with open(path, encoding="utf-8") as table:
             yield from csv.DictReader(table, delimiter="\t", quoting=csv.QUOTE_NONE)
 
 
 def convert_file(midi, abc, settings):
-    """Converts one file; returns its row: {"chars", "notes", ...} or {"reason", "detail"}. Raises
-    OSError if the ABC cannot be written."""
+    """Converts one file; returns its row: {"chars", "notes", ...} or {"reason", "detail"}; OSError
+    if the ABC cannot be written."""
     source = Path(settings.raw, midi)
     # the same files are read back whatever the order of work
     number = zlib.crc32(f"{settings.seed} {midi}".encode("utf-8", "surrogateescape"))
@@ -111,7 +111,7 @@ def convert_file(midi, abc, settings):
 
 
 def work(pipe, settings):
-    """A worker: answers every (MIDI name, ABC name) from the pipe with a row."""
+    """Runs in a worker: answers every (MIDI name, ABC name) from the pipe with a row."""
     die_with_parent()
     limit_memory()
 
@@ -135,18 +135,14 @@ def work(pipe, settings):
 
 
 def limit_memory():
-    """Bounds what this process may allocate, where the system can (macOS cannot)."""
+    """Bounds what this process may allocate (not on macOS)."""
     with suppress(AttributeError, ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
 
 
-class CrewLost(Exception):
-    """The workers die whatever they are given; the message says how."""
-
-
 def convert_all(tasks, n_workers, settings):
     """Yields (task, row) as files are done; tasks: (MIDI name, ABC name). Raises the OSError of a
-    worker that cannot write, and CrewLost.
+    worker that cannot write; ChildProcessError if workers die whatever they are given.
 
     No pool of a library survives a worker that dies and says which file it was at. That file is
     tried again at the end (memory may have been short); a second death is its row.
@@ -170,7 +166,8 @@ def convert_all(tasks, n_workers, settings):
                     deaths = 0
                     yield task, row
                 if deaths >= MAX_DEATHS:
-                    raise CrewLost(f"{deaths} workers died one after another ({row['detail']})")
+                    died = f"{deaths} workers died one after another ({row['detail']})"
+                    raise ChildProcessError(died)
                 if waiting and not worker.died:
                     worker.feed(waiting.popleft())
                     continue
@@ -184,7 +181,7 @@ def convert_all(tasks, n_workers, settings):
 
 
 class _Worker:
-    """A worker process, its pipe and the task that it has not answered for."""
+    """A worker process, its pipe and its open task."""
 
     def __init__(self, settings, task):
         context = multiprocessing.get_context("spawn")  # a fork would share our threads
@@ -201,7 +198,7 @@ class _Worker:
             self.pipe.send(task)
 
     def answer(self):
-        """The row that it sends, or that its death or long silence is; None: be patient."""
+        """Returns the row that it sends, or that its death or long silence is; None: wait."""
         if self.pipe.poll():
             try:
                 row = self.pipe.recv()
@@ -223,8 +220,8 @@ class _Worker:
 
 
 def read_journal(path, target):
-    """{MIDI name: row} of what an earlier run finished and is still there, but of no crash, which
-    may have been the machine's."""
+    """Returns {MIDI name: row} of what an earlier run finished and is still there; not of crashes,
+    which may have been the machine's."""
     rows = {}
     if path.exists():
         with open(path, encoding="utf-8", errors="replace") as journal:
@@ -239,7 +236,7 @@ def read_journal(path, target):
 
 
 def journaled(results, path, resume):
-    """Passes (task, row) through; keeps each in the journal, from which a killed run goes on."""
+    """Passes (task, row) through, and writes each in the journal."""
     with open(path, "a" if resume else "w", encoding="utf-8") as journal:
         for (midi, abc), row in results:
             journal.write(json.dumps([midi, abc, row]) + "\n")
