@@ -5,17 +5,15 @@ Reads:  --source: lakh (default; clean_midi, about 17,000 files), lakh-full (176
             music from inside the music21 package, no network; the default with --quick), a file, a
             folder, a .tar.gz/.tgz/.tar/.zip or a URL. MIDI, MusicXML (.mxl, .musicxml, .xml), kern
             (.krn) and ABC (.abc), mixed as they come; scores are read as printed
-Writes: data/raw_midi/<artist or collection>/<title>.mid   Standard MIDI files
-        data/raw_midi.tsv                    one row a file: licence, composer, work, where it is from
-        data/downloads/<archive>             what came over the network (kept; interrupted ones
-            resume)
-        data/01_download.manifest.json       counts, sources with their licences, SHA-256, every
-            reason for a file left out
+Writes: data/raw_midi/<artist or collection>/<title>.mid
+        data/raw_midi.tsv               one row a file: licence, composer, work, where it is from
+        data/downloads/<archive>        what came over the network; interrupted ones resume
+        data/01_download.manifest.json  counts, sources with licences, SHA-256, files left out
 Run:    python 01_download.py [--source openscore] [--collections bach,essen] [--limit N]
-    [--sha256 HEX]
-Prints last: the number of files and bytes, licences, files left out by reason, the next command.
+Prints last: files, bytes, licences, files left out by reason.
 """
 
+import functools
 import os
 import re
 import shlex
@@ -30,16 +28,8 @@ from study.stages.process import run
 from study.stages.stage import Stage
 
 from music import corpus
-from study.prepare.fetch import (
-    MidiFolder,
-    Refused,
-    download,
-    hoist,
-    in_words,
-    listing_digest,
-    music_members,
-)
-from study.prepare.gather import MUSIC_SUFFIXES, Collected, gather, take_embedded
+from study.prepare.fetch import Refused, download, hoist, in_words, listing_digest
+from study.prepare.gather import Collected, gather, take_embedded
 from study.prepare.sources import CLOSED, NAMES, SOURCES, source_rows
 
 ME = "01_download.py"
@@ -78,7 +68,7 @@ def parse_arguments(argv):
 def check_arguments(args, final):
     """Ends the script if the source cannot be what the user means. final: the folder of MIDI."""
     unknown = ", ".join(name for name in args.names if name not in ALL_COLLECTIONS)
-    is_there = bool(args.source) and os.path.exists(args.source)
+    is_there = os.path.exists(args.source)
     is_local = not args.urls and args.source != "music21"
     folder = Path(args.source).resolve() if is_local and os.path.isdir(args.source) else None
     if unknown:
@@ -103,7 +93,7 @@ def check_arguments(args, final):
 
 
 def source_identity(args):
-    """What decides the corpus: content of a local source, address of a remote one."""
+    """Returns what decides the corpus: content of a local source, address of a remote one."""
     if args.source == "music21":
         files = value_digest(corpus.collection_files(args.names))
         return {"source": "music21", "collections": args.names, "files": files}
@@ -124,7 +114,7 @@ def collect(args, data, collected):
         return {}
     if args.source in SOURCES:
         collected.licence = SOURCES[args.source].licence
-    left_out, digests = collected.midi.left_out, {}
+    digests, say = {}, functools.partial(print, "01_download:", file=sys.stderr)
     paths = [download(url, data / "downloads", say) for url in args.urls]
     for path in paths or [Path(args.source)]:
         try:
@@ -132,18 +122,13 @@ def collect(args, data, collected):
                 digests[path.name] = digest = file_digest(path)
                 if args.sha256 and digest != args.sha256.lower():
                     raise Refused(f"the archive has SHA-256 {digest} and not {args.sha256.lower()}")
-            gather(music_members(path, left_out, args.limit, args.seed, MUSIC_SUFFIXES), collected)
+            gather(path, collected, args.limit, args.seed)
         except Refused:
             if args.urls:
                 path.unlink()  # the next run fetches it anew
             raise
-    collected.midi.check()
+    collected.check()
     return digests
-
-
-def say(sentence):
-    """Prints what a download waits for."""
-    print(f"01_download: {sentence}", file=sys.stderr)
 
 
 def replace(final, new, old, table):
@@ -182,7 +167,7 @@ def main(argv=None):
         try:
             restore(final, new, old)
             new.mkdir()
-            collected = Collected(MidiFolder(new), table)
+            collected = Collected(new, table)
             digests = collect(args, final.parent, collected)
         except BaseException as error:  # nothing was changed yet: what was there before stays valid
             shutil.rmtree(new, ignore_errors=True)
@@ -191,9 +176,9 @@ def main(argv=None):
                 fail(ME, f"--source {args.source}: {error}", OTHERS)
             raise
         replace(final, new, old, table)
-        midi, licences = collected.midi, dict(collected.licences.most_common(20))
-        counts = {"files": midi.files, "bytes": midi.bytes}
-        left_out = dict(midi.left_out.most_common())
+        licences = dict(collected.licences.most_common(20))
+        counts = {"files": collected.files, "bytes": collected.bytes}
+        left_out = dict(collected.left_out.most_common())
         stage.finish(
             outputs=["data/raw_midi", "data/raw_midi.tsv"],
             skipped=left_out,

@@ -1,27 +1,20 @@
-"""Stage 03: ABC tunes become training text: groups of the same song, leak-free splits, sequences,
-tokens, baselines.
+"""Makes training text of ABC tunes: groups of the same song, leak-free splits, tokens, baselines.
 
-Reads:  data/abc_notation/**/*.abc (stage 02), or --abc DIR (.abc files, tunebooks), or
-    --from-splits DIR (ready text)
-Writes: data/{train,val,test}.txt             tunebooks: sequences of 101 to 4,999 characters, an
-    empty line between
-        data/tokenizer.pkl                    vocabulary: the characters of train.txt, or what
-            --vocab says
-        data/{train,val,test}_tokens.npy      1-D, smallest integer type: BEGIN sequence END BEGIN
-            sequence END ...
-        data/{train,val,test}_sequences.tsv   where each comes from: file, group, piece, first bar,
-            place in the tokens
-        data/baselines.json                   uniform, unigram, 6-gram, PPMd, xz: bits per
-            character of val, test
-        data/stats.json, data/figures/data.png|svg   duplicates, filters, lengths, music, overlap
-            with train
-        data/failed_abc.txt                   with --abc: tunes that cannot be read, line and reason
+Reads:  data/abc_notation/**/*.abc (stage 02), or --abc PATH (.abc files, tunebooks), or
+            --from-splits DIR (ready text)
+Writes, in data/:
+        {train,val,test}.txt             sequences of 101 to 4,999 characters, an empty line between
+        tokenizer.pkl                    vocabulary: the characters of train.txt, or see --vocab
+        {train,val,test}_tokens.npy      1-D, smallest integer type: BEGIN sequence END BEGIN ...
+        {train,val,test}_sequences.tsv   file, group, piece, first bar, place in the tokens
+        baselines.json                   uniform, unigram, 6-gram, PPMd, xz: bits per character
+        stats.json, figures/data.*       duplicates, filters, lengths, music, overlap with train
+        failed_abc.txt                   with --abc: tunes that cannot be read, line and reason
 Run:    python 03_tokenize_split.py [--limit-chars N] [--abc PATH] ...
-Prints last: tunes, groups, what was left out, characters per split, vocabulary, strongest baseline,
-overlap with train.
+Prints last: tunes, groups, what was left out, characters per split, strongest baseline, overlap.
 
 Which split a tune lands in depends on its group (see study/prepare/groups.py) and the seed alone;
-the bytes of all files do not depend on the number of workers or the order of files on disk.
+no file depends on the number of workers or the order of files on disk.
 """
 
 import functools
@@ -45,7 +38,8 @@ from common import TOKENIZERS
 from study.prepare import baselines, data_report, groups, reading, selection, split_files
 from study.prepare.fetch import in_words
 from study.prepare.figures import draw_data
-from study.prepare.selection import MAX_CHARS, MIN_CHARS, SPLITS
+from study.prepare.reading import MAX_CHARS
+from study.prepare.selection import SPLITS
 
 ME = "03_tokenize_split.py"
 TOKENIZER = "char"  # of the study; one of common.TOKENIZERS
@@ -54,45 +48,19 @@ SMALL_TEXT = 100_000  # training characters from which a model trained from noth
 
 def parse_arguments(argv):
     parser = stage_parser(__doc__)
-    source = parser.add_mutually_exclusive_group()
-    source.add_argument(
-        "--abc",
-        type=existing,
-        metavar="PATH",
-        help="read this tunebook, or the .abc files below this folder, e.g. ~/tunes",
-    )
-    source.add_argument(
-        "--from-splits",
-        type=existing,
-        metavar="DIR",
-        help="take train.txt, val.txt and test.txt of a folder as they are, e.g. ~/text",
-    )
-    add = parser.add_argument
-    add(
-        "--abc-raw",
-        action="store_true",
-        help="with --abc: keep the text as it is written (default: mend it)",
-    )
-    add(
-        "--limit-chars",
-        type=whole(1),
-        metavar="N",
-        help="characters of all splits together, spread evenly over the groups (default: all)",
-    )
-    add(
-        "--tag",
-        choices=("collection",),
-        help="name each tune's first-level folder in its header, for prompts like R:bach",
-    )
-    add(
-        "--vocab",
-        choices=tuple(TOKENIZERS),
-        default=TOKENIZER,
-        help=(
-            "what a token is: a character, a whole note, or an event (compare events in nats per"
-            f" note) (default: {TOKENIZER})"
-        ),
-    )
+    source, add = parser.add_mutually_exclusive_group(), parser.add_argument
+    tunes = "read this tunebook, or the .abc files below this folder, e.g. ~/tunes"
+    source.add_argument("--abc", type=existing, metavar="PATH", help=tunes)
+    ready = "take train.txt, val.txt and test.txt of a folder as they are, e.g. ~/text"
+    source.add_argument("--from-splits", type=existing, metavar="DIR", help=ready)
+    add("--abc-raw", action="store_true", help="with --abc: keep the text as it is (default: mend)")
+    limit = "characters of all splits together, spread evenly over the groups (default: all)"
+    add("--limit-chars", type=whole(1), metavar="N", help=limit)
+    tag = "name each tune's first-level folder in its header, for prompts like R:bach"
+    add("--tag", choices=("collection",), help=tag)
+    token = "a character, a whole note, or an event (compare events in nats per note)"
+    vocab = {"choices": tuple(TOKENIZERS), "default": TOKENIZER}
+    add("--vocab", **vocab, help=f"what a token is: {token} (default: {TOKENIZER})")
     add_workers(parser)
     args = parser.parse_args(argv)
     args.mend = bool(args.abc) and not args.abc_raw
@@ -104,7 +72,7 @@ def parse_arguments(argv):
 
 
 def source_files(args):
-    """(folder, relative paths) of what is to be read."""
+    """Returns (folder, relative paths) of what is to be read."""
     folder = args.abc or args.from_splits or resolve_root(args) / "data/abc_notation"
     if args.from_splits:
         names = [f"{split}.txt" for split in SPLITS]
@@ -120,8 +88,7 @@ def source_files(args):
 
 
 def open_stage(args):
-    """(stage, folder, relative paths of what it reads); ends the script if there is nothing to
-    read."""
+    """Returns (stage, folder, relative paths of what it reads); ends the script if there is none."""
     config = {flag: getattr(args, flag) for flag in ("limit_chars", "abc_raw", "vocab", "tag")}
     config |= {"abc": bool(args.abc), "from_splits": bool(args.from_splits)}
     outside = args.abc or args.from_splits
@@ -138,16 +105,16 @@ def open_stage(args):
 
 
 def read_and_split(args, folder, names, spool):
-    """({split: sequences}, all tunes, tunes that stay, report for stats.json)."""
-    tag_chars = reading.TAG_CHARS + 3 if args.tag else 0
-    limits = {"max_chars": MAX_CHARS - tag_chars, "min_chars": MIN_CHARS}
+    """Returns ({split: sequences}, all tunes, tunes that stay, report for stats.json)."""
     if args.from_splits:
-        jobs = [job for name in names for job in reading.ready_jobs(folder / name)]
-        tunes = reading.read_all(reading.read_ready, jobs, args.workers, spool, **limits)
+        texts = [(name, reading.read_text(folder / name)) for name in names]
+        jobs = [(name, part) for name, text in texts for part in reading.ready_parts(text)]
+        tunes = reading.read_all(reading.read_ready, jobs, args.workers, spool)
         return selection.split_ready(tunes, args.seed), tunes, tunes, {"groups": None}
     jobs = [(str(folder / name), name) for name in names]
-    reader = functools.partial(reading.read_file, mend=args.mend)
-    tunes = reading.read_all(reader, jobs, args.workers, spool, **limits)
+    max_chars = MAX_CHARS - (reading.TAG_CHARS + 3 if args.tag else 0)  # a line R: more
+    reader = functools.partial(reading.read_file, mend=args.mend, max_chars=max_chars)
+    tunes = reading.read_all(reader, jobs, args.workers, spool)
     if not tunes:
         fail(ME, f"there is no tune in the .abc files of {folder.name}")
     if not args.abc:
@@ -166,8 +133,8 @@ def read_and_split(args, folder, names, spool):
 
 
 def write_splits(data, parts, spool, vocab):
-    """Writes the text of the splits, the vocabulary of the training text, and its tokens; returns
-    (tokenizer, {split: (Counter of characters, notes, tokens)})."""
+    """Writes the splits' text, the vocabulary of the training text, and tokens; returns (tokenizer,
+    {split: (Counter of characters, notes, tokens)})."""
     written = {split: split_files.write_split(data, split, parts[split], spool) for split in SPLITS}
     tokenizer = TOKENIZERS[vocab]((data / "train.txt").read_bytes().decode())
     write_bytes(data / "tokenizer.pkl", tokenizer.dumps())
@@ -178,10 +145,11 @@ def write_splits(data, parts, spool, vocab):
 
 
 def closing_block(stats, baseline_rows):
-    """{key: value} that the stage prints last, at most eight lines."""
+    """Returns {key: value} that the stage prints last."""
     n_chars = {split: stats["splits"][split]["characters"] for split in SPLITS}
-    unknown = sum(n for part in stats["vocabulary"]["unknown_in"].values() for n in part.values())
-    best = min(baseline_rows["test"], key=lambda name: baseline_rows["test"][name]["bits_per_char"])
+    unknown = sum(sum(part.values()) for part in stats["vocabulary"]["unknown_in"].values())
+    of_test = baseline_rows["test"]
+    best = min(of_test, key=lambda name: of_test[name]["bits_per_char"])
     left_out, bits, leaks = [], [], []
     for reason, n in stats.get("dropped_tunes", {}).items():
         origins = stats["dropped_names"].get(reason)
@@ -196,17 +164,15 @@ def closing_block(stats, baseline_rows):
             f" {leak['share_without_repeated_figures']:.3%} without repeated figures"
         )
     in_groups = f" in {stats['groups']:,} groups (songs)" if stats["groups"] else ""
+    characters = ", ".join(f"{n:,} {split}" for split, n in n_chars.items())
     train_share = round(100 * n_chars["train"] / sum(n_chars.values()))
     return {
         "tunes": f"{stats['tunes']:,}{in_groups}",
         "left out": "; ".join(left_out) or "none",
         "mended": in_words(stats.get("mended", {})) or "none",
-        "characters": (
-            ", ".join(f"{n:,} {split}" for split, n in n_chars.items())
-            + f": {train_share} of 100 train"
-        ),
+        "characters": f"{characters}: {train_share} of 100 train",
         "vocabulary": f"{stats['vocabulary']['size']}, {unknown:,} characters unknown to train",
-        f"strongest baseline, {baseline_rows['test'][best]['label']}": ", ".join(bits),
+        f"strongest baseline, {of_test[best]['label']}": ", ".join(bits),
         "also in train": "; ".join(leaks),
     }
 
@@ -228,10 +194,10 @@ def main(argv=None):
                 results = data_report.measure_all(data, arrays, n_characters, args.workers)
             overlap, n_chars = {}, {}
             for i, split in enumerate(baselines.ASKED):
-                part, text = parts[split], (data / f"{split}.txt").read_bytes().decode()
-                n_chars[split] = sum(sequence["chars"] + 1 for sequence in part)
+                texts = [reading.text_of(sequence, spool) for sequence in parts[split]]
+                n_chars[split] = sum(map(len, texts)) + len(texts)
                 overlap[split] = {
-                    f"{width}": data_report.overlap_statistics(results[width][i], text, part, width)
+                    f"{width}": data_report.overlap_statistics(results[width][i], texts, width)
                     for width in data_report.WIDTHS
                 }
             stats = data_report.statistics(tunes, kept, report, parts, written, tokenizer, overlap)
@@ -252,16 +218,11 @@ def main(argv=None):
             for split in SPLITS:
                 for what in ("characters", "tokens", "sequences", "groups"):
                     counts[f"{split}_{what}"] = stats["splits"][split][what]
-            stage.finish(
-                [f"data/{name}" for name in outputs],
-                counts=counts,
-                skipped={
-                    **stats.get("dropped_tunes", {}),
-                    "short sequences": stats.get("short_sequences", 0),
-                },
-                extra=digest,
-                summary=closing_block(stats, baseline_rows),
-            )
+            skipped = dict(stats.get("dropped_tunes", {}))
+            skipped["short sequences"] = stats.get("short_sequences", 0)
+            made = [f"data/{name}" for name in outputs]
+            summary = closing_block(stats, baseline_rows)
+            stage.finish(made, counts, skipped, summary, extra=digest)
 
 
 if __name__ == "__main__":

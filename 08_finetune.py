@@ -1,13 +1,10 @@
-"""Fine-tunes a trained model to your own music: a folder, an archive or a file of MIDI, scores or
-ABC.
+"""Fine-tunes a trained model to your own music: a folder, an archive or a file.
 
-Reads:  SOURCE; data/ (stage 03), the checkpoint of --model
-Writes: checkpoints/finetuned_NAME.pt, .json, .curve.jsonl (as any model's), .tokenizer.pkl (its
-            vocabulary)
-        finetuned/NAME/{train,test}.txt       your music as training text; test is held out
-        finetuned/NAME/generated/             ten samples with right bars: .abc, .mid, .musicxml,
-            pictures, metadata
-        finetuned/NAME/report.json            what was gained and what forgotten
+Reads:  SOURCE (MIDI, scores or ABC); data/ (stage 03), the checkpoint of --model
+Writes: checkpoints/finetuned_NAME.pt, .json, .curve.jsonl, .tokenizer.pkl (its vocabulary)
+        finetuned/NAME/{train,test}.txt   your music as training text; test is held out
+        finetuned/NAME/generated/         ten samples with right bars, pictures, metadata
+        finetuned/NAME/report.json        what was gained and what forgotten
 Run:    python 08_finetune.py ~/my_midi [--quick] [--name NAME] [--model best_model]
         python 07_train_best_and_generate.py --model finetuned_NAME     (plays with it)
 The base model and the run's own data stay as they are. A song is either trained on or held out, in
@@ -34,8 +31,7 @@ from study.train.calibrate import expected_minutes
 from study.train.data import load_data
 from study.train.loop import Stopped
 
-# of new training text; spread evenly over the groups
-LIMIT_CHARS = {"full": 3_000_000, "quick": 250_000}
+LIMIT_CHARS, QUICK_CHARS = 3_000_000, 250_000  # of new training text, spread evenly over groups
 N_SAMPLES, SAMPLE_CHARS = 10, 2000  # to look at and hear, with right bars
 FIRST_SEED = 90_000  # of the samples: no other set's
 MEASURING_MINUTES = 1.0  # what follows the training
@@ -45,24 +41,13 @@ ME = "08_finetune.py"
 def parse_arguments(argv):
     """Returns the arguments; the model's name is made from the source's if none is given."""
     parser = stage_parser(__doc__, training=True)
-    parser.add_argument(
-        "source",
-        type=existing,
-        metavar="SOURCE",
-        help="folder, .tar.gz, .tar, .zip or a single file: MIDI, MusicXML, kern or ABC",
-    )
-    parser.add_argument(
-        "--name",
-        metavar="NAME",
-        help="of the model, finetuned_NAME (default: made from the source's)",
-    )
-    parser.add_argument(
-        "--model",
-        type=name_list,
-        default=BEST,
-        metavar="BASE",
-        help=f"start from checkpoints/BASE.pt, or study, the model that ships (default: {BEST})",
-    )
+    add = parser.add_argument
+    kinds = "folder, .tar.gz, .tar, .zip or a single file: MIDI, MusicXML, kern or ABC"
+    add("source", type=existing, metavar="SOURCE", help=kinds)
+    name = "of the model, finetuned_NAME (default: made from the source's)"
+    add("--name", metavar="NAME", help=name)
+    base = f"start from checkpoints/BASE.pt, or study, the model that ships (default: {BEST})"
+    add("--model", type=name_list, default=BEST, metavar="BASE", help=base)
     args = parser.parse_args(argv)
     if args.name is None:
         source = args.source.resolve().name.split(".")[0]
@@ -74,7 +59,7 @@ def parse_arguments(argv):
 
 def read_texts(root, args, base):
     """Returns (Music, Data of the root); ends the script if one of them cannot be had."""
-    limit = LIMIT_CHARS["quick" if args.quick else "full"]
+    limit = QUICK_CHARS if args.quick else LIMIT_CHARS
     try:
         old = load_data(root)
         if old.tokenizer_digest != base.tokenizer.digest:
@@ -90,7 +75,7 @@ def read_texts(root, args, base):
 
 
 def describe_music(music):
-    """Returns lines on what was found, and what of it is held out."""
+    """Says what was found, and what of it is held out."""
     n, trained = music.counts, sum(len(row["text"]) for row in music.train)
     left_out = "".join(f"; left out: {k:,} {why}" for why, k in music.left_out.items())
     held = f"{n['held_out_groups']} of {n['groups']} groups are held out"
@@ -109,11 +94,8 @@ def train_on(stage, base, data, name):
     """Trains on from the base model's weights; returns the record."""
     planned = finetune.plan_training(data, base, stage.args.seed, name)
     minutes = expected_minutes([planned], data, base.device)[0] + MEASURING_MINUTES
-    print(
-        f"about {minutes:.1f} minutes on this machine: {planned['epochs']} epochs of"
-        f" {len(data.train):,} tokens",
-        flush=True,
-    )
+    work = f"{planned['epochs']} epochs of {len(data.train):,} tokens"
+    print(f"about {minutes:.1f} minutes on this machine: {work}", flush=True)
     try:
         again, weights = stage.args.force, base.model.state_dict()
         return runs.train(stage.root, planned, data, base.device, again, weights)
@@ -123,17 +105,13 @@ def train_on(stage, base, data, name):
 
 def in_words(report):
     """Returns {key: value} that the stage prints last."""
-    held, old, shown = report["held_out"], report["old_text"], {}
+    held, shown, bits = report["held_out"], {}, "{before:.3f} before, {after:.3f} after"
     if held:
-        bits = held["bits_per_char"]
         low, high = held["gain_bits_per_char_interval"]
-        shown["held-out music, bits per character"] = (
-            f"{bits['before']:.3f} before, {bits['after']:.3f} after (95 % interval of the gain:"
-            f" {low:.3f} to {high:.3f})"
-        )
-    shown["old validation text, bits per character"] = (
-        f"{old['before']:.3f} before, {old['after']:.3f} after"
-    )
+        interval = f"95 % interval of the gain: {low:.3f} to {high:.3f}"
+        gain = bits.format(**held["bits_per_char"])
+        shown["held-out music, bits per character"] = f"{gain} ({interval})"
+    shown["old validation text, bits per character"] = bits.format(**report["old_text"])
     return shown
 
 
@@ -143,10 +121,8 @@ def main(argv=None):
     try:
         base = models.open_model(root, args.model, pick_device(args.device))
     except ValueError as error:
-        mend = (
-            f"run: python 07_train_best_and_generate.py{root_flags(args)}, or give another --model"
-        )
-        fail(ME, str(error), mend)
+        mend = f"run: python 07_train_best_and_generate.py{root_flags(args)}"
+        fail(ME, str(error), f"{mend}, or give another --model")
     digest = listing_digest if args.source.is_dir() else file_digest
     config = {"source": digest(args.source), "name": args.name, "base": base.digest}
     stage = Stage(__file__, args, config, part=args.name)
@@ -163,10 +139,10 @@ def main(argv=None):
         record = train_on(stage, base, data, name)
         write_bytes(root / f"checkpoints/{name}.tokenizer.pkl", base.tokenizer.dumps())
         tuned = models.load_model(root, name, base.tokenizer, base.device)
-        rows = finetune.write_samples(
-            folder / "generated", tuned, music, N_SAMPLES, SAMPLE_CHARS, FIRST_SEED + args.seed
-        )
-        write_json(folder / "generated/metadata.json", plain({"model": name, "samples": rows}))
+        seed = FIRST_SEED + args.seed
+        generated = folder / "generated"
+        rows = finetune.write_samples(generated, tuned, music, N_SAMPLES, SAMPLE_CHARS, seed)
+        write_json(generated / "metadata.json", plain({"model": name, "samples": rows}))
         report = {
             "name": name,
             "base": args.model,
@@ -183,13 +159,8 @@ def main(argv=None):
         parts = ("train.txt", "test.txt", "report.json", "generated")
         made = [f"checkpoints/{name}{end}" for end in ends]
         made += [f"finetuned/{args.name}/{part}" for part in parts]
-        stage.finish(
-            made,
-            counts=music.counts,
-            skipped=music.left_out,
-            device=str(base.device),
-            summary=in_words(report),
-        )
+        device = str(base.device)
+        stage.finish(made, music.counts, music.left_out, in_words(report), device)
         flags = f"{root_flags(args)} --model {name}"
         print(f"play with it: python 07_train_best_and_generate.py{flags}")
 

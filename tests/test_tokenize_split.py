@@ -345,12 +345,16 @@ def test_adding_files_moves_no_old_tune(corpus, tmp_path):
 
 def test_a_copy_under_another_name_leaves_the_group_where_it_is():
     """The name of a group does not change with what usually joins."""
-    original = ("artist/song", b"1", 200, 150)
+
+    def tune(name, n_notes, n_shingles):
+        return {"name": name, "n_notes": n_notes, "n_shingles": n_shingles}
+
+    original = tune("artist/song", 200, 150)
     for joined in [
-        ("artist/song", b"2", 500, 300),
-        ("other/thing", b"3", 150, 120),
-        ("other/thing", b"4", 200, 190),
-        ("copies/copy 17", b"1", 200, 150),
+        tune("artist/song", 500, 300),
+        tune("other/thing", 150, 120),
+        tune("other/thing", 200, 190),
+        tune("copies/copy 17", 200, 150),
     ]:
         assert (
             groups.name_group([original, joined])
@@ -520,9 +524,9 @@ def test_abc_of_people_becomes_normal_form_and_what_cannot_be_read_is_a_row(tmp_
     done = run_stage(tmp_path / "root", "--abc", tmp_path / "abc")
     assert done.returncode == 0, done.stderr
     data = tmp_path / "root/data"
-    assert (data / "failed_abc.txt").read_text() == (
-        "Artist 1/letter.abc\tline 1: a tune without notes\n"
-    )
+    assert (
+        data / "failed_abc.txt"
+    ).read_text() == "Artist 1/letter.abc\tline 1: a tune without notes\n"
     stats = json.loads((data / "stats.json").read_text())
     assert stats["dropped_tunes"] == {"cannot be read as ABC": 1}
     assert stats["mended"]["HTML left-overs"] == 32 and "32 HTML left-overs" in done.stdout
@@ -671,20 +675,16 @@ def test_ready_text_keeps_what_stands_outside_tunes(tmp_path):
     assert [row["origin"] for row in table] == [f"test.txt#{i}" for i in range(1, 24)]
 
 
-def test_ready_text_is_cut_into_jobs_between_its_parts(tmp_path, monkeypatch):
+def test_ready_text_is_cut_between_its_parts(tmp_path):
     tunes = [make_abc([make_melody(i, 12)]) for i in range(40)]
     for newline, name in (("\n", "utf-8"), ("\r\n", "latin-1")):
         text = "caf\u00e9\n\n" + "\n".join(tunes[:20]) + "".join(tunes[20:])
         path = tmp_path / "train.txt"
         path.write_bytes(text.replace("\n", newline).encode(name))
-        monkeypatch.setattr(reading, "READY_PARTS", 7)
-        jobs = reading.ready_jobs(path)
-        found = [
-            row["pieces"][0][1]
-            for job in jobs
-            for row in reading.read_ready(job, max_chars=4999, min_chars=1)
-        ]
-        assert len(jobs) == 6 and found == ["caf\u00e9\n", *tunes]
+        parts = reading.ready_parts(reading.read_text(path))
+        rows_of_parts = [row for part in parts for row in reading.read_ready(("train.txt", part))]
+        found = [row["pieces"][0][1] for row in rows_of_parts]
+        assert found == ["caf\u00e9\n", *tunes]
 
 
 def test_a_text_without_empty_lines_is_cut_in_time():
@@ -860,9 +860,8 @@ def test_overlap_counts_windows_and_leaves_repeated_figures_out(token_files):
     assert found.tolist() == [bytes(val[i : i + 32]) in set(windows) for i in starts]
     assert found[:30].all() and len(starts) == 2 * 30
     # the first sequence is a tune, the second the same chord again and again
-    text = ("CDEFGABc" * 8)[:61] + "\n" + ("[CEG]2" * 11)[:61]
-    shared = (starts, np.ones(60, bool))
-    overlap = data_report.overlap_statistics(shared, text, [{"chars": 61}] * 2, 32)
+    texts = [("CDEFGABc" * 8)[:61], ("[CEG]2" * 11)[:61]]
+    overlap = data_report.overlap_statistics((starts, np.ones(60, bool)), texts, 32)
     assert list(overlap.values()) == [60, 1.0, 0.5]
 
 

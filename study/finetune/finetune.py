@@ -1,11 +1,11 @@
-"""Fine-tuning: music of one's own as new text, a trained model that goes on with it, and its gain.
+"""Fine-tunes: music of one's own as new text, a trained model that goes on with it, and its gain.
 
 New text goes through the functions of stages 01 to 03; a song is either trained on or held out. The
-model reads a mixture of the new text and a share of the old, lest it forget the rest, and is trained
-by the one loop (`study/train/runs.py`).
+model reads the new text with a share of the old, lest it forget the rest.
 """
 
 import io
+import itertools
 import math
 import tempfile
 from collections import Counter
@@ -22,11 +22,11 @@ from study.evaluate import samples as drawn
 from study.evaluate.prompts import prompts_from
 from study.evaluate.rating import losses_by_tune
 from study.evaluate.sampling import Request, generate
-from study.prepare import groups, reading, selection
+from study.prepare import groups, selection
 from study.prepare.conversion import DEFAULT_VOICES, TIMEOUT, Settings, convert_all, plan, printable
-from study.prepare.fetch import MidiFolder, Refused, in_words, music_members
-from study.prepare.gather import MUSIC_SUFFIXES, Collected, gather
-from study.prepare.selection import MAX_CHARS, MIN_CHARS
+from study.prepare.fetch import Refused, in_words
+from study.prepare.gather import Collected, gather
+from study.prepare.reading import MIN_CHARS, read_all, read_file, text_of
 from study.train import runs
 from study.train.checkpoints import weights_digest
 from study.train.data import BLOCK_SIZE, sequence_bounds
@@ -56,26 +56,21 @@ class Music(NamedTuple):
 
 
 def read_source(source, work, seed, limit_chars):
-    """Returns the Music of a folder, an archive or a file; raises Refused.
-
-    work: an empty folder; limit_chars: of training text, spread evenly over the groups.
-    """
+    """Returns the Music of a folder, an archive or a file; raises Refused. work: an empty folder;
+    limit_chars: of training text, spread evenly over the groups."""
     raw, abc = work / "midi", work / "abc"
     for folder in (raw, abc):
         folder.mkdir()
-    midi = MidiFolder(raw)
-    left_out = midi.left_out
-    members = music_members(source, left_out, None, seed, MUSIC_SUFFIXES)
-    gather(members, Collected(midi, io.StringIO()))
-    midi.check()
+    collected = Collected(raw, io.StringIO())
+    left_out = collected.left_out
+    gather(source, collected)
+    collected.check()
     settings = Settings(str(raw), str(abc), DEFAULT_VOICES, seed, 0, TIMEOUT)
     rows = convert_all(plan(raw), cpu_count(), settings)
     left_out.update(row["reason"] for _, row in rows if "reason" in row)
     files = [(str(abc / name), name) for name in tree_files(abc)]
     with tempfile.TemporaryFile(dir=work) as spool:
-        tunes = reading.read_all(
-            reading.read_file, files, cpu_count(), spool, min_chars=MIN_CHARS, max_chars=MAX_CHARS
-        )
+        tunes = read_all(read_file, files, cpu_count(), spool)
         if tunes:
             groups.group_tunes(tunes)
         kept, dropped = selection.filter_tunes(tunes)
@@ -88,44 +83,34 @@ def read_source(source, work, seed, limit_chars):
         chars = Counter()
         for sequence in sequences:
             chars[sequence["group"]] += sequence["chars"]
-        held = hold_out(chars, seed)
-        train, test = _train_and_test(sequences, held, seed, limit_chars, spool)
+        held, parts = hold_out(chars, seed), []
+        for is_held, limit in ((False, limit_chars), (True, HELD_CHARS)):
+            part = [s for s in sequences if (s["group"] in held) == is_held]
+            part = selection.in_order(selection.limit_sequences(part, limit, seed))
+            rows = [{"origin": printable(s["origin"]), "text": text_of(s, spool)} for s in part]
+            parts.append(rows)
+    if not parts[0]:
+        raise Refused(f"no piece of it is as short as {limit_chars:,} characters")
     counts = {
-        "files": midi.files,
+        "files": collected.files,
         "tunes": len(tunes),
         "groups": len(chars),
         "characters": sum(chars.values()),
         "held_out_groups": len(held),
     }
-    return Music(train, test, counts, left_out)
-
-
-def _train_and_test(sequences, held, seed, limit_chars, spool):
-    """Returns the sequences to train on and those of the groups that are held out."""
-    parts = []
-    for is_held, limit in ((False, limit_chars), (True, HELD_CHARS)):
-        own = [s for s in sequences if (s["group"] in held) == is_held]
-        parts.append(
-            [
-                {"origin": printable(s["origin"]), "text": reading.text_of(s, spool)}
-                for s in selection.in_order(selection.limit_sequences(own, limit, seed))
-            ]
-        )
-    if not parts[0]:
-        raise Refused(f"no piece of it is as short as {limit_chars:,} characters")
-    return parts
+    return Music(*parts, counts, left_out)
 
 
 def hold_out(chars, seed):
-    """Returns the groups that are held out: HELD_SHARE, those of lowest hash; the largest trains,
-    and one alone does. chars: {group: characters}."""
+    """Returns the groups that are held out, those of lowest hash; the largest trains, and one alone
+    does. chars: {group: characters}."""
     largest = max(chars, key=lambda group: (chars[group], group))
     ranked = sorted(set(chars) - {largest}, key=lambda group: groups.hash_number(seed, group))
     return set(ranked[: max(1, round(HELD_SHARE * len(chars)))])
 
 
 def in_vocabulary(music, tokenizer):
-    """Returns the Music without sequences that have a character the vocabulary lacks; ValueError if
+    """Returns the Music without sequences that the vocabulary lacks a character of; ValueError if
     none is left to train on."""
     lacking = "pieces with characters that the base model does not know"
     train, test = (
@@ -157,7 +142,7 @@ def replayed(tokens, n_tokens, seed):
 
 
 def mixed_data(music, old, tokenizer, seed):
-    """Returns the Data for the loop: new text with a share of the old. It watches the held-out
+    """Returns the Data for the loop: new text with a share of the old. Its val is the held-out
     part; without one, the old validation text."""
     new = stream(music.train, tokenizer)
     train = np.concatenate([new, replayed(old.train, int(REPLAY * len(new)), seed)])
@@ -196,26 +181,23 @@ def gains(base, tuned, music, old):
 
     def losses(tokens):
         chars = base.tokenizer.token_chars
-        return [evaluate(loaded.model, tokens, chars, loaded.device) for loaded in (base, tuned)]
+        pair = [evaluate(loaded.model, tokens, chars, loaded.device) for loaded in (base, tuned)]
+        return pair, dict(zip(("before", "after"), [loss["bits_per_char"] for loss in pair]))
 
-    def bits_of(before, after):
-        return {"before": before["bits_per_char"], "after": after["bits_per_char"]}
-
-    before, after = losses(old.val[:OLD_TOKENS])
-    old_text = {**bits_of(before, after), "characters": before["n_chars"]}
-    if not music.test:
-        return {"old_text": old_text, "held_out": None}
-    before, after = losses(stream(music.test, base.tokenizer))
-    nats = {"base": before["nats_by_sequence"], "tuned": after["nats_by_sequence"]}
-    origins = [row["origin"] for row in music.test]
-    paired = losses_by_tune(nats, after["chars_by_sequence"], origins, 0)
-    interval = paired["differences"][0]["interval"]
-    held_out = {
-        "tunes": paired["n_tunes"],
-        "characters": after["n_chars"],
-        "bits_per_char": bits_of(before, after),
-        "gain_bits_per_char_interval": sorted(-end / math.log(2) for end in interval),
-    }
+    (before, _), bits = losses(old.val[:OLD_TOKENS])
+    old_text, held_out = {**bits, "characters": before["n_chars"]}, None
+    if music.test:
+        pair, bits = losses(stream(music.test, base.tokenizer))
+        nats = dict(zip(("base", "tuned"), [loss["nats_by_sequence"] for loss in pair]))
+        origins = [row["origin"] for row in music.test]
+        paired = losses_by_tune(nats, pair[0]["chars_by_sequence"], origins, 0)
+        interval = paired["differences"][0]["interval"]
+        held_out = {
+            "tunes": paired["n_tunes"],
+            "characters": pair[0]["n_chars"],
+            "bits_per_char": bits,
+            "gain_bits_per_char_interval": sorted(-end / math.log(2) for end in interval),
+        }
     return {"old_text": old_text, "held_out": held_out}
 
 
@@ -223,15 +205,13 @@ def write_samples(folder, loaded, music, n, max_chars, seed):
     """Draws n samples with right bars from headers of held-out tunes, or of the others if none is
     held out; writes them with pictures and returns their metadata rows."""
     headers = prompts_from(music.test or music.train, "header", loaded.tokenizer)
-    prompts = list(dict.fromkeys(h for h, _ in headers if not RightBars.what_is_wrong(h))) or [""]
+    prompts = dict.fromkeys(h for h, _ in headers if not RightBars.what_is_wrong(h)) or [""]
     requests = [
-        Request(prompts[i % len(prompts)], seed + i, max_chars=max_chars, bars="right")
-        for i in range(n)
+        Request(prompt, seed + i, max_chars=max_chars, bars="right")
+        for i, prompt in zip(range(n), itertools.cycle(prompts))
     ]
-    samples = generate(
-        loaded.model, loaded.tokenizer, requests, loaded.device, right_bars=RightBars
-    )
-    rows = []
+    model, tokenizer, device = loaded.model, loaded.tokenizer, loaded.device
+    samples, rows = generate(model, tokenizer, requests, device, right_bars=RightBars), []
     for i, sample in enumerate(samples):
         stem, n_given = f"sample_{i:03d}", len(sample["prompt"])
         row = drawn.write_sample(folder, stem, sample)

@@ -1,10 +1,9 @@
 """Measures baselines in bits per character: uniform, unigram, 6-gram, and compressors after the
 training text.
 
-They read a *file of characters*, an array of CharTokenizer's tokens, BEGIN sequence END BEGIN ...:
-whatever tokens a model reads, baselines stay the same. Training characters are read in blocks, once
-for each length of the n-gram's context, and only contexts of val and test are counted: memory
-depends on these alone.
+They read a *file of characters*, an array of CharTokenizer's tokens, BEGIN sequence END BEGIN ...,
+whatever tokens a model reads. Training characters are read in blocks, and only contexts of val and
+test are counted: memory depends on these alone.
 """
 
 import lzma
@@ -21,16 +20,16 @@ ASKED = ("val", "test")  # what is predicted
 NGRAM_ORDER = 6  # characters, the predicted one included
 BLOCK = 1 << 22  # characters looked at at once: about 250 MB of working memory
 PPMD_ORDER = 16  # of variant I; pyppmd's default of 6 costs 0.1 bits
-PPMD_MEMORY = 1 << 29  # bytes; beyond them it forgets
+PPMD_MEMORY = 1 << 29  # bytes; beyond these it forgets
 XZ_PRESET = 9  # of a training text xz sees the last 64 MB
 COMPRESSORS = {"ppmd": f"PPMd (order {PPMD_ORDER})", "xz": f"xz -{XZ_PRESET}"}
 
 
 def ngram_bits(train_path, asked_paths, vocab_size):
-    """Bits per character on each asked split of an n-gram model, interpolated over all lengths of
-    context (Witten and Bell 1991, method C):
+    """Returns bits per character on each asked split of an n-gram model, interpolated over all
+    lengths of context (Witten and Bell 1991, method C):
     p(x | context) = (count of x + n_kinds * p(x | shorter context)) / (count + n_kinds), where
-    n_kinds is how many different characters followed the context in the training text.
+    n_kinds different characters followed the context in the training text.
     """
     splits = [np.load(path) for path in asked_paths]
     asked = [split != BEGIN for split in splits]  # that a sequence begins is not predicted
@@ -56,7 +55,7 @@ def ngram_bits(train_path, asked_paths, vocab_size):
 
 
 def _contexts(characters, order, before=None):
-    """Hashes of the `order` characters before each; before: those ahead of the first."""
+    """Returns hashes of the `order` characters before each; before: those ahead of the first."""
     if not order:
         return np.zeros(len(characters), np.uint64)
     if before is None:
@@ -65,8 +64,8 @@ def _contexts(characters, order, before=None):
 
 
 def _count_followers(train_path, lookup, vocab_size, order):
-    """(sorted keys, counts): how often each character follows each context of `lookup`. A key is
-    number of the context * vocab_size + character."""
+    """Returns how often each character follows each context of `lookup`: (sorted keys, number of
+    the context * vocab_size + character; counts)."""
     train = np.load(train_path, mmap_mode="r")
     keys, counts = np.empty(0, np.int64), np.empty(0, np.int64)
     for start in range(0, len(train), BLOCK):
@@ -82,10 +81,8 @@ def _count_followers(train_path, lookup, vocab_size, order):
 
 
 def conditional_bits(name, train_path, texts):
-    """Bits by which each text (bytes) lengthens the compressed training text; name: of COMPRESSORS.
-
-    These compressors can be neither copied nor saved: forks of the process, after the training
-    text, go on with each text.
+    """Returns the bits by which each text (bytes) lengthens the compressed training text; name: of
+    COMPRESSORS. These can be neither copied nor saved: forks of the process go on with each text.
     """
     if name == "ppmd":
         forgets = pyppmd.PPMD8_RESTORE_METHOD_CUT_OFF
@@ -117,7 +114,7 @@ def conditional_bits(name, train_path, texts):
 
 
 def unigram_bits(train_path, asked_paths, vocab_size):
-    """Bits per character on each asked split of a unigram model with add-one smoothing."""
+    """Returns bits per character on each asked split of a unigram model, add-one smoothing."""
     train, counts = np.load(train_path, mmap_mode="r"), np.zeros(vocab_size, np.int64)
     for start in range(0, len(train), BLOCK):
         counts += np.bincount(train[start : start + BLOCK], minlength=vocab_size)
@@ -128,21 +125,9 @@ def unigram_bits(train_path, asked_paths, vocab_size):
     return [float(cost[split[split != BEGIN]].mean()) for split in asked]
 
 
-def jobs_of(texts, arrays, vocab_size):
-    """{what: (function, *arguments)}, the longest first. texts, arrays: folders of the texts and of
-    the files of characters; vocab_size: of the latter."""
-    asked_texts = [b"\n" + (texts / f"{split}.txt").read_bytes() for split in ASKED]
-    train, *asked = [arrays / f"{split}_tokens.npy" for split in ("train", *ASKED)]
-    return {
-        "ppmd": (conditional_bits, "ppmd", texts / "train.txt", asked_texts),
-        "xz": (conditional_bits, "xz", texts / "train.txt", asked_texts),
-        "ngram": (ngram_bits, train, asked, vocab_size),
-        "unigram": (unigram_bits, train, asked, vocab_size),
-    }
-
-
 def summarise(results, vocab_size, n_chars):
-    """Content of baselines.json. results: {what: result}; n_chars: {split: characters and ENDs}."""
+    """Returns the content of baselines.json. results: of `data_report.measure_all`; n_chars:
+    {split: characters and ENDs}."""
     unit = "bits per character: total over characters and ends of sequences"
     content = {"unit": unit, "n_chars": n_chars}
     for i, split in enumerate(ASKED):

@@ -1,8 +1,8 @@
-"""Says what stats.json does of the training data: lengths, music, vocabulary, overlap.
+"""Measures what stats.json says of the training data: lengths, music, vocabulary, overlap.
 
 *Overlap* is the share of windows of val and test, inside their sequences, that stand somewhere in
 the training text, with and without those that are one repeated figure, such as the same chord eight
-times, which is alike in all music. baselines.py says what a *file of characters* is.
+times. baselines.py says what a *file of characters* is.
 """
 
 import re
@@ -14,7 +14,7 @@ import numpy as np
 
 from common import BEGIN, END
 from music.windows import build_lookup, look_up, window_hashes
-from study.prepare.baselines import ASKED, BLOCK, jobs_of
+from study.prepare.baselines import ASKED, BLOCK, conditional_bits, ngram_bits, unigram_bits
 
 WIDTHS = (32, 48)  # characters: all music shares shorter windows, only copies longer ones
 LEAST_FIGURES = 3  # different notes or chords: a window with fewer is a repeated figure
@@ -25,7 +25,7 @@ QUANTILES = {"min": 0, "5%": 0.05, "25%": 0.25, "median": 0.5, "75%": 0.75, "95%
 
 
 def spread(values):
-    """Quantiles of the values that are known, or None if none is."""
+    """Returns quantiles of the known values; None if there are none."""
     values = np.array([value for value in values if value is not None], dtype=float)
     if not len(values):
         return None
@@ -34,7 +34,7 @@ def spread(values):
 
 
 def shares(values, most=24):
-    """{value: number} of the most frequent known values, or None if none is known."""
+    """Returns {value: number} of the most frequent known values; None if there are none."""
     counts = Counter(value for value in values if value is not None)
     frequent = dict(counts.most_common(most))
     if len(counts) > most:
@@ -42,25 +42,8 @@ def shares(values, most=24):
     return frequent or None
 
 
-def is_music(tunes):
-    """True unless most of the text is not ABC."""
-    return sum(tune["is_abc"] for tune in tunes) * 2 >= len(tunes)
-
-
-def music_statistics(tunes):
-    """Spread of what is musical in the tunes; of none if most of the text is not ABC."""
-    if not is_music(tunes):
-        tunes = []
-    return {
-        "voices": shares(t["n_voices"] for t in tunes),
-        "keys": shares(t["key"] for t in tunes),
-        "meters": shares(t["meter"] for t in tunes),
-        "rest_share": spread(t["rest_share"] for t in tunes),
-    }
-
-
 def windows_of(characters, width):
-    """(starts, hashes) of all windows of `width` characters that lie inside one sequence."""
+    """Returns (starts, hashes) of all windows of `width` characters inside one sequence."""
     if len(characters) < width:
         return np.empty(0, np.int64), np.empty(0, np.uint64)
     ends = np.append(0, np.cumsum((characters == BEGIN) | (characters == END)))
@@ -69,7 +52,7 @@ def windows_of(characters, width):
 
 
 def shared_windows(train_path, asked_paths, width):
-    """[(starts, shared)] per asked split: its windows, and whether the training text has them."""
+    """Returns [(starts of its windows, whether the training text has them)] per asked split."""
     asked = [windows_of(np.load(path), width) for path in asked_paths]
     lookup = build_lookup(np.concatenate([hashes for _, hashes in asked]))
     shared = np.zeros(len(lookup[0]) + 1, bool)
@@ -81,7 +64,7 @@ def shared_windows(train_path, asked_paths, width):
 
 
 def n_figures(window):
-    """Different notes and chords that stand whole in a window of ABC text.
+    """Counts different notes and chords that stand whole in a window of ABC text.
 
     >>> n_figures("C,]2[C,,C,]2[C,,C,]2|[V:2][M:1/4]A,2A,2|[C,,")
     2
@@ -89,14 +72,11 @@ def n_figures(window):
     return len(set(NOTE_OR_CHORD.findall(NO_FIGURE.sub("", window))))
 
 
-def overlap_statistics(shared, text, sequences, width):
-    """The share of a split's windows that train has, with and without repeated figures. shared:
-    from `shared_windows`; text: of the split, its sequences with one character between."""
-    at, marked = 0, []
-    for sequence in sequences:  # as in the file of characters: a sign before and after each
-        marked.append(f"\0{text[at : at + sequence['chars']]}\0")
-        at += sequence["chars"] + 1
-    marked, (starts, found) = "".join(marked), shared
+def overlap_statistics(shared, texts, width):
+    """Returns the share of a split's windows that train has, with and without repeated figures.
+    shared: from `shared_windows`; texts: of the split's sequences."""
+    starts, found = shared
+    marked = "".join(f"\0{text}\0" for text in texts)  # as in the file of characters
     windows = [marked[start : start + width] for start in starts[found].tolist()]
     n_telling = sum(n_figures(window) >= LEAST_FIGURES for window in windows)
     n = max(1, len(starts))
@@ -108,10 +88,17 @@ def overlap_statistics(shared, text, sequences, width):
 
 
 def measure_all(texts, arrays, vocab_size, workers):
-    """{what: result} of `baselines.jobs_of`, and of `shared_windows` by width."""
-    jobs = jobs_of(texts, arrays, vocab_size)
+    """Returns {baseline: bits of each asked split; width: result of `shared_windows`}. texts,
+    arrays: folders of the texts and of the files of characters; vocab_size: of the latter."""
+    asked_texts = [b"\n" + (texts / f"{split}.txt").read_bytes() for split in ASKED]
     train, *asked = [arrays / f"{split}_tokens.npy" for split in ("train", *ASKED)]
-    jobs |= {width: (shared_windows, train, asked, width) for width in WIDTHS}
+    jobs = {  # the longest first
+        "ppmd": (conditional_bits, "ppmd", texts / "train.txt", asked_texts),
+        "xz": (conditional_bits, "xz", texts / "train.txt", asked_texts),
+        "ngram": (ngram_bits, train, asked, vocab_size),
+        "unigram": (unigram_bits, train, asked, vocab_size),
+        **{width: (shared_windows, train, asked, width) for width in WIDTHS},
+    }
     with worker_pool(workers, len(jobs)) as pool:
         running = {what: pool.submit(*job) for what, job in jobs.items()}
         done = progress(running.items(), len(jobs), "baselines", "baseline")
@@ -119,16 +106,17 @@ def measure_all(texts, arrays, vocab_size, workers):
 
 
 def statistics(tunes, kept, report, parts, written, tokenizer, overlap):
-    """Content of stats.json. tunes, kept: all, and those that stay; report: of `split_groups`;
-    parts: {split: sequences}; written: {split: (Counter of characters, notes, tokens)}; overlap:
-    {split: {width: from `overlap_statistics`}}."""
-    splits = {}
+    """Returns the content of stats.json. tunes, kept: all, and those that stay; report: of
+    `split_groups`; parts: {split: sequences}; written: {split: (Counter of characters, notes,
+    tokens)}; overlap: {split: {width: from `overlap_statistics`}}."""
+    is_music = 2 * sum(tune["is_abc"] for tune in kept) >= len(kept)
+    musical, splits = kept if is_music else [], {}
     for split, part in parts.items():
         _, n_notes, n_tokens = written[split]
         splits[split] = {
             "characters": sum(s["chars"] for s in part),
             "tokens": n_tokens,
-            "notes": n_notes if is_music(kept) else None,
+            "notes": n_notes if is_music else None,
             "sequences": len(part),
             "tunes": len({s["origin"] for s in part}),
             "groups": len({s["group"] for s in part}) if report["groups"] else None,
@@ -145,6 +133,11 @@ def statistics(tunes, kept, report, parts, written, tokenizer, overlap):
         **report,
         "splits": splits,
         "vocabulary": {**vocabulary, "unknown_in": unknown},
-        "music": music_statistics(kept),
+        "music": {
+            "voices": shares(tune["n_voices"] for tune in musical),
+            "keys": shares(tune["key"] for tune in musical),
+            "meters": shares(tune["meter"] for tune in musical),
+            "rest_share": spread(tune["rest_share"] for tune in musical),
+        },
         "overlap_with_train": overlap,
     }

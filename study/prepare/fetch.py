@@ -1,15 +1,13 @@
-"""Takes music files out of downloads, archives and folders, one by one, under safe names.
+"""Takes music files out of downloads, archives and folders, one by one.
 
 A source is hostile until shown otherwise. Of an archive only regular files with the right endings
-are read, bytes and inflation are bounded, and what is written gets a name made here: no path, link
-or device of an archive reaches the disk. What cannot be used raises Refused.
+are read, and bytes and inflation are bounded. What cannot be used raises Refused.
 """
 
 import errno
 import gzip
 import hashlib
 import http.client
-import itertools
 import lzma
 import os
 import re
@@ -23,7 +21,6 @@ import urllib.parse
 import urllib.request
 import zipfile
 import zlib
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -31,14 +28,14 @@ from typing import NamedTuple
 from study.stages.files import file_digest, read_json, value_digest, write_json
 from study.stages.process import progress
 
-from study.prepare.conversion import MIDI_BYTES
+from music.scores import SUFFIXES as SCORE_SUFFIXES
+from study.prepare.conversion import MIDI_BYTES, SUFFIXES
 
-MAX_FILES = 1_000_000  # of a corpus; lakh-full, the largest in public use, has 176,581
+MUSIC_SUFFIXES = (*SUFFIXES, *SCORE_SUFFIXES, ".abc")
 MAX_TOTAL_BYTES = 64 << 30  # of a corpus; lakh-full holds about 6 GB
 # unpacked : packed bytes; MIDI compresses 3-5 : 1, scores 20 : 1, a gzip bomb 1000 : 1
 MAX_INFLATION = 100
 MAX_NAME_BYTES = 200  # 255 is the limit of file systems, .abc and .1 must still fit
-MAX_DEPTH = 12  # folders of a path, the last ones: a path may have 4,096 bytes
 ATTEMPTS = 6  # in a row that bring nothing
 WAIT_SECONDS = 1  # before the second attempt, doubled for each further one: 31 s in all
 TIMEOUT_SECONDS = 60  # of silence, before a connection is opened again
@@ -51,55 +48,11 @@ class Refused(Exception):
     """The source cannot be used; the message says why."""
 
 
-# ---------------------------------------------------------------- names and bounds
-
-
-class MidiFolder:
-    """A folder that fills up with MIDI files under safe unique names. left_out: {reason: files}."""
-
-    def __init__(self, folder):
-        self.folder, self.files, self.bytes = folder, 0, 0
-        self.left_out, self.taken = Counter(), set()
-
-    def add(self, name, data):
-        """Writes a file under a safe form of its name; returns its path below the folder."""
-        if self.files >= MAX_FILES or self.bytes + len(data) > MAX_TOTAL_BYTES:
-            raise Refused(
-                f"more than {MAX_FILES:,} files or {MAX_TOTAL_BYTES >> 30} GB of MIDI: not a corpus"
-            )
-        relative = self.unique(name)
-        path = self.folder / relative
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-        self.files, self.bytes = self.files + 1, self.bytes + len(data)
-        return relative
-
-    def check(self):
-        """Raises Refused, with what was left out, if there is no music."""
-        if not self.files:
-            words = f", only {in_words(self.left_out)}" if self.left_out else ""
-            if self.left_out["link"]:
-                words += ": give the folder that the links lead to"
-            raise Refused(f"it holds no music that can be read{words}")
-
-    def unique(self, name):
-        """A path for `name` that no other file has, even where letter case does not count."""
-        parts = [safe_name(part) for part in re.split(r"[/\\]", name) if part not in ("", ".")]
-        *folders, file = parts[-MAX_DEPTH:]
-        # a folder must not have the name of a file
-        folders = [folder + "_" * folder.lower().endswith(".mid") for folder in folders]
-        stem = "/".join([*folders, os.path.splitext(file)[0]])
-        for number in itertools.count():
-            path = f"{stem}.{number}.mid" if number else f"{stem}.mid"
-            key = unicodedata.normalize("NFC", path).casefold()
-            if key not in self.taken:
-                break
-        self.taken.add(key)
-        return path
+# ---------------------------------------------------------------- names
 
 
 def in_words(left_out):
-    """{kind: number} in words.
+    """Returns {kind: number} in words.
 
     >>> in_words({"link": 2, "not music": 1})
     '2 links, 1 not music'
@@ -111,7 +64,7 @@ def in_words(left_out):
 
 
 def safe_name(name):
-    """One path component that every file system takes."""
+    """Returns a path component that every file system takes."""
     try:
         name.encode()
     except UnicodeEncodeError:  # bytes that are not UTF-8: old archives hold Latin-1 names
@@ -124,7 +77,7 @@ def safe_name(name):
 
 
 def sample(names, limit, seed):
-    """A seeded random sample of `limit` names, whatever their order."""
+    """Draws a seeded random sample of `limit` names, whatever their order."""
     order = sorted(names, key=lambda name: value_digest([seed, os.fsencode(name).hex()]))
     return set(order[:limit])
 
@@ -135,10 +88,8 @@ LINE_ERRORS = (urllib.error.URLError, http.client.HTTPException, ConnectionError
 
 
 def download(url, folder, say):
-    """The file behind `url` as a path in `folder`; goes on where an earlier call broke off.
-
-    say: called with a sentence before each wait.
-    """
+    """Returns the path in `folder` of the file behind `url`; goes on where an earlier call broke
+    off. say: called with a sentence before each wait."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / file_name_of(url)
     part, state_path = (folder / f"{path.name}{end}" for end in (".part", ".json"))
@@ -156,7 +107,7 @@ def download(url, folder, say):
 
 
 def file_name_of(url):
-    """The name under which a download is kept.
+    """Returns the name under which a download is kept.
 
     >>> file_name_of("https://github.com/OpenScore/Lieder/archive/refs/heads/main.zip")
     'Lieder-main.zip'
@@ -169,7 +120,7 @@ def file_name_of(url):
 
 
 def fetch_all(url, part, state, state_path, say):
-    """Connects until `part` is complete; Refused after ATTEMPTS in a row that brought nothing."""
+    """Connects until `part` is complete; Refused after ATTEMPTS that brought nothing."""
     failures, furthest = 0, part.stat().st_size
     while True:
         try:
@@ -187,7 +138,7 @@ def fetch_all(url, part, state, state_path, say):
 
 
 def why_again(error, part):
-    """Why a connection failed; raises Refused if another one cannot do better."""
+    """Returns why a connection failed; Refused if another one cannot do better."""
     if not isinstance(error, urllib.error.HTTPError):
         return str(getattr(error, "reason", error)) or type(error).__name__
     answer = f"HTTP {error.code} {error.reason}"
@@ -199,8 +150,8 @@ def why_again(error, part):
 
 
 def fetch_rest(url, part, state, state_path):
-    """One connection: appends what is missing of the version begun, whose ETag or date is in
-    `state`; of another version the server sends all."""
+    """Appends what is missing of the version begun, whose ETag or date is in `state`; of another
+    version the server sends all."""
     have, headers = part.stat().st_size, {"User-Agent": "music-scaling"}
     if have and state.get("version"):
         headers |= {"Range": f"bytes={have}-", "If-Range": state["version"]}
@@ -239,7 +190,7 @@ LINK, SPECIAL = "link", "device or special file"
 
 
 class Member(NamedTuple):
-    """A file of a source. fault: why it cannot be music, or None; read: returns its bytes."""
+    """A file of a source. fault: why it is not taken, or None; read: returns its bytes."""
 
     name: str
     fault: str | None
@@ -248,7 +199,7 @@ class Member(NamedTuple):
 
 
 class Bounded:
-    """A readable stream that ends with Refused when more than `limit` bytes were read from it."""
+    """A readable stream that raises Refused when more than `limit` bytes were read from it."""
 
     def __init__(self, file, limit):
         self.file, self.left = file, limit
@@ -262,15 +213,15 @@ class Bounded:
 
 
 def most_bytes(path):
-    """What an archive may unpack to."""
+    """Returns what an archive may unpack to."""
     return (64 << 20) + MAX_INFLATION * path.stat().st_size
 
 
-def members_of(path, suffixes):
-    """The function that yields the members of this folder, archive or single file."""
+def members_of(path):
+    """Returns the function that yields the members of this folder, archive or single file."""
     if path.is_dir():
         return folder_members
-    if path.name.lower().endswith(suffixes):
+    if path.name.lower().endswith(MUSIC_SUFFIXES):
         return single_member
     with open(path, "rb") as file:
         head = file.read(512)
@@ -293,7 +244,7 @@ def single_member(path):
 
 
 def tar_members(path):
-    """Yields the members of a tar file in one pass over the stream."""
+    """Yields the members of a tar file in one pass."""
     with open(path, "rb") as raw:
         packed = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
@@ -336,7 +287,7 @@ def folder_members(path):
 
 
 def fault_of(mode):
-    """Why a file of this st_mode is not taken, or None."""
+    """Returns why a file of this st_mode is not taken, or None."""
     kind = stat.S_IFMT(mode)
     if kind == stat.S_IFLNK:
         return LINK
@@ -353,8 +304,8 @@ def files_below(folder, onerror=None):
             yield path, path.lstat()
 
 
-def refusal(member, suffixes):
-    """Why a member is not taken, or None. suffixes: of the names that are."""
+def refusal(member):
+    """Returns why a member is not taken, or None."""
     parts = re.split(r"[/\\]", member.name)
     if member.fault:
         return member.fault
@@ -363,23 +314,23 @@ def refusal(member, suffixes):
     if ".." in parts:
         return "path with .."
     is_fork = parts[-1].startswith("._") or "__MACOSX" in parts  # macOS puts them into archives
-    if is_fork or not member.name.lower().endswith(suffixes):
+    if is_fork or not member.name.lower().endswith(MUSIC_SUFFIXES):
         return "not music"
     return "too large" if member.n_bytes > MIDI_BYTES else None
 
 
-def music_members(path, left_out, limit, seed, suffixes):
-    """Yields (name, bytes) of the files in a folder or an archive, or of a single file, whose names
-    end in one of `suffixes`. left_out: a Counter of what is passed over. limit: of a seeded sample,
-    for which the names are read first."""
-    members = members_of(path, suffixes)
+def music_members(path, left_out, limit=None, seed=0):
+    """Yields (name, bytes) of the music in a folder or an archive, or of a single file. left_out: a
+    Counter of what is passed over. limit: of a seeded sample, for which the names are read first.
+    """
+    members = members_of(path)
     try:
         chosen = None
         if limit is not None:
-            names = [member.name for member in members(path) if not refusal(member, suffixes)]
+            names = [member.name for member in members(path) if not refusal(member)]
             chosen = sample(names, limit, seed)
         for member in progress(members(path), desc="files", unit="file"):
-            reason = refusal(member, suffixes)
+            reason = refusal(member)
             if not reason and (chosen is None or member.name in chosen):
                 try:
                     data = member.read()
@@ -398,7 +349,7 @@ def music_members(path, left_out, limit, seed, suffixes):
 
 
 def listing_digest(folder):
-    """Digest of names, sizes and times of all files below a folder, none of which is read."""
+    """Returns a digest of names, sizes and times of all files below a folder; reads none."""
     listing = hashlib.sha256()
     for path, status in files_below(folder):
         row = f"{path.relative_to(folder)}\0{status.st_size}\0{status.st_mtime_ns}\0"
@@ -407,7 +358,7 @@ def listing_digest(folder):
 
 
 def hoist(folder):
-    """The folder to keep, without those that hold a single folder of folders (clean_midi/)."""
+    """Returns the folder to keep, without those that hold one folder of folders (clean_midi/)."""
     below = list(folder.iterdir())
     while len(below) == 1 and below[0].is_dir() and all(p.is_dir() for p in below[0].iterdir()):
         folder, below = below[0], list(below[0].iterdir())

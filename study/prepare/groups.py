@@ -1,10 +1,9 @@
 """Says which tunes are one song, and which split a song belongs to.
 
 Tunes are in one group if they have the same name (artist and title, cleaned), are parts of one work
-(a song cycle, a quartet), have the same notes (in any key, at any speed), or so much melody in
-common that one is a version of the other (MinHash over runs of intervals; Broder 1997): of all
-voices, or of the top voices alone. Groups are the connected components of these relations. A split
-is a function of the group's name and the seed alone.
+(a song cycle, a quartet), have the same notes (in any key, at any speed), or much melody in common
+(MinHash over runs of intervals; Broder 1997): of all voices, or of the top voices alone. Groups are
+the connected components of these relations. A split is a function of the group's name and the seed.
 """
 
 import hashlib
@@ -35,21 +34,21 @@ GENERIC_TITLE = re.compile(
 
 
 def words(text):
-    """Words of a name in lower case without accents: `L'Été (1)` -> `lete 1`."""
+    """Returns the words of a name in lower case without accents: `L'Été (1)` -> `lete 1`."""
     plain = unicodedata.normalize("NFKD", re.sub("['`\u2019]", "", text))
     plain = "".join(c for c in plain if not unicodedata.combining(c)).lower()
     return " ".join(re.findall(r"[^\W_]+", plain))
 
 
 def artist_key(artist):
-    """Words of an artist in order: `Rod Stewart` and `STEWART,Rod` are one."""
+    """Returns an artist's words in order: `Rod Stewart` and `STEWART,Rod` are one."""
     telling = [word for word in words(artist).split() if word not in ("the", "and")]
     return " ".join(sorted(set(telling))) or words(artist)
 
 
 def title_key(title):
-    """A title without copy number, version and punctuation: `Yesterday.2`, `Yesterday (live)` and
-    `YESTERDAY!` are one."""
+    """Returns a title without copy number, version and punctuation: `Yesterday.2`, `Yesterday
+    (live)` and `YESTERDAY!` are one."""
     title = re.sub(r"(?i)\.(mid|midi|kar|abc)$", "", title.strip())
     if not CATALOGUE.fullmatch(title):
         title = re.sub(r"(?i)(\.\d+|[ _]*\(\d+\)|[ _-]+(copy|kopie)( ?\d+)?)+$", "", title)
@@ -60,8 +59,7 @@ def title_key(title):
 
 
 def name_key(artist, title):
-    """What all versions of one song share: cleaned artist and title; None if the title is too
-    general.
+    """Returns cleaned artist and title, which all versions of a song share; None if too general.
 
     >>> name_key("Stewart,Rod", "Sailing.2"), name_key("x", "Jig.2")
     ('rod stewart/sailing', None)
@@ -75,7 +73,7 @@ def name_key(artist, title):
 
 
 def path_key(path):
-    """`name_key` of a file `artist/title.abc`."""
+    """Returns the `name_key` of a file `artist/title.abc`."""
     path = PurePosixPath(path)
     return name_key(path.parent.name, path.stem)
 
@@ -96,7 +94,7 @@ def name_by_works(tunes, works):
 SHINGLE = 6  # intervals in a run; with 4, unrelated pieces reach a likeness of 0.29, with 6 of 0.10
 N_HASHES = 254  # MinHash functions: the standard error of a likeness of 0.2 is 0.025
 ROWS = 2  # hashes in a band: two tunes alike by 0.2 meet in one with probability 0.994
-MATCH = 0.2  # likeness (Jaccard index) that makes two tunes one song; see benchmarks/data.md
+MATCH = 0.2  # likeness (Jaccard index) that makes two tunes one song: benchmarks/data.md
 MELODY_MATCH = 0.25  # of two top voices: hymns are short and share phrases
 MIN_SHINGLES = 16  # with fewer, likeness is chance
 _random = np.random.default_rng(20240501)  # constants of the hash functions
@@ -107,12 +105,12 @@ _LEVELS = _random.integers(0, 2**63, 64, dtype=np.uint64)
 
 
 def shingles(voices):
-    """Hashes of all runs of SHINGLE melodic intervals of all voices (uint64, unique, sorted).
+    """Returns hashes of all runs of SHINGLE melodic intervals (uint64, unique, sorted).
 
     voices: [(onsets, durations, pitches)]. Chords count as their top note and repeated pitches as
     one, so neither key, tempo nor note values matter. Runs over fewer than four different pitches
     (ostinati, trills) are left out. A run that occurs 2, 4, 8 ... times enters once more for each:
-    else a few wrong notes, different at every repeat, would outnumber the right ones.
+    else wrong notes, different at every repeat, would outnumber the right ones.
     """
     hashes = []
     for onsets, _, pitches in voices:
@@ -137,14 +135,14 @@ def shingles(voices):
 
 
 def top_voice(voices):
-    """The voice of highest mean pitch, of those with half the notes of the busiest at least."""
+    """Returns the highest voice on average of those with half the busiest's notes or more."""
     most = max(len(pitches) for _, _, pitches in voices)
     busy = [voice for voice in voices if 2 * len(voice[2]) >= most]
     return max(busy, key=lambda voice: voice[2].mean())
 
 
 def signature(hashes):
-    """MinHash signature (N_HASHES,): the share of equal entries estimates the Jaccard index."""
+    """Returns the MinHash signature (N_HASHES,): the share of equal entries estimates likeness."""
     least = np.full(N_HASHES, 2**64 - 1, np.uint64)
     for start in range(0, len(hashes), 512):
         part = hashes[start : start + 512, None] * _FACTORS + _OFFSETS
@@ -153,7 +151,7 @@ def signature(hashes):
 
 
 def note_digests(voices):
-    """(digest of the notes of all voices, digest of them in any key and at any speed)."""
+    """Returns digests of the notes of all voices, and of them in any key and at any speed."""
     onsets, durations, pitches = (np.concatenate(part).astype(np.int64) for part in zip(*voices))
     onsets = onsets - onsets.min()
     exact = np.stack([onsets, durations, pitches])[:, np.lexsort((durations, pitches, onsets))]
@@ -167,8 +165,8 @@ def note_digests(voices):
 
 
 def similar_pairs(signatures, n_shingles, match=MATCH):
-    """Sorted pairs (n, 2) of tunes whose estimated Jaccard index is at least `match`, among those
-    that agree in a band of ROWS hashes."""
+    """Returns sorted pairs (n, 2) of tunes with an estimated likeness of `match` or more, among
+    those that agree in a band of ROWS hashes."""
     usable = np.flatnonzero(n_shingles >= MIN_SHINGLES)
     pairs = set()
     for band in range(0, N_HASHES - ROWS + 1, ROWS):
@@ -178,7 +176,7 @@ def similar_pairs(signatures, n_shingles, match=MATCH):
         order = np.argsort(key, kind="stable")
         key, members = key[order], usable[order]
         step, left = 1, np.arange(len(members) - 1)
-        while len(left):  # pairs at distance 1, 2, ... in the list of those who share this band
+        while len(left):  # pairs at distance 1, 2, ... in the list of those that share this band
             left = left[left + step < len(members)]
             left = left[key[left] == key[left + step]]
             for part in np.array_split(left, len(left) // 100_000 + 1):
@@ -191,7 +189,7 @@ def similar_pairs(signatures, n_shingles, match=MATCH):
 
 
 def find_groups(keys, pairs):
-    """Component number of every tune under similar pairs and equal values. keys: lists of a value
+    """Numbers the components of tunes under similar pairs and equal values. keys: lists of a value
     a tune, e.g. its name; empty ones say nothing."""
     from scipy.sparse import coo_array, csgraph  # 0.2 s that the workers do not need
 
@@ -223,25 +221,22 @@ def group_tunes(tunes):
     for tune, component in zip(tunes, find_groups(keys, unique[np.concatenate(pairs)])):
         members[component].append(tune)
     for part in members.values():
-        rows = [(t["name"], t["free"], t["n_notes"] or 0, t["n_shingles"]) for t in part]
-        name = name_group(rows)
+        name = name_group(part)
         for tune in part:
             tune["group"] = name
 
 
-def name_group(members):
-    """Name of a group (16 hex digits): a hash of its tune with the most notes; of equals, the one
+def name_group(tunes):
+    """Names a group (16 hex digits): a hash of its tune with the most notes; of equals, the one
     with fewest shingles (a copy with wrong notes has more), then one without digits in its name
     (copies are numbered), then by hash. So versions under the same name do not change it, nor
-    copies that lost a voice or some right notes.
-
-    members: [(name or None, free digest, number of notes, number of shingles)].
-    """
+    copies that lost a voice or some right notes."""
     ranked = []
-    for name, free, n_notes, n_shingles in members:
-        label = name or free.hex()
-        digest = hashlib.sha256(label.encode()).hexdigest()
-        ranked.append((-n_notes, n_shingles, bool(re.search(r"\d", label)), digest))
+    for tune in tunes:
+        label = tune["name"] or tune["free"].hex()
+        digest, is_numbered = hashlib.sha256(label.encode()), bool(re.search(r"\d", label))
+        row = (-(tune["n_notes"] or 0), tune["n_shingles"], is_numbered, digest.hexdigest())
+        ranked.append(row)
     return min(ranked)[-1][:16]
 
 
@@ -252,22 +247,22 @@ LEAST_GROUPS = 20  # with fewer, one odd song decides a loss
 LEAST_CHARS = 20_000  # 60 folk tunes; their loss has an error of 2 %
 LEAST_SHARE = 1 / 16  # of a corpus too small for that: a dozen songs give one to val, one to test
 MOST_SHARE = 1 / 6  # of the groups, less one: chance may put six of ten below the share
-# shares of the groups, of which the first with the least of both is taken: a small corpus that
-# grows a little keeps its splits
+# shares of the groups, of which the first with enough is taken: a corpus that grows a little keeps
+# its splits
 STEPS = (0.01, 0.02, 0.04, 0.08, 0.12, 0.16)
 
 
 def hash_number(*parts):
-    """A number in [0, 1) from a hash of the parts."""
+    """Returns a number in [0, 1) from a hash of the parts."""
     digest = hashlib.sha256("\0".join(map(str, parts)).encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def assign_splits(chars, seed):
-    """({group: split}, {split: share of the groups}); chars: {group: characters}.
+    """Returns ({group: split}, {split: share of the groups}); chars: {group: characters}.
 
-    A group's number is a hash of seed and name. val takes the groups of lowest number, test those
-    of highest, so neither takes from the other. Of less than sixteen groups the largest trains.
+    val takes the groups whose hash of seed and name is lowest, test those of highest. Of less than
+    sixteen groups the largest trains.
     """
     splits, shares = dict.fromkeys(chars, "train"), {}
     number = {group: hash_number(seed, group) for group in chars}

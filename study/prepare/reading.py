@@ -12,11 +12,9 @@ A *tune* is a dict:
     key, meter, n_notes, n_voices, rest_share    None where the strict reader refuses it
     mended      {kind of fault: how often}
     reason      why it cannot be read, or ""
-    pieces      [(first bar, text)]; after `read_all` [(first bar, place, bytes, characters)] in the
-                spool
+    pieces      [(first bar, text)]; after `read_all` [(first bar, place, bytes, characters)]
 """
 
-import functools
 import hashlib
 import itertools
 import os
@@ -35,21 +33,20 @@ from music.training_text import cut, tagged, training_text
 from music.tunebook import split_tunebook
 from study.prepare import groups
 
+MIN_CHARS, MAX_CHARS = 101, 4999  # of a sequence: less is little more than a header
 # of ABC text; letters in them are words
 NO_NOTES = re.compile(r'(?m)^[A-Za-z]:.*$|"[^"]*"|![^!]*!|\[[A-Za-z]:[^\]]*\]')
 SCALE = (60, 62, 64, 65, 67, 69, 71)  # MIDI pitches of C to B
-READY_PARTS = 500  # of ready-made text, in a pool job
 UNTAGGED = 0.15  # of the groups, so that a model can do without the collection's name
-TAG_CHARS = 30  # of a collection's name, at most; a line of it takes three more
+TAG_CHARS = 30  # of a collection's name, at most
 SHORT_NAMES = {row[0]: name for name, row in {**corpus.BOOKS, **corpus.SCORES}.items()}
 
 
 def guess_voices(text):
-    """The letters of a text that the strict reader refuses, as one voice of equal notes: enough of
-    an outline to recognise it."""
-    music = NO_NOTES.sub("", text)
+    """Returns the letters of a text that the strict reader refuses as one voice of equal notes:
+    enough of an outline to recognise it."""
     pitches = []
-    for letter, marks in re.findall("([A-Ga-g])([,']*)", music):
+    for letter, marks in re.findall("([A-Ga-g])([,']*)", NO_NOTES.sub("", text)):
         octave = letter.islower() + marks.count("'") - marks.count(",")
         pitches.append(12 * octave + SCALE["CDEFGAB".index(letter.upper())])
     n = len(pitches)
@@ -68,15 +65,15 @@ def rest_share(tune, voices):
     return max(0.0, 1 - sounding / total) if total else 1.0
 
 
-def read_tune(origin, name, text, max_chars, min_chars, compare=True):
-    """The row (see above) of a tune's training text, cut into pieces of min_chars to max_chars
-    characters; compare: with the fingerprints by which tunes are grouped."""
+def read_tune(origin, name, text, max_chars, compare=True):
+    """Returns the row (see above) of a tune's training text; compare: with the fingerprints by
+    which tunes are grouped."""
     fields = dict(reversed(re.findall(r"(?m)^([MK]):[ \t]*(\S.*)$", text)))
     is_abc = "K" in fields and text.startswith("X:")
     row = {"origin": origin, "name": name, "mended": {}, "reason": ""}
     row |= {"is_abc": is_abc, "key": fields.get("K"), "meter": fields.get("M")}
     row |= {"rest_share": None, "n_voices": None, "n_notes": None}
-    row["pieces"] = cut(text, max_chars, min_chars)
+    row["pieces"] = cut(text, max_chars, MIN_CHARS)
     digest = hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=16).digest()
     row |= {"exact": digest, "free": digest}  # what is guessed or silent equals the same text alone
     try:
@@ -103,7 +100,7 @@ def _fingerprints(voices):
 
 
 def read_text(path):
-    """Text of a file in UTF-8, or in Latin-1, as old tunebooks are."""
+    """Returns the text of a file in UTF-8, or in Latin-1, as old tunebooks are."""
     data = Path(path).read_bytes()
     try:
         return data.decode("utf-8")
@@ -111,10 +108,10 @@ def read_text(path):
         return data.decode("latin-1")
 
 
-def read_file(job, mend=False, **limits):
-    """Pool worker: all tunes of one .abc file, (path, path below the folder), named by the path, in
-    a tunebook by the book and their titles. mend: in the project's normal form; text without any
-    tune is taken as it is."""
+def read_file(job, mend=False, max_chars=MAX_CHARS):
+    """Reads the tunes of an .abc file, (path, path below the folder), in a pool's worker. They are
+    named by the path, in a tunebook by their titles. mend: into the project's normal form; text
+    without any tune is taken as it is."""
     path, relative = job
     origin = re.sub(r"[\t\r\n]", " ", os.fsencode(relative).decode("utf-8", "replace"))
     tunes = read_people(Path(path).read_bytes(), Path(relative).stem) if mend else []
@@ -129,19 +126,19 @@ def read_file(job, mend=False, **limits):
             place = f"{origin}#{number}"
             name = tune.title and groups.name_key(origin.removesuffix(".abc"), tune.title)
         text = training_text(tune.text or "X:1\nK:C\n")
-        row = read_tune(place, name, text, **limits)
+        row = read_tune(place, name, text, max_chars)
         rows.append({**row, "mended": tune.mended, "reason": tune.reason})
     return rows
 
 
-def read_ready(job, **limits):
-    """Pool worker: parts of ready-made text, (name of the file, parts), as they are."""
-    name, parts = job
-    return [read_tune(name, None, part, compare=False, **limits) for part in parts]
+def read_ready(job):
+    """Reads a part of ready-made text, (name of the file, part), as it is."""
+    name, part = job
+    return [read_tune(name, None, part, MAX_CHARS, compare=False)]
 
 
 def ready_parts(text):
-    """The parts of ready-made text, between empty lines and before a line `X:`.
+    """Splits ready-made text at empty lines and before a line `X:`.
 
     >>> ready_parts("Jigs\\n\\nX:1\\nK:C\\nC|\\nX:2\\nK:G\\nG|\\n\\n\\nby ear")
     ['Jigs\\n', 'X:1\\nK:C\\nC|\\n', 'X:2\\nK:G\\nG|\\n', 'by ear\\n']
@@ -151,20 +148,12 @@ def ready_parts(text):
     return [part.strip("\n") + "\n" for part in parts if part.strip()]
 
 
-def ready_jobs(path):
-    """Jobs for `read_ready` of a file."""
-    parts = ready_parts(read_text(path))
-    starts = range(0, len(parts), READY_PARTS)
-    return [(path.name, parts[start : start + READY_PARTS]) for start in starts]
-
-
-def read_all(reader, jobs, workers, spool, **limits):
-    """All tunes in the order of the jobs; the text of their pieces goes to the file `spool`.
-    limits: max_chars, min_chars."""
+def read_all(reader, jobs, workers, spool):
+    """Returns all tunes in the order of the jobs; the text of their pieces goes to the file
+    `spool`."""
     tunes, chunk = [], max(1, min(32, len(jobs) // (8 * workers)))
     with worker_pool(workers, len(jobs)) as pool:
-        answers = pool.map(functools.partial(reader, **limits), jobs, chunksize=chunk)
-        answers = progress(answers, len(jobs), "reading", "file")
+        answers = progress(pool.map(reader, jobs, chunksize=chunk), len(jobs), "reading", "file")
         for tune in itertools.chain.from_iterable(answers):
             places = []
             for first_bar, text in tune["pieces"]:
@@ -177,12 +166,12 @@ def read_all(reader, jobs, workers, spool, **limits):
 
 
 def text_of(sequence, spool):
-    """The text of a sequence, from the spool."""
+    """Returns the text of a sequence, from the spool."""
     return os.pread(spool.fileno(), sequence["bytes"], sequence["at"]).decode()
 
 
 def style_of(origin):
-    """What R: says of a file: the short name of its collection, or its first-level folder.
+    """Returns what R: says of a file: the short name of its collection, or its first folder.
 
     >>> style_of("Bach Chorales/bwv1.6.abc"), style_of("AC-DC/T.N.T..abc"), style_of("x.abc")
     ('bach', 'ac_dc', None)
@@ -193,8 +182,8 @@ def style_of(origin):
 
 
 def tag_sequences(parts, spool, seed):
-    """Names the collection in the header of every sequence, but for a share UNTAGGED of the groups;
-    returns how many were tagged. The new text goes to the end of the spool."""
+    """Names the collection in the header of every sequence, but for UNTAGGED of the groups; returns
+    how many were tagged. The new text goes to the end of the spool."""
     n_tagged, end = 0, spool.seek(0, os.SEEK_END)
     for sequence in itertools.chain(*parts.values()):
         style = style_of(sequence["origin"])

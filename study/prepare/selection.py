@@ -12,9 +12,9 @@ from study.stages.arguments import fail
 
 from study.prepare import groups
 from study.prepare.conversion import table_rows
+from study.prepare.reading import MIN_CHARS
 
 SPLITS = ("train", "val", "test")
-MIN_CHARS, MAX_CHARS = 101, 4999  # of a sequence: less is little more than a header
 MIN_NOTES = 16  # of a tune: the least that `check_abc` calls music
 # of the time of a tune's voices: beyond it a tune teaches only how to write rests
 MAX_REST_SHARE = 0.95
