@@ -30,11 +30,11 @@ from study.stages.stage import Stage
 from music import corpus
 from study.prepare.fetch import Refused, download, hoist, in_words, listing_digest
 from study.prepare.gather import Collected, gather, take_embedded
-from study.prepare.sources import CLOSED, NAMES, SOURCES, source_rows
+from study.prepare.sources import NAMES, SOURCES, THE_SESSION, source_rows
 
 ME = "01_download.py"
 DEFAULT_COLLECTIONS = ("oneills", "ryans", "airds", "miscfolk", "bach")
-ALL_COLLECTIONS = (*corpus.BOOKS, *corpus.SCORES)
+ALL_COLLECTIONS = ", ".join(corpus.BOOKS | corpus.SCORES)
 OTHERS = "other sources: --source music21 (no network), --source FOLDER or ARCHIVE (your own music)"
 
 
@@ -44,8 +44,8 @@ def parse_arguments(argv):
     kinds = "a file, folder, .tar.gz, .tar or .zip of MIDI, MusicXML, kern and ABC, or a URL"
     default = "default: lakh; with --quick: music21"
     add("--source", metavar="SOURCE", help=f"{', '.join(NAMES)}, {kinds} ({default})")
-    names, default = ", ".join(ALL_COLLECTIONS), ",".join(DEFAULT_COLLECTIONS)
-    of_music21 = f"of --source music21: {names} (default: {default})"
+    default = f"(default: {','.join(DEFAULT_COLLECTIONS)})"
+    of_music21 = f"of --source music21: {ALL_COLLECTIONS} {default}"
     add("--collections", type=name_list, metavar="NAME[,NAME]", help=of_music21)
     add("--limit", type=whole(1), metavar="N", help="take a seeded random sample of N files")
     add("--sha256", metavar="HEX", help="refuse an archive with another SHA-256")
@@ -66,14 +66,11 @@ def parse_arguments(argv):
 
 
 def check_arguments(args, final):
-    """Ends the script if the source cannot be what the user means. final: the folder of MIDI."""
-    unknown = ", ".join(name for name in args.names if name not in ALL_COLLECTIONS)
-    is_there = os.path.exists(args.source)
-    is_local = not args.urls and args.source != "music21"
-    folder = Path(args.source).resolve() if is_local and os.path.isdir(args.source) else None
+    """Ends the script if the source cannot be meant. final: the folder of MIDI."""
+    unknown = ", ".join(name for name in args.names if name not in corpus.BOOKS | corpus.SCORES)
+    is_there, is_local = os.path.exists(args.source), not args.urls and args.source != "music21"
     if unknown:
-        mend = f"choose from {', '.join(ALL_COLLECTIONS)}"
-        fail(ME, f"--collections: there is no {unknown}", mend)
+        fail(ME, f"--collections: there is no {unknown}", f"choose from {ALL_COLLECTIONS}")
     if args.sha256 and len(args.urls) > 1:
         fail(ME, f"--sha256: --source {args.source} is more than one archive")
     if args.sha256 and not re.fullmatch("[0-9a-fA-F]{64}", args.sha256):
@@ -81,13 +78,15 @@ def check_arguments(args, final):
     if args.source == "music21" and not corpus.corpus_folder():
         problem = "the music21 package is not installed, or without its corpus"
         fail(ME, problem, "pip install -r requirements.txt")
-    if args.source in CLOSED and not is_there:
+    if args.source == "thesession" and not is_there:
         mend = "other folk tunes: --source music21 --collections oneills,ryans,airds"
-        fail(ME, CLOSED[args.source], mend)
+        fail(ME, THE_SESSION, mend)
     if is_local and not is_there:
         problem = f"--source {shlex.quote(args.source)}: there is no such file or folder"
         fail(ME, problem, f"give {', '.join(NAMES)}, a file, a folder, an archive or a URL")
-    if folder and (folder in (final, *final.parents) or final in folder.parents):
+    folder = Path(args.source).resolve()
+    overlaps = folder.is_relative_to(final) or final.is_relative_to(folder)
+    if is_local and folder.is_dir() and overlaps:
         problem = f"--source {args.source} overlaps data/raw_midi, where this stage writes"
         fail(ME, problem, "move your music elsewhere, or give another --root")
 
@@ -101,10 +100,9 @@ def source_identity(args):
         name = args.source if args.source in SOURCES else "url"
         wanted = args.sha256.lower() if args.sha256 else None
         return {"source": name, "url": value_digest(args.urls), "sha256": wanted}
-    path = Path(args.source)
-    if path.is_file():
-        return {"source": "archive", "sha256": file_digest(path)}
-    return {"source": "folder", "listing": listing_digest(path)}
+    if os.path.isfile(args.source):
+        return {"source": "archive", "sha256": file_digest(args.source)}
+    return {"source": "folder", "listing": listing_digest(args.source)}
 
 
 def collect(args, data, collected):
@@ -120,8 +118,9 @@ def collect(args, data, collected):
         try:
             if path.is_file():
                 digests[path.name] = digest = file_digest(path)
-                if args.sha256 and digest != args.sha256.lower():
-                    raise Refused(f"the archive has SHA-256 {digest} and not {args.sha256.lower()}")
+                wanted = args.sha256.lower() if args.sha256 else digest
+                if digest != wanted:
+                    raise Refused(f"the archive has SHA-256 {digest} and not {wanted}")
             gather(path, collected, args.limit, args.seed)
         except Refused:
             if args.urls:
@@ -132,7 +131,7 @@ def collect(args, data, collected):
 
 
 def replace(final, new, old, table):
-    """Puts the new corpus, with its table of files, into the place of the old one."""
+    """Puts the new corpus, with its table, into the place of the old one."""
     kept = hoist(new)
     below = "" if kept == new else f"{kept.relative_to(new)}/"
     if final.exists():
@@ -177,25 +176,18 @@ def main(argv=None):
             raise
         replace(final, new, old, table)
         licences = dict(collected.licences.most_common(20))
-        counts = {"files": collected.files, "bytes": collected.bytes}
         left_out = dict(collected.left_out.most_common())
-        stage.finish(
-            outputs=["data/raw_midi", "data/raw_midi.tsv"],
-            skipped=left_out,
-            extra={
-                "archive_sha256": digests,
-                "sources": source_rows(args.source, args.names),
-                "licences": licences,
-                "left_out_files": collected.unread,
-            },
-            counts=counts,
-            summary={
-                "source": args.source,
-                **counts,
-                "licences": in_words(licences),
-                "left out": in_words(left_out) or "none",
-            },
-        )
+        counts = {"files": collected.files, "bytes": collected.bytes}
+        words = {"licences": in_words(licences), "left out": in_words(left_out) or "none"}
+        summary = {"source": args.source, **counts, **words}
+        extra = {
+            "archive_sha256": digests,
+            "sources": source_rows(args.source, args.names),
+            "licences": licences,
+            "left_out_files": collected.unread,
+        }
+        made = ["data/raw_midi", "data/raw_midi.tsv"]
+        stage.finish(made, counts, left_out, summary, extra=extra)
 
 
 if __name__ == "__main__":

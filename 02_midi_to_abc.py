@@ -37,8 +37,7 @@ from study.prepare.fetch import in_words
 ME = "02_midi_to_abc.py"
 MAX_FAILED_SHARE = 0.75  # of at least 10 files: beyond this the input is not what the user believes
 CHECKED_SHARE = 1 / 32  # of the files are read back; reading one takes longer than writing it
-# quarter notes off the grid in the median, from which a file was not played to its beat: random
-# onsets give 0.033, nine real songs of ten less than 0.026
+# quarter notes off the grid in the median: random onsets give 0.033, nine songs of ten below 0.026
 OFF_BEAT = 0.03
 # of conversion.tsv; the last three from raw_midi.tsv
 TABLE = "chars bars voices tracks notes doubled dropped drums together error".split()
@@ -53,13 +52,8 @@ def parse_arguments(argv):
     what = f"{alone} what to write (default: abc)"
     add("--to", choices=tuple(ENDINGS), default="abc", help=what)
     add_workers(parser)
-    add(
-        "--max-voices",
-        type=whole(1, MAX_VOICES),
-        metavar="N",
-        default=conversion.DEFAULT_VOICES,
-        help=f"voices kept a tune, 1-{MAX_VOICES} (default: %(default)s)",
-    )
+    voices = {"type": whole(1, MAX_VOICES), "metavar": "N", "default": conversion.DEFAULT_VOICES}
+    add("--max-voices", **voices, help=f"kept a tune, 1-{MAX_VOICES} (default: %(default)s)")
     return parser.parse_args(argv)
 
 
@@ -144,13 +138,10 @@ def main(argv=None):
         rows = conversion.read_journal(journal, target) if stage.resuming else {}
         todo = [task for task in tasks if task[0] not in rows]
         target.mkdir(parents=True, exist_ok=True)
-        settings = conversion.Settings(
-            str(raw), str(target), args.max_voices, args.seed, CHECKED_SHARE, conversion.TIMEOUT
-        )
+        settings = conversion.Settings(raw, target, args.max_voices, args.seed, CHECKED_SHARE)
         began = time.monotonic()
-        results = conversion.journaled(
-            conversion.convert_all(todo, args.workers, settings), journal, resume=bool(rows)
-        )
+        results = conversion.convert_all(todo, args.workers, settings)
+        results = conversion.journaled(results, journal, resume=bool(rows))
         try:
             for (midi, _), row in progress(results, len(todo), "MIDI to ABC", "file"):
                 rows[midi] = row
@@ -161,17 +152,14 @@ def main(argv=None):
         conversion.remove_others(target, {abc for midi, abc in tasks if "reason" not in rows[midi]})
         write_tables(stage.root, tasks, rows)
         counts, reasons = count(rows)
-        stage.finish(
-            ["data/abc_notation", "data/failed_midi.txt", "data/conversion.tsv"],
-            counts=counts,
-            skipped=reasons,
-            summary={
-                **counts,
-                "mended": in_words(counts["mended"]) or "none",
-                "reasons": in_words(reasons) or "none",
-                "files per second": f"{len(todo) / max(seconds, 1e-3):.1f}",
-            },
-        )
+        summary = {
+            **counts,
+            "mended": in_words(counts["mended"]) or "none",
+            "reasons": in_words(reasons) or "none",
+            "files per second": f"{len(todo) / max(seconds, 1e-3):.1f}",
+        }
+        made = ["data/abc_notation", "data/failed_midi.txt", "data/conversion.tsv"]
+        stage.finish(made, counts, reasons, summary)
 
 
 if __name__ == "__main__":

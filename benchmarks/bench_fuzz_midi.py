@@ -24,7 +24,6 @@ from music.abc_text import AbcError, read_abc
 from study.prepare.conversion import Settings, convert_all
 
 BATCH = 1000  # files on disk at a time
-TIMEOUT = 20  # seconds a file, as in stage 02
 VOICES = 6  # the same
 READ_EVERY = 5  # of the tunes that come out, one in so many is read back
 FINDINGS = ("crash", "timeout", "memory", "internal")  # reasons that need a look
@@ -194,9 +193,7 @@ def main(argv=None):
             for number in numbers:
                 (raw / f"{number}.mid").write_bytes(mutated(seeds, number, args.seed))
             tasks, answered = [(f"{number}.mid", f"{number}.abc") for number in numbers], 0
-            settings = Settings(
-                str(raw), str(target), VOICES, seed=0, checked_share=0.0, timeout_seconds=TIMEOUT
-            )
+            settings = Settings(raw, target, VOICES)
             for (midi, abc), row in convert_all(tasks, args.workers, settings):
                 answered += 1
                 reason = row.get("reason")

@@ -23,7 +23,7 @@ from study.evaluate.prompts import prompts_from
 from study.evaluate.rating import losses_by_tune
 from study.evaluate.sampling import Request, generate
 from study.prepare import groups, selection
-from study.prepare.conversion import DEFAULT_VOICES, TIMEOUT, Settings, convert_all, plan, printable
+from study.prepare.conversion import Settings, convert_all, plan, printable
 from study.prepare.fetch import Refused, in_words
 from study.prepare.gather import Collected, gather
 from study.prepare.reading import MIN_CHARS, read_all, read_file, text_of
@@ -65,8 +65,7 @@ def read_source(source, work, seed, limit_chars):
     left_out = collected.left_out
     gather(source, collected)
     collected.check()
-    settings = Settings(str(raw), str(abc), DEFAULT_VOICES, seed, 0, TIMEOUT)
-    rows = convert_all(plan(raw), cpu_count(), settings)
+    rows = convert_all(plan(raw), cpu_count(), Settings(raw, abc))
     left_out.update(row["reason"] for _, row in rows if "reason" in row)
     files = [(str(abc / name), name) for name in tree_files(abc)]
     with tempfile.TemporaryFile(dir=work) as spool:

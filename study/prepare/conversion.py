@@ -34,20 +34,17 @@ TIMEOUT = 20  # seconds of processor time for one file; the slowest real one see
 
 
 class Settings(NamedTuple):
-    """What every worker is told. raw, target: folders of MIDI and ABC; checked_share: of the files,
-    that are read back."""
+    """What every worker is told."""
 
-    raw: str
-    target: str
-    max_voices: int
-    seed: int
-    checked_share: float
-    timeout_seconds: float  # of processor time
+    raw: Path  # folder of MIDI
+    target: Path  # of ABC
+    max_voices: int = DEFAULT_VOICES
+    seed: int = 0
+    checked_share: float = 0.0  # of the files, that are read back
 
 
 def plan(raw):
-    """Returns [(MIDI name, ABC name)] of a folder: Song.mid and Song.MID give Song.abc and
-    Song.MID.abc."""
+    """Returns [(MIDI name, ABC name)] of a folder: of Song.mid, Song.MID Song.abc, Song.MID.abc."""
     tasks, taken = [], set()
     for name in tree_files(raw):
         stem, suffix = os.path.splitext(name)
@@ -85,7 +82,7 @@ def table_rows(path):
 def convert_file(midi, abc, settings):
     """Converts one file; returns its row: {"chars", "notes", ...} or {"reason", "detail"}; OSError
     if the ABC cannot be written."""
-    source = Path(settings.raw, midi)
+    source = settings.raw / midi
     # the same files are read back whatever the order of work
     number = zlib.crc32(f"{settings.seed} {midi}".encode("utf-8", "surrogateescape"))
     try:
@@ -106,7 +103,7 @@ def convert_file(midi, abc, settings):
         return {"reason": "unreadable", "detail": error.strerror}
     except Exception as error:  # a surprise in one file must not end the run
         return {"reason": "internal", "detail": f"{type(error).__name__}: {error}"}
-    write_text(Path(settings.target, abc), text, durable=False)
+    write_text(settings.target / abc, text, durable=False)
     return {"chars": len(text), **row}
 
 
@@ -116,15 +113,14 @@ def work(pipe, settings):
     limit_memory()
 
     def too_slow(*_):
-        limit = f"more than {settings.timeout_seconds:g} seconds of processor time"
-        raise ConversionError("timeout", limit)
+        raise ConversionError("timeout", f"more than {TIMEOUT:g} seconds of processor time")
 
     signal.signal(signal.SIGPROF, too_slow)
     with suppress(EOFError, ConnectionError):  # no more files, or the run was killed
         while True:
             midi, abc = pipe.recv()
             try:
-                signal.setitimer(signal.ITIMER_PROF, settings.timeout_seconds)
+                signal.setitimer(signal.ITIMER_PROF, TIMEOUT)
                 row = convert_file(midi, abc, settings)
                 signal.setitimer(signal.ITIMER_PROF, 0)
             except ConversionError as error:
@@ -144,8 +140,8 @@ def convert_all(tasks, n_workers, settings):
     """Yields (task, row) as files are done; tasks: (MIDI name, ABC name). Raises the OSError of a
     worker that cannot write; ChildProcessError if workers die whatever they are given.
 
-    No pool of a library survives a worker that dies and says which file it was at. That file is
-    tried again at the end (memory may have been short); a second death is its row.
+    No library's pool says which file a worker died at. That file is tried again at the end (memory
+    may have been short); a second death is its row.
     """
     waiting, workers = deque(tasks), []
     crashed, deaths = set(), 0  # deaths: in a row, with no file done between
@@ -189,7 +185,7 @@ class _Worker:
         self.process = context.Process(target=work, args=(theirs, settings), daemon=True)
         self.process.start()
         theirs.close()
-        self.patience_seconds, self.died = 10 * settings.timeout_seconds + 60, False
+        self.patience_seconds, self.died = 10 * TIMEOUT + 60, False
         self.feed(task)
 
     def feed(self, task):
@@ -220,8 +216,8 @@ class _Worker:
 
 
 def read_journal(path, target):
-    """Returns {MIDI name: row} of what an earlier run finished and is still there; not of crashes,
-    which may have been the machine's."""
+    """Returns {MIDI name: row} of what an earlier run finished and is still there, but of no crash:
+    it may have been the machine's."""
     rows = {}
     if path.exists():
         with open(path, encoding="utf-8", errors="replace") as journal:

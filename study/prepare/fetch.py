@@ -6,7 +6,6 @@ are read, and bytes and inflation are bounded. What cannot be used raises Refuse
 
 import errno
 import gzip
-import hashlib
 import http.client
 import lzma
 import os
@@ -252,11 +251,9 @@ def tar_members(path):
         with tarfile.open(fileobj=stream, mode="r|", errors="surrogateescape") as tar:
             for info in tar:
                 tar.members = []  # else 200,000 members stay in memory
-                fault = None
+                fault = None if info.isreg() and not info.issparse() else SPECIAL
                 if info.issym() or info.islnk():
                     fault = LINK
-                elif not info.isreg() or info.issparse():
-                    fault = SPECIAL
                 if not info.isdir():
                     yield Member(info.name, fault, info.size, lambda: tar.extractfile(info).read())
         while stream.read(BLOCK_BYTES):  # to the end, so that the checksum of gzip is compared
@@ -350,11 +347,12 @@ def music_members(path, left_out, limit=None, seed=0):
 
 def listing_digest(folder):
     """Returns a digest of names, sizes and times of all files below a folder; reads none."""
-    listing = hashlib.sha256()
-    for path, status in files_below(folder):
-        row = f"{path.relative_to(folder)}\0{status.st_size}\0{status.st_mtime_ns}\0"
-        listing.update(os.fsencode(row))
-    return listing.hexdigest()
+    return value_digest(
+        [
+            [str(path.relative_to(folder)), status.st_size, status.st_mtime_ns]
+            for path, status in files_below(folder)
+        ]
+    )
 
 
 def hoist(folder):

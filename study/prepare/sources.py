@@ -1,4 +1,4 @@
-"""Knows the sources that have a name: what may be done with them, where a file of theirs is put."""
+"""Describes the sources that have a name: what may be done with them, where a file is put."""
 
 import re
 from typing import NamedTuple
@@ -12,40 +12,33 @@ PUBLIC_DOMAIN, NOT_STATED = "public domain", "not stated"
 
 
 class Source(NamedTuple):
-    """A source with a name. urls: archives; may_share: whether what is made of it may be passed on,
-    None if nobody says."""
+    """A source with a name."""
 
-    urls: tuple
+    urls: tuple  # of archives
     licence: str
-    may_share: bool | None
+    may_share: bool  # whether what is made of it may be passed on
 
 
+OPENSCORE = (GITHUB.format("OpenScore/Lieder"), GITHUB.format("OpenScore/StringQuartets"))
+POLISH = (GITHUB.format("pl-wnifc/humdrum-polish-scores"),)
+CHOPIN_INSTITUTE = "CC BY 4.0, Fryderyk Chopin Institute, polishscores.org"
 SOURCES = {
     "lakh": Source((LAKH + "clean_midi.tar.gz",), FROM_THE_WEB, False),
     "lakh-full": Source((LAKH + "lmd_full.tar.gz",), FROM_THE_WEB, False),
-    "openscore": Source(
-        (GITHUB.format("OpenScore/Lieder"), GITHUB.format("OpenScore/StringQuartets")),
-        "CC0 1.0",
-        True,
-    ),
-    "polish": Source(
-        (GITHUB.format("pl-wnifc/humdrum-polish-scores"),),
-        "CC BY 4.0, Fryderyk Chopin Institute, polishscores.org",
-        True,
-    ),
+    "openscore": Source(OPENSCORE, "CC0 1.0", True),
+    "polish": Source(POLISH, CHOPIN_INSTITUTE, True),
 }
-# names that people will try, and why there is nothing behind them
-CLOSED = {
-    "thesession": (
-        "The Session's licence forbids to train language models on its tunes"
-        " (LICENSE.md of github.com/adactio/TheSession-data)"
-    ),
-}
+# why the name that people will try has nothing behind it
+THE_SESSION = (
+    "The Session's licence forbids to train language models on its tunes"
+    " (LICENSE.md of github.com/adactio/TheSession-data)"
+)
 NAMES = (*SOURCES, "music21")
 
 
 def source_rows(name, collections=()):
-    """[{name, licence, url, may_share}] of a source: one for each archive or collection."""
+    """Returns [{name, licence, url, may_share (None: nobody says)}] of a source, one for each
+    archive or collection."""
     if name == "music21":
         return [
             {
@@ -64,7 +57,7 @@ def source_rows(name, collections=()):
 
 
 def licence_of(rights):
-    """The licence that a file's own words name; the words if they name none.
+    """Returns the licence that a file's own words name; the words if they name none.
 
     >>> licence_of("OpenScore (CC0)"), licence_of("License CC-BY-4.0"), licence_of("")
     ('CC0 1.0', 'CC BY 4.0', 'not stated')
@@ -78,16 +71,15 @@ def licence_of(rights):
 
 
 class Place(NamedTuple):
-    """Where a file is put, below data/raw_midi, and what its path says of the composer and of the
-    song cycle, quartet or mass that it belongs to."""
+    """Where a file is put, and what its path says of it."""
 
-    path: str
+    path: str  # below data/raw_midi
     composer: str = ""
-    work: str = ""
+    work: str = ""  # the song cycle, quartet or mass that it belongs to
 
 
 def place_of(name):
-    """The Place of a member of a source. Known layouts become Composer/Work/Title.
+    """Returns the Place of a member of a source. Known layouts become Composer/Work/Title.
 
     >>> place_of("Lieder-main/scores/Wolf,_Hugo/Lieder/1_Im_Lenz/lc12.mxl")
     Place(path='Wolf, Hugo/Lieder/1 Im Lenz.mxl', composer='Wolf, Hugo', work='Lieder')
