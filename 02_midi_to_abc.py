@@ -24,19 +24,19 @@ from collections import Counter
 from pathlib import Path
 
 from study.stages.arguments import fail, stage_parser, whole
-from study.stages.files import write_bytes, write_text
+from study.stages.files import table_rows, write_bytes, write_text
 from study.stages.process import add_workers, progress, run
 from study.stages.stage import Stage
 
 from music.midi_to_abc import MAX_VOICES
 from music.one_file import ENDINGS, bytes_of, converted, open_file
 from study.prepare import conversion
-from study.prepare.conversion import printable, table_rows
+from study.prepare.conversion import printable
 from study.prepare.fetch import in_words
 
 ME = "02_midi_to_abc.py"
 MAX_FAILED_SHARE = 0.75  # of at least 10 files: beyond this the input is not what the user believes
-CHECKED_SHARE = 1 / 32  # of the files are read back; reading one takes longer than writing it
+CHECKED_SHARE = 1 / 32  # of the files are read back
 # quarter notes off the grid in the median: random onsets give 0.033, nine songs of ten below 0.026
 OFF_BEAT = 0.03
 # of conversion.tsv; the last three from raw_midi.tsv

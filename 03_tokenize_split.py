@@ -107,7 +107,7 @@ def open_stage(args):
 def read_and_split(args, folder, names, spool):
     """Returns ({split: sequences}, all tunes, tunes that stay, report for stats.json)."""
     if args.from_splits:
-        texts = [(name, reading.read_text(folder / name)) for name in names]
+        texts = [(name, (folder / name).read_bytes()) for name in names]
         jobs = [(name, part) for name, text in texts for part in reading.ready_parts(text)]
         tunes = reading.read_all(reading.read_ready, jobs, args.workers, spool)
         return selection.split_ready(tunes, args.seed), tunes, tunes, {"groups": None}

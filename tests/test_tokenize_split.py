@@ -681,7 +681,7 @@ def test_ready_text_is_cut_between_its_parts(tmp_path):
         text = "caf\u00e9\n\n" + "\n".join(tunes[:20]) + "".join(tunes[20:])
         path = tmp_path / "train.txt"
         path.write_bytes(text.replace("\n", newline).encode(name))
-        parts = reading.ready_parts(reading.read_text(path))
+        parts = reading.ready_parts(path.read_bytes())
         rows_of_parts = [row for part in parts for row in reading.read_ready(("train.txt", part))]
         found = [row["pieces"][0][1] for row in rows_of_parts]
         assert found == ["caf\u00e9\n", *tunes]

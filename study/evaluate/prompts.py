@@ -1,7 +1,8 @@
 """Held-out tunes, and the prompts that are made from them."""
 
-import csv
 import random
+
+from study.stages.files import table_rows
 
 from common import UNKNOWN
 from music.excerpts import first_bars, header_of
@@ -23,8 +24,7 @@ def held_out(root, split, n, seed):
 
 def sequence_rows(root, split):
     """Returns the table of stage 03 on the sequences of a split."""
-    text = (root / f"data/{split}_sequences.tsv").read_text(encoding="utf-8")
-    return list(csv.DictReader(text.splitlines(), delimiter="\t", quoting=csv.QUOTE_NONE))
+    return list(table_rows(root / f"data/{split}_sequences.tsv"))
 
 
 def prompts_from(tunes, kind, tokenizer):

@@ -43,9 +43,6 @@ BATCH_WINDOWS = 4  # of 512 tokens, a step
 OLD_TOKENS = 200_000  # of the old validation split that are looked at, at most
 
 
-# ---------------------------------------------------------------- the music
-
-
 class Music(NamedTuple):
     """New sequences {"origin", "text"}; test is held out, and empty where there is one group."""
 
@@ -123,9 +120,6 @@ def in_vocabulary(music, tokenizer):
     return music._replace(train=train, test=test, left_out=left_out)
 
 
-# ---------------------------------------------------------------- mixed text
-
-
 def stream(rows, tokenizer):
     """Returns BEGIN text END BEGIN text END ... of sequences."""
     parts = [np.concatenate([[BEGIN], tokenizer.encode(row["text"]), [END]]) for row in rows]
@@ -169,9 +163,6 @@ def plan_training(data, base, seed, name):
         start=weights_digest(base.model.state_dict()),
     )
     return runs.plan_run(data, spec)
-
-
-# ---------------------------------------------------------------- what came of it
 
 
 def gains(base, tuned, music, old):

@@ -4,7 +4,6 @@ A file is hostile until shown otherwise: it costs a counted row, never the run. 
 code: a worker that dies or hangs costs the file it was at.
 """
 
-import csv
 import json
 import math
 import multiprocessing
@@ -30,7 +29,7 @@ MEMORY_BYTES = 2 << 30  # what one worker may allocate before a file counts as t
 FILES_A_WORKER = 16  # at least: a worker takes a second to start
 MAX_DEATHS = 20  # of workers with no file done between: it is the machine, not the files
 DEFAULT_VOICES = 6  # kept of a tune: see 02_midi_to_abc.py
-TIMEOUT = 20  # seconds of processor time for one file; the slowest real one seen needs under one
+TIMEOUT = 20  # seconds of processor time a file; the slowest real one seen needs under one
 
 
 class Settings(NamedTuple):
@@ -70,13 +69,6 @@ def printable(name):
     """Returns a name as one line of UTF-8, with escapes for all that cannot be printed."""
     text = os.fsencode(name).decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def table_rows(path):
-    """Yields the rows of a tab-separated table as dicts; none if it is missing."""
-    if path.exists():
-        with open(path, encoding="utf-8") as table:
-            yield from csv.DictReader(table, delimiter="\t", quoting=csv.QUOTE_NONE)
 
 
 def convert_file(midi, abc, settings):

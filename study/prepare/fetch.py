@@ -47,9 +47,6 @@ class Refused(Exception):
     """The source cannot be used; the message says why."""
 
 
-# ---------------------------------------------------------------- names
-
-
 def in_words(left_out):
     """Returns {kind: number} in words.
 

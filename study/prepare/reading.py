@@ -27,6 +27,7 @@ import numpy as np
 
 from music import corpus
 from music.abc_fields import TICKS
+from music.abc_mending import decoded
 from music.abc_people import PeoplesTune, read_people
 from music.abc_text import AbcError, read_abc
 from music.training_text import cut, tagged, training_text
@@ -54,7 +55,7 @@ def guess_voices(text):
 
 
 def rest_share(tune, voices):
-    """Share of the time of all voices in which they rest; 1 for a tune without notes."""
+    """Returns the share of all voices' time in which they rest; 1 without notes."""
     span = max((sum(float(bar.length) for bar in voice.bars) for voice in tune.voices), default=0)
     sounding = 0
     for onsets, durations, _ in voices:
@@ -70,9 +71,9 @@ def read_tune(origin, name, text, max_chars, compare=True):
     which tunes are grouped."""
     fields = dict(reversed(re.findall(r"(?m)^([MK]):[ \t]*(\S.*)$", text)))
     is_abc = "K" in fields and text.startswith("X:")
-    row = {"origin": origin, "name": name, "mended": {}, "reason": ""}
-    row |= {"is_abc": is_abc, "key": fields.get("K"), "meter": fields.get("M")}
-    row |= {"rest_share": None, "n_voices": None, "n_notes": None}
+    row = {"origin": origin, "name": name, "mended": {}, "reason": "", "is_abc": is_abc}
+    row |= {"key": fields.get("K"), "meter": fields.get("M")}
+    row |= dict.fromkeys(("rest_share", "n_voices", "n_notes"))
     row["pieces"] = cut(text, max_chars, MIN_CHARS)
     digest = hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=16).digest()
     row |= {"exact": digest, "free": digest}  # what is guessed or silent equals the same text alone
@@ -99,24 +100,16 @@ def _fingerprints(voices):
     return row
 
 
-def read_text(path):
-    """Returns the text of a file in UTF-8, or in Latin-1, as old tunebooks are."""
-    data = Path(path).read_bytes()
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError:
-        return data.decode("latin-1")
-
-
 def read_file(job, mend=False, max_chars=MAX_CHARS):
     """Reads the tunes of an .abc file, (path, path below the folder), in a pool's worker. They are
     named by the path, in a tunebook by their titles. mend: into the project's normal form; text
     without any tune is taken as it is."""
     path, relative = job
     origin = re.sub(r"[\t\r\n]", " ", os.fsencode(relative).decode("utf-8", "replace"))
-    tunes = read_people(Path(path).read_bytes(), Path(relative).stem) if mend else []
+    data = Path(path).read_bytes()
+    tunes = read_people(data, Path(relative).stem) if mend else []
     if not tunes:
-        raw_tunes = split_tunebook(read_text(path), any_text=True)
+        raw_tunes = split_tunebook(decoded(data)[0], any_text=True)
         titles = ["".join(re.findall(r"(?m)^T:[ \t]*(\S.*)$", raw)[:1]) for raw in raw_tunes]
         tunes = [PeoplesTune(title, 0, raw, "", {}) for title, raw in zip(titles, raw_tunes)]
     rows = []
@@ -137,14 +130,13 @@ def read_ready(job):
     return [read_tune(name, None, part, MAX_CHARS, compare=False)]
 
 
-def ready_parts(text):
-    """Splits ready-made text at empty lines and before a line `X:`.
+def ready_parts(data):
+    """Splits the bytes of ready-made text at empty lines and before a line `X:`.
 
-    >>> ready_parts("Jigs\\n\\nX:1\\nK:C\\nC|\\nX:2\\nK:G\\nG|\\n\\n\\nby ear")
+    >>> ready_parts(b"Jigs\\n\\nX:1\\nK:C\\nC|\\nX:2\\nK:G\\nG|\\n\\n\\nby ear")
     ['Jigs\\n', 'X:1\\nK:C\\nC|\\n', 'X:2\\nK:G\\nG|\\n', 'by ear\\n']
     """
-    text = text.lstrip("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
-    parts = re.split(r"\n[ \t]*(?=\n)|\n(?=X:)", text)
+    parts = re.split(r"\n[ \t]*(?=\n)|\n(?=X:)", decoded(data)[0])
     return [part.strip("\n") + "\n" for part in parts if part.strip()]
 
 

@@ -6,12 +6,12 @@ it among its tune's pieces): numbers in [0, 1) by hash from the seed and the not
 """
 
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 
 from study.stages.arguments import fail
+from study.stages.files import table_rows
 
 from study.prepare import groups
-from study.prepare.conversion import table_rows
 from study.prepare.reading import MIN_CHARS
 
 SPLITS = ("train", "val", "test")
@@ -23,19 +23,20 @@ ME = "03_tokenize_split.py"  # who speaks in the messages
 
 
 def read_works(path):
-    """{path: (composer, work)} of the rows of conversion.tsv that know a composer."""
+    """Returns {path: (composer, work)} of the rows of conversion.tsv that know a composer."""
     return {r["path"]: (r["composer"], r["work"]) for r in table_rows(path) if r.get("composer")}
 
 
 def filter_tunes(tunes):
-    """(tunes that stay, {reason: [origin]}): the first by path of exact duplicates, and only what
-    is music."""
-    kept, dropped, seen = [], {}, set()
+    """Returns (tunes that stay, {reason: [origin]}): the first by path of exact duplicates, and
+    only what is music."""
+    kept, dropped, seen = [], defaultdict(list), set()
     for tune in tunes:
         n_notes, rests = tune["n_notes"], tune["rest_share"]
         if tune["reason"]:
-            reason = "cannot be read as ABC"
-        elif tune["exact"] in seen:
+            dropped["cannot be read as ABC"].append(tune["origin"])
+            continue
+        if tune["exact"] in seen:
             reason = "exact duplicate of another tune"
         elif n_notes is not None and n_notes < MIN_NOTES:
             reason = f"fewer than {MIN_NOTES} notes"
@@ -44,15 +45,14 @@ def filter_tunes(tunes):
         else:
             reason = None
             kept.append(tune)
-        if not tune["reason"]:
-            seen.add(tune["exact"])
+        seen.add(tune["exact"])
         if reason:
-            dropped.setdefault(reason, []).append(tune["origin"])
+            dropped[reason].append(tune["origin"])
     return kept, dropped
 
 
 def make_sequences(tunes, seed, min_chars=MIN_CHARS):
-    """(sequences, number of pieces left out because they are shorter than min_chars)."""
+    """Returns (sequences, number of pieces left out as shorter than min_chars)."""
     sequences, n_short = [], 0
     for tune in tunes:
         key = (tune["exact"] + tune["free"]).hex()
@@ -69,8 +69,8 @@ def make_sequences(tunes, seed, min_chars=MIN_CHARS):
 
 
 def limit_sequences(sequences, limit, seed):
-    """At most `limit` characters spread evenly over groups: one sequence of every group, then a
-    second one, and so on. A smaller budget's choice is part of a larger one's."""
+    """Returns at most `limit` characters: one sequence of every group, then a second one, and so
+    on. A smaller budget's choice is part of a larger one's."""
     n_before, ranked = Counter(), []
     for s in sorted(sequences, key=lambda s: (s["group"], s["turn"], s["origin"], s["piece"])):
         turn_of_group = groups.hash_number(seed, s["group"], "turn")
@@ -86,12 +86,12 @@ def limit_sequences(sequences, limit, seed):
 
 
 def in_order(sequences):
-    """The sequences of a split in the order in which they stand in its text."""
+    """Returns the sequences of a split in the order of its text."""
     return sorted(sequences, key=lambda s: (s["order"], s["origin"], s["piece"]))
 
 
 def split_ready(tunes, seed):
-    """{split: sequences} of ready-made text as it is, every tune a group of its own."""
+    """Returns {split: sequences} of ready-made text, every part a group of its own."""
     parts = {}
     for split in SPLITS:
         part = [tune for tune in tunes if tune["origin"] == f"{split}.txt"]
@@ -110,7 +110,7 @@ def named(origins, n, most=3):
 
 
 def too_few(tunes, n_groups, dropped):
-    """Why so few groups are left, in words: what was left out, and which tunes are one song."""
+    """Says why so few groups are left: what was left out, and which tunes are one song."""
     words = [
         f"of {len(tunes)} tunes, {n_groups} different songs are left: too few for three splits"
     ]
@@ -125,7 +125,7 @@ def too_few(tunes, n_groups, dropped):
 
 
 def split_groups(tunes, seed, limit_chars=None):
-    """({split: sequences}, tunes that stay, report for stats.json); limit_chars: of all splits."""
+    """Returns ({split: sequences}, tunes that stay, report for stats.json)."""
     groups.group_tunes(tunes)  # of all: a tune that is left out may join two versions of a song
     kept, names = filter_tunes(tunes)
     sequences, n_short = make_sequences(kept, seed)

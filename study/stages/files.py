@@ -4,6 +4,7 @@ A kill leaves the old file or the new one.
 """
 
 import contextlib
+import csv
 import hashlib
 import itertools
 import json
@@ -65,6 +66,13 @@ def read_json(path):
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
         return None
+
+
+def table_rows(path):
+    """Yields the rows of a tab-separated table as dicts; none if it is missing."""
+    if path.exists():
+        with open(path, encoding="utf-8") as table:
+            yield from csv.DictReader(table, delimiter="\t", quoting=csv.QUOTE_NONE)
 
 
 def plain(value, digits=None):
