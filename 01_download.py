@@ -1,10 +1,9 @@
 """Collects music from an archive, a folder, a file, a URL or music21 into one folder of MIDI files.
 
 Reads:  --source: lakh (default; clean_midi, about 17,000 files), lakh-full (176,581 files),
-            openscore (1,500 songs and quartets, CC0), polish (8,000 scores, CC BY), music21 (real
-            music from inside the music21 package, no network; the default with --quick), a file, a
-            folder, a .tar.gz/.tgz/.tar/.zip or a URL. MIDI, MusicXML (.mxl, .musicxml, .xml), kern
-            (.krn) and ABC (.abc), mixed as they come; scores are read as printed
+            openscore (1,500 songs and quartets, CC0), polish (8,000 scores, CC BY), music21 (music
+            inside that package, no network; the default with --quick), a file, a folder, a .tar.gz,
+            .tar or .zip, or a URL: MIDI, MusicXML (.mxl, .musicxml, .xml), kern (.krn), ABC, mixed
 Writes: data/raw_midi/<artist or collection>/<title>.mid
         data/raw_midi.tsv               one row a file: licence, composer, work, where it is from
         data/downloads/<archive>        what came over the network; interrupted ones resume
@@ -106,7 +105,7 @@ def source_identity(args):
 
 
 def collect(args, data, collected):
-    """Fills a Collected from the source; returns {archive: SHA-256}."""
+    """Fills a Collected; returns {archive: SHA-256}."""
     if args.source == "music21":
         take_embedded(args.names, args.limit, args.seed, collected)
         return {}

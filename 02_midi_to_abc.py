@@ -3,14 +3,12 @@
 Reads:  data/raw_midi/**/*.mid, data/raw_midi.tsv (stage 01)
 Writes: data/abc_notation/<same relative path>.abc   voices interleaved by short groups of bars
         data/failed_midi.txt   path, reason, detail of every file that gave no ABC (tab-separated)
-        data/conversion.tsv    one row per converted file: characters, bars, voices, tracks, notes
-            written, doubled (the same note twice in one track, written once) and dropped (in voices
-            left out), drum notes, median distance of the onsets from the grid in quarter notes;
-            composer, work and licence as in raw_midi.tsv
+        data/conversion.tsv    one row per converted file: characters, bars, voices, tracks; notes
+            written, doubled (twice in one track, written once) and dropped (in voices left out);
+            drum notes; median distance of the onsets from the grid in quarter notes
 Run:    python 02_midi_to_abc.py [--workers N] [--max-voices N]
         python 02_midi_to_abc.py song.mid [-o DIR] [--to midi|musicxml]   files alone, without a root:
-            MIDI, MusicXML, kern or ABC in, ABC (or what --to says) out, beside it; `-` writes to
-            standard output
+            MIDI, MusicXML, kern or ABC in, ABC (or what --to says) out; `-` writes to the terminal
 Prints last: files, converted, failed, what was counted above, files off the beat, files per second.
 
 Six voices, the default, keep 95 % of all pitched notes of real songs, and 512 characters span 5.4

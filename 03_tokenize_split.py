@@ -208,7 +208,7 @@ def main(argv=None):
             outputs = ["tokenizer.pkl", "baselines.json", "stats.json"]
             for split in SPLITS:
                 outputs += [f"{split}{end}" for end in (".txt", "_tokens.npy", "_sequences.tsv")]
-            drawn = draw_data(data / "figures", kept, parts, overlap, MAX_CHARS)
+            drawn = draw_data(data / "figures", kept, parts, overlap)
             outputs += [f"figures/{name}" for name in drawn]
             if args.mend:
                 failed = [f"{t['origin']}\t{t['reason']}\n" for t in tunes if t["reason"]]

@@ -72,8 +72,8 @@ def printable(name):
 
 
 def convert_file(midi, abc, settings):
-    """Converts one file; returns its row: {"chars", "notes", ...} or {"reason", "detail"}; OSError
-    if the ABC cannot be written."""
+    """Converts a file; returns its row, {"chars", "notes", ...} or a `failure`; OSError if the ABC
+    cannot be written."""
     source = settings.raw / midi
     # the same files are read back whatever the order of work
     number = zlib.crc32(f"{settings.seed} {midi}".encode("utf-8", "surrogateescape"))
@@ -88,15 +88,20 @@ def convert_file(midi, abc, settings):
         if number < settings.checked_share * 2**32:
             self_check(text, row)
     except ConversionError as error:
-        return {"reason": error.args[0], "detail": error.args[1]}
+        return failure(*error.args)
     except MemoryError:
-        return {"reason": "memory", "detail": f"needs more than {MEMORY_BYTES >> 20:,} MiB"}
+        return failure("memory", f"needs more than {MEMORY_BYTES >> 20:,} MiB")
     except OSError as error:
-        return {"reason": "unreadable", "detail": error.strerror}
+        return failure("unreadable", error.strerror)
     except Exception as error:  # a surprise in one file must not end the run
-        return {"reason": "internal", "detail": f"{type(error).__name__}: {error}"}
+        return failure("internal", f"{type(error).__name__}: {error}")
     write_text(settings.target / abc, text, durable=False)
     return {"chars": len(text), **row}
+
+
+def failure(reason, detail):
+    """Returns the row of a file that gave no ABC."""
+    return {"reason": reason, "detail": detail}
 
 
 def work(pipe, settings):
@@ -116,7 +121,7 @@ def work(pipe, settings):
                 row = convert_file(midi, abc, settings)
                 signal.setitimer(signal.ITIMER_PROF, 0)
             except ConversionError as error:
-                row = {"reason": error.args[0], "detail": error.args[1]}
+                row = failure(*error.args)
             except OSError as error:  # while writing: stops the run
                 row = error
             pipe.send(row)
@@ -193,8 +198,7 @@ class _Worker:
             except (EOFError, ConnectionResetError):
                 self.died = True
                 self.process.join()
-                detail = f"the worker ended with code {self.process.exitcode}"
-                return {"reason": "crash", "detail": detail}
+                return failure("crash", f"the worker ended with code {self.process.exitcode}")
             if isinstance(row, OSError):
                 raise row
             return row
@@ -204,7 +208,7 @@ class _Worker:
         self.died = True
         self.process.kill()
         self.process.join()
-        return {"reason": "timeout", "detail": f"no answer in {self.patience_seconds:g} seconds"}
+        return failure("timeout", f"no answer in {self.patience_seconds:g} seconds")
 
 
 def read_journal(path, target):

@@ -71,8 +71,8 @@ def n_figures(window):
 
 
 def overlap_statistics(shared, texts, width):
-    """Returns the share of a split's windows that train has, with and without repeated figures.
-    shared: from `shared_windows`; texts: of the split's sequences."""
+    """Returns the share of windows that train has, with and without repeated figures. shared: from
+    `shared_windows`; texts: of the split's sequences."""
     starts, found = shared
     marked = "".join(f"\0{text}\0" for text in texts)  # as in the file of characters
     windows = [marked[start : start + width] for start in starts[found].tolist()]
@@ -104,9 +104,9 @@ def measure_all(texts, arrays, vocab_size, workers):
 
 
 def statistics(tunes, kept, report, parts, written, tokenizer, overlap):
-    """Returns the content of stats.json. tunes, kept: all, and those that stay; report: of
-    `split_groups`; parts: {split: sequences}; written: {split: (Counter of characters, notes,
-    tokens)}; overlap: {split: {width: from `overlap_statistics`}}."""
+    """Returns the content of stats.json. tunes, kept: all, and those that stay; report, parts: of
+    `split_groups`; written: {split: (Counter of characters, notes, tokens)}; overlap: {split:
+    {width: from `overlap_statistics`}}."""
     is_music = 2 * sum(tune["is_abc"] for tune in kept) >= len(kept)
     musical, splits = kept if is_music else [], {}
     for split, part in parts.items():

@@ -6,7 +6,6 @@ are read, and bytes and inflation are bounded. What cannot be used raises Refuse
 
 import errno
 import gzip
-import http.client
 import lzma
 import os
 import re
@@ -21,6 +20,7 @@ import urllib.request
 import zipfile
 import zlib
 from collections.abc import Callable
+from http.client import HTTPException
 from pathlib import Path
 from typing import NamedTuple
 
@@ -80,12 +80,10 @@ def sample(names, limit, seed):
 
 # ---------------------------------------------------------------- download
 
-LINE_ERRORS = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError)
-
 
 def download(url, folder, say):
-    """Returns the path in `folder` of the file behind `url`; goes on where an earlier call broke
-    off. say: called with a sentence before each wait."""
+    """Returns the path of the file behind `url`; goes on where an earlier call broke off. say:
+    called with a sentence before each wait."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / file_name_of(url)
     part, state_path = (folder / f"{path.name}{end}" for end in (".part", ".json"))
@@ -96,7 +94,16 @@ def download(url, folder, say):
     if path.exists() and state.get("sha256") == file_digest(path):
         return path
     part.touch()
-    fetch_all(url, part, state, state_path, say)
+    failures, furthest = 0, part.stat().st_size
+    while reason := fetch_rest(url, part, state, state_path):
+        have = part.stat().st_size
+        failures = failures + 1 if have <= furthest else 0
+        furthest = max(furthest, have)
+        if failures >= ATTEMPTS:
+            raise Refused(f"given up after {ATTEMPTS} attempts: {reason}")
+        wait = WAIT_SECONDS * 2 ** (failures - 1)
+        say(f"{reason}; {have:,} bytes are here, going on in {wait:.3g} s")
+        time.sleep(wait)
     write_json(state_path, {**state, "sha256": file_digest(part)})
     os.replace(part, path)
     return path
@@ -115,37 +122,22 @@ def file_name_of(url):
     return safe_name(path.split("/")[-1] or "archive")
 
 
-def fetch_all(url, part, state, state_path, say):
-    """Connects until `part` is complete; Refused after ATTEMPTS that brought nothing."""
-    failures, furthest = 0, part.stat().st_size
-    while True:
-        try:
-            return fetch_rest(url, part, state, state_path)
-        except LINE_ERRORS as error:
-            reason = why_again(error, part)
-        have = part.stat().st_size
-        failures = failures + 1 if have <= furthest else 0
-        furthest = max(furthest, have)
-        if failures >= ATTEMPTS:
-            raise Refused(f"given up after {ATTEMPTS} attempts: {reason}")
-        wait = WAIT_SECONDS * 2 ** (failures - 1)
-        say(f"{reason}; {have:,} bytes are here, going on in {wait:.3g} s")
-        time.sleep(wait)
-
-
-def why_again(error, part):
-    """Returns why a connection failed; Refused if another one cannot do better."""
-    if not isinstance(error, urllib.error.HTTPError):
-        return str(getattr(error, "reason", error)) or type(error).__name__
-    answer = f"HTTP {error.code} {error.reason}"
-    if error.code == 416:  # what is here is no part of what the server has
-        part.write_bytes(b"")
-    elif error.code < 500 and error.code not in (408, 425, 429):
-        raise Refused(f"the server answers {answer}")
-    return answer
-
-
 def fetch_rest(url, part, state, state_path):
+    """Connects once; returns why another connection is needed, or None. Refused if none helps."""
+    try:
+        receive(url, part, state, state_path)
+    except urllib.error.HTTPError as error:
+        answer = f"HTTP {error.code} {error.reason}"
+        if error.code == 416:  # what is here is no part of what the server has
+            part.write_bytes(b"")
+        elif error.code < 500 and error.code not in (408, 425, 429):
+            raise Refused(f"the server answers {answer}")
+        return answer
+    except (urllib.error.URLError, HTTPException, ConnectionError, TimeoutError) as error:
+        return str(getattr(error, "reason", error)) or type(error).__name__
+
+
+def receive(url, part, state, state_path):
     """Appends what is missing of the version begun, whose ETag or date is in `state`; of another
     version the server sends all."""
     have, headers = part.stat().st_size, {"User-Agent": "music-scaling"}
@@ -242,8 +234,7 @@ def single_member(path):
 def tar_members(path):
     """Yields the members of a tar file in one pass."""
     with open(path, "rb") as raw:
-        packed = raw.read(2) == b"\x1f\x8b"
-        raw.seek(0)
+        packed = raw.peek(2).startswith(b"\x1f\x8b")
         stream = Bounded(gzip.open(raw) if packed else raw, most_bytes(path))
         with tarfile.open(fileobj=stream, mode="r|", errors="surrogateescape") as tar:
             for info in tar:

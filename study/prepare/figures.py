@@ -4,11 +4,12 @@ import numpy as np
 
 from study.figures import pyplot, save
 from study.prepare.data_report import shares
+from study.prepare.reading import MAX_CHARS
 
 
-def draw_data(folder, tunes, parts, overlap, max_chars):
-    """Draws data.png and data.svg, six panels; returns the file names. tunes: of reading.py; parts:
-    {split: sequences}; overlap: {split: {width: from `data_report.overlap_statistics`}}."""
+def draw_data(folder, tunes, parts, overlap):
+    """Draws data.png and data.svg, six panels; returns the file names. tunes: of reading.py; parts,
+    overlap: as in `data_report.statistics`."""
     plt, color = pyplot(), "#0072B2"
     figure, axes = plt.subplots(2, 3, figsize=(13, 7))
     lengths, voices, keys, meters, rests, copied = axes.flat
@@ -24,7 +25,7 @@ def draw_data(folder, tunes, parts, overlap, max_chars):
         axis.tick_params(axis="x", rotation=60 if len(counts) > 6 else 0)
 
     n_chars = [sequence["chars"] for part in parts.values() for sequence in part]
-    up_to = np.linspace(0, max_chars + 1, 51)
+    up_to = np.linspace(0, MAX_CHARS + 1, 51)
     histogram(lengths, "characters per sequence", "sequences", n_chars, up_to)
     bars(voices, "voices", "n_voices", 16)
     bars(keys, "key", "key", 12)

@@ -91,7 +91,7 @@ def name_by_works(tunes, works):
 
 # ---------------------------------------------------------------- notes
 
-SHINGLE = 6  # intervals in a run; with 4, unrelated pieces reach a likeness of 0.29, with 6 of 0.10
+SHINGLE = 6  # intervals in a run; with 4, unrelated pieces reach a likeness of 0.29, with 6 0.10
 N_HASHES = 254  # MinHash functions: the standard error of a likeness of 0.2 is 0.025
 ROWS = 2  # hashes in a band: two tunes alike by 0.2 meet in one with probability 0.994
 MATCH = 0.2  # likeness (Jaccard index) that makes two tunes one song: benchmarks/data.md
@@ -105,12 +105,13 @@ _LEVELS = _random.integers(0, 2**63, 64, dtype=np.uint64)
 
 
 def shingles(voices):
-    """Returns hashes of all runs of SHINGLE melodic intervals (uint64, unique, sorted).
+    """Returns hashes of all runs of SHINGLE melodic intervals (uint64, unique, sorted). voices:
+    [(onsets, durations, pitches)].
 
-    voices: [(onsets, durations, pitches)]. Chords count as their top note and repeated pitches as
-    one, so neither key, tempo nor note values matter. Runs over fewer than four different pitches
-    (ostinati, trills) are left out. A run that occurs 2, 4, 8 ... times enters once more for each:
-    else wrong notes, different at every repeat, would outnumber the right ones.
+    Chords count as their top note and repeated pitches as one, so neither key, tempo nor note
+    values matter. Runs over fewer than four pitches (ostinati, trills) are left out. A run that
+    occurs 2, 4, 8 ... times enters once more for each: else wrong notes, different at every repeat,
+    would outnumber the right ones.
     """
     hashes = []
     for onsets, _, pitches in voices:
@@ -136,7 +137,7 @@ def shingles(voices):
 
 def top_voice(voices):
     """Returns the highest voice on average of those with half the busiest's notes or more."""
-    most = max(len(pitches) for _, _, pitches in voices)
+    most = max(len(pitches) for *_, pitches in voices)
     busy = [voice for voice in voices if 2 * len(voice[2]) >= most]
     return max(busy, key=lambda voice: voice[2].mean())
 
@@ -227,10 +228,9 @@ def group_tunes(tunes):
 
 
 def name_group(tunes):
-    """Names a group (16 hex digits): a hash of its tune with the most notes; of equals, the one
-    with fewest shingles (a copy with wrong notes has more), then one without digits in its name
-    (copies are numbered), then by hash. So versions under the same name do not change it, nor
-    copies that lost a voice or some right notes."""
+    """Names a group (16 hex digits) by its tune with the most notes; of equals, the one with fewest
+    shingles (a copy with wrong notes has more), then one without digits in its name (copies are
+    numbered), then by hash: most versions that join do not change it."""
     ranked = []
     for tune in tunes:
         label = tune["name"] or tune["free"].hex()
@@ -245,7 +245,7 @@ def name_group(tunes):
 # of val, and of test
 LEAST_GROUPS = 20  # with fewer, one odd song decides a loss
 LEAST_CHARS = 20_000  # 60 folk tunes; their loss has an error of 2 %
-LEAST_SHARE = 1 / 16  # of a corpus too small for that: a dozen songs give one to val, one to test
+LEAST_SHARE = 1 / 16  # of a corpus too small for that
 MOST_SHARE = 1 / 6  # of the groups, less one: chance may put six of ten below the share
 # shares of the groups, of which the first with enough is taken: a corpus that grows a little keeps
 # its splits

@@ -101,9 +101,8 @@ def _fingerprints(voices):
 
 
 def read_file(job, mend=False, max_chars=MAX_CHARS):
-    """Reads the tunes of an .abc file, (path, path below the folder), in a pool's worker. They are
-    named by the path, in a tunebook by their titles. mend: into the project's normal form; text
-    without any tune is taken as it is."""
+    """Reads the tunes of an .abc file, (path, path below the folder), named by the path, in a
+    tunebook by their titles. mend: into the project's normal form, if it has any tune."""
     path, relative = job
     origin = re.sub(r"[\t\r\n]", " ", os.fsencode(relative).decode("utf-8", "replace"))
     data = Path(path).read_bytes()
@@ -141,8 +140,7 @@ def ready_parts(data):
 
 
 def read_all(reader, jobs, workers, spool):
-    """Returns all tunes in the order of the jobs; the text of their pieces goes to the file
-    `spool`."""
+    """Returns all tunes in the order of the jobs; their pieces' text goes to the file `spool`."""
     tunes, chunk = [], max(1, min(32, len(jobs) // (8 * workers)))
     with worker_pool(workers, len(jobs)) as pool:
         answers = progress(pool.map(reader, jobs, chunksize=chunk), len(jobs), "reading", "file")
@@ -174,8 +172,8 @@ def style_of(origin):
 
 
 def tag_sequences(parts, spool, seed):
-    """Names the collection in the header of every sequence, but for UNTAGGED of the groups; returns
-    how many were tagged. The new text goes to the end of the spool."""
+    """Names the collection in the headers of sequences, but for UNTAGGED of the groups; returns how
+    many were tagged. The new text goes to the end of the spool."""
     n_tagged, end = 0, spool.seek(0, os.SEEK_END)
     for sequence in itertools.chain(*parts.values()):
         style = style_of(sequence["origin"])

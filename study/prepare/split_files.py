@@ -17,7 +17,7 @@ COLUMNS = "index origin group piece n_pieces first_bar token_offset characters".
 
 
 def count_notes(text):
-    """Notes as written in ABC text, each member of a chord and each part of a tied note."""
+    """Counts notes of ABC text, each member of a chord and each part of a tied note."""
     return len(re.findall("[A-Ga-g]", NO_NOTES.sub("", text)))
 
 
@@ -55,8 +55,8 @@ def write_tokens(folder, split, sequences, spool, tokenizer):
 
 @contextlib.contextmanager
 def character_files(data, parts, spool, tokenizer, characters):
-    """(folder with a file of characters per split, size of their vocabulary): the token files, or
-    temporary ones if tokens are no characters. characters: those of the training text."""
+    """Yields (folder with a file of characters per split, size of their vocabulary): the token
+    files, or temporary ones if tokens are no characters. characters: of the training text."""
     if tokenizer.kind == CharTokenizer.kind:
         yield data, tokenizer.vocab_size
         return
