@@ -32,7 +32,7 @@ from study.prepare.gather import Collected, gather, take_embedded
 from study.prepare.sources import NAMES, SOURCES, THE_SESSION, source_rows
 
 ME = "01_download.py"
-DEFAULT_COLLECTIONS = ("oneills", "ryans", "airds", "miscfolk", "bach")
+DEFAULT_COLLECTIONS = "oneills,ryans,airds,miscfolk,bach"
 ALL_COLLECTIONS = ", ".join(corpus.BOOKS | corpus.SCORES)
 OTHERS = "other sources: --source music21 (no network), --source FOLDER or ARCHIVE (your own music)"
 
@@ -43,11 +43,10 @@ def parse_arguments(argv):
     kinds = "a file, folder, .tar.gz, .tar or .zip of MIDI, MusicXML, kern and ABC, or a URL"
     default = "default: lakh; with --quick: music21"
     add("--source", metavar="SOURCE", help=f"{', '.join(NAMES)}, {kinds} ({default})")
-    default = f"(default: {','.join(DEFAULT_COLLECTIONS)})"
-    of_music21 = f"of --source music21: {ALL_COLLECTIONS} {default}"
+    of_music21 = f"of --source music21: {ALL_COLLECTIONS} (default: {DEFAULT_COLLECTIONS})"
     add("--collections", type=name_list, metavar="NAME[,NAME]", help=of_music21)
     add("--limit", type=whole(1), metavar="N", help="take a seeded random sample of N files")
-    add("--sha256", metavar="HEX", help="refuse an archive with another SHA-256")
+    add("--sha256", type=str.lower, metavar="HEX", help="refuse an archive with another SHA-256")
     args = parser.parse_args(argv)
     if args.source is None:
         args.source = "music21" if args.quick else "lakh"
@@ -59,7 +58,7 @@ def parse_arguments(argv):
     elif re.match(r"https?://", args.source):
         args.urls = (args.source,)
     elif args.source == "music21":
-        names = args.collections.split(",") if args.collections else DEFAULT_COLLECTIONS
+        names = (args.collections or DEFAULT_COLLECTIONS).split(",")
         args.names = list(dict.fromkeys(name.strip().lower() for name in names))
     return args
 
@@ -72,7 +71,7 @@ def check_arguments(args, final):
         fail(ME, f"--collections: there is no {unknown}", f"choose from {ALL_COLLECTIONS}")
     if args.sha256 and len(args.urls) > 1:
         fail(ME, f"--sha256: --source {args.source} is more than one archive")
-    if args.sha256 and not re.fullmatch("[0-9a-fA-F]{64}", args.sha256):
+    if args.sha256 and not re.fullmatch("[0-9a-f]{64}", args.sha256):
         fail(ME, "--sha256 needs 64 hexadecimal digits", "see `sha256sum ARCHIVE`")
     if args.source == "music21" and not corpus.corpus_folder():
         problem = "the music21 package is not installed, or without its corpus"
@@ -97,8 +96,7 @@ def source_identity(args):
         return {"source": "music21", "collections": args.names, "files": files}
     if args.urls:
         name = args.source if args.source in SOURCES else "url"
-        wanted = args.sha256.lower() if args.sha256 else None
-        return {"source": name, "url": value_digest(args.urls), "sha256": wanted}
+        return {"source": name, "url": value_digest(args.urls), "sha256": args.sha256}
     if os.path.isfile(args.source):
         return {"source": "archive", "sha256": file_digest(args.source)}
     return {"source": "folder", "listing": listing_digest(args.source)}
@@ -117,9 +115,8 @@ def collect(args, data, collected):
         try:
             if path.is_file():
                 digests[path.name] = digest = file_digest(path)
-                wanted = args.sha256.lower() if args.sha256 else digest
-                if digest != wanted:
-                    raise Refused(f"the archive has SHA-256 {digest} and not {wanted}")
+                if args.sha256 and digest != args.sha256:
+                    raise Refused(f"the archive has SHA-256 {digest} and not {args.sha256}")
             gather(path, collected, args.limit, args.seed)
         except Refused:
             if args.urls:
@@ -132,7 +129,7 @@ def collect(args, data, collected):
 def replace(final, new, old, table):
     """Puts the new corpus, with its table, into the place of the old one."""
     kept = hoist(new)
-    below = "" if kept == new else f"{kept.relative_to(new)}/"
+    below = f"{kept.relative_to(new)}/"
     if final.exists():
         os.replace(final, old)
     os.replace(kept, final)
@@ -143,7 +140,7 @@ def replace(final, new, old, table):
 
 
 def restore(final, new, old):
-    """Removes what a run may have left: a half-made corpus, or one set aside."""
+    """Removes what a run may have left: a half-made corpus, one set aside."""
     if old.exists() and not final.exists():  # killed between the two renames of `replace`
         os.replace(old, final)
     for folder in (new, old):

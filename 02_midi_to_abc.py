@@ -11,8 +11,7 @@ Run:    python 02_midi_to_abc.py [--workers N] [--max-voices N]
             MIDI, MusicXML, kern or ABC in, ABC (or what --to says) out; `-` writes to the terminal
 Prints last: files, converted, failed, what was counted above, files off the beat, files per second.
 
-Six voices, the default, keep 95 % of all pitched notes of real songs, and 512 characters span 5.4
-bars of them in the median; four keep 84 % (6.5 bars), fifteen 99.9 % (5.1): benchmarks/conversion.md.
+Six voices, the default, keep 95 % of all pitched notes of real songs: benchmarks/conversion.md.
 """
 
 import statistics
@@ -33,7 +32,7 @@ from study.prepare.conversion import printable
 from study.prepare.fetch import in_words
 
 ME = "02_midi_to_abc.py"
-MAX_FAILED_SHARE = 0.75  # of at least 10 files: beyond this the input is not what the user believes
+MAX_FAILED_SHARE = 0.75  # beyond this the input is not what the user believes
 CHECKED_SHARE = 1 / 32  # of the files are read back
 # quarter notes off the grid in the median: random onsets give 0.033, nine songs of ten below 0.026
 OFF_BEAT = 0.03
@@ -100,8 +99,8 @@ def count(rows):
     """Returns counts of a run's rows, and {reason: files} of those that failed; ends the script if
     too many did."""
     good = [row for row in rows.values() if "reason" not in row]
-    reasons = dict(Counter(row["reason"] for row in rows.values() if "reason" in row).most_common())
-    n_failed = len(rows) - len(good)
+    reasons = Counter(row["reason"] for row in rows.values() if "reason" in row)
+    reasons, n_failed = dict(reasons.most_common()), reasons.total()
     if not good or (len(rows) >= 10 and n_failed > MAX_FAILED_SHARE * len(rows)):
         mend = "see data/failed_midi.txt; check what is in data/raw_midi"
         fail(ME, f"{n_failed:,} of {len(rows):,} files gave no ABC: {in_words(reasons)}", mend)

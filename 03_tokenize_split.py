@@ -188,7 +188,6 @@ def main(argv=None):
         parts, tunes, kept, report = read_and_split(args, folder, names, spool)
         with stage.writing():
             tokenizer, written = write_splits(data, parts, spool, args.vocab)
-            # what a model must beat, and what it could know by heart
             files = split_files.character_files(data, parts, spool, tokenizer, written["train"][0])
             with files as (arrays, n_characters):
                 results = data_report.measure_all(data, arrays, n_characters, args.workers)

@@ -65,8 +65,8 @@ def read_texts(root, args, base):
         if old.tokenizer_digest != base.tokenizer.digest:
             raise ValueError(f"{args.model} has another vocabulary than data/tokenizer.pkl")
         with tempfile.TemporaryDirectory() as work:
-            music = finetune.read_source(args.source, Path(work), args.seed, limit)
-        return finetune.in_vocabulary(music, base.tokenizer), old
+            source, folder = args.source, Path(work)
+            return finetune.read_source(source, folder, base.tokenizer, args.seed, limit), old
     except Refused as error:
         mend = "give a folder, an archive or a file of MIDI, scores or ABC"
         fail(ME, f"{args.source}: {error}", mend)

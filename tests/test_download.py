@@ -253,7 +253,7 @@ def test_quick_takes_the_default_collections_whole():
     args = stage01.parse_arguments(["--quick"])
     assert (args.source, args.names, args.limit) == (
         "music21",
-        list(stage01.DEFAULT_COLLECTIONS),
+        stage01.DEFAULT_COLLECTIONS.split(","),
         None,
     )
     assert len(tunes_of(args.names)) > 4000 and len(scores_of(args.names)) > 400

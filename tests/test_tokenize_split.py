@@ -260,7 +260,7 @@ def test_similar_pairs_agrees_with_comparing_all():
         for i in range(80)
     ]
     signatures = np.stack([groups.signature(part) for part in sets])
-    pairs = groups.similar_pairs(signatures, np.full(80, 200))
+    pairs = groups.similar_pairs(signatures, np.full(80, 200), groups.MATCH)
     alike = {
         (i, j): (signatures[i] == signatures[j]).mean()
         for i, j in itertools.combinations(range(80), 2)

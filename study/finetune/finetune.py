@@ -32,15 +32,15 @@ from study.train.checkpoints import weights_digest
 from study.train.data import BLOCK_SIZE, sequence_bounds
 from study.train.loss import evaluate
 
-HELD_SHARE = 0.2  # of the groups, that are not trained on; at least one
+HELD_SHARE = 0.2  # of the groups; at least one
 HELD_CHARS = 100_000  # of the held-out part, at most
 REPLAY = 0.5  # old characters read again, for each new one
 RATE = 0.5  # peak learning rate as a share of the base model's own: see benchmarks/finetune.md
 EPOCHS = 2  # more of them, and a dozen songs are learned by heart
-LEAST_STEPS = 20  # of an epoch's worth of training: a text that has less is read more often
+LEAST_STEPS = 20  # of an epoch: a text that has fewer is read more often
 DROPOUT = 0.2  # of the base model's 0: a dozen songs are few
 BATCH_WINDOWS = 4  # of 512 tokens, a step
-OLD_TOKENS = 200_000  # of the old validation split that are looked at, at most
+OLD_TOKENS = 200_000  # of the old validation split, at most
 
 
 class Music(NamedTuple):
@@ -52,9 +52,9 @@ class Music(NamedTuple):
     left_out: dict  # {what: number}
 
 
-def read_source(source, work, seed, limit_chars):
-    """Returns the Music of a folder, an archive or a file; raises Refused. work: an empty folder;
-    limit_chars: of training text, spread evenly over the groups."""
+def read_source(source, work, tokenizer, seed, limit_chars):
+    """Returns the Music of a folder, an archive or a file, of which the vocabulary has every
+    character; raises Refused. work: an empty folder; limit_chars: of training text."""
     raw, abc = work / "midi", work / "abc"
     for folder in (raw, abc):
         folder.mkdir()
@@ -79,14 +79,18 @@ def read_source(source, work, seed, limit_chars):
         chars = Counter()
         for sequence in sequences:
             chars[sequence["group"]] += sequence["chars"]
-        held, parts = hold_out(chars, seed), []
+        held, parts, n_lacking = hold_out(chars, seed), [], 0
         for is_held, limit in ((False, limit_chars), (True, HELD_CHARS)):
             part = [s for s in sequences if (s["group"] in held) == is_held]
             part = selection.in_order(selection.limit_sequences(part, limit, seed))
             rows = [{"origin": printable(s["origin"]), "text": text_of(s, spool)} for s in part]
-            parts.append(rows)
+            parts.append([row for row in rows if UNKNOWN not in tokenizer.encode(row["text"])])
+            n_lacking += len(rows) - len(parts[-1])
+    lacking = "pieces with characters that the base model does not know"
+    if n_lacking:
+        left_out[lacking] = n_lacking
     if not parts[0]:
-        raise Refused(f"no piece of it is as short as {limit_chars:,} characters")
+        raise Refused(f"all its text is {lacking}")
     counts = {
         "files": collected.files,
         "tunes": len(tunes),
@@ -98,26 +102,11 @@ def read_source(source, work, seed, limit_chars):
 
 
 def hold_out(chars, seed):
-    """Returns the groups that are held out, those of lowest hash; the largest trains, and one alone
-    does. chars: {group: characters}."""
+    """Returns the groups that are held out, by hash; the largest trains, so one alone does. chars:
+    {group: characters}."""
     largest = max(chars, key=lambda group: (chars[group], group))
     ranked = sorted(set(chars) - {largest}, key=lambda group: groups.hash_number(seed, group))
     return set(ranked[: max(1, round(HELD_SHARE * len(chars)))])
-
-
-def in_vocabulary(music, tokenizer):
-    """Returns the Music without sequences that the vocabulary lacks a character of; ValueError if
-    none is left to train on."""
-    lacking = "pieces with characters that the base model does not know"
-    train, test = (
-        [row for row in rows if UNKNOWN not in tokenizer.encode(row["text"])]
-        for rows in (music.train, music.test)
-    )
-    if not train:
-        raise ValueError(f"all its text is {lacking}")
-    n = len(music.train) + len(music.test) - len(train) - len(test)
-    left_out = {**music.left_out, lacking: n} if n else music.left_out
-    return music._replace(train=train, test=test, left_out=left_out)
 
 
 def stream(rows, tokenizer):
@@ -135,8 +124,8 @@ def replayed(tokens, n_tokens, seed):
 
 
 def mixed_data(music, old, tokenizer, seed):
-    """Returns the Data for the loop: new text with a share of the old. Its val is the held-out
-    part; without one, the old validation text."""
+    """Returns the Data for the loop: new text with a share of the old; to watch, the held-out part
+    or, without one, old validation text."""
     new = stream(music.train, tokenizer)
     train = np.concatenate([new, replayed(old.train, int(REPLAY * len(new)), seed)])
     test = stream(music.test, tokenizer) if music.test else np.asarray(old.val[:OLD_TOKENS])

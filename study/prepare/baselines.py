@@ -8,7 +8,7 @@ test are counted: memory depends on these alone.
 
 import lzma
 import math
-import os
+import multiprocessing
 
 import numpy as np
 import pyppmd
@@ -47,9 +47,8 @@ def ngram_bits(train_path, asked_paths, vocab_size):
         wanted = context * vocab_size + targets
         place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
         count = np.where(keys[place] == wanted, counts[place], 0)
-        known = total > 0
         mixed = (count + n_kinds * probability) / np.maximum(total + n_kinds, 1)
-        probability = np.where(known, mixed, probability)
+        probability = np.where(total > 0, mixed, probability)
     bits = np.split(-np.log2(probability), np.cumsum([keep.sum() for keep in asked])[:-1])
     return [float(part.mean()) for part in bits]
 
@@ -82,8 +81,7 @@ def _count_followers(train_path, lookup, vocab_size, order):
 
 def conditional_bits(name, train_path, texts):
     """Returns the bits by which each text (bytes) lengthens the compressed training text; name: of
-    COMPRESSORS. These can be neither copied nor saved: forks of the process go on with each text.
-    """
+    COMPRESSORS, which cannot be copied: forks of the process go on with each text."""
     if name == "ppmd":
         forgets = pyppmd.PPMD8_RESTORE_METHOD_CUT_OFF
         engine = pyppmd.Ppmd8Encoder(PPMD_ORDER, PPMD_MEMORY, forgets)
@@ -91,25 +89,22 @@ def conditional_bits(name, train_path, texts):
     else:
         engine = lzma.LZMACompressor(preset=XZ_PRESET)
         compress = engine.compress
-    size, sizes = 0, []
+    size, sizes, fork = 0, [], multiprocessing.get_context("fork")
     with open(train_path, "rb") as file:
         while block := file.read(1 << 20):
             size += len(compress(block))
+    total = fork.RawValue("q")
+
+    def finish(text):
+        total.value = size + len(compress(text)) + len(engine.flush())
+
     for text in [b"", *texts]:
-        read_end, write_end = os.pipe()
-        child = os.fork()
-        if child == 0:
-            try:
-                os.write(write_end, b"%d" % (size + len(compress(text)) + len(engine.flush())))
-            finally:  # an exception must not run the parent's code a second time
-                os._exit(0)
-        os.close(write_end)
-        with os.fdopen(read_end, "rb") as pipe:
-            answer = pipe.read()
-        os.waitpid(child, 0)
-        if not answer:
+        child = fork.Process(target=finish, args=(text,))
+        child.start()
+        child.join()
+        if child.exitcode:
             raise MemoryError(f"{name} ended before it had compressed {len(text)} bytes")
-        sizes.append(int(answer))
+        sizes.append(total.value)
     return [8 * (with_text - sizes[0]) for with_text in sizes[1:]]
 
 

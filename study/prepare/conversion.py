@@ -25,7 +25,7 @@ from music.midi_to_abc import MIDI_BYTES, ConversionError, convert, self_check
 
 SUFFIXES = (".mid", ".midi", ".kar", ".rmi")
 ABC_CHARS = 4_000_000  # the longest real song gives a tenth of this
-MEMORY_BYTES = 2 << 30  # what one worker may allocate before a file counts as too large
+MEMORY_BYTES = 2 << 30  # that one worker may allocate
 FILES_A_WORKER = 16  # at least: a worker takes a second to start
 MAX_DEATHS = 20  # of workers with no file done between: it is the machine, not the files
 DEFAULT_VOICES = 6  # kept of a tune: see 02_midi_to_abc.py
@@ -141,7 +141,7 @@ def convert_all(tasks, n_workers, settings):
     may have been short); a second death is its row.
     """
     waiting, workers = deque(tasks), []
-    crashed, deaths = set(), 0  # deaths: in a row, with no file done between
+    crashed, deaths = set(), 0
     try:
         for _ in range(min(n_workers, cpu_count(), math.ceil(len(tasks) / FILES_A_WORKER))):
             workers.append(_Worker(settings, waiting.popleft()))
@@ -212,8 +212,8 @@ class _Worker:
 
 
 def read_journal(path, target):
-    """Returns {MIDI name: row} of what an earlier run finished and is still there, but of no crash:
-    it may have been the machine's."""
+    """Returns {MIDI name: row} of what an earlier run finished and is still there; of no crash,
+    which may have been the machine's."""
     rows = {}
     if path.exists():
         with open(path, encoding="utf-8", errors="replace") as journal:

@@ -78,9 +78,6 @@ def sample(names, limit, seed):
     return set(order[:limit])
 
 
-# ---------------------------------------------------------------- download
-
-
 def download(url, folder, say):
     """Returns the path of the file behind `url`; goes on where an earlier call broke off. say:
     called with a sentence before each wait."""
@@ -123,7 +120,7 @@ def file_name_of(url):
 
 
 def fetch_rest(url, part, state, state_path):
-    """Connects once; returns why another connection is needed, or None. Refused if none helps."""
+    """Connects once; returns why it has to be done again, or None. Refused if that cannot help."""
     try:
         receive(url, part, state, state_path)
     except urllib.error.HTTPError as error:
@@ -169,7 +166,6 @@ def receive(url, part, state, state_path):
         raise ConnectionError(f"the connection ended at {have:,} of {total:,} bytes")
 
 
-# ---------------------------------------------------------------- archives and folders
 # what libraries raise that read archives
 DAMAGES = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error)
 DAMAGES += (EOFError, ValueError, RuntimeError)

@@ -35,11 +35,8 @@ COLUMNS = ("path", "licence", "composer", "work", "from")
 
 class Collected:
     """A folder that fills up with MIDI files under safe unique names, and a table of them (an open
-    text file). No path of a source reaches the disk.
-
-    licence: of the source (None: its files say); left_out: {reason: files}; unread: [path, reason]
-    of the first of them.
-    """
+    text file). licence: of the source (None: its files say); left_out: {reason: files}; unread:
+    [path, reason] of the first of them."""
 
     def __init__(self, folder, table):
         self.folder, self.table, self.licence = folder, table, None
@@ -123,7 +120,7 @@ def take_score(name, row, collected):
 
 
 def take_tunes(name, data, collected):
-    """Adds the tunes of an ABC file, mended where they have faults; a book's by their titles."""
+    """Adds the tunes of an ABC file, mended; a book's are named by their titles."""
     tunes = read_people(data, name)
     if not tunes:
         collected.leave_out(name, "unreadable ABC", "no tune: no line begins with X:")
@@ -137,7 +134,7 @@ def take_tunes(name, data, collected):
 
 
 def take_embedded(names, limit, seed, collected):
-    """Adds collections of the music21 package, all of their pieces or a seeded sample."""
+    """Adds collections of the music21 package, or a seeded sample of them."""
     pieces = {f"tune {index}": tune for index, tune in enumerate(corpus.tunes_of(names))}
     pieces |= {f"score {index}": score for index, score in enumerate(corpus.scores_of(names))}
     chosen = pieces if limit is None else sample(pieces, limit, seed)

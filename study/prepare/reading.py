@@ -4,12 +4,11 @@ A *tune* is a dict:
 
     origin      path of its file below the folder, `#number` behind it in a tunebook
     name        see groups.name_key
-    exact, free digests of its notes, and of its notes in any key at any speed
     group       once it has one
-    signature, n_shingles            fingerprint of its melodies (groups.py)
-    melody_signature, n_melody       the same of the top voice
+    exact, free digests of its notes, and of its notes in any key at any speed
+    signature, n_shingles, melody_signature, n_melody    fingerprints of all voices, of the top one
     is_abc      whether it looks like ABC at all
-    key, meter, n_notes, n_voices, rest_share    None where the strict reader refuses it
+    key, meter, n_notes, n_voices, rest_share    None where unknown
     mended      {kind of fault: how often}
     reason      why it cannot be read, or ""
     pieces      [(first bar, text)]; after `read_all` [(first bar, place, bytes, characters)]
@@ -44,8 +43,8 @@ SHORT_NAMES = {row[0]: name for name, row in {**corpus.BOOKS, **corpus.SCORES}.i
 
 
 def guess_voices(text):
-    """Returns the letters of a text that the strict reader refuses as one voice of equal notes:
-    enough of an outline to recognise it."""
+    """Returns the letters of a text that cannot be read as one voice of equal notes: enough of an
+    outline to recognise it."""
     pitches = []
     for letter, marks in re.findall("([A-Ga-g])([,']*)", NO_NOTES.sub("", text)):
         octave = letter.islower() + marks.count("'") - marks.count(",")

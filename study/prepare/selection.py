@@ -1,8 +1,8 @@
 """Chooses which tunes and pieces of them enter the text, and in which split.
 
-A *sequence* is one piece of one tune, a dict: origin, group, piece (number from 1), n_pieces,
+A *sequence* is a piece of a tune, a dict: origin, group, piece (number from 1), n_pieces,
 first_bar, at and bytes (its place in the spool), chars, order (of its tune in a split) and turn (of
-it among its tune's pieces): numbers in [0, 1) by hash from the seed and the notes.
+it among the tune's pieces): numbers in [0, 1) by hash.
 """
 
 import hashlib
@@ -111,13 +111,11 @@ def named(origins, n, most=3):
 
 def too_few(tunes, n_groups, dropped):
     """Says why so few groups are left: what was left out, and which tunes are one song."""
-    words = [
-        f"of {len(tunes)} tunes, {n_groups} different songs are left: too few for three splits"
-    ]
-    words += [f"{len(origins)} left out, {reason}" for reason, origins in dropped.items()]
-    members = {}
+    left = f"of {len(tunes)} tunes, {n_groups} different songs are left: too few for three splits"
+    words = [left, *(f"{len(names)} left out, {reason}" for reason, names in dropped.items())]
+    members = defaultdict(list)
     for tune in tunes:
-        members.setdefault(tune["group"], []).append(tune["origin"])
+        members[tune["group"]].append(tune["origin"])
     for origins in members.values():
         if len(origins) > 1:
             words.append(f"one song in several versions: {named(origins, len(origins), 6)}")

@@ -95,9 +95,8 @@ def place_of(name):
             return Place(f"{composer}/{work}.mxl", composer, work)
         if len(folders) >= 3:
             composer, work, title = folders[0], folders[1].strip(), folders[-1]
-            if not work:  # "_": a song that belongs to no set
-                return Place(f"{composer}/{title}.mxl", composer)
-            return Place(f"{composer}/{work}/{title}.mxl", composer, work)
+            parts = filter(None, (composer, work, title))  # work "_": a song of no set
+            return Place("/".join(parts) + ".mxl", composer, work)
     # siglum--shelfmark--piece-part_composer--title of the Polish collection
     polish = re.fullmatch(r"(.+--.*?)(?:-\d{3})?_([^_]+)--(.+)\.krn", file)
     if polish and re.match(r"[a-z]+-[a-z]+--", file):
