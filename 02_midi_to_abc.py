@@ -34,8 +34,7 @@ from study.prepare.fetch import in_words
 ME = "02_midi_to_abc.py"
 MAX_FAILED_SHARE = 0.75  # beyond this the input is not what the user believes
 CHECKED_SHARE = 1 / 32  # of the files are read back
-# quarter notes off the grid in the median: random onsets give 0.033, nine songs of ten below 0.026
-OFF_BEAT = 0.03
+OFF_BEAT = 0.03  # quarter notes off the grid; random onsets: 0.033, nine songs of ten: below 0.026
 # of conversion.tsv; the last three from raw_midi.tsv
 TABLE = "chars bars voices tracks notes doubled dropped drums together error".split()
 ORIGIN = ("composer", "work", "licence")

@@ -1,7 +1,7 @@
-"""Fine-tunes: music of one's own as new text, a trained model that goes on with it, and its gain.
+"""Fine-tunes a model to music of one's own: the new text, the training, and what it gained.
 
 New text goes through the functions of stages 01 to 03; a song is either trained on or held out. The
-model reads the new text with a share of the old, lest it forget the rest.
+model reads it with a share of the old text, lest it forget the rest.
 """
 
 import io
