@@ -1,8 +1,7 @@
 """A user's tune to go on from: its last bars as a prompt, and given and new bars as one file.
 
-source = read_source(data, "song.mid", 6)       # ValueError says why there is none
-given = last_bars(source.text, 8)               # given.text is what a model continues
-midi = midi_with_source(text, given, source)
+given = last_bars(text, 8)                      # given.text is what a model continues
+midi = midi_with_source(text, given, opened)    # opened: of `one_file.open_file`
 """
 
 import itertools
@@ -14,12 +13,10 @@ import symusic
 
 from music.abc_bar import read_tuplet
 from music.abc_fields import TICKS, parse_meter
-from music.abc_text import MAX_REST_BARS, Reader, read_abc
+from music.abc_text import Reader, read_abc
 from music.midi_to_abc import read_midi
 from music.notation import MIDI_TICKS, midi_score
-from music.one_file import open_file
 from music.right_bars import RightBars
-from music.training_text import training_text
 from music.tunebook import body_start, piece_of_bars
 
 # music in the form of stage 02, and what may be the beginning of it
@@ -39,22 +36,12 @@ _OPEN_FIELD = re.compile(
     r"(?:\[(?:K(?::(?:[A-G][#b]?m?)?)?|M(?::(?:[1-9]\d?(?:/(?:[248]|16?)?)?)?)?"
     r"|Q(?::[\d/=]{0,7})?)?)?"
 )
-MARK = "new bars begin"  # what stands between the given bars and the new ones, in every format
-
-
-class Source(NamedTuple):
-    """A tune to go on from. text: as training text; score: symusic's of the MIDI file, None for
-    ABC; start: where the text begins in it, quarter notes; mended: {kind of fault: how often}."""
-
-    text: str
-    score: Any = None
-    start: Fraction = Fraction(0)
-    mended: dict = {}
+MARK = "new bars begin"  # stands between the given bars and the new ones, in every format
 
 
 class Given(NamedTuple):
-    """The last bars of a tune. text: a prompt; n_bars: of every voice; onset: of the first of them,
-    quarter notes; n_left_out: bars behind them that are short or have no bar line."""
+    """The last bars of a tune. text: a prompt; n_bars: of every voice; onset: of the first, quarter
+    notes; n_left_out: bars behind them."""
 
     text: str
     n_bars: int
@@ -62,19 +49,10 @@ class Given(NamedTuple):
     n_left_out: int
 
 
-def read_source(data, name, max_voices):
-    """Returns the Source in the bytes of a MIDI file, a score or ABC, of a tunebook the first tune
-    that can be read; ValueError says what is wrong. max_voices: that are kept."""
-    opened = open_file(data, name, max_voices)
-    score = None if opened.midi is None else read_midi(opened.midi)[0]
-    return Source(training_text(opened.texts[0]), score, opened.start, opened.mended)
-
-
 def last_bars(text, n_bars, meters=()):
-    """Returns Given: at least the last n_bars bars of a tune, whole groups of bars of all voices. A
-    short last bar stays away: nothing could follow it. ValueError if there is no whole bar.
-
-    meters: those that a model knows, if any; the bars given are the last ones that have them."""
+    """Returns Given: at least the last n_bars bars of a tune, cut where all voices end a bar,
+    without a short last one; ValueError if there is no whole bar. meters: that a model knows, if
+    any; the bars given are the last ones that have them."""
     reader = Reader(text, strict=True)
     voices = reader.sounding_voices()
     n_whole = min(
@@ -92,8 +70,7 @@ def last_bars(text, n_bars, meters=()):
 
 
 def known_run(bars, n_bars, meters):
-    """Returns (first, stop) of the last n_bars of a voice's bars, or of the last run of bars in
-    known meters where others stand among them."""
+    """Returns (first, stop) of the last n_bars of a voice's bars, of the last in known meters."""
     known = [not meters or bar.after[0] in meters for bar in bars]
     if not any(known):
         known = [True] * len(bars)
@@ -105,9 +82,8 @@ def known_run(bars, n_bars, meters):
 
 
 class Next(NamedTuple):
-    """What may come after a right bar. before: line end and tag; voice: its reader; n_bars: that it
-    may have; meter: None: any (of the first voice), "": none but the present one, else the field
-    that must come."""
+    """What may come after a right bar. before: line end and tag; voice: its reader; n_bars: of a
+    rest, at most; meter: the field that must come, "": none, None: any (of the first voice)."""
 
     before: str
     voice: Any
@@ -119,21 +95,20 @@ class NextBars(RightBars):
     """RightBars for a tune whose voices are known: they go on in the order of the given bars, the
     first of them in turns no longer than there.
 
-    Of several voices hardly a bar would be right, and that would be seen at its end only. Such a
-    bar, and that of one voice after FREE_TRIES wrong ones, is drawn token by token (`is_masked`):
-    one that no right bar can begin with (`allows`) is not drawn. Since every token is renormalised
-    by itself this is not P(bar | the bar is right). Bars have the form of stage 02, and fractions
-    of L: only where the given bars have some.
+    Of several voices hardly a bar would be right. Such a bar, and that of one voice after
+    FREE_TRIES wrong ones, is masked: a token with which no right bar can begin (`allows`) is not
+    drawn. Since every token is renormalised by itself this is not P(bar | the bar is right). Bars
+    have the form of stage 02, and fractions of L: only where the given bars have some.
     """
 
     FREE_TRIES = 8
 
-    def __init__(self, prompt, n_wanted=0):
+    def __init__(self, prompt, n_wanted):
         super().__init__(prompt, n_wanted)
         reader = Reader(prompt, strict=False)
         self.names = [voice.name for voice in reader.sounding_voices()]
         turns = itertools.groupby(bar.voice for bar in reader.order)
-        self.turn = max((len([*bars]) for name, bars in turns if name == self.names[0]), default=0)
+        self.turn = max(len([*bars]) for name, bars in turns if name == self.names[0])
         self.parts = (1, 2, 4) if "/" in prompt[body_start(prompt) :] else (1,)
         self.look(prompt)
 
@@ -142,7 +117,7 @@ class NextBars(RightBars):
         return len(self.names) > 1 or self.n_tries >= self.FREE_TRIES
 
     def judge(self, text, n_chars, ended):
-        if ended and self.n_wanted:  # where nothing can follow
+        if ended:  # where nothing can follow
             self.n_tries += 1
             return "wrong"
         verdict = super().judge(text, n_chars, ended)
@@ -155,32 +130,29 @@ class NextBars(RightBars):
         self.end = text.rfind("|") + 1
         reader = Reader(text[: self.end], strict=False)
         voices = reader.sounding_voices()
-        if not voices:
-            self.nexts = []
-            return
         first, now = voices[0], reader.voice
         n_ahead = len(first.bars) - min(len(voice.bars) for voice in voices)
-        n_more = self.n_last - len(first.bars) if self.n_wanted else MAX_REST_BARS
+        n_more = self.n_last - len(first.bars)
         if len(voices) > 1:
             n_more = min(n_more, self.turn - n_ahead)
-        befores = ("", "\n") if len(voices) == 1 else (f"\n[V:{first.name}]",)
-        if n_ahead:
-            befores = ("",) if now is first and n_more > 0 else ()
-        self.nexts = [Next(before, first, n_more) for before in befores]
-        if n_ahead:
-            before, voice = "", now
-            if len(now.bars) == len(first.bars):
-                voice = voices[voices.index(now) + 1]
-                before = f"[V:{voice.name}]"
-            to_come = first.bars[len(voice.bars) :]
-            # rests of several bars end where the meter changes
-            same = itertools.takewhile(lambda bar: bar.meter == to_come[0].meter, to_come)
-            changes = to_come[0].meter != voice.meter
-            meter = f"[M:{to_come[0].after[0]}]" if changes else ""
-            self.nexts.append(Next(before, voice, len([*same]), meter))
+        if not n_ahead:
+            befores = ("", "\n") if len(voices) == 1 else (f"\n[V:{first.name}]",)
+            self.nexts = [Next(before, first, n_more) for before in befores]
+            return
+        self.nexts = [Next("", first, n_more)] if now is first and n_more > 0 else []
+        before, voice = "", now
+        if len(now.bars) == len(first.bars):
+            voice = voices[voices.index(now) + 1]
+            before = f"[V:{voice.name}]"
+        to_come = first.bars[len(voice.bars) :]
+        # rests of several bars end where the meter changes
+        same = itertools.takewhile(lambda bar: bar.meter == to_come[0].meter, to_come)
+        changes = to_come[0].meter != voice.meter
+        meter = f"[M:{to_come[0].after[0]}]" if changes else ""
+        self.nexts.append(Next(before, voice, len([*same]), meter))
 
     def allows(self, text):
-        """Returns whether a right bar can begin with, or be, what stands after the last one."""
+        """Returns whether a right bar can begin with what stands after the last one."""
         tail = text[self.end :]
         return any(
             choice.before.startswith(tail)
@@ -211,7 +183,7 @@ class NextBars(RightBars):
 
 def can_fill(music, closed, room, unit, compound=False, parts=(1,)):
     """Returns whether a bar of `room` ticks can begin with this music or, if closed, is that bar.
-    unit: ticks of L:; parts: into which a note may divide it.
+    unit: ticks of L:; parts: into which a note may divide them.
 
     >>> [can_fill(music, False, 24, 6) for music in ("C2[E", "C3-D", "C3D2", "C4^", "C3(3")]
     [True, True, False, False, False]
@@ -242,8 +214,7 @@ def can_fill(music, closed, room, unit, compound=False, parts=(1,)):
 
 
 def _lengths(text, is_whole, parts):
-    """Returns [(count, part)] of the lengths, in normal form, that a text is or, if not whole, may
-    become: `3/` is (3, 2)."""
+    """Returns [(count, part)] of the lengths that a text is or may become: `3/` is (3, 2)."""
     number, slash, below = text.partition("/")
     counts, belows = [int(number or 1)], [int(below or 2)] if slash else [1]
     if not is_whole and not slash:
@@ -262,28 +233,28 @@ def _lengths(text, is_whole, parts):
 
 
 def marked(text, n_given):
-    """Returns the text of given and new bars with a comment between them, on a line of its own."""
+    """Returns the text of given and new bars with a comment between them."""
     return f"{text[:n_given].rstrip()}\n% {MARK}\n{text[n_given:].strip()}\n"
 
 
 def midi_with_source(text, given, source):
-    """Returns MIDI bytes of given and new bars: a marker where the new ones begin; of a source in
-    MIDI the drums and exact tempos of the given bars (Given) besides, but no instruments: tracks
-    were split and joined."""
+    """Returns MIDI bytes of given and new bars, a marker between them. Of a source (an Opened) in
+    MIDI they keep drums and exact tempos, but no instruments: tracks were split and joined."""
     score = midi_score(read_abc(text, strict=False))
     last = read_abc(given.text, strict=False).voices[0].bars[-1]
     length = (last.onset + last.length) * MIDI_TICKS
     score.markers.append(symusic.TextMeta(round(length), MARK))
-    if source.score is not None:
-        scale = Fraction(MIDI_TICKS, source.score.tpq)
+    if source.midi is not None:
+        played = read_midi(source.midi)[0]
+        scale = Fraction(MIDI_TICKS, played.tpq)
         start = (source.start + given.onset) * MIDI_TICKS
-        tempos = sorted((tempo.time * scale - start, tempo.qpm) for tempo in source.score.tempos)
+        tempos = sorted((tempo.time * scale - start, tempo.qpm) for tempo in played.tempos)
         before = [(0, qpm) for at, qpm in tempos if at <= 0][-1:]
         inside = [(round(at), qpm) for at, qpm in tempos if 0 < at < length]
         if before or inside:
             score.tempos = [symusic.Tempo(*tempo) for tempo in before + inside]
         drums = symusic.Track("drums", 0, True)
-        for track in source.score.tracks:
+        for track in played.tracks:
             for note in track.notes if track.is_drum else ():
                 at = note.time * scale - start
                 if 0 <= at < length:

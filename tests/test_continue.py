@@ -10,16 +10,11 @@ from test_sampling import Chain
 from common import CharTokenizer
 from music.abc_check import check_abc
 from music.abc_text import read_abc
-from music.continuation import (
-    MARK,
-    NextBars,
-    last_bars,
-    marked,
-    midi_with_source,
-    read_source,
-)
+from music.continuation import MARK, NextBars, last_bars, marked, midi_with_source
 from music.midi_to_abc import convert
 from music.notation import musicxml
+from music.one_file import open_file
+from music.training_text import training_text
 from study.evaluate import models, play
 from tunes import long_tune, music, tune
 
@@ -76,8 +71,8 @@ def test_a_short_last_bar_stays_away():
 
 
 def test_drums_and_tempos_pass_through_and_a_marker_stands_where_new_bars_begin():
-    source = read_source(song(), "song.mid", 6)
-    given = last_bars(source.text, 4)
+    source = open_file(song(), "song.mid", 6)
+    given = last_bars(training_text(source.texts[0]), 4)
     text = given.text + "".join(f"\n[V:{voice}]C12|" for voice in (1, 2))
     score = symusic.Score.from_midi(midi_with_source(text, given, source))
     quarter = score.tpq
@@ -118,7 +113,7 @@ def test_the_mark_in_the_text_is_a_comment():
 )
 def test_what_cannot_be_read_is_said_in_a_sentence(data, name, words):
     with pytest.raises(ValueError, match=words):
-        read_source(data, name, 6)
+        open_file(data, name, 6)
 
 
 # ---------------------------------------------------------------- the script
@@ -330,5 +325,5 @@ def test_a_bar_of_one_voice_is_masked_only_where_rejection_does_not_end():
 
 
 def test_voices_beyond_the_limit_leave_a_tune_in_normal_form_too():
-    source = read_source(long_tune(1, 4).encode(), "a.abc", 2)
-    assert len(read_abc(source.text).voices) == 2
+    source = open_file(long_tune(1, 4).encode(), "a.abc", 2)
+    assert len(read_abc(source.texts[0]).voices) == 2

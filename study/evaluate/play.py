@@ -9,9 +9,9 @@ import re
 from music.abc_fields import parse_key, parse_meter, tonic_of
 from music.abc_people import is_normal, read_people
 from music.abc_text import read_abc
-from music.continuation import NextBars, last_bars, read_source
+from music.continuation import NextBars, last_bars
 from music.midi_to_abc import MAX_VOICES
-from music.one_file import bytes_of
+from music.one_file import bytes_of, open_file
 from music.right_bars import RightBars
 from music.theory import key_name
 from music.training_text import TEXT_FIELDS, training_text
@@ -37,13 +37,13 @@ def draw(loaded, prompt, seeds, max_chars, bars, sampler, n_bars=0, judge=RightB
 
 
 def open_tune(path, n_given, seen):
-    """Returns the Source and the last n_given bars (Given, `music/continuation.py`) of a MIDI file,
-    a score or ABC; ValueError says why there is nothing to continue. seen: see `prompt_of`, with
-    {"voices": {"max": number}}."""
+    """Returns the Opened and the last n_given bars (Given, `music/continuation.py`) of a MIDI file,
+    a score or ABC, of a tunebook the first tune; ValueError says why there is nothing to continue.
+    seen: see `prompt_of`, with {"voices": {"max": number}}."""
     meters = seen.get("meters") or ()
     max_voices = int((seen.get("voices") or {}).get("max") or MAX_VOICES)
-    source = read_source(bytes_of(path), path.name, max_voices)
-    given = last_bars(source.text, n_given, meters)
+    source = open_file(bytes_of(path), path.name, max_voices)
+    given = last_bars(training_text(source.texts[0]), n_given, meters)
     for _, meter in read_abc(given.text).meters:
         known(meter, "meter", meters)
     return source, given
