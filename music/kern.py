@@ -1,7 +1,7 @@
 """Reads scores in Humdrum **kern: a column is a spine (a staff or a voice of one), a line a moment.
 
-Graces (q) are left out, and notes without a length, as in chant. Hidden notes (yy) are read: they
-stand for a sign of repetition, or for what another part plays.
+Graces (q) are left out, and notes without a length, as in chant. Hidden notes (yy) are read: a sign
+of repetition stands for them, or another part plays them.
 """
 
 import re
@@ -23,11 +23,9 @@ RECORD = re.compile(r"!!!([A-Z]{3})(?:@+[A-Z]+)?:\s*(.*\S)")
 
 @dataclass
 class Spine:
-    """A column of the file."""
-
     part: int  # number of the column it began as
-    is_kern: bool  # whether it holds notes
-    end: float = 0.0  # of its last note, ticks from the start of the score
+    is_kern: bool  # it holds notes
+    end: float  # of its last note, ticks from the start of the score
     is_drums: bool = False
 
 
@@ -52,12 +50,11 @@ class _Reader:
     def __init__(self):
         self.score, self.spines, self.records = Score(), [], defaultdict(str)
         self.measure, self.start, self.now = 0, 0.0, -1.0  # start: of the measure, ticks
-        self.meter, self.is_at_bar = None, False  # a bar line stood after the last moment
+        self.meter, self.is_at_bar = None, False  # whether a bar line was the last
 
     def read_line(self, line):
         if record := RECORD.match(line):
-            code, value = record.groups()
-            self.records[code] = self.records[code] or value
+            self.records.setdefault(*record.groups())
         if not line.strip() or line[0] == "!":
             return
         fields = line.split("\t")
@@ -77,7 +74,7 @@ class _Reader:
             self.read_data(TREMOLO.sub("", line).split("\t"))
 
     def begin(self, fields):
-        """Begins the columns of a score, or of its next movement."""
+        """Begins a score, or its next movement."""
         end = self.last_end()
         self.spines = [Spine(i, field == "**kern", end) for i, field in enumerate(fields)]
         if not self.sounding():
@@ -96,14 +93,14 @@ class _Reader:
         return self.measure, round(self.last_end() - self.start)
 
     def end_of_measure(self, at):
-        """Returns where the measure before the moment `at` ends: there, or where its meter is full
-        if all notes sound on beyond that, as in old music."""
+        """Returns where the measure before the moment `at` ends: there, or, as in old music, where
+        its meter is full if all notes sound on beyond that."""
         self.meter = self.score.meters.get(self.measure, self.meter)
         full = self.start + bar_length(self.meter, TICKS) if self.meter else at
         return full if self.now < full < at else at
 
     def close_measure(self, at):
-        """Ends the measure at the first moment after its bar line, unless it is empty."""
+        """Ends the measure at this moment, unless it is empty."""
         self.is_at_bar = False
         length = round(at - self.start)
         if length > MAX_QUARTERS * TICKS:
@@ -131,28 +128,28 @@ class _Reader:
         if self.is_at_bar:
             self.close_measure(self.end_of_measure(at))
         self.now = at
-        voices = {}
+        voices = Counter()
         for spine, field, length in columns:
-            voice = voices[spine.part] = voices.get(spine.part, 0) + 1
+            voices[spine.part] += 1
             if length:
-                self.add_notes(spine, voice, field, at)
+                self.add_notes(spine, voices[spine.part], field, at)
                 spine.end = at + length
 
     def add_notes(self, spine, voice, field, at):
-        """Adds the notes of one token, or its strokes of drums."""
+        """Adds the notes or strokes of drums of one token."""
         place = self.measure, round(at - self.start)
         for head in field.split(" "):
             length = token_ticks(head) or token_ticks(field)
             if "r" in head or "q" in head:
                 continue
             note = NOTE.search(head)
-            if note is None or spine.is_drums:
-                if note or "R" in head:
-                    self.score.drums.append(place)
-                continue
-            tie = next((sign for sign in "[_]" if sign in head), "")
-            ticks = round(at + length) - round(at)
-            self.score.add_note(spine.part, voice, place, ticks, midi_pitch(*note.groups()), tie)
+            if note and not spine.is_drums:
+                pitch = midi_pitch(*note.groups())
+                tie = next((sign for sign in "[_]" if sign in head), "")
+                ticks = round(at + length) - round(at)
+                self.score.add_note(spine.part, voice, place, ticks, pitch, tie)
+            elif note or "R" in head:
+                self.score.drums.append(place)
 
     def read_interpretations(self, fields):
         """Reads meters, keys, tempos, names, and how the columns change."""
@@ -202,7 +199,7 @@ class _Reader:
 
 
 def alteration_of(text):
-    """Returns the sharps (+) and flats (-) in a text, added up."""
+    """Returns the sharps minus the flats in a text."""
     return text.count("#") - text.count("-")
 
 
@@ -219,7 +216,7 @@ def midi_pitch(letters, accidentals):
 
 @lru_cache(1 << 14)
 def token_ticks(token):
-    """Returns the ticks of a token's first note or rest; 0.0 for a grace or without a length.
+    """Returns the ticks of a token's first note or rest; 0.0 for a grace, or without a length.
 
     >>> token_ticks("8.cc#L") / TICKS, token_ticks("3%2r") / TICKS, token_ticks("0c 0e") / TICKS
     (0.75, 2.6666666666666665, 8.0)

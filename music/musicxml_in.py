@@ -1,5 +1,5 @@
 """Reads scores in MusicXML, plain or packed (.mxl), as printed: repeats once, without graces, cue
-notes, hidden notes and chord symbols. Files are hostile: entities are refused, sizes bounded.
+notes and hidden notes. Files are hostile: entities are refused, sizes bounded.
 """
 
 import gc
@@ -31,7 +31,7 @@ def _read(data):
     score = Score()
     work = text_of(root, "work/work-title")
     score.title = text_of(root, "movement-title") or work
-    score.work = work.replace(score.title, "") if score.title else ""
+    score.work = work.replace(score.title, "")
     score.composer = text_of(root, "identification/creator[@type='composer']")
     score.rights = text_of(root, "identification/rights")
     for part in root.findall("part-list/score-part"):
@@ -42,7 +42,7 @@ def _read(data):
 
 
 def unpacked(data):
-    """Returns the XML inside an .mxl archive: the member that its container names."""
+    """Returns the XML in an .mxl archive: the member that its container names."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             names = [name for name in archive.namelist() if not name.startswith("META-INF/")]
@@ -64,11 +64,11 @@ def _member(archive, name):
 
 
 def parse(data):
-    """Returns the root of an XML document, its tags without name spaces. Entities are refused: they
-    can make a kilobyte grow to gigabytes."""
+    """Returns the root of an XML document, its tags without name spaces."""
     if len(data) > MAX_XML_BYTES:
         raise ScoreError(f"more than {MAX_XML_BYTES >> 20} MB of XML")
-    if b"<!ENTITY" in data.replace(b"\0", b""):  # zeros: of UTF-16
+    # they can make a kilobyte grow to gigabytes; zeros: of UTF-16
+    if b"<!ENTITY" in data.replace(b"\0", b""):
         raise ScoreError("the XML declares entities")
     try:
         root = ElementTree.fromstring(data)
@@ -81,7 +81,7 @@ def parse(data):
 
 
 def parts_of(root):
-    """Returns [(part's id, its measures)] of a score that is written by parts or by measures."""
+    """Returns [(part's id, its measures)] of a score written by parts or by measures."""
     if root.tag == "score-partwise":
         return [(part.get("id"), part.findall("measure")) for part in root.findall("part")]
     if root.tag != "score-timewise":
@@ -100,7 +100,7 @@ def text_of(element, path):
 
 
 def number_of(text, least, most):
-    """Returns the number that a text holds; ScoreError if it is not within these bounds."""
+    """Returns the number in a text; ScoreError if it is not within these bounds."""
     try:
         value = float(text)
     except (TypeError, ValueError):
@@ -111,8 +111,8 @@ def number_of(text, least, most):
 
 
 class _Part:
-    """Reads one part into a Score. Notes, <backup> and <forward> move a cursor in the measure; a
-    <chord> note starts where the note before it did."""
+    """Reads one part into a Score. Notes, <backup> and <forward> move a cursor in the measure, in
+    ticks; a <chord> note starts where the one before it did."""
 
     def __init__(self, score, part):
         self.score, self.part = score, part
@@ -141,12 +141,10 @@ class _Part:
             self.score.reach(self.measure, round(longest))
 
     def duration(self, element):
-        """Returns the ticks of an element's <duration>."""
         most = MAX_QUARTERS * TICKS / self.ticks
         return self.ticks * number_of(element.findtext("duration"), 0, most)
 
     def read_note(self, note):
-        """Adds a note and moves the cursor."""
         tags = {child.tag: child for child in note}
         if "grace" in tags:
             return
@@ -154,8 +152,7 @@ class _Part:
         if "chord" not in tags:
             self.onset = self.cursor
             self.cursor += length
-        is_hidden = note.get("print-object") == "no"
-        if is_hidden or "rest" in tags or "cue" in tags or not length:
+        if not length or tags.keys() & {"rest", "cue"} or note.get("print-object") == "no":
             return
         place = self.measure, round(self.onset)
         staff = note.findtext("staff", "1")
@@ -172,7 +169,7 @@ class _Part:
         self.score.add_note(self.part, note.findtext("voice", "1"), place, length, pitch, tie)
 
     def read_attributes(self, attributes):
-        """Reads divisions, transposition, clefs, key and meter; the first part's meter holds."""
+        """Reads divisions, transposition, clefs, key and meter; the first part's hold."""
         score, place = self.score, (self.measure, round(self.cursor))
         for element in attributes:
             if element.tag == "divisions":

@@ -1,12 +1,12 @@
 """From played to written time: the grid of every beat, and the onsets and ends of notes on it.
 
-Times are in *units*, a whole number of them in 1/64 notes and in tuplets of 3, 5, 6, 7 and 9.
+Times are in *units*, of which 1/64 notes and tuplets of 3, 5, 6, 7 and 9 have a whole number.
 *onset* and *end* are times as played (floats), *on* and *off* lie on the grid (ints).
 """
 
 import numpy as np
 
-QUARTER = 5040  # divisible by 16 (1/64 notes), 9, 7 and 5
+QUARTER = 5040
 SIXTEENTH = QUARTER // 4  # the unit note length
 THIRTY_SECOND, SIXTY_FOURTH = QUARTER // 8, QUARTER // 16
 SMALLEST = THIRTY_SECOND  # bars and changes of meter are multiples of this
@@ -21,8 +21,8 @@ TERNARY_ONSET_COST = 0.1  # a beat that fits both grids equally well is binary
 TERNARY_COST = 3.0
 FAR = 3.0  # an error beyond this (an eighth of a beat) counts threefold
 APART = 1.5  # two onsets of one pitch that are closer are one note doubled
-# rare grids, {step: (least onsets in the beat, cost per onset)}: a beat takes one only if every
-# onset lies on it; else five hurried sixteenths would become a quintuplet
+# {step: (least onsets in the beat, cost per onset)}: a beat takes one only if every onset lies on
+# it; else five hurried sixteenths would become a quintuplet
 RARE_GRIDS = {
     QUARTER // 5: (4, 0.5),
     QUARTER // 7: (5, 0.5),
@@ -41,8 +41,7 @@ def beat_grid(bars):
 
 def quantise(track, pitch, onset, end, beats):
     """Returns (on, off) of notes, each at least one step long, by a grid for each beat of a track.
-    Notes of one pitch on one place that were played apart (a trill) make it finer.
-    """
+    Notes of one pitch on one place that were played apart (a trill) make it finer."""
     n_beats = len(beats) - 1
     beat = np.searchsorted(beats, onset + 1e-4, side="right") - 1
     place, length = onset - beats[beat], beats[beat + 1] - beats[beat]
@@ -50,21 +49,18 @@ def quantise(track, pitch, onset, end, beats):
     step = choose_grids(cell, place, length, (int(track[-1]) + 1) * n_beats)
     on = beats[beat] + snap(place, step[cell], length)
     order = np.lexsort((onset, pitch, track))
-    one_key = (np.diff(track[order]) == 0) & (np.diff(pitch[order]) == 0)
+    again = (np.diff(track[order]) == 0) & (np.diff(pitch[order]) == 0)
+    again &= np.diff(onset[order]) >= APART * POINT
     for finer in (THIRTY_SECOND, SIXTY_FOURTH):
-        same = one_key & (np.diff(on[order]) == 0)
-        apart = same & (np.diff(onset[order]) >= APART * POINT)
-        if apart.any():
-            step[np.concatenate([cell[order[:-1][apart]], cell[order[1:][apart]]])] = finer
-            on = beats[beat] + snap(place, step[cell], length)
+        doubled = again & (np.diff(on[order]) == 0)
+        step[cell[order[:-1]][doubled]] = step[cell[order[1:]][doubled]] = finer
+        on = beats[beat] + snap(place, step[cell], length)
     return on, quantised_ends(track, on, end, beats, step)
 
 
 def choose_grids(cell, place, length, n_cells):
-    """Returns the step of the grid of every cell (a beat of a track), the one of least error.
-
-    cell, place, length: of every onset, its cell, its place in its beat and the beat's length.
-    """
+    """Returns the step of least error of every cell (a beat of a track). cell, place, length: of
+    every onset, its cell, its place in its beat and the beat's length."""
 
     def distance(step):
         return np.abs(place - step * np.rint(place / step)) / POINT
@@ -96,7 +92,7 @@ def choose_grids(cell, place, length, n_cells):
 
 
 def quantised_ends(track, on, end, beats, step):
-    """Returns ends on the grid of the beat they fall into. step: of every cell."""
+    """Returns ends on the grid of their beat. step: of every cell."""
     n_beats = len(beats) - 1
 
     def beat_and_step(at):
@@ -112,7 +108,7 @@ def quantised_ends(track, on, end, beats, step):
 
 
 def unify_ends(track, on, end):
-    """Returns ends; a chord's become one if near: unequal ends are written as a row of ties."""
+    """Returns ends; a chord's become one if near, else they would be written as a row of ties."""
     first, sizes = runs(on, track)
     mean = np.repeat(np.add.reduceat(end, first) / sizes, sizes)
     near = np.logical_and.reduceat(np.abs(end - mean) <= SIXTEENTH, first)
@@ -120,16 +116,12 @@ def unify_ends(track, on, end):
 
 
 def snap(place, step, length):
-    """Returns places in a beat moved to the nearest multiple of step, at most to the beat's end."""
+    """Returns the nearest multiples of step to places in a beat, at most the beat's end."""
     return np.minimum(np.rint(place / step).astype(np.int64) * step, length)
 
 
 def differs(*columns):
-    """Returns True where any column differs from the element before, and at the first element.
-
-    >>> differs(np.array([1, 1, 2, 2]), np.array([5, 6, 6, 6])).tolist()
-    [True, True, True, False]
-    """
+    """Returns whether any column differs from the element before: True at the first."""
     changed = np.ones(len(columns[0]), bool)
     changed[1:] = np.logical_or.reduce([column[1:] != column[:-1] for column in columns])
     return changed

@@ -4,6 +4,7 @@ Times are ticks from the start of a measure: a voice of a wrong length disturbs 
 """
 
 import math
+from collections import defaultdict, deque
 
 import numpy as np
 import symusic
@@ -17,7 +18,7 @@ BAR_STEP = TICKS // 8  # the length of an odd bar is a multiple of this
 MAX_MEASURES = 20_000  # the longest opera act has a tenth of this
 MAX_QUARTERS = 100_000  # of a whole score
 DEFAULT_TEMPO = 100  # quarter notes a minute, of a score that gives none
-MAX_HELD = 32  # measures that a note may last, and ties of one pitch that wait for their ends
+MAX_HELD = 32  # measures that a note may last, and open ties of one pitch
 VELOCITY = 90  # of all notes: ABC has no dynamics
 
 
@@ -26,7 +27,7 @@ class ScoreError(ValueError):
 
 
 class Score:
-    """A printed score. A place is (measure, offset in ticks)."""
+    """A printed score. A place is (measure, offset)."""
 
     def __init__(self):
         self.title = self.composer = self.work = self.rights = ""  # work: this is a part of it
@@ -37,7 +38,8 @@ class Score:
         self.voices = {}  # {(part, voice): [[measure, offset, length, pitch]]}
         self.names = {}  # {part: name}
         self.drums = []  # places of strokes without a pitch
-        self._open = {}  # {(part, pitch): [[note, voice, place where it ends so far]]} of ties
+        # of ties, {(part, pitch): [[note, voice, place where it ends so far]]}
+        self._open = defaultdict(lambda: deque(maxlen=MAX_HELD))
 
     def reach(self, measure, offset):
         """Makes a measure at least as long as `offset` ticks."""
@@ -47,13 +49,13 @@ class Score:
         self.lengths[measure] = max(self.lengths[measure], offset)
 
     def add_tempo(self, place, tempo):
-        """Adds a tempo that is believed; the first at a place holds."""
+        """Adds a tempo; the first at a place holds."""
         if TEMPOS[0] <= tempo <= TEMPOS[1]:
             self.tempos.setdefault(place, tempo)
 
     def add_note(self, part, voice, place, length, pitch, tie):
-        """Adds a note, or makes the one it is tied to longer. tie, as in kern: "[" (goes on), "_"
-        (both), "]" (ends) or ""."""
+        """Adds a note, or makes the one it is tied to longer. tie: "[" (goes on), "_" (both), "]"
+        (ends) or ""."""
         if not 0 <= pitch <= 127:
             return
         measure, offset = place
@@ -62,19 +64,16 @@ class Score:
             held = [[measure, offset, 0, pitch], voice, None]
             self.voices.setdefault((part, voice), []).append(held[0])
             if tie in ("[", "_"):
-                waiting = self._open.setdefault((part, pitch), [])
-                waiting.append(held)
-                del waiting[:-MAX_HELD]
+                self._open[part, pitch].append(held)
         elif tie == "]":
             self._open[part, pitch].remove(held)
         held[0][2] += length
         held[2] = measure, offset + length
 
     def _tied_from(self, part, voice, place, pitch):
-        """Returns the open tie that a note at this place continues, of its own voice if possible, or
-        None."""
+        """Returns the open tie that a note continues, of its own voice if possible, or None."""
         found = None
-        for held in self._open.get((part, pitch), ()):
+        for held in self._open[part, pitch]:
             measure, end = held[2]
             gap = sum(self.lengths[measure : min(place[0], measure + MAX_HELD)]) + place[1] - end
             next_bar = measure == place[0] - 1 and place[1] == 0
@@ -82,15 +81,10 @@ class Score:
                 found = held
         return found
 
-    @property
-    def n_notes(self):
-        """Notes with a pitch, tied heads joined."""
-        return sum(map(len, self.voices.values()))
-
 
 def place_bars(lengths, meters):
     """Returns (start of each measure, [(tick, beats, beat type)]). Measures that fill a bar together
-    (a repeat stands between them) are one bar; another odd one gets a meter of its own."""
+    (around a repeat) are one; another odd one gets a meter of its own."""
     starts, signatures, at, meter, i = [], [], 0, (4, 4), 0
 
     def sign(tick, meter):
@@ -104,7 +98,8 @@ def place_bars(lengths, meters):
         if whole and abs(lengths[i] - whole) <= SNAP:
             lengths[i] = whole
         n = _measures_of_a_bar(lengths, meters, i, whole)
-        if n > 1 or lengths[i] == whole or (i + 1 == len(lengths) and 0 < lengths[i] < whole):
+        is_last = i + 1 == len(lengths)
+        if n > 1 or 0 < lengths[i] == whole or is_last and 0 < lengths[i] < whole:
             sign(at, meter)
         elif lengths[i]:
             lengths[i] = max(SHORTEST_BAR, math.ceil(lengths[i] / BAR_STEP) * BAR_STEP)
@@ -124,7 +119,7 @@ def place_bars(lengths, meters):
 
 
 def _measures_of_a_bar(lengths, meters, first, whole):
-    """Returns how many measures from `first` on fill one bar together; 1 if none do."""
+    """Returns how many measures from `first` on fill one bar together, else 1."""
     total = lengths[first]
     for i in range(first + 1, min(first + 4, len(lengths))):
         if total >= whole or i in meters or not lengths[i]:
@@ -137,7 +132,7 @@ def _measures_of_a_bar(lengths, meters, first, whole):
 
 def score_midi(score):
     """Returns MIDI bytes of a Score, a track a voice; ScoreError if it has no notes."""
-    if not score.n_notes:
+    if not score.voices:
         raise ScoreError(f"{len(score.drums)} drum notes only" if score.drums else "no notes")
     starts, signatures = place_bars(score.lengths, score.meters)
     starts = np.array(starts)

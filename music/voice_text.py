@@ -1,4 +1,4 @@
-"""One voice as ABC text: note heads and rests, tuplets, ties and accidentals, bar by bar.
+"""One voice as ABC text: heads and rests, tuplets, ties and accidentals, bar by bar.
 
 bars = voice_text(voice, bars, beats, meters, keys)    # ['D4G4B4d4', 'Z', ...]
 """
@@ -12,7 +12,7 @@ import numpy as np
 from music.quantise import QUARTER, SIXTEENTH, SIXTY_FOURTH, SMALLEST, differs, distinct
 from music.theory import LETTERS, bar_length, key_alterations, spell
 
-LONGEST_BAR = 16 * QUARTER  # units; longer ones (255/1) are errors in the file
+LONGEST_BAR = 16 * QUARTER  # longer ones (255/1) are errors in the file
 # lengths of one head with at most three dots
 IS_SHOWN = np.isin(
     np.arange(2 * LONGEST_BAR + 1),
@@ -24,7 +24,7 @@ TUPLETS = {3: (6, 2), 5: (5, 4), 7: (7, 4), 9: (9, 8)}
 
 class Heads(NamedTuple):
     """Note heads, chords and rests of one voice, as arrays. start, stop: units; event: the last
-    begun; sounds: it has not ended; over, under: of its tuplet (5 in the time of 4), else 1, 1."""
+    begun; sounds: it has not ended; over, under: of its tuplet (5, 4), else 1, 1."""
 
     start: np.ndarray
     stop: np.ndarray
@@ -44,7 +44,9 @@ def voice_text(voice, bars, beats, meters, keys):
     tuplets = tuplets_of(voice.on, voice.off, beats)
     has_pickup = bars[1] != bar_length(meters[0], QUARTER)
     heads = cut_voice(voice, bars, tuplets, has_pickup)
-    heads = cut_lengths(heads, bars, pulses_of(meters))
+    # in 1/32: the dotted beat of a compound meter, else 1
+    pulses = np.array([3 * 32 // d if n % 3 == 0 and n > 3 else 1 for n, d in meters])
+    heads = cut_lengths(heads, bars, pulses)
     return bar_texts(voice, heads, tuplet_prefixes(heads, tuplets), keys)
 
 
@@ -72,8 +74,8 @@ def tuplets_of(on, off, beats):
 
 
 def cut_voice(voice, bars, tuplets, has_pickup):
-    """Returns the Heads of a voice, cut at every bar line, event and edge of a tuplet; without its
-    silent bars, except for a pickup, which Z would make as long as its meter."""
+    """Returns the Heads of a voice, cut at every bar line, event and edge of a tuplet, without
+    silent bars; a pickup stays, which Z would make as long as its meter."""
     edges = tuplets[:2].T.ravel()
     cuts = distinct(bars, voice.on, voice.off, edges)
     start, stop = cuts[:-1], cuts[1:]
@@ -90,8 +92,8 @@ def cut_voice(voice, bars, tuplets, has_pickup):
 
 @cache
 def first_head(place, length, pulse):
-    """Returns the length of the first of two heads, in 1/32 or 1/64, of a length that one head does
-    not have. They meet on a pulse, else on the strongest beat. place: from the bar line.
+    """Returns the length of the first of two heads that share a length, all in 1/32 or 1/64. They
+    meet on a pulse, else on the strongest beat. place: from the bar line.
 
     >>> first_head(0, 10, 1), first_head(6, 10, 1), first_head(0, 20, 12)
     (8, 2, 12)
@@ -106,14 +108,8 @@ def first_head(place, length, pulse):
     return max(range(1, length), key=merit)
 
 
-def pulses_of(meters):
-    """Returns the pulse of every bar in 1/32: the dotted beat of a compound meter, else 1."""
-    return np.array([3 * 32 // d if n % 3 == 0 and n > 3 else 1 for n, d in meters])
-
-
 def cut_lengths(heads, bars, pulses):
-    """Returns the Heads with every length that one head does not have cut until all have one.
-    pulses: see `pulses_of`."""
+    """Returns the Heads, cut until each has a length that one head shows. pulses: of every bar."""
     while (odd := ~IS_SHOWN[heads.lengths()]).any():
         part = Heads(*(column[odd] for column in heads))
         place, length = part.start - bars[part.bar], part.lengths()
@@ -132,7 +128,7 @@ def cut_lengths(heads, bars, pulses):
 
 @cache
 def length_text(units):
-    """Returns a length as ABC writes it over L:1/16: a sixteenth '', an eighth '2'.
+    """Returns a length as ABC writes it over L:1/16.
 
     >>> [length_text(n * QUARTER // 16) for n in (4, 8, 2, 6, 1, 3)]
     ['', '2', '/', '3/', '/4', '3/4']
@@ -144,8 +140,8 @@ def length_text(units):
 
 @cache
 def pitch_texts(sharps):
-    """Returns how each of the 128 MIDI pitches is written in a key: [(index in LETTERS, alteration
-    in semitones, text without its accidental, text with it)].
+    """Returns how each of the 128 MIDI pitches is written in a key: [(index in LETTERS, alteration,
+    text without its accidental, text with it)].
 
     >>> pitch_texts(-3)[63], pitch_texts(-3)[61], pitch_texts(2)[61]
     ((2, -1, 'E', '_E'), (1, -1, 'D', '_D'), (0, 1, 'C', '^C'))
@@ -159,8 +155,7 @@ def pitch_texts(sharps):
 
 
 def tuplet_prefixes(heads, tuplets):
-    """Returns what stands before each head: '(3', '(3::5' (five heads in triplet time), '(5:4:5' or
-    ''."""
+    """Returns what stands before each head: '(3', '(3::5' (five heads in triplet time) or ''."""
     prefixes = [""] * len(heads.event)
     for first, stop, (over, under) in zip(
         *np.searchsorted(heads.start, tuplets[:2]), tuplets[2:].T
@@ -195,8 +190,8 @@ def bar_texts(voice, heads, prefixes, keys):
 
 
 def chord_text(chord, table, in_force, ties):
-    """Returns the text of a chord without its length. in_force: alterations of the letters, brought
-    up to date; ties: whether each note is tied, or ()."""
+    """Returns the text of a chord without its length. in_force: alterations of the letters, updated;
+    ties: whether each note is tied, or ()."""
     heads = []
     for pitch in chord:
         letter, alteration, bare, marked = table[pitch]

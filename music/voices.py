@@ -16,19 +16,17 @@ from music.quantise import QUARTER, SIXTEENTH, differs, distinct, runs
 # abc2midi begins each note of a chord 1/48 quarter after the one below it; a chord with more notes
 # than fit before its end throws its voice off the beat
 STRUM = QUARTER // 48
-# costs, in characters
 TIED_CHARS = 4.0  # of a tied head
 CUT_CHARS = 6.0  # of a note that is cut short at a bar line
 VOICE_CHARS = 4.0  # of one more voice, a bar: tag and rests
 MAX_PARTS = 4  # voices that one track may become; a keyboard fugue has four
 MERGE_REACH = 16  # semitones between the mean pitches of two parts that may share a voice
 EFFECT_SHARE = 10  # a part with less than a tenth of the fullest part's notes is no line
-LATEST = 1 << 27  # later than any time in units: pitch, onset and end fit one int64 to sort by
 
 
 class Voice(NamedTuple):
-    """Events of one voice. on, off: int arrays, units; chords: tuples of pitches, low to high;
-    ties: {event: (bool, ...)}, which of its notes are tied on, of events that have such."""
+    """Events of one voice. on, off: int arrays; chords: tuples of pitches, low to high; ties:
+    {event: (bool, ...)}, which of its notes are tied on, of events that have such."""
 
     on: np.ndarray
     off: np.ndarray
@@ -36,7 +34,6 @@ class Voice(NamedTuple):
     ties: dict
 
     def n_notes(self):
-        """Returns the number of notes, heads tied together counted once."""
         return sum(map(len, self.chords)) - sum(map(sum, self.ties.values()))
 
     def onsets(self):
@@ -51,8 +48,7 @@ class Voice(NamedTuple):
 
 def make_voices(track, pitch, on, off, bars, max_voices):
     """Returns (at most `max_voices` Voices, high to low; number of doubled notes; of notes left out
-    with their voice). track, pitch, on, off: int arrays, by track and onset; bars: the bar lines.
-    """
+    with their voice). track, pitch, on, off: int arrays, by track and onset; bars: bar lines."""
     tracks = [tidy(pitch[a : a + n], on[a : a + n], off[a : a + n]) for a, n in zip(*runs(track))]
     n_doubled = len(on) - sum(len(pitches) for pitches, _, _ in tracks)
     voices = voices_of_tracks(tracks, bars, max_voices)
@@ -65,15 +61,14 @@ def make_voices(track, pitch, on, off, bars, max_voices):
 
 
 def tidy(pitch, on, off):
-    """Returns notes by onset and pitch: doubled ones stand once, each ends where its pitch starts
-    again, and overlaps of up to a sixteenth (legato playing) go."""
-    order = np.argsort((pitch * LATEST + on) * LATEST - off)  # by pitch, onset, the longest first
+    """Returns notes by onset and pitch: doubled ones once, ended where their pitch starts again,
+    without overlaps of up to a sixteenth (legato playing)."""
+    order = np.lexsort((-off, on, pitch))
+    order = order[differs(pitch[order], on[order])]
     pitch, on, off = pitch[order], on[order], off[order]
-    keep = differs(pitch, on)
-    pitch, on, off = pitch[keep], on[keep], off[keep]
     again = np.flatnonzero(pitch[1:] == pitch[:-1])
     off[again] = np.minimum(off[again], on[again + 1])
-    order = np.argsort(on * 128 + pitch)
+    order = np.lexsort((pitch, on))
     pitch, on, off = pitch[order], on[order], off[order]
     onsets = distinct(on)
     last = onsets[np.searchsorted(onsets, off, side="right") - 1]  # before the end
@@ -82,8 +77,8 @@ def tidy(pitch, on, off):
 
 
 def thin_chords(pitch, on, off):
-    """Returns notes without chords too short for abc2midi (STRUM): they are held to the next onset
-    if that is near, else inner notes go."""
+    """Returns notes without chords too short for abc2midi: they last to the next onset if that is
+    near, else inner notes go."""
     first, sizes = runs(on)
     onsets = on[first]
     crowded = np.flatnonzero(STRUM * sizes > np.minimum.reduceat(off, first) - onsets)
@@ -100,13 +95,13 @@ def thin_chords(pitch, on, off):
 
 
 def tied_voice(pitch, on, off):
-    """Returns the Voice of notes: cut where any starts or ends, and tied."""
+    """Returns the Voice of notes, cut where any starts or ends."""
     cuts = distinct(on, off)
     first, last = np.searchsorted(cuts, on), np.searchsorted(cuts, off)
     n_heads = last - first
     note = np.repeat(np.arange(len(on)), n_heads)
     stretch = np.arange(len(note)) - np.repeat(np.cumsum(n_heads) - n_heads, n_heads) + first[note]
-    order = np.argsort(stretch * 128 + pitch[note], kind="stable")
+    order = np.lexsort((pitch[note], stretch))
     note, stretch = note[order], stretch[order]
     tied = last[note] > stretch + 1
     start = np.flatnonzero(differs(stretch))
@@ -120,8 +115,8 @@ def tied_voice(pitch, on, off):
 
 
 def end_at_bars(on, off, bars):
-    """Returns ends of one voice's notes; those that overlap others end at the bar line, over which
-    abc2midi ties changing chords wrongly."""
+    """Returns ends of one voice's notes; of overlapping ones at the bar line, over which abc2midi
+    ties changing chords wrongly."""
     bar = bars[np.searchsorted(bars, on, side="right")]
     if not (off > bar).any():
         return off
@@ -134,11 +129,11 @@ def end_at_bars(on, off, bars):
 
 
 def voices_of_tracks(tracks, bars, max_voices):
-    """Returns the Voices of tracks, each written the cheapest way; of too many voices, the tracks
+    """Returns the Voices of tracks, each written the cheapest way; if they are too many, the tracks
     that gain least by a split get ties."""
     ways = [ways_to_write(*notes, bars) for notes in tracks]
     chosen = [min(range(len(way)), key=lambda i: way[i][0]) for way in ways]
-    while len(tracks) + sum(chosen) > max(max_voices, len(tracks)):
+    while sum(chosen) > max(max_voices - len(tracks), 0):
         split = [i for i, n_splits in enumerate(chosen) if n_splits]
         chosen[min(split, key=lambda i: ways[i][0][0] - ways[i][chosen[i]][0])] = 0
     voices = []
@@ -152,7 +147,7 @@ def voices_of_tracks(tracks, bars, max_voices):
 
 
 def ways_to_write(pitch, on, off, bars):
-    """Returns [(cost, part of each note)] of a track as one voice with ties, as two, three ..."""
+    """Returns [(cost, part of each note)] of a track as one voice, as two, three ..."""
     ways = [(tying_chars(on, off, bars), np.zeros(len(on), np.int64))]
     for n_parts in range(2, MAX_PARTS + 1):
         voices_cost = VOICE_CHARS * (len(bars) - 1) * (n_parts - 1)
@@ -165,7 +160,7 @@ def ways_to_write(pitch, on, off, bars):
 
 
 def tying_chars(on, off, bars):
-    """Returns what overlaps cost in one voice: tied heads, and notes cut short."""
+    """Returns the cost of overlaps in one voice: tied heads, notes cut short."""
     whole, off = off, end_at_bars(on, off, bars)
     cuts = distinct(on, off)
     n_heads = int((np.searchsorted(cuts, off) - np.searchsorted(cuts, on)).sum())
@@ -173,8 +168,8 @@ def tying_chars(on, off, bars):
 
 
 def deal_notes(pitch, on, off, n_parts):
-    """Returns the part of each note: a chord goes to the first free part, the highest chord first,
-    so that a melody stays in the first part."""
+    """Returns the part of each note: the first free one, for the highest chord first, so that a
+    melody stays in the first part."""
     order = np.lexsort((-pitch, off, on))
     new = differs(on[order], off[order])
     top = order[new]  # the highest note of each chord
@@ -186,13 +181,11 @@ def deal_notes(pitch, on, off, n_parts):
         part = free[0] if free else busy_until.index(min(busy_until))
         busy_until[part] = max(busy_until[part], stop)
         chord_part[chord] = part
-    parts = np.zeros(len(on), np.int64)
-    parts[order] = chord_part[np.cumsum(new) - 1]
-    return parts
+    return chord_part[np.cumsum(new) - 1][np.argsort(order)]
 
 
 class Part(NamedTuple):
-    """A voice, whether it sounds in each bar, its mean pitch and number of heads."""
+    """A voice; whether it sounds in each bar; its mean pitch; number of heads."""
 
     voice: Voice
     sounds: np.ndarray
@@ -201,7 +194,6 @@ class Part(NamedTuple):
 
 
 def part_of(voice, bars):
-    """Returns the Part of a voice."""
     change = np.zeros(len(bars) + 1, np.int64)
     np.add.at(change, np.searchsorted(bars, voice.on, side="right") - 1, 1)
     np.add.at(change, np.searchsorted(bars, voice.off, side="left"), -1)
@@ -237,8 +229,7 @@ def join_voices(a, b):
 
 
 def choose_parts(parts, max_voices):
-    """Returns at most `max_voices` of the parts: the top line, the bass, then those with most
-    notes. EFFECT_SHARE says which parts are lines."""
+    """Returns at most `max_voices` of the parts: the top line, the bass, then the fullest."""
     by_size = sorted(range(len(parts)), key=lambda i: -parts[i].n_heads)
     fullest = parts[by_size[0]].n_heads
     lines = [i for i in by_size if parts[i].n_heads * EFFECT_SHARE >= fullest]
