@@ -3,14 +3,14 @@
 A note is three tokens, as in REMI (Huang & Yang 2020, arXiv:2002.00212, without velocities):
 `Pos 3/2` (quarter notes from the bar line), `Pitch 66` (MIDI) and `Dur 1/2`; `Tie` where it goes on
 after the bar line. Rests, accidentals, chord signs and tuplets follow from these. A `Pos` without a
-note ends a bar shorter than its meter. All else is its own text: a field with its line end (`K:D`),
-`[V:2]`, `Z4`, `|`, the line end. A stretch of music that stage 02 would write in another way has no
-events.
+note ends a bar shorter than its meter. All else is its own text: `K:D` with its line end, `[V:2]`,
+`Z4`, `|`, and a stretch of music that stage 02 would write in another way.
 """
 
 import re
 from fractions import Fraction
 from functools import lru_cache
+from itertools import islice
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from music.theory import key_alterations
 from music.voice_text import LONGEST_BAR, chord_text, pitch_texts, voice_text
 from music.voices import Voice
 
-UNITS = TICKS // QUARTER  # ticks of a unit of the converter's grid
+UNITS = TICKS // QUARTER  # ticks of a unit
 # what has no events
 LITERAL = re.compile(
     r"(^[A-Za-z]:[^|\n]*\n|\[[A-Za-z]:[^][|\n]*\]|\||\n|Z\d{0,4}(?=\|))", re.ASCII | re.MULTILINE
@@ -34,7 +34,7 @@ CACHED = 1 << 14  # stretches: music repeats itself
 
 
 def parts_of(text):
-    """Returns [(events, text)] of a text's parts; events: names, () for what is its own text."""
+    """Returns [(events, text)] of a text's parts; events: names, () if it is its own text."""
     parts, before, literals = [], START, "\n"
     pieces = LITERAL.split(text)
     for i, piece in enumerate(pieces):
@@ -52,8 +52,8 @@ def parts_of(text):
 
 
 def texts_of(names):
-    """Returns the text of each of these names; that of a stretch of music is divided among its
-    events. The empty name begins and ends a tune."""
+    """Returns the text of each of these names; that of a stretch is divided among its events. The
+    empty name begins and ends a tune."""
     texts, events, before, literals = [], [], START, "\n"
     for name in [*names, ""]:
         if _EVENT.fullmatch(name):
@@ -95,8 +95,8 @@ def nominal_chars(name):
 
 @lru_cache(maxsize=CACHED)
 def events_of(text, key, meter, closed):
-    """Returns the names of a stretch of music's events; () if these do not give it back. key,
-    meter: K: and M: in force; closed: a bar line ends it."""
+    """Returns the names of the events of a stretch; () if these do not give it back. key, meter: K:
+    and M: in force; closed: a bar line ends it."""
     heads, end = read_heads(text, key)
     for chords in (joined(heads), heads):
         names = [name for chord in chords for name in names_of(*chord)]
@@ -110,8 +110,8 @@ def events_of(text, key, meter, closed):
 
 
 def read_heads(text, key):
-    """Returns ([(on, off, pitches, ties)], end) of a stretch of music, in units of the converter's
-    grid; no heads if it holds anything but notes and rests."""
+    """Returns ([(on, off, pitches, ties)], end) of a stretch, in units of the converter's grid; no
+    heads if it holds anything but notes and rests."""
     alterations = key_alterations(sharps_of_key(key))
     # without ties every head is a note of its own
     stretch = abc_bar.read_stretch(text.replace("-", ""), alterations, WHOLE // 16, False, ())
@@ -126,17 +126,16 @@ def read_heads(text, key):
         or any(time % UNITS for time in times)
     ):
         return [], 0
-    heads, first = [], 0
+    heads, notes = [], zip(stretch.onsets, stretch.durations, stretch.pitches)
     for flags in ties:
-        on, duration = stretch.onsets[first] // UNITS, stretch.durations[first] // UNITS
-        pitches = stretch.pitches[first : first + len(flags)]
-        heads.append((on, on + duration, pitches, tuple(flags)))
-        first += len(flags)
+        onsets, durations, pitches = zip(*islice(notes, len(flags)))
+        on = onsets[0] // UNITS
+        heads.append((on, on + durations[0] // UNITS, pitches, tuple(flags)))
     return heads, stretch.length // UNITS
 
 
 def joined(heads):
-    """Returns the heads, those in one that are tied as a whole."""
+    """Returns the heads, wholly tied ones in one."""
     chords = []
     for head in heads:
         if chords and all(chords[-1][3]) and chords[-1][1:3] == (head[0], head[2]):
@@ -146,7 +145,6 @@ def joined(heads):
 
 
 def names_of(on, off, pitches, ties):
-    """Returns the names of a note's or chord's events."""
     names = [f"Pos {Fraction(on, QUARTER)}"]
     for pitch, tied in zip(pitches, ties):
         names += [f"Pitch {pitch}", f"Dur {Fraction(off - on, QUARTER)}", *["Tie"] * tied]
@@ -155,8 +153,8 @@ def names_of(on, off, pitches, ties):
 
 @lru_cache(maxsize=CACHED)
 def text_of(names, key, meter, closed):
-    """Returns the text of a stretch of music; any events give one. A note that begins before the
-    last has ended is put behind it; a chord is as long as its first note."""
+    """Returns the text of a stretch; any events give one. A note that begins before the last has
+    ended is put behind it; a chord is as long as its first note."""
     chords, end = read_events(names)
     if not chords:
         return ""
@@ -173,7 +171,7 @@ def text_of(names, key, meter, closed):
 
 
 def read_events(names):
-    """Returns ([(on, off, pitches, ties)], end, 0 where no `Pos` gives it) of events."""
+    """Returns ([(on, off, pitches, ties)], end or 0 without its `Pos`) of events."""
     notes, place, is_new = [], 0, True
     for event in map(_EVENT.fullmatch, names):
         kind = event[1] or event[3] or "Tie"
@@ -197,19 +195,18 @@ def read_events(names):
 
 
 def units_of(quarters):
-    """Returns units of the grid, at most the longest bar's."""
     return min(int(Fraction(quarters) * QUARTER), LONGEST_BAR)
 
 
 def bar_of(meter):
-    """Returns (units of a bar, (n, d)) of an M: value, of 4/4 if it has none."""
+    """Returns (units of a bar, (n, d)) of an M: value, else of 4/4."""
     found = re.fullmatch(r"(\d{1,3})/(1|2|4|8|16|32)", meter, re.ASCII)
     n, d = (max(1, int(found[1])), int(found[2])) if found else (4, 4)
     return min(n * 4 * QUARTER // d, LONGEST_BAR), (n, d)
 
 
 def fractions_text(chords, end, sharps):
-    """Returns the text of chords at any places: lengths as fractions of a sixteenth."""
+    """Returns the text of chords at any places, lengths as fractions."""
     table, signature = pitch_texts(sharps), list(key_alterations(sharps))
     texts, now = [], 0
 

@@ -1,16 +1,12 @@
-"""Mends MIDI files before they are read: bytes in, bytes out.
-
-    data, counts = mend(data)      # counts: {what was mended: how often}
-
-Faults: a packed or wrapped file, a long header, running status behind a system message, notes that
-nothing ends, parts that a GS or XG message makes drums.
+"""Mends MIDI files before they are read: packed or wrapped ones, a long header, running status
+behind a system message, notes that nothing ends, parts that a GS or XG message makes drums.
 """
 
 import re
 import zlib
 from collections import Counter
 
-MAX_UNPACKED = 16 << 20  # bytes; the largest real song has a twentieth of it
+MAX_UNPACKED = 16 << 20  # bytes
 DRUM_CHANNEL = 9
 GS_CHANNELS = (9, *range(9), *range(10, 16))  # of its parts: it counts channel 10 first
 SOUND_OFF = 120, 123  # controllers: all sound off, all notes off
@@ -25,7 +21,7 @@ _DRUMS = re.compile(
 
 
 def mend(data):
-    """Returns (bytes that a strict reader reads right, Counter of mended faults). Bytes that cannot
+    """Returns (bytes that a strict reader reads right, Counter of mended faults); bytes that cannot
     be read are only unpacked."""
     counts = Counter()
     data = unpacked(data, counts)
@@ -42,7 +38,7 @@ def mend(data):
 
 
 def unpacked(data, counts):
-    """Returns the MIDI file in gzip, MacBinary or RMID bytes; other bytes unchanged."""
+    """Returns the MIDI file in gzip, MacBinary or RMID bytes, other bytes unchanged."""
     if data[:2] == b"\x1f\x8b":
         try:
             inside = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(data, MAX_UNPACKED)

@@ -2,8 +2,7 @@
 
     text, counts = convert(data, "Title", max_voices=6)    # ConversionError(reason, detail)
 
-abc2midi, the reference reader, must read the tune back right. Times are in units of the grid
-(`quantise.py`).
+abc2midi, the reference reader, must read it back right. Times are in units (`quantise.py`).
 """
 
 import math
@@ -23,7 +22,7 @@ from music.voice_text import LONGEST_BAR, pitch_texts, voice_text
 from music.voices import make_voices
 
 MAX_VOICES = 15  # a MIDI file has 16 channels and one is drums
-MIDI_BYTES = 16 << 20  # of a file, at most: the largest real song files are a twentieth of this
+MIDI_BYTES = 16 << 20  # of a file; the largest real song has a twentieth of it
 MAX_BARS = 4000  # of 4/4: two hours; longer files are endless loops or broken time stamps
 SHORTEST_BEAT = 16  # meters of shorter ones are halved: 64/128 is read as 2/4
 KEY_BARS = 4  # a key that lasts less is written as accidentals
@@ -31,7 +30,7 @@ MAX_LEAD = 8  # silent bars before the music that stay
 ROLLED = QUARTER / 12  # units; notes this far apart were played one after the other
 TEMPO_STEP = 0.1  # a smaller change of tempo is a player's rubato
 GROUP_BARS = (4, 3, 2, 1)  # bars of one voice that stand together before the next voice's
-LINE_CHARS = 340  # so that one 512-character window of the model hears all voices of a group
+LINE_CHARS = 340  # so that a window of 512 characters hears all voices of a group
 
 
 class ConversionError(Exception):
@@ -76,15 +75,14 @@ def write_tune(notes, bars, meters, signatures, tempos, name="", max_voices=MAX_
     """Returns (ABC text, counts) of notes on the grid. counts: bars; voices; notes written, doubled
     and dropped with their voice; onsets: different times at which notes begin.
 
-    notes: (track, pitch, on, off), int arrays sorted by track and onset; bars: the bar lines;
-    meters: (n, d) of every bar; signatures: [(time, sharps, is minor)]; tempos: [(time, quarter
-    notes a minute)].
+    notes: (track, pitch, on, off), int arrays by track and onset; bars: the bar lines; meters:
+    (n, d) of every bar; signatures: [(time, sharps, is minor)]; tempos: [(time, quarter notes a
+    minute)].
     """
     track, pitch, on, off = notes
     beats = beat_grid(bars)
-    bars = bars[: max(2, int(np.searchsorted(bars, off.max(), side="left")) + 1)]
-    n_bars = len(bars) - 1
-    meters = meters[:n_bars]
+    n_bars = max(1, int(np.searchsorted(bars[:-1], off.max())))
+    bars, meters = bars[: n_bars + 1], meters[:n_bars]
     voices, n_doubled, n_dropped = make_voices(track, pitch, on, off, bars, max_voices)
     keys = choose_keys(signatures, bars, pitch, on)
     end_at_respelling(voices, bars, keys)
@@ -110,7 +108,7 @@ def write_tune(notes, bars, meters, signatures, tempos, name="", max_voices=MAX_
 
 
 def self_check(text, counts):
-    """Raises ConversionError if a text does not read back with these counts and in whole bars."""
+    """Raises ConversionError if a text does not read back with these counts, in whole bars."""
     try:
         tune = read_abc(text)
     except AbcError as error:
@@ -125,7 +123,7 @@ def self_check(text, counts):
 
 
 def read_midi(data):
-    """Returns (symusic.Score, Counter of mended faults). Values beyond 7 bits are clamped."""
+    """Returns (symusic.Score, Counter of mended faults); values beyond 7 bits are clamped."""
     data, mended = mend(data)
     if not data:
         raise ConversionError("empty", "no bytes")
@@ -145,7 +143,7 @@ def read_midi(data):
 
 
 def read_notes(score):
-    """Returns (track, pitch, onset, end, number of drum notes): arrays by track and onset."""
+    """Returns (track, pitch, onset, end, number of drum notes), arrays by track and onset."""
     columns, n_drums, scale = [], 0, QUARTER / score.tpq
     for track in score.tracks:
         if track.is_drum:
@@ -187,33 +185,28 @@ def meter_changes(score):
 def bar_grid(changes, end):
     """Returns (bar lines up to `end` or later, meter of every bar). A meter change ends its bar; a
     short first bar before a longer meter is a pickup of that meter."""
-    lines, meters, position = [], [], 0
-    for (_, meter), (until, _) in pairwise([*changes, (None, None)]):
-        if position >= end and lines:
+    lines, meters = [0], []
+    for (start, meter), (until, _) in pairwise([*changes, (None, None)]):
+        if start >= end and meters:
             break
-        length, rest = bar_length(meter, QUARTER), 0
-        if until is None:
-            n_bars = max(1, math.ceil((end - position) / length))
-        else:
-            n_bars, rest = divmod(until - position, length)
-        if len(lines) + n_bars > 2 * MAX_BARS:
+        length = bar_length(meter, QUARTER)
+        n_bars, rest = max(1, math.ceil((end - start) / length)), 0
+        if until is not None:
+            n_bars, rest = divmod(until - start, length)
+        if len(meters) + n_bars > 2 * MAX_BARS:
             raise ConversionError("too_long", f"more than {2 * MAX_BARS:,} bars")
         meters += [meter] * n_bars
-        lines.extend(range(position, position + n_bars * length, length))
-        position += n_bars * length
+        lines += [start + length * bar for bar in range(1, n_bars + 1)]
         if rest:
             meters.append(meter_of_length(rest, QUARTER))
-            lines.append(position)
-            position = until
-    lines.append(position)
+            lines.append(until)
     if len(meters) > 1 and lines[1] < bar_length(meters[1], QUARTER):
         meters[0] = meters[1]
     return np.array(lines), meters
 
 
 def without_lead(bars, meters, first):
-    """Returns (silence cut at the start, bars, meters); up to MAX_LEAD silent bars are a count-in
-    and stay."""
+    """Returns (silence cut, bars, meters); up to MAX_LEAD silent bars are a count-in and stay."""
     n_silent = int(np.searchsorted(bars, first + 1, side="right")) - 1
     if n_silent <= MAX_LEAD:
         return 0, bars, meters
@@ -222,7 +215,7 @@ def without_lead(bars, meters, first):
 
 
 def tempo_marks(tempos, bars):
-    """Returns the tempo of every bar, without changes of up to TEMPO_STEP."""
+    """Returns the tempo of every bar."""
     times, qpm = zip(*(sorted(tempos) or [(0, 120)]))
     # a mark up to a sixteenth after a bar line is meant for that bar
     mark = np.searchsorted(times, bars[:-1] + SIXTEENTH, side="right") - 1
@@ -235,7 +228,7 @@ def tempo_marks(tempos, bars):
 
 
 def choose_keys(signatures, bars, pitch, on):
-    """Returns (sharps, minor) of every bar: the signature if it fits the notes, else from these."""
+    """Returns (sharps, minor) of every bar: the signature if it fits the notes, else theirs."""
     given = {}
     for time, sharps, is_minor in sorted(signatures, key=lambda signature: signature[0]):
         if -7 <= sharps <= 7:
@@ -254,7 +247,7 @@ def choose_keys(signatures, bars, pitch, on):
 
 
 def end_at_respelling(voices, bars, keys):
-    """Ends chords at a key change that respells them: no reader ties C sharp to D flat."""
+    """Ends chords at a key change that respells them: nobody ties C sharp to D flat."""
     for line, (before, _), (after, _) in zip(bars[1:], keys, keys[1:]):
         if before == after:
             continue
@@ -280,7 +273,7 @@ def changes_at_bars(meters, keys, tempos):
 
 
 def layout(voices, changes, n_bars):
-    """Returns the music lines: a group of bars of every voice each; changes stand at line starts."""
+    """Returns the music lines: groups of bars of every voice; changes stand at line starts."""
     per_bar = sum(sum(map(len, voice)) for voice in voices) / n_bars + len(voices)
     room = LINE_CHARS - len("[V:1]") * len(voices)
     group = next((n for n in GROUP_BARS if per_bar * n <= room), 1)
@@ -292,8 +285,8 @@ def layout(voices, changes, n_bars):
         if silent and len(run) > GROUP_BARS[0]:  # one rest in one line
             breaks |= {run[0], run[-1] + 1}
             rests |= set(run)
-    lines, breaks = [], sorted(breaks)
-    for begin, end in zip(breaks, breaks[1:]):
+    lines = []
+    for begin, end in pairwise(sorted(breaks)):
         step = end - begin if begin in rests else group
         for first in range(begin, end, step):
             everywhere, once = changes.get(first, ("", ""))
@@ -306,7 +299,7 @@ def layout(voices, changes, n_bars):
 
 
 def title_of(name):
-    """Returns a file's name as one harmless line for T:.
+    """Returns a name as one harmless line for T:.
 
     >>> title_of('a\\nK:C%%"x" (live).1')
     'a K C x (live).1'
