@@ -1,7 +1,7 @@
-"""The embedded corpus: real music that ships inside the music21 package.
+"""The embedded corpus: real music inside the music21 package.
 
-It holds books of old tunes in ABC, and scores in MusicXML or kern. Of a tune with several endings
-the last one is read.
+It holds books of old tunes in ABC, and scores in MusicXML or kern. Of several endings of a tune the
+last one is read.
 """
 
 from importlib.util import find_spec
@@ -45,7 +45,7 @@ def corpus_folder():
 
 
 def collection_files(names):
-    """Returns [[path below the corpus folder, bytes]] of all files of these collections."""
+    """Returns [[path in the corpus folder, bytes]] of all files of these collections."""
     package = corpus_folder()
     folders = [package / (BOOKS | SCORES)[name][1] for name in names]
     return [

@@ -12,13 +12,13 @@ MIN_REST = 20  # characters of a tune after its first bars
 
 
 def header_of(text):
-    """Returns the header of a tune, through its line K:; None if it has none."""
+    """Returns the header of a tune through K:, or None."""
     return text[: body_start(text)] or None
 
 
 def first_bars(text, n_bars):
-    """Returns the header and the first n bars of all voices; None if these cannot be read or little
-    follows them."""
+    """Returns the header and the first n bars of all voices; None if they cannot be read or little
+    follows."""
     n_voices = len(set(re.findall(r"\[V:([^\]]*)\]", text))) or 1
     counts = Counter()
     for bar in Reader(text, strict=False).order if header_of(text) else ():
@@ -31,8 +31,8 @@ def first_bars(text, n_bars):
 
 
 def repaired(text):
-    """Returns a text cut after the last bar up to which it is read and fits its meter; None if it
-    needs no cut, "" if nothing can be kept. It is for eyes and ears, and never rated."""
+    """Returns a text cut after the last bar up to which it is right, to look at and hear; None if it
+    needs no cut, "" if nothing can be kept."""
     if check_abc(text).level >= VALID_LEVEL:
         return None
     start = body_start(text) or len(text)  # without a header nothing can be read
@@ -41,7 +41,7 @@ def repaired(text):
     def check(n_bars):
         return check_abc(text[: bar_ends[n_bars - 1]] + "\n")
 
-    low, high = 0, len(bar_ends)  # so many bars are right; from so many on they are not
+    low, high = 0, len(bar_ends)  # so many bars are right; more than so many are not
     while low < high:
         middle = (low + high + 1) // 2
         beginning = check(middle)

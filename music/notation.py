@@ -1,7 +1,7 @@
 """Writes tunes of `read_abc` as MIDI, MusicXML and notes in seconds.
 
 music21 writes the MusicXML, but does not read the ABC: 18 % of its notes are not in the source.
-In every form a voice's next bar begins where the score begins it (`at_bar_lines`).
+In every form bars of all voices begin together (`at_bar_lines`).
 """
 
 import bisect
@@ -23,51 +23,49 @@ MIDI_VELOCITY = 80  # of every note: ABC has no dynamics
 
 
 def readable(text):
-    """Returns (tune, n_chars, reason): the tune in a text or its longest prefix of whole bars, or
-    None; the prefix's length; why the rest cannot be read, or None."""
+    """Returns (tune, n_chars, reason): the tune in a text or its longest prefix of whole bars, None
+    without notes; the prefix's length; why the rest cannot be read, or None."""
     try:
-        return read_abc(text), len(text), None
+        return _with_notes(read_abc(text)), len(text), None
     except AbcError as error:
         reason = str(error)
         end = len("\n".join(text.split("\n")[: error.line])) + 1
     bar_ends = [match.end() for match in re.finditer(r"\|", text[:end])][::-1]
     for cut in [min(end, len(text))] + bar_ends[:PREFIX_BARS]:
         with contextlib.suppress(AbcError):
-            tune = read_abc(text[:cut] + "\n")
-            if has_notes(tune):
+            if tune := _with_notes(read_abc(text[:cut] + "\n")):
                 return tune, cut, reason
     return None, 0, reason
 
 
-def has_notes(tune):
-    """Returns True if a tune (or None) has a note in any voice."""
-    return tune is not None and any(voice.notes for voice in tune.voices)
+def _with_notes(tune):
+    return tune if any(voice.notes for voice in tune.voices) else None
 
 
 def given_bars(text, n_chars):
     """Returns {voice: whole bars} in the first n_chars of a text."""
-    prompt = read_abc(text[: text.rfind("|", 0, max(n_chars, 0)) + 1], strict=False)
+    prompt = read_abc(text[: text.rfind("|", 0, n_chars) + 1], strict=False)
     return {voice.name: len(voice.bars) for voice in prompt.voices}
 
 
 def bar_starts(tune):
-    """Returns where each bar begins in the score, in quarter notes, and where the score ends. A bar
-    is as long as the longest voice's."""
+    """Returns where each bar begins in the score, as long as the longest voice's, and where the
+    score ends, in quarter notes."""
     lengths = ([bar.length for bar in voice.bars] for voice in tune.voices)
     longest = map(max, itertools.zip_longest(*lengths, fillvalue=Fraction(0)))
     return list(itertools.accumulate(longest, initial=Fraction(0)))
 
 
 def at_bar_lines(tune):
-    """Returns the tune with every voice's bars where the score has them (itself if they are there).
-    A note tied over a wrong bar sounds up to the bar line. `keys` and `ticks` stay."""
+    """Returns the tune with every voice's bars where the score has them (itself if they are there),
+    but for `keys` and `ticks`. A note tied over a wrong bar sounds up to the bar line."""
     starts = bar_starts(tune)
     if all(bar.onset == start for voice in tune.voices for bar, start in zip(voice.bars, starts)):
         return tune
     onsets = {voice.name: [bar.onset for bar in voice.bars] for voice in tune.voices}
 
     def moved(name, at, is_end=False):
-        """Moves a time with the bar that it is in; the end of a bar belongs to that bar."""
+        """Moves a time with its bar; the end of a bar belongs to that bar."""
         find = bisect.bisect_left if is_end else bisect.bisect_right
         i = max(find(onsets[name], at) - 1, 0)
         return starts[i] + at - onsets[name][i]
@@ -76,13 +74,13 @@ def at_bar_lines(tune):
         """Moves changes of a field with the voice that they stand in."""
         places = {}
         for at, value in changes:
-            inside = [
+            inside = (
                 voice.name
                 for voice in tune.voices
                 for bar in voice.bars
                 if bar.onset <= at <= bar.onset + bar.length and f"[{letter}:" in bar.text
-            ]
-            places.setdefault(moved(inside[0] if inside else tune.voices[0].name, at), value)
+            )
+            places.setdefault(moved(next(inside, tune.voices[0].name), at), value)
         return sorted(places.items())
 
     voices = []
@@ -101,18 +99,9 @@ def at_bar_lines(tune):
     )
 
 
-# lengths of heads, quarter notes; a third of an undotted one stands in a triplet, others are tied
-HEADS = tuple(Fraction(n, 8) for n in (32, 24, 16, 12, 8, 6, 4, 2, 1))
-
-
-def is_one_head(length):
-    """Returns True if one note head has this length (> 0) in quarter notes."""
-    # with a dot (3) or without, then as it would be outside a triplet
-    for value, numerators in ((length, (1, 3)), (length * 3 / 2, (1,))):
-        over, under = value.as_integer_ratio()
-        if value <= 6 and under in (1, 2, 4, 8, 16):
-            return over // (over & -over) in numerators
-    return False
+# lengths of one head in quarter notes: plain, with a dot (3), in a triplet
+ONE_HEAD = {Fraction(2) ** k * n for k in range(-4, 3) for n in (1, 3, Fraction(2, 3))} - {12}
+TIED_HEADS = tuple(Fraction(n, 8) for n in (32, 24, 16, 12, 8, 6, 4, 2, 1))  # of other lengths
 
 
 def split_length(start, length, beat=Fraction(1)):
@@ -126,24 +115,23 @@ def split_length(start, length, beat=Fraction(1)):
         to_beat = beat - start % beat
         off_beat = start % (beat / 2) != 0 and to_beat < length
         # a syncopation from half a beat is read without a tie
-        if is_one_head(length) and not off_beat:
-            head = length
+        if length in ONE_HEAD and not off_beat:
+            heads = [length]
         elif start % beat and to_beat <= length:
+            heads = [to_beat]
             is_binary = start.denominator & (start.denominator - 1) == 0
-            if not is_one_head(to_beat) and beat > Fraction(1, 8) and is_binary:
-                finer = Fraction(1, 2) if beat > 1 else beat / 2
-                pieces += split_length(start, to_beat, finer)
-                start, length = start + to_beat, length - to_beat
-                continue
-            head = to_beat
+            if to_beat not in ONE_HEAD and beat > Fraction(1, 8) and is_binary:
+                heads = split_length(start, to_beat, Fraction(1, 2) if beat > 1 else beat / 2)
         else:
-            head = next((value for value in HEADS if value <= length), length)
+            head = next((value for value in TIED_HEADS if value <= length), length)
             whole_beats = length - length % beat
             # the triplet's part stands apart from the full beats
             if whole_beats and length.denominator % 3 == 0:
-                head = min(head, whole_beats) if is_one_head(min(head, whole_beats)) else beat
-        pieces.append(head)
-        start, length = start + head, length - head
+                head = min(head, whole_beats)
+                head = head if head in ONE_HEAD else beat
+            heads = [head]
+        pieces += heads
+        start, length = start + sum(heads), length - sum(heads)
     return pieces
 
 
@@ -166,8 +154,7 @@ def bar_slices(notes, *lines):
 
 
 def is_wrong(voice, i):
-    """Returns True if bar i of a voice has not its meter's length; the first and the last may be
-    shorter."""
+    """Returns True if bar i has not its meter's length; the first and the last may be shorter."""
     bar = voice.bars[i]
     if bar.meter is None or bar.length == bar.meter:
         return False
@@ -177,8 +164,8 @@ def is_wrong(voice, i):
 def musicxml(tune, n_bars=None, title=None, given=None):
     """Returns a tune, or its first bars, as MusicXML (bytes); the same tune gives the same bytes.
 
-    Short bars are filled up by hidden rests. title: with one, parts have names. given: {voice: bars}
-    of a prompt, in grey before a double bar line. Raises what music21 raises on odd lengths.
+    Hidden rests fill short bars up. title: with one, parts have names. given: {voice: bars} of a
+    prompt, in grey before a double bar line. Raises what music21 raises on odd lengths.
     """
     from music21 import layout, metadata, stream  # 0.3 s, and needed here only
     from music21.musicxml.m21ToXml import GeneralObjectExporter
@@ -189,8 +176,7 @@ def musicxml(tune, n_bars=None, title=None, given=None):
         score.insert(0, _part(voice, tune, starts, given or {}))
         if title:
             score.parts[-1].partName = f"Voice {voice.name}"
-    if score.parts:
-        _write_tempos(score.parts[0], tune.tempos, starts)
+    _write_tempos(score.parts[0], tune.tempos, starts)
     if len(tune.voices) > 1:
         score.insert(0, layout.StaffGroup(list(score.parts), symbol="bracket"))
     score.metadata = metadata.Metadata(title=title or tune.fields.get("T") or "Untitled")
@@ -217,9 +203,9 @@ def _write_tempos(part, tempos, starts):
 
 
 def sharps_of_key(key):
-    """Returns the sharps of a K: value such as "Bbm" (flats: negative); 0 if it cannot be read."""
+    """Returns the sharps of a K: value (flats: negative); 0 if it cannot be read."""
     with contextlib.suppress(ValueError):
-        return sharps_of(parse_key(key or ""))
+        return sharps_of(parse_key(key))
     return 0
 
 
@@ -263,7 +249,7 @@ def _part(voice, tune, starts, given):
 
 
 def _clef(voice):
-    """Returns the clef that suits the median pitch of a voice."""
+    """Returns the clef for the median pitch of a voice."""
     from music21 import clef
 
     pitches = [note.pitch for note in voice.notes]
@@ -274,8 +260,8 @@ def _clef(voice):
 
 
 def _write_rest(measure, length, meter):
-    """Writes a silent bar. Readers take a lone whole rest for a full bar, so a bar of another length
-    gets shorter rests."""
+    """Writes a silent bar; of another length than its meter's with shorter rests, since readers take
+    a lone whole rest for a full bar."""
     from music21 import note
 
     if length == meter:
@@ -289,7 +275,7 @@ def _write_rest(measure, length, meter):
 
 
 def _write_notes(measure, voice, i, stop, sharps, meter_sign, colour):
-    """Puts the notes of bar i into a measure that ends at `stop`."""
+    """Writes the notes of bar i into a measure that ends at `stop`."""
     from music21 import chord, duration, note
     from music21.stream.makeNotation import makeTupletBrackets
 
@@ -324,7 +310,7 @@ def _write_notes(measure, voice, i, stop, sharps, meter_sign, colour):
 
 
 def _head(midi_pitch, sharps, tied_in, tied_on, in_force):
-    """Returns a note head that shows its accidental unless the bar so far, the key or a tie says it.
+    """Returns a note head with its accidental, unless the bar so far, the key or a tie says it.
     in_force: {(letter, octave): alteration} of the bar so far, updated."""
     from music21 import note, pitch, tie
 
@@ -370,7 +356,7 @@ def midi_bytes(tune):
 
 
 def midi_score(tune):
-    """Returns a tune as a symusic.Score: a track a voice, changes of tempo and meter."""
+    """Returns a tune as a symusic.Score, a track a voice."""
     import symusic
 
     def ticks(quarters):
@@ -381,7 +367,7 @@ def midi_score(tune):
         if tempo:  # the file format has three bytes for it
             score.tempos.append(symusic.Tempo(ticks(onset), float(min(max(tempo, 4), 960))))
     for onset, meter in tune.meters:
-        numbers = meter_numbers(meter or "none")
+        numbers = meter_numbers(meter)
         if numbers and numbers[0] < 256 and numbers[1] <= 64:  # what the file format can hold
             score.time_signatures.append(symusic.TimeSignature(ticks(onset), *numbers))
     for voice in tune.voices:

@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from music.abc_people import read_people
-from music.abc_text import AbcError, read_abc
+from music.abc_text import read_abc
 from music.midi_to_abc import MIDI_BYTES, ConversionError, convert
 from music.notation import midi_bytes, musicxml
 from music.scores import SUFFIXES as SCORE_SUFFIXES
@@ -19,9 +19,9 @@ ENDINGS = {"abc": ".abc", "midi": ".mid", "musicxml": ".musicxml"}
 
 
 class Opened(NamedTuple):
-    """The music of a file. texts: ABC in normal form, of a tunebook a text a tune; midi: the bytes
-    that a MIDI file or a score was read from, None for ABC; is_score; start: where the text begins
-    in the MIDI, quarter notes; mended: {kind of fault of the first tune: how often}."""
+    """The music of a file. texts: ABC in normal form, of a tunebook a text a tune; midi: of a MIDI
+    file or a score, None for ABC; start: where the text begins in it, quarter notes; mended: {kind
+    of fault of the first tune: how often}."""
 
     texts: list
     midi: bytes | None = None
@@ -42,8 +42,8 @@ def bytes_of(path):
 
 
 def open_file(data, name, max_voices):
-    """Returns the Opened of a file's bytes; ValueError says what is wrong. max_voices: of a tune
-    that are kept."""
+    """Returns the Opened of a file's bytes; ValueError says what is wrong. max_voices: kept of a
+    tune."""
     stem, is_score = re.sub(r"\.[^.]*$", "", name), name.lower().endswith(SCORE_SUFFIXES)
     if re.search(r"(?i)\.(abc|txt)$", name):
         tunes = read_people(data, stem, max_voices)
@@ -67,7 +67,7 @@ def open_file(data, name, max_voices):
 
 
 def converted(opened, form, title):
-    """Returns the bytes of an Opened in a form (a key of ENDINGS), of a tunebook's first tune as
+    """Returns the bytes of an Opened in a form (a key of ENDINGS), of a tunebook the first tune as
     MIDI or MusicXML; ValueError says why there are none."""
     if form == "abc":
         return "\n".join(opened.texts).encode()
@@ -78,7 +78,5 @@ def converted(opened, form, title):
         if form == "midi":
             return midi_bytes(tune)
         return musicxml(tune, title=tune.fields.get("T") or title)
-    except AbcError as error:
-        raise ValueError(f"cannot be read as ABC: {error}") from None
     except Exception as error:  # whatever music21 says of lengths that it cannot write
         raise ValueError(f"cannot be written: {error}") from None

@@ -1,7 +1,7 @@
 """Draws a text's engraved score and its piano roll, as SVG and PNG.
 
 verovio engraves the MusicXML: of ABC it draws several voices one after the other. It can crash and
-hang, and runs in a child process with a time limit.
+hang, and runs in a child process.
 """
 
 import math
@@ -10,11 +10,10 @@ import subprocess
 import sys
 from itertools import accumulate, cycle, zip_longest
 from pathlib import Path
-from typing import NamedTuple
 
-from music.notation import at_bar_lines, bar_starts, given_bars, has_notes, musicxml, readable
+from music.notation import at_bar_lines, bar_starts, given_bars, musicxml, readable
 
-SCORE_BARS = (32, 32, 24, 16)  # bars drawn of one, two, three, more voices: about two pages
+SCORE_BARS = (32, 32, 24, 16)  # drawn of one, two, three, more voices: about two pages
 SCORE_NOTES = 3000  # drawn at most: a 5,000-character bar is no music
 ENGRAVE_SECONDS = 20  # verovio takes 0.1 s a page; what takes longer hangs
 SCORE_PIXELS, ROLL_PIXELS = 1400, 1200  # widths of the PNGs
@@ -64,8 +63,8 @@ def engrave(xml):
 
 
 def _slim(svg):
-    """Returns verovio's picture without unused ids and classes, and without its font (60 kB), which
-    only the note of the tempo mark needs."""
+    """Returns verovio's picture without unused ids and classes, and without its font (60 kB), of
+    which only the tempo mark needs a note."""
     named, styled = set(re.findall(r"#([\w-]+)", svg)), set(re.findall(r"\bg\.(\w+)", svg))
     svg = re.sub(r' id="([^"]*)"', lambda match: match[0] if match[1] in named else "", svg)
     svg = re.sub(
@@ -90,9 +89,7 @@ def to_png(svg, width):
             width=width,
             background="#ffffff",
             skip_system_fonts=True,
-            font_files=[
-                str(fonts / f"DejaVu{face}.ttf") for face in ("Serif", "Sans", "Serif-Bold")
-            ],
+            font_files=[f"{fonts}/DejaVu{face}.ttf" for face in ("Serif", "Sans", "Serif-Bold")],
             font_family="DejaVu Serif",
             serif_family="DejaVu Serif",
             sans_serif_family="DejaVu Sans",
@@ -100,15 +97,14 @@ def to_png(svg, width):
     )
 
 
-def piano_roll(tune, given=None):
-    """Returns the notes of a tune as SVG, None without notes: time to the right, pitch upward, a
-    colour a voice. given: {voice: bars} of a prompt, shaded. No text of the tune enters the SVG."""
-    if not has_notes(tune):
-        return None
+def piano_roll(tune, given):
+    """Returns the notes of a tune as SVG: time to the right, pitch upward, a colour a voice. given:
+    {voice: bars} of a prompt, shaded. No text of the tune enters the SVG."""
     tune, starts = at_bar_lines(tune), bar_starts(tune)
     notes = [note for voice in tune.voices for note in voice.notes]
     end = float(max(note.onset + note.duration for note in notes))
-    low, high = min(note.pitch for note in notes) - 2, max(note.pitch for note in notes) + 3
+    pitches = [note.pitch for note in notes]
+    low, high = min(pitches) - 2, max(pitches) + 3
     height = ROLL_HEIGHT - ROLL_BELOW
     x_scale, y_scale = (ROLL_WIDTH - ROLL_LEFT - ROLL_RIGHT) / end, height / (high - low)
 
@@ -130,7 +126,7 @@ def piano_roll(tune, given=None):
         svg.append(thin_line(f"M{ROLL_LEFT} {y:.1f}H{ROLL_WIDTH - ROLL_RIGHT}", ".25"))
         octave, anchor = f"C{c // 12 - 1}", ' text-anchor="end"'
         svg.append(label(ROLL_LEFT - 5, f"{max(y, 9):.1f}", octave, anchor))
-    if n_given := min(max((given or {}).values(), default=0), len(starts) - 1):
+    if n_given := min(max(given.values(), default=0), len(starts) - 1):
         x = f"{across(starts[n_given]):.1f}"
         svg.append(
             f'<path d="M{ROLL_LEFT} 0H{x}V{height}H{ROLL_LEFT}z" fill="currentColor"'
@@ -154,45 +150,38 @@ def piano_roll(tune, given=None):
     return "".join(svg) + "</svg>"
 
 
-class Pictures(NamedTuple):
-    """What can be drawn of a text; reasons: {picture: why it is None}."""
-
-    score_svg: str | None = None
-    score_png: bytes | None = None
-    roll_svg: str | None = None
-    roll_png: bytes | None = None
-    reasons: dict = {}
-    bars_drawn: int = 0  # of the score
-    bars: int = 0  # that could be read
-    drawn_chars: int = 0  # that could be read
-    unread: str | None = None  # why the rest could not
-
-
 def pictures(text, n_given=0):
-    """Returns the Pictures of a text whose first n_given characters are a prompt. Never raises."""
+    """Returns what can be drawn of a text whose first n_given characters are a prompt. Never raises.
+
+    {score_svg, score_png, roll_svg, roll_png: None where `reasons` says why; bars_drawn: of the
+    score; bars, drawn_chars: that could be read; unread: why the rest could not be, or None}.
+    """
+    drawn = dict.fromkeys(("score_svg", "score_png", "roll_svg", "roll_png"))
     tune, n_chars, unread = readable(text)
-    if not has_notes(tune):
-        why = "no bar of the text can be read" if tune is None else "the text has no note"
-        return Pictures(reasons={"score": why, "roll": why}, drawn_chars=n_chars, unread=unread)
-    n_drawn, given, reasons = bars_to_draw(tune), given_bars(text, n_given), {}
-    try:
-        score, why = engrave(musicxml(tune, n_drawn, given=given))
-    except Exception as error:  # of music21, on lengths that it cannot write
-        score, why = None, f"music21 could not write it: {type(error).__name__}: {error}"[:200]
-    if why:
-        reasons["score"], n_drawn = why, 0
-    drawn = {"score_svg": score, "roll_svg": piano_roll(tune, given)}
-    for kind, width in (("score", SCORE_PIXELS), ("roll", ROLL_PIXELS)):
-        svg = drawn[f"{kind}_svg"]
+    reasons, n_drawn, n_bars = {}, 0, 0
+    if tune is None:
+        why = "no bar of the text can be read" if unread else "the text has no note"
+        reasons = {"score": why, "roll": why}
+    else:
+        n_drawn, n_bars = bars_to_draw(tune), max(len(voice.bars) for voice in tune.voices)
+        given = given_bars(text, n_given)
         try:
-            drawn[f"{kind}_png"] = to_png(svg, width) if svg else None
-        except (ImportError, ValueError) as error:
-            reasons[f"{kind}_png"] = str(error)[:200]
-    return Pictures(
-        **drawn,
-        reasons=reasons,
-        bars_drawn=n_drawn,
-        bars=max(len(voice.bars) for voice in tune.voices),
-        drawn_chars=n_chars,
-        unread=unread,
-    )
+            drawn["score_svg"], why = engrave(musicxml(tune, n_drawn, given=given))
+        except Exception as error:  # of music21, on lengths that it cannot write
+            why = f"music21 could not write it: {type(error).__name__}: {error}"[:200]
+        if why:
+            reasons["score"], n_drawn = why, 0
+        drawn["roll_svg"] = piano_roll(tune, given)
+    for kind, width in (("score", SCORE_PIXELS), ("roll", ROLL_PIXELS)):
+        if svg := drawn[f"{kind}_svg"]:
+            try:
+                drawn[f"{kind}_png"] = to_png(svg, width)
+            except (ImportError, ValueError) as error:
+                reasons[f"{kind}_png"] = str(error)[:200]
+    return drawn | {
+        "reasons": reasons,
+        "bars_drawn": n_drawn,
+        "bars": n_bars,
+        "drawn_chars": n_chars,
+        "unread": unread,
+    }

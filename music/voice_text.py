@@ -61,8 +61,8 @@ def tuplets_of(on, off, beats):
     starts, beat = np.unique(begin, return_inverse=True)
     lengths = beats[np.searchsorted(beats, starts, side="right")] - starts
     over, under = np.full(len(starts), 3), np.full(len(starts), 2)
-    for n_notes in (9, 7, 5, 3):  # thirds are ninths, too: the fewest notes win
-        n_parts, in_time_of = TUPLETS[n_notes]
+    # thirds are ninths, too: the fewest notes win
+    for n_notes, (n_parts, in_time_of) in reversed(TUPLETS.items()):
         misfits = np.bincount(beat, (odd - begin) * n_parts % QUARTER, len(starts))
         over[misfits == 0], under[misfits == 0] = n_notes, in_time_of
     half = QUARTER // 2

@@ -13,7 +13,7 @@ from music.abc_check import check_abc
 from music.continuation import marked, midi_with_source
 from music.excerpts import repaired
 from music.metrics import music_metrics
-from music.notation import given_bars, has_notes, midi_bytes, musicxml, readable
+from music.notation import given_bars, midi_bytes, musicxml, readable
 from music.pictures import pictures
 from music.right_bars import RightBars
 from music.validity import judge_texts
@@ -65,7 +65,7 @@ def write_music(folder, stem, text, n_given=0):
     """Writes the notes of a text as far as it can be read; returns the names of "midi" and
     "musicxml", which shows the first n_given characters in grey."""
     tune, midi, xml = readable(text)[0], None, None
-    if has_notes(tune):
+    if tune:
         midi, given = midi_bytes(tune), given_bars(text, n_given)
         with contextlib.suppress(Exception):  # music21 meets lengths that no note head can show
             xml = musicxml(tune, title=stem.replace("_", " "), given=given)
@@ -76,9 +76,9 @@ def write_music(folder, stem, text, n_given=0):
 
 
 def write_pictures(folder, stem, text, n_given=0):
-    """Writes score and piano roll of a text as SVG and PNG; returns the fields of `pictures`, with
-    file names in place of pictures."""
-    drawn = pictures(text, n_given)._asdict()
+    """Writes score and piano roll of a text as SVG and PNG; returns what `pictures` does, with file
+    names in place of pictures."""
+    drawn = pictures(text, n_given)
     return drawn | {
         kind: _write(folder / f"{stem}{end}", drawn[kind]) for kind, end in PICTURES.items()
     }

@@ -115,13 +115,13 @@ def sample_view(sample, folder, name):
         "score": None,
         "roll": None,
     }
-    if not notation.has_notes(tune):
+    if tune is None:
         return view
     path = folder / f"{stem}.svg"
     if path.exists():
         svg, drawn = path.read_text(encoding="utf-8"), sample["pictures"]
     else:
-        drawn = pictures.pictures(text, len(prompt))._asdict()
+        drawn = pictures.pictures(text, len(prompt))
         svg = drawn["score_svg"] or ""
     given, notes = notation.given_bars(text, len(prompt)), notation.notes_in_seconds(tune)
     n_drawn, n_bars = drawn["bars_drawn"], drawn["bars"]
