@@ -7,6 +7,7 @@ midi = midi_with_source(text, given, opened)    # opened: of `one_file.open_file
 import itertools
 import re
 from fractions import Fraction
+from functools import cache
 from typing import Any, NamedTuple
 
 import symusic
@@ -36,6 +37,13 @@ _OPEN_FIELD = re.compile(
     r"(?:\[(?:K(?::(?:[A-G][#b]?m?)?)?|M(?::(?:[1-9]\d?(?:/(?:[248]|16?)?)?)?)?"
     r"|Q(?::[\d/=]{0,7})?)?)?"
 )
+# {length in normal form: (count, part)}, in unit notes: 3/ is (3, 2)
+_LENGTHS = {
+    f"{count if count > 1 else ''}{below}": (count, part)
+    for part, below in ((1, ""), (2, "/"), (4, "/4"))
+    for count in range(1, 100)
+    if part == 1 or count % 2
+}
 MARK = "new bars begin"  # stands between the given bars and the new ones, in every format
 
 
@@ -213,22 +221,13 @@ def can_fill(music, closed, room, unit, compound=False, parts=(1,)):
     )
 
 
+@cache
 def _lengths(text, is_whole, parts):
-    """Returns [(count, part)] of the lengths that a text is or may become: `3/` is (3, 2)."""
-    number, slash, below = text.partition("/")
-    counts, belows = [int(number or 1)], [int(below or 2)] if slash else [1]
-    if not is_whole and not slash:
-        belows = parts
-        if len(number) < 2:
-            counts += range(10 * counts[0], 10 * counts[0] + 10) if number else range(2, 100)
-    elif not is_whole:
-        belows = [4] if below else [2, 4]
+    """Returns [(count, part)] of the lengths that a text is or, if not whole, may become."""
     return [
         (count, part)
-        for part in belows
-        if part in parts
-        for count in counts
-        if (part == 1 or count % 2) and (number, count) != ("1", 1)
+        for written, (count, part) in _LENGTHS.items()
+        if part in parts and (written == text or not is_whole and written.startswith(text))
     ]
 
 

@@ -10,7 +10,7 @@ note ends a bar shorter than its meter. All else is its own text: `K:D` with its
 import re
 from fractions import Fraction
 from functools import lru_cache
-from itertools import islice
+from itertools import islice, pairwise
 
 import numpy as np
 
@@ -63,7 +63,7 @@ def texts_of(names):
             before, literals = in_force(before, literals), ""
             text = text_of(tuple(events), *before, name == "|")
             cuts = [len(text) * i // len(events) for i in range(len(events) + 1)]
-            texts += [text[a:b] for a, b in zip(cuts, cuts[1:])]
+            texts += [text[a:b] for a, b in pairwise(cuts)]
             events = []
         texts.append(name)
         literals += name

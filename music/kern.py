@@ -86,12 +86,6 @@ class _Reader:
     def last_end(self):
         return max((spine.end for spine in self.sounding()), default=self.start)
 
-    def place(self):
-        """Returns (measure, offset in ticks) of an interpretation."""
-        if self.is_at_bar:
-            return self.measure + 1, 0
-        return self.measure, round(self.last_end() - self.start)
-
     def end_of_measure(self, at):
         """Returns where the measure before the moment `at` ends: there, or, as in old music, where
         its meter is full if all notes sound on beyond that."""
@@ -114,7 +108,7 @@ class _Reader:
     def read_data(self, fields):
         """Reads the notes of one moment."""
         columns = [
-            (spine, field, 0.0 if field == "." else token_ticks(field))
+            (spine, field, token_ticks(field))
             for spine, field in zip(self.spines, fields)
             if spine.is_kern
         ]
@@ -153,7 +147,9 @@ class _Reader:
 
     def read_interpretations(self, fields):
         """Reads meters, keys, tempos, names, and how the columns change."""
-        place = self.place()
+        place = self.measure + 1, 0
+        if not self.is_at_bar:
+            place = self.measure, round(self.last_end() - self.start)
         matches = filter(None, map(METER.fullmatch, fields))
         meters = Counter((match[1], match[2] or "4") for match in matches)
         if meters:  # columns may differ in theirs
@@ -216,7 +212,7 @@ def midi_pitch(letters, accidentals):
 
 @lru_cache(1 << 14)
 def token_ticks(token):
-    """Returns the ticks of a token's first note or rest; 0.0 for a grace, or without a length.
+    """Returns the ticks of a token's first note or rest; 0.0 for a grace or without a length.
 
     >>> token_ticks("8.cc#L") / TICKS, token_ticks("3%2r") / TICKS, token_ticks("0c 0e") / TICKS
     (0.75, 2.6666666666666665, 8.0)
@@ -226,7 +222,7 @@ def token_ticks(token):
     if not match or "q" in head:
         return 0.0
     digits = match[1][:9]
-    if digits.strip("0") == "":  # 0 is a breve, 00 a long, 000 a maxima
+    if not int(digits):  # 0 is a breve, 00 a long, 000 a maxima
         ticks = 4.0 * TICKS * 2 ** min(len(digits), 3)
     else:
         ticks = 4 * TICKS * int(match[2] or 1) / int(digits)

@@ -279,12 +279,12 @@ def layout(voices, changes, n_bars):
     group = next((n for n in GROUP_BARS if per_bar * n <= room), 1)
     tags = [f"[V:{number}]" if len(voices) > 1 else "" for number in range(1, len(voices) + 1)]
     breaks, rests = {0, n_bars, *changes}, set()
-    is_silent = [all(voice[bar] == "Z" for voice in voices) for bar in range(n_bars)]
+    is_silent = [set(bars) == {"Z"} for bars in zip(*voices)]
     for silent, run in groupby(range(n_bars), is_silent.__getitem__):
         run = list(run)
         if silent and len(run) > GROUP_BARS[0]:  # one rest in one line
             breaks |= {run[0], run[-1] + 1}
-            rests |= set(run)
+            rests.update(run)
     lines = []
     for begin, end in pairwise(sorted(breaks)):
         step = end - begin if begin in rests else group

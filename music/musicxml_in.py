@@ -14,7 +14,7 @@ from music.theory import SEMITONES_OF
 
 MAX_XML_BYTES = 64 << 20  # the largest quartet has 12 million
 MAX_DIVISIONS = 1 << 24  # of a quarter note; exporters use at most 10,080 or 16,384
-TIES = {("start",): "[", ("stop",): "]", ("start", "stop"): "_"}
+TIES = {"start": "[", "stop": "]", "startstop": "_"}
 
 
 def read_musicxml(data):
@@ -124,7 +124,6 @@ class _Part:
     def read(self, measures):
         for self.measure, measure in enumerate(measures):
             self.cursor = self.onset = longest = 0.0
-            self.score.reach(self.measure, 0)
             for element in measure:
                 tag = element.tag
                 if tag == "note":
@@ -159,9 +158,8 @@ class _Part:
         if "pitch" not in tags or self.is_drums.get(staff):
             self.score.drums.append(place)
             return
-        tie = TIES.get(tuple(sorted({end.get("type", "") for end in note.iterfind("tie")})), "")
-        pitch = self.transpose.get(staff, self.transpose.get(None, 0))
-        written = tags["pitch"]
+        tie = TIES.get("".join(sorted({end.get("type", "") for end in note.iterfind("tie")})), "")
+        pitch, written = self.transpose.get(staff, self.transpose.get(None, 0)), tags["pitch"]
         pitch += SEMITONES_OF.get(written.findtext("step"), 1000)
         pitch += 12 + 12 * int(number_of(written.findtext("octave"), -1, 10))
         pitch += round(number_of(written.findtext("alter", "0"), -4, 4))
@@ -196,11 +194,7 @@ class _Part:
 
 
 def read_meter(time):
-    """Returns (beats, beat type) of a <time>, its parts added up; None for free time.
-
-    >>> read_meter(ElementTree.fromstring("<time><beats>3+2</beats><beat-type>8</beat-type></time>"))
-    (5, 8)
-    """
+    """Returns (beats, beat type) of a <time>, (5, 8) of 3+2/8; None for free time."""
     if time.find("senza-misura") is not None or time.find("beats") is None:
         return None
     meters = []

@@ -296,9 +296,9 @@ def _write_notes(measure, voice, i, stop, sharps, meter_sign, colour):
                 rest.style.hideObjectOnPrint = onset >= bar.length  # the text has no rest there
                 measure.append(rest)
                 continue
-            is_first, is_last = k == 0, k == len(pieces) - 1
+            more = k + 1 < len(pieces)
             heads = [
-                _head(pitch, sharps, tied_in or not is_first, tied_on or not is_last, in_force)
+                _head(pitch, sharps, tied_in or k > 0, tied_on or more, in_force)
                 for pitch, tied_in, tied_on in sounding
             ]
             event = heads[0] if len(heads) == 1 else chord.Chord(heads)

@@ -103,12 +103,12 @@ def place_bars(lengths, meters):
             sign(at, meter)
         elif lengths[i]:
             lengths[i] = max(SHORTEST_BAR, math.ceil(lengths[i] / BAR_STEP) * BAR_STEP)
-            usual, rest = meter or (4, 4), lengths[i]
-            while rest > 8 * TICKS:  # longer than any usual bar: several
-                sign(at + lengths[i] - rest, usual)
-                rest -= bar_length(usual, TICKS)
-            if rest > 0:
-                sign(at + lengths[i] - rest, meter_of_length(rest, TICKS))
+            usual, start, end = meter or (4, 4), at, at + lengths[i]
+            while end - start > 8 * TICKS:  # longer than any usual bar: several
+                sign(start, usual)
+                start += bar_length(usual, TICKS)
+            if start < end:
+                sign(start, meter_of_length(end - start, TICKS))
         for length in lengths[i : i + n]:
             starts.append(at)
             at += length

@@ -6,15 +6,15 @@ and the fullest stay.
 """
 
 import math
-from itertools import pairwise
+from itertools import compress, pairwise
 from typing import NamedTuple
 
 import numpy as np
 
 from music.quantise import QUARTER, SIXTEENTH, differs, distinct, runs
 
-# abc2midi begins each note of a chord 1/48 quarter after the one below it; a chord with more notes
-# than fit before its end throws its voice off the beat
+# abc2midi begins each note of a chord 1/48 quarter after the one below; one with more notes than
+# fit before its end throws its voice off the beat
 STRUM = QUARTER // 48
 TIED_CHARS = 4.0  # of a tied head
 CUT_CHARS = 6.0  # of a note that is cut short at a bar line
@@ -40,9 +40,9 @@ class Voice(NamedTuple):
         """Returns the times at which a note begins."""
         begins = np.ones(len(self.on), bool)
         for i, flags in self.ties.items():
-            tied = {pitch for pitch, is_tied in zip(self.chords[i], flags) if is_tied}
             if self.off[i] == self.on[i + 1]:
-                begins[i + 1] = not set(self.chords[i + 1]) <= tied
+                tied = set(compress(self.chords[i], flags))
+                begins[i + 1] = not tied.issuperset(self.chords[i + 1])
         return self.on[begins]
 
 

@@ -96,6 +96,11 @@ def test_instruments_that_transpose_sound_as_they_sound():
     assert events(score) == [(0, 0, 1, 60)] and not score.keys
 
 
+def test_the_parts_of_a_meter_are_added_up():
+    time = "<time><beats>3+2</beats><beat-type>8</beat-type></time>"
+    assert read_musicxml(xml(note("C"), meter=time)).meters == {0: (5, 8)}
+
+
 def test_drums_are_counted_and_no_notes():
     stroke = "<note><unpitched/><duration>1</duration></note>"
     score = read_musicxml(xml(note("C") + stroke * 3))
