@@ -32,7 +32,7 @@ from study.stages.files import write_text
 from common import BEGIN, END, IGNORE, N_SPECIAL, TOKENIZERS, UNKNOWN
 from music.abc_text import read_abc
 from music.metrics import as_tune, skills
-from music.notation import midi_bytes
+from music.notation import midi_score
 from music.samples import mean_of_known
 from music.tunebook import split_tunebook
 from study.evaluate.induction import costs_of_bars, read_tunes, repeats_of
@@ -134,7 +134,7 @@ class MidiTokens:
 
     def numbers(self, tune):
         """MidiTok's token numbers of a tune."""
-        score = symusic.Score.from_midi(midi_bytes(read_abc(tune)))
+        score = symusic.Score.from_midi(midi_score(read_abc(tune)).dumps_midi())
         for track in score.tracks[1:]:
             score.tracks[0].notes.extend(track.notes)
         score.tracks = score.tracks[:1]

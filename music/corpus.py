@@ -11,7 +11,7 @@ from music.abc_mending import decoded, split_book
 from music.abc_people import read_tune, tune_midi
 from music.scores import Converted, convert_score
 
-BOOKS = {  # name: (folder to write, folder of the package); old tunes in ABC, of one voice
+BOOKS = {  # name: (folder to write, folder of the package); ABC, of one voice
     "oneills": ("O'Neill 1850", "oneills1850"),
     "ryans": ("Ryan's Mammoth", "ryansMammoth"),
     "airds": ("Aird's Airs", "airdsAirs"),
@@ -78,7 +78,7 @@ def scores_of(names):
 
 
 def convert_piece(piece):
-    """Returns (`Folder/Title.mid`, Converted) of a piece of `tunes_of` or `scores_of`."""
+    """Returns (`Folder/Title.mid`, Converted) of a row of `tunes_of` or `scores_of`."""
     collection, source = piece
     if collection in BOOKS:
         tune = read_tune(source, last_endings=True)

@@ -1,4 +1,4 @@
-"""Cuts excerpts of a tune's text: its header, its first bars, what precedes an error."""
+"""Cuts excerpts of a tune's text: its first bars, what precedes an error."""
 
 import re
 from collections import Counter
@@ -11,17 +11,12 @@ from music.validity import VALID_LEVEL
 MIN_REST = 20  # characters of a tune after its first bars
 
 
-def header_of(text):
-    """Returns the header of a tune through K:, or None."""
-    return text[: body_start(text)] or None
-
-
 def first_bars(text, n_bars):
     """Returns the header and the first n bars of all voices; None if they cannot be read or little
     follows."""
     n_voices = len(set(re.findall(r"\[V:([^\]]*)\]", text))) or 1
     counts = Counter()
-    for bar in Reader(text, strict=False).order if header_of(text) else ():
+    for bar in Reader(text, strict=False).order if body_start(text) else ():
         if not bar.ok:
             return None
         counts[bar.voice] += 1
@@ -31,7 +26,7 @@ def first_bars(text, n_bars):
 
 
 def repaired(text):
-    """Returns a text cut after the last bar up to which it is right, to look at and hear; None if it
+    """Returns a text cut after the last bar up to which it is right, for eyes and ears; None if it
     needs no cut, "" if nothing can be kept."""
     if check_abc(text).level >= VALID_LEVEL:
         return None

@@ -121,7 +121,7 @@ def read_number(data, at):
 
 
 def end_of_system(data, at):
-    """Returns where the system message that begins at a place ends."""
+    """Returns where the system message at a place ends."""
     status = data[at]
     if status not in (0xF0, 0xF7, 0xFF):
         return at + 1 + {0xF1: 1, 0xF2: 2, 0xF3: 1}.get(status, 0)
@@ -137,17 +137,18 @@ def mark_drums(data, tracks, counts):
     for gs_part, gs_mode, xg_part, xg_mode in _DRUMS.findall(data):
         channel = GS_CHANNELS[gs_part[0] & 15] if gs_part else xg_part[0]
         is_drums[channel] = (gs_mode or xg_mode)[0] > 0
-    for channel in {channel for channel, mode in is_drums.items() if mode} - {DRUM_CHANNEL}:
-        moved = {kind | channel: kind | DRUM_CHANNEL for kind in (0x80, 0x90)}
-        if any(status in moved for events in tracks for _, status, _ in events):
-            counts["parts made drums by a message"] += 1
-            for events in tracks:
-                events[:] = [(now, moved.get(status, status), body) for now, status, body in events]
+    parts = {channel for channel, mode in is_drums.items() if mode} - {DRUM_CHANNEL}
+    moved = {kind | part: kind | DRUM_CHANNEL for kind in (0x80, 0x90) for part in parts}
+    heard = {status & 15 for events in tracks for _, status, _ in events if status in moved}
+    if heard:
+        counts["parts made drums by a message"] += len(heard)
+        for events in tracks:
+            events[:] = [(now, moved.get(status, status), body) for now, status, body in events]
 
 
 def with_ends(events, counts):
-    """Returns events with the note-offs that they lack: at "all notes off", at the key's next
-    stroke, or at the track's end."""
+    """Returns events with the note-offs that they lack: at "all notes off", the key's next stroke,
+    or the track's end."""
     sounding = Counter()
     for _, status, body in events:  # most tracks lack none and need no second pass
         if status & 0xE0 == 0x80:
@@ -198,11 +199,7 @@ def track_chunk(events):
 
 
 def variable_length(number):
-    """Returns a number as MIDI writes delta times: seven bits a byte, at most four bytes.
-
-    >>> variable_length(480).hex()
-    '8360'
-    """
+    """Returns a number as MIDI writes delta times: seven bits a byte, at most four bytes."""
     number = min(number, (1 << 28) - 1)
     groups = [number & 0x7F]
     while number := number >> 7:

@@ -23,13 +23,13 @@ from music.voices import make_voices
 
 MAX_VOICES = 15  # a MIDI file has 16 channels and one is drums
 MIDI_BYTES = 16 << 20  # of a file; the largest real song has a twentieth of it
-MAX_BARS = 4000  # of 4/4: two hours; longer files are endless loops or broken time stamps
+MAX_BARS = 4000  # of 4/4: two hours; longer files are loops or have broken time stamps
 SHORTEST_BEAT = 16  # meters of shorter ones are halved: 64/128 is read as 2/4
-KEY_BARS = 4  # a key that lasts less is written as accidentals
+KEY_BARS = 4  # a shorter key is written as accidentals
 MAX_LEAD = 8  # silent bars before the music that stay
-ROLLED = QUARTER / 12  # units; notes this far apart were played one after the other
+ROLLED = QUARTER / 12  # notes this far apart were played one after the other
 TEMPO_STEP = 0.1  # a smaller change of tempo is a player's rubato
-GROUP_BARS = (4, 3, 2, 1)  # bars of one voice that stand together before the next voice's
+GROUP_BARS = (4, 3, 2, 1)  # of one voice before the next voice's
 LINE_CHARS = 340  # so that a window of 512 characters hears all voices of a group
 
 
@@ -71,13 +71,12 @@ def convert(data, name="", max_voices=MAX_VOICES):
     }
 
 
-def write_tune(notes, bars, meters, signatures, tempos, name="", max_voices=MAX_VOICES):
+def write_tune(notes, bars, meters, signatures, tempos, name, max_voices):
     """Returns (ABC text, counts) of notes on the grid. counts: bars; voices; notes written, doubled
     and dropped with their voice; onsets: different times at which notes begin.
 
-    notes: (track, pitch, on, off), int arrays by track and onset; bars: the bar lines; meters:
-    (n, d) of every bar; signatures: [(time, sharps, is minor)]; tempos: [(time, quarter notes a
-    minute)].
+    notes: (track, pitch, on, off), int arrays by track and onset; bars: bar lines; meters: (n, d)
+    of every bar; signatures: [(time, sharps, is minor)]; tempos: [(time, quarter notes a minute)].
     """
     track, pitch, on, off = notes
     beats = beat_grid(bars)
@@ -135,7 +134,7 @@ def read_midi(data):
         score = symusic.Score.from_midi(data, sanitize_data=True)
     except MemoryError:
         raise
-    except Exception as error:  # whatever the parser says about hostile bytes is about the file
+    except Exception as error:  # of any kind, on hostile bytes
         raise ConversionError("damaged", str(error).split("\n")[0][:200]) from None
     if score.tpq <= 0:
         raise ConversionError("time_division", f"{score.tpq} ticks per quarter note")
@@ -260,7 +259,7 @@ def end_at_respelling(voices, bars, keys):
 
 
 def changes_at_bars(meters, keys, tempos):
-    """Returns {bar: [fields for every voice, fields for the first]} of changes after the start."""
+    """Returns {bar: [fields for every voice, for the first]} of changes after the start."""
     changes = defaultdict(lambda: ["", ""])
     for bar in range(1, len(meters)):
         if meters[bar] != meters[bar - 1]:

@@ -15,11 +15,11 @@ from music.abc_fields import meter_numbers, parse_key, sharps_of
 from music.abc_text import AbcError, read_abc
 from music.theory import LETTERS, key_alterations, spell
 
-PREFIX_BARS = 200  # bars given up, one by one, to find a prefix that can be read
-WRONG = "#b3261e"  # notes of bars that do not have their meter's length
+PREFIX_BARS = 200  # given up, one by one, to find a prefix that can be read
+WRONG = "#b3261e"  # notes of bars without their meter's length
 GIVEN = "#7d7d7d"  # notes of the prompt, on white paper and on dark
 MIDI_TICKS = 480  # per quarter note
-MIDI_VELOCITY = 80  # of every note: ABC has no dynamics
+MIDI_VELOCITY = 80
 
 
 def readable(text):
@@ -30,8 +30,8 @@ def readable(text):
     except AbcError as error:
         reason = str(error)
         end = len("\n".join(text.split("\n")[: error.line])) + 1
-    bar_ends = [match.end() for match in re.finditer(r"\|", text[:end])][::-1]
-    for cut in [min(end, len(text))] + bar_ends[:PREFIX_BARS]:
+    bar_ends = [match.end() for match in re.finditer(r"\|", text[:end])]
+    for cut in [min(end, len(text)), *bar_ends[::-1][:PREFIX_BARS]]:
         with contextlib.suppress(AbcError):
             if tune := _with_notes(read_abc(text[:cut] + "\n")):
                 return tune, cut, reason
@@ -137,7 +137,7 @@ def split_length(start, length, beat=Fraction(1)):
 
 def bar_slices(notes, *lines):
     """Returns [(onset in the bar, length, [(pitch, tied from before, tied on)])] of a bar of one
-    voice, rests as []: cut at `lines` (start, ..., end) and wherever a note begins or ends."""
+    voice, cut at `lines` (start, ..., end) and wherever a note begins or ends; rests are []."""
     start, stop = lines[0], lines[-1]
     spans = [(note.onset, note.onset + note.duration, note.pitch) for note in notes]
     spans = [span for span in spans if span[0] < stop and span[1] > start]
@@ -182,7 +182,7 @@ def musicxml(tune, n_bars=None, title=None, given=None):
     score.metadata = metadata.Metadata(title=title or tune.fields.get("T") or "Untitled")
     exporter = GeneralObjectExporter(score)
     exporter.makeNotation = False  # it would spell, tie and beam anew
-    # the day, music21 as composer, random names of parts
+    # the day, music21 as composer; then random names of parts
     xml = re.sub(rb"\s*<(encoding-date|creator).*?</\1>", b"", exporter.parse(score))
     for i, name in enumerate(dict.fromkeys(re.findall(rb'<score-part id="([^"]+)"', xml)), 1):
         xml = xml.replace(b'id="%s"' % name, b'id="P%d"' % i)
@@ -190,15 +190,13 @@ def musicxml(tune, n_bars=None, title=None, given=None):
 
 
 def _write_tempos(part, tempos, starts):
-    from music21 import note, stream, tempo
+    from music21 import tempo
 
-    measures = list(part.getElementsByClass(stream.Measure))
+    measures = list(part.getElementsByClass("Measure"))
     for onset, quarters in tempos:
         i = bisect.bisect_right(starts, onset) - 1
         if quarters and i < len(measures):
-            number = round(quarters, 1 if quarters % 1 else None)
-            referent = note.Note(type="quarter").duration
-            mark = tempo.MetronomeMark(number=number, referent=referent)
+            mark = tempo.MetronomeMark(number=round(quarters, 1 if quarters % 1 else None))
             measures[i].insert(onset - starts[i], mark)
 
 
@@ -228,7 +226,7 @@ def _part(voice, tune, starts, given):
             measure.insert(0, key.KeySignature(sharps))
         if i == 0 or new_meter:
             meter_sign = new_meter[1].strip() if new_meter else meter_sign
-            with contextlib.suppress(Exception):  # M:none and other free meters have no sign
+            with contextlib.suppress(Exception):  # M:none has no sign
                 measure.insert(0, meter.TimeSignature("%d/%d" % meter_numbers(meter_sign)))
         sounds = any(
             note.onset < stop and note.onset + note.duration > start for note in voice.notes
@@ -260,18 +258,16 @@ def _clef(voice):
 
 
 def _write_rest(measure, length, meter):
-    """Writes a silent bar; of another length than its meter's with shorter rests, since readers take
-    a lone whole rest for a full bar."""
+    """Writes a silent bar; one of another length than its meter's as shorter rests, since readers
+    take a lone whole rest for a full bar."""
     from music21 import note
 
     if length == meter:
-        rest = note.Rest(quarterLength=length)
-        rest.fullMeasure = True
-        measure.append(rest)
+        measure.append(note.Rest(length, fullMeasure=True))
         return
     for piece in split_length(Fraction(0), length):
         for part in (piece / 2, piece / 2) if piece == 4 else (piece,):
-            measure.append(note.Rest(quarterLength=part))
+            measure.append(note.Rest(part))
 
 
 def _write_notes(measure, voice, i, stop, sharps, meter_sign, colour):
@@ -280,7 +276,7 @@ def _write_notes(measure, voice, i, stop, sharps, meter_sign, colour):
     from music21.stream.makeNotation import makeTupletBrackets
 
     bar = voice.bars[i]
-    beat = Fraction(3, 2) if re.fullmatch(r"(6|9|12)/8", meter_sign or "") else Fraction(1)
+    beat = Fraction(3, 2) if meter_sign in ("6/8", "9/8", "12/8") else Fraction(1)
     missing = max(bar.meter - (stop - bar.onset), 0) if i == 0 and bar.meter else 0  # of a pickup
     if missing:
         measure.paddingLeft = missing
@@ -315,14 +311,10 @@ def _head(midi_pitch, sharps, tied_in, tied_on, in_force):
     from music21 import note, pitch, tie
 
     letter, alteration, octave = spell(midi_pitch, sharps)
-    head = note.Note()
-    head.pitch = pitch.Pitch(step=letter, octave=octave, accidental=alteration)
+    head = note.Note(pitch.Pitch(step=letter, octave=octave, accidental=alteration))
     by_key = key_alterations(sharps)[LETTERS.index(letter)]
     is_shown = not tied_in and in_force.get((letter, octave), by_key) != alteration
-    if head.pitch.accidental is None and is_shown:
-        head.pitch.accidental = pitch.Accidental(0)
-    if head.pitch.accidental is not None:
-        head.pitch.accidental.displayStatus = is_shown
+    head.pitch.accidental.displayStatus = is_shown
     in_force[letter, octave] = alteration
     if tied_in or tied_on:
         head.tie = tie.Tie("continue" if tied_in and tied_on else "stop" if tied_in else "start")
@@ -338,7 +330,7 @@ def notes_in_seconds(tune):
         for onset, new in tune.tempos:
             if onset >= at:
                 break
-            if new and onset >= last:
+            if new:
                 total, last, tempo = total + float(onset - last) * 60 / tempo, onset, new
         return total + float(at - last) * 60 / tempo
 
@@ -348,11 +340,6 @@ def notes_in_seconds(tune):
             start, end = seconds(note.onset), seconds(note.onset + note.duration)
             notes.append([round(start, 3), round(end - start, 3), note.pitch, v])
     return sorted(notes)
-
-
-def midi_bytes(tune):
-    """Returns a tune as a MIDI file."""
-    return midi_score(tune).dumps_midi()
 
 
 def midi_score(tune):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from music.abc_people import read_people
 from music.abc_text import read_abc
 from music.midi_to_abc import MIDI_BYTES, ConversionError, convert
-from music.notation import midi_bytes, musicxml
+from music.notation import midi_score, musicxml
 from music.scores import SUFFIXES as SCORE_SUFFIXES
 from music.scores import convert_score
 
@@ -76,7 +76,7 @@ def converted(opened, form, title):
     try:
         tune = read_abc(opened.texts[0], strict=False)
         if form == "midi":
-            return midi_bytes(tune)
+            return midi_score(tune).dumps_midi()
         return musicxml(tune, title=tune.fields.get("T") or title)
     except Exception as error:  # whatever music21 says of lengths that it cannot write
         raise ValueError(f"cannot be written: {error}") from None

@@ -1,7 +1,7 @@
 """Draws a text's engraved score and its piano roll, as SVG and PNG.
 
 verovio engraves the MusicXML: of ABC it draws several voices one after the other. It can crash and
-hang, and runs in a child process.
+hang: it runs in a child process.
 """
 
 import math
@@ -14,14 +14,14 @@ from pathlib import Path
 from music.notation import at_bar_lines, bar_starts, given_bars, musicxml, readable
 
 SCORE_BARS = (32, 32, 24, 16)  # drawn of one, two, three, more voices: about two pages
-SCORE_NOTES = 3000  # drawn at most: a 5,000-character bar is no music
-ENGRAVE_SECONDS = 20  # verovio takes 0.1 s a page; what takes longer hangs
+SCORE_NOTES = 3000  # drawn at most
+ENGRAVE_SECONDS = 20  # verovio takes 0.1 s a page
 SCORE_PIXELS, ROLL_PIXELS = 1400, 1200  # widths of the PNGs
 VOICE_COLOURS = "#3366aa #b8621b #3f8f5f #8a5aa8 #a23b52 #5f7f1f #2f8f9f #7a6a55".split()
 # of the piano roll's SVG; a player's cursor moves between ROLL_LEFT and ROLL_RIGHT
 ROLL_WIDTH, ROLL_HEIGHT = 1000, 260
 ROLL_LEFT, ROLL_RIGHT, ROLL_BELOW = 34, 6, 24  # margins: names of octaves, air, numbers of bars
-ROLL_BAR_NUMBERS = 16  # at most so many are written
+ROLL_BAR_NUMBERS = 16  # at most
 
 
 def bars_to_draw(tune):
@@ -151,11 +151,9 @@ def piano_roll(tune, given):
 
 
 def pictures(text, n_given=0):
-    """Returns what can be drawn of a text whose first n_given characters are a prompt. Never raises.
-
-    {score_svg, score_png, roll_svg, roll_png: None where `reasons` says why; bars_drawn: of the
-    score; bars, drawn_chars: that could be read; unread: why the rest could not be, or None}.
-    """
+    """Returns what can be drawn of a text whose first n_given characters are a prompt: {score_svg,
+    score_png, roll_svg, roll_png: None where `reasons` says why; bars_drawn: of the score; bars,
+    drawn_chars: that could be read; unread: why not the rest, or None}. Never raises."""
     drawn = dict.fromkeys(("score_svg", "score_png", "roll_svg", "roll_png"))
     tune, n_chars, unread = readable(text)
     reasons, n_drawn, n_bars = {}, 0, 0

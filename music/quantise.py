@@ -12,15 +12,15 @@ THIRTY_SECOND, SIXTY_FOURTH = QUARTER // 8, QUARTER // 16
 SMALLEST = THIRTY_SECOND  # bars and changes of meter are multiples of this
 BINARY, TERNARY, SEXTUPLET = SIXTEENTH, QUARTER // 3, QUARTER // 6  # steps of a beat's grid
 
-POINT = QUARTER // 24  # of all costs and errors below (21 ms at 120 quarter notes a minute)
+POINT = QUARTER // 24  # of all costs and errors below
 # cost (per onset, per beat) of a finer grid: with less, hand-played sixteenths become ragged 32nds
 GRID_COST = {THIRTY_SECOND: (1.0, 1.0), SEXTUPLET: (0.8, 1.0)}
 TERNARY_ONSET_COST = 0.1  # a beat that fits both grids equally well is binary
-# per beat, times the triplet grid's share of the file's error: a "triplet" among straight beats is
+# per beat, times the triplet grid's share of the file's error: among straight beats a "triplet" is
 # a late sixteenth
 TERNARY_COST = 3.0
 FAR = 3.0  # an error beyond this (an eighth of a beat) counts threefold
-APART = 1.5  # two onsets of one pitch that are closer are one note doubled
+APART = 1.5  # two onsets of one pitch that are closer are a doubled note
 # {step: (least onsets in the beat, cost per onset)}: a beat takes one only if every onset lies on
 # it; else five hurried sixteenths would become a quintuplet
 RARE_GRIDS = {
@@ -128,7 +128,7 @@ def differs(*columns):
 
 
 def runs(*columns):
-    """Returns (first index, length) of every run of equal elements, as arrays."""
+    """Returns (first indices, lengths) of the runs of equal elements, as arrays."""
     first = np.flatnonzero(differs(*columns))
     return first, np.diff(np.append(first, len(columns[0])))
 

@@ -1,6 +1,6 @@
 """A printed score, filled by the readers of MusicXML and kern, and its MIDI.
 
-Times are ticks from the start of a measure: a voice of a wrong length disturbs one measure only.
+Times are ticks from the start of a measure: a voice of a wrong length disturbs one measure.
 """
 
 import math
@@ -11,13 +11,13 @@ import symusic
 
 from music.theory import TEMPOS, bar_length, meter_of_length
 
-TICKS = 10080  # per quarter note: 2^5 3^2 5 7, so that tuplets of 3, 5, 7 and 9 are exact
+TICKS = 10080  # per quarter note: tuplets of 3, 5, 7 and 9 are exact
 SNAP = TICKS // 24  # a measure that misses its meter by less was rounded
 SHORTEST_BAR = TICKS // 2
-BAR_STEP = TICKS // 8  # the length of an odd bar is a multiple of this
+BAR_STEP = TICKS // 8  # an odd bar is a multiple of this
 MAX_MEASURES = 20_000  # the longest opera act has a tenth of this
 MAX_QUARTERS = 100_000  # of a whole score
-DEFAULT_TEMPO = 100  # quarter notes a minute, of a score that gives none
+DEFAULT_TEMPO = 100  # quarter notes a minute
 MAX_HELD = 32  # measures that a note may last, and open ties of one pitch
 VELOCITY = 90  # of all notes: ABC has no dynamics
 
@@ -31,7 +31,7 @@ class Score:
 
     def __init__(self):
         self.title = self.composer = self.work = self.rights = ""  # work: this is a part of it
-        self.lengths = []  # of the measures, each as long as the longest of its voices
+        self.lengths = []  # of the measures, of each its longest voice's
         self.meters = {}  # {measure: (beats, beat type), or None for free time}
         self.keys = {}  # {place: (sharps, minor)}
         self.tempos = {}  # {place: quarter notes a minute}
@@ -42,7 +42,7 @@ class Score:
         self._open = defaultdict(lambda: deque(maxlen=MAX_HELD))
 
     def reach(self, measure, offset):
-        """Makes a measure at least as long as `offset` ticks."""
+        """Makes a measure at least `offset` ticks long."""
         if measure >= MAX_MEASURES:
             raise ScoreError(f"more than {MAX_MEASURES:,} measures")
         self.lengths += [0] * (measure + 1 - len(self.lengths))
@@ -83,8 +83,8 @@ class Score:
 
 
 def place_bars(lengths, meters):
-    """Returns (start of each measure, [(tick, beats, beat type)]). Measures that fill a bar together
-    (around a repeat) are one; another odd one gets a meter of its own."""
+    """Returns (start of each measure, [(tick, beats, beat type)]). Measures that fill a bar
+    together (around a repeat) are one; another odd one gets a meter of its own."""
     starts, signatures, at, meter, i = [], [], 0, (4, 4), 0
 
     def sign(tick, meter):

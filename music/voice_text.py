@@ -188,8 +188,8 @@ def bar_texts(voice, heads, prefixes, keys):
 
 
 def chord_text(chord, table, in_force, ties):
-    """Returns the text of a chord without its length. in_force: alterations of the letters, updated;
-    ties: whether each note is tied, or ()."""
+    """Returns the text of a chord without its length. in_force: alterations of the letters,
+    updated; ties: whether each note is tied, or ()."""
     heads = []
     for pitch in chord:
         letter, alteration, bare, marked = table[pitch]

@@ -82,8 +82,6 @@ def thin_chords(pitch, on, off):
     first, sizes = runs(on)
     onsets = on[first]
     crowded = np.flatnonzero(STRUM * sizes > np.minimum.reduceat(off, first) - onsets)
-    if not len(crowded):
-        return pitch, on, off
     keep = np.ones(len(on), bool)
     for i in crowded.tolist():
         chord = slice(first[i], first[i] + sizes[i])

@@ -19,7 +19,7 @@ import torch
 from common import BEGIN, END, CharTokenizer, load_tokenizer
 from music.abc_text import read_abc
 from music.midi_to_abc import convert
-from music.notation import midi_bytes
+from music.notation import midi_score
 from study.evaluate import models
 from study.evaluate import samples as generated
 from study.finetune import finetune
@@ -104,7 +104,7 @@ def songs(tmp_path_factory):
     for seed in range(4):
         (folder / f"Song {'abcd'[seed]}.abc").write_text(valid_tune(100 + seed, 8))
     # the name makes them one
-    (folder / "Song a.mid").write_bytes(midi_bytes(read_abc(valid_tune(200, 8))))
+    (folder / "Song a.mid").write_bytes(midi_score(read_abc(valid_tune(200, 8))).dumps_midi())
     (folder / "Other b.abc").write_text(
         valid_tune(101, 8, header="X:1\nM:8/4\nL:1/8\nQ:1/4=97\nK:C\n")
     )
@@ -210,7 +210,7 @@ def test_no_song_stands_on_two_sides(tuned, songs):
             bars(
                 path.read_bytes()
                 if path.suffix == ".mid"
-                else midi_bytes(read_abc(path.read_text()))
+                else midi_score(read_abc(path.read_text())).dumps_midi()
             )
             for path in (songs / name, songs / other)
         ]

@@ -336,7 +336,7 @@ def test_voices_meet_again_at_the_bar_line_after_a_wrong_bar():
     assert second == [(0, 60, 2), (3, 62, 1), (4, 64, 2), (6, 65, 1), (7, 67, 1), (8, 67, 1)]
     heard = notation.notes_in_seconds(tune)
     assert [onset for onset, _, pitch, voice in heard if pitch == 67] == [3.5, 4.0]
-    file = symusic.Score.from_midi(notation.midi_bytes(tune))
+    file = symusic.Score.from_midi(notation.midi_score(tune).dumps_midi())
     assert [note.time / 480 for note in file.tracks[1].notes] == [onset for onset, *_ in second]
     right = read_abc(TWO_VOICES)
     assert notation.at_bar_lines(right) is right

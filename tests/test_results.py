@@ -21,8 +21,8 @@ from benchmarks.readme_numbers import read_tables
 from common import BEGIN, END, CharTokenizer
 from music.abc_check import check_abc
 from music.abc_text import read_abc
-from music.excerpts import first_bars, header_of, repaired
-from music.notation import midi_bytes
+from music.excerpts import first_bars, repaired
+from music.notation import midi_score
 from music.validity import count_midi_notes, rate_samples
 from results_contract import MOST_BYTES, check_results
 from study import figures
@@ -54,11 +54,10 @@ DUO = (
 # ---------------------------------------------------------------- prompts, repair, MIDI
 
 
-def test_prompts_are_the_header_and_four_bars_of_every_voice():
-    assert header_of(JIG) == JIG[: JIG.index("G4B2")]
+def test_prompts_are_four_bars_of_every_voice():
     assert first_bars(JIG, 4) == JIG[: JIG.index("\nB4d2")]
     assert first_bars(DUO, 4) == DUO[: DUO.index("\n[V:1]d4f4|e4")]
-    assert first_bars("no music at all | | | |", 4) is None and header_of("no music") is None
+    assert first_bars("no music at all | | | |", 4) is None
     # nothing would be left to generate
     assert first_bars(JIG[: JIG.index("\nB4d2")] + "\n", 4) is None
 
@@ -73,7 +72,11 @@ def test_repair_keeps_the_bars_before_the_error():
 
 def test_midi_has_the_notes_of_the_text():
     tune = read_abc(DUO)
-    assert count_midi_notes(midi_bytes(tune)) == sum(len(v.notes) for v in tune.voices) == 17
+    assert (
+        count_midi_notes(midi_score(tune).dumps_midi())
+        == sum(len(v.notes) for v in tune.voices)
+        == 17
+    )
 
 
 def test_a_text_without_notes_gives_no_midi(tmp_path):
@@ -632,7 +635,8 @@ def test_rates_count_every_sample_and_only_what_was_generated(done):
     assert all(sample["prompt"] == "" and sample["temperature"] == 1 for sample in samples)
     seeds = [sample["seed"] for sample in samples]
     assert seeds == list(range(seeds[0], seeds[0] + 10))
-    header_only = [{"text": header_of(JIG), "prompt": header_of(JIG), "stop_reason": "end"}]
+    header = JIG[: JIG.index("G4B2")]
+    header_only = [{"text": header, "prompt": header, "stop_reason": "end"}]
     assert rate_samples(header_only, judge=False)["rate"] == 0
 
 

@@ -5,8 +5,8 @@ import random
 from study.stages.files import table_rows
 
 from common import UNKNOWN
-from music.excerpts import first_bars, header_of
-from music.tunebook import split_tunebook
+from music.excerpts import first_bars
+from music.tunebook import body_start, split_tunebook
 
 PROMPT_BARS = 4  # of every voice: they say key, meter and texture, but not the tune
 
@@ -33,7 +33,7 @@ def prompts_from(tunes, kind, tokenizer):
     prompts = []
     for tune in tunes:
         text = tune["text"]
-        prompt = header_of(text) if kind == "header" else first_bars(text, PROMPT_BARS)
+        prompt = text[: body_start(text)] if kind == "header" else first_bars(text, PROMPT_BARS)
         if prompt and UNKNOWN not in tokenizer.encode(prompt):
             prompts.append((prompt, tune["origin"]))
     return prompts

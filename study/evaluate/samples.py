@@ -13,7 +13,7 @@ from music.abc_check import check_abc
 from music.continuation import marked, midi_with_source
 from music.excerpts import repaired
 from music.metrics import music_metrics
-from music.notation import given_bars, midi_bytes, musicxml, readable
+from music.notation import given_bars, midi_score, musicxml, readable
 from music.pictures import pictures
 from music.right_bars import RightBars
 from music.validity import judge_texts
@@ -66,7 +66,7 @@ def write_music(folder, stem, text, n_given=0):
     "musicxml", which shows the first n_given characters in grey."""
     tune, midi, xml = readable(text)[0], None, None
     if tune:
-        midi, given = midi_bytes(tune), given_bars(text, n_given)
+        midi, given = midi_score(tune).dumps_midi(), given_bars(text, n_given)
         with contextlib.suppress(Exception):  # music21 meets lengths that no note head can show
             xml = musicxml(tune, title=stem.replace("_", " "), given=given)
     return {
