@@ -1,8 +1,4 @@
-"""A user's tune to go on from: its last bars as a prompt, and given and new bars as one file.
-
-given = last_bars(text, 8)                      # given.text is what a model continues
-midi = midi_with_source(text, given, opened)    # opened: of `one_file.open_file`
-"""
+"""A user's tune to go on from: its last bars as a prompt, and given and new bars as one file."""
 
 import itertools
 import re
@@ -20,7 +16,7 @@ from music.notation import MIDI_TICKS, midi_score
 from music.right_bars import RightBars
 from music.tunebook import body_start, piece_of_bars
 
-# music in the form of stage 02, and what may be the beginning of it
+# music in the form of stage 02; open: what may be the beginning of it
 _NOTE = r"[_=^]?(?:[A-G],{0,4}|[a-g]'{0,3})"
 _OPEN = rf"\((?:[2-9]:[2-9]?:?)?|[_=^]|\[(?:{_NOTE}-?){{0,9}}(?:{_NOTE}-?|[_=^])?"
 _SOUND = rf"z|{_NOTE}|\[(?:{_NOTE}-?){{1,10}}\]"
@@ -59,8 +55,8 @@ class Given(NamedTuple):
 
 def last_bars(text, n_bars, meters=()):
     """Returns Given: at least the last n_bars bars of a tune, cut where all voices end a bar,
-    without a short last one; ValueError if there is no whole bar. meters: that a model knows, if
-    any; the bars given are the last ones that have them."""
+    without a short last one; ValueError if there is no whole bar. meters: that a model knows: the
+    last bars in these."""
     reader = Reader(text, strict=True)
     voices = reader.sounding_voices()
     n_whole = min(
@@ -68,7 +64,6 @@ def last_bars(text, n_bars, meters=()):
         default=0,
     )
     first, last = known_run(voices[0].bars[:n_whole], n_bars, meters) if n_whole else (0, 0)
-    _, _, last = piece_of_bars(reader, 0, last)
     piece, first, last = piece_of_bars(reader, first, last)
     if last == first:
         raise ValueError("the tune is too short: it has no whole bar that all its voices end")
@@ -104,9 +99,9 @@ class NextBars(RightBars):
     first of them in turns no longer than there.
 
     Of several voices hardly a bar would be right. Such a bar, and that of one voice after
-    FREE_TRIES wrong ones, is masked: a token with which no right bar can begin (`allows`) is not
-    drawn. Since every token is renormalised by itself this is not P(bar | the bar is right). Bars
-    have the form of stage 02, and fractions of L: only where the given bars have some.
+    FREE_TRIES wrong ones, is masked: a token with which no right bar can begin is not drawn. Since
+    every token is renormalised by itself this is not P(bar | the bar is right). Bars have the form
+    of stage 02, and fractions of L: only where the given bars have some.
     """
 
     FREE_TRIES = 8
@@ -170,7 +165,7 @@ class NextBars(RightBars):
         )
 
     def begins(self, text, choice):
-        """Returns whether a bar, without the tag before it, can begin with this text."""
+        """Returns whether a bar without its tag can begin with this text."""
         text, closing, _ = text.partition("|")
         asked = choice.meter or ""
         if not text.startswith(asked):
@@ -237,8 +232,8 @@ def marked(text, n_given):
 
 
 def midi_with_source(text, given, source):
-    """Returns MIDI bytes of given and new bars, a marker between them. Of a source (an Opened) in
-    MIDI they keep drums and exact tempos, but no instruments: tracks were split and joined."""
+    """Returns MIDI bytes of given and new bars, a marker between them, with the drums and exact
+    tempos of a source (an Opened) in MIDI; not its instruments: tracks were split and joined."""
     score = midi_score(read_abc(text, strict=False))
     last = read_abc(given.text, strict=False).voices[0].bars[-1]
     length = (last.onset + last.length) * MIDI_TICKS

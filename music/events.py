@@ -2,9 +2,8 @@
 
 A note is three tokens, as in REMI (Huang & Yang 2020, arXiv:2002.00212, without velocities):
 `Pos 3/2` (quarter notes from the bar line), `Pitch 66` (MIDI) and `Dur 1/2`; `Tie` where it goes on
-after the bar line. Rests, accidentals, chord signs and tuplets follow from these. A `Pos` without a
-note ends a bar shorter than its meter. All else is its own text: `K:D` with its line end, `[V:2]`,
-`Z4`, `|`, and a stretch of music that stage 02 would write in another way.
+after the bar line. A `Pos` without a note ends a bar shorter than its meter. All else is its own
+text: `K:D` with its line end, `[V:2]`, `Z4`, `|`, music that stage 02 would write in another way.
 """
 
 import re
@@ -80,7 +79,7 @@ def in_force(before, literals):
 
 
 def nominal_chars(name):
-    """Returns how many characters a name stands for, without rests, accidentals and chords.
+    """Returns the characters that a name stands for, without rests, accidentals and chords.
 
     >>> [nominal_chars(name) for name in ("Pos 1", "Pitch 48", "Dur 1/2", "Tie", "K:D", "|")]
     [0, 2, 1, 1, 3, 1]
@@ -95,8 +94,8 @@ def nominal_chars(name):
 
 @lru_cache(maxsize=CACHED)
 def events_of(text, key, meter, closed):
-    """Returns the names of the events of a stretch; () if these do not give it back. key, meter: K:
-    and M: in force; closed: a bar line ends it."""
+    """Returns the names of the events of a stretch of music; () if these do not give it back. key,
+    meter: K: and M: in force; closed: a bar line ends it."""
     heads, end = read_heads(text, key)
     for chords in (joined(heads), heads):
         names = [name for chord in chords for name in names_of(*chord)]

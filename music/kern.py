@@ -30,7 +30,7 @@ class Spine:
 
 
 def read_kern(text):
-    """Returns the Score in the text of a .krn file; ScoreError names the line and the fault."""
+    """Returns the Score in a text; ScoreError names the line and the fault."""
     if len(text) > MAX_CHARS:
         raise ScoreError(f"more than {MAX_CHARS >> 20} million characters")
     reader = _Reader()
@@ -87,8 +87,8 @@ class _Reader:
         return max((spine.end for spine in self.sounding()), default=self.start)
 
     def end_of_measure(self, at):
-        """Returns where the measure before the moment `at` ends: there, or, as in old music, where
-        its meter is full if all notes sound on beyond that."""
+        """Returns where the measure before the moment `at` ends: there, or where its meter is full
+        if all notes sound on, as in old music."""
         self.meter = self.score.meters.get(self.measure, self.meter)
         full = self.start + bar_length(self.meter, TICKS) if self.meter else at
         return full if self.now < full < at else at
@@ -106,7 +106,6 @@ class _Reader:
             spine.end = max(spine.end, at)
 
     def read_data(self, fields):
-        """Reads the notes of one moment."""
         columns = [
             (spine, field, token_ticks(field))
             for spine, field in zip(self.spines, fields)
@@ -130,7 +129,6 @@ class _Reader:
                 spine.end = at + length
 
     def add_notes(self, spine, voice, field, at):
-        """Adds the notes or strokes of drums of one token."""
         place = self.measure, round(at - self.start)
         for head in field.split(" "):
             length = token_ticks(head) or token_ticks(field)
@@ -146,7 +144,6 @@ class _Reader:
                 self.score.drums.append(place)
 
     def read_interpretations(self, fields):
-        """Reads meters, keys, tempos, names, and how the columns change."""
         place = self.measure + 1, 0
         if not self.is_at_bar:
             place = self.measure, round(self.last_end() - self.start)

@@ -187,7 +187,7 @@ def with_ends(events, counts):
 
 
 def track_chunk(events):
-    """Returns the chunk of a track's events, every status written out."""
+    """Returns a track's chunk, every status written out."""
     parts, before = [], 0
     for now, status, body in events:
         if status == 0xFF and body[:1] == b"\x2f":
@@ -199,7 +199,7 @@ def track_chunk(events):
 
 
 def variable_length(number):
-    """Returns a number as MIDI writes delta times: seven bits a byte, at most four bytes."""
+    """Returns a number of seven bits a byte, at most four bytes."""
     number = min(number, (1 << 28) - 1)
     groups = [number & 0x7F]
     while number := number >> 7:

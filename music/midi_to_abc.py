@@ -34,15 +34,15 @@ LINE_CHARS = 340  # so that a window of 512 characters hears all voices of a gro
 
 
 class ConversionError(Exception):
-    """A file that gives no ABC; args: reason code, detail."""
+    """Why a file gives no ABC; args: reason code, detail."""
 
 
 def convert(data, name="", max_voices=MAX_VOICES):
     """Returns (ABC text, counts) of MIDI bytes; raises ConversionError. name: for T:, any string.
 
-    counts: those of `write_tune`; tracks; drums: notes; error: median distance of onsets from the
-    grid; together: notes written as a chord with one played ROLLED or more before; start: silence
-    cut; mended: {kind of fault: how often}. Times in quarter notes.
+    counts: of `write_tune`; tracks; drums: notes; error: median distance of onsets from the grid;
+    together: notes written as a chord with one played ROLLED or more before; start: silence cut;
+    mended: {kind of fault: how often}. Times in quarter notes.
     """
     score, mended = read_midi(data)
     track, pitch, onset, end, n_drums = read_notes(score)
@@ -107,7 +107,7 @@ def write_tune(notes, bars, meters, signatures, tempos, name, max_voices):
 
 
 def self_check(text, counts):
-    """Raises ConversionError if a text does not read back with these counts, in whole bars."""
+    """Raises ConversionError if a text is not read back with these counts, in whole bars."""
     try:
         tune = read_abc(text)
     except AbcError as error:
@@ -164,7 +164,7 @@ def read_notes(score):
 
 
 def meter_changes(score):
-    """Returns [(position, (n, d))], the first at 0, without meters that no bar can have."""
+    """Returns [(position, (n, d))] from 0 on, without meters that no bar can have."""
     changes = [(0, (4, 4))]
     for mark in sorted(score.time_signatures, key=lambda mark: mark.time):
         n, d = mark.numerator, mark.denominator
@@ -182,8 +182,8 @@ def meter_changes(score):
 
 
 def bar_grid(changes, end):
-    """Returns (bar lines up to `end` or later, meter of every bar). A meter change ends its bar; a
-    short first bar before a longer meter is a pickup of that meter."""
+    """Returns (bar lines to `end` or beyond, meter of every bar). A meter change ends its bar; a
+    short first bar is a pickup of the next meter."""
     lines, meters = [0], []
     for (start, meter), (until, _) in pairwise([*changes, (None, None)]):
         if start >= end and meters:

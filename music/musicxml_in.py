@@ -12,8 +12,9 @@ from xml.etree import ElementTree
 from music.score import MAX_QUARTERS, TICKS, Score, ScoreError
 from music.theory import SEMITONES_OF
 
+CONTAINER = "META-INF/container.xml"  # of an archive: it names its main file
 MAX_XML_BYTES = 64 << 20  # the largest quartet has 12 million
-MAX_DIVISIONS = 1 << 24  # of a quarter note; exporters use at most 10,080 or 16,384
+MAX_DIVISIONS = 1 << 24  # of a quarter note; exporters use at most 16,384
 TIES = {"start": "[", "stop": "]", "startstop": "_"}
 
 
@@ -42,15 +43,15 @@ def _read(data):
 
 
 def unpacked(data):
-    """Returns the XML in an .mxl archive: the member that its container names."""
+    """Returns the XML in an .mxl archive."""
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            names = [name for name in archive.namelist() if not name.startswith("META-INF/")]
-            if "META-INF/container.xml" in archive.namelist():
-                container = parse(_member(archive, "META-INF/container.xml"))
-                names = [root.get("full-path") for root in container.iter("rootfile")] + names
+            names = archive.namelist()
+            if CONTAINER in names:
+                roots = parse(_member(archive, CONTAINER)).iter("rootfile")
+                names = [root.get("full-path", "") for root in roots] + names
             for name in names:
-                if name and name.lower().endswith((".xml", ".musicxml")):
+                if name != CONTAINER and name.lower().endswith((".xml", ".musicxml")):
                     return _member(archive, name)
     # RuntimeError: encrypted, or an unknown compression
     except (zipfile.BadZipFile, zlib.error, EOFError, KeyError, OSError, RuntimeError) as error:
@@ -81,7 +82,7 @@ def parse(data):
 
 
 def parts_of(root):
-    """Returns [(part's id, its measures)] of a score written by parts or by measures."""
+    """Returns [(id of a part, its measures)], however the score is written."""
     if root.tag == "score-partwise":
         return [(part.get("id"), part.findall("measure")) for part in root.findall("part")]
     if root.tag != "score-timewise":
@@ -111,8 +112,8 @@ def number_of(text, least, most):
 
 
 class _Part:
-    """Reads one part into a Score. Notes, <backup> and <forward> move a cursor in the measure, in
-    ticks; a <chord> note starts where the one before it did."""
+    """Reads a part into a Score. Notes, <backup> and <forward> move a cursor in the measure, in
+    ticks; a <chord> note starts where the one before did."""
 
     def __init__(self, score, part):
         self.score, self.part = score, part
@@ -167,7 +168,6 @@ class _Part:
         self.score.add_note(self.part, note.findtext("voice", "1"), place, length, pitch, tie)
 
     def read_attributes(self, attributes):
-        """Reads divisions, transposition, clefs, key and meter; the first part's hold."""
         score, place = self.score, (self.measure, round(self.cursor))
         for element in attributes:
             if element.tag == "divisions":

@@ -49,8 +49,7 @@ def given_bars(text, n_chars):
 
 
 def bar_starts(tune):
-    """Returns where each bar begins in the score, as long as the longest voice's, and where the
-    score ends, in quarter notes."""
+    """Returns where each bar begins, as long as the longest voice's, and where the last ends."""
     lengths = ([bar.length for bar in voice.bars] for voice in tune.voices)
     longest = map(max, itertools.zip_longest(*lengths, fillvalue=Fraction(0)))
     return list(itertools.accumulate(longest, initial=Fraction(0)))
@@ -65,7 +64,7 @@ def at_bar_lines(tune):
     onsets = {voice.name: [bar.onset for bar in voice.bars] for voice in tune.voices}
 
     def moved(name, at, is_end=False):
-        """Moves a time with its bar; the end of a bar belongs to that bar."""
+        """Moves a time with its bar; is_end: the end of a bar is in it."""
         find = bisect.bisect_left if is_end else bisect.bisect_right
         i = max(find(onsets[name], at) - 1, 0)
         return starts[i] + at - onsets[name][i]
@@ -136,8 +135,8 @@ def split_length(start, length, beat=Fraction(1)):
 
 
 def bar_slices(notes, *lines):
-    """Returns [(onset in the bar, length, [(pitch, tied from before, tied on)])] of a bar of one
-    voice, cut at `lines` (start, ..., end) and wherever a note begins or ends; rests are []."""
+    """Returns [(onset in the bar, length, [(pitch, tied from before, tied on)])] of a bar, cut at
+    `lines` (start, ..., end) and wherever a note begins or ends."""
     start, stop = lines[0], lines[-1]
     spans = [(note.onset, note.onset + note.duration, note.pitch) for note in notes]
     spans = [span for span in spans if span[0] < stop and span[1] > start]
@@ -154,7 +153,7 @@ def bar_slices(notes, *lines):
 
 
 def is_wrong(voice, i):
-    """Returns True if bar i has not its meter's length; the first and the last may be shorter."""
+    """Returns whether bar i has a wrong length; the first and the last may be short."""
     bar = voice.bars[i]
     if bar.meter is None or bar.length == bar.meter:
         return False
@@ -167,7 +166,7 @@ def musicxml(tune, n_bars=None, title=None, given=None):
     Hidden rests fill short bars up. title: with one, parts have names. given: {voice: bars} of a
     prompt, in grey before a double bar line. Raises what music21 raises on odd lengths.
     """
-    from music21 import layout, metadata, stream  # 0.3 s, and needed here only
+    from music21 import layout, metadata, stream, tempo  # 0.3 s, and needed here only
     from music21.musicxml.m21ToXml import GeneralObjectExporter
 
     tune, score = at_bar_lines(tune), stream.Score()
@@ -176,7 +175,12 @@ def musicxml(tune, n_bars=None, title=None, given=None):
         score.insert(0, _part(voice, tune, starts, given or {}))
         if title:
             score.parts[-1].partName = f"Voice {voice.name}"
-    _write_tempos(score.parts[0], tune.tempos, starts)
+    measures = list(score.parts[0].getElementsByClass("Measure"))
+    for onset, quarters in tune.tempos:
+        i = bisect.bisect_right(starts, onset) - 1
+        if quarters and i < len(measures):
+            mark = tempo.MetronomeMark(number=round(quarters, 1 if quarters % 1 else None))
+            measures[i].insert(onset - starts[i], mark)
     if len(tune.voices) > 1:
         score.insert(0, layout.StaffGroup(list(score.parts), symbol="bracket"))
     score.metadata = metadata.Metadata(title=title or tune.fields.get("T") or "Untitled")
@@ -189,17 +193,6 @@ def musicxml(tune, n_bars=None, title=None, given=None):
     return xml
 
 
-def _write_tempos(part, tempos, starts):
-    from music21 import tempo
-
-    measures = list(part.getElementsByClass("Measure"))
-    for onset, quarters in tempos:
-        i = bisect.bisect_right(starts, onset) - 1
-        if quarters and i < len(measures):
-            mark = tempo.MetronomeMark(number=round(quarters, 1 if quarters % 1 else None))
-            measures[i].insert(onset - starts[i], mark)
-
-
 def sharps_of_key(key):
     """Returns the sharps of a K: value (flats: negative); 0 if it cannot be read."""
     with contextlib.suppress(ValueError):
@@ -208,7 +201,7 @@ def sharps_of_key(key):
 
 
 def _part(voice, tune, starts, given):
-    """Returns one voice as a music21 part. starts: of `bar_starts`."""
+    """Returns a voice as a music21 part."""
     from music21 import bar as bar_line
     from music21 import key, meter, stream
 
@@ -306,8 +299,8 @@ def _write_notes(measure, voice, i, stop, sharps, meter_sign, colour):
 
 
 def _head(midi_pitch, sharps, tied_in, tied_on, in_force):
-    """Returns a note head with its accidental, unless the bar so far, the key or a tie says it.
-    in_force: {(letter, octave): alteration} of the bar so far, updated."""
+    """Returns a note head, with an accidental unless the bar so far, the key or a tie says it.
+    in_force: {(letter, octave): alteration} of the bar, updated."""
     from music21 import note, pitch, tie
 
     letter, alteration, octave = spell(midi_pitch, sharps)

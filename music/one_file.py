@@ -4,7 +4,6 @@ opened = open_file(bytes_of(path), path.name, 6)        # ValueError says what i
 xml = converted(opened, "musicxml", path.stem)
 """
 
-import re
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -42,10 +41,9 @@ def bytes_of(path):
 
 
 def open_file(data, name, max_voices):
-    """Returns the Opened of a file's bytes; ValueError says what is wrong. max_voices: kept of a
-    tune."""
-    stem, is_score = re.sub(r"\.[^.]*$", "", name), name.lower().endswith(SCORE_SUFFIXES)
-    if re.search(r"(?i)\.(abc|txt)$", name):
+    """Returns the Opened of a file's bytes; ValueError says what is wrong. max_voices: of a tune."""
+    stem, is_score = name.rsplit(".", 1)[0], name.lower().endswith(SCORE_SUFFIXES)
+    if name.lower().endswith((".abc", ".txt")):
         tunes = read_people(data, stem, max_voices)
         readable = [tune for tune in tunes if tune.text]
         if not tunes:
@@ -78,5 +76,5 @@ def converted(opened, form, title):
         if form == "midi":
             return midi_score(tune).dumps_midi()
         return musicxml(tune, title=tune.fields.get("T") or title)
-    except Exception as error:  # whatever music21 says of lengths that it cannot write
+    except Exception as error:  # of music21, on lengths that it cannot write
         raise ValueError(f"cannot be written: {error}") from None

@@ -16,7 +16,7 @@ from music.notation import at_bar_lines, bar_starts, given_bars, musicxml, reada
 SCORE_BARS = (32, 32, 24, 16)  # drawn of one, two, three, more voices: about two pages
 SCORE_NOTES = 3000  # drawn at most
 ENGRAVE_SECONDS = 20  # verovio takes 0.1 s a page
-SCORE_PIXELS, ROLL_PIXELS = 1400, 1200  # widths of the PNGs
+PIXELS = {"score": 1400, "roll": 1200}  # widths of the PNGs
 VOICE_COLOURS = "#3366aa #b8621b #3f8f5f #8a5aa8 #a23b52 #5f7f1f #2f8f9f #7a6a55".split()
 # of the piano roll's SVG; a player's cursor moves between ROLL_LEFT and ROLL_RIGHT
 ROLL_WIDTH, ROLL_HEIGHT = 1000, 260
@@ -25,7 +25,7 @@ ROLL_BAR_NUMBERS = 16  # at most
 
 
 def bars_to_draw(tune):
-    """Returns how many bars of a tune the score shows."""
+    """Returns how many bars the score shows."""
     most = SCORE_BARS[min(len(tune.voices), len(SCORE_BARS)) - 1]
     bars = zip_longest(*(voice.bars[:most] for voice in tune.voices))
     n_notes = accumulate(sum(bar.n_notes for bar in row if bar) for row in bars)
@@ -63,8 +63,8 @@ def engrave(xml):
 
 
 def _slim(svg):
-    """Returns verovio's picture without unused ids and classes, and without its font (60 kB), of
-    which only the tempo mark needs a note."""
+    """Returns verovio's picture without unused ids and classes, and without its font (60 kB), which
+    only the tempo mark needs."""
     named, styled = set(re.findall(r"#([\w-]+)", svg)), set(re.findall(r"\bg\.(\w+)", svg))
     svg = re.sub(r' id="([^"]*)"', lambda match: match[0] if match[1] in named else "", svg)
     svg = re.sub(
@@ -136,8 +136,7 @@ def piano_roll(tune, given):
         svg.append(label(ROLL_LEFT + 4, 12, "given as prompt"))
     bars = starts[:-1]
     svg.append(thin_line("".join(f"M{across(start):.1f} 0V{height}" for start in bars), ".18"))
-    step = max(1, math.ceil(len(bars) / ROLL_BAR_NUMBERS))
-    for i in range(0, len(bars), step):
+    for i in range(0, len(bars), math.ceil(len(bars) / ROLL_BAR_NUMBERS)):
         svg.append(label(f"{across(bars[i]):.1f}", ROLL_HEIGHT - 10, i + 1))
     thick = max(y_scale - 0.4, 0.8)  # a hair narrower than the space
     for voice, colour in zip(tune.voices, cycle(VOICE_COLOURS)):
@@ -170,7 +169,7 @@ def pictures(text, n_given=0):
         if why:
             reasons["score"], n_drawn = why, 0
         drawn["roll_svg"] = piano_roll(tune, given)
-    for kind, width in (("score", SCORE_PIXELS), ("roll", ROLL_PIXELS)):
+    for kind, width in PIXELS.items():
         if svg := drawn[f"{kind}_svg"]:
             try:
                 drawn[f"{kind}_png"] = to_png(svg, width)

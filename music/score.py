@@ -23,7 +23,7 @@ VELOCITY = 90  # of all notes: ABC has no dynamics
 
 
 class ScoreError(ValueError):
-    """A score that cannot be read; the message says why."""
+    """Why a score cannot be read."""
 
 
 class Score:
@@ -49,7 +49,6 @@ class Score:
         self.lengths[measure] = max(self.lengths[measure], offset)
 
     def add_tempo(self, place, tempo):
-        """Adds a tempo; the first at a place holds."""
         if TEMPOS[0] <= tempo <= TEMPOS[1]:
             self.tempos.setdefault(place, tempo)
 
@@ -58,17 +57,16 @@ class Score:
         (ends) or ""."""
         if not 0 <= pitch <= 127:
             return
-        measure, offset = place
         held = self._tied_from(part, voice, place, pitch) if tie in ("_", "]") else None
         if held is None:
-            held = [[measure, offset, 0, pitch], voice, None]
+            held = [[*place, 0, pitch], voice, None]
             self.voices.setdefault((part, voice), []).append(held[0])
             if tie in ("[", "_"):
                 self._open[part, pitch].append(held)
         elif tie == "]":
             self._open[part, pitch].remove(held)
         held[0][2] += length
-        held[2] = measure, offset + length
+        held[2] = place[0], place[1] + length
 
     def _tied_from(self, part, voice, place, pitch):
         """Returns the open tie that a note continues, of its own voice if possible, or None."""
@@ -76,8 +74,8 @@ class Score:
         for held in self._open[part, pitch]:
             measure, end = held[2]
             gap = sum(self.lengths[measure : min(place[0], measure + MAX_HELD)]) + place[1] - end
-            next_bar = measure == place[0] - 1 and place[1] == 0
-            if (next_bar or abs(gap) <= SNAP) and (found is None or held[1] == voice):
+            is_next = abs(gap) <= SNAP or place == (measure + 1, 0)
+            if is_next and (found is None or held[1] == voice):
                 found = held
         return found
 

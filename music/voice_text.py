@@ -51,8 +51,8 @@ def voice_text(voice, bars, beats, meters, keys):
 
 
 def tuplets_of(on, off, beats):
-    """Returns a voice's tuplets, columns of (start, end, over, under): beats or halves of beats
-    with events off the binary grid."""
+    """Returns the rows start, end, over, under of a voice's tuplets: beats or halves of beats with
+    events off the binary grid."""
     edges = distinct(on, off)
     odd = edges[edges % SIXTY_FOURTH != 0]
     begin = beats[np.searchsorted(beats, odd, side="right") - 1]
@@ -138,8 +138,8 @@ def length_text(units):
 
 @cache
 def pitch_texts(sharps):
-    """Returns how each of the 128 MIDI pitches is written in a key: [(index in LETTERS, alteration,
-    text without its accidental, text with it)].
+    """Returns [(index in LETTERS, alteration, text without its accidental, text with it)] of the
+    128 MIDI pitches in a key.
 
     >>> pitch_texts(-3)[63], pitch_texts(-3)[61], pitch_texts(2)[61]
     ((2, -1, 'E', '_E'), (1, -1, 'D', '_D'), (0, 1, 'C', '^C'))
@@ -166,10 +166,10 @@ def tuplet_prefixes(heads, tuplets):
 
 
 def bar_texts(voice, heads, prefixes, keys):
-    """Returns the text of every bar; an accidental holds for its letter to the bar's end."""
+    """Returns the text of every bar."""
     tied_on = heads.sounds & (voice.off[heads.event] > heads.stop)
     columns = (heads.bar, heads.event, heads.sounds, tied_on, heads.lengths())
-    bars, chords, ties_of, current = [[] for _ in keys], voice.chords, voice.ties, -1
+    bars, current = [[] for _ in keys], -1
     for bar, event, sounds, tied, units, prefix in zip(
         *(column.tolist() for column in columns), prefixes
     ):
@@ -179,10 +179,10 @@ def bar_texts(voice, heads, prefixes, keys):
             table, in_force = pitch_texts(sharps), list(key_alterations(sharps))
         head = "z"
         if sounds:
-            ties = () if tied else ties_of.get(event, ())
+            ties = () if tied else voice.ties.get(event, ())
             if ties and all(ties):
                 tied, ties = True, ()
-            head = chord_text(chords[event], table, in_force, ties)
+            head = chord_text(voice.chords[event], table, in_force, ties)
         bars[bar].append(f"{prefix}{head}{length_text(units)}{'-' if tied else ''}")
     return ["".join(texts) or "Z" for texts in bars]
 

@@ -1,8 +1,7 @@
-"""From tracks to voices, which have no two events at once. Times: units (`music/quantise.py`).
+"""From tracks to voices, which have no two events at once. Times are in units (`quantise.py`).
 
 A track whose notes overlap is written with ties or dealt out to several voices, whichever takes
-fewer characters. Voices that never sound together become one. Of too many the top line, the bass
-and the fullest stay.
+fewer characters. Voices that never sound together become one.
 """
 
 import math
@@ -25,8 +24,8 @@ EFFECT_SHARE = 10  # a part with less than a tenth of the fullest part's notes i
 
 
 class Voice(NamedTuple):
-    """Events of one voice. on, off: int arrays; chords: tuples of pitches, low to high; ties:
-    {event: (bool, ...)}, which of its notes are tied on, of events that have such."""
+    """Events. on, off: int arrays; chords: tuples of pitches, low to high; ties: {event: (whether a
+    note is tied on, ...)}, of events that have such."""
 
     on: np.ndarray
     off: np.ndarray
@@ -98,7 +97,7 @@ def tied_voice(pitch, on, off):
     first, last = np.searchsorted(cuts, on), np.searchsorted(cuts, off)
     n_heads = last - first
     note = np.repeat(np.arange(len(on)), n_heads)
-    stretch = np.arange(len(note)) - np.repeat(np.cumsum(n_heads) - n_heads, n_heads) + first[note]
+    stretch = np.arange(len(note)) + np.repeat(last - np.cumsum(n_heads), n_heads)
     order = np.lexsort((pitch[note], stretch))
     note, stretch = note[order], stretch[order]
     tied = last[note] > stretch + 1
@@ -127,8 +126,8 @@ def end_at_bars(on, off, bars):
 
 
 def voices_of_tracks(tracks, bars, max_voices):
-    """Returns the Voices of tracks, each written the cheapest way; if they are too many, the tracks
-    that gain least by a split get ties."""
+    """Returns the Voices of tracks, each written the cheapest way; if these are too many, the
+    tracks that gain least by a split get ties."""
     ways = [ways_to_write(*notes, bars) for notes in tracks]
     chosen = [min(range(len(way)), key=lambda i: way[i][0]) for way in ways]
     while sum(chosen) > max(max_voices - len(tracks), 0):
@@ -166,8 +165,8 @@ def tying_chars(on, off, bars):
 
 
 def deal_notes(pitch, on, off, n_parts):
-    """Returns the part of each note: the first free one, for the highest chord first, so that a
-    melody stays in the first part."""
+    """Returns the part of each note: the first free one, the highest chord first, so that a melody
+    stays in the first part."""
     order = np.lexsort((-pitch, off, on))
     new = differs(on[order], off[order])
     top = order[new]  # the highest note of each chord
@@ -201,7 +200,7 @@ def part_of(voice, bars):
 
 def merge_parts(parts, bars, reach):
     """Returns Parts, two joined where they never sound in the same bar (an instrument changes) and
-    their mean pitches are at most `reach` semitones apart."""
+    lie at most `reach` semitones apart."""
     merged = []
     for part in parts:
         fits = [
@@ -229,8 +228,8 @@ def join_voices(a, b):
 def choose_parts(parts, max_voices):
     """Returns at most `max_voices` of the parts: the top line, the bass, then the fullest."""
     by_size = sorted(range(len(parts)), key=lambda i: -parts[i].n_heads)
-    fullest = parts[by_size[0]].n_heads
-    lines = [i for i in by_size if parts[i].n_heads * EFFECT_SHARE >= fullest]
+    least = parts[by_size[0]].n_heads / EFFECT_SHARE
+    lines = [i for i in by_size if parts[i].n_heads >= least]
     top, bass = (choose(lines, key=lambda i: parts[i].pitch) for choose in (max, min))
     kept = list(dict.fromkeys([top, bass, *by_size]))[:max_voices]
     return [parts[i] for i in sorted(kept)]
