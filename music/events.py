@@ -119,11 +119,8 @@ def read_heads(text, key):
         [head.tied or all_tied for head in heads] for _, heads, _, _, all_tied in tokens if heads
     ]
     times = [*stretch.onsets, *stretch.durations, stretch.length]
-    if (
-        stretch.errors
-        or len(stretch.pitches) != sum(map(len, ties))
-        or any(time % UNITS for time in times)
-    ):
+    is_off_grid = any(time % UNITS for time in times)
+    if stretch.errors or is_off_grid or len(stretch.pitches) != sum(map(len, ties)):
         return [], 0
     heads, notes = [], zip(stretch.onsets, stretch.durations, stretch.pitches)
     for flags in ties:

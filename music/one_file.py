@@ -41,7 +41,7 @@ def bytes_of(path):
 
 
 def open_file(data, name, max_voices):
-    """Returns the Opened of a file's bytes; ValueError says what is wrong. max_voices: of a tune."""
+    """Returns the Opened of a file's bytes; ValueError says what is wrong."""
     stem, is_score = name.rsplit(".", 1)[0], name.lower().endswith(SCORE_SUFFIXES)
     if name.lower().endswith((".abc", ".txt")):
         tunes = read_people(data, stem, max_voices)

@@ -194,11 +194,9 @@ def chord_text(chord, table, in_force, ties):
     for pitch in chord:
         letter, alteration, bare, marked = table[pitch]
         # abc2midi reads an unmarked MIDI pitch 0 in a flat key as -1
-        if in_force[letter] == alteration and pitch:
-            heads.append(bare)
-        else:
-            in_force[letter] = alteration
-            heads.append(marked)
+        is_marked = in_force[letter] != alteration or pitch == 0
+        in_force[letter] = alteration
+        heads.append(marked if is_marked else bare)
     if ties:
         heads = [head + "-" * tied for head, tied in zip(heads, ties)]
     return heads[0] if len(heads) == 1 else "[" + "".join(heads) + "]"
