@@ -60,8 +60,11 @@ class _Reader:
         fields = line.split("\t")
         if len(fields) > MAX_SPINES:
             raise ScoreError(f"more than {MAX_SPINES} columns")
-        if fields[0].startswith("**"):
-            self.begin(fields)
+        if fields[0].startswith("**"):  # a score begins, or its next movement
+            end = self.last_end()
+            self.spines = [Spine(i, field == "**kern", end) for i, field in enumerate(fields)]
+            if not self.sounding():
+                raise ScoreError("no **kern column")
         elif not self.spines:
             raise ScoreError("music before any **kern")
         elif len(fields) != len(self.spines):
@@ -72,13 +75,6 @@ class _Reader:
             self.is_at_bar = self.now >= self.start
         else:
             self.read_data(TREMOLO.sub("", line).split("\t"))
-
-    def begin(self, fields):
-        """Begins a score, or its next movement."""
-        end = self.last_end()
-        self.spines = [Spine(i, field == "**kern", end) for i, field in enumerate(fields)]
-        if not self.sounding():
-            raise ScoreError("no **kern column")
 
     def sounding(self):
         return [spine for spine in self.spines if spine.is_kern]

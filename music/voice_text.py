@@ -90,8 +90,8 @@ def cut_voice(voice, bars, tuplets, has_pickup):
 
 @cache
 def first_head(place, length, pulse):
-    """Returns the length of the first of two heads that share a length, all in 1/32 or 1/64. They
-    meet on a pulse, else on the strongest beat. place: from the bar line.
+    """Returns the length of the first of two heads of a length, all in 1/32 or 1/64. They meet on a
+    pulse, else on the strongest beat. place: from the bar line.
 
     >>> first_head(0, 10, 1), first_head(6, 10, 1), first_head(0, 20, 12)
     (8, 2, 12)
