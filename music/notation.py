@@ -184,7 +184,7 @@ def musicxml(tune, n_bars=None, title=None, given=None):
     if len(tune.voices) > 1:
         score.insert(0, layout.StaffGroup(list(score.parts), symbol="bracket"))
     score.metadata = metadata.Metadata(title=title or tune.fields.get("T") or "Untitled")
-    exporter = GeneralObjectExporter(score)
+    exporter = GeneralObjectExporter()
     exporter.makeNotation = False  # it would spell, tie and beam anew
     # the day, music21 as composer; then random names of parts
     xml = re.sub(rb"\s*<(encoding-date|creator).*?</\1>", b"", exporter.parse(score))
@@ -202,7 +202,6 @@ def sharps_of_key(key):
 
 def _part(voice, tune, starts, given):
     """Returns a voice as a music21 part."""
-    from music21 import bar as bar_line
     from music21 import key, meter, stream
 
     part, sharps, meter_sign = stream.Part(), sharps_of_key(tune.key), tune.meter
@@ -232,7 +231,7 @@ def _part(voice, tune, starts, given):
             colour = WRONG if is_wrong(voice, i) else colour
             _write_notes(measure, voice, i, stop, sharps, meter_sign, colour)
         if i + 1 == max(given.values(), default=0):
-            measure.rightBarline = bar_line.Barline("double")
+            measure.rightBarline = "double"
         part.append(measure)
     with contextlib.suppress(Exception):  # an over-full bar has no beams
         part.makeBeams(inPlace=True)

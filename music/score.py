@@ -19,7 +19,7 @@ MAX_MEASURES = 20_000  # the longest opera act has a tenth of this
 MAX_QUARTERS = 100_000  # of a whole score
 DEFAULT_TEMPO = 100  # quarter notes a minute
 MAX_HELD = 32  # measures that a note may last, and open ties of one pitch
-VELOCITY = 90  # of all notes: ABC has no dynamics
+VELOCITY = 90
 
 
 class ScoreError(ValueError):
