@@ -1,7 +1,6 @@
 """What the stages share: tokenizers, model classes and the choice of device.
 
-Of the project it imports only how events are written (`music/events.py`). Shapes: B texts of a
-batch, T tokens of each, V tokens of the vocabulary, d the width of a model.
+Shapes: B texts of a batch, T tokens of each, V tokens of the vocabulary, d the width of a model.
 """
 
 import hashlib
@@ -26,13 +25,11 @@ from music.events import nominal_chars, parts_of, texts_of
 
 BEGIN, END, UNKNOWN = 0, 1, 2  # first tokens of every vocabulary
 N_SPECIAL = 3
-# characters they stand for: a tune begins for free, but that it ends here is a prediction
-SPECIAL_CHARS = 0, 1, 1
+SPECIAL_CHARS = 0, 1, 1  # a tune begins for free, but that it ends here is a prediction
 TOKENIZER_LIMIT_BYTES = 4 << 20  # every character of Unicode would fit
-# occurrences in the training text: no model could learn a token that has fewer
-RARE = 5
+RARE = 5  # occurrences in the training text: no model could learn a token that has fewer
 _LENGTH = r"\d*(?:/+\d*)?"
-# what has a token of its own in the note tokenizer; anything else is written in characters
+# what may have a token of its own in the note tokenizer
 _UNIT = re.compile(
     r"^[A-Za-z]:[^|\n]*\n"  # a header field with its line end
     r"|\[[A-Za-z]:[^][|\n]*\]"  # a voice tag, or another field inside a line
@@ -44,21 +41,13 @@ _UNIT = re.compile(
 )
 
 
-def _frequent(units):
-    """Units of more than one character that occur RARE times, the most frequent first."""
-    counts = Counter(unit for unit in units if len(unit) > 1)
-    ranked = sorted(counts, key=lambda unit: (-counts[unit], unit))
-    return [unit for unit in ranked if counts[unit] >= RARE]
-
-
 class CharTokenizer:
     """Character-level vocabulary, learned from a training text.
 
-    Token 0 begins a tune, 1 ends it, 2 stands for a character that the training text does not have;
-    character number i of the sorted `characters` is token 3 + i. Subclasses `learn` *pieces* of
-    several characters, which are numbered behind these. Of every token (V,): `texts`, and
-    `token_chars`, the characters that it stands for (losses are per character). `dtype`: the
-    smallest that holds the numbers.
+    Token 0 begins a tune, 1 ends it, 2 stands for a character that the training text does not have.
+    The sorted `characters` follow, then the *pieces* of several characters that subclasses `learn`.
+    Of every token (V,): `texts`, and `token_chars`, the characters that it stands for (losses are
+    per character).
 
     text: what to learn from; or the characters, with the pieces that were saved.
 
@@ -69,17 +58,20 @@ class CharTokenizer:
 
     kind = "char"
     chars_of = staticmethod(len)  # characters that a token's text stands for
+    numbers = None  # {text of a token: its number}, once it has learned
 
     def __init__(self, text, pieces=None):
         self.characters = "".join(sorted(set(text)))
         self.pieces = self.learn(text) if pieces is None else pieces
         self.texts = ["", "", "\ufffd", *self.characters, *self.pieces]
+        own = self.texts[N_SPECIAL:]
+        self.numbers = {text: number for number, text in enumerate(own, start=N_SPECIAL)}
+        self.token_chars = np.array([*SPECIAL_CHARS, *map(self.chars_of, own)])
         self.vocab_size = len(self.texts)
-        self.dtype = np.min_scalar_type(self.vocab_size - 1)
-        self.token_chars = np.array([*SPECIAL_CHARS, *map(self.chars_of, self.texts[N_SPECIAL:])])
+        self.dtype = np.min_scalar_type(self.vocab_size - 1)  # the smallest that holds the numbers
         points = [ord(character) for character in self.characters]
-        self._numbers = np.full(max(points, default=-1) + 2, UNKNOWN, self.dtype)  # by code point
-        self._numbers[points] = range(N_SPECIAL, N_SPECIAL + len(points))
+        self._of_point = np.full(max(points, default=-1) + 2, UNKNOWN, self.dtype)
+        self._of_point[points] = range(N_SPECIAL, N_SPECIAL + len(points))
 
     def learn(self, text):
         """Returns the pieces of a training text."""
@@ -88,14 +80,13 @@ class CharTokenizer:
     def encode(self, text):
         """Returns the token numbers of a text (T,), without begin and end."""
         points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
-        return self._numbers[np.minimum(points, len(self._numbers) - 1)]
+        return self._of_point[np.minimum(points, len(self._of_point) - 1)]
 
     def texts_of(self, tokens):
         """Returns the text of each token; begin and end give "", unknown gives U+FFFD."""
         return [self.texts[token] for token in tokens]
 
     def decode(self, tokens):
-        """Returns the text of token numbers."""
         return "".join(self.texts_of(tokens))
 
     @property
@@ -122,10 +113,10 @@ class CharTokenizer:
 
 
 class NoteTokenizer(CharTokenizer):
-    """Note-level vocabulary: one token a note or chord member with its octave and length, a rest,
-    a field, a voice tag (`_UNIT`). What is no piece is written in characters.
+    """Note-level vocabulary: one token a note or chord member with its octave and length, a rest, a
+    field, a voice tag (`_UNIT`). What is no piece is written in characters.
 
-    A text could be written in several ways, so a model's loss is an upper bound of what it needs.
+    A text could be written in several ways: a model's loss is an upper bound of what it needs.
 
     >>> t = NoteTokenizer("K:C\\nG,2[E2c2]3|\\n" * RARE)
     >>> [t.decode([token]) for token in t.encode("K:C\\nG,2[E2c3]3|")]
@@ -133,23 +124,18 @@ class NoteTokenizer(CharTokenizer):
     """
 
     kind = "note"
-    numbers = None  # {text of a token: its number}, once it has learned
-
-    def __init__(self, text, pieces=None):
-        super().__init__(text, pieces)
-        own = enumerate(self.texts[N_SPECIAL:], start=N_SPECIAL)
-        self.numbers = {piece: number for number, piece in own}
 
     def units(self, text):
         """Returns the parts of a text that may be pieces."""
         return _UNIT.findall(text)
 
     def learn(self, text):
-        """Returns the units that the text has RARE times at least."""
-        return _frequent(self.units(text))
+        """Returns the units that the text has RARE times at least, the most frequent first."""
+        counts = Counter(unit for unit in self.units(text) if len(unit) > 1)
+        ranked = sorted(counts, key=lambda unit: (-counts[unit], unit))
+        return [unit for unit in ranked if counts[unit] >= RARE]
 
     def encode(self, text):
-        """Returns the token numbers of a text (T,)."""
         tokens = []
         for unit in self.units(text):
             if unit in self.numbers:
@@ -161,10 +147,9 @@ class NoteTokenizer(CharTokenizer):
 
 class EventTokenizer(NoteTokenizer):
     """Event vocabulary, REMI-like (`music/events.py`): position, pitch and duration of every note;
-    fields, voice tags, rests of whole bars, bar lines and line ends as they stand. A stretch of
-    music that its events do not give back is written in characters.
-
-    What a token stands for depends on its bar: `token_chars` is nominal, `texts_of` is exact.
+    all else as it stands. A stretch of music that its events do not give back is written in
+    characters. What a token stands for depends on its bar: `token_chars` is nominal, `texts_of`
+    exact.
 
     >>> t = EventTokenizer("K:G\\nG4F2z2|\\n" * RARE)
     >>> [t.texts[token] for token in t.encode("K:G\\nG4F2z2|")]
@@ -181,7 +166,7 @@ class EventTokenizer(NoteTokenizer):
             yield from events if events and is_known else _UNIT.findall(part)
 
     def texts_of(self, tokens):
-        """Returns the text of each token where it stands: a bar's is divided among its events."""
+        """Returns the text of each token: a bar's is divided among its events."""
         return texts_of([self.texts[token] for token in tokens])
 
 
@@ -189,8 +174,7 @@ TOKENIZERS = {kind.kind: kind for kind in (CharTokenizer, NoteTokenizer, EventTo
 
 
 def load_tokenizer(path):
-    """Returns a tokenizer of any kind from its file, of which nothing is executed; ValueError says
-    what is wrong."""
+    """Returns the tokenizer in a file, of which nothing is executed; ValueError if there is none."""
     path = Path(path)
     try:
         if path.stat().st_size > TOKENIZER_LIMIT_BYTES:
@@ -220,28 +204,23 @@ class _BuiltinsOnly(pickle.Unpickler):
 # Families behind one interface, `Model`. None has trained biases; all start with an output layer of
 # zeros, so that the first loss is exactly ln V.
 
-# target that counts for nothing: what follows the end of a tune is no prediction of music
-IGNORE = -1
+IGNORE = -1  # target that counts for nothing: what follows the end of a tune is no music
 EMBEDDING_STD = 0.5  # spread of new token embeddings; see benchmarks/training.md
-# rows of unequal lengths attend to a multiple of so many keys: masked ones change no bit
-KEY_BLOCK = 64
-# longest rotary wavelength over 2 pi, tokens: the context is 512 (10,000 was 0.01-0.03 nats worse)
-ROTARY_BASE = 500.0
-# tokens before: from where a quarter each of the channels comes; benchmarks/training.md
-SHIFTS = 0, 1, 2, 3
+POSITION_STD = 0.02
+KEY_BLOCK = 64  # rows of unequal lengths attend to a multiple of it: masked keys change no bit
+ROTARY_BASE = 500.0  # longest wavelength over 2 pi, tokens (10,000 was 0.01-0.03 nats worse)
+SHIFTS = 0, 1, 2, 3  # tokens before, whence a quarter each of the channels; benchmarks/training.md
 FORGET_BIAS = 1.0  # constant bias of the LSTM's forget gates (Jozefowicz et al. 2015)
 CHUNK = 64  # tokens that a linear memory takes at a time: 32 is as fast; benchmarks/families.md
-# tokens after which a new SSM's heads have forgotten all but 1 / e, the first to the last
-MEMORY = 8, 512
-# of norms of bf16 values, for which torch's own is 0.008: training and evaluation would differ
-NORM_EPS = 1e-5
+MEMORY = 8, 512  # tokens after which the first and last head of a new SSM keep 1 / e
+NORM_EPS = 1e-5  # torch's own is 0.008 in bf16: training and evaluation would differ
 
 
 class Model(nn.Module):
     """What the families share: loss, cache and accounts.
 
     config: "family", "vocab_size", "block_size", "n_layer", "dropout", and what a family adds. A
-    family is a subclass with a `head` and, beside the attributes below,
+    family is a subclass with a `head` and
 
     features(idx): what the head reads, (B, T, d), of token numbers (B, T);
     step_rows(texts, cache=None): logits (B, V) after each of B lists of two tokens or more, of
@@ -255,25 +234,35 @@ class Model(nn.Module):
     family = None  # its name in study/families.py
     FLAGS = ()  # entries of the configuration: on in the tuned recipe, off in the classic one
     DROPOUT = {"tuned": 0.0, "classic": 0.1}  # by recipe
-    # of all but hidden matrices, over theirs; tuned recipe; see benchmarks/training.md
+    # learning rate of all but hidden matrices, over theirs; tuned recipe; benchmarks/training.md
     EMBEDDING_RATE = {"muon": 3.0, "adamw": 1.0}
-    # hidden matrices: part of a parameter's name -> matrices stacked in it
-    MATRICES = {}
+    MATRICES = {}  # hidden ones: part of a parameter's name -> matrices stacked in it
+    DRAWN = ()  # those that read what a block is given: `draw_weights`
 
     def __init__(self, config):
         super().__init__()
         self.config = config
 
     def forward(self, idx, targets=None):
-        """idx (B, T) token numbers, T <= block_size; targets (B, T) the next ones, or IGNORE ->
-        logits (B, T, V), mean cross-entropy in nats of the targets that count (0 if none does; None
-        without targets)."""
+        """idx (B, T), T <= block_size; targets (B, T): the next tokens, or IGNORE -> logits (B, T,
+        V), mean cross-entropy in nats of the targets that count (0 if none does)."""
         logits = self.head(self.features(idx))
         if targets is None:
             return logits, None
         flat = logits.flatten(0, 1).float(), targets.flatten().long()
         total = F.cross_entropy(*flat, ignore_index=IGNORE, reduction="sum")
         return logits, total / (targets != IGNORE).sum().clamp(min=1)
+
+    def draw_weights(self):
+        """Draws tables and the matrices in DRAWN; the others, which write, are zeros, so that each
+        block starts as the identity."""
+        for name, weight in self.named_parameters():
+            if "embedding" in name:
+                nn.init.normal_(weight, std=POSITION_STD if "position" in name else EMBEDDING_STD)
+            elif name.split(".")[-2] in self.DRAWN:
+                nn.init.normal_(weight, std=weight.size(1) ** -0.5)
+            elif weight.ndim == 2:
+                nn.init.zeros_(weight)
 
     @staticmethod
     def mark(cache, rows):
@@ -283,7 +272,7 @@ class Model(nn.Module):
 
     @staticmethod
     def rewind(cache, rows):
-        """Puts these rows back where they were marked; the next step has their texts of then."""
+        """Puts these rows back where they were marked."""
         for now, marked in zip(cache["now"], cache["marked"]):
             now[:, rows] = marked[:, rows]
 
@@ -296,9 +285,8 @@ class Model(nn.Module):
         }
 
     def parameter_groups(self):
-        """(matrices, rest): hidden matrices as [(parameter, number of matrices stacked in it)], all
-        other trained parameters as a list. Muon makes the update of a matrix orthogonal, which is
-        wrong for tables, states and gains."""
+        """Returns hidden matrices as [(parameter, number of matrices stacked in it)], and all other
+        trained parameters: Muon's orthogonal updates are wrong for tables, states and gains."""
         matrices, rest = [], []
         for name, parameter in self.named_parameters():
             n_stacked = sum(n for part, n in self.MATRICES.items() if part in name)
@@ -311,8 +299,8 @@ class Model(nn.Module):
         return matrices, rest
 
     def count_parameters(self):
-        """Trained parameters: "total"; "non_embedding": without token and position tables, but with
-        the output layer; "matrices": what of these is multiplied with every token."""
+        """Trained parameters: "total"; "non_embedding": without token and position tables;
+        "matrices": what of these is multiplied with every token."""
         counts = {"total": 0, "non_embedding": 0, "matrices": 0}
         for name, parameter in self.named_parameters():
             n, is_table = parameter.numel() * parameter.requires_grad, "embedding" in name
@@ -322,15 +310,15 @@ class Model(nn.Module):
         return counts
 
     def flops_per_token(self):
-        """Floating-point operations of forward and backward pass per token of a full window: 6 for
-        each weight that is multiplied; subclasses add what is multiplied with no weight."""
+        """Floating-point operations, forward and backward, per token of a full window: 6 for each
+        weight that is multiplied; subclasses add what is multiplied with no weight."""
         return 6 * self.count_parameters()["matrices"]
 
 
 def _shifted(h, before=None):
     """Token shift: a quarter of the channels stays, the others come from one, two and three tokens
     before (Peng 2021, RWKV, has half from one), so that attention finds "what came after these
-    characters" in its first layer, where it would need two. No parameters.
+    characters" in one layer instead of two.
 
     h (B, T, d) and what comes before it (B, max(SHIFTS), d; None: zeros) -> h shifted, and what
     comes before the next tokens.
@@ -442,14 +430,14 @@ class Transformer(Model):
     family = "transformer"
     FLAGS = "rotary", "qk_norm", "token_shift"
     MATRICES = {"qkv": 3, "attention_out": 1, "mlp_in": 1, "mlp_out": 1}
+    DRAWN = "qkv", "mlp_in"
 
     def __init__(self, config):
         super().__init__(config)
         d, V, T = config["d_model"], config["vocab_size"], config["block_size"]
         self.token_embedding = nn.Embedding(V, d)
-        learned = config.get("learned_positions", True)
-        assert learned or config["rotary"], "without positions order could not be seen"
-        self.position_embedding = nn.Embedding(T, d) if learned else None
+        has_table = config.get("learned_positions", True)
+        self.position_embedding = nn.Embedding(T, d) if has_table else None
         self.blocks = nn.ModuleList(_Block(config) for _ in range(config["n_layer"]))
         self.norm = nn.RMSNorm(d)
         self.head = nn.Linear(d, V, bias=False)
@@ -457,15 +445,7 @@ class Transformer(Model):
         angle = torch.arange(T)[:, None] * ROTARY_BASE ** (-torch.arange(half) / half)[None]
         self.register_buffer("cos", angle.cos().repeat(1, 2), persistent=False)
         self.register_buffer("sin", angle.sin().repeat(1, 2), persistent=False)
-        nn.init.normal_(self.token_embedding.weight, std=EMBEDDING_STD)
-        if learned:
-            nn.init.normal_(self.position_embedding.weight, std=0.02)
-        nn.init.zeros_(self.head.weight)
-        for block in self.blocks:
-            for linear in (block.qkv, block.mlp_in):
-                nn.init.normal_(linear.weight, std=d**-0.5)
-            for linear in (block.attention_out, block.mlp_out):  # each block starts as the identity
-                nn.init.zeros_(linear.weight)
+        self.draw_weights()
 
     def features(self, idx, store=None, last=None, past=None):
         """What the head reads, (B, T, d). For generation see `_Block`, layers first; past (B,): idx
@@ -484,12 +464,9 @@ class Transformer(Model):
         return self.norm(x)
 
     def step_rows(self, texts, cache=None):
-        """Logits (B, V) after each of these lists of tokens, and the cache; see `Model`.
-
-        Positions are learned, so a window cannot slide one by one: once the context is full it is
-        re-anchored: its newest half is read again from position 0. A row whose window is not the
-        one in the cache (at the start, at an anchor, and back over one) is read again, alone.
-        """
+        """See `Model`. Positions are learned, so a window cannot slide one by one: once the context
+        is full its newest half is read again from position 0. A row whose window is not the one in
+        the cache (at the start, at such an anchor, and back over one) is read again, alone."""
         c, T, half = self.config, self.config["block_size"], self.config["block_size"] // 2
         device, B = self.head.weight.device, len(texts)
         n = torch.tensor([len(text) for text in texts], device=device)
@@ -543,11 +520,9 @@ class Recurrent(Model):
     """
 
     def features(self, idx):
-        """What the head reads, (B, T, d)."""
         return self._run(idx)[0]
 
     def step_rows(self, texts, cache=None):
-        """Logits (B, V) after each of these lists of tokens, and the cache; see `Model`."""
         device = self.head.weight.device
         if cache is None:  # each row alone, so that none depends on the lengths of the others
             read = [tuple(text[:-1]) for text in texts]
@@ -578,19 +553,17 @@ class LSTM(Recurrent):
         self.embedding = nn.Embedding(V, E)
         self.lstm = nn.LSTM(E, H, config["n_layer"], batch_first=True, dropout=between)
         self.head = nn.Linear(H, V, bias=False)
-        nn.init.normal_(self.embedding.weight, std=EMBEDDING_STD)
-        nn.init.zeros_(self.head.weight)
+        self.draw_weights()
         for name, weight in self.lstm.named_parameters():
             if name.startswith("bias"):
                 weight.requires_grad_(False).zero_()
-                if name.startswith("bias_ih"):
-                    weight[H : 2 * H] = FORGET_BIAS
-            else:
-                for gate in weight.data.chunk(4):
-                    if name.startswith("weight_hh"):
-                        nn.init.orthogonal_(gate)
-                    else:
-                        nn.init.normal_(gate, std=gate.size(1) ** -0.5)
+            if name.startswith("bias_ih"):
+                weight[H : 2 * H] = FORGET_BIAS
+            for gate in weight.data.chunk(4):
+                if name.startswith("weight_hh"):
+                    nn.init.orthogonal_(gate)
+                elif name.startswith("weight_ih"):
+                    nn.init.normal_(gate, std=gate.size(1) ** -0.5)
 
     def _run(self, idx, state=None):
         """What the head reads, (B, T, d_hidden), and the state: h and c, (n_layer, B, d_hidden)."""
@@ -675,14 +648,14 @@ def _decay(sums):
 class SSM(Recurrent):
     """A linear recurrent network: in place of attention each head has a matrix that keeps k v' of
     every token and forgets at a rate of its own for each (Mamba-2's state-space model with scalar
-    decay, Dao & Gu 2024; the forget gate is the mLSTM's sigmoid, Beck et al. 2024). It has no
-    position table: order is in what is forgotten.
+    decay, Dao & Gu 2024; the forget gate is the mLSTM's sigmoid, Beck et al. 2024).
 
     config: "n_head", "d_model", "d_ff".
     """
 
     family = "ssm"
     MATRICES = {"qkv": 3, "gate": 1, "memory_out": 1, "mlp_in": 1, "mlp_out": 1}
+    DRAWN = "qkv", "gate", "mlp_in"  # "forget" is not: memories of known length
 
     def __init__(self, config):
         super().__init__(config)
@@ -691,14 +664,7 @@ class SSM(Recurrent):
         self.blocks = nn.ModuleList(_MemoryBlock(config) for _ in range(config["n_layer"]))
         self.norm = nn.RMSNorm(d)
         self.head = nn.Linear(d, V, bias=False)
-        nn.init.normal_(self.token_embedding.weight, std=EMBEDDING_STD)
-        nn.init.zeros_(self.head.weight)
-        for block in self.blocks:
-            for linear in (block.qkv, block.gate, block.mlp_in):
-                nn.init.normal_(linear.weight, std=d**-0.5)
-            # memories of known length; identity
-            for linear in (block.forget, block.memory_out, block.mlp_out):
-                nn.init.zeros_(linear.weight)
+        self.draw_weights()
 
     def _run(self, idx, state=None):
         """What the head reads, (B, T, d), and the state: memory (n_layer, B, n_head, head size,
@@ -711,9 +677,9 @@ class SSM(Recurrent):
         return self.norm(x), tuple(map(torch.stack, zip(*states)))
 
     def flops_per_token(self):
-        """Beside the weights, for each layer and channel, forward, 2 for each channel of its head
-        to write the memory and 2 to read it, and in the chunk 4 for each of (CHUNK + 1) / 2 tokens
-        (from chunk to chunk, 1 % of all, is left out)."""
+        """Beside the weights, forward, for each layer and channel: 4 for each channel of its head,
+        and in the chunk 4 for each of (CHUNK + 1) / 2 tokens (from chunk to chunk, 1 % of all, is
+        left out)."""
         c, d = self.config, self.config["d_model"]
         memory = 4 * d * d / c["n_head"] + 4 * d * (CHUNK + 1) / 2
         return super().flops_per_token() + 3 * c["n_layer"] * memory
@@ -743,12 +709,10 @@ def pick_device(name="auto"):
 
 
 def precision(device):
-    """Returns "bf16" where the hardware multiplies it, else "fp32"; decided here alone.
-
-    bf16: GPUs from Ampere on (compute capability 8.0), and CPUs with AVX512-BF16 or AMX, unless
-    ATEN_CPU_CAPABILITY=avx2 imitates an older one. There it is twice as fast; emulated, it takes 25
-    to 90 times as long as fp32 (benchmarks/training.md).
-    """
+    """Returns "bf16" where the hardware multiplies it, else "fp32": GPUs from Ampere on (compute
+    capability 8.0), and CPUs with AVX512-BF16 or AMX, unless ATEN_CPU_CAPABILITY=avx2 imitates an
+    older one. There it is twice as fast; emulated, it takes 25 to 90 times as long as fp32
+    (benchmarks/training.md)."""
     kind, fast = torch.device(device).type, False
     if kind == "cuda":
         fast = torch.cuda.get_device_capability(device) >= (8, 0)
@@ -764,6 +728,5 @@ def product_dtype(device):
 
 def autocast(device):
     """Returns a context in which products have `product_dtype`; for fp32 it does nothing."""
-    dtype = product_dtype(device)
-    enabled = dtype != torch.float32
-    return torch.autocast(torch.device(device).type, dtype if enabled else None, enabled=enabled)
+    enabled = precision(device) == "bf16"
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=enabled)
