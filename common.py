@@ -174,7 +174,7 @@ TOKENIZERS = {kind.kind: kind for kind in (CharTokenizer, NoteTokenizer, EventTo
 
 
 def load_tokenizer(path):
-    """Returns the tokenizer in a file, of which nothing is executed; ValueError if there is none."""
+    """Returns the tokenizer in a file, nothing of which is executed; ValueError if it has none."""
     path = Path(path)
     try:
         if path.stat().st_size > TOKENIZER_LIMIT_BYTES:
@@ -379,7 +379,7 @@ class _Block(nn.Module):
         return x + F.dropout(y, self.dropout, self.training)
 
     def _shift(self, h, last, which):
-        """Token shift, if it is on; keeps what comes before the next tokens."""
+        """Shifts tokens if that is on; keeps in `last` what comes before the next ones."""
         if not self.token_shift:
             return h
         if last is None:
@@ -414,8 +414,7 @@ def causal_attention(q, k, v, dropout=0.0):
 
 
 def _rotate(x, cos, sin):
-    """Rotary positions (Su et al. 2021): turns pairs (i, i + half) of x (B, T, n_head, head
-    size)."""
+    """Turns pairs (i, i + half) of x (B, T, n_head, size of a head), as Su et al. 2021."""
     a, b = x.chunk(2, dim=-1)
     return x * cos.unsqueeze(-2) + torch.cat((-b, a), dim=-1) * sin.unsqueeze(-2)
 
@@ -448,8 +447,8 @@ class Transformer(Model):
         self.draw_weights()
 
     def features(self, idx, store=None, last=None, past=None):
-        """What the head reads, (B, T, d). For generation see `_Block`, layers first; past (B,): idx
-        has one token a row, at these positions."""
+        """What the head reads, (B, T, d). store, last: those of all blocks; past (B,): idx has one
+        token a row, at these positions."""
         here = slice(idx.size(1)) if past is None else past[:, None]
         x = self.token_embedding(idx)
         if self.position_embedding is not None:
@@ -566,7 +565,7 @@ class LSTM(Recurrent):
                     nn.init.normal_(gate, std=gate.size(1) ** -0.5)
 
     def _run(self, idx, state=None):
-        """What the head reads, (B, T, d_hidden), and the state: h and c, (n_layer, B, d_hidden)."""
+        """The state: h and c, (n_layer, B, d_hidden)."""
         x = F.dropout(self.embedding(idx), self.config["dropout"], self.training)
         # on CPUs of either kind fp32 gates are faster; benchmarks/training.md
         with torch.autocast(x.device.type, enabled=x.device.type == "cuda"):
@@ -604,19 +603,17 @@ class _MemoryBlock(nn.Module):
         y = F.rms_norm(y, y.shape[-1:], eps=NORM_EPS).reshape(B, T, d) * F.silu(self.gate(h))
         x = x + F.dropout(self.memory_out(y), self.dropout, self.training)
         h, last_mlp = _shifted(self.norm_mlp(x), last_mlp)
-        y = self.mlp_out(F.gelu(self.mlp_in(h)))
-        x = x + F.dropout(y, self.dropout, self.training)
+        x = x + F.dropout(self.mlp_out(F.gelu(self.mlp_in(h))), self.dropout, self.training)
         return x, memory, torch.stack((last_memory, last_mlp), dim=1)
 
 
 def linear_memory(q, k, v, log_kept, memory=None):
     """What a memory that forgets gives back: S_t = a_t S_(t-1) + k_t v_t', y_t = S_t' q_t for every
-    head, computed in chunks by matrix products (Dao & Gu 2024, section 6).
+    head, computed in chunks by matrix products (Dao & Gu 2024, section 6). Within a chunk y_t = sum
+    over s <= t of (q_t' k_s) exp(ln a_(s+1) + ... + ln a_t) v_s: attention with decay.
 
     q, k (B, T, H, N), v (B, T, H, P); log_kept (B, T, H): ln a_t <= 0, fp32; memory (B, H, N, P): S
-    before the first token (None: zeros). Returns y (B, T, H, P) and S after the last token. Within
-    a chunk y_t = sum over s <= t of (q_t' k_s) exp(ln a_(s+1) + ... + ln a_t) v_s: attention with
-    decay in place of softmax.
+    before the first token (None: zeros). Returns y (B, T, H, P) and S after the last token.
     """
     B, T, H, P = v.shape
     size = min(CHUNK, T)
@@ -667,8 +664,7 @@ class SSM(Recurrent):
         self.draw_weights()
 
     def _run(self, idx, state=None):
-        """What the head reads, (B, T, d), and the state: memory (n_layer, B, n_head, head size,
-        head size) and what is shifted (n_layer, B, 2, max(SHIFTS), d)."""
+        """The state: those of `_MemoryBlock.forward`, layers first."""
         x = F.dropout(self.token_embedding(idx), self.config["dropout"], self.training)
         states = []
         for block, memory, last in zip(self.blocks, *(state or [[None] * len(self.blocks)] * 2)):
@@ -678,8 +674,8 @@ class SSM(Recurrent):
 
     def flops_per_token(self):
         """Beside the weights, forward, for each layer and channel: 4 for each channel of its head,
-        and in the chunk 4 for each of (CHUNK + 1) / 2 tokens (from chunk to chunk, 1 % of all, is
-        left out)."""
+        and 4 for each of (CHUNK + 1) / 2 tokens of its chunk; what chunks do to chunks, 1 % of all,
+        is left out."""
         c, d = self.config, self.config["d_model"]
         memory = 4 * d * d / c["n_head"] + 4 * d * (CHUNK + 1) / 2
         return super().flops_per_token() + 3 * c["n_layer"] * memory
@@ -689,13 +685,10 @@ class SSM(Recurrent):
 
 
 def pick_device(name="auto"):
-    """A torch.device for "auto", "cpu", "cuda" or "mps"; ValueError if this machine does not have
-    it. Under torchrun every process takes the GPU of its local rank."""
-    have = ["cpu"]
-    if torch.backends.mps.is_available():
-        have.insert(0, "mps")
-    if torch.cuda.is_available():
-        have.insert(0, "cuda")
+    """Returns the torch.device "auto", "cpu", "cuda" or "mps"; ValueError if this machine has none.
+    Under torchrun every process takes the GPU of its local rank."""
+    backends = {"cuda": torch.cuda, "mps": torch.backends.mps}
+    have = [*(kind for kind, backend in backends.items() if backend.is_available()), "cpu"]
     name = have[0] if name == "auto" else name
     if name not in have:
         raise ValueError(f"--device {name}: this machine has {' and '.join(have)} only")
@@ -727,6 +720,6 @@ def product_dtype(device):
 
 
 def autocast(device):
-    """Returns a context in which products have `product_dtype`; for fp32 it does nothing."""
+    """Returns a context in which products have `product_dtype`."""
     enabled = precision(device) == "bf16"
     return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=enabled)

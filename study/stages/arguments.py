@@ -2,11 +2,11 @@
 
 A value that makes no sense ends the script with one sentence and exit code 1.
 
-    parser.add_argument("--workers", type=whole(1), metavar="N")
     parser.add_argument("--timeout", type=number(above=0), metavar="SECONDS")
 """
 
 import argparse
+import contextlib
 import math
 import shlex
 import sys
@@ -14,13 +14,21 @@ from pathlib import Path
 
 from study.stages.code_key import HERE
 
-# torch and NumPy take a seed plus the first seed of any set of samples
-MAX_SEED = 2**62 - 1
+MAX_SEED = 2**62 - 1  # torch and NumPy take it plus the first seed of any set of samples
 
 
 def fail(stage, problem, mend=None):
     """Ends the script with one message on stderr and exit code 1: the problem, then its mend."""
     sys.exit(f"{stage}: {problem}" + (f"\n  -> {mend}" if mend else ""))
+
+
+@contextlib.contextmanager
+def mended_by(stage, mend, what="", kind=ValueError):
+    """Turns errors of a kind into one message with the mend, and the end of the script."""
+    try:
+        yield
+    except kind as problem:
+        fail(stage, f"{what}{problem}", mend)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -39,27 +47,16 @@ def stage_parser(doc, training=False):
     """Returns an ArgumentParser with the flags every stage has; doc: the script's docstring."""
     parser = _Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add(
-        "--root",
-        type=folder,
-        metavar="DIR",
-        help=(
-            "folder that holds data/, checkpoints/ and part4_outputs/ "
-            "(default: the scripts' own folder; with --quick: quick/ in it)"
-        ),
-    )
+    root = "folder of data/, checkpoints/, part4_outputs/ (default: the scripts'; --quick: quick/)"
+    add("--root", type=folder, metavar="DIR", help=root)
     small = "small budgets on the embedded corpus: the whole pipeline in minutes"
     add("--quick", action="store_true", help=small)
     add("--force", action="store_true", help="run even if the outputs are up to date")
     seed = {"type": whole(0, MAX_SEED), "default": 0, "metavar": "N"}
     add("--seed", **seed, help="seed of every random choice (default: 0)")
     if training:
-        add(
-            "--device",
-            choices=("auto", "cpu", "cuda", "mps"),
-            default="auto",
-            help="where to compute (default: auto = cuda, else mps, else cpu)",
-        )
+        where = "where to compute (default: auto = cuda, else mps, else cpu)"
+        add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help=where)
     return parser
 
 

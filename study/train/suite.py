@@ -1,8 +1,7 @@
 """A family's suites, what 04, 05 and 05b share: command line, expected minutes, runs, manifest.
 
-A *suite* trains every size of a family, for every seed and share of the data asked for: the study's
-own sizes ("classical"), or the model ladder's. It may be made in parts and by several processes at
-once; the manifest lists every run of the family on disk.
+A *suite* trains every size of a family, for every seed and share of the data asked for. It may be
+made in parts and by several processes at once; the manifest lists every run of the family on disk.
 """
 
 import contextlib
@@ -10,7 +9,15 @@ import fcntl
 import os
 from pathlib import Path
 
-from study.stages.arguments import MAX_SEED, fail, list_of, name_list, number, stage_parser, whole
+from study.stages.arguments import (
+    MAX_SEED,
+    list_of,
+    mended_by,
+    name_list,
+    number,
+    stage_parser,
+    whole,
+)
 from study.stages.files import file_digest, read_json
 from study.stages.process import AGAIN, cpu_count
 from study.stages.stage import Stage
@@ -28,35 +35,26 @@ from study.train.loop import Stopped
 from study.train.plan import SUITES, Suite, plan_suite, replan
 from study.train.runs import HEADLINE_SEED, QUICK_TRAIN_CHARS, RECIPES, train
 
-# flags that enter the key of the stage; --only does not: a suite may be made in parts
+# flags that enter the key of the stage; --only does not
 CONFIGURED = "seeds suite recipe data_fractions max_train_chars epochs max_minutes".split()
 
 
 def suite_main(script, model, sizes, rates, doc, argv=None, ladder_rate=None):
-    """Trains a family's suites; the main() of 04, 05 and 05b.
-
-    model: the family's class; sizes: {size: shape}; rates: {optimizer: {size: peak learning rate}};
-    ladder_rate: the rule (r, b) of `ladder.rule_rate`.
-    """
+    """Trains a family's suites; the main() of 04, 05 and 05b. For model to ladder_rate see `Suite`;
+    doc: the script's docstring."""
     args, name = suite_parser(doc).parse_args(argv), Path(script).name
     suite = Suite(model, sizes, rates, ladder_rate)
-    try:
+    with mended_by(name, f"see: python {name} --help"):
         device = pick_device(args.device)
         check_suite(args, suite, device)
-    except ValueError as problem:
-        fail(name, str(problem), f"see: python {name} --help")
     config = {"sizes": sizes, "learning_rates": rates, "ladder_rate": ladder_rate}
     config |= {flag: getattr(args, flag) for flag in CONFIGURED}
     with machine.processes(device):
         stage = Stage(script, args, config, shared=True)
-        try:
+        with mended_by(name, f"run: python 03_tokenize_split.py{stage.flags} --force"):
             data = load_data(stage.root)
-        except ValueError as problem:
-            fail(name, str(problem), f"run: python 03_tokenize_split.py{stage.flags} --force")
-        try:
+        with mended_by(name, "ask for more with --max-train-chars and --data-fractions"):
             runs = plan_suite(args, suite, data)
-        except ValueError as problem:
-            fail(name, str(problem), "ask for more with --max-train-chars and --data-fractions")
         waiting = [run for run in runs if args.force or finished(stage.root, run) is None]
         if not waiting and stage.up_to_date():
             return
@@ -76,14 +74,11 @@ def train_all(stage, args, runs, data, device):
         records = train_side_by_side(stage.root, runs, device, args.jobs, args.force)
     else:
         records = (train(stage.root, run, data, device, again=args.force) for run in runs)
-    try:
-        with contextlib.closing(records):
-            for record in records:
-                loss = f"validation {record['val_nats_per_char']:.4f} nats per character"
-                speed = f"{record['seconds']:.0f} s, {record['tokens_per_second']:,.0f} tokens/s"
-                print(f"{record['name']}: {loss}, {speed}", flush=True)
-    except Stopped as problem:
-        fail(f"{stage.name}.py", str(problem), AGAIN)
+    with mended_by(f"{stage.name}.py", AGAIN, kind=Stopped), contextlib.closing(records):
+        for record in records:
+            loss = f"validation {record['val_nats_per_char']:.4f} nats per character"
+            speed = f"{record['seconds']:.0f} s, {record['tokens_per_second']:,.0f} tokens/s"
+            print(f"{record['name']}: {loss}, {speed}", flush=True)
 
 
 # ---------------------------------------------------------------- command line
@@ -93,50 +88,26 @@ def suite_parser(doc):
     parser = stage_parser(doc, training=True)
     add = parser.add_argument
     add("--only", type=name_list, metavar="SIZE[,SIZE]", help="these sizes only, e.g. tiny,small")
-    add(
-        "--seeds",
-        type=list_of(whole(0, MAX_SEED)),
-        metavar="N[,N]",
-        help=f"one model a size for each, e.g. 2,3,4 (default: {HEADLINE_SEED} + --seed)",
-    )
-    add(
-        "--suite",
-        type=list_of(str),
-        metavar="SUITE[,SUITE]",
-        help="classical: the study's sizes; ladder: the same in every family (default: both)",
-    )
-    add(
-        "--recipe",
-        choices=tuple(RECIPES),
-        default="tuned",
-        help="classic: as the original study trained, AdamW and 3e-4 (default: tuned)",
-    )
-    add(
-        "--data-fractions",
-        type=list_of(number(above=0, most=1)),
-        metavar="F[,F]",
-        default=[1.0],
-        help="every size on each of these shares of the text, e.g. 0.25,0.5,1 (default: 1)",
-    )
-    add(
-        "--max-train-chars",
-        type=whole(1),
-        metavar="N",
-        help=f"of training text, at most (default: all; with --quick {QUICK_TRAIN_CHARS:,})",
-    )
+    seeds = f"one model a size for each, e.g. 2,3,4 (default: {HEADLINE_SEED} + --seed)"
+    add("--seeds", type=list_of(whole(0, MAX_SEED)), metavar="N[,N]", help=seeds)
+    suites = "classical: the study's sizes; ladder: the same in every family (default: both)"
+    add("--suite", type=list_of(str), metavar="SUITE[,SUITE]", help=suites)
+    recipe = "classic: as the original study trained, AdamW and 3e-4 (default: tuned)"
+    add("--recipe", choices=tuple(RECIPES), default="tuned", help=recipe)
+    share = number(above=0, most=1)
+    shares = "every size on each of these shares of the text, e.g. 0.25,0.5,1 (default: 1)"
+    add("--data-fractions", type=list_of(share), metavar="F[,F]", default=[1.0], help=shares)
+    chars = f"of training text, at most (default: all; with --quick {QUICK_TRAIN_CHARS:,})"
+    add("--max-train-chars", type=whole(1), metavar="N", help=chars)
     add("--epochs", type=whole(1), default=1, help="passes over the training text (default: 1)")
-    add(
-        "--max-minutes",
-        type=number(above=0),
-        metavar="MIN",
-        help="of training for each run; the learning rate is zero by then (default: no limit)",
-    )
+    minutes = "of training for each run; the learning rate is zero by then (default: no limit)"
+    add("--max-minutes", type=number(above=0), metavar="MIN", help=minutes)
     add("--jobs", type=whole(1), help="runs side by side (default: 1; one a core with --quick)")
     return parser
 
 
 def check_suite(args, suite, device="cpu"):
-    """Fills in defaults, and `args.sizes`, the names of the sizes to train; ValueError if unfit."""
+    """Fills in defaults, and `args.sizes`, names of the sizes to train; ValueError if unfit."""
     together = "RANK" in os.environ  # under torchrun
     if args.jobs and args.jobs > 1 and together:
         raise ValueError("--jobs: under torchrun the processes train one run together")
@@ -192,8 +163,7 @@ def print_plan(runs, data, device, jobs):
 
 
 def finish_suite(stage, suite, data, runs, device):
-    """Writes the manifest over every run of this family on disk that was made from this data by
-    this code."""
+    """Writes the manifest over every run of the family on disk that is of this data and code."""
     folder = stage.root / "checkpoints"
     with open(folder / f".{stage.name}.finish.lock", "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
