@@ -1,6 +1,5 @@
 """Files of runs: a finished model (NAME.pt, NAME.json) and the state of an unfinished one
-(.NAME.state). Nothing here decides a number: no key follows this file.
-"""
+(.NAME.state). Nothing here decides a number: no key follows this file."""
 
 import hashlib
 import io
@@ -42,8 +41,8 @@ def _bytes_of(value):
 
 
 def load_checkpoint(path, device="cpu"):
-    """Returns (model in evaluation mode, what `save_checkpoint` wrote beside its weights);
-    ValueError if the file is damaged. Nothing in the file is executed."""
+    """Returns (model in evaluation mode, what stands beside its weights); ValueError if the file is
+    damaged. Nothing in it is executed."""
     path = Path(path)
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
@@ -56,19 +55,19 @@ def load_checkpoint(path, device="cpu"):
         raise ValueError(f"{path.name} does not exist") from None
     except Exception as error:  # of many kinds
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        problem = f"{path.name} is damaged or no checkpoint of this project: {reason}"
-        raise ValueError(problem) from None
+        problem = f"{path.name} is damaged or no checkpoint of this project"
+        raise ValueError(f"{problem}: {reason}") from None
     return model.to(device).eval(), checkpoint
 
 
 def tokenizer_path(root, name):
-    """Returns where a model's vocabulary stands: beside a fine-tuned one, else in data/."""
+    """Returns where a model's vocabulary is: beside a fine-tuned one, else in data/."""
     own = Path(root) / f"checkpoints/{name}.tokenizer.pkl"
     return own if own.exists() else Path(root) / "data/tokenizer.pkl"
 
 
 def finished(root, run):
-    """Returns the record of this very run (a plan) if it is complete on disk, else None."""
+    """Returns the record of this very plan if it is complete on disk, else None."""
     path = Path(root) / f"checkpoints/{run['name']}.pt"
     record = read_json(path.with_suffix(".json"))
     if not isinstance(record, dict) or record.get("key") != run["key"] or not path.exists():
@@ -81,7 +80,7 @@ def state_path(folder, name):
 
 
 def save_state(folder, name, state):
-    """Writes an unfinished run's state: its SHA-256 (64 hexadecimal digits), then torch's bytes."""
+    """Writes an unfinished run's state: its SHA-256 (hexadecimal), then torch's bytes."""
     content = _bytes_of(state)
     write_bytes(state_path(folder, name), hashlib.sha256(content).hexdigest().encode() + content)
 

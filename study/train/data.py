@@ -1,7 +1,7 @@
 """The text that a run reads: token streams, nested subsets of them, and the windows of a step.
 
-One epoch is every training token once: the sequences are shuffled, joined and cut into windows of
-BLOCK_SIZE tokens, and the windows are shuffled again, by (seed, epoch).
+One epoch is every training token once: by (seed, epoch) the sequences are shuffled, joined and cut
+into windows of BLOCK_SIZE tokens, and the windows are shuffled again.
 """
 
 import hashlib
@@ -19,37 +19,31 @@ COUNTED_TOKENS = 1 << 24  # at a time: each takes 8 bytes as an index
 
 
 class Data(NamedTuple):
-    """Token streams (BEGIN text END BEGIN text END ..., 1-D numpy) and what their tokens mean."""
+    """Token streams (BEGIN text END BEGIN text END ..., 1-D) and what their tokens mean."""
 
     train: np.ndarray
     val: np.ndarray
     test: np.ndarray
     tokenizer_digest: str
     vocab_size: int
-    token_chars: np.ndarray  # (vocab_size,): characters that each token stands for; BEGIN 0, END 1
+    token_chars: np.ndarray  # (vocab_size,): characters that each token stands for
 
 
 def load_data(root):
     """Returns the splits of stage 03, memory-mapped; ValueError if they do not belong together."""
     folder = Path(root) / "data"
-    tokenizer = load_tokenizer(folder / "tokenizer.pkl")
-    splits = {}
+    tokenizer, splits = load_tokenizer(folder / "tokenizer.pkl"), []
     for name in ("train", "val", "test"):
         tokens = np.load(folder / f"{name}_tokens.npy", mmap_mode="r")
         is_stream = tokens.ndim == 1 and len(tokens) > 1 and tokens[0] == BEGIN
         if not is_stream or int(tokens.max()) >= tokenizer.vocab_size:
             raise ValueError(f"data/{name}_tokens.npy is no token stream of this tokenizer")
-        splits[name] = tokens
-    return Data(
-        **splits,
-        tokenizer_digest=tokenizer.digest,
-        vocab_size=tokenizer.vocab_size,
-        token_chars=tokenizer.token_chars,
-    )
+        splits.append(tokens)
+    return Data(*splits, tokenizer.digest, tokenizer.vocab_size, tokenizer.token_chars)
 
 
 def sequence_bounds(tokens):
-    """Returns where sequences begin, and the end of the last, shape (sequences + 1,)."""
+    """Returns where sequences begin, and the end of the last: (sequences + 1,)."""
     return np.append(np.flatnonzero(np.asarray(tokens) == BEGIN), len(tokens))
 
 
@@ -68,9 +62,7 @@ def count_chars(tokens, token_chars):
 
 def subset(tokens, token_chars, fraction=1.0, max_chars=None):
     """Returns whole sequences, in the order of the file: at most `fraction` of the stream's tokens
-    and `max_chars` characters of text; ValueError if not one fits. Smaller subsets lie in larger
-    ones, for all seeds.
-    """
+    and `max_chars` characters; ValueError if not one fits. Smaller subsets lie in larger ones."""
     if fraction >= 1 and max_chars is None:
         return np.asarray(tokens)
     bounds = sequence_bounds(tokens)
@@ -82,17 +74,14 @@ def subset(tokens, token_chars, fraction=1.0, max_chars=None):
         fits &= np.cumsum(chars[order]) <= max_chars
     if not fits[0]:
         first = count_chars(tokens[bounds[order[0]] : bounds[order[0] + 1]], token_chars)
-        raise ValueError(
-            f"so little training text holds no whole sequence: the first to be taken has {first:,} "
-            "characters"
-        )
+        problem = "so little training text holds no whole sequence"
+        raise ValueError(f"{problem}: the first to be taken has {first:,} characters")
     chosen = np.sort(order[: int(fits.sum())])
     return np.concatenate([tokens[bounds[i] : bounds[i + 1]] for i in chosen])
 
 
 def epoch_windows(tokens, seed, epoch):
-    """Returns (stream, starts of its windows), both in this epoch's order. BEGIN tokens fill up the
-    last window."""
+    """Returns (stream, starts of its windows), in this epoch's order; BEGIN fills the last one."""
     bounds, rng = sequence_bounds(tokens), np.random.default_rng([seed, epoch])
     order = rng.permutation(len(bounds) - 1)
     parts = [tokens[bounds[i] : bounds[i + 1]] for i in order]
@@ -119,8 +108,7 @@ def to_tensor(tokens, device):
 
 
 def target_chars(targets, token_chars):
-    """Returns the characters of each target, 0 where it is ignored. token_chars: tensor
-    (vocab_size,) on the targets' device."""
+    """Returns the characters of each target, 0 where it is ignored; token_chars: a tensor."""
     return token_chars[targets.clamp(min=0)].masked_fill(targets == IGNORE, 0)
 
 

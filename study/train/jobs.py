@@ -1,8 +1,5 @@
 """Runs side by side, each in a process of its own: small models do not fill the cores of a machine.
 
-    for record in train_side_by_side(root, runs, "cpu", jobs=2):
-        print(record["name"])
-
 All end with the process that started them; asked to stop, each saves the state of its run.
 """
 
@@ -22,13 +19,13 @@ from study.train.runs import train
 
 
 def threads_of(jobs):
-    """Returns the threads of each of so many processes: its share of the cores."""
+    """Returns each process's share of the cores."""
     return max(1, cpu_count() // jobs)
 
 
 def train_side_by_side(root, runs, device, jobs, again=False):
-    """Yields the record of each run as it ends; they are begun in the order given. Raises what
-    `train` raises, and Stopped when a process was killed."""
+    """Yields the record of each run as it ends; raises what `train` raises, and Stopped when a
+    process was killed."""
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(min(jobs, len(runs)), context, _begin, (threads_of(jobs),))
     bar = progress(total=len(runs), desc="runs", unit="run")

@@ -1,8 +1,7 @@
 """The model ladder: sizes of one depth from which a law can be read, and the rule of their rates.
 
-Named by the Transformer's width, d008 to d256: a factor of 900 in parameters. Under the same name
-every family has as many parameters (but embeddings), within 1 %. Width 4 lies above the law of the
-others.
+Named by the Transformer's width, d008 to d256: a factor of 900 in parameters (width 4 lies above
+the law of the others). Under one name every family has as many (but embeddings), within 1 %.
 """
 
 import math
@@ -41,15 +40,15 @@ def ladder_sizes(family, vocab_size):
 
 
 def parameters(shape, vocab_size):
-    """Returns a Transformer's parameters but its embeddings; by hand, since a call of the class
-    would make every family's sizes follow its code."""
+    """Returns a Transformer's parameters but its embeddings; by hand, or every family's sizes would
+    follow the code of its class."""
     d = shape["d_model"]
     return shape["n_layer"] * (4 * d * d + 2 * d * shape["d_ff"] + 2 * d) + d + d * vocab_size
 
 
 def lstm_shape(n_parameters, vocab_size):
-    """Returns the shape of two layers: of the widths that miss the number by half a percent at most
-    those nearest E = H / 2; where none does, those that miss it least."""
+    """Returns the shape of two layers: of the widths that miss the number by at most half a percent
+    those nearest E = H / 2, else those that miss it least."""
 
     def unfit(widths):
         E, H = widths
@@ -68,8 +67,8 @@ def lstm_shape(n_parameters, vocab_size):
 
 
 def ssm_shape(n_parameters, vocab_size):
-    """Returns the shape of four layers of two heads, with the width that makes the feed-forward
-    layer nearest four times as wide."""
+    """Returns the shape of four layers of two heads whose feed-forward layer is most nearly four
+    times as wide."""
 
     def shape(d, n_layer=4, n_head=2):
         mlp = (n_parameters - d * (vocab_size + 1)) / n_layer - d * (5 * d + n_head + 2)

@@ -5,8 +5,8 @@
         loop.advance()
     losses = loop.measure()
 
-It writes no file. Everything random is a function of (seed, epoch, step): a loop that was saved and
-restored ends with the very weights on CPU. An edit of what `Loop` reaches trains all models again.
+Everything random is a function of (seed, epoch, step): a loop that was saved and restored ends with
+the very weights on CPU. An edit of what `Loop` reaches trains all models again.
 """
 
 import math
@@ -29,11 +29,11 @@ CLIP_NORM = 1.0
 EVALUATIONS = 8  # points of the validation curve in one epoch
 CURVE_WINDOWS = 8  # of the validation split, evenly spread, for these points
 TRAIN_SAMPLE_WINDOWS = 16  # of the training text, evenly spread, evaluated at the end of a run
-NUMBERS_ASKED_EVERY = 20  # steps on a GPU between checks for infinite losses: each waits for it
+NUMBERS_ASKED_EVERY = 20  # steps between checks for infinite losses on a GPU: each waits for it
 
 
 class Stopped(RuntimeError):
-    """A run that must not go on; its message is for the user."""
+    """A run must not go on; the message is for the user."""
 
 
 @dataclass
@@ -55,9 +55,8 @@ class Loop:
 
     def __init__(self, run, data, device):
         self.run, self.data, self.device = run, data, torch.device(device)
-        self.tokens = subset(
-            data.train, data.token_chars, run["data_fraction"], run["max_train_chars"]
-        )
+        limits = run["data_fraction"], run["max_train_chars"]
+        self.tokens = subset(data.train, data.token_chars, *limits)
         self.token_chars = torch.from_numpy(np.asarray(data.token_chars)).to(self.device)
         torch.manual_seed(run["seed"])
         self.model = build_model(run["config"]).to(self.device)
@@ -89,17 +88,17 @@ class Loop:
 
     @property
     def seconds(self):
-        """Returns the seconds of training so far, without evaluation."""
+        """Seconds of training so far, without evaluation."""
         return time.monotonic() - self._began
 
     @property
     def ended(self):
-        """Returns True after the last step, by plan or by time."""
+        """True after the last step, by plan or by time."""
         return self.state.step >= self.run["steps"] or self.state.out_of_time
 
     def advance(self):
-        """Takes one step; returns a line of the curve (dict) if the validation split was evaluated
-        after it. Raises Stopped when the loss is no number or memory is short."""
+        """Takes one step; returns a line of the curve (dict) if it evaluated the validation split,
+        else None. Raises Stopped when the loss is no number or memory is short."""
         run, state = self.run, self.state
         x, y = self._next_windows()
         rate = run["learning_rate"] * schedule(self._share_done())
@@ -135,8 +134,8 @@ class Loop:
         return cut_windows(self._stream, self._starts[first : first + self.run["batch_windows"]])
 
     def _share_done(self):
-        """Returns the share of the run at the middle of the next step, by steps or by the clock of
-        max_minutes, whichever is further. Sets out_of_time."""
+        """Returns the share of the run at the middle of the next step, by steps or by the clock,
+        whichever is further; sets out_of_time."""
         done = (self.state.step + 0.5) / self.run["steps"]
         if self.run["max_minutes"]:
             seconds = machine.of_first_process(self.seconds)
@@ -146,10 +145,8 @@ class Loop:
 
     def _add_to_curve(self, rate):
         """Adds a line to the curve and returns it; keeps the weights if they are the best so far.
-
-        Points are of a part of the validation split. After the last step the whole is evaluated,
-        and the curve shifted by the difference.
-        """
+        Its loss is of a part of the validation split; after the last step the whole is evaluated,
+        and the curve shifted by the difference."""
         run, state = self.run, self.state
         train_nats, seconds = self.meter.mean(), self.seconds
         val_nats = self._evaluated(self.data.val, at_most=CURVE_WINDOWS)["nats_per_char"]
@@ -178,7 +175,7 @@ class Loop:
         return line
 
     def stop_if_no_number(self):
-        """Raises Stopped if a loss or gradient was not finite; to be called before a save."""
+        """Raises Stopped if a loss or gradient was not finite."""
         bad = int(self.meter.bad)
         if bad <= self.state.step:
             rate, steps = f"{self.run['learning_rate']:.3g}", f"{bad:,} of {self.run['steps']:,}"
@@ -188,8 +185,8 @@ class Loop:
             )
 
     def measure(self):
-        """Returns {"val", "test", "train" (windows spread over its text)}, each of `evaluate`; with
-        keep_best of the best weights, which the model then has."""
+        """Returns {split: what `evaluate` returns}; keep_best: of the best weights, which the model
+        then has."""
         if self.run["keep_best"]:
             self.model.load_state_dict(self.state.best["model"])
             self._last_val = None
@@ -218,9 +215,8 @@ def evaluation_steps(run):
 
 def gradient(forward, x, y, token_chars, micro_batch, name):
     """Sets the gradient of the mean loss over a step's windows (x, y: (windows, BLOCK_SIZE));
-    returns (sum of nats, characters of the targets, micro_batch that memory sufficed for), of this
-    process. Raises Stopped when one window is too much.
-    """
+    returns this process's sum of nats, its targets' characters, and the micro_batch that memory
+    sufficed for. Raises Stopped when one window is too much."""
     n_targets = (y != IGNORE).sum().clamp(min=1)
     x, y = share_of_process(x, y)
     while True:

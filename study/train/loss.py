@@ -1,6 +1,5 @@
-"""The loss: of training between two evaluations (`Meter`), and of a split (`evaluate`), here and
-in stage 07. All losses are in nats per character, whatever a token is.
-"""
+"""The loss: of a split (`evaluate`), and of training between two evaluations (`Meter`); in nats per
+character, whatever a token is."""
 
 import contextlib
 import math
@@ -25,10 +24,9 @@ def evaluate(model, tokens, token_chars, device, precise=True, at_most=None):
     token_chars: numpy (vocab_size,); precise: fp32, else `common.precision` (bf16: half the time,
     0.0001 nats off); at_most: so many windows, evenly spread.
 
-    Keys: "nats_per_char", "bits_per_char", "perplexity" (of a character), "n_chars" (of the
-    targets, one for each END), "n_tokens" (targets), "loss_by_position" (nats per character, 64
-    bins of 8 positions; None where nothing was predicted); of a whole stream "nats_by_sequence" and
-    "chars_by_sequence", sums over targets.
+    Keys: "nats_per_char", "bits_per_char", "perplexity" (of a character), "n_chars" and "n_tokens"
+    of the targets, "loss_by_position" (nats per character in POSITION_BINS; None where nothing was
+    predicted); of a whole stream "nats_by_sequence" and "chars_by_sequence".
     """
     was_training = model.training
     model.eval()
@@ -76,16 +74,15 @@ def evaluate(model, tokens, token_chars, device, precise=True, at_most=None):
 
 
 class Meter:
-    """Sums of the training loss, on the device: a GPU need not be waited for."""
+    """Sums of the training loss, on the device: a GPU is not waited for."""
 
     def __init__(self, device, sums=(0.0, 0.0)):
         kind = torch.float32 if device.type == "mps" else torch.float64
         self.sums = torch.tensor(sums, dtype=kind, device=device)  # nats, characters
-        # first step whose loss or gradient is no number
-        self.bad = torch.tensor(2**31 - 1, device=device)
+        self.bad = torch.tensor(2**31 - 1, device=device)  # first step with no finite number
 
     def add(self, nats, chars, norm, step):
-        """Adds a step; notes it in `bad` if its loss or the norm of its gradient is not finite."""
+        """Adds a step; notes it if its loss or the norm of its gradient is not finite."""
         self.sums += torch.stack((nats, chars))
         finite = torch.isfinite(nats) & torch.isfinite(norm)
         self.bad = torch.where(finite, self.bad, self.bad.clamp(max=step))

@@ -1,7 +1,4 @@
-"""The machine under a run: the processes that torchrun started, memory, the name of the device.
-
-Without torchrun there is one process, of rank 0.
-"""
+"""The machine under a run: the processes of torchrun (else one, of rank 0), memory, the device."""
 
 import contextlib
 import os
@@ -48,7 +45,7 @@ def sum_over_processes(sums):
 
 
 def of_first_process(number):
-    """Returns the first process's number: what a clock decides must be the same in all."""
+    """Returns the first process's number: by the clock all decide alike."""
     numbers = [number]
     if n_processes() > 1:
         dist.broadcast_object_list(numbers)

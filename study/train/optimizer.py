@@ -1,6 +1,5 @@
 """The optimizer: Muon for the hidden matrices (`Model.parameter_groups`), AdamW for the rest; or
-AdamW alone.
-"""
+AdamW alone."""
 
 import math
 
@@ -11,31 +10,19 @@ from common import product_dtype
 WARMUP_SHARE = 0.05  # of the run
 MOMENTUM = 0.95
 BETAS = (0.9, 0.95)
-MUON_COEFFICIENTS = 3.4445, -4.7750, 2.0315  # Newton-Schulz (Jordan 2024)
+MUON_COEFFICIENTS = 3.4445, -4.7750, 2.0315  # of Newton-Schulz (Jordan et al. 2024)
 MUON_STEPS = 3  # 5 is usual, costs as much as the model, and changes losses by < 0.01 nats
 GRAM_FROM = 1.5  # columns over rows from which Newton-Schulz works on x x^T instead of x
 
 
 def schedule(done):
-    """Returns the learning rate as a share of its peak: warm-up, then linear decay to 0 (Bergsma et
-    al. 2025: better than to a tenth). done: share of the run."""
+    """Returns the share of the peak learning rate at a share of the run: warm-up, then linear decay
+    to 0 (Bergsma et al. 2025: better than to a tenth)."""
     return min(done / WARMUP_SHARE, (1 - done) / (1 - WARMUP_SHARE), 1.0)
 
 
-# Muon, plainly (Jordan et al. 2024). Momentum says where a matrix should go; Newton-Schulz makes
-# that step orthogonal, so that it goes equally far in all directions.
-
-
-def plain_muon(weight, grad, momentum, rate):
-    """Changes a matrix and its momentum by one step."""
-    momentum.lerp_(grad, 1 - MOMENTUM)
-    update = newton_schulz(grad.lerp(momentum, MOMENTUM))  # Nesterov
-    # as long as AdamW's (Liu et al. 2025), so that one learning rate fits both
-    weight.sub_(rate * 0.2 * math.sqrt(max(weight.shape)) * update)
-
-
 def newton_schulz(x):
-    """Brings the singular values of a matrix (rows <= columns) near 1."""
+    """Brings the singular values of a matrix (rows <= columns) near 1: `orthogonalize`, plainly."""
     a, b, c = MUON_COEFFICIENTS
     x = x / x.norm().clamp(min=1e-7)
     for _ in range(MUON_STEPS):
@@ -45,8 +32,10 @@ def newton_schulz(x):
 
 
 class Muon(torch.optim.Optimizer):
-    """`plain_muon` for all matrices of one shape at once, in the machine's precision. "blocks" of a
-    group: matrices stacked in one parameter (q, k, v of each head; gates of an LSTM)."""
+    """Muon (Jordan et al. 2024) for all matrices of one shape at once. Momentum says where a matrix
+    should go; Newton-Schulz makes that step orthogonal: equally far in all directions.
+
+    "blocks" of a group: matrices stacked in one parameter (q, k, v of each head; gates)."""
 
     def __init__(self, groups, lr):
         super().__init__(groups, {"lr": lr, "weight_decay": 0.0, "blocks": 1})
@@ -71,15 +60,14 @@ class Muon(torch.optim.Optimizer):
             matrices, changes, rates = zip(*entries)
             updates = orthogonalize(torch.stack(changes)).to(matrices[0].dtype)
             for matrix, update, rate in zip(matrices, updates, rates):
+                # as long as AdamW's (Liu et al. 2025), so that one learning rate fits both
                 matrix.sub_(update, alpha=rate * 0.2 * math.sqrt(columns))
 
 
 def orthogonalize(x):
-    """Returns `newton_schulz` of each matrix of x (n, rows <= columns, columns).
-
-    A step is x <- p x with p = a + b (x x^T) + c (x x^T)^2. For wide matrices all p are multiplied
-    first, as (rows, rows): at four times as many columns as rows 0.58 of the plain cost.
-    """
+    """Returns `newton_schulz` of each matrix of x (n, rows <= columns, columns), in the machine's
+    precision. A step is x <- p x with p = a + b (x x^T) + c (x x^T)^2. For wide matrices all p are
+    multiplied first: at four times as many columns as rows 0.58 of the plain cost."""
     x = x.to(product_dtype(x.device))
     x = x / x.float().norm(dim=(1, 2), keepdim=True).clamp(min=1e-7).to(x.dtype)
     a, b, c = MUON_COEFFICIENTS

@@ -37,8 +37,8 @@ def suite_of(size):
 
 
 def choose_rate(suite, size, shape, recipe="tuned"):
-    """Returns the peak learning rate of a run: the classic one, by the ladder's rule, or tuned; of
-    a size without a sweep that of the tuned size most alike in width."""
+    """Returns the peak learning rate of a run: the classic one, by the ladder's rule, or tuned, for
+    a size without a sweep that of the size most alike in width."""
     if recipe == "classic":
         return CLASSIC_LEARNING_RATE
     if size in LADDER and suite.rule:
@@ -53,8 +53,8 @@ def choose_rate(suite, size, shape, recipe="tuned"):
 
 
 def width_ratio(shape, other):
-    """Returns how unlike two shapes are in width: mean |ln ratio| of their d_model, d_hidden and
-    the like. (Depth moves the best learning rate little.)
+    """Returns how unlike two shapes are: mean |ln ratio| of d_model, d_hidden and the like. (Depth
+    moves the best learning rate little.)
 
     >>> math.exp(width_ratio({"n_layer": 2, "d_model": 64}, {"n_layer": 9, "d_model": 128}))
     2.0
@@ -64,8 +64,8 @@ def width_ratio(shape, other):
 
 
 def plan_suite(args, suite, data):
-    """Returns the runs that a command line asks for, in order: seed by seed, the smallest first;
-    side by side the longest first, so that the last one is short."""
+    """Returns the runs asked for: seed by seed, the smallest first; side by side the longest first,
+    so that the last one is short."""
     shapes, runs = suite.sizes(args.suite, data.vocab_size), []
     asked = ("recipe", "epochs", "max_train_chars", "max_minutes")
     for fraction, seed, size in itertools.product(args.data_fractions, args.seeds, args.sizes):
@@ -85,7 +85,7 @@ def plan_suite(args, suite, data):
 
 
 def replan(record, suite, data):
-    """Returns what a record's run would be with today's sizes, data and code, or None."""
+    """Returns the plan of a record's run with today's sizes, data and code, or None."""
     same = "seed recipe suite data_fraction max_train_chars max_minutes optimizer".split()
     try:
         spec = RunSpec(

@@ -4,8 +4,7 @@
     run = plan_run(data, RunSpec("transformer", "tiny", SIZES["tiny"], learning_rate=0.01))
     record = train(root, run, data, pick_device("auto"))
 
-A *plan* is a dict of JSON values that decides the result, with the digests of data and code; its
-key is the digest of them all.
+A *plan* is a dict of the JSON values that decide the result; its key is their digest.
 """
 
 import contextlib
@@ -73,15 +72,13 @@ class RunSpec:
 
 
 def plan_run(data, spec):
-    """Returns the plan of a run: what is asked, model configuration, costs and key. ValueError if
-    there is less than one window of text."""
+    """Returns the plan of a run: what is asked, model configuration, digests of data and code,
+    costs and key. ValueError if there is less than one window of text."""
     family_class = model_class(spec.family)
     tokens = subset(data.train, data.token_chars, spec.data_fraction, spec.max_train_chars)
     if len(tokens) <= BLOCK_SIZE < len(data.train):
-        raise ValueError(
-            f"so little training text holds no window of {BLOCK_SIZE} tokens: it has"
-            f" {len(tokens):,}"
-        )
+        problem = f"so little training text holds no window of {BLOCK_SIZE} tokens"
+        raise ValueError(f"{problem}: it has {len(tokens):,}")
     run = asdict(spec)
     shape, dropout, name, start = (run.pop(key) for key in ("shape", "dropout", "name", "start"))
     if dropout is None:
@@ -132,8 +129,8 @@ def costs(run, tokens, token_chars):
 
 
 def windows_per_step(n_tokens, chars_per_token=1.0):
-    """Returns the windows of a step: BATCH_WINDOWS times a power of two, less where a token is more
-    than one character, so that all tokenizers take equally many steps.
+    """Returns the windows of a step: BATCH_WINDOWS times a power of two, divided by the characters
+    of a token, so that all tokenizers take equally many steps.
 
     >>> windows_per_step(600_000), windows_per_step(300_000, 2.0), windows_per_step(2_400_000, 2.6)
     (2, 1, 3)
@@ -143,15 +140,14 @@ def windows_per_step(n_tokens, chars_per_token=1.0):
 
 
 def mean_chars(tokens, token_chars):
-    """Returns the mean number of characters of a target."""
+    """Returns the mean characters of a target."""
     n_ends = int((np.asarray(tokens) == END).sum())  # each with a BEGIN, which is no target
     return (count_chars(tokens, token_chars) + n_ends) / (len(tokens) - n_ends)
 
 
 @functools.cache
 def run_code(family):
-    """Returns the digest of the code that decides a run's result, with the family's class; what a
-    plan was made by counts through its values alone."""
+    """Returns the digest of the code that decides a result; that of plans counts by its values."""
     return code_digest((Loop, make_record, model_class(family)))
 
 
@@ -168,7 +164,7 @@ def run_name(run):
 
 
 def shape_of(config):
-    """Returns the entries of a configuration that are its size's (those of SIZES)."""
+    """Returns those entries of a configuration that stand in SIZES."""
     others = {"family", "vocab_size", "block_size", "dropout", *model_class(config["family"]).FLAGS}
     return {key: value for key, value in config.items() if key not in others}
 
@@ -180,9 +176,8 @@ def train(root, run, data, device, again=False, weights=None):
     """Carries out a run and returns its record. weights: the state dict that `start` stands for.
 
     Writes below root/checkpoints: NAME.pt, NAME.curve.jsonl and, last, NAME.json (the record);
-    while it runs .NAME.state. A finished run is not repeated unless `again`; an interrupted one
-    continues. Raises Stopped when the loss is no number, memory is short, or another process has
-    this run.
+    while it runs .NAME.state, from which an interrupted run continues. A finished run is not
+    repeated unless `again`. Raises Stopped, also when another process has this run.
     """
     folder = Path(root) / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
@@ -205,7 +200,7 @@ def train(root, run, data, device, again=False, weights=None):
 
 
 def _lock(lock, name):
-    """Takes the lock of a run and writes who has it; Stopped if another process has it."""
+    """Takes the lock of a run, or raises Stopped with who has it."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -218,7 +213,7 @@ def _lock(lock, name):
 
 
 def _to_the_end(loop, folder, asked_to_stop):
-    """Takes the steps that are left; saves the state now and then, at a signal, and at the end."""
+    """Takes the steps that are left; saves the state now and then, at a signal and at the end."""
     name, n_steps = loop.run["name"], loop.run["steps"]
     saved = load_state(folder, name, loop.run["key"])
     if saved is not None:
@@ -249,8 +244,8 @@ def _to_the_end(loop, folder, asked_to_stop):
                 saved_at = time.monotonic()
     save()
     if asked_to_stop:
-        done = f"step {loop.state.step:,} of {n_steps:,}"
-        print(f"\n{name}: state saved after {done}", file=sys.stderr)
+        done = f"state saved after step {loop.state.step:,} of {n_steps:,}"
+        print(f"\n{name}: {done}", file=sys.stderr)
         raise KeyboardInterrupt(asked_to_stop[0])
 
 
@@ -276,7 +271,7 @@ def _flag_on_signal():
 
 
 def _write_record(loop, folder):
-    """Evaluates an ended run and writes it, the record last."""
+    """Evaluates an ended run and writes it, the record last; returns the record."""
     name, device = loop.run["name"], loop.device
     measured = loop.measure()
     measured_by = {
@@ -297,8 +292,8 @@ def _write_record(loop, folder):
 
 
 def make_record(run, state, measured, measured_by):
-    """Returns the record of an ended run: its plan, what was done of it, its losses. measured:
-    {split: dict of `evaluate`}; measured_by: machine and memory."""
+    """Returns the record of an ended run: its plan, what was done of it (state: `LoopState`), its
+    losses (measured: of `Loop.measure`), machine and memory (measured_by)."""
     last, val, test = state.curve[-1], measured["val"], measured["test"]
     share = min(1.0, last["step"] / run["steps"])  # below 1: max_minutes were over
     tokens_seen = int(run["train_tokens"] * run["epochs"] * share)
