@@ -1,13 +1,13 @@
-"""Trains the four LSTMs of the study, one epoch each, through the loop of all families.
+"""Trains the four LSTMs of the study, one epoch each.
 
 Reads:  data/{train,val,test}_tokens.npy, data/tokenizer.pkl (stage 03)
 Writes: checkpoints/lstm_<size>.pt (weights, configuration), .json (the run's record),
-            .curve.jsonl (losses in nats per character); names end in _classic, _seedK, _fracF for
-            what differs from the default
+            .curve.jsonl (losses in nats per character); other than by default names end in
+            _classic, _seedK, _fracF
 Run:    python 05_train_lstms.py [--quick] [--only tiny,small] [--seeds 0,1,2]
         torchrun --standalone --nproc-per-node=8 05_train_lstms.py
-The loop is `Loop.advance` in study/train/loop.py. Prints the plan with expected minutes, a line for
-each run, and the best validation loss last.
+Prints the plan with expected minutes, a line for each run (of `Loop` in study/train/loop.py), and
+the best validation loss last.
 """
 
 from study.stages.process import run

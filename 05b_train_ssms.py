@@ -1,15 +1,15 @@
-"""Trains the five SSMs of the study, one epoch each, through the loop of all families.
+"""Trains the five SSMs of the study, one epoch each.
 
-An optional stage: 06 and 07 take its runs if they are there, and `make run` does without it.
+An optional stage: 06 and 07 take its runs if they are there; `make run` does without it.
 
 Reads:  data/{train,val,test}_tokens.npy, data/tokenizer.pkl (stage 03)
 Writes: checkpoints/ssm_<size>.pt (weights, configuration), .json (the run's record),
-            .curve.jsonl (losses in nats per character); names end in _classic, _seedK, _fracF for
-            what differs from the default
+            .curve.jsonl (losses in nats per character); other than by default names end in
+            _classic, _seedK, _fracF
 Run:    python 05b_train_ssms.py [--quick] [--only tiny,small] [--seeds 0,1,2]
         torchrun --standalone --nproc-per-node=8 05b_train_ssms.py
-The loop is `Loop.advance` in study/train/loop.py. Prints the plan with expected minutes, a line for
-each run, and the best validation loss last.
+Prints the plan with expected minutes, a line for each run (of `Loop` in study/train/loop.py), and
+the best validation loss last.
 """
 
 from study.stages.process import run
@@ -17,9 +17,7 @@ from study.stages.process import run
 from common import SSM
 from study.train.suite import suite_main
 
-# width, depth and heads of the Transformers, and their parameters in all within 1 % at a vocabulary
-# of 75
-SIZES = {
+SIZES = {  # shape and, within 1 % at a vocabulary of 75, parameters of the Transformers
     "tiny": {"n_layer": 2, "n_head": 2, "d_model": 64, "d_ff": 352},
     "small": {"n_layer": 3, "n_head": 2, "d_model": 128, "d_ff": 532},
     "medium": {"n_layer": 4, "n_head": 4, "d_model": 192, "d_ff": 736},

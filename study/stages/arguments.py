@@ -75,14 +75,15 @@ def _within(text, convert, otherwise, least, most, above=-math.inf):
         value = convert(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is {otherwise}") from None
-    if isinstance(value, float) and not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"{text} is not finite")
-    if value <= above:
-        raise argparse.ArgumentTypeError(f"{text} is not above {above:g}")
-    if value < least:
-        raise argparse.ArgumentTypeError(f"{text} is below {least:g}")
-    if value > most:
-        raise argparse.ArgumentTypeError(f"{text} is above {most:g}")
+    problems = {
+        "not finite": isinstance(value, float) and not math.isfinite(value),
+        f"not above {above:g}": value <= above,
+        f"below {least:g}": value < least,
+        f"above {most:g}": value > most,
+    }
+    for problem, is_true in problems.items():
+        if is_true:
+            raise argparse.ArgumentTypeError(f"{text} is {problem}")
     return value
 
 

@@ -1,13 +1,9 @@
 """What code decides a number: a digest of the definitions that a function reaches, without words.
 
 A result is made again when that digest changes. It is taken over top-level definitions, across
-files: one whose name occurs in a definition already reached is reached too.
-
-    code_digest((evaluate, Transformer))
-
-Not part of it: comments, docstrings, help texts, messages (`_Wordless`); files that decide no
-result (`PLUMBING`); what is looked up by name at run time (`study/families.py`), whose users name
-the class that they use.
+files: one whose name occurs in a definition already reached is reached too. Not part of it:
+comments, docstrings, help texts, messages (`_Wordless`); files that decide no result (`PLUMBING`);
+what is looked up by name at run time (`study/families.py`), whose users name the class.
 """
 
 import ast
@@ -28,11 +24,8 @@ SENTENCE = re.compile(r"[A-Za-z]{2,},? [A-Za-z]+,? [A-Za-z]")
 
 
 def code_digest(roots, words=False):
-    """Returns the SHA-256 (hexadecimal) over the definitions that `roots` reach.
-
-    roots: functions, classes, or pairs (path of a Python file, name in it). words: of what writes
-    pages and captions: sentences and templates count too.
-    """
+    """Returns the SHA-256 (hexadecimal) of the definitions that `roots` reach: functions, classes,
+    or pairs (path of a Python file, name in it). words: sentences and templates count too."""
     waiting, reached = [_place(root) for root in roots], set()
     while waiting:
         place = waiting.pop()
@@ -62,7 +55,7 @@ def _templates(folders):
 @functools.cache
 def _module(path):
     """Returns {name: syntax trees of its definitions; "": of statements that run at once} and
-    {imported name: (file, name in it; None: the file itself)}."""
+    {imported name: (file, name in it; None: the file)}."""
     definitions, imported = {"": []}, {}
     for node in ast.parse(path.read_bytes()).body:
         names = {""}
@@ -136,11 +129,7 @@ def _imports(node):
 
 
 def _is_text(node):
-    return (
-        isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Constant)
-        and isinstance(node.value.value, str)
-    )
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
 
 
 class _Wordless(ast.NodeTransformer):

@@ -1,7 +1,4 @@
-"""Files of a stage: written whole or not at all, read without trust, known by their digests.
-
-A kill leaves the old file or the new one.
-"""
+"""Files of a stage: written whole or not at all, read without trust, known by their digests."""
 
 import contextlib
 import csv
@@ -15,17 +12,15 @@ from pathlib import Path
 
 from study.stages.process import is_alive
 
-# prefix of files being written; short, for names may be 255 bytes long already
-TEMPORARY = ".tmp-"
+TEMPORARY = ".tmp-"  # prefix of files being written
 _temporary_number = itertools.count()
 
 
 @contextlib.contextmanager
 def atomic(path, mode="w", durable=True):
-    """Opens a temporary file beside `path`; it takes the name `path` only when it is complete.
-
-    durable: flush to disk first; not for thousands of files: `Stage.finish` syncs once.
-    """
+    """Opens a temporary file beside `path`; it takes the name `path` only when it is complete: a
+    kill leaves the old file or the new one. durable: flush to disk first; not for thousands of
+    files, since `Stage.finish` syncs once."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{next(_temporary_number)}"
@@ -43,9 +38,9 @@ def atomic(path, mode="w", durable=True):
         raise
 
 
-def write_text(path, text, durable=True):
+def write_text(path, text):
     """Writes text (UTF-8, LF) atomically."""
-    with atomic(path, durable=durable) as file:
+    with atomic(path) as file:
         file.write(text)
 
 
@@ -76,8 +71,8 @@ def table_rows(path):
 
 
 def plain(value, digits=None):
-    """Returns the value as strict JSON wants it: tuples as lists, NumPy's types and fractions as
-    numbers (of so many digits), keys as text, None for what is not finite.
+    """Returns a value as strict JSON: tuples as lists, NumPy's types and fractions as numbers (of
+    so many digits), keys as text, None for what is not finite.
 
     >>> plain({3: (float("nan"), Fraction(1, 2))})
     {'3': [None, 0.5]}
@@ -132,10 +127,8 @@ def value_digest(value):
 
 def describe(path, index, renew=False):
     """Returns what a manifest says of an output: {"bytes", "sha256"}, of a folder "files" too.
-
-    index: list of a folder's files; those of the size and time in it are not read again. renew:
-    write it anew.
-    """
+    index: a list of a folder's files; those of the size and time in it are not read again. renew:
+    write it anew."""
     if not path.is_dir():
         return {"bytes": path.stat().st_size, "sha256": file_digest(path)}
     rows = _tree_rows(path, index)

@@ -1,7 +1,6 @@
 """Manifests: which stages there are, what each has made from what, and what is wrong with it now.
 
-A stage writes its manifest last. From manifests a script can tell whether its input is missing,
-unfinished, damaged or stale. A stage that ran again and wrote the same bytes makes nothing stale.
+A stage writes its manifest last. One that ran again and wrote the same bytes makes nothing stale.
 """
 
 import contextlib
@@ -18,22 +17,19 @@ from study.families import FAMILIES
 
 TRAINING = tuple(family.stage for family in FAMILIES.values())
 OPTIONAL = {family.stage for family in FAMILIES.values() if family.optional} | {"08_finetune"}
+SPLIT = ("03_tokenize_split",)
 # stage -> (folder of its manifest, below the root; stages it reads)
 STAGES = {
     "01_download": ("data", ()),
     "02_midi_to_abc": ("data", ("01_download",)),
     "03_tokenize_split": ("data", ("02_midi_to_abc",)),
-    **{name: ("checkpoints", ("03_tokenize_split",)) for name in TRAINING},
-    "06_fit_scaling": ("part4_outputs", ("03_tokenize_split", *TRAINING)),
-    "07_train_best_and_generate": (
-        "part4_outputs",
-        ("03_tokenize_split", *TRAINING, "06_fit_scaling"),
-    ),
-    "08_finetune": ("finetuned", ("03_tokenize_split",)),
+    **{name: ("checkpoints", SPLIT) for name in TRAINING},
+    "06_fit_scaling": ("part4_outputs", (*SPLIT, *TRAINING)),
+    "07_train_best_and_generate": ("part4_outputs", (*SPLIT, *TRAINING, "06_fit_scaling")),
+    "08_finetune": ("finetuned", SPLIT),
 }
 BEST = "best_model"  # name of the best model's files
-# recorded in manifests
-PACKAGES = "torch music21 symusic numpy scipy matplotlib verovio pyppmd".split()
+PACKAGES = "torch music21 symusic numpy scipy matplotlib verovio pyppmd".split()  # in manifests
 
 
 def stage_folder(name):
@@ -53,7 +49,7 @@ def manifest_path(root, name):
 
 
 def marker_path(root, name):
-    """Returns the path of the marker of a stage that writes, or was killed while it did."""
+    """Returns where a stage has a marker while it writes, or if it was killed then."""
     folder, script = stage_folder(name)
     return root / folder / f"{script}.running.json"
 
@@ -76,7 +72,7 @@ def stages_read(root, name):
 
 
 def load_manifest(root, name):
-    """Returns a stage's manifest as a dict, or None if there is none that can be read."""
+    """Returns a stage's manifest as a dict; None if there is none with its seal."""
     manifest = read_json(manifest_path(root, name))
     with contextlib.suppress(ValueError):  # infinite numbers, which no stage writes
         if isinstance(manifest, dict) and manifest.get("seal") == seal(manifest):
@@ -97,8 +93,8 @@ def seal(manifest):
 
 
 def stage_code(name):
-    """Returns the digest of the code that a stage's main() reaches; of those that make pages and
-    figures, words, names and colours count too."""
+    """Returns the digest of the code that a stage's main() reaches; where pages and figures are
+    made words, names and colours count too."""
     shows = STAGES[name][0] == "part4_outputs"
     code = code_digest([(HERE / f"{name}.py", "main")], words=shows)
     return value_digest([code, list(FAMILIES.values())]) if shows else code
@@ -154,8 +150,8 @@ def input_problems(root, name, flags=""):
     for before, digest in manifest["inputs"].items():
         upstream = load_manifest(root, before)
         if upstream and upstream["output_digest"] != digest:
-            made = f"the output of {name} was made from an older output of {before}"
-            problems.append(f"stale: {made}")
+            older = f"an older output of {before}"
+            problems.append(f"stale: the output of {name} was made from {older}")
     if manifest["code_digest"] != stage_code(script):
         problems.append(f"stale: {name}.py (or a module it uses) has changed since it ran")
     for output, expected in manifest["outputs"].items():
@@ -172,16 +168,15 @@ def _damage(path, expected, index):
     found = describe(path, index)
     if found == expected:
         return None
-    if found.get("files") != expected.get("files"):
-        return f"holds {found.get('files', 1):,} files instead of {expected.get('files', 1):,}"
-    if found["bytes"] != expected["bytes"]:
-        return f"has {found['bytes']:,} bytes instead of {expected['bytes']:,}"
+    for unit in ("files", "bytes"):
+        n, n_expected = found.get(unit, 1), expected.get(unit, 1)
+        if n != n_expected:
+            return f"holds {n:,} {unit} instead of {n_expected:,}"
     return "has changed since it was written"
 
 
 def is_up_to_date(root, name, words):
-    """Returns True if by its manifest this command line made what stands here now; False: ask the
-    script, which takes seconds."""
+    """Returns True if by its manifest this command line made what stands here now."""
     manifest = load_manifest(root, name)
     return (
         manifest is not None

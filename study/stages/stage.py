@@ -49,8 +49,8 @@ class Stage:
     script: its __file__; args: its parsed arguments;
     config: what decides the outputs' bytes, as JSON values (not root, workers, device);
     reads: stages whose outputs it reads (default: as in STAGES);
-    shared: several processes may run this stage at once (they lock their own parts);
-    part: name of what it makes, if the script makes several things, each with a manifest.
+    shared: several processes may run it at once (they lock their own parts);
+    part: name of what it makes, if it makes several things, each with a manifest.
     inputs: {stage: output digest}; resuming: an interrupted run of this key left its work behind.
     """
 
@@ -108,10 +108,8 @@ class Stage:
                 fcntl.flock(lock, mode | fcntl.LOCK_NB)
             except BlockingIOError:
                 other = read_json(marker_path(self.root, name))
-                who = "another process"
-                if other:
-                    who = f"process {other['pid']}, started {other['started']}"
-                problem = f"{name} is in use in this root by {who}"
+                known = f"process {other['pid']}, started {other['started']}" if other else ""
+                problem = f"{name} is in use in this root by {known or 'another process'}"
                 fail(f"{self.name}.py", problem, "wait until it has ended, or stop it")
             self._locks.append(lock)
 
@@ -167,7 +165,7 @@ class Stage:
 
 
 def repeated(words, flags):
-    """Returns some flags of a command line, with their values, for another stage's.
+    """Returns some flags of a command line with their values.
 
     >>> repeated(["--quick", "--only=tiny, small", "--device", "cpu"], ("--only", "--device"))
     " --only 'tiny, small' --device cpu"
