@@ -2,12 +2,12 @@
 
 Reads:  data/{train,val,test}_tokens.npy, data/tokenizer.pkl (stage 03)
 Writes: checkpoints/transformer_<size>.pt (weights, configuration), .json (the run's record),
-            .curve.jsonl (losses in nats per character); other than by default names end in
-            _classic, _seedK, _fracF
+            .curve.jsonl (losses in nats per character); names say what differs from the
+            default: _classic, _seedK, _fracF
 Run:    python 04_train_transformers.py [--quick] [--only tiny,small] [--seeds 0,1,2]
         torchrun --standalone --nproc-per-node=8 04_train_transformers.py
-Prints the plan with expected minutes, a line for each run (of `Loop` in study/train/loop.py), and
-the best validation loss last.
+The loop of all families is `Loop` in study/train/loop.py. Prints the plan with expected minutes, a
+line for each run, and the best validation loss last.
 """
 
 from study.stages.process import run

@@ -4,12 +4,12 @@ An optional stage: 06 and 07 take its runs if they are there; `make run` does wi
 
 Reads:  data/{train,val,test}_tokens.npy, data/tokenizer.pkl (stage 03)
 Writes: checkpoints/ssm_<size>.pt (weights, configuration), .json (the run's record),
-            .curve.jsonl (losses in nats per character); other than by default names end in
-            _classic, _seedK, _fracF
+            .curve.jsonl (losses in nats per character); names say what differs from the
+            default: _classic, _seedK, _fracF
 Run:    python 05b_train_ssms.py [--quick] [--only tiny,small] [--seeds 0,1,2]
         torchrun --standalone --nproc-per-node=8 05b_train_ssms.py
-Prints the plan with expected minutes, a line for each run (of `Loop` in study/train/loop.py), and
-the best validation loss last.
+The loop of all families is `Loop` in study/train/loop.py. Prints the plan with expected minutes, a
+line for each run, and the best validation loss last.
 """
 
 from study.stages.process import run
