@@ -44,10 +44,9 @@ _UNIT = re.compile(
 class CharTokenizer:
     """Character-level vocabulary, learned from a training text.
 
-    Token 0 begins a tune, 1 ends it, 2 stands for a character that the training text does not have.
-    The sorted `characters` follow, then the *pieces* of several characters that subclasses `learn`.
-    Of every token (V,): `texts`, and `token_chars`, the characters that it stands for (losses are
-    per character).
+    Tokens: begin and end of a tune, an unknown character, the sorted `characters`, and the *pieces*
+    of several characters that subclasses `learn`. Of each (V,): `texts`, and `token_chars`, the
+    characters that it stands for (losses are per character).
 
     text: what to learn from; or the characters, with the pieces that were saved.
 
@@ -114,9 +113,8 @@ class CharTokenizer:
 
 class NoteTokenizer(CharTokenizer):
     """Note-level vocabulary: one token a note or chord member with its octave and length, a rest, a
-    field, a voice tag (`_UNIT`). What is no piece is written in characters.
-
-    A text could be written in several ways: a model's loss is an upper bound of what it needs.
+    field, a voice tag (`_UNIT`). What is no piece is written in characters, so that texts could be
+    written in several ways: a model's loss is an upper bound of what it needs.
 
     >>> t = NoteTokenizer("K:C\\nG,2[E2c2]3|\\n" * RARE)
     >>> [t.decode([token]) for token in t.encode("K:C\\nG,2[E2c3]3|")]
@@ -130,7 +128,7 @@ class NoteTokenizer(CharTokenizer):
         return _UNIT.findall(text)
 
     def learn(self, text):
-        """Returns the units that the text has RARE times at least, the most frequent first."""
+        """Returns the units that occur RARE times at least, the most frequent first."""
         counts = Counter(unit for unit in self.units(text) if len(unit) > 1)
         ranked = sorted(counts, key=lambda unit: (-counts[unit], unit))
         return [unit for unit in ranked if counts[unit] >= RARE]
@@ -138,10 +136,8 @@ class NoteTokenizer(CharTokenizer):
     def encode(self, text):
         tokens = []
         for unit in self.units(text):
-            if unit in self.numbers:
-                tokens.append(self.numbers[unit])
-            else:
-                tokens += [self.numbers.get(character, UNKNOWN) for character in unit]
+            parts = [unit] if unit in self.numbers else unit
+            tokens += [self.numbers.get(part, UNKNOWN) for part in parts]
         return np.array(tokens, self.dtype)
 
 
@@ -201,8 +197,7 @@ class _BuiltinsOnly(pickle.Unpickler):
 
 
 # ---------------------------------------------------------------- models
-# Families behind one interface, `Model`. None has trained biases; all start with an output layer of
-# zeros, so that the first loss is exactly ln V.
+# None has trained biases; all start with an output layer of zeros: the first loss is exactly ln V.
 
 IGNORE = -1  # target that counts for nothing: what follows the end of a tune is no music
 EMBEDDING_STD = 0.5  # spread of new token embeddings; see benchmarks/training.md
@@ -223,9 +218,8 @@ class Model(nn.Module):
     family is a subclass with a `head` and
 
     features(idx): what the head reads, (B, T, d), of token numbers (B, T);
-    step_rows(texts, cache=None): logits (B, V) after each of B lists of two tokens or more, of
-        which the cache has read all but the newest, and the cache, which changes in place. A row's
-        logits depend on no other row.
+    step_rows(texts, cache=None): logits (B, V) after each of B lists of two tokens or more, all but
+        the newest read by the cache, and the cache, changed in place. No row depends on others.
 
     A cache is {name: tensors with the batch in dimension 1}: "now" decides the next logits,
     "marked" is the same at the time of `mark`. rows: a 1-D tensor of indices into the batch.
@@ -254,8 +248,7 @@ class Model(nn.Module):
         return logits, total / (targets != IGNORE).sum().clamp(min=1)
 
     def draw_weights(self):
-        """Draws tables and the matrices in DRAWN; the others, which write, are zeros, so that each
-        block starts as the identity."""
+        """Draws tables and DRAWN; other matrices are zeros: each block starts as the identity."""
         for name, weight in self.named_parameters():
             if "embedding" in name:
                 nn.init.normal_(weight, std=POSITION_STD if "position" in name else EMBEDDING_STD)
@@ -285,8 +278,8 @@ class Model(nn.Module):
         }
 
     def parameter_groups(self):
-        """Returns hidden matrices as [(parameter, number of matrices stacked in it)], and all other
-        trained parameters: Muon's orthogonal updates are wrong for tables, states and gains."""
+        """Returns [(hidden parameter, matrices stacked in it)], and the other trained parameters:
+        Muon's orthogonal updates are wrong for tables, states and gains."""
         matrices, rest = [], []
         for name, parameter in self.named_parameters():
             n_stacked = sum(n for part, n in self.MATRICES.items() if part in name)
@@ -311,18 +304,15 @@ class Model(nn.Module):
 
     def flops_per_token(self):
         """Floating-point operations, forward and backward, per token of a full window: 6 for each
-        weight that is multiplied; subclasses add what is multiplied with no weight."""
+        multiplied weight; subclasses add what is multiplied with no weight."""
         return 6 * self.count_parameters()["matrices"]
 
 
 def _shifted(h, before=None):
     """Token shift: a quarter of the channels stays, the others come from one, two and three tokens
     before (Peng 2021, RWKV, has half from one), so that attention finds "what came after these
-    characters" in one layer instead of two.
-
-    h (B, T, d) and what comes before it (B, max(SHIFTS), d; None: zeros) -> h shifted, and what
-    comes before the next tokens.
-    """
+    characters" in one layer instead of two. h (B, T, d), and what comes before it (B, max(SHIFTS),
+    d; None: zeros) -> h shifted, and what comes before the next tokens."""
     far, T = max(SHIFTS), h.size(1)
     if before is None:
         before = h.new_zeros(h.size(0), far, h.size(2))
@@ -389,8 +379,8 @@ class _Block(nn.Module):
 
 
 def _with_past(store, k, v, past):
-    """Writes new keys and values (B, n_head, T, head size) into the store; returns all of them, and
-    which may be seen (None: a causal window from its start)."""
+    """Stores new keys and values (B, n_head, T, head size); returns all of them, and which may be
+    seen (None: a causal window from its start)."""
     if past is None:
         store[:, 0, :, : k.size(2)], store[:, 1, :, : k.size(2)] = k, v
         return k, v, None
@@ -402,8 +392,8 @@ def _with_past(store, k, v, past):
 
 
 def causal_attention(q, k, v, dropout=0.0):
-    """Attention of (B, n_head, T, head size); the earlier half of the queries needs half of the
-    keys. In bf16 on a CPU it takes half the time of the fused kernel (benchmarks/training.md)."""
+    """Attention of (B, n_head, T, head size), by halves of the queries: the earlier needs half the
+    keys. In bf16 on CPUs it takes half the time of the fused kernel (benchmarks/training.md)."""
     T, parts = q.size(2), []
     q = q * q.size(-1) ** -0.5
     future = torch.full((T, T), -torch.inf, dtype=q.dtype, device=q.device).triu(1)
@@ -465,7 +455,7 @@ class Transformer(Model):
     def step_rows(self, texts, cache=None):
         """See `Model`. Positions are learned, so a window cannot slide one by one: once the context
         is full its newest half is read again from position 0. A row whose window is not the one in
-        the cache (at the start, at such an anchor, and back over one) is read again, alone."""
+        the cache is read again, alone."""
         c, T, half = self.config, self.config["block_size"], self.config["block_size"] // 2
         device, B = self.head.weight.device, len(texts)
         n = torch.tensor([len(text) for text in texts], device=device)
@@ -504,18 +494,18 @@ class Transformer(Model):
         anchors[:, moved] = -1
 
     def flops_per_token(self):
-        """Beside the weights 4 d for each query-key pair, of which a causal window has (T + 1) / 2
-        per token and layer; the backward pass costs twice the forward pass."""
+        """Beside the weights 4 d for each query-key pair, (T + 1) / 2 per token and layer; the
+        backward pass costs twice the forward pass."""
         c = self.config
         attention = c["n_layer"] * 4 * c["d_model"] * (c["block_size"] + 1) / 2
         return super().flops_per_token() + 3 * attention
 
 
 class Recurrent(Model):
-    """A family that carries a state from token to token. A subclass has
+    """A family that carries a state from token to token: a tuple of tensors with the batch in
+    dimension 1. A subclass has
 
-    _run(idx, state=None): what the head reads, (B, T, d), and the state after it, a tuple of
-        tensors with the batch in dimension 1; idx (B, T), and the state before it (None: zeros).
+    _run(idx, state=None): what the head reads, (B, T, d), and the state after it.
     """
 
     def features(self, idx):
@@ -674,8 +664,7 @@ class SSM(Recurrent):
 
     def flops_per_token(self):
         """Beside the weights, forward, for each layer and channel: 4 for each channel of its head,
-        and 4 for each of (CHUNK + 1) / 2 tokens of its chunk; what chunks do to chunks, 1 % of all,
-        is left out."""
+        and 4 for each of (CHUNK + 1) / 2 tokens of its chunk; 1 % is left out, chunk to chunk."""
         c, d = self.config, self.config["d_model"]
         memory = 4 * d * d / c["n_head"] + 4 * d * (CHUNK + 1) / 2
         return super().flops_per_token() + 3 * c["n_layer"] * memory
@@ -702,10 +691,9 @@ def pick_device(name="auto"):
 
 
 def precision(device):
-    """Returns "bf16" where the hardware multiplies it, else "fp32": GPUs from Ampere on (compute
-    capability 8.0), and CPUs with AVX512-BF16 or AMX, unless ATEN_CPU_CAPABILITY=avx2 imitates an
-    older one. There it is twice as fast; emulated, it takes 25 to 90 times as long as fp32
-    (benchmarks/training.md)."""
+    """Returns "bf16" where the hardware multiplies it, at twice the speed, else "fp32": emulated it
+    takes 25 to 90 times as long (benchmarks/training.md). Ampere GPUs and later have it, and CPUs
+    with AVX512-BF16 or AMX, unless ATEN_CPU_CAPABILITY=avx2 imitates an older one."""
     kind, fast = torch.device(device).type, False
     if kind == "cuda":
         fast = torch.cuda.get_device_capability(device) >= (8, 0)
