@@ -18,7 +18,7 @@ MAX_SEED = 2**62 - 1  # torch and NumPy take it plus the first seed of any set o
 
 
 def fail(stage, problem, mend=None):
-    """Ends the script with one message on stderr and exit code 1: the problem, then its mend."""
+    """Ends the script with one message on stderr and exit code 1."""
     sys.exit(f"{stage}: {problem}" + (f"\n  -> {mend}" if mend else ""))
 
 
@@ -32,7 +32,7 @@ def mended_by(stage, mend, what="", kind=ValueError):
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse with one-sentence errors; its result has the `words` that were read, too."""
+    """argparse with one-sentence errors, and the `words` that it read in the result."""
 
     def parse_args(self, args=None, namespace=None):
         parsed = super().parse_args(args, namespace)
@@ -44,7 +44,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def stage_parser(doc, training=False):
-    """Returns an ArgumentParser with the flags every stage has; doc: the script's docstring."""
+    """Returns a parser with the flags of every stage; doc: the script's docstring."""
     parser = _Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     root = "folder of data/, checkpoints/, part4_outputs/ (default: the scripts'; --quick: quick/)"
@@ -127,6 +127,6 @@ def resolve_root(args):
 
 
 def root_flags(args):
-    """Returns the flags that make another command act on the same root, quoted for a shell."""
+    """Returns the flags for another command on the same root, quoted for a shell."""
     flags = " --quick" if args.quick else ""
     return flags + (f" --root {shlex.quote(str(args.root))}" if args.root else "")

@@ -47,7 +47,7 @@ def _place(root):
 
 
 def _templates(folders):
-    """Returns lines for the templates, styles and scripts that stand beside the code."""
+    """Returns lines for the templates, styles and scripts beside the code."""
     paths = [path for folder in folders for path in folder.iterdir() if path.suffix in TEMPLATES]
     return sorted(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in paths)
 
@@ -78,7 +78,7 @@ def _module(path):
 
 @functools.cache
 def _uses(path, name):
-    """Returns the places [(file, name)] in this project that a definition uses."""
+    """Returns [(file, name)] in this project that a definition uses."""
     definitions, imported = _module(path)
     parts = [part for tree in definitions.get(name, []) for part in ast.walk(tree)]
     imported, places = dict(imported), [(path, "")]
@@ -111,7 +111,7 @@ def _is_plumbing(path):
 
 
 def _imports(node):
-    """Returns {name: (file, name in it or None)} of what an import brings from this project."""
+    """Returns {name: (file, name in it or None)} of imports from this project."""
     brought = {}
     for alias in node.names:
         name = alias.asname or alias.name
@@ -133,7 +133,7 @@ def _is_text(node):
 
 
 class _Wordless(ast.NodeTransformer):
-    """Takes docstrings, log lines, help texts and messages out; sentences unless they count."""
+    """Takes docstrings and messages out; sentences unless they count."""
 
     def __init__(self, words):
         self.words = words
@@ -160,13 +160,13 @@ class _Wordless(ast.NodeTransformer):
 
 
 def _says(statement):
-    """True for a statement that only prints or adds a flag, whose value is in the configuration."""
+    """True if a statement only prints, or adds a flag, whose value is in the configuration."""
     called = _called(statement.value) if isinstance(statement, ast.Expr) else None
     return called in {"print", "add_argument", "warn"}
 
 
 def _called(expression):
-    """Returns the name of the function that is called; None if it is no call."""
+    """Returns the name of a called function; None if it is no call."""
     function = getattr(expression, "func", None)
     return function.attr if isinstance(function, ast.Attribute) else getattr(function, "id", None)
 

@@ -107,7 +107,7 @@ def tree_files(folder):
 
 
 def remove_temporaries(folder):
-    """Deletes what killed writers left behind; files of living processes stay."""
+    """Deletes what killed writers left; files of living processes stay."""
     for path in folder.rglob(TEMPORARY + "*"):
         pid = path.name[len(TEMPORARY) :].split("-")[0]
         if not (pid.isdigit() and int(pid) != os.getpid() and is_alive(int(pid))):
@@ -127,8 +127,8 @@ def value_digest(value):
 
 def describe(path, index, renew=False):
     """Returns what a manifest says of an output: {"bytes", "sha256"}, of a folder "files" too.
-    index: a list of a folder's files; those of the size and time in it are not read again. renew:
-    write it anew."""
+    index: the list of a folder's files; those of the size and time in it are not read again.
+    renew: write it anew."""
     if not path.is_dir():
         return {"bytes": path.stat().st_size, "sha256": file_digest(path)}
     rows = _tree_rows(path, index)

@@ -43,25 +43,25 @@ def stage_folder(name):
 
 
 def manifest_path(root, name):
-    """Returns the path, e.g. ROOT/data/02_midi_to_abc.manifest.json."""
+    """Returns e.g. ROOT/data/02_midi_to_abc.manifest.json."""
     folder, script = stage_folder(name)
     return root / folder / f"{script}.manifest.json"
 
 
 def marker_path(root, name):
-    """Returns where a stage has a marker while it writes, or if it was killed then."""
+    """Returns where the marker is of a stage that writes, or was killed while it did."""
     folder, script = stage_folder(name)
     return root / folder / f"{script}.running.json"
 
 
 def index_path(root, name, output):
-    """Returns where the list of the files of an output folder stands."""
+    """Returns where the list of an output folder's files is."""
     folder, script = stage_folder(name)
     return root / folder / f".{script}.{output.replace('/', '-')}.files.tsv"
 
 
 def stages_read(root, name):
-    """Returns the stages that a stage reads here: optional ones only if they were run."""
+    """Returns the stages that a stage reads, optional ones only if they were run."""
     return [
         before
         for before in STAGES[name][1]
@@ -74,34 +74,33 @@ def stages_read(root, name):
 def load_manifest(root, name):
     """Returns a stage's manifest as a dict; None if there is none with its seal."""
     manifest = read_json(manifest_path(root, name))
-    with contextlib.suppress(ValueError):  # infinite numbers, which no stage writes
+    with contextlib.suppress(ValueError):  # infinite numbers
         if isinstance(manifest, dict) and manifest.get("seal") == seal(manifest):
             return manifest
     return None
 
 
 def write_manifest(root, name, manifest):
-    """Writes a stage's manifest with its seal."""
-    # sealed as it will be read: keys that are numbers become text
+    """Writes a stage's manifest with its seal, of what will be read: all keys are text."""
     manifest = json.loads(json.dumps(manifest, allow_nan=False))
     write_json(manifest_path(root, name), {**manifest, "seal": seal(manifest)})
 
 
 def seal(manifest):
-    """Returns the digest of a manifest: one edited by hand is not believed."""
+    """Returns the digest of a manifest: one edited by hand is refused."""
     return value_digest({key: value for key, value in manifest.items() if key != "seal"})
 
 
 def stage_code(name):
-    """Returns the digest of the code that a stage's main() reaches; where pages and figures are
-    made words, names and colours count too."""
+    """Returns the digest of the code that a stage's main() reaches; with words, names and colours
+    where pages and figures are made."""
     shows = STAGES[name][0] == "part4_outputs"
     code = code_digest([(HERE / f"{name}.py", "main")], words=shows)
     return value_digest([code, list(FAMILIES.values())]) if shows else code
 
 
 def command_line(name, words):
-    """Returns a stage's command; absolute paths are cut to their last part."""
+    """Returns a stage's command, with absolute paths cut to their last part."""
     shown = [f".../{Path(word).name}" if word.startswith("/") else word for word in words]
     return " ".join(["python", f"{name}.py", *shown])
 
@@ -122,7 +121,7 @@ def environment(device=None):
 
 
 def all_problems(root, names, flags=""):
-    """Returns the problems of stages and of what they are made from, the first to mend first."""
+    """Returns the problems of stages and of their inputs, the first to mend first."""
     found, waiting = {}, list(names)
     while waiting:
         name = waiting.pop()

@@ -1,5 +1,4 @@
-"""The stage contract: how a numbered script checks its inputs, writes its outputs and knows when it
-is done.
+"""The stage contract: how a numbered script checks inputs, writes outputs and knows it is done.
 
     stage = Stage(__file__, args, config={"max_voices": 4})  # fails with the mend of its inputs
     if stage.up_to_date():
@@ -72,7 +71,7 @@ class Stage:
         self.key = value_digest({"config": self.config, "code": self.code, "inputs": self.inputs})
 
     def up_to_date(self):
-        """Returns True (and says so) if the outputs are what this run would write."""
+        """Returns True, and says so, if the outputs are what this run would write."""
         manifest = load_manifest(self.root, self.place)
         if self.args.force or manifest is None or manifest.get("key") != self.key:
             return False
@@ -114,10 +113,10 @@ class Stage:
             self._locks.append(lock)
 
     def finish(self, outputs, counts=None, skipped=None, summary=None, device=None, extra=None):
-        """Writes the manifest, removes the marker and prints the closing block.
+        """Writes the manifest, removes the marker and prints the closing block (summary).
 
         outputs: files and folders, relative to the root; counts: {what: number}; skipped: {reason:
-        number}; summary: {key: value}, printed; extra: more of the manifest.
+        number}; extra: more of the manifest.
         """
         os.sync()
         described = {}

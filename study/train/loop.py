@@ -50,8 +50,8 @@ class LoopState:
 
 
 class Loop:
-    """A run under way. Attributes: state (`LoopState`), model, micro_batch (windows per forward
-    pass and process, halved when memory runs out)."""
+    """A run under way. micro_batch: windows per forward pass and process, halved when memory runs
+    out."""
 
     def __init__(self, run, data, device):
         self.run, self.data, self.device = run, data, torch.device(device)
@@ -78,7 +78,7 @@ class Loop:
         self._began = time.monotonic() - self.state.seconds
 
     def to_save(self):
-        """Returns all that the rest of the run depends on."""
+        """Returns what the rest of the run depends on."""
         self.state.seconds, self.state.sums = self.seconds, self.meter.sums.tolist()
         return {
             **vars(self.state),
@@ -145,8 +145,7 @@ class Loop:
 
     def _add_to_curve(self, rate):
         """Adds a line to the curve and returns it; keeps the weights if they are the best so far.
-        Its loss is of a part of the validation split; after the last step the whole is evaluated,
-        and the curve shifted by the difference."""
+        Losses are of a part of the validation split, and shifted by how far it is off at the end."""
         run, state = self.run, self.state
         train_nats, seconds = self.meter.mean(), self.seconds
         val_nats = self._evaluated(self.data.val, at_most=CURVE_WINDOWS)["nats_per_char"]
@@ -197,7 +196,7 @@ class Loop:
         }
 
     def _evaluated(self, tokens, at_most=None):
-        """Returns the loss over a stream; its time counts as evaluation_seconds."""
+        """Returns the loss over a stream; its time is no training."""
         started, chars = time.monotonic(), self.data.token_chars
         result = evaluate(self.model, tokens, chars, self.device, precise=False, at_most=at_most)
         spent = time.monotonic() - started
@@ -207,18 +206,21 @@ class Loop:
 
 
 def evaluation_steps(run):
-    """Returns the steps after which validation is evaluated: evenly spaced, and ends of epochs."""
+    """Returns the steps before evaluations: evenly spaced, and the ends of epochs."""
     per_epoch, n_steps = max(1, EVALUATIONS // run["epochs"]), run["steps_per_epoch"]
     within = [max(1, round(n_steps * (i + 1) / per_epoch)) for i in range(per_epoch)]
     return {epoch * n_steps + step for epoch in range(run["epochs"]) for step in within}
 
 
 def gradient(forward, x, y, token_chars, micro_batch, name):
-    """Sets the gradient of the mean loss over a step's windows (x, y: (windows, BLOCK_SIZE));
-    returns this process's sum of nats, its targets' characters, and the micro_batch that memory
-    sufficed for. Raises Stopped when one window is too much."""
+    """Sets the gradient of the mean loss over a step's x, y (windows, BLOCK_SIZE); returns this
+    process's sum of nats, its targets' characters, and the micro_batch that memory sufficed for.
+    Raises Stopped when one window is too much."""
     n_targets = (y != IGNORE).sum().clamp(min=1)
-    x, y = share_of_process(x, y)
+    # this process's windows; those that fill up have no targets
+    rank, world = machine.rank(), machine.n_processes()
+    below = (0, 0, 0, -len(x) % world)
+    x, y = F.pad(x, below)[rank::world], F.pad(y, below, value=IGNORE)[rank::world]
     while True:
         try:
             forward.zero_grad(set_to_none=True)
@@ -236,13 +238,6 @@ def gradient(forward, x, y, token_chars, micro_batch, name):
         # after the handler: the error holds on to the tensors of its frames
         if x.device.type == "cuda":
             torch.cuda.empty_cache()
-
-
-def share_of_process(x, y):
-    """Returns this process's windows of a step; those that fill up have no targets."""
-    rank, world = machine.rank(), machine.n_processes()
-    below = (0, 0, 0, -len(x) % world)
-    return F.pad(x, below)[rank::world], F.pad(y, below, value=IGNORE)[rank::world]
 
 
 def _accumulate(forward, x, y, n_targets, micro_batch):

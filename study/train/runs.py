@@ -34,14 +34,11 @@ from study.train.data import BLOCK_SIZE, count_chars, digest_tokens, n_windows, 
 from study.train.loop import Loop, Stopped
 
 RECIPES = {"tuned": "muon", "classic": "adamw"}  # optimizers; the rest stands in the model's class
-# a step, on BATCH_TOKENS of text and less (benchmarks/training.md); more by the root of the text
-BATCH_WINDOWS = 2
+BATCH_WINDOWS = 2  # a step, on BATCH_TOKENS of text and less; more by the root of the text
 BATCH_TOKENS = 600_000
-# of hidden matrices where text is read more than once, times the rate; benchmarks/training.md
-WEIGHT_DECAY = 0.5
+WEIGHT_DECAY = 0.5  # times the rate, of hidden matrices, if epochs > 1; benchmarks/training.md
 HEADLINE_SEED = 2  # the learning rates were chosen with seeds 0 and 1
-# with --quick each model of the suite trains on so much of the text: minutes on two cores
-QUICK_TRAIN_CHARS = 250_000
+QUICK_TRAIN_CHARS = 250_000  # of each model of the suite with --quick: minutes on two cores
 CHECKPOINT_SECONDS = 60  # between saved states of a run
 
 
@@ -50,7 +47,7 @@ CHECKPOINT_SECONDS = 60  # between saved states of a run
 
 @dataclass(frozen=True)
 class RunSpec:
-    """What is asked of a run; the rest of its plan follows from the data and the code."""
+    """What is asked of a run; the rest of its plan follows from data and code."""
 
     family: str
     size: str
@@ -152,7 +149,6 @@ def run_code(family):
 
 
 def run_name(run):
-    """Returns family_size and what differs from the default."""
     name = f"{run['family']}_{run['size']}"
     if run["recipe"] != "tuned":
         name += f"_{run['recipe']}"

@@ -173,9 +173,7 @@ def finish_suite(stage, suite, data, runs, device):
             run = planned.get(path.stem) or replan(record, suite, data)
             if run and finished(stage.root, run):
                 complete[run["name"]] = record["val_nats_per_char"]
-        missing = sorted(set(planned) - set(complete))
-        counts = {"runs": len(complete)}
-        summary = dict(counts)
+        missing, summary = sorted(set(planned) - set(complete)), {"runs": len(complete)}
         if missing:
             summary["not yet trained"] = ", ".join(missing)
         if complete:
@@ -184,7 +182,7 @@ def finish_suite(stage, suite, data, runs, device):
         ends = (".pt", ".json", ".curve.jsonl")
         stage.finish(
             [f"checkpoints/{name}{end}" for name in complete for end in ends],
-            counts=counts,
+            counts={"runs": len(complete)},
             device=machine.device_name(device),
             extra={"missing": missing, **prediction_of(stage.root, suite.family)},
             summary=summary,
