@@ -56,7 +56,7 @@ class CharTokenizer:
     """
 
     kind = "char"
-    chars_of = staticmethod(len)  # characters that a token's text stands for
+    chars_of = staticmethod(len)  # of the text that a token stands for
     numbers = None  # {text of a token: its number}, once it has learned
 
     def __init__(self, text, pieces=None):
@@ -73,11 +73,11 @@ class CharTokenizer:
         self._of_point[points] = range(N_SPECIAL, N_SPECIAL + len(points))
 
     def learn(self, text):
-        """Returns the pieces of a training text."""
+        """Returns pieces."""
         return []
 
     def encode(self, text):
-        """Returns the token numbers of a text (T,), without begin and end."""
+        """Returns the token numbers of a text (T,)."""
         points = np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
         return self._of_point[np.minimum(points, len(self._of_point) - 1)]
 
@@ -113,8 +113,8 @@ class CharTokenizer:
 
 class NoteTokenizer(CharTokenizer):
     """Note-level vocabulary: one token a note or chord member with its octave and length, a rest, a
-    field, a voice tag (`_UNIT`). What is no piece is written in characters, so that texts could be
-    written in several ways: a model's loss is an upper bound of what it needs.
+    field, a voice tag (`_UNIT`). What is no piece is written in characters. A text has
+    other spellings, too: a model's loss is an upper bound of what it needs.
 
     >>> t = NoteTokenizer("K:C\\nG,2[E2c2]3|\\n" * RARE)
     >>> [t.decode([token]) for token in t.encode("K:C\\nG,2[E2c3]3|")]
@@ -369,7 +369,7 @@ class _Block(nn.Module):
         return x + F.dropout(y, self.dropout, self.training)
 
     def _shift(self, h, last, which):
-        """Shifts tokens if that is on; keeps in `last` what comes before the next ones."""
+        """`_shifted`, if that is on; keeps in `last` what comes before the next tokens."""
         if not self.token_shift:
             return h
         if last is None:
@@ -410,11 +410,8 @@ def _rotate(x, cos, sin):
 
 
 class Transformer(Model):
-    """Decoder-only Transformer: learned positions, untied output head.
-
-    config: "n_head", "d_model", "d_ff", FLAGS; "learned_positions" (not there: True) may be False
-    beside rotary ones.
-    """
+    """Decoder-only Transformer: learned positions, untied output head. config: "n_head", "d_model",
+    "d_ff", FLAGS; "learned_positions" (not there: True) may be False beside rotary ones."""
 
     family = "transformer"
     FLAGS = "rotary", "qk_norm", "token_shift"
@@ -502,11 +499,8 @@ class Transformer(Model):
 
 
 class Recurrent(Model):
-    """A family that carries a state from token to token: a tuple of tensors with the batch in
-    dimension 1. A subclass has
-
-    _run(idx, state=None): what the head reads, (B, T, d), and the state after it.
-    """
+    """A family that carries a state from token to token. Its `_run(idx, state=None)` returns what
+    the head reads, (B, T, d), and the state after it: tensors with the batch in dimension 1."""
 
     def features(self, idx):
         return self._run(idx)[0]
@@ -525,10 +519,8 @@ class Recurrent(Model):
 
 
 class LSTM(Recurrent):
-    """Embedding, a stack of LSTM layers, linear head. The gates' biases are constants.
-
-    config: "d_embedding", "d_hidden".
-    """
+    """Embedding, a stack of LSTM layers, linear head. The gates' biases are constants. config:
+    "d_embedding", "d_hidden"."""
 
     family = "lstm"
     DROPOUT = {"tuned": 0.0, "classic": 0.2}
@@ -635,10 +627,8 @@ def _decay(sums):
 class SSM(Recurrent):
     """A linear recurrent network: in place of attention each head has a matrix that keeps k v' of
     every token and forgets at a rate of its own for each (Mamba-2's state-space model with scalar
-    decay, Dao & Gu 2024; the forget gate is the mLSTM's sigmoid, Beck et al. 2024).
-
-    config: "n_head", "d_model", "d_ff".
-    """
+    decay, Dao & Gu 2024; the forget gate is the mLSTM's sigmoid, Beck et al. 2024). config:
+    "n_head", "d_model", "d_ff"."""
 
     family = "ssm"
     MATRICES = {"qkv": 3, "gate": 1, "memory_out": 1, "mlp_in": 1, "mlp_out": 1}

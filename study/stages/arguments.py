@@ -52,8 +52,8 @@ def stage_parser(doc, training=False):
     small = "small budgets on the embedded corpus: the whole pipeline in minutes"
     add("--quick", action="store_true", help=small)
     add("--force", action="store_true", help="run even if the outputs are up to date")
-    seed = {"type": whole(0, MAX_SEED), "default": 0, "metavar": "N"}
-    add("--seed", **seed, help="seed of every random choice (default: 0)")
+    seed = "seed of every random choice (default: 0)"
+    add("--seed", type=whole(0, MAX_SEED), default=0, metavar="N", help=seed)
     if training:
         where = "where to compute (default: auto = cuda, else mps, else cpu)"
         add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help=where)

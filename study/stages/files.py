@@ -18,9 +18,8 @@ _temporary_number = itertools.count()
 
 @contextlib.contextmanager
 def atomic(path, mode="w", durable=True):
-    """Opens a temporary file beside `path`; it takes the name `path` only when it is complete: a
-    kill leaves the old file or the new one. durable: flush to disk first; not for thousands of
-    files, since `Stage.finish` syncs once."""
+    """Opens a temporary file that is renamed to `path` when complete: a kill leaves the old file or
+    the new one. durable: flush to disk first; thousands of files leave that to `Stage.finish`."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{next(_temporary_number)}"

@@ -50,8 +50,7 @@ class LoopState:
 
 
 class Loop:
-    """A run under way. micro_batch: windows per forward pass and process, halved when memory runs
-    out."""
+    """A run under way. micro_batch: windows per forward pass and process."""
 
     def __init__(self, run, data, device):
         self.run, self.data, self.device = run, data, torch.device(device)
@@ -97,8 +96,8 @@ class Loop:
         return self.state.step >= self.run["steps"] or self.state.out_of_time
 
     def advance(self):
-        """Takes one step; returns a line of the curve (dict) if it evaluated the validation split,
-        else None. Raises Stopped when the loss is no number or memory is short."""
+        """Takes one step; returns a new line of the curve or None. Raises Stopped when the loss is
+        no number or memory is short."""
         run, state = self.run, self.state
         x, y = self._next_windows()
         rate = run["learning_rate"] * schedule(self._share_done())
@@ -145,7 +144,8 @@ class Loop:
 
     def _add_to_curve(self, rate):
         """Adds a line to the curve and returns it; keeps the weights if they are the best so far.
-        Losses are of a part of the validation split, and shifted by how far it is off at the end."""
+        Losses are of a part of the validation split, and shifted by how far it is off at the end.
+        """
         run, state = self.run, self.state
         train_nats, seconds = self.meter.mean(), self.seconds
         val_nats = self._evaluated(self.data.val, at_most=CURVE_WINDOWS)["nats_per_char"]

@@ -21,16 +21,6 @@ def schedule(done):
     return min(done / WARMUP_SHARE, (1 - done) / (1 - WARMUP_SHARE), 1.0)
 
 
-def newton_schulz(x):
-    """Brings the singular values of a matrix (rows <= columns) near 1: `orthogonalize`, plainly."""
-    a, b, c = MUON_COEFFICIENTS
-    x = x / x.norm().clamp(min=1e-7)
-    for _ in range(MUON_STEPS):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x
-
-
 class Muon(torch.optim.Optimizer):
     """Muon (Jordan et al. 2024) for all matrices of one shape at once. Momentum says where a matrix
     should go; Newton-Schulz makes that step orthogonal: equally far in all directions.
@@ -65,13 +55,13 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonalize(x):
-    """Returns `newton_schulz` of each matrix of x (n, rows <= columns, columns), in the machine's
-    precision. A step is x <- p x with p = a + b (x x^T) + c (x x^T)^2. For wide matrices all p are
-    multiplied first: at four times as many columns as rows 0.58 of the plain cost."""
+    """Brings the singular values of each matrix of x (n, rows <= columns, columns) near 1: by steps
+    x <- p x with p = a + b (x x^T) + c (x x^T)^2. For wide matrices all p are multiplied first: at
+    four times as many columns as rows 0.58 of the plain cost."""
     x = x.to(product_dtype(x.device))
     x = x / x.float().norm(dim=(1, 2), keepdim=True).clamp(min=1e-7).to(x.dtype)
     a, b, c = MUON_COEFFICIENTS
-    if x.size(2) < GRAM_FROM * x.size(1):
+    if x.size(2) < GRAM_FROM * x.size(1):  # plainly
         for _ in range(MUON_STEPS):
             gram = x @ x.mT
             x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)

@@ -196,7 +196,7 @@ def train(root, run, data, device, again=False, weights=None):
 
 
 def _lock(lock, name):
-    """Takes the lock of a run, or raises Stopped with who has it."""
+    """Takes a run's lock; raises Stopped if another process has it."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -288,8 +288,8 @@ def _write_record(loop, folder):
 
 
 def make_record(run, state, measured, measured_by):
-    """Returns the record of an ended run: its plan, what was done of it (state: `LoopState`), its
-    losses (measured: of `Loop.measure`), machine and memory (measured_by)."""
+    """Returns the record of an ended run: its plan, what was done of it (`LoopState`), its losses
+    (of `Loop.measure`), machine and memory."""
     last, val, test = state.curve[-1], measured["val"], measured["test"]
     share = min(1.0, last["step"] / run["steps"])  # below 1: max_minutes were over
     tokens_seen = int(run["train_tokens"] * run["epochs"] * share)

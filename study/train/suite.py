@@ -1,7 +1,7 @@
 """A family's suites, what 04, 05 and 05b share: command line, expected minutes, runs, manifest.
 
-A *suite* trains every size of a family, for every seed and share of the data asked for. It may be
-made in parts and by several processes at once; the manifest lists every run of the family on disk.
+A suite may be made in parts and by several processes at once; the manifest lists every run of the
+family on disk.
 """
 
 import contextlib
