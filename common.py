@@ -46,9 +46,8 @@ class CharTokenizer:
 
     Tokens: begin and end of a tune, an unknown character, the sorted `characters`, and the *pieces*
     of several characters that subclasses `learn`. Of each (V,): `texts`, and `token_chars`, the
-    characters that it stands for (losses are per character).
-
-    text: what to learn from; or the characters, with the pieces that were saved.
+    characters that it stands for (losses are per character). text: what to learn from; or the
+    characters, with the pieces that were saved.
 
     >>> t = CharTokenizer("ABC|")
     >>> t.encode("AB|?").tolist(), t.decode([0, 3, 4, 6, 1]), t.token_chars.tolist()
@@ -200,11 +199,10 @@ class _BuiltinsOnly(pickle.Unpickler):
 # None has trained biases; all start with an output layer of zeros: the first loss is exactly ln V.
 
 IGNORE = -1  # target that counts for nothing: what follows the end of a tune is no music
-EMBEDDING_STD = 0.5  # spread of new token embeddings; see benchmarks/training.md
-POSITION_STD = 0.02
+TOKEN_STD, POSITION_STD = 0.5, 0.02  # spreads of new embeddings; benchmarks/training.md
 KEY_BLOCK = 64  # rows of unequal lengths attend to a multiple of it: masked keys change no bit
 ROTARY_BASE = 500.0  # longest wavelength over 2 pi, tokens (10,000 was 0.01-0.03 nats worse)
-SHIFTS = 0, 1, 2, 3  # tokens before, whence a quarter each of the channels; benchmarks/training.md
+SHIFTS = 0, 1, 2, 3  # tokens before: a quarter of the channels from each; benchmarks/training.md
 FORGET_BIAS = 1.0  # constant bias of the LSTM's forget gates (Jozefowicz et al. 2015)
 CHUNK = 64  # tokens that a linear memory takes at a time: 32 is as fast; benchmarks/families.md
 MEMORY = 8, 512  # tokens after which the first and last head of a new SSM keep 1 / e
@@ -251,7 +249,7 @@ class Model(nn.Module):
         """Draws tables and DRAWN; other matrices are zeros: each block starts as the identity."""
         for name, weight in self.named_parameters():
             if "embedding" in name:
-                nn.init.normal_(weight, std=POSITION_STD if "position" in name else EMBEDDING_STD)
+                nn.init.normal_(weight, std=POSITION_STD if "position" in name else TOKEN_STD)
             elif name.split(".")[-2] in self.DRAWN:
                 nn.init.normal_(weight, std=weight.size(1) ** -0.5)
             elif weight.ndim == 2:
@@ -379,8 +377,7 @@ class _Block(nn.Module):
 
 
 def _with_past(store, k, v, past):
-    """Stores new keys and values (B, n_head, T, head size); returns all of them, and which may be
-    seen (None: a causal window from its start)."""
+    """Stores new keys and values (B, n_head, T, head size); returns all, and which may be seen."""
     if past is None:
         store[:, 0, :, : k.size(2)], store[:, 1, :, : k.size(2)] = k, v
         return k, v, None
@@ -484,7 +481,7 @@ class Transformer(Model):
 
     @staticmethod
     def rewind(cache, rows):
-        """Puts these rows back; those whose window has moved since are read again."""
+        """Puts these rows back; those whose window has moved are read again."""
         anchors, marked = cache["now"][0], cache["marked"][0]
         moved = rows[anchors[0, rows] != marked[0, rows]]
         Model.rewind(cache, rows)
@@ -664,8 +661,7 @@ class SSM(Recurrent):
 
 
 def pick_device(name="auto"):
-    """Returns the torch.device "auto", "cpu", "cuda" or "mps"; ValueError if this machine has none.
-    Under torchrun every process takes the GPU of its local rank."""
+    """Returns a torch.device, the local rank's GPU for "cuda"; ValueError if there is none."""
     backends = {"cuda": torch.cuda, "mps": torch.backends.mps}
     have = [*(kind for kind, backend in backends.items() if backend.is_available()), "cpu"]
     name = have[0] if name == "auto" else name
