@@ -22,13 +22,12 @@ begin. Prints the headline block of RESULTS.json last.
 """
 
 import argparse
-import contextlib
 import os
 from pathlib import Path
 
 # first of all: from here on Ctrl-C shows no traceback, however long the rest takes to load
 from study.stages.arguments import (
-    fail,
+    mended_by,
     name_list,
     number,
     resolve_root,
@@ -181,15 +180,6 @@ def best_model(text):
     return {"size": size, "epochs": epochs, "windows": windows}
 
 
-@contextlib.contextmanager
-def mended_by(mend, what=""):
-    """Ends the script at a ValueError, with its message and the mend."""
-    try:
-        yield
-    except ValueError as error:
-        fail(ME, f"{what}{error}", mend)
-
-
 # ---------------------------------------------------------------- the best model
 
 
@@ -231,10 +221,9 @@ def train_best(stage, planned, data, device):
             f" about {minutes:.1f} minutes of training",
             flush=True,
         )
-    try:
+    mend = "the last good state is kept; see --help for smaller budgets"
+    with mended_by(ME, mend, kind=Stopped):
         runs.train(stage.root, planned, data, device, again=force)
-    except Stopped as error:
-        fail(ME, str(error), "the last good state is kept; see --help for smaller budgets")
 
 
 def copy_best(root):
@@ -300,9 +289,9 @@ def output_names(root, kept):
 def play_with(root, args):
     """Draws samples as a user wants them from a finished model."""
     seen = (read_json(root / "data/stats.json") or {}).get("music") or {}
-    with mended_by("e.g. --meter 6/8 --key Am"):
+    with mended_by(ME, "e.g. --meter 6/8 --key Am"):
         prompt = play.prompt_of(args.prompt, args.meter, args.key, seen)
-    with mended_by(f"give another --model, or run: python {ME}{root_flags(args)}"):
+    with mended_by(ME, f"give another --model, or run: python {ME}{root_flags(args)}"):
         loaded = models.open_model(root, args.model or BEST, pick_device(args.device))
     sampler = (measurements.read(root, "sweep") or {}).get("chosen") or MODEL_ITSELF
     if args.temperature is not None:
@@ -312,7 +301,7 @@ def play_with(root, args):
         return go_on(root, args, loaded, sampler, seeds, seen)
     # the likeliest bar is the same at every draw
     bars = args.bars or ("right" if sampler["temperature"] else "free")
-    with mended_by("mend the prompt, draw without the judge (--bars free), or see --help"):
+    with mended_by(ME, "mend the prompt, draw without the judge (--bars free), or see --help"):
         samples = play.draw(loaded, prompt, seeds, args.max_chars or PLAY_CHARS, bars, sampler)
     show_played(root, generated.write_played(root, samples), sampler)
     n_stuck = sum(sample["stop_reason"] == "stuck" for sample in samples)
@@ -327,7 +316,7 @@ def go_on(root, args, loaded, sampler, seeds, seen):
     """Continues the last bars of a user's file."""
     name, n_new = args.source.name, args.bars_new
     mend = "give another file, or a model that was trained on such music"
-    with mended_by(mend, f"--continue {args.source}: "):
+    with mended_by(ME, mend, f"--continue {args.source}: "):
         source, given = play.open_tune(args.source, args.bars_given, seen)
         samples = play.continue_tune(loaded, given, seeds, n_new, args.max_chars, sampler)
     show_played(root, generated.write_played(root, samples, given, source, name), sampler)
@@ -372,7 +361,7 @@ def main(argv=None):
     stage = Stage(__file__, args, config={"best": args.best, "budget": budget})
     if stage.up_to_date():
         return
-    with mended_by(f"run: python 04_train_transformers.py{stage.flags}, or see --help"):
+    with mended_by(ME, f"run: python 04_train_transformers.py{stage.flags}, or see --help"):
         device = pick_device(args.device)
         data, tokenizer = load_data(root), load_tokenizer(root / "data/tokenizer.pkl")
         planned = plan_best(args, root, data)

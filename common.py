@@ -183,7 +183,7 @@ def load_tokenizer(path):
         tokenizer = TOKENIZERS[kind](characters, pieces)
         if saved.get("digest") != tokenizer.digest:
             raise ValueError("its digest does not fit its vocabulary")
-    except Exception as error:  # hostile bytes make the unpickler raise errors of a dozen kinds
+    except Exception as error:  # hostile bytes raise errors of a dozen kinds
         raise ValueError(f"{path.name} is not a tokenizer of this project: {error}") from None
     return tokenizer
 

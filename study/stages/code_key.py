@@ -18,7 +18,9 @@ HERE = Path(__file__).resolve().parent.parent.parent
 TEMPLATES = (".html", ".css", ".js")
 PLUMBING = ("study/stages/", "study/train/checkpoints.py", "study/families.py")  # folders and files
 # calls whose texts are words
-SAYING = set("print fail progress exit add_argument add_argument_group warn error Stopped".split())
+SAYING = set(
+    "print fail mended_by progress exit add_argument add_argument_group warn error Stopped".split()
+)
 # three words in a row: no key and no piece of ABC
 SENTENCE = re.compile(r"[A-Za-z]{2,},? [A-Za-z]+,? [A-Za-z]")
 

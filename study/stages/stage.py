@@ -1,11 +1,11 @@
 """The stage contract: how a numbered script checks inputs, writes outputs and knows it is done.
 
-    stage = Stage(__file__, args, config={"max_voices": 4})  # fails with the mend of its inputs
-    if stage.up_to_date():
-        return
-    with stage.writing():  # lock and marker: from here on "unfinished"
-        write_text(stage.root / "data/train.txt", text)
-        stage.finish(outputs=["data/train.txt"], counts={"tunes": 3}, summary={"tunes": 3})
+stage = Stage(__file__, args, config={"max_voices": 4})  # fails with the mend of its inputs
+if stage.up_to_date():
+    return
+with stage.writing():  # lock and marker: from here on "unfinished"
+    write_text(stage.root / "data/train.txt", text)
+    stage.finish(outputs=["data/train.txt"], counts={"tunes": 3})
 """
 
 import contextlib
@@ -48,8 +48,8 @@ class Stage:
     script: its __file__; args: its parsed arguments;
     config: what decides the outputs' bytes, as JSON values (not root, workers, device);
     reads: stages whose outputs it reads (default: as in STAGES);
-    shared: several processes may run it at once (they lock their own parts);
-    part: name of what it makes, if it makes several things, each with a manifest.
+    shared: several processes may run it at once, with locks of their own;
+    part: name of what it makes now, with a manifest of its own.
     inputs: {stage: output digest}; resuming: an interrupted run of this key left its work behind.
     """
 

@@ -29,7 +29,7 @@ CLIP_NORM = 1.0
 EVALUATIONS = 8  # points of the validation curve in one epoch
 CURVE_WINDOWS = 8  # of the validation split, evenly spread, for these points
 TRAIN_SAMPLE_WINDOWS = 16  # of the training text, evenly spread, evaluated at the end of a run
-NUMBERS_ASKED_EVERY = 20  # steps between checks for infinite losses on a GPU: each waits for it
+NUMBERS_ASKED_EVERY = 20  # steps between checks for infinite losses on a GPU, which wait for it
 
 
 class Stopped(RuntimeError):
@@ -133,8 +133,8 @@ class Loop:
         return cut_windows(self._stream, self._starts[first : first + self.run["batch_windows"]])
 
     def _share_done(self):
-        """Returns the share of the run at the middle of the next step, by steps or by the clock,
-        whichever is further; sets out_of_time."""
+        """Returns the share of the run at the middle of the next step, by steps or by the clock;
+        sets out_of_time."""
         done = (self.state.step + 0.5) / self.run["steps"]
         if self.run["max_minutes"]:
             seconds = machine.of_first_process(self.seconds)

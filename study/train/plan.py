@@ -53,8 +53,8 @@ def choose_rate(suite, size, shape, recipe="tuned"):
 
 
 def width_ratio(shape, other):
-    """Returns how unlike two shapes are: mean |ln ratio| of d_model, d_hidden and the like. (Depth
-    moves the best learning rate little.)
+    """Returns how unlike two shapes are: mean |ln ratio| of d_model, d_hidden and the like; depth
+    moves the best rate little.
 
     >>> math.exp(width_ratio({"n_layer": 2, "d_model": 64}, {"n_layer": 9, "d_model": 128}))
     2.0
