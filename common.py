@@ -72,7 +72,7 @@ class CharTokenizer:
         self._of_point[points] = range(N_SPECIAL, N_SPECIAL + len(points))
 
     def learn(self, text):
-        """Returns pieces."""
+        """Returns the pieces of a text."""
         return []
 
     def encode(self, text):
