@@ -36,7 +36,7 @@ def main(argv=None):
         before = "".join((stage.root / f"data/{name}.txt").read_text() for name in stage.inputs)
         print("resuming" if stage.resuming else "from the start", flush=True)
         write_text(stage.root / f"data/{stage.name}.txt", before + (TEXT.upper() if args.shout else TEXT))
-        write_text(stage.root / f"data/tree-{stage.name}/a/b.txt", TEXT)
+        write_text(stage.root / f"data/tree-{stage.name}/a/b.txt", TEXT, durable=False)
         time.sleep(args.sleep)
         stage.finish([f"data/{stage.name}.txt", f"data/tree-{stage.name}"], counts={"texts": 2}, skipped={"empty": 1})
 

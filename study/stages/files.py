@@ -37,9 +37,9 @@ def atomic(path, mode="w", durable=True):
         raise
 
 
-def write_text(path, text):
+def write_text(path, text, durable=True):
     """Writes text (UTF-8, LF) atomically."""
-    with atomic(path) as file:
+    with atomic(path, durable=durable) as file:
         file.write(text)
 
 
