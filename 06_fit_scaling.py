@@ -17,6 +17,7 @@ Prints last: the headline, alpha with its interval per family, and the next comm
 import csv
 import os
 import re
+from operator import itemgetter
 from pathlib import Path
 
 # first: from here on Ctrl-C shows no traceback
@@ -36,6 +37,7 @@ from study.fit.records import (
     COLUMNS,
     TABLE_COLUMNS,
     csv_text,
+    grouped,
     mixed_inputs,
     read_curves,
     read_records,
@@ -73,9 +75,8 @@ def write_results(folder, rows, columns, analysis, curves):
 def print_budget(rows, args, mend):
     """Prints what to train with --budget, one line per family, from its joint law."""
     rng, told, reasons = np.random.default_rng(args.seed), [], []
-    for family in dict.fromkeys(row["family"] for row in rows):
-        own = joint_fit.rows_of_grid([row for row in rows if row["family"] == family])
-        entry, found, draws = joint_fit.fit_grid(own, args.bootstrap, rng)
+    for family, own in grouped(rows, itemgetter("family")).items():
+        entry, found, draws = joint_fit.fit_grid(joint_fit.rows_of_grid(own), args.bootstrap, rng)
         if found is not None and entry["E"]["value"] is not None:
             best = joint_fit.recommend(entry, found, draws, args.budget)
             told.append(sentences.budget(family, args.budget, *best))
@@ -102,9 +103,7 @@ def fit_table(args):
     analysis = analyse(rows, args.bootstrap, args.seed, measured="loss of the table")
     result = analysis.result
     if not result["families"] and not result["joint"]:
-        refused = [
-            f"{args.table}: {family}: {reason}" for family, reason in result["refused"].items()
-        ]
+        refused = [f"{args.table}: {who}: {reason}" for who, reason in result["refused"].items()]
         fail(NAME, "\n".join(refused), "mend the table: nothing in it can be fitted")
     name = re.sub(r"[^\w.-]", "_", args.table.stem)
     folder = args.output or resolve_root(args) / "part4_outputs" / name
@@ -123,32 +122,28 @@ def fit_table(args):
         print_budget(rows, args, "give the table three sizes and three amounts of data at least")
 
 
-def saved_by_copying(root, records):
+def saved_by_copying(root, rows):
     """Returns {(family, N, D): bits saved on a repeated bar}; empty until 07 has measured it, and
     where no family has a grid: then no law has such a term."""
     repeats = root / REPEATS
-    if not repeats.is_file() or not rows_of_grids(rows_of_records(records)):
+    if not repeats.is_file() or not rows_of_grids(rows):
         return {}
     return saved_of_rows(csv.DictReader(repeats.read_text(encoding="utf-8").splitlines()))
 
 
-def fit_runs(stage, args, records, saved):
-    problem = mixed_inputs(records)
-    if not records:
-        problem = "no run records are listed by the training stages"
+def fit_runs(stage, args, rows, saved, problem):
     if problem:
-        there = {record["family"] for record in records}
+        there = {row["family"] for row in rows}
         commands = [
             f"python {family.stage}.py{stage.flags}"
             for family in FAMILIES.values()
             if not family.optional or family.name in there
         ]
         fail(NAME, problem, f"run: {' && '.join(commands)}")
-    rows = rows_of_records(records)
     curves, predicted = read_curves(stage.root, rows), read_json(stage.root / PREDICTION)
-    share, text = None, stage.root / "data/val.txt"
-    if saved and text.is_file():
-        share = second_occurrences(text.read_text(encoding="utf-8"))["share"]
+    share = None
+    if saved:
+        share = second_occurrences((stage.root / "data/val.txt").read_text(encoding="utf-8"))
     with stage.writing():
         analysis = analyse(
             rows, args.bootstrap, args.seed, predicted=predicted, saved=saved, share=share
@@ -170,16 +165,17 @@ def main(argv=None):
     if args.table:
         return fit_table(args)
     records = read_records(resolve_root(args))
-    saved = saved_by_copying(resolve_root(args), records)
+    rows = rows_of_records(records)
+    saved = saved_by_copying(resolve_root(args), rows)
     config = {"resamples": args.bootstrap, "saved_by_copying": value_digest(sorted(saved.items()))}
     stage = Stage(__file__, args, config)
     if not stage.up_to_date():
-        fit_runs(stage, args, records, saved)
+        fit_runs(stage, args, rows, saved, mixed_inputs(records))
     if args.budget:
         stages = [family.stage for family in FAMILIES.values() if not family.optional]
         trained = f"python {stages[0]}.py{root_flags(args)} --data-fractions 0.25,0.5,1"
         mend = f"run: {trained} ({', '.join(stages[1:])} likewise), then this again"
-        print_budget(rows_of_records(read_records(stage.root)), args, mend)
+        print_budget(rows, args, mend)
 
 
 if __name__ == "__main__":

@@ -183,8 +183,8 @@ def simulate(sizes, truth, n_seeds, noise, n_studies, rng):
         errors.append(np.log(fit.alpha / alpha))
         if i < 200:
             held_out.append(law.hold_out_largest(n, loss)["measured_inside_interval"])
-            huber = law.fit_huber(n, loss)["alpha"]
-            huber_errors.append(np.log((huber or law.ALPHA_RANGE[1]) / alpha))
+            huber = law.fit_huber(n, loss) or {"alpha": law.ALPHA_RANGE[1]}
+            huber_errors.append(np.log(huber["alpha"] / alpha))
     rms = lambda e: float(np.sqrt(np.mean(np.square(e))))
     return {
         "alpha": np.mean(alpha_in),

@@ -1,17 +1,13 @@
-"""The model families of the study, one row each. A new one is a class in common.py, a row here and
-a script.
+"""The model families of the study. A new one is a class in common.py, a row here and a script.
 
-What a model knows of itself (parameter groups, dropout, cost, cache) stands in its class. Classes
-are looked up by name at run time, so `code_key` does not follow them: whoever takes a digest names
-the class as well (`run_code` in `study/train/runs.py`).
+Classes are looked up by name at run time, so `code_key` does not follow them: whoever takes a digest
+names the class as well (`run_code` in `study/train/runs.py`).
 """
 
 from typing import NamedTuple
 
 
 class Family(NamedTuple):
-    """What the study's tables, plots and files say of a family."""
-
     name: str  # in file names, run records, RESULTS.json
     label: str  # in text; the plural is label + "s"
     model: str  # its class in common.py
@@ -39,13 +35,13 @@ def model_class(name):
 
 
 def build_model(config):
-    """Returns a new model from a dict: "family", "vocab_size", "block_size", "dropout", and what
-    its class asks for. Weights are drawn from torch's global generator: seed it first."""
+    """Returns a new model from a dict: "family", "vocab_size", "block_size", "dropout", and what its
+    class asks for; its weights are drawn from torch's global generator."""
     return model_class(config["family"])(config)
 
 
 def label(family):
-    """Returns the name of a family in text; its own where it has no row."""
+    """Returns the name of a family in text."""
     return FAMILIES[family].label if family in FAMILIES else family
 
 

@@ -1,7 +1,5 @@
-"""One style for every figure of the study, the families' looks, and the figures' captions.
-
-matplotlib is loaded by the first figure: a stage that is up to date should not wait for it.
-"""
+"""One style for every figure of the study, the families' looks, the captions. Matplotlib is loaded
+by the first figure: a stage that is up to date should not wait for it."""
 
 import io
 import math
@@ -9,7 +7,7 @@ from typing import NamedTuple
 
 from study.stages.files import write_bytes
 
-from study.families import FAMILIES
+from study.families import FAMILIES, label
 
 STYLE = {
     "font.size": 9,
@@ -90,10 +88,8 @@ def pyplot():
 
 
 def save(figure, folder, name):
-    """Writes folder/<name>.png and .svg and closes the figure; returns the file names.
-
-    The same figure gives the same bytes; two figures on one page share no ids of the SVG.
-    """
+    """Writes folder/<name>.png and .svg and closes the figure; returns the file names. Two SVGs on
+    one page share no ids."""
     plt = pyplot()
     with plt.rc_context({"svg.hashsalt": name}):
         for kind, metadata in KINDS.items():
@@ -111,8 +107,6 @@ def remove(folder, name):
 
 
 class Look(NamedTuple):
-    """How a family is drawn."""
-
     color: str
     marker: str
     label: str
@@ -121,14 +115,12 @@ class Look(NamedTuple):
 
 def look(family, among=()):
     """Returns the Look of a family; of one without a row by its place in `among`."""
-    strangers = [name for name in among if name not in FAMILIES]
-    place = [*FAMILIES, *strangers].index(family)
-    line = LINES[place % len(LINES)]
+    names = [*FAMILIES, *(name for name in among if name not in FAMILIES)]
+    place = names.index(family)
+    color, marker = OTHERS[(place - len(FAMILIES)) % len(OTHERS)]
     if family in FAMILIES:
-        row = FAMILIES[family]
-        return Look(row.color, row.marker, row.label, line)
-    color, marker = OTHERS[strangers.index(family) % len(OTHERS)]
-    return Look(color, marker, family, line)
+        color, marker = FAMILIES[family].color, FAMILIES[family].marker
+    return Look(color, marker, label(family), LINES[place % len(LINES)])
 
 
 def log_axes(axes, x=None, y=None):

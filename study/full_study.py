@@ -92,7 +92,7 @@ def predict(root, largest):
     if (root / PREDICTION).exists():
         return
     rows = [row for row in rows_of_records(read_records(root)) if row["suite"] == "ladder"]
-    share = second_occurrences((root / "data/val.txt").read_text(encoding="utf-8"))["share"]
+    share = second_occurrences((root / "data/val.txt").read_text(encoding="utf-8"))
     predictions, n_seeds = {}, len(GRID_SEEDS.split(","))
     for family, planned in largest.items():
         own = [row for row in rows if row["family"] == family]

@@ -2,7 +2,6 @@
 
 import math
 
-TOKENIZER_KINDS = {"char": "character", "note": "note", "event": "event"}  # in words
 NOTHING = "–"  # stands where there is no number
 UNITS = {1e15: "P", 1e12: "T", 1e9: "G", 1e6: "M", 1e3: "k"}
 
@@ -44,8 +43,8 @@ def percent(share):
 
 
 def rounded(value, low, high):
-    """Returns a number with the decimals that its interval allows: those of the first digit of the
-    half-width, one more if that is a 1; from 1 to 3, and 2 where an end is unknown.
+    """Returns a number with the 1 to 3 decimals that its interval allows: those of the first digit
+    of the half-width, one more if that is a 1; 2 where an end is unknown.
 
     >>> rounded(0.48612, 0.441, 0.539), rounded(0.9183, 0.28, 3.0), rounded(0.48612, 0.48, 0.49)
     ('0.49', '0.9', '0.486')

@@ -27,4 +27,4 @@ def rows_of(root):
 def answer_of(rows, text):
     """Returns the answer of stage 06 with the copying term, None without rows. text: that of the
     losses."""
-    return answer(rows, saved_of_rows(rows), second_occurrences(text)["share"])
+    return answer(rows, saved_of_rows(rows), second_occurrences(text))

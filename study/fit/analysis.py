@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from study.families import in_order
 from study.fit import answer as study_answer
 from study.fit import power_law as law
 from study.fit import sentences
@@ -13,7 +12,7 @@ from study.fit.compare import compare_pairs
 from study.fit.headline_runs import Headline, choose_headline, refusal, unusable
 from study.fit.joint_fit import fit_grid, rows_of_grid
 from study.fit.predictions import beside_measured
-from study.fit.records import columns, count_of, is_ladder
+from study.fit.records import by_family, columns, count_of, is_ladder
 from study.fit.verdict import RIVAL_LEVEL, RIVALS, verdict
 from study.stages.files import plain
 
@@ -59,7 +58,7 @@ def fit_family(chosen):
         "bends_below": chosen.bends_below,
         "runs_below": len(chosen.uncut) - len(rows),
         "n_sizes": len(fit.sizes),
-        "n_runs": fit.n_runs,
+        "n_runs": len(rows),
         "n_chars_seen": rows[0]["n_chars_seen"],
         "recipe": rows[0]["recipe"],
         "noise": {
@@ -94,14 +93,12 @@ def analyse(rows, resamples, seed=0, measured=VALIDATION, predicted=None, saved=
     """Returns the Analysis of the rows of runs.csv.
 
     resamples: of every bootstrap; measured: what the losses are; predicted: {family: what
-    `predict_run` said before}; saved: {(family, N, D): bits saved on a repeated bar}; share: of
-    characters in second occurrences. All resampling draws from one generator, in order.
+    `predict_run` said before}; saved, share: as of `answer`.
     """
     rng = np.random.default_rng(seed)
     chosen, entries, laws, counting, refused = {}, {}, {}, {}, {}
     joint, joint_refused, usable = {}, {}, []
-    for family in in_order({row["family"] for row in rows}):
-        own = [row for row in rows if row["family"] == family]
+    for family, own in by_family(rows).items():
         if not unusable(own):  # a family without a law can still be compared at equal cost
             chosen[family] = choose_headline(own)
             usable += own

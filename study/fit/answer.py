@@ -1,17 +1,16 @@
 """Gives the answer of the study: one law of all families, winners, what an unseen run does."""
 
-import itertools
 import math
+from operator import itemgetter
 
 import numpy as np
 
-from study.families import in_order
 from study.fit import copying, sentences
 from study.fit import shared_law as shared
 from study.fit.compare import half_width, noise_of_runs
 from study.fit.joint_fit import cannot_tell, rows_of_grid
 from study.fit.predictions import is_grid, onset_of, predictions
-from study.fit.records import columns, count_of, is_ladder, is_positive
+from study.fit.records import by_family, columns, count_of, grouped, is_ladder, is_positive
 
 MOST_ROWS = 30  # of the table of winners
 
@@ -26,18 +25,15 @@ def saved_of_rows(measured):
     return {key: float(np.mean(values)) for key, values in cells.items()}
 
 
-def has_grid(rows):
-    """Returns True for a family's runs on a grid of sizes and amounts of text that do not grow
-    together."""
-    points = shared.points_of(rows)
-    return is_grid(points) and cannot_tell(points.n, points.d) is None
-
-
 def rows_of_grids(rows):
-    """Returns the runs of all families that have a grid, by which the shared law is fitted."""
-    families = in_order({row["family"] for row in rows})
-    own = [rows_of_grid([row for row in rows if row["family"] == family]) for family in families]
-    return list(itertools.chain.from_iterable(filter(has_grid, own)))
+    """Returns the runs of all families with a grid of sizes and amounts of text that do not grow
+    together, by which the shared law is fitted."""
+    grids = []
+    for own in map(rows_of_grid, by_family(rows).values()):
+        points = shared.points_of(own)
+        if is_grid(points) and cannot_tell(points.n, points.d) is None:
+            grids += own
+    return grids
 
 
 def answer(rows, saved=None, share=None):
@@ -105,10 +101,10 @@ def forms(grid, saved, points, one_E, share):
         tried.append(("kappa counted in the text", points, shared.Shape(kappa=kappa)))
     if all(is_positive(row.get("test_nats_per_char")) for row in grid):
         other = shared.points_of(grid, saved, "test_nats_per_char")
-        tried.append(("test split", other, shared.ALL_SHARED))
+        tried.append(("test split", other, shared.Shape()))
     off = points.saved + shared.BASE_SAVED <= shared.ON_STEP
     if not off.all():
-        tried.append(("without the step", points.only(off), shared.ALL_SHARED))
+        tried.append(("without the step", points.only(off), shared.Shape()))
     rows = [_form(name, shared.fit(own, shape)) for name, own, shape in tried]
     for i, family in enumerate(points.families if len(points.families) > 1 else []):
         row = _form(f"exponents of the {family} alone, one E", one_E, i)
@@ -143,26 +139,25 @@ def winners(rows):
     families; margin: nats per character, clear: beyond the scatter of runs, None: not known."""
     rows = [row for row in rows if is_positive(row["val_nats_per_char"])]
     count = count_of(rows)
-    cells = {}
-    for row in rows:
+
+    def place(row):
         # sizes of one name on the ladder are one; otherwise equal N are
         size = row["size"] if is_ladder(row) else row[count]
-        key = size, row["n_chars_seen"], row["recipe"]
-        cells.setdefault(key, {}).setdefault(row["family"], []).append(row)
-    cells = {key: cell for key, cell in cells.items() if len(cell) > 1}
-    groups = {}
-    for (_, *amount), cell in cells.items():
-        for family, runs in cell.items():
-            groups.setdefault((family, *amount), []).extend(runs)
-    noise = noise_of_runs(groups.values())
-    table = [_winner(cell, d, count, noise) for (_, d, _), cell in cells.items()]
+        return size, row["n_chars_seen"], row["recipe"]
+
+    cells = [grouped(own, itemgetter("family")) for own in grouped(rows, place).values()]
+    cells = [cell for cell in cells if len(cell) > 1]
+    runs = [row for cell in cells for own in cell.values() for row in own]
+    amounts = grouped(runs, itemgetter("family", "n_chars_seen", "recipe"))
+    noise = noise_of_runs(amounts.values())
+    table = [_winner(cell, count, noise) for cell in cells]
     table.sort(key=lambda row: (row["d"] or 0, row["n"]))
     sizes = sorted({row["n"] for row in table}, reverse=True)
     kept = sizes[:: max(math.ceil(len(table) / MOST_ROWS), 1)]
     return [row for row in table if row["n"] in kept]
 
 
-def _winner(cell, d, count, noise):
+def _winner(cell, count, noise):
     means = {family: columns(runs)[1].mean() for family, runs in cell.items()}
     first, second = sorted(means, key=means.get)[:2]
     margin = float(means[second] - means[first])
@@ -170,7 +165,7 @@ def _winner(cell, d, count, noise):
     sizes = [row[count] for runs in cell.values() for row in runs]
     return {
         "n": float(np.exp(np.mean(np.log(sizes)))),
-        "d": d,
+        "d": cell[first][0]["n_chars_seen"],
         "winner": first,
         "second": second,
         "margin": margin,

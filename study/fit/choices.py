@@ -84,7 +84,7 @@ def _estimate_alpha(rows, n=None, loss="val_nats_per_char", form="power_constant
         fit = law.fit_power_law(sizes, losses)
         alpha, interval, word = fit.alpha, fit.alpha_interval, verdict(fit).word
     elif form == "huber":
-        alpha = law.fit_huber(sizes, losses)["alpha"]
+        alpha = (law.fit_huber(sizes, losses) or {}).get("alpha")
     else:
         line = law.fit_line(sizes, losses, form)
         alpha, interval = line["alpha"], line["alpha_interval"]

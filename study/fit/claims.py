@@ -1,7 +1,4 @@
-"""Decides what a run may say: who has the lowest loss, and which exponent of size, where.
-
-Terminal, figures, page and RESULTS.json ask these functions.
-"""
+"""Decides what may be said of runs in text and figures: whose loss is lowest, which exponent."""
 
 from study.families import label
 from study.wording import interval, measured, si
@@ -10,14 +7,14 @@ DRAW, NOT_KNOWN = "draw", "not known"
 
 
 def winner(row):
-    """Returns the family of the lowest loss in a row of winners, DRAW within the scatter of runs,
-    NOT_KNOWN where nothing measures that scatter."""
+    """Returns the family of the lowest loss in a row of winners; DRAW within the scatter of runs,
+    NOT_KNOWN if that was not measured."""
     return {True: row["winner"], False: DRAW, None: NOT_KNOWN}[row["clear"]]
 
 
 def exponent(entry):
-    """Returns (value, interval) that may be said of a family's exponent at one amount of text: both
-    where it is identified, the interval where it is bounded."""
+    """Returns (value, interval) of a family's exponent at one amount of text: both where it is
+    identified, (None, interval) where it is bounded, else (None, None)."""
     pair = entry.get("alpha_interval")
     known = {"identified": (entry.get("alpha"), pair), "bounded": (None, pair)}
     return known.get(entry.get("verdict"), (None, None))
@@ -32,7 +29,7 @@ def exponent_in_words(entry):
 
 
 def who_and_where(family, entry):
-    """Returns a family with the amount of text of its exponent, where that is known."""
+    """Returns a family in words, with the amount of text of its exponent if known."""
     seen = entry.get("n_chars_seen")
     if not seen:
         return label(family)
@@ -42,8 +39,8 @@ def who_and_where(family, entry):
 
 
 def quoted_exponent(answer, entries):
-    """Returns {"value", "interval", "model"} of the exponent of model size that a study quotes: the
-    answer's, else the first family's that is identified, with its amount of text."""
+    """Returns {"value", "interval", "model"} of the exponent of size that a study quotes: the
+    answer's, else that of the first family where it is identified."""
     found = ((answer or {}).get("numbers") or {}).get("alpha")
     if found:
         return found

@@ -8,7 +8,7 @@ import numpy as np
 
 from study.families import in_order, label
 from study.fit import power_law as law
-from study.fit.records import columns, count_of, is_positive
+from study.fit.records import columns, count_of, grouped, is_positive
 from study.wording import si
 
 COSTS = {
@@ -21,17 +21,16 @@ N_POINTS, N_CROSSING = 5, 400  # costs at which two families are compared, and t
 
 
 def compare_pairs(families):
-    """Compares every two families at equal parameters, FLOPs and seconds, in their order;
-    families: {family: rows of its headline}."""
+    """Compares every two families at equal parameters, FLOPs and seconds; families: {family: rows
+    of its headline}."""
     pairs = itertools.combinations(in_order(families), 2)
     return [_compare_pair(pair, [families[family] for family in pair]) for pair in pairs]
 
 
 def _compare_pair(pair, rows_of_both):
     # from these two alone: a third family must not change what is said of them
-    noise = noise_of_runs(rows_of_both)
+    noise, both = noise_of_runs(rows_of_both), sum(rows_of_both, [])
     compared = {"first": pair[0], "second": pair[1]}
-    both = rows_of_both[0] + rows_of_both[1]
     for cost, what in COSTS.items():
         compared[cost] = entry = {}
         if cost == "seconds" and len({row["device"] for row in both}) > 1:
@@ -66,9 +65,9 @@ def who_is_lower(pair, found):
 
 
 def noise_of_runs(groups):
-    """Returns (standard deviation of one run, degrees of freedom), pooled over groups of runs of one
-    family and one amount of text: from seeds if enough runs were repeated, else from the residuals
-    about the law of each group; None without either."""
+    """Returns (standard deviation of one run, degrees of freedom), pooled over groups of one family
+    and one amount of text: from seeds if enough runs were repeated, else from the residuals about
+    the law of each group; None without either."""
     squares, dof = 0.0, 0
     for rows in groups:
         n, loss = columns(rows)
@@ -86,14 +85,14 @@ def noise_of_runs(groups):
 
 def half_width(noise, variance):
     """Returns half of the interval of a difference with so many times the variance of a run; NaN
-    where nothing measures the noise."""
+    without noise."""
     sd, dof = noise or (math.nan, 1)
     return law.half_of_t(dof) * sd * np.sqrt(variance)
 
 
 def interpolation_weights(log_sizes, at):
-    """Returns weights (M, K): losses at increasing `log_sizes` (K,) to losses at `at` (M,), by a
-    least-squares parabola plus its residuals interpolated linearly.
+    """Returns weights (M, K) that make losses at increasing `log_sizes` (K,) losses at `at` (M,), by
+    a least-squares parabola plus its residuals interpolated linearly.
 
     Chords alone lie above a convex law by as much as the noise of a run.
     """
@@ -110,8 +109,7 @@ def compare_families(first, second, noise):
     which their curves cross; None if the ranges of cost do not overlap.
 
     first, second: lists of (cost, seed, loss, size); noise: of `noise_of_runs`. With MIN_PAIRED
-    common seeds the interval is that of differences paired by seed: seeds decide the order of the
-    text for both families.
+    common seeds differences are paired: seeds decide the order of the text for both families.
     """
     curves1, curves2 = _by_seed(first), _by_seed(second)
     (x1, y1, w1), (x2, y2, w2) = means = [_mean_curve(runs) for runs in (first, second)]
@@ -151,25 +149,26 @@ def compare_families(first, second, noise):
     }
 
 
+def _points(runs):
+    return [(math.log(cost), loss) for cost, _, loss, _ in runs]
+
+
 def _by_seed(runs):
-    curves = {}  # seed -> (log costs, losses)
-    for cost, seed, loss, _ in sorted(runs):
-        curves.setdefault(seed, []).append((math.log(cost), loss))
-    return {seed: tuple(np.array(curve, float).T) for seed, curve in curves.items()}
+    """{seed: (log costs, losses)}."""
+    seeds = grouped(sorted(runs), itemgetter(1))
+    return {seed: tuple(np.array(_points(own), float).T) for seed, own in seeds.items()}
 
 
 def _mean_curve(runs):
     """Mean log cost, mean loss and number of runs of each size, by cost."""
-    groups = {}
-    for cost, _, loss, size in runs:
-        groups.setdefault(size, []).append((math.log(cost), loss))
-    rows = sorted((*np.mean(group, 0), len(group)) for group in groups.values())
+    sizes = grouped(runs, itemgetter(3)).values()
+    rows = sorted((*np.mean(_points(own), 0), len(own)) for own in sizes)
     rows = [row for i, row in enumerate(rows) if i == 0 or row[0] > rows[i - 1][0]]
     return tuple(np.array(rows, float).T)
 
 
 def crossover(first, second):
-    """Returns the highest cost at which two interpolated curves cross; None if nowhere in range."""
+    """Returns the highest cost at which two curves cross; None if nowhere in range."""
     (x1, y1, _), (x2, y2, _) = first, second
     at = np.linspace(max(x1[0], x2[0]), min(x1[-1], x2[-1]), N_CROSSING)
     difference = interpolation_weights(x1, at) @ y1 - interpolation_weights(x2, at) @ y2

@@ -20,12 +20,11 @@ ATTENTION = ("transformer",)  # families that copy: no other has saved above 0.2
 
 
 def second_occurrences(text, context=CONTEXT):
-    """Counts characters of bars that stand in their voice for the second time, in the first
-    `context` of each tune: {"tunes", "characters", "second", "share"}.
+    """Returns the share of characters in bars that stand in their voice for the second time; bars
+    are counted in the first `context` of each tune.
 
-    >>> tune = "X:1\\nM:4/4\\nL:1/8\\nK:C\\nCDEFGABc|CDEFGABc|\\n"
-    >>> second_occurrences(tune)["second"]
-    8
+    >>> round(second_occurrences("X:1\\nM:4/4\\nL:1/8\\nK:C\\nCDEFGABc|CDEFGABc|"), 2)  # 8 / 38
+    0.21
     """
     tunes = [tune.strip("\n") for tune in text.split("\n\n") if tune.strip()]
     second, characters = 0, sum(map(len, tunes))
@@ -34,8 +33,7 @@ def second_occurrences(text, context=CONTEXT):
         bars = [bar for bar in bars if bar.n_notes and bar.end <= context]
         counts = Counter((bar.voice, tune[bar.start : bar.end]) for bar in bars)
         second += sum(len(bar) for (_, bar), count in counts.items() if count > 1)
-    share = second / characters if characters else 0.0
-    return {"tunes": len(tunes), "characters": characters, "second": second, "share": share}
+    return second / characters if characters else 0.0
 
 
 def kappa_of_share(share):
@@ -59,8 +57,7 @@ class Onset(NamedTuple):
 
 
 def onset(n, d, saved):
-    """Fits the logistic of what is saved, as a share of the plateau: an Onset, or None where no
-    model copies."""
+    """Returns the Onset of bits saved (as a share of the plateau); None where no model copies."""
     if not len(saved) or saved.max() < COPIES_FROM:
         return None
     plateau = max(float(saved.max()), PLATEAU)

@@ -1,12 +1,13 @@
 """Draws the figures of the fits (stage 06): laws, loss curves, costs, choices, the grid.
 
 Each `draw_` function returns a figure and the fields of its caption, or None where the data do not
-allow it. Every measured point is drawn, also those of a family whose law was refused.
+allow it. Points of a family whose law was refused are drawn, too.
 """
 
 import itertools
 import math
 import warnings
+from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ from study.fit import power_law as law
 from study.fit import shared_law as shared
 from study.fit.headline_runs import choose_headline
 from study.fit.joint_fit import rows_of_grid
-from study.fit.records import COUNTS, columns, count_of, is_positive
+from study.fit.records import COUNTS, by_family, columns, count_of, grouped, is_positive
 from study.wording import number, si
 
 LOSS = "validation loss (nats per character)"
@@ -27,8 +28,6 @@ FADED = {"alpha": 0.35, "lw": 0.7}  # sizes behind the largest
 
 
 class Study(NamedTuple):
-    """What the figures show."""
-
     rows: list  # of all runs
     chosen: dict  # family -> Headline of the runs that have a loss
     fits: dict  # fits.json
@@ -41,18 +40,15 @@ class Study(NamedTuple):
 
     @property
     def original(self):
-        """The runs of the original suite, where there are any."""
+        """The runs of the original suite, the headline's where there are none."""
         return {family: headline.nine or headline.rows for family, headline in self.chosen.items()}
 
 
 def draw_all(folder, rows, analysis, curves):
     """Draws every figure that the data allow and removes the others; returns [{"name",
     "caption"}]."""
-    families = {}
-    for row in rows:
-        if is_positive(row["val_nats_per_char"]):
-            families.setdefault(row["family"], []).append(row)
-    chosen = {family: choose_headline(families[family]) for family in in_order(families)}
+    known = by_family([row for row in rows if is_positive(row["val_nats_per_char"])])
+    chosen = {family: choose_headline(own) for family, own in known.items()}
     study = Study(rows, chosen, analysis.result, analysis.laws, curves)
     plt, drawn = figures.pyplot(), []
     # a name in letters that the font lacks is drawn as boxes
@@ -68,14 +64,13 @@ def draw_all(folder, rows, analysis, curves):
 
 
 def _panels(plt, n, width, height):
-    """A figure and a row of axes that share the loss."""
     figure, axes = plt.subplots(1, n, figsize=(width, height), sharey=True, squeeze=False)
     axes[0, 0].set_ylabel(LOSS)
     return figure, axes[0]
 
 
 def _spread(values):
-    """Standard deviation over seeds; 0, which draws no bar, of one run."""
+    """Standard deviation over seeds; 0 (no bar) of one run."""
     return values.std(0, ddof=1) if len(values) > 1 else 0 * values[0]
 
 
@@ -221,14 +216,11 @@ def draw_efficiency(plt, study):
     for axis, (key, scale, words) in zip(panels, shown):
         for family, rows in study.original.items():
             color, marker, _, line = look(family, study.original)
-            sizes = {}
-            for row in rows:
-                if is_positive(row[key]):
-                    point = row[key] * scale, row["val_nats_per_char"]
-                    sizes.setdefault(row["params_total"], []).append(point)
-            if not sizes:
+            known = [row for row in rows if is_positive(row[key])]
+            if not known:
                 continue
-            groups = [np.array(sizes[n]) for n in sorted(sizes)]
+            sizes = sorted(grouped(known, itemgetter("params_total")).items())
+            groups = [np.stack(columns(own, key), 1) * (scale, 1) for _, own in sizes]
             x, y = np.array([group.mean(0) for group in groups]).T
             x_bars, y_bars = np.array([_spread(group) for group in groups]).T
             how = {"color": color, "ls": line, "lw": 1, "marker": marker, "ms": 5.5}
@@ -248,11 +240,8 @@ def draw_by_position(plt, study):
         color, _, _, line = look(family, study.original)
         known = [row for row in rows if row.get("val_loss_by_position") and row.get("block_size")]
         known = [row for row in known if all(map(is_positive, row["val_loss_by_position"]))]
-        largest = max((row["params_total"] for row in known), default=None)
-        for n in sorted({row["params_total"] for row in known}):
-            own = [row for row in known if row["params_total"] == n]
-            if len({(row["block_size"], len(row["val_loss_by_position"])) for row in own}) > 1:
-                continue
+        sizes = grouped(known, itemgetter("params_total"))
+        for n, own in sorted(sizes.items()):
             loss = np.mean([row["val_loss_by_position"] for row in own], 0)
             # bins even in log position
             edges = np.unique(np.geomspace(1, len(loss) + 1, 18).astype(int)) - 1
@@ -262,7 +251,7 @@ def draw_by_position(plt, study):
             if figure is None:
                 figure, (axes,) = _panels(plt, 1, 5.4, 3.6)
             how = {"lw": 1.8, "label": f"{label(family)} {own[0]['size']}"}
-            axes.plot(x, y, color=color, ls=line, **(how if n == largest else FADED))
+            axes.plot(x, y, color=color, ls=line, **(how if n == max(sizes) else FADED))
     if figure is None:
         return None
     axes.set_xlabel("position in the context (tokens)")

@@ -5,7 +5,7 @@ from typing import NamedTuple
 from scipy import special
 
 from study.fit import power_law as law
-from study.fit.records import columns, count_of, is_ladder, is_positive
+from study.fit.records import columns, count_of, grouped, is_ladder, is_positive
 from study.fit.verdict import RIVAL_LEVEL
 
 BEND_LEVEL = 0.01  # of the test whether a small size lies on the law of the larger ones
@@ -14,11 +14,12 @@ BEND_LEVEL = 0.01  # of the test whether a small size lies on the law of the lar
 def headline_rows(rows):
     """Returns the runs of one recipe and one D that have the most sizes; of equals the tuned
     recipe, then the largest D."""
-    groups = {}
-    for row in rows:
-        key = row["recipe"] != "classic", row["n_chars_seen"] or 0, str(row["recipe"])
-        groups.setdefault(key, []).append(row)
-    return max(groups.items(), key=lambda group: (_n_sizes(group[1]), group[0]))[1]
+
+    def kind(row):
+        return row["recipe"] != "classic", row["n_chars_seen"] or 0, str(row["recipe"])
+
+    groups = grouped(rows, kind).items()
+    return max(groups, key=lambda group: (_n_sizes(group[1]), group[0]))[1]
 
 
 def unusable(rows):
@@ -70,15 +71,14 @@ class Headline(NamedTuple):
     @property
     def suite(self):
         """ "ladder", "classical" or "ladder + classical"."""
-        kinds = {is_ladder(row) for row in self.rows}
-        names = {True: "ladder", False: "classical"}
-        return " + ".join(name for kind, name in names.items() if kind in kinds)
+        names = {"ladder" if is_ladder(row) else "classical" for row in self.rows}
+        return " + ".join(sorted(names, reverse=True))
 
 
 def choose_headline(own):
     """Returns the Headline of a family's runs: the ladder's above the bend, with the original
-    suite's on the same text where one law holds for both; the original suite's alone where the
-    ladder has too few sizes."""
+    suite's on the same text where one law holds for both; the original suite's if the ladder has
+    too few sizes."""
     ladder, others = [[row for row in own if is_ladder(row) == kind] for kind in (True, False)]
     nine = headline_rows(others) if others else []
     uncut = headline_rows(ladder) if ladder else []
@@ -97,7 +97,7 @@ def choose_headline(own):
 
 
 def _above_the_bend(rows):
-    """The rows from the first size on that lies on the law of the larger ones; all if none does."""
+    """The rows from the first size on that lies on the law of the larger ones, or all."""
     count = count_of(rows)
     sizes = sorted({row[count] for row in rows})
     for size in sizes[: -law.MIN_SIZES]:
@@ -108,7 +108,7 @@ def _above_the_bend(rows):
 
 
 def _misfit(core, more):
-    """p-value of further runs under the law of `core` (F test of the sum of squares)."""
+    """p-value of further runs under the law of `core` (F test)."""
     count = count_of(core + more)
     squares = []
     for rows in (core, core + more):

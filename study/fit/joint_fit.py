@@ -17,7 +17,7 @@ MIN_RUNS = 7  # five parameters leave two runs to judge them
 SUM, ORDER_FREE = shared.Shape((), 0.0, sum=True), shared.Shape((), 0.0)
 MISFIT_LEVEL, MIN_SEED_DOF = 0.01, 8  # of the test of lack of fit; degrees of freedom it needs
 FLOPS_PER_ND = 6.0  # C = 6 N D: 2 forward and 4 backward per weight
-BAND_PERCENT = 80  # of what a budget buys, as in Hoffmann et al. 2022
+BAND = (10, 90)  # percentiles of what a budget buys, as in Hoffmann et al. 2022
 LEAST_SPREAD = 0.35  # standard deviation of ln N at given D that a design needs
 MOST_TOGETHER = 0.95  # correlation of ln N and ln D from which on a design is a line
 
@@ -37,7 +37,7 @@ def too_few(points):
     n_sizes, n_amounts, n_runs = len(set(points.n)), len(set(points.d)), len(points.n)
     if not n_runs:
         return "the amount of training data (D) is not given"
-    if n_amounts >= 3 and n_sizes >= 3 and n_runs >= MIN_RUNS:
+    if min(n_amounts, n_sizes) >= 3 and n_runs >= MIN_RUNS:
         return None
     return (
         f"{n_sizes} sizes, {n_amounts} amounts of data and {n_runs} runs; three of each and seven"
@@ -58,8 +58,8 @@ def cannot_tell(n, d):
 
 
 def along_the_line(n, d, loss, power):
-    """Returns {"exponent", "interval"} of L = c + a N^-g along the line D ~ N^power, and
-    "separating_runs", two pairs of N and D off it; the same in words."""
+    """Returns {"exponent", "interval"} of L = c + a N^-g along the line D ~ N^power, with
+    "separating_runs", two pairs (N, D) off it; the same in words."""
     fit = fit_power_law(n, loss) if len(np.unique(n)) > 3 else None
     exponent, pair = (fit.alpha, list(fit.alpha_interval)) if fit else (None, None)
     words = f"sizes and data grow together (D ~ N^{power:.2g}), so alpha and beta"
@@ -74,8 +74,8 @@ def along_the_line(n, d, loss, power):
 
 
 def fit_grid(rows, resamples, rng):
-    """Returns (entry of fits.json, Fit, parameters (resamples, P)) of a family; without the last two
-    where sizes and data grow together, and a reason as entry where runs are too few."""
+    """Returns (entry of fits.json, Fit, parameters (resamples, P)) of a family; (entry, None, None)
+    where sizes and data grow together, (reason, None, None) of too few runs."""
     points = shared.points_of(rows)
     if reason := too_few(points):
         return reason, None, None
@@ -96,9 +96,7 @@ def fit_grid(rows, resamples, rng):
         return {**unknown, **entry}, None, None
     form, p, found = choose_form(points)
     weights = rng.multinomial(n_runs, np.full(n_runs, 1 / n_runs), size=resamples)
-    draws = np.empty((0, len(found.parameters)))
-    if resamples:
-        draws = shared.refitted(found, points, weights.astype(float))
+    draws = shared.refitted(found, points, weights.astype(float))
     misfit = shared.misfit_by_region(found, points)[0]
     on_bound = shared.is_on_bound(found, np.vstack([found.parameters, draws]))
     told = _told(found, draws, on_bound[0])
@@ -134,7 +132,7 @@ def _told(found, draws, on_bound):
 
 
 def _problems(told, on_bound, misfit):
-    """Returns why the law is not identified; on_bound: of the best fit and of each resample."""
+    """Returns why the law is not identified; on_bound: the best fit, then each resample."""
     problems, resamples = [], on_bound[1:]
     if on_bound[0]:
         problems.append("the best fit lies on a bound")
@@ -159,7 +157,7 @@ def _problems(told, on_bound, misfit):
 
 
 def optimal_split(flops, E, A, B, alpha, beta, order, kappa=0.0):
-    """Returns the compute-optimal (N, D, loss) at a budget of C = FLOPS_PER_ND * N * D: there
+    """Returns the compute-optimal (N, D, loss) at C = FLOPS_PER_ND * N * D FLOPs, where
     alpha (A / N^alpha)^k = beta (B / D^beta)^k (Hoffmann et al. 2022, equation 4, for k = 1)."""
     budget = flops / FLOPS_PER_ND
     g = ((alpha / beta) ** (1 / order) * A / B) ** (1 / (alpha + beta))
@@ -169,11 +167,10 @@ def optimal_split(flops, E, A, B, alpha, beta, order, kappa=0.0):
 
 
 def recommend(entry, found, draws, flops):
-    """Returns ({"N", "D", "loss": (value, band or None)}, whether that lies outside the runs)."""
+    """Returns ({"N", "D", "loss": (value, band or None)}, whether it lies outside the runs)."""
     best = optimal_split(flops, **shared.values(found))
     many = optimal_split(flops, **shared.values(found, draws))
-    tails = [50 - BAND_PERCENT / 2, 50 + BAND_PERCENT / 2]
-    bands = [np.percentile(own, tails) if len(own) else None for own in many]
+    bands = [np.percentile(own, BAND) if len(own) else None for own in many]
     ranges = entry["n_range"], entry["d_range"]
     inside = all(low <= value <= high for value, (low, high) in zip(best, ranges))
     return dict(zip(("N", "D", "loss"), zip(best, bands))), not inside

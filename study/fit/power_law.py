@@ -1,9 +1,8 @@
-"""Fits L(N) = a N^-alpha + c, the loss against size at one amount of text, with intervals.
+"""Fits L(N) = a N^-alpha + c, the loss (nats per character) against size at one amount of text.
 
-Losses are nats per character. Variable projection (Golub & Pereyra 1973): for a given alpha, a and
-c >= 0 have a closed form, so the search is over alpha alone; its sum of squares is the profile from
-which the intervals come. benchmarks/scaling.md has their coverage, and why least squares and not
-Huber is the estimate.
+Variable projection (Golub & Pereyra 1973): for a given alpha, a and c >= 0 have a closed form; their
+sum of squares over alpha is the profile from which the intervals come. benchmarks/scaling.md has the
+coverage, and why least squares and not Huber is the estimate.
 """
 
 import math
@@ -35,8 +34,6 @@ def is_on_bound(alpha):
 
 
 class PowerLaw(NamedTuple):
-    """A fitted law."""
-
     alpha: float
     a: float
     c: float
@@ -49,13 +46,9 @@ class PowerLaw(NamedTuple):
     weights: np.ndarray  # runs of each size
     means: np.ndarray  # mean loss of each size
     ss: float  # between sizes: sum of weight * (mean - fit)^2
-    n_runs: int
     critical: float = math.inf  # alpha, a, c whose `ss` is below this are inside the interval
     alpha_interval: tuple = (None, None)  # (low, high); None for an end beyond ALPHA_RANGE
     c_interval: tuple = (None, None)
-
-    def at(self, n):
-        return self.a * n**-self.alpha + self.c
 
 
 def group_by_size(n, loss):
@@ -67,8 +60,8 @@ def group_by_size(n, loss):
 
 
 def project(alphas, log_n, weights, losses):
-    """Returns the best a >= 0, c >= 0 and the sum of squares, each (A,), for alphas (A,); log_n,
-    weights and losses (K,)."""
+    """Returns the best a >= 0, c >= 0 and the sum of squares, each (A,), for alphas (A,) and
+    log_n, weights, losses (K,)."""
     x = np.exp(-np.outer(alphas, log_n))
     total = weights.sum()
     x_mean, y_mean = x @ weights / total, (weights * losses).sum() / total
@@ -83,17 +76,16 @@ def project(alphas, log_n, weights, losses):
 
 
 def fit_power_law(n, loss):
-    """Returns the least-squares PowerLaw of runs with profile-likelihood intervals.
+    """Returns the least-squares PowerLaw of runs; ValueError with fewer than three sizes.
 
     The interval of alpha holds every alpha whose best sum of squares exceeds the minimum by no more
-    than F(1, dof) * noise variance. ValueError with fewer than three sizes; with three no interval.
+    than F(1, dof) * noise variance.
     """
     sizes, weights, means, within = group_by_size(n, loss)
     if len(sizes) < 3:
         raise ValueError(f"three parameters need at least three sizes, got {len(sizes)}")
     center = np.log(sizes).mean()
     log_n = np.log(sizes) - center
-    n_runs = int(weights.sum())
 
     def profile(alpha):
         return float(project([alpha], log_n, weights, means)[2][0])
@@ -105,9 +97,9 @@ def fit_power_law(n, loss):
     r_squared = 1 - (ss + within) / float(spread) if spread > 0 else 0.0
     # on the bound c = 0: with 3 there, intervals of such fits cover 99.7 % instead of 95 %
     n_free = 2 if c <= 0 else 3
-    noise = _noise(ss, within, len(sizes) - n_free, n_runs - len(sizes))
+    noise = _noise(ss, within, len(sizes) - n_free, len(n) - len(sizes))
     a = a * math.exp(alpha * center)
-    fit = PowerLaw(alpha, a, c, r_squared, *noise, sizes, weights, means, ss, n_runs)
+    fit = PowerLaw(alpha, a, c, r_squared, *noise, sizes, weights, means, ss)
     if fit.noise_sd is None:
         return fit
     critical = ss + special.fdtri(1, fit.noise_dof, LEVEL) * variance_of(fit)
@@ -122,7 +114,7 @@ def variance_of(fit):
 
 
 def _best_alpha(profile, ss_grid):
-    """Global minimum of the profile, from the five deepest local minima of the grid."""
+    """The minimum of the profile, from the five deepest local minima of the grid."""
     padded = np.concatenate([[math.inf], ss_grid, [math.inf]])
     best = ss_grid.min(), ALPHAS[int(ss_grid.argmin())]
     local = np.flatnonzero((padded[1:-1] < padded[:-2]) & (padded[1:-1] <= padded[2:]))
@@ -141,8 +133,8 @@ def minimum_near(function, i):
 
 
 def _noise(ss, ss_within, dof_lack, dof_within):
-    """Standard deviation of one run, its degrees of freedom, its source, p-value of the F test of
-    lack of fit: of the sizes' means about the curve against the seeds about their means."""
+    """Standard deviation of one run, its degrees of freedom and source, p-value of lack of fit (F
+    test of the sizes' means about the curve against the seeds about their means)."""
     if dof_within >= MIN_NOISE_DOF:
         variance, p = ss_within / dof_within, None
         if dof_lack and variance > 0:
@@ -157,7 +149,6 @@ def _noise(ss, ss_within, dof_lack, dof_within):
 
 
 def _alpha_interval(profile, ss_grid, alpha, critical):
-    """Smallest and largest alpha inside the region, None where it reaches the edge."""
     # the best alpha too: an interval may be narrower than the distance of two nodes
     inside = np.append(ALPHAS[ss_grid <= critical], alpha)
     crossing = lambda alpha: profile(alpha) - critical
@@ -174,16 +165,15 @@ def _alpha_interval(profile, ss_grid, alpha, critical):
 
 
 def predict(fit, n, runs=None):
-    """Returns the loss at sizes n: (estimate, low, high); runs: m for the mean of m new runs, None
-    for the curve.
+    """Returns the loss at sizes n, (estimate, low, high), of the curve or of the mean of new runs.
 
     For a given alpha the curve is u'(a, c), u = (n^-alpha, 1), and the confidence region an ellipse
     of a and c: by Cauchy-Schwarz its extremes are the best value +- sqrt((critical - SS) h), where
-    h = u'(X'WX)^-1 u, and 1 / m more for new runs. Where a < 0 or c < 0 there, they lie on an edge,
-    on which one of the two is 0.
+    h = u'(X'WX)^-1 u, and 1 / runs more for new runs. Where a < 0 or c < 0 there, they lie on an
+    edge, on which one of the two is 0.
     """
     n = np.atleast_1d(np.asarray(n, float))
-    estimate, nothing = fit.at(n), np.full(n.shape, np.nan)
+    estimate, nothing = fit.a * n**-fit.alpha + fit.c, np.full(n.shape, np.nan)
     if fit.noise_sd is None:
         return estimate, nothing, nothing
     low, high = fit.alpha_interval[0] or ALPHA_RANGE[0], fit.alpha_interval[1] or ALPHA_RANGE[1]
@@ -210,8 +200,8 @@ def predict(fit, n, runs=None):
 
 
 def fit_huber(n, loss):
-    """Returns {"alpha", "a", "c", "objective"} of a N^-alpha + c with a summed Huber loss on log L;
-    None for the three if the best exponent lies on the bound of the search.
+    """Returns {"alpha", "a", "c"} of a N^-alpha + c with a summed Huber loss on log L, None where
+    the best exponent lies on the bound of the search.
 
     Robust to one bad run, but of five points it all but passes through three: a check.
     """
@@ -229,21 +219,17 @@ def fit_huber(n, loss):
 
     bounds = np.array([(-30, 10), ALPHA_RANGE, (LOG_ZERO, 10)], float).T
     p, objective = minimize_huber(model, np.log(loss), begin, bounds, delta=HUBER_DELTA)
-    best = int(objective.argmin())
-    log_a, alpha, log_c = map(float, p[best])
-    found = {"alpha": None, "a": None, "c": None, "objective": float(objective[best])}
-    if not is_on_bound(alpha):
-        found |= {"alpha": alpha, "a": math.exp(log_a + alpha * center)}
-        found["c"] = math.exp(log_c) if log_c > LOG_ZERO else 0.0
-    return found
+    log_a, alpha, log_c = map(float, p[objective.argmin()])
+    if is_on_bound(alpha):
+        return None
+    c = math.exp(log_c) if log_c > LOG_ZERO else 0.0
+    return {"alpha": alpha, "a": math.exp(log_a + alpha * center), "c": c}
 
 
 def fit_line(n, loss, form):
     """Returns a least-squares fit: of `power` (a N^-alpha, in log-log) {"alpha", "alpha_interval",
-    "a", "r_squared"}, of `log_linear` (b - m ln N) {"slope", "intercept", "r_squared"}.
-
-    r_squared: of the loss. No interval with fewer than three runs.
-    """
+    "a", "r_squared"}, of `log_linear` (b - m ln N) {"slope", "intercept", "r_squared"}; r_squared
+    is that of the loss."""
     x, loss = np.log(np.asarray(n, float)), np.asarray(loss, float)
     y = np.log(loss) if form == "power" else loss
     slope, intercept = map(float, np.polyfit(x, y, 1))
@@ -264,7 +250,7 @@ def fit_line(n, loss, form):
 
 def hold_out_largest(n, loss):
     """Returns the largest size predicted from the rest, beside the naive "same as the next
-    largest"; None if fewer than three sizes remain. Errors are relative."""
+    largest"; None if fewer than three sizes remain."""
     n, loss = np.asarray(n, float), np.asarray(loss, float)
     rest, largest = n < n.max(), n == n.max()
     if len(np.unique(n[rest])) < 3:

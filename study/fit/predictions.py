@@ -1,7 +1,7 @@
 """Predicts runs that nobody has trained: loss if the model copies, if not, and how likely that is.
 
-Each family's own exponents, kappa as counted in the text: of what was tried, these missed held-out
-amounts of text by least (benchmarks/scaling.md).
+Each family has its own exponents; kappa is counted in the text: of what was tried, this missed
+held-out amounts of text by least (benchmarks/scaling.md).
 """
 
 import math
@@ -48,7 +48,7 @@ def predict(points, found, other, family, n, d, kappa, starts, runs=1):
 
 
 def predictions(points, share, starts):
-    """Returns {"held_out": each family's largest run, from runs smaller in both, beside what was
+    """Returns {"held_out": each family's largest run, from runs smaller in both, and what was
     measured, "next": twice the largest size on twice the text}."""
     n, d = points.n.max(), points.d.max()
     kappa = copying.kappa_of_share(share) if share else None
@@ -77,9 +77,9 @@ def is_grid(points):
 
 
 def _held_out(points, smaller, largest, family, kappa):
-    seen = points.only(smaller)
-    n, d, losses = points.n[largest][0], points.d[largest][0], points.loss[largest]
+    seen, losses = points.only(smaller), points.loss[largest]
     starts = onset_of(seen) if kappa else None
+    n, d = points.n[largest][0], points.d[largest][0]
     row = _from_smaller(seen, family, n, d, kappa, starts, len(losses))
     copied = bool(points.saved[largest].mean() + shared.BASE_SAVED > shared.ON_STEP)
     right = row["if_copies"] if copied and row["if_copies"] else row["if_not"]
@@ -97,9 +97,9 @@ def _compared(number, measured):
 
 
 def predict_run(rows, n, d, share=None, runs=1):
-    """Returns the prediction of n parameters on d characters, the mean of `runs`, from the rows of
-    a family that are smaller in both, with their "n_runs" and "digest". ValueError if they are too
-    few. share: of characters in second occurrences."""
+    """Returns the prediction of n parameters on d characters, the mean of `runs`, from a family's
+    rows that are smaller in both, with their "n_runs" and "digest"; ValueError if they are too
+    few."""
     count = count_of(rows)
     rows = [row for row in rows if row[count] < n and row["n_chars_seen"] < d]
     rows = [row for row in rows if is_positive(row["val_nats_per_char"])]
@@ -117,7 +117,7 @@ def predict_run(rows, n, d, share=None, runs=1):
 
 
 def beside_measured(written, rows):
-    """Returns a prediction of `predict_run` beside what was measured, or None."""
+    """Returns a prediction of `predict_run` with what was measured, or None."""
     count, cell = count_of(rows), (written["n"], written["d"])
     own = [row for row in rows if (row[count], row["n_chars_seen"]) == cell]
     if not own:

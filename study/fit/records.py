@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import math
+from operator import itemgetter
 from pathlib import Path
 
 from study.stages.files import read_json
@@ -14,7 +15,7 @@ from study.stages.manifest import load_manifest
 
 import numpy as np
 
-from study.families import FAMILIES
+from study.families import FAMILIES, in_order
 
 COLUMNS = (
     "name family size seed recipe suite data_fraction params_total params_non_embedding train_chars"
@@ -36,10 +37,24 @@ def is_positive(value):
     return isinstance(value, (int, float)) and math.isfinite(value) and value > 0
 
 
+def grouped(rows, key):
+    """Returns {key(row): its rows} in the order of the rows."""
+    groups = {}
+    for row in rows:
+        groups.setdefault(key(row), []).append(row)
+    return groups
+
+
+def by_family(rows):
+    """Returns {family: its rows} in the order of the table of families."""
+    groups = grouped(rows, itemgetter("family"))
+    return {family: groups[family] for family in in_order(groups)}
+
+
 def count_of(rows):
     """Returns the key of the N of a law: matrices and head for the ladder, whose small models hold
     as much in embeddings as in blocks; all parameters for the original suite and for tables."""
-    return "params_non_embedding" if any(is_ladder(row) for row in rows) else "params_total"
+    return "params_non_embedding" if any(map(is_ladder, rows)) else "params_total"
 
 
 def is_ladder(row):
@@ -52,8 +67,7 @@ def columns(rows, n="params_total", loss="val_nats_per_char"):
 
 
 def read_records(root):
-    """Returns the run records that the manifests of the training stages list, ordered by family, N,
-    share of the data, seed, name."""
+    """Returns the run records that the manifests of the training stages list, in order."""
     records = []
     for stage in dict.fromkeys(family.stage for family in FAMILIES.values()):
         manifest = load_manifest(root, stage) or {"outputs": {}}
@@ -72,16 +86,13 @@ def read_records(root):
 def mixed_inputs(records):
     """Returns why these records must not be fitted together, or None: they need one vocabulary and,
     for each share of the data, one text."""
-    amounts = {}
-    for record in records:
-        amounts.setdefault(record.get("data_fraction") or 1, []).append(record)
+    if not records:
+        return "no run records are listed by the training stages"
+    amounts = grouped(records, lambda record: record.get("data_fraction") or 1)
     needs = [(records, "tokenizer_digest", "tokenizers")]
     needs += [(own, "data_digest", "texts") for own in amounts.values()]
     for own, key, what in needs:
-        groups = {}
-        for record in own:
-            groups.setdefault(record.get(key), []).append(record)
-        rows = []
+        groups, rows = grouped(own, lambda record: record.get(key)), []
         for digest, group in groups.items():
             limit = group[0].get("max_train_chars")
             which = str(digest)[:8] + (f" (--max-train-chars {limit})" if limit else "")
@@ -98,7 +109,7 @@ def rows_of_records(records):
     """Returns rows of run records; n_chars_seen = characters x epochs.
 
     Beside COLUMNS: `block_size`, `val_loss_by_position` (list over bins of the context) and
-    `params_blocks`, non-embedding parameters without the output head.
+    `params_blocks` (without embeddings and output head).
     """
     rows = []
     for record in records:

@@ -16,8 +16,8 @@ def log_sum_exp(terms):
 
 
 def minimize_huber(model, y, start, bounds, weights=1.0, delta=HUBER_DELTA, max_steps=400):
-    """Minimises sum of weights * Huber(y - model(p)) for many starts or resamples at once; returns
-    parameters (B, P) and objectives (B,).
+    """Minimises the sum of weights * Huber(y - model(p)) from starts (B, P); returns parameters
+    (B, P) and objectives (B,).
 
     model(p) -> values (B, K) and their derivatives (B, K, P); y (K,), weights (B, K) or 1, bounds
     (2, P). Each step solves with the curvature of the residuals below delta (Newton) plus `damping`

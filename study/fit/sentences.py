@@ -1,4 +1,4 @@
-"""Says in words what the fits found; numbers are rounded only here."""
+"""Says in words what the fits found."""
 
 from collections import Counter
 
@@ -8,7 +8,7 @@ from study.wording import interval, power, rounded, si
 
 
 def headline(entries, refused, compared, joint, answer):
-    """Returns the answer and a sentence for each family without a grid and each pair."""
+    """Returns the answer, and a sentence for each family without a grid and each pair."""
     words = [answer["sentence"]] if answer else []
     for family in in_order(set(entries) | set(refused)):
         if family in refused:
@@ -27,9 +27,10 @@ def answer(families, numbers):
     alpha, beta = (
         rounded(numbers[key]["value"], *numbers[key]["interval"]) for key in ("alpha", "beta")
     )
-    who = _and([plural(family) for family in families])
-    alike = " alike" if len(families) > 1 else ""
-    words = f"Loss falls as N^-{alpha} and D^-{beta} in {who}{alike}"
+    *others, who = map(plural, families)
+    if others:
+        who = f"{', '.join(others)} and {who} alike"
+    words = f"Loss falls as N^-{alpha} and D^-{beta} in {who}"
     if "copies_from_n_times_d" in numbers:
         words += (
             f"; from N x D of about {power(numbers['copies_from_n_times_d']['value'])}"
@@ -43,7 +44,7 @@ def plural(family):
 
 
 def answer_without_law(winners, is_grid):
-    """Says what runs without a law can know: who has the lowest loss how often."""
+    """Says who has the lowest loss how often."""
     why = "an exponent lies on the bound of the search" if is_grid else "that takes a grid of both"
     words = f"No law of size and text here: {why}"
     counts = Counter(map(claims.winner, winners))
@@ -58,7 +59,7 @@ def answer_without_law(winners, is_grid):
 
 
 def prediction(row):
-    """Says a prediction: the loss if the model copies, if not, and how likely that is."""
+    """Says the loss if the model copies, if not, and how likely that is."""
     losses, p = f"{_loss(row['if_not'])} nats per character", row["p_copies"]
     if row["if_copies"] is not None:
         losses = f"{_loss(row['if_copies'])} nats per character if it copies,"
@@ -73,12 +74,7 @@ def _loss(value):
     return f"{value['value']:.3f} ({low:.3f} to {high:.3f})"
 
 
-def _and(words):
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
-
-
 def _law_sentence(family, entry):
-    """What the runs of a family say of its exponent at their amount of text."""
     words = f"{claims.who_and_where(family, entry)}: alpha {claims.exponent_in_words(entry)}"
     if entry["verdict"] == "identified" and entry["interval_over_choices"]:
         words += f"; over choices of analysis {interval(entry['interval_over_choices'])}"
@@ -87,7 +83,6 @@ def _law_sentence(family, entry):
 
 
 def _pair_sentence(pair):
-    """Who has the lower loss at equal cost, or None."""
     parts = [pair[cost]["text"] for cost in compare.COSTS if "text" in pair[cost]]
     return f"Lower loss of {_pair(pair)}: {', '.join(parts)}." if parts else None
 

@@ -33,11 +33,11 @@ TEXT_DRAW, TEXT_DRAW_CHARS = 0.0105, 84e3
 DEGREES = 30  # of Student's t for intervals of the law
 
 
-def joint_loss(n, d, E, A, B, alpha, beta, order, kappa=0.0, saved=0.0):
-    """Returns the law's loss in nats per character; saved: bits above BASE_SAVED."""
+def joint_loss(n, d, E, A, B, alpha, beta, order, kappa=0.0):
+    """Returns the loss of a model that does not copy, whatever kappa is."""
     terms = np.stack(np.broadcast_arrays(A * n**-alpha, B * d**-beta))
     larger = terms.max(0)
-    return E + larger * ((terms / larger) ** order).sum(0) ** (1 / order) - kappa * saved
+    return E + larger * ((terms / larger) ** order).sum(0) ** (1 / order)
 
 
 class Points(NamedTuple):
@@ -51,14 +51,13 @@ class Points(NamedTuple):
     saved: np.ndarray  # bits above BASE_SAVED; 0 where nothing was measured
 
     def only(self, keep):
-        """Returns the runs where `keep` is True and their families."""
         numbers, family = np.unique(self.family[keep], return_inverse=True)
         families = [self.families[number] for number in numbers]
         return Points(families, family, *(values[keep] for values in self[2:]))
 
     @property
     def cells(self):
-        """Number of the cell (family, N, D) of each run, from 0."""
+        """Place of each run's cell (family, N, D)."""
         keys = np.stack([self.family, self.n, self.d], 1)
         return np.unique(keys, axis=0, return_inverse=True)[1].ravel()
 
@@ -68,9 +67,6 @@ class Shape(NamedTuple):
     kappa: float | None = None  # None: free; 0: no copying term
     sum: bool = False  # True: k = 1, size and text add up
     delta: float = SQUARES  # of the Huber loss; SQUARES: least squares
-
-
-ALL_SHARED = Shape()
 
 
 class Fit(NamedTuple):
@@ -92,8 +88,8 @@ class Fit(NamedTuple):
 
 
 def points_of(rows, saved=None, loss="val_nats_per_char"):
-    """Returns the Points of rows; saved: {(family, N, D): bits saved}, which count for a family
-    that has a cell above COPIES_FROM."""
+    """Returns the Points of rows; saved: {(family, N, D): bits saved}, of families with a cell
+    above COPIES_FROM."""
     rows = [row for row in rows if is_positive(row["n_chars_seen"]) and is_positive(row[loss])]
     count, saved = count_of(rows), saved or {}
     families = in_order({row["family"] for row in rows})
@@ -104,9 +100,9 @@ def points_of(rows, saved=None, loss="val_nats_per_char"):
         measured = row["family"] in copying and key in saved
         extra.append(saved[key] - BASE_SAVED if measured else 0.0)
     keys = (count, "n_chars_seen", loss)
-    columns = [np.array([row[key] for row in rows], float) for key in keys]
+    arrays = [np.array([row[key] for row in rows], float) for key in keys]
     numbers = np.array([families.index(row["family"]) for row in rows])
-    return Points(families, numbers, *columns, np.array(extra))
+    return Points(families, numbers, *arrays, np.array(extra))
 
 
 def _columns(shape, n_families):
@@ -120,7 +116,7 @@ def _columns(shape, n_families):
 
 
 def _model(points, columns, centers):
-    """Returns the model of `minimize_huber`, of log loss."""
+    """Returns the model of log loss for `minimize_huber`."""
     x_n, x_d = np.log(points.n) - centers[0], np.log(points.d) - centers[1]
     where = {name: own[points.family] for name, own in columns.items()}
     rows = np.arange(len(points.n))
@@ -144,7 +140,7 @@ def _model(points, columns, centers):
 
 
 def _bounds(points, shape, columns):
-    """Returns the bounds (2, P) of the parameters."""
+    """Returns bounds (2, P) of the parameters."""
     kappa = shape.kappa if points.saved.any() else 0.0
     ranges = {
         "log_a": (-15.0, 10.0),
@@ -162,7 +158,7 @@ def _bounds(points, shape, columns):
 
 
 def _starts(points, columns):
-    """Returns starts (N_STARTS, P): exponents, order and E spread evenly."""
+    """Returns starts (N_STARTS, P), spread evenly."""
     rng = np.random.default_rng(0)
     starts = np.full((N_STARTS, columns["kappa"][0] + 1), 0.08)
     ranges = {"alpha": (0.08, 0.6), "beta": (0.1, 0.6), "inverse_order": (0.3, 1)}
@@ -178,8 +174,7 @@ def _starts(points, columns):
     return starts
 
 
-def fit(points, shape=ALL_SHARED):
-    """Returns the Fit of log loss."""
+def fit(points, shape=Shape()):
     columns = _columns(shape, len(points.families))
     centers = np.log(points.n).mean(), np.log(points.d).mean()
     model, bounds = _model(points, columns, centers), _bounds(points, shape, columns)
@@ -193,8 +188,8 @@ def fit(points, shape=ALL_SHARED):
 
 
 def refitted(found, points, weights=1.0, shifts=0.0):
-    """Returns the parameters (G, P) of the law refitted with weights and shifts of log loss, each
-    (G, K) or one number."""
+    """Returns the parameters (G, P) of refits with weights and shifts of log loss, (G, K) or one
+    number."""
     model = _model(points, found.columns, found.centers)
     bounds = _bounds(points, found.shape, found.columns)
     n_fits = len(weights) if np.ndim(weights) else len(shifts)
@@ -204,8 +199,8 @@ def refitted(found, points, weights=1.0, shifts=0.0):
 
 
 def values(found, parameters=None, family=0):
-    """Returns {name of JOINT, "kappa": value} of a family, given by its place in Points; parameters
-    (P,) or (M, P) in place of the fit's own."""
+    """Returns {name of JOINT, "kappa": value} of the family at a place in Points; parameters (P,)
+    or (M, P) in place of the fit's own."""
     p = found.parameters if parameters is None else parameters
     own = {name: p[..., columns[family]] for name, columns in found.columns.items()}
     return {
@@ -225,7 +220,7 @@ def quoted(found, family=0):
 
 
 def is_on_bound(found, parameters=None):
-    """Returns True where an exponent lies on a bound of the search."""
+    """Returns True for each row of parameters with an exponent on a bound of the search."""
     low, high = EXPONENT_BOUNDS
     many = np.atleast_2d(found.parameters if parameters is None else parameters)
     exponents = many[:, np.unique([found.columns["alpha"], found.columns["beta"]])]
@@ -240,7 +235,7 @@ class Spread(NamedTuple):
     drawn: np.ndarray  # with each amount's runs shifted by what another draw of its text does
 
     def error(self, value, function):
-        """Returns the standard error of function(parameters), of seeds and text drawn."""
+        """Returns the standard error of function(parameters), of seeds and draws of text."""
         cells = np.asarray(function(self.cells))
         variance = (len(cells) - 1) * cells.var(0)
         return math.sqrt(variance + ((function(self.drawn) - value) ** 2).sum(0))
@@ -264,7 +259,7 @@ def spread(found, points):
 
 
 def against(special_fit, general_fit):
-    """Returns {"p", "f", "extra"}: F test of a law nested in a more general one."""
+    """Returns the F test {"p", "f", "extra"} of a law nested in a more general one."""
     extra = general_fit.n_free - special_fit.n_free
     dof = len(general_fit.residuals) - general_fit.n_free
     growth = max(special_fit.squares - general_fit.squares, 0.0) / extra
@@ -273,11 +268,8 @@ def against(special_fit, general_fit):
 
 
 def misfit_by_region(found, points):
-    """Returns [{"region", "runs", "cells", "misfit", "seed_sd", "ratio", "p"}].
-
-    misfit: root mean square of the cells' mean residuals; seed_sd: of runs about their cell, None
-    without repeated runs; ratio of both, p: its F test.
-    """
+    """Returns [{"region", "runs", "cells", "misfit": root mean square of the cells' mean residuals,
+    "seed_sd": of runs about their cell, "ratio" of both, "p": its F test}]."""
     on = points.saved + BASE_SAVED > ON_STEP
     regions = {"all": np.ones(len(on), bool), "off the step": ~on, "on the step": on}
     return [

@@ -1,4 +1,4 @@
-"""Reads a user's table of runs, however it was written, as rows of `study/fit/records.py`.
+"""Reads a user's table of runs as rows of `study/fit/records.py`.
 
 Commas, semicolons, tabs or bars between columns; decimal commas; 44,000,000 or 124M; UTF-8, UTF-16
 or Latin-1; comment lines; usual other names of the columns.
@@ -7,14 +7,14 @@ or Latin-1; comment lines; usual other names of the columns.
 import csv
 import math
 import re
-from collections import Counter
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
 
 from study.fit import shared_law as shared
 from study.fit.power_law import fit_huber
-from study.fit.records import COLUMNS, TABLE_COLUMNS, is_positive
+from study.fit.records import COLUMNS, TABLE_COLUMNS, grouped, is_positive
 from study.fit.robust import HUBER_DELTA
 
 ALIASES = {  # column -> names that people give it, as _columns compares them
@@ -37,7 +37,6 @@ MIN_JUDGED = 8  # runs of a family that can say that another is far off
 
 
 def decoded(content):
-    """Returns the text of a table's bytes; ValueError if they are no text."""
     if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
         return content.decode("utf-16", errors="replace")
     if b"\0" in content:
@@ -48,10 +47,10 @@ def decoded(content):
         return content.decode("latin-1")
 
 
-def number_of(word, grouped=True):
-    """Returns the number that a cell means, or None; grouped: 44,000 is forty-four thousand.
+def number_of(word, thousands=True):
+    """Returns the number in a cell, or None; thousands: 44,000 is forty-four thousand.
 
-    >>> number_of("44,000,000"), number_of("124M"), number_of("3,95", grouped=False)
+    >>> number_of("44,000,000"), number_of("124M"), number_of("3,95", thousands=False)
     (44000000.0, 124000000.0, 3.95)
     """
     word = re.sub(r"[\s_'’]", "", word).lower()
@@ -62,7 +61,7 @@ def number_of(word, grouped=True):
     by_commas = re.fullmatch(r"[-+]?\d{1,3}(,\d{3})+(\.\d+)?", digits)
     if re.fullmatch(r"[-+]?\d{1,3}(\.\d{3}){2,}", digits):
         digits = digits.replace(".", "")
-    elif by_commas and (grouped or digits.count(",") > 1):
+    elif by_commas and (thousands or digits.count(",") > 1):
         digits = digits.replace(",", "")
     digits = digits.replace(",", ".")
     try:
@@ -88,7 +87,7 @@ def _lines(text):
 
 
 def _columns(header):
-    """Returns {column: its place} from the names in a header; ValueError names what is missing."""
+    """Returns {column: its place}; ValueError names what is missing."""
     names = [re.sub(r"[\s_\-]", "", name.lower()) for name in header]
     places = {}
     for column, aliases in ALIASES.items():
@@ -123,11 +122,9 @@ def rows_of_table(path):
         raise ValueError("no runs: the table is empty" if not empty else "no row has a loss")
     _name_families(rows, header[places["family"]] if "family" in places else None)
     if "seed" not in places:  # runs of one size and amount are seeds 0, 1, 2 ...
-        seen = Counter()
-        for row in rows:
-            key = row["family"], row["params_total"], row["n_chars_seen"]
-            row["seed"] = seen[key]
-            seen[key] += 1
+        for own in grouped(rows, itemgetter("family", "params_total", "n_chars_seen")).values():
+            for seed, row in enumerate(own):
+                row["seed"] = seed
     rows, far = _without_far_off(rows)
     remarks = []
     for numbers, what in ((empty, "without a loss"), (again, "that repeat another")):
@@ -140,16 +137,16 @@ def rows_of_table(path):
 
 
 def _row(number, cells, places):
-    """Returns a line as a row; None if it has no loss."""
+    """Returns a row, None of a line without loss."""
     words = {column: cells[place] for column, place in places.items() if place < len(cells)}
-    loss = number_of(words.get("loss", ""), grouped=False)
+    loss = number_of(words.get("loss", ""), thousands=False)
     if loss is None or not math.isfinite(loss):
         return None
     n, d = (number_of(words.get(column, "")) for column in ("n", "d"))
     for column, value in (("n", n), ("d", d)):
         if value is None and words.get(column):
             raise ValueError(f"line {number}: {column} is {words[column]!r}, not a number")
-    if not is_positive(n) or (d is not None and not is_positive(d)):
+    if not is_positive(n) or not (d is None or is_positive(d)):
         raise ValueError(f"line {number}: N and D must be positive numbers")
     word = words.get("seed") or "0"
     seed = number_of(word)
@@ -178,8 +175,7 @@ def _name_families(rows, name):
 def _without_far_off(rows):
     """Returns the rows without runs far above the law of the others, and remarks on those."""
     kept, remarks = [], []
-    for family in dict.fromkeys(row["family"] for row in rows):
-        own = [row for row in rows if row["family"] == family]
+    for family, own in grouped(rows, itemgetter("family")).items():
         for row, share in zip(own, _above_the_law(own)):
             if share is None:
                 kept.append(row)
@@ -192,7 +188,7 @@ def _without_far_off(rows):
 
 
 def _above_the_law(rows):
-    """Returns for each row by what share it is too far above a robust fit, or None."""
+    """Returns by what share each row is too far above a robust fit, or None."""
     loss = np.array([row["val_nats_per_char"] for row in rows])
     amounts = {row["n_chars_seen"] for row in rows}
     if len(rows) < MIN_JUDGED or not (loss > 0).all():
@@ -203,7 +199,7 @@ def _above_the_law(rows):
     else:
         n = np.array([row["params_total"] for row in rows])
         found = fit_huber(n, loss)
-        if found["alpha"] is None:
+        if not found:
             return [None] * len(rows)
         above = np.log(loss / (found["a"] * n ** -found["alpha"] + found["c"]))
     scale = 1.4826 * float(np.median(np.abs(above - np.median(above))))

@@ -23,12 +23,12 @@ RIVALS = {
 class Verdict(NamedTuple):
     word: str
     reason: str
-    short: str  # the first of it, for a headline
+    short: str  # its first clause
     rivals: dict | None  # of `against_rivals`
 
 
 def against_rivals(fit):
-    """Returns {form: {"p_value", "rejected"}} of each rival of a PowerLaw; None if nothing measures
+    """Returns {form: {"p_value", "rejected"}} of the rivals of a PowerLaw; None if nothing measures
     the noise.
 
     Both are nested in the law, log-linear as its limit alpha -> 0 (Box and Cox 1964), which c >= 0
@@ -62,7 +62,6 @@ def _squares_of_line(fit):
 
 
 def verdict(fit):
-    """Returns the Verdict on a PowerLaw."""
     rivals, notes = against_rivals(fit), _notes(fit)
     if openings := _openings(fit, rivals):
         return Verdict("open", "; ".join(openings + notes), openings[0], rivals)
@@ -80,7 +79,7 @@ def verdict(fit):
 
 
 def _openings(fit, rivals):
-    """Why alpha is open, in words; empty if it is not."""
+    """Why alpha is open, in words."""
     low, high = fit.alpha_interval
     if fit.noise_sd is None:
         return [
@@ -109,7 +108,7 @@ def _openings(fit, rivals):
 
 
 def _shortcomings(fit, rivals):
-    """Why alpha is bounded and not identified, in words; empty if it is."""
+    """Why alpha is bounded and not identified, in words."""
     low, high = fit.alpha_interval
     problems = []
     if high / low > MOST_RATIO:
@@ -126,7 +125,6 @@ def _shortcomings(fit, rivals):
 
 
 def _notes(fit):
-    """What else a reader should know, in words."""
     notes = []
     if fit.c <= 0:
         notes.append("the best c lies on its bound 0")

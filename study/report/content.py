@@ -13,7 +13,6 @@ from study.report.keys import is_ngram, pick, value_at
 from study.report.tables import DIGITS, run_records
 from study.stages.files import plain, read_json
 from study.stages.manifest import BEST, load_manifest
-from study.wording import TOKENIZER_KINDS
 
 VERSION = 3  # of the keys; docs/results_keys.md lists what each replaced
 BEST_KEYS = (
@@ -109,7 +108,7 @@ def describe_tokenizer(root):
 
     tokenizer = load_tokenizer(root / "data/tokenizer.pkl")
     return {
-        "kind": TOKENIZER_KINDS.get(tokenizer.kind, tokenizer.kind),
+        "kind": {"char": "character"}.get(tokenizer.kind, tokenizer.kind),
         "vocab_size": tokenizer.vocab_size,
         "characters": tokenizer.characters,
         "digest": tokenizer.digest,
