@@ -3,8 +3,7 @@
     python -m study.estimate     # prints {stage: minutes} as JSON
 
 Training is planned as 04 and 05 plan it, on made-up text. In each family a step of two sizes is
-timed; the others lie on the line through both. What does not train is scaled by a loop of plain
-Python, from minutes measured on the machine of README's table.
+timed; the others lie on the line through both. Other stages are scaled by a loop of plain Python.
 """
 
 import importlib
@@ -29,7 +28,7 @@ TIMED_SIZES = ("d008", "medium")  # cheap enough for a slow machine, and far apa
 SECONDS_EACH = 0.3
 SHARED_GAIN = 0.6  # n cores that share one run are n ** 0.6 times as fast
 EVALUATION = 1.1  # minutes of a run with its evaluations, for each minute of its steps
-# minutes of what is no training, on a machine that takes LOOP_SECONDS for LOOP
+# minutes on a machine that takes LOOP_SECONDS for LOOP: that of README's table
 OTHER_MINUTES = {
     "01_download": 0.13,
     "02_midi_to_abc": 0.1,
@@ -42,7 +41,7 @@ BEST = "07_train_best_and_generate"
 
 
 def made_up_data():
-    """Returns what `load_data` does, of made-up tokens in tunes of one length."""
+    """Returns what `load_data` does, of tunes of one length."""
     token_chars = np.ones(VOCABULARY, dtype=np.int64)
     token_chars[BEGIN] = 0
     data = SimpleNamespace(tokenizer_digest="", vocab_size=VOCABULARY, token_chars=token_chars)
@@ -54,7 +53,7 @@ def made_up_data():
 
 
 def planned_runs(family, words, data):
-    """Returns the runs of a training script's command line, in the order of training."""
+    """Returns the runs of a training script's command line."""
     script = importlib.import_module(FAMILIES[family].stage)
     ladder_rate = getattr(script, "LADDER_RATE", None)
     asked = plan.Suite(model_class(family), script.SIZES, script.LEARNING_RATES, ladder_rate)
@@ -74,7 +73,7 @@ def minutes_of_runs(runs, data):
 
 
 def best_minutes(runs, data):
-    """Returns the minutes of the best model's training, on all cores, from a step on one."""
+    """Returns the minutes of the best model's training, from a step on one core."""
     best = importlib.import_module(BEST)
     args = best.parse_arguments(["--quick"])
     size = next(run for run in runs if run["size"] == args.best["size"])

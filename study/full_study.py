@@ -3,8 +3,7 @@
     python -m study.full_study [--families transformer,lstm] [--publish]
 
 Trains on the whole embedded corpus what PLAN says. The largest size on all the text is predicted,
-with an interval, from runs that are smaller in both, before it is trained. --publish copies what
-readers want to see to docs/study/.
+with an interval, from runs that are smaller in both, before it is trained.
 """
 
 import argparse
@@ -20,7 +19,12 @@ from study.stages.process import cpu_count, run
 
 from study.estimate import planned_runs
 from study.families import FAMILIES
+from study.fit.copying import second_occurrences
+from study.fit.predictions import predict_run
+from study.fit.records import read_records, rows_of_records
+from study.fit.sentences import prediction
 from study.pipeline import run_stage
+from study.train.data import load_data
 from study.train.ladder import LADDER, PREDICTION
 
 LARGEST = "d256"  # of the grid
@@ -30,7 +34,6 @@ GRID_SEEDS = "2,3"
 
 
 def grid(sizes, amounts):
-    """Returns a training script's flags for a grid of sizes and amounts of text."""
     grid_of = f"--only {','.join(sizes)} --data-fractions {','.join(amounts)}"
     return f"--suite ladder --seeds {GRID_SEEDS} {grid_of}"
 
@@ -68,8 +71,6 @@ def training(part, families, words):
 
 def write_plan(root, families, commands):
     """Writes what is planned; returns the largest run of each family's grid."""
-    from study.train.data import load_data
-
     data, runs = load_data(root), {}
     for family, words in commands:
         runs |= {run["name"]: run for run in planned_runs(family, words, data)}
@@ -82,13 +83,8 @@ def write_plan(root, families, commands):
 
 
 def predict(root, largest):
-    """Writes PREDICTION, once: what the largest run of each family, of `write_plan`, should reach
-    by the ladder's runs so far."""
-    from study.fit.copying import second_occurrences
-    from study.fit.predictions import predict_run
-    from study.fit.records import read_records, rows_of_records
-    from study.fit.sentences import prediction
-
+    """Writes PREDICTION, once: what the largest run of each family should reach by the ladder's
+    runs so far."""
     if (root / PREDICTION).exists():
         return
     rows = [row for row in rows_of_records(read_records(root)) if row["suite"] == "ladder"]
@@ -109,7 +105,7 @@ def predict(root, largest):
 
 
 def in_few_colors(path):
-    """Returns a PNG with a palette of 256 colours: a third of the bytes."""
+    """Returns a PNG in 256 colours: a third of the bytes."""
     from PIL import Image  # of matplotlib
 
     buffer = io.BytesIO()
@@ -119,7 +115,7 @@ def in_few_colors(path):
 
 
 def publish(root, folder):
-    """Copies PUBLISHED to a folder, in place of an earlier study's; what else lies there stays."""
+    """Copies PUBLISHED to a folder, in place of an earlier study's."""
     outputs = root / "part4_outputs"
     paths = [path for pattern in PUBLISHED for path in sorted(outputs.glob(pattern))]
     for earlier in [path for pattern in PUBLISHED for path in folder.glob(pattern)]:
@@ -139,7 +135,7 @@ def publish(root, folder):
 
 
 def families_of(text):
-    """Reads names of families; returns those and the ones that every study has."""
+    """Reads names of families; returns those and the ones that are not optional."""
     names = text.split(",")
     if unknown := set(names) - set(FAMILIES):
         problem = f"there is no family {', '.join(unknown)}; there are {', '.join(FAMILIES)}"

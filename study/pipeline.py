@@ -1,9 +1,6 @@
 """`make run` and `make full`: all stages one after the other, with the minutes that they take.
 
-    python -m study.pipeline --quick
-
-Where every stage is up to date, one line says so; the first stage that fails ends the run with its
-exit code.
+python -m study.pipeline --quick
 """
 
 import json
@@ -22,8 +19,8 @@ REQUIRED = [name for name in STAGES if name not in OPTIONAL]  # the stages that 
 
 
 def expected_minutes(args):
-    """Returns {stage: minutes} that a run should take: as the last one in this root, or for the
-    short run as `study/estimate.py` finds. {} for the full run, whose corpus is not known."""
+    """Returns {stage: minutes} of the last run in this root, else for the short run as
+    `study/estimate.py` finds, {} for the full run, whose corpus is not known."""
     manifests = {name: load_manifest(resolve_root(args), name) for name in REQUIRED}
     if all(manifests.values()):
         return {name: manifest["seconds"] / 60 for name, manifest in manifests.items()}
@@ -43,8 +40,8 @@ def minutes_of(names, expected, taken):
 
 
 def run_stage(name, words):
-    """Runs a stage and passes its lines on, but not the hint at the next command; ends this script
-    with the stage's exit code where it fails."""
+    """Runs a stage and passes its lines on, but not the hint at the next command; a stage that fails
+    ends this script with its exit code."""
     command = [sys.executable, str(HERE / f"{name}.py"), *words]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as stage:

@@ -262,7 +262,7 @@ def test_a_prediction_is_written_once_and_stands_in_the_manifest(tmp_path, monke
         "p_copies": None,
     }
     said = lambda rows, n, d, share, runs: asked.append((len(rows), n, d, share, runs)) or found
-    monkeypatch.setattr("study.fit.predictions.predict_run", said)
+    monkeypatch.setattr(reference, "predict_run", said)
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "data").mkdir()
     tune = "X:1\nM:4/4\nL:1/8\nK:C\nCDEFGABc|CDEFGABc|\n"
