@@ -67,7 +67,7 @@ def fit_family(chosen):
             "source": fit.noise_source,
             "lack_of_fit_p": fit.lack_of_fit_p,
         },
-        "falls_with_n": bool((np.diff(fit.means) < 0).all()),
+        "falls_with_n": (np.diff(fit.means) < 0).all(),
         "forms": {form: law.fit_line(n, loss, form) for form in RIVALS},
         "held_out": law.hold_out_largest(n, loss),
     }

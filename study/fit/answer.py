@@ -22,7 +22,7 @@ def saved_of_rows(measured):
         if row.get("saved") not in (None, ""):
             key = row["family"], float(row["params_non_embedding"]), float(row["n_chars_seen"])
             cells.setdefault(key, []).append(float(row["saved"]))
-    return {key: float(np.mean(values)) for key, values in cells.items()}
+    return {key: np.mean(values) for key, values in cells.items()}
 
 
 def rows_of_grids(rows):
@@ -71,7 +71,7 @@ def describe_law(grid, saved, points, found, share):
     constants, each_family = {}, []
     for i, family in enumerate(points.families):
         of_family = shared.values(found, family=i)
-        constants[family] = {"A": float(of_family["A"]), "B": float(of_family["B"])}
+        constants[family] = {"A": of_family["A"], "B": of_family["B"]}
         own = points.only(points.family == i)
         alone = shared.fit(own)
         row = {"family": family, **shared.quoted(alone), "scatter": alone.scatter}
@@ -79,8 +79,8 @@ def describe_law(grid, saved, points, found, share):
     return {
         "n_runs": len(points.loss),
         "families": points.families,
-        "n_range": [float(points.n.min()), float(points.n.max())],
-        "d_range": [float(points.d.min()), float(points.d.max())],
+        "n_range": [points.n.min(), points.n.max()],
+        "d_range": [points.d.min(), points.d.max()],
         "rivals": [
             {"law": name, "parameters": fit.n_free, "scatter": fit.scatter, "test": test}
             for name, (fit, test) in rivals.items()
@@ -108,7 +108,7 @@ def forms(grid, saved, points, one_E, share):
     rows = [_form(name, shared.fit(own, shape)) for name, own, shape in tried]
     for i, family in enumerate(points.families if len(points.families) > 1 else []):
         row = _form(f"exponents of the {family} alone, one E", one_E, i)
-        rows.append({**row, "runs": int((points.family == i).sum())})
+        rows.append({**row, "runs": (points.family == i).sum()})
     return rows
 
 
@@ -160,14 +160,14 @@ def winners(rows):
 def _winner(cell, count, noise):
     means = {family: columns(runs)[1].mean() for family, runs in cell.items()}
     first, second = sorted(means, key=means.get)[:2]
-    margin = float(means[second] - means[first])
+    margin = means[second] - means[first]
     explained = half_width(noise, 1 / len(cell[first]) + 1 / len(cell[second]))
     sizes = [row[count] for runs in cell.values() for row in runs]
     return {
-        "n": float(np.exp(np.mean(np.log(sizes)))),
+        "n": np.exp(np.mean(np.log(sizes))),
         "d": cell[first][0]["n_chars_seen"],
         "winner": first,
         "second": second,
         "margin": margin,
-        "clear": None if noise is None else bool(margin > explained),
+        "clear": None if noise is None else margin > explained,
     }

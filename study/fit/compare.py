@@ -118,9 +118,9 @@ def compare_families(first, second, noise):
         for seed in sorted(set(curves1) & set(curves2))
         if len(curves1[seed][0]) == len(x1) and len(curves2[seed][0]) == len(x2)
     ]
-    measured = [x1, x2]
-    if len(common) >= MIN_PAIRED:  # seconds differ from seed to seed
-        measured += [x for pair in common for x, _ in pair]
+    pairs = common if len(common) >= MIN_PAIRED else []
+    # seconds differ from seed to seed
+    measured = [x1, x2, *(x for pair in pairs for x, _ in pair)]
     low, high = max(x[0] for x in measured), min(x[-1] for x in measured)
     if len(x1) < 2 or len(x2) < 2 or low >= high:
         return None
@@ -128,16 +128,16 @@ def compare_families(first, second, noise):
     rows1, rows2 = interpolation_weights(x1, at), interpolation_weights(x2, at)
     difference = rows1 @ y1 - rows2 @ y2
     half = half_width(noise, (rows1**2 / w1).sum(1) + (rows2**2 / w2).sum(1))
-    if len(common) >= MIN_PAIRED:
-        losses = [[interpolation_weights(x, at) @ y for x, y in pair] for pair in common]
+    if pairs:
+        losses = [[interpolation_weights(x, at) @ y for x, y in pair] for pair in pairs]
         paired = np.subtract(*np.swapaxes(losses, 0, 1))
         difference = paired.mean(0)
-        half = half_width((paired.std(0, ddof=1), len(common) - 1), 1 / len(common))
+        half = half_width((paired.std(0, ddof=1), len(pairs) - 1), 1 / len(pairs))
     points = [
         {
             "at": math.exp(x),
-            "difference": float(d),
-            "interval": None if math.isnan(h) else [float(d - h), float(d + h)],
+            "difference": d,
+            "interval": None if math.isnan(h) else [d - h, d + h],
         }
         for x, d, h in zip(at, difference, half)
     ]

@@ -53,14 +53,14 @@ class Onset(NamedTuple):
     slope: float
 
     def probability(self, n, d):
-        return float(special.expit(self.slope * (math.log(n * d) - math.log(self.center))))
+        return special.expit(self.slope * (math.log(n * d) - math.log(self.center)))
 
 
 def onset(n, d, saved):
     """Returns the Onset of bits saved (as a share of the plateau); None where no model copies."""
     if not len(saved) or saved.max() < COPIES_FROM:
         return None
-    plateau = max(float(saved.max()), PLATEAU)
+    plateau = max(saved.max(), PLATEAU)
     share = np.clip((saved - BASE_SAVED) / (plateau - BASE_SAVED), 0, 1)
     x = np.log(n * d)
 
@@ -69,4 +69,4 @@ def onset(n, d, saved):
 
     start = [x[np.abs(share - 0.5).argmin()], 1.5]
     center, slope = optimize.least_squares(residuals, start).x
-    return Onset(float(math.exp(center)), float(abs(slope)))
+    return Onset(math.exp(center), abs(slope))

@@ -116,7 +116,7 @@ def _misfit(core, more):
         squares.append(law.fit_power_law(n, loss).ss + law.group_by_size(n, loss)[3])
     dof = len(core) - 3
     growth = max(squares[1] - squares[0], 0.0) / len(more)
-    return float(special.fdtrc(len(more), dof, growth / max(squares[0] / dof, 1e-18)))
+    return special.fdtrc(len(more), dof, growth / max(squares[0] / dof, 1e-18))
 
 
 def _n_sizes(rows):

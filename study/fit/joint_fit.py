@@ -54,7 +54,7 @@ def cannot_tell(n, d):
     correlation = (x_n @ x_d) / np.sqrt((x_n @ x_n) * (x_d @ x_d))
     left = x_n.std() * np.sqrt(max(1 - correlation**2, 0))
     is_line = abs(correlation) > MOST_TOGETHER or left < LEAST_SPREAD
-    return float((x_n @ x_d) / (x_n @ x_n)) if is_line else None
+    return (x_n @ x_d) / (x_n @ x_n) if is_line else None
 
 
 def along_the_line(n, d, loss, power):

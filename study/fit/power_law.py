@@ -25,7 +25,7 @@ HUBER_STARTS = (0.03, 0.1, 0.2, 0.4, 0.8, 1.6)  # exponents
 
 def half_of_t(dof):
     """Returns half of an interval of Student's t at LEVEL, in standard errors."""
-    return float(special.stdtrit(dof, 0.5 + LEVEL / 2))
+    return special.stdtrit(dof, 0.5 + LEVEL / 2)
 
 
 def is_on_bound(alpha):
@@ -53,10 +53,9 @@ class PowerLaw(NamedTuple):
 
 def group_by_size(n, loss):
     """Returns distinct sizes, number of runs and mean loss of each, sum of squares within sizes."""
-    n, loss = np.asarray(n, float), np.asarray(loss, float)
     sizes, inverse, weights = np.unique(n, return_inverse=True, return_counts=True)
     means = np.bincount(inverse, loss) / weights
-    return sizes, weights.astype(float), means, float(((loss - means[inverse]) ** 2).sum())
+    return sizes, weights.astype(float), means, ((loss - means[inverse]) ** 2).sum()
 
 
 def project(alphas, log_n, weights, losses):
@@ -76,25 +75,23 @@ def project(alphas, log_n, weights, losses):
 
 
 def fit_power_law(n, loss):
-    """Returns the least-squares PowerLaw of runs; ValueError with fewer than three sizes.
+    """Returns the least-squares PowerLaw of runs of at least three sizes.
 
     The interval of alpha holds every alpha whose best sum of squares exceeds the minimum by no more
     than F(1, dof) * noise variance.
     """
     sizes, weights, means, within = group_by_size(n, loss)
-    if len(sizes) < 3:
-        raise ValueError(f"three parameters need at least three sizes, got {len(sizes)}")
     center = np.log(sizes).mean()
     log_n = np.log(sizes) - center
 
     def profile(alpha):
-        return float(project([alpha], log_n, weights, means)[2][0])
+        return project([alpha], log_n, weights, means)[2][0]
 
     ss_grid = project(ALPHAS, log_n, weights, means)[2]
     alpha = _best_alpha(profile, ss_grid)
-    a, c, ss = (float(value[0]) for value in project([alpha], log_n, weights, means))
-    spread = (weights * (means - np.average(means, weights=weights)) ** 2).sum() + within
-    r_squared = 1 - (ss + within) / float(spread) if spread > 0 else 0.0
+    a, c, ss = (value[0] for value in project([alpha], log_n, weights, means))
+    spread = ((loss - loss.mean()) ** 2).sum()
+    r_squared = 1 - (ss + within) / spread if spread > 0 else 0.0
     # on the bound c = 0: with 3 there, intervals of such fits cover 99.7 % instead of 95 %
     n_free = 2 if c <= 0 else 3
     noise = _noise(ss, within, len(sizes) - n_free, len(n) - len(sizes))
@@ -106,7 +103,7 @@ def fit_power_law(n, loss):
     interval = _alpha_interval(profile, ss_grid, alpha, critical)
     fit = fit._replace(critical=critical, alpha_interval=interval)
     _, low, high = predict(fit, math.inf)
-    return fit._replace(c_interval=(max(float(low[0]), 0.0), float(high[0])))
+    return fit._replace(c_interval=(max(low[0], 0.0), high[0]))
 
 
 def variance_of(fit):
@@ -116,12 +113,12 @@ def variance_of(fit):
 def _best_alpha(profile, ss_grid):
     """The minimum of the profile, from the five deepest local minima of the grid."""
     padded = np.concatenate([[math.inf], ss_grid, [math.inf]])
-    best = ss_grid.min(), ALPHAS[int(ss_grid.argmin())]
+    best = ss_grid.min(), ALPHAS[ss_grid.argmin()]
     local = np.flatnonzero((padded[1:-1] < padded[:-2]) & (padded[1:-1] <= padded[2:]))
     for i in local[np.argsort(ss_grid[local])][:5]:
         found = minimum_near(profile, i)
-        best = min(best, (float(found.fun), float(found.x)))
-    return float(best[1])
+        best = min(best, (found.fun, found.x))
+    return best[1]
 
 
 def minimum_near(function, i):
@@ -138,7 +135,7 @@ def _noise(ss, ss_within, dof_lack, dof_within):
     if dof_within >= MIN_NOISE_DOF:
         variance, p = ss_within / dof_within, None
         if dof_lack and variance > 0:
-            p = float(special.fdtrc(dof_lack, dof_within, ss / dof_lack / variance))
+            p = special.fdtrc(dof_lack, dof_within, ss / dof_lack / variance)
         if p is not None and p < 1 - LEVEL:
             return math.sqrt(ss / dof_lack), dof_lack, "lack of fit", p
         return math.sqrt(variance), dof_within, "seeds", p
@@ -157,8 +154,8 @@ def _alpha_interval(profile, ss_grid, alpha, critical):
         if not len(outside):
             return None
         if crossing(within) >= 0:  # the minimum itself, when the region is a point
-            return float(within)
-        return float(optimize.brentq(crossing, outside[0], within, xtol=1e-7))
+            return within
+        return optimize.brentq(crossing, outside[0], within, xtol=1e-7)
 
     low, high = inside.min(), inside.max()
     return end(low, ALPHAS[ALPHAS < low][-1:]), end(high, ALPHAS[ALPHAS > high][:1])
@@ -172,7 +169,7 @@ def predict(fit, n, runs=None):
     h = u'(X'WX)^-1 u, and 1 / runs more for new runs. Where a < 0 or c < 0 there, they lie on an
     edge, on which one of the two is 0.
     """
-    n = np.atleast_1d(np.asarray(n, float))
+    n = np.atleast_1d(n)
     estimate, nothing = fit.a * n**-fit.alpha + fit.c, np.full(n.shape, np.nan)
     if fit.noise_sd is None:
         return estimate, nothing, nothing
@@ -205,7 +202,6 @@ def fit_huber(n, loss):
 
     Robust to one bad run, but of five points it all but passes through three: a check.
     """
-    n, loss = np.asarray(n, float), np.asarray(loss, float)
     center = np.log(n).mean()
     x = np.log(n) - center
     sizes, weights, means, _ = group_by_size(n, loss)
@@ -219,7 +215,7 @@ def fit_huber(n, loss):
 
     bounds = np.array([(-30, 10), ALPHA_RANGE, (LOG_ZERO, 10)], float).T
     p, objective = minimize_huber(model, np.log(loss), begin, bounds, delta=HUBER_DELTA)
-    log_a, alpha, log_c = map(float, p[objective.argmin()])
+    log_a, alpha, log_c = p[objective.argmin()]
     if is_on_bound(alpha):
         return None
     c = math.exp(log_c) if log_c > LOG_ZERO else 0.0
@@ -230,38 +226,32 @@ def fit_line(n, loss, form):
     """Returns a least-squares fit: of `power` (a N^-alpha, in log-log) {"alpha", "alpha_interval",
     "a", "r_squared"}, of `log_linear` (b - m ln N) {"slope", "intercept", "r_squared"}; r_squared
     is that of the loss."""
-    x, loss = np.log(np.asarray(n, float)), np.asarray(loss, float)
-    y = np.log(loss) if form == "power" else loss
-    slope, intercept = map(float, np.polyfit(x, y, 1))
+    x, y = np.log(n), np.log(loss) if form == "power" else loss
+    slope, intercept = np.polyfit(x, y, 1)
     fitted = intercept + slope * x
     spread = ((loss - loss.mean()) ** 2).sum()
     told = fitted if form == "log_linear" else np.exp(fitted)
-    r_squared = float(1 - ((loss - told) ** 2).sum() / spread) if spread > 0 else 0.0
+    r_squared = 1 - ((loss - told) ** 2).sum() / spread
     if form == "log_linear":
         return {"slope": -slope, "intercept": intercept, "r_squared": r_squared}
-    dof, interval = len(x) - 2, None
-    if dof > 0:
-        error = math.sqrt(((y - fitted) ** 2).sum() / dof / ((x - x.mean()) ** 2).sum())
-        half = half_of_t(dof) * error
-        interval = (-slope - half, -slope + half)
-    alpha = {"alpha": -slope, "alpha_interval": interval}
+    dof = len(x) - 2
+    error = math.sqrt(((y - fitted) ** 2).sum() / dof / ((x - x.mean()) ** 2).sum())
+    half = half_of_t(dof) * error
+    alpha = {"alpha": -slope, "alpha_interval": (-slope - half, -slope + half)}
     return {**alpha, "a": math.exp(intercept), "r_squared": r_squared}
 
 
 def hold_out_largest(n, loss):
-    """Returns the largest size predicted from the rest, beside the naive "same as the next
-    largest"; None if fewer than three sizes remain."""
-    n, loss = np.asarray(n, float), np.asarray(loss, float)
+    """Returns the largest of four or more sizes predicted from the rest, beside the naive "same as
+    the next largest"."""
     rest, largest = n < n.max(), n == n.max()
-    if len(np.unique(n[rest])) < 3:
-        return None
-    measured = float(loss[largest].mean())
+    measured = loss[largest].mean()
     fit = fit_power_law(n[rest], loss[rest])
-    value, low, high = (float(v[0]) for v in predict(fit, n.max(), runs=int(largest.sum())))
+    value, low, high = (v[0] for v in predict(fit, n.max(), runs=largest.sum()))
     known = math.isfinite(low)
-    naive = float(loss[n == n[rest].max()].mean())
+    naive = loss[n == n[rest].max()].mean()
     return {
-        "n": float(n.max()),
+        "n": n.max(),
         "measured": measured,
         "predicted": value,
         "predicted_interval": [low, high] if known else None,

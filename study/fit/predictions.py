@@ -27,7 +27,7 @@ def predict(points, found, other, family, n, d, kappa, starts, runs=1):
     kappa 0: nothing copies."""
     number = points.families.index(family)
     loss = lambda p=None: shared.joint_loss(n, d, **shared.values(found, p, number))
-    value = float(loss())
+    value = loss()
     error = other.error(math.log(value), lambda p: np.log(loss(p)))
     scatter = math.hypot(error, found.scatter / math.sqrt(runs))
     half = half_of_t(shared.DEGREES) * scatter
@@ -53,7 +53,7 @@ def predictions(points, share, starts):
     n, d = points.n.max(), points.d.max()
     kappa = copying.kappa_of_share(share) if share else None
     found = shared.fit(points, shared.Shape((), kappa))
-    kappa = float(shared.values(found)["kappa"])
+    kappa = shared.values(found)["kappa"]
     other = shared.spread(found, points)
     copies = {points.families[i] for i in np.unique(points.family[points.saved != 0])}
     held_out, following = [], []
@@ -81,9 +81,9 @@ def _held_out(points, smaller, largest, family, kappa):
     starts = onset_of(seen) if kappa else None
     n, d = points.n[largest][0], points.d[largest][0]
     row = _from_smaller(seen, family, n, d, kappa, starts, len(losses))
-    copied = bool(points.saved[largest].mean() + shared.BASE_SAVED > shared.ON_STEP)
+    copied = points.saved[largest].mean() + shared.BASE_SAVED > shared.ON_STEP
     right = row["if_copies"] if copied and row["if_copies"] else row["if_not"]
-    return {**row, "copied": copied, **_compared(right, float(losses.mean()))}
+    return {**row, "copied": copied, **_compared(right, losses.mean())}
 
 
 def _from_smaller(seen, family, n, d, kappa, starts, runs):
@@ -93,7 +93,7 @@ def _from_smaller(seen, family, n, d, kappa, starts, runs):
 
 def _compared(number, measured):
     (low, high), error = number["interval"], number["value"] / measured - 1
-    return {"measured": measured, "relative_error": error, "inside": bool(low <= measured <= high)}
+    return {"measured": measured, "relative_error": error, "inside": low <= measured <= high}
 
 
 def predict_run(rows, n, d, share=None, runs=1):
@@ -122,7 +122,7 @@ def beside_measured(written, rows):
     own = [row for row in rows if (row[count], row["n_chars_seen"]) == cell]
     if not own:
         return None
-    measured, copied = float(columns(own)[1].mean()), written["if_copies"]
+    measured, copied = columns(own)[1].mean(), written["if_copies"]
     return {
         **written,
         **_compared(written["if_not"], measured),

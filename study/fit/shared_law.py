@@ -79,7 +79,7 @@ class Fit(NamedTuple):
 
     @property
     def squares(self):
-        return float((self.residuals**2).sum())
+        return (self.residuals**2).sum()
 
     @property
     def scatter(self):
@@ -99,9 +99,8 @@ def points_of(rows, saved=None, loss="val_nats_per_char"):
         key = row["family"], row[count], row["n_chars_seen"]
         measured = row["family"] in copying and key in saved
         extra.append(saved[key] - BASE_SAVED if measured else 0.0)
-    keys = (count, "n_chars_seen", loss)
-    arrays = [np.array([row[key] for row in rows], float) for key in keys]
     numbers = np.array([families.index(row["family"]) for row in rows])
+    arrays = [np.array([row[key] for row in rows], float) for key in (count, "n_chars_seen", loss)]
     return Points(families, numbers, *arrays, np.array(extra))
 
 
@@ -183,7 +182,7 @@ def fit(points, shape=Shape()):
         p, objective = minimize_huber(model, y, p, bounds, delta=shape.delta, max_steps=steps)
         p = p[np.argsort(objective, kind="stable")][:N_KEPT]
     best = p[0]
-    n_free = int((bounds[0] < bounds[1]).sum())
+    n_free = (bounds[0] < bounds[1]).sum()
     return Fit(shape, best, columns, y - model(best[None])[0][0], n_free, centers)
 
 
@@ -216,7 +215,7 @@ def values(found, parameters=None, family=0):
 
 def quoted(found, family=0):
     all_values = values(found, family=family)
-    return {name: float(all_values[name]) for name in QUOTED}
+    return {name: all_values[name] for name in QUOTED}
 
 
 def is_on_bound(found, parameters=None):
@@ -244,7 +243,7 @@ class Spread(NamedTuple):
         """Returns the interval, widened to hold the values without each amount of text."""
         half = half_of_t(DEGREES) * self.error(value, function)
         others = np.asarray(function(self.amounts))
-        return [float(min(value - half, others.min())), float(max(value + half, others.max()))]
+        return [min(value - half, others.min()), max(value + half, others.max())]
 
 
 def spread(found, points):
@@ -264,7 +263,7 @@ def against(special_fit, general_fit):
     dof = len(general_fit.residuals) - general_fit.n_free
     growth = max(special_fit.squares - general_fit.squares, 0.0) / extra
     f = growth / max(general_fit.squares / dof, 1e-18)
-    return {"p": float(special.fdtrc(extra, dof, f)), "f": f, "extra": extra}
+    return {"p": special.fdtrc(extra, dof, f), "f": f, "extra": extra}
 
 
 def misfit_by_region(found, points):
@@ -282,18 +281,18 @@ def misfit_by_region(found, points):
 def _misfit(found, points, keep):
     residuals = found.residuals[keep]
     _, counts, means, within = group_by_size(points.cells[keep], residuals)
-    between = float((counts * means**2).sum())
+    between = (counts * means**2).sum()
     n_cells, n_all = len(counts), len(np.unique(points.cells))
     dof = n_cells - found.n_free * n_cells / n_all
     seed_dof = len(residuals) - n_cells
     row = {
         "runs": len(residuals),
         "cells": n_cells,
-        "misfit": math.sqrt(float((means**2).mean())),
+        "misfit": math.sqrt((means**2).mean()),
         **dict.fromkeys(("seed_sd", "ratio", "p")),
     }
     if seed_dof > 1 and dof > 0 and within > 0:
         ratio = between / dof / (within / seed_dof)
         row["seed_sd"], row["ratio"] = math.sqrt(within / seed_dof), math.sqrt(ratio)
-        row["p"] = float(special.fdtrc(dof, seed_dof, ratio))
+        row["p"] = special.fdtrc(dof, seed_dof, ratio)
     return row

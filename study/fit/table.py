@@ -14,7 +14,7 @@ import numpy as np
 
 from study.fit import shared_law as shared
 from study.fit.power_law import fit_huber
-from study.fit.records import COLUMNS, TABLE_COLUMNS, grouped, is_positive
+from study.fit.records import COLUMNS, TABLE_COLUMNS, columns, grouped, is_positive
 from study.fit.robust import HUBER_DELTA
 
 ALIASES = {  # column -> names that people give it, as _columns compares them
@@ -189,7 +189,7 @@ def _without_far_off(rows):
 
 def _above_the_law(rows):
     """Returns by what share each row is too far above a robust fit, or None."""
-    loss = np.array([row["val_nats_per_char"] for row in rows])
+    n, loss = columns(rows)
     amounts = {row["n_chars_seen"] for row in rows}
     if len(rows) < MIN_JUDGED or not (loss > 0).all():
         return [None] * len(rows)
@@ -197,11 +197,10 @@ def _above_the_law(rows):
         shape = shared.Shape((), 0.0, sum=True, delta=HUBER_DELTA)
         above = shared.fit(shared.points_of(rows), shape).residuals
     else:
-        n = np.array([row["params_total"] for row in rows])
         found = fit_huber(n, loss)
         if not found:
             return [None] * len(rows)
         above = np.log(loss / (found["a"] * n ** -found["alpha"] + found["c"]))
-    scale = 1.4826 * float(np.median(np.abs(above - np.median(above))))
+    scale = 1.4826 * np.median(np.abs(above - np.median(above)))
     limit = max(FAR_OFF * scale, LEAST_FAR)
-    return [float(np.expm1(value)) if value > limit else None for value in above]
+    return [np.expm1(value) if value > limit else None for value in above]

@@ -39,7 +39,7 @@ def against_rivals(fit):
     rivals = {}
     for form, squares in (("power", _squares_without_constant), ("log_linear", _squares_of_line)):
         growth = max(squares(fit) - fit.ss, 0.0) / law.variance_of(fit)
-        p = float(special.fdtrc(1, fit.noise_dof, growth))
+        p = special.fdtrc(1, fit.noise_dof, growth)
         rivals[form] = {"p_value": p, "rejected": p < RIVAL_LEVEL}
     return rivals
 
@@ -52,13 +52,13 @@ def _squares_without_constant(fit):
         a = (x @ (fit.weights * fit.means)) / (x**2 @ fit.weights)
         return (fit.means - a[:, None] * x) ** 2 @ fit.weights
 
-    best = int(np.argmin(squares(law.ALPHAS)))
-    return float(law.minimum_near(lambda alpha: squares([alpha])[0], best).fun)
+    best = np.argmin(squares(law.ALPHAS))
+    return law.minimum_near(lambda alpha: squares([alpha])[0], best).fun
 
 
 def _squares_of_line(fit):
     line = np.polyfit(np.log(fit.sizes), fit.means, 1, w=np.sqrt(fit.weights))
-    return float(fit.weights @ (fit.means - np.polyval(line, np.log(fit.sizes))) ** 2)
+    return fit.weights @ (fit.means - np.polyval(line, np.log(fit.sizes))) ** 2
 
 
 def verdict(fit):
@@ -129,7 +129,7 @@ def _notes(fit):
     if fit.c <= 0:
         notes.append("the best c lies on its bound 0")
     if fit.c >= fit.means.min():  # good fits too, where the curve is flat
-        at = fit.sizes[int(fit.means.argmin())]
+        at = fit.sizes[fit.means.argmin()]
         notes.append(
             f"c = {fit.c:.3f} lies above a measured loss ({fit.means.min():.3f} at N = {at:,.0f})"
         )
