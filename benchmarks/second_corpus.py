@@ -22,7 +22,7 @@ from scipy.optimize import least_squares
 from music.abc_text import Reader
 from study.fit import shared_law
 from study.fit.answer import saved_of_rows
-from study.fit.predictions import onset_of
+from study.fit.copying import onset
 from study.fit.records import csv_text
 
 STUDY = Path("docs/study")
@@ -130,7 +130,7 @@ def compare(root):
     for name, value in shared_law.quoted(found).items():
         interval = other.interval(value, lambda p, name=name: shared_law.values(found, p)[name])
         came[name] = {"value": value, "interval": interval}
-    starts = onset_of(points)
+    starts = onset(points)
     came["copies_from_n_times_d"] = starts and {"value": starts.center, "slope": starts.slope}
     kappa = expected["kappa"]["value"]
     came["scatter_with_predicted_kappa"] = shared_law.fit(

@@ -9,7 +9,7 @@ from study.fit import copying, sentences
 from study.fit import shared_law as shared
 from study.fit.compare import half_width, noise_of_runs
 from study.fit.joint_fit import cannot_tell, rows_of_grid
-from study.fit.predictions import is_grid, onset_of, predictions
+from study.fit.predictions import is_grid, predictions
 from study.fit.records import by_family, columns, count_of, grouped, is_ladder, is_positive
 
 MOST_ROWS = 30  # of the table of winners
@@ -49,7 +49,7 @@ def answer(rows, saved=None, share=None):
     fit = shared.fit(points) if grid else None
     if not grid or shared.is_on_bound(fit)[0]:
         return {"sentence": sentences.answer_without_law(found["winners"], bool(grid)), **found}
-    starts = onset_of(points)
+    starts = copying.onset(points)
     law = describe_law(grid, saved, points, fit, share)
     numbers = quoted_numbers(fit, shared.spread(fit, points), law, share, starts)
     found |= {"numbers": numbers, "prediction": predictions(points, share, starts), "law": law}

@@ -56,13 +56,15 @@ class Onset(NamedTuple):
         return special.expit(self.slope * (math.log(n * d) - math.log(self.center)))
 
 
-def onset(n, d, saved):
+def onset(points):
     """Returns the Onset of bits saved (as a share of the plateau); None where no model copies."""
+    own = points.saved != 0
+    saved = points.saved[own] + BASE_SAVED
     if not len(saved) or saved.max() < COPIES_FROM:
         return None
     plateau = max(saved.max(), PLATEAU)
     share = np.clip((saved - BASE_SAVED) / (plateau - BASE_SAVED), 0, 1)
-    x = np.log(n * d)
+    x = np.log(points.n[own] * points.d[own])
 
     def residuals(p):
         return special.expit(p[1] * (x - p[0])) - share

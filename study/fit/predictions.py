@@ -17,15 +17,15 @@ from study.stages.files import value_digest
 MIN_SIZES, MIN_AMOUNTS = 4, 3  # of a grid
 
 
-def onset_of(points):
-    own = points.saved != 0
-    return copying.onset(points.n[own], points.d[own], points.saved[own] + shared.BASE_SAVED)
+def fitted(points, kappa):
+    found = shared.fit(points, shared.Shape((), kappa))
+    return found, shared.spread(found, points)
 
 
-def predict(points, found, other, family, n, d, kappa, starts, runs=1):
+def predict(points, law, family, n, d, kappa, starts, runs=1):
     """Returns {"if_not", "if_copies", "p_copies"}, losses with intervals, of the mean of `runs`;
-    kappa 0: nothing copies."""
-    number = points.families.index(family)
+    law: of `fitted`, kappa 0: nothing copies."""
+    (found, other), number = law, points.families.index(family)
     loss = lambda p=None: shared.joint_loss(n, d, **shared.values(found, p, number))
     value = loss()
     error = other.error(math.log(value), lambda p: np.log(loss(p)))
@@ -51,10 +51,8 @@ def predictions(points, share, starts):
     """Returns {"held_out": each family's largest run, from runs smaller in both, and what was
     measured, "next": twice the largest size on twice the text}."""
     n, d = points.n.max(), points.d.max()
-    kappa = copying.kappa_of_share(share) if share else None
-    found = shared.fit(points, shared.Shape((), kappa))
-    kappa = shared.values(found)["kappa"]
-    other = shared.spread(found, points)
+    law = fitted(points, copying.kappa_of_share(share) if share else None)
+    kappa = shared.values(law[0])["kappa"]
     copies = {points.families[i] for i in np.unique(points.family[points.saved != 0])}
     held_out, following = [], []
     for number, family in enumerate(points.families):
@@ -65,7 +63,7 @@ def predictions(points, share, starts):
         smaller = (points.n < 0.97 * top) & (points.d < d)
         if largest.any() and is_grid(points.only(smaller & own)):
             held_out.append(_held_out(points, smaller, largest, family, term))
-        following.append(predict(points, found, other, family, 2 * n, 2 * d, term, onset))
+        following.append(predict(points, law, family, 2 * n, 2 * d, term, onset))
     for row in held_out + following:
         row["sentence"] = sentences.prediction(row)
     return {"held_out": held_out, "next": following}
@@ -78,17 +76,12 @@ def is_grid(points):
 
 def _held_out(points, smaller, largest, family, kappa):
     seen, losses = points.only(smaller), points.loss[largest]
-    starts = onset_of(seen) if kappa else None
+    starts = copying.onset(seen) if kappa else None
     n, d = points.n[largest][0], points.d[largest][0]
-    row = _from_smaller(seen, family, n, d, kappa, starts, len(losses))
+    row = predict(seen, fitted(seen, kappa), family, n, d, kappa, starts, len(losses))
     copied = points.saved[largest].mean() + shared.BASE_SAVED > shared.ON_STEP
     right = row["if_copies"] if copied and row["if_copies"] else row["if_not"]
     return {**row, "copied": copied, **_compared(right, losses.mean())}
-
-
-def _from_smaller(seen, family, n, d, kappa, starts, runs):
-    found = shared.fit(seen, shared.Shape((), kappa))
-    return predict(seen, found, shared.spread(found, seen), family, n, d, kappa, starts, runs)
 
 
 def _compared(number, measured):
@@ -112,7 +105,7 @@ def predict_run(rows, n, d, share=None, runs=1):
     kappa = copying.kappa_of_share(share) if share and family in copying.ATTENTION else 0.0
     keys = ("name", count, "n_chars_seen", "val_nats_per_char")
     used = sorted([row[key] for key in keys] for row in rows)
-    written = _from_smaller(points, family, n, d, kappa, None, runs)
+    written = predict(points, fitted(points, kappa), family, n, d, kappa, None, runs)
     return {**written, "n_runs": len(rows), "digest": value_digest(used)}
 
 
