@@ -1,7 +1,5 @@
-"""Counts what in-context copying can save in a text, and says when models copy.
-
-In-context copying: Olsson et al. 2022 (induction heads).
-"""
+"""Counts what in-context copying (Olsson et al. 2022: induction heads) can save in a text, and says
+when models copy."""
 
 import math
 from collections import Counter

@@ -174,31 +174,28 @@ def draw_grid(plt, study):
 
 def draw_curves(plt, study):
     """Validation loss during training over tokens, FLOPs and seconds."""
-    runs = []  # (row, points, shade) of the lowest seed of each family, in order of size
+    runs = []  # (row, shade) of the lowest seed of each family, in order of size
     for rows in study.original.values():
         rows = [row for row in rows if study.curves.get(row["name"])]
         lowest = min((row["seed"] for row in rows), default=None)
         own = [row for row in rows if row["seed"] == lowest]
-        for i, row in enumerate(sorted(own, key=lambda row: row["params_total"])):
-            points = study.curves[row["name"]]
-            points = [point for point in points if is_positive(point.get("val_nats_per_char"))]
-            runs.append((row, points, 0.25 + 0.75 * i / max(len(own) - 1, 1)))
-    n_runs = sum(bool(points) for _, points, _ in runs)
-    if not n_runs:
+        for i, row in enumerate(sorted(own, key=itemgetter("params_total"))):
+            runs.append((row, 0.25 + 0.75 * i / max(len(own) - 1, 1)))
+    if not runs:
         return None
     figure, panels = _panels(plt, 3, 9.6, 3.6)
     words = ("training tokens", "training FLOPs", "training time (s)")
     for axis, key, title in zip(panels, ("tokens", "flops", "seconds"), words):
-        for row, points, shade in runs:
+        for row, shade in runs:
             color, _, _, line = look(row["family"], study.groups)
-            curve = [(p[key], p["val_nats_per_char"]) for p in points if is_positive(p.get(key))]
+            points = study.curves[row["name"]]
+            curve = [(p[key], p["val_nats_per_char"]) for p in points if is_positive(p[key])]
             name = f"{label(row['family'])} {row['size']}" if axis is panels[0] else None
-            if curve:
-                axis.plot(*zip(*curve), color=color, ls=line, alpha=shade, lw=1.2, label=name)
+            axis.plot(*zip(*curve), color=color, ls=line, alpha=shade, lw=1.2, label=name)
         axis.set_xlabel(title)
         log_axes(axis, si, number)
     figure.legend(loc="outside right center", fontsize=8)
-    return figure, {"n_runs": n_runs}
+    return figure, {"n_runs": len(runs)}
 
 
 def draw_efficiency(plt, study):

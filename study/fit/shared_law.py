@@ -127,11 +127,11 @@ def _model(points, columns, centers):
         reducible = np.exp(inverse * both)
         loss = np.maximum(E + reducible - p[:, -1:] * points.saved, 1e-3)
         share = reducible / loss
+        by_a, by_b = share * part
         by_inverse = share * (both - (part * terms).sum(0))
-        by_a, by_b = share * part[0], share * part[1]
-        by_exponents = by_a, by_b, -by_a * x_n, -by_b * x_d, by_inverse
+        by_exponents = -by_a * x_n, -by_b * x_d, by_inverse
         slopes = np.zeros((*loss.shape, p.shape[1]))
-        for name, slope in zip(NAMES, (*by_exponents, 1 / loss, -points.saved / loss)):
+        for name, slope in zip(NAMES, (by_a, by_b, *by_exponents, 1 / loss, -points.saved / loss)):
             slopes[:, rows, where[name]] = slope
         return np.log(loss), slopes
 
@@ -270,11 +270,13 @@ def misfit_by_region(found, points):
     """Returns [{"region", "runs", "cells", "misfit": root mean square of the cells' mean residuals,
     "seed_sd": of runs about their cell, "ratio" of both, "p": its F test}]."""
     on = points.saved + BASE_SAVED > ON_STEP
-    regions = {"all": np.ones(len(on), bool), "off the step": ~on, "on the step": on}
+    regions = {"all": on | True}
+    if on.any():
+        regions |= {"off the step": ~on, "on the step": on}
     return [
         {"region": name, **_misfit(found, points, keep)}
         for name, keep in regions.items()
-        if keep.any() and (name == "all" or on.any())
+        if keep.any()
     ]
 
 
