@@ -130,11 +130,11 @@ def log_axes(axes, x=None, y=None):
     """
     from matplotlib import ticker
 
-    for name, axis, form in (("x", axes.xaxis, x), ("y", axes.yaxis, y)):
+    for axis, form in ((axes.xaxis, x), (axes.yaxis, y)):
         if form is None:
             continue
-        axes.set(**{f"{name}scale": "log"})
-        low, high = axes.get_xlim() if name == "x" else axes.get_ylim()
+        axes.set(**{f"{axis.axis_name}scale": "log"})
+        low, high = axis.get_view_interval()
         decades = math.log10(high / low)
         subs = (1,) if decades > 2.5 else (1, 3) if decades > 1.5 else (1, 2, 5)
         if decades > 0.8:

@@ -27,8 +27,7 @@ def expected_minutes(args):
     if not args.quick:
         return {}
     command = [sys.executable, "-m", "study.estimate"]
-    timed = subprocess.run(command, cwd=HERE, stdout=subprocess.PIPE, check=True)
-    return json.loads(timed.stdout)
+    return json.loads(subprocess.check_output(command, cwd=HERE))
 
 
 def minutes_of(names, expected, taken):
@@ -44,12 +43,12 @@ def run_stage(name, words):
     ends this script with its exit code."""
     command = [sys.executable, str(HERE / f"{name}.py"), *words]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as stage:
+    text = {"encoding": "utf-8", "errors": "replace"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment, **text) as stage:
         try:
             for line in stage.stdout:
-                text = line.decode(errors="replace").rstrip("\n")
-                if not text.startswith("next: "):
-                    print(text, flush=True)
+                if not line.startswith("next: "):
+                    print(line, end="", flush=True)
         except KeyboardInterrupt as stop:
             if str(stop):  # a signal to this process alone; Ctrl-C reaches both
                 stage.terminate()

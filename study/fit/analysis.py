@@ -99,10 +99,12 @@ def analyse(rows, resamples, seed=0, measured=VALIDATION, predicted=None, saved=
     chosen, entries, laws, counting, refused = {}, {}, {}, {}, {}
     joint, joint_refused, usable = {}, {}, []
     for family, own in by_family(rows).items():
-        if not unusable(own):  # a family without a law can still be compared at equal cost
+        reason = unusable(own)
+        if not reason:  # a family without a law can still be compared at equal cost
             chosen[family] = choose_headline(own)
             usable += own
-        if reason := refusal(own):
+            reason = refusal(chosen[family].rows)
+        if reason:
             refused[family] = reason
         else:
             entry, laws[family] = fit_family(chosen[family])

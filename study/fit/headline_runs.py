@@ -40,16 +40,13 @@ def unusable(rows):
 
 
 def refusal(rows):
-    """Returns why no law is fitted to a family's runs, in words, or None."""
-    if reason := unusable(rows):
-        return reason
-    at_one_d = choose_headline(rows).rows
-    if _n_sizes(at_one_d) < law.MIN_SIZES:
+    """Returns why no law is fitted to the rows of a Headline, in words, or None."""
+    if _n_sizes(rows) < law.MIN_SIZES:
         return (
-            f"at most {_n_sizes(at_one_d)} sizes share one amount of training data; a law with"
+            f"at most {_n_sizes(rows)} sizes share one amount of training data; a law with"
             f" three parameters needs at least {law.MIN_SIZES}"
         )
-    n, loss = columns(at_one_d, count_of(at_one_d))
+    n, loss = columns(rows, count_of(rows))
     differ = loss.max() > loss.min()
     if differ and law.fit_line(n, loss, "log_linear")["slope"] > 0:
         return None

@@ -214,7 +214,7 @@ def fit_huber(n, loss):
         return value, np.stack([share[0], -share[0] * x, share[1]], -1)
 
     bounds = np.array([(-30, 10), ALPHA_RANGE, (LOG_ZERO, 10)], float).T
-    p, objective = minimize_huber(model, np.log(loss), begin, bounds, delta=HUBER_DELTA)
+    p, objective = minimize_huber(model, np.log(loss), begin, bounds, HUBER_DELTA)
     log_a, alpha, log_c = p[objective.argmin()]
     if is_on_bound(alpha):
         return None

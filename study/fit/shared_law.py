@@ -179,7 +179,7 @@ def fit(points, shape=Shape()):
     model, bounds = _model(points, columns, centers), _bounds(points, shape, columns)
     y, p = np.log(points.loss), _starts(points, columns)
     for steps in (FIRST_STEPS, MOST_STEPS):
-        p, objective = minimize_huber(model, y, p, bounds, delta=shape.delta, max_steps=steps)
+        p, objective = minimize_huber(model, y, p, bounds, shape.delta, max_steps=steps)
         p = p[np.argsort(objective, kind="stable")][:N_KEPT]
     best = p[0]
     n_free = (bounds[0] < bounds[1]).sum()
@@ -194,7 +194,7 @@ def refitted(found, points, weights=1.0, shifts=0.0):
     n_fits = len(weights) if np.ndim(weights) else len(shifts)
     start = np.tile(found.parameters, (n_fits, 1))
     y = np.log(points.loss) + shifts
-    return minimize_huber(model, y, start, bounds, weights, found.shape.delta, MOST_STEPS)[0]
+    return minimize_huber(model, y, start, bounds, found.shape.delta, weights, MOST_STEPS)[0]
 
 
 def values(found, parameters=None, family=0):
