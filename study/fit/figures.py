@@ -1,7 +1,7 @@
 """Draws the figures of the fits (stage 06): laws, loss curves, costs, choices, the grid.
 
 Each `draw_` function returns a figure and the fields of its caption, or None where the data do not
-allow it. Points of a family whose law was refused are drawn, too.
+allow it.
 """
 
 import itertools
@@ -15,7 +15,7 @@ import numpy as np
 from study import figures
 from study.families import in_order, label
 from study.figures import log_axes, look
-from study.fit import claims
+from study.fit import sentences
 from study.fit import power_law as law
 from study.fit import shared_law as shared
 from study.fit.headline_runs import choose_headline
@@ -116,7 +116,7 @@ def draw_scaling(plt, study):
         axes.errorbar(sizes, means, yerr=spread, capsize=3, ms=6.5, **how)
         words = f"{label(family)} ({_count(rows)})"
         if family in study.laws and family not in (study.fits["joint"] or {}):
-            words += f"\nα {claims.exponent_in_words(study.fits['families'][family])}"
+            words += f"\nα {sentences.exponent_in_words(study.fits['families'][family])}"
         axes.plot([], [], color=color, ls=line, marker=marker, label=words)
     text = _text_seen(study.groups)
     axes.set(xlabel=_n_axis(study.groups), title=f"trained on {text}" if text else None)

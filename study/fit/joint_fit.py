@@ -1,7 +1,7 @@
 """Fits the plain law of size and text to each family by itself, and spends a budget of FLOPs by it.
 
-L = E + ((A / N^alpha)^k + (B / D^beta)^k)^(1/k) with k = 1 unless the data reject that: the rival of
-the shared law, which the answer quotes. Intervals: runs redrawn.
+L = E + ((A / N^alpha)^k + (B / D^beta)^k)^(1/k) with k = 1 unless the data reject that. Intervals:
+runs redrawn.
 """
 
 import numpy as np

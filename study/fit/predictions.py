@@ -1,7 +1,7 @@
 """Predicts runs that nobody has trained: loss if the model copies, if not, and how likely that is.
 
-Each family has its own exponents; kappa is counted in the text: of what was tried, this missed
-held-out amounts of text by least (benchmarks/scaling.md).
+Each family has its own exponents and kappa is counted in the text: that missed held-out amounts of
+text by least (benchmarks/scaling.md).
 """
 
 import math

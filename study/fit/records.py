@@ -52,8 +52,8 @@ def by_family(rows):
 
 
 def count_of(rows):
-    """Returns the key of the N of a law: matrices and head for the ladder, whose small models hold
-    as much in embeddings as in blocks; all parameters for the original suite and for tables."""
+    """Returns the key of the N of a law: matrices and head for the ladder, whose small models are
+    half embeddings, else all parameters."""
     return "params_non_embedding" if any(map(is_ladder, rows)) else "params_total"
 
 

@@ -1,10 +1,57 @@
-"""Says in words what the fits found."""
+"""Decides what may be said of fits in text and figures, and says it."""
 
 from collections import Counter
 
 from study.families import FAMILIES, in_order, label
-from study.fit import claims, compare
-from study.wording import interval, power, rounded, si
+from study.fit import compare
+from study.wording import interval, measured, power, rounded, si
+
+DRAW, NOT_KNOWN = "draw", "not known"
+
+
+def winner(row):
+    """Returns the family of the lowest loss in a row of winners; DRAW within the scatter of runs,
+    NOT_KNOWN if that was not measured."""
+    return {True: row["winner"], False: DRAW, None: NOT_KNOWN}[row["clear"]]
+
+
+def exponent(entry):
+    """Returns (value, interval) of a family's exponent at one amount of text: both where it is
+    identified, (None, interval) where it is bounded, else (None, None)."""
+    pair = entry.get("alpha_interval")
+    known = {"identified": (entry.get("alpha"), pair), "bounded": (None, pair)}
+    return known.get(entry.get("verdict"), (None, None))
+
+
+def exponent_in_words(entry):
+    """Returns "identified, 0.29 (95 %: 0.25 to 0.33)", "bounded, 0.05 to 0.29" or "open"."""
+    value, pair = exponent(entry)
+    if pair is None:
+        return "open"
+    return f"bounded, {interval(pair)}" if value is None else f"identified, {measured(value, pair)}"
+
+
+def who_and_where(family, entry):
+    """Returns a family in words, with the amount of text of its exponent if known."""
+    seen = entry.get("n_chars_seen")
+    if not seen:
+        return label(family)
+    # a user's table has no recipe, and its D may be tokens
+    amount = f"{si(seen)} characters of text" if entry.get("recipe") else f"D = {si(seen)}"
+    return f"{label(family)} at {amount}"
+
+
+def quoted_exponent(answer, entries):
+    """Returns {"value", "interval", "model"} of the exponent of size that a study quotes: the
+    answer's, else that of the first family where it is identified."""
+    found = ((answer or {}).get("numbers") or {}).get("alpha")
+    if found:
+        return found
+    for family, entry in entries.items():
+        value, pair = exponent(entry)
+        if value is not None:
+            return {"value": value, "interval": pair, "model": who_and_where(family, entry)}
+    return {"value": None}
 
 
 def headline(entries, refused, compared, joint, answer):
@@ -47,9 +94,9 @@ def answer_without_law(winners, is_grid):
     """Says who has the lowest loss how often."""
     why = "an exponent lies on the bound of the search" if is_grid else "that takes a grid of both"
     words = f"No law of size and text here: {why}"
-    counts = Counter(map(claims.winner, winners))
-    counts.pop(claims.NOT_KNOWN, None)
-    draws = counts.pop(claims.DRAW, 0)
+    counts = Counter(map(winner, winners))
+    counts.pop(NOT_KNOWN, None)
+    draws = counts.pop(DRAW, 0)
     who = [f"{plural(name)} at {counts[name]}" for name in in_order(counts)]
     if draws:
         who.append(f"draws at {draws}")
@@ -75,7 +122,7 @@ def _loss(value):
 
 
 def _law_sentence(family, entry):
-    words = f"{claims.who_and_where(family, entry)}: alpha {claims.exponent_in_words(entry)}"
+    words = f"{who_and_where(family, entry)}: alpha {exponent_in_words(entry)}"
     if entry["verdict"] == "identified" and entry["interval_over_choices"]:
         words += f"; over choices of analysis {interval(entry['interval_over_choices'])}"
     words += f" ({entry['n_sizes']} sizes, {entry['n_runs']} runs)"
@@ -135,7 +182,7 @@ def summary(result):
     block = {}
     for family, entry in result["families"].items():
         if family not in (result["joint"] or {}):
-            block[claims.who_and_where(family, entry)] = _numbers_of(entry)
+            block[who_and_where(family, entry)] = _numbers_of(entry)
         if nine := entry.get("classical"):
             words = _numbers_of(nine) if nine["alpha_interval"] else f"not fitted: {nine['reason']}"
             if nine["alpha"] is not None:
@@ -149,7 +196,7 @@ def summary(result):
 
 
 def _numbers_of(entry):
-    words = f"alpha {claims.exponent_in_words(entry)}"
+    words = f"alpha {exponent_in_words(entry)}"
     if entry["verdict"] == "identified":
         words += f", c {entry['c']:.3f}"
     return f"{words}, R2 {entry['r_squared']:.4f}"

@@ -176,31 +176,30 @@ def _without_far_off(rows):
     """Returns the rows without runs far above the law of the others, and remarks on those."""
     kept, remarks = [], []
     for family, own in grouped(rows, itemgetter("family")).items():
-        for row, share in zip(own, _above_the_law(own)):
-            if share is None:
+        above = _above_the_law(own)
+        scale = 1.4826 * np.median(np.abs(above - np.median(above)))
+        for row, off in zip(own, above):
+            if off > max(FAR_OFF * scale, LEAST_FAR):
+                remarks.append(
+                    f"{row['name']}: the loss {row['val_nats_per_char']:g} lies"
+                    f" {100 * np.expm1(off):.0f} % above the law of the other {family} runs and is"
+                    " left out: it may have diverged"
+                )
+            else:
                 kept.append(row)
-                continue
-            remarks.append(
-                f"{row['name']}: the loss {row['val_nats_per_char']:g} lies {100 * share:.0f} %"
-                f" above the law of the other {family} runs and is left out: it may have diverged"
-            )
     return kept, remarks
 
 
 def _above_the_law(rows):
-    """Returns by what share each row is too far above a robust fit, or None."""
+    """Returns log losses less those of a robust fit; zeros where nothing can be said."""
     n, loss = columns(rows)
     amounts = {row["n_chars_seen"] for row in rows}
     if len(rows) < MIN_JUDGED or not (loss > 0).all():
-        return [None] * len(rows)
+        return np.zeros(len(rows))
     if None not in amounts and len(amounts) > 2:
         shape = shared.Shape((), 0.0, sum=True, delta=HUBER_DELTA)
-        above = shared.fit(shared.points_of(rows), shape).residuals
-    else:
-        found = fit_huber(n, loss)
-        if not found:
-            return [None] * len(rows)
-        above = np.log(loss / (found["a"] * n ** -found["alpha"] + found["c"]))
-    scale = 1.4826 * np.median(np.abs(above - np.median(above)))
-    limit = max(FAR_OFF * scale, LEAST_FAR)
-    return [np.expm1(value) if value > limit else None for value in above]
+        return shared.fit(shared.points_of(rows), shape).residuals
+    found = fit_huber(n, loss)
+    if not found:
+        return np.zeros(len(rows))
+    return np.log(loss / (found["a"] * n ** -found["alpha"] + found["c"]))

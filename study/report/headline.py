@@ -4,7 +4,7 @@ import math
 
 from music.validity import is_above
 from study.families import label
-from study.fit import claims
+from study.fit import sentences
 from study.report.keys import is_ngram, value_at, without_ladder
 from study.wording import measured, measured_share, number, percent, power, si
 
@@ -48,7 +48,7 @@ def headline(parts):
             "model": name_of_best(best),
         },
         "baseline_bits_per_char": {"value": bits, "model": name},
-        "alpha": claims.quoted_exponent(fits.get("answer"), laws),
+        "alpha": sentences.quoted_exponent(fits.get("answer"), laws),
         "valid_rate": _number(free, "rate", real),
         "valid_rate_right_bars": _number(right, "rate"),
         "repeated_bars": _number(free, "repeated_bars", real),
@@ -130,7 +130,7 @@ def winners(results):
     amounts = sorted({row["d"] for row in rows if row["d"]})
     sizes = {}
     for row in rows:
-        cell = label(claims.winner(row)), f"by {row['margin']:.3f} nats" if row["clear"] else ""
+        cell = label(sentences.winner(row)), f"by {row['margin']:.3f} nats" if row["clear"] else ""
         sizes.setdefault(si(row["n"]), {})[row["d"]] = cell
     none = ("–", "")
     table = [(size, [cells.get(d, none) for d in amounts]) for size, cells in sizes.items()]
