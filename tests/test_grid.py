@@ -386,8 +386,9 @@ def test_without_a_measure_of_copying_nothing_is_said_of_it():
     assert short["numbers"] == {} and short["prediction"] is None and short["winners"]
 
 
-def test_second_occurrences_are_counted_within_the_context():
+def test_second_occurrences_are_counted_within_the_context(monkeypatch):
     tune = "X:1\nM:4/4\nL:1/8\nK:C\nCDEFGABc|CDEFGABc|CDEFGABc|c8|\n"
     share = copying.second_occurrences(tune + "\n" + tune)
     assert share == len("CDEFGABc") / len(tune.strip())
-    assert copying.second_occurrences(tune, context=30) == 0
+    monkeypatch.setattr(copying, "CONTEXT", 30)
+    assert copying.second_occurrences(tune) == 0

@@ -39,7 +39,7 @@ def rows_of_grids(rows):
 def answer(rows, saved=None, share=None):
     """Returns {"sentence", "numbers", "winners", "prediction", "law"}; None without rows.
 
-    saved: of `saved_of_rows`; share: of characters in second occurrences, counted in the text.
+    saved: of `saved_of_rows`; share: of `second_occurrences`.
     """
     if not rows:
         return None

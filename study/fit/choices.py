@@ -76,9 +76,6 @@ def _estimate_alpha(rows, n=None, loss="val_nats_per_char", form="power_constant
     if any(not is_positive(row.get(n)) or not is_positive(row[loss]) for row in rows):
         return None
     sizes, losses = columns(rows, n, loss)
-    n_sizes = len(np.unique(sizes))
-    if n_sizes < law.MIN_SIZES:
-        return None
     word = interval = None
     if form == "power_constant":
         fit = law.fit_power_law(sizes, losses)
@@ -92,7 +89,7 @@ def _estimate_alpha(rows, n=None, loss="val_nats_per_char", form="power_constant
         "alpha": None if alpha is None or law.is_on_bound(alpha) else alpha,
         "alpha_interval": interval,
         "verdict": word,
-        "n_sizes": n_sizes,
+        "n_sizes": len(np.unique(sizes)),
         "n_runs": len(sizes),
         "at_n": at_n,
     }

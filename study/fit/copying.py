@@ -17,9 +17,9 @@ PLATEAU_RANGE = (1.0, 1.2)
 ATTENTION = ("transformer",)  # families that copy: no other has saved above 0.2 bits
 
 
-def second_occurrences(text, context=CONTEXT):
-    """Returns the share of characters in bars that stand in their voice for the second time; bars
-    are counted in the first `context` of each tune.
+def second_occurrences(text):
+    """Returns the share of characters in bars that stand in their voice for the second time, in the
+    first CONTEXT of each tune.
 
     >>> round(second_occurrences("X:1\\nM:4/4\\nL:1/8\\nK:C\\nCDEFGABc|CDEFGABc|"), 2)  # 8 / 38
     0.21
@@ -28,7 +28,7 @@ def second_occurrences(text, context=CONTEXT):
     second, characters = 0, sum(map(len, tunes))
     for tune in tunes:
         bars = Reader(tune, strict=False).order
-        bars = [bar for bar in bars if bar.n_notes and bar.end <= context]
+        bars = [bar for bar in bars if bar.n_notes and bar.end <= CONTEXT]
         counts = Counter((bar.voice, tune[bar.start : bar.end]) for bar in bars)
         second += sum(len(bar) for (_, bar), count in counts.items() if count > 1)
     return second / characters if characters else 0.0

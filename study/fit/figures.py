@@ -173,7 +173,6 @@ def draw_grid(plt, study):
 
 
 def draw_curves(plt, study):
-    """Validation loss during training over tokens, FLOPs and seconds."""
     runs = []  # (row, shade) of the lowest seed of each family, in order of size
     for rows in study.original.values():
         rows = [row for row in rows if study.curves.get(row["name"])]
@@ -199,7 +198,6 @@ def draw_curves(plt, study):
 
 
 def draw_efficiency(plt, study):
-    """Final loss against training time, FLOPs and peak memory."""
     everything = [row for rows in study.original.values() for row in rows]
     shown = (
         ("seconds", 1, "training time (s)"),
@@ -231,7 +229,6 @@ def draw_efficiency(plt, study):
 
 
 def draw_by_position(plt, study):
-    """Loss by position in the context, mean over seeds."""
     figure = None
     for family, rows in study.original.items():
         color, _, _, line = look(family, study.original)

@@ -14,7 +14,6 @@ from study.fit.verdict import MOST_RATIO
 from study.wording import interval, rounded, si
 
 MIN_RUNS = 7  # five parameters leave two runs to judge them
-SUM, ORDER_FREE = shared.Shape((), 0.0, sum=True), shared.Shape((), 0.0)
 MISFIT_LEVEL, MIN_SEED_DOF = 0.01, 8  # of the test of lack of fit; degrees of freedom it needs
 FLOPS_PER_ND = 6.0  # C = 6 N D: 2 forward and 4 backward per weight
 BAND = (10, 90)  # percentiles of what a budget buys, as in Hoffmann et al. 2022
@@ -110,7 +109,8 @@ def fit_grid(rows, resamples, rng):
 def choose_form(points):
     """Returns (name of the form, p-value of the sum, Fit): the sum, unless a free order with two
     degrees of freedom rejects it."""
-    added, free = shared.fit(points, SUM), shared.fit(points, ORDER_FREE)
+    added = shared.fit(points, shared.Shape((), 0.0, sum=True))
+    free = shared.fit(points, shared.Shape((), 0.0))
     if len(points.loss) - free.n_free < 2:
         return "sum", None, added
     p = shared.against(added, free)["p"]

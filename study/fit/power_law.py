@@ -161,7 +161,7 @@ def _alpha_interval(profile, ss_grid, alpha, critical):
     return end(low, ALPHAS[ALPHAS < low][-1:]), end(high, ALPHAS[ALPHAS > high][:1])
 
 
-def predict(fit, n, runs=None):
+def predict(fit, n, runs=math.inf):
     """Returns the loss at sizes n, (estimate, low, high), of the curve or of the mean of new runs.
 
     For a given alpha the curve is u'(a, c), u = (n^-alpha, 1), and the confidence region an ellipse
@@ -186,7 +186,7 @@ def predict(fit, n, runs=None):
         best = inverse @ (across @ fit.means)[..., None]
         slack = fit.critical - (fit.means - (x @ best)[..., 0]) ** 2 @ fit.weights
         inside, slack = (slack >= 0)[:, None], np.maximum(slack, 0)[:, None]
-        h = (u @ inverse * u).sum(-1) + (1 / runs if runs else 0)
+        h = (u @ inverse * u).sum(-1) + 1 / runs
         step = np.sqrt(slack / np.maximum(h, 1e-300))[..., None] * (u @ inverse)
         for sign in (-1, 1):
             feasible = inside & (np.swapaxes(best, 1, 2) + sign * step >= 0).all(-1)

@@ -33,7 +33,6 @@ COUNTS = {
 
 
 def is_positive(value):
-    """Returns True for a finite number above zero."""
     return isinstance(value, (int, float)) and math.isfinite(value) and value > 0
 
 
@@ -113,7 +112,7 @@ def rows_of_records(records):
     """
     rows = []
     for record in records:
-        row = {column: record.get(column) for column in COLUMNS}
+        row = {key: record.get(key) for key in (*COLUMNS, "val_loss_by_position")}
         row["seed"] = row["seed"] or 0
         if row["train_chars"] is not None:
             epochs = 1 if row["epochs"] is None else row["epochs"]
@@ -123,7 +122,6 @@ def rows_of_records(records):
         width = config.get("d_hidden") or config.get("d_model")
         if width and config.get("vocab_size") and row["params_non_embedding"]:
             row["params_blocks"] = row["params_non_embedding"] - width * config["vocab_size"]
-        row["val_loss_by_position"] = record.get("val_loss_by_position")
         rows.append(row)
     return rows
 

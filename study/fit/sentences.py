@@ -190,8 +190,8 @@ def summary(result):
             block[f"{label(family)}, the original study's fit"] = words
     for family, reason in result["refused"].items():
         block[label(family)] = f"not fitted: {reason}"
-    predicted = ((result["answer"] or {}).get("prediction") or {}).get("next") or []
-    block |= {f"prediction {i}": row["sentence"] for i, row in enumerate(predicted, 1)}
+    predicted = (result["answer"] or {}).get("prediction") or {"next": []}
+    block |= {f"prediction {i}": row["sentence"] for i, row in enumerate(predicted["next"], 1)}
     return block | {"headline": result["headline"]}
 
 

@@ -120,7 +120,7 @@ def rows_of_table(path):
     rows = list(rows.values())
     if not rows:
         raise ValueError("no runs: the table is empty" if not empty else "no row has a loss")
-    _name_families(rows, header[places["family"]] if "family" in places else None)
+    _name_families(rows, header[places["family"]] if "family" in places else "")
     if "seed" not in places:  # runs of one size and amount are seeds 0, 1, 2 ...
         for own in grouped(rows, itemgetter("family", "params_total", "n_chars_seen")).values():
             for seed, row in enumerate(own):
@@ -167,7 +167,7 @@ def _row(number, cells, places):
 def _name_families(rows, name):
     """Gives one name to all rows where a column "model" names every run by itself."""
     names = {row["family"] for row in rows}
-    if name is not None and "famil" not in name.lower() and len(names) > len(rows) / 2 > 1:
+    if "famil" not in name.lower() and len(names) > len(rows) / 2 > 1:
         for row in rows:
             row["family"] = ONE_FAMILY
 
