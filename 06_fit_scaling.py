@@ -95,11 +95,8 @@ def fit_table(args):
     try:
         rows, remarks = rows_of_table(args.table)
     except (ValueError, csv.Error) as error:
-        fail(
-            NAME,
-            f"{args.table}: {error}",
-            "a table has the columns N and loss, and family, D and seed where they differ",
-        )
+        mend = "a table has the columns N and loss, and family, D and seed where they differ"
+        fail(NAME, f"{args.table}: {error}", mend)
     analysis = analyse(rows, args.bootstrap, args.seed, measured="loss of the table")
     result = analysis.result
     if not result["families"] and not result["joint"]:
@@ -124,7 +121,7 @@ def fit_table(args):
 
 def saved_by_copying(root, rows):
     """Returns {(family, N, D): bits saved on a repeated bar}; empty until 07 has measured it, and
-    where no family has a grid: then no law has such a term."""
+    without a grid, whose law alone has such a term."""
     repeats = root / REPEATS
     if not repeats.is_file() or not rows_of_grids(rows):
         return {}

@@ -1,7 +1,6 @@
 """The model families of the study. A new one is a class in common.py, a row here and a script.
 
-Classes are looked up by name at run time, so `code_key` does not follow them: whoever takes a digest
-names the class as well (`run_code` in `study/train/runs.py`).
+A digest of code does not follow classes found by name: it takes the class as well.
 """
 
 from typing import NamedTuple
@@ -35,8 +34,8 @@ def model_class(name):
 
 
 def build_model(config):
-    """Returns a new model from a dict: "family", "vocab_size", "block_size", "dropout", and what its
-    class asks for; its weights are drawn from torch's global generator."""
+    """Returns a new model of {"family", "vocab_size", "block_size", "dropout", more for its class};
+    its weights are drawn from torch's global generator."""
     return model_class(config["family"])(config)
 
 

@@ -21,7 +21,7 @@ from study.estimate import planned_runs
 from study.families import FAMILIES
 from study.fit.copying import second_occurrences
 from study.fit.predictions import predict_run
-from study.fit.records import read_records, rows_of_records
+from study.fit.records import is_ladder, read_records, rows_of_records
 from study.fit.sentences import prediction
 from study.pipeline import run_stage
 from study.train.data import load_data
@@ -83,21 +83,16 @@ def write_plan(root, families, commands):
 
 
 def predict(root, largest):
-    """Writes PREDICTION, once: what the largest run of each family should reach by the ladder's
-    runs so far."""
+    """Writes PREDICTION, once: what the largest runs should reach by the ladder's so far."""
     if (root / PREDICTION).exists():
         return
-    rows = [row for row in rows_of_records(read_records(root)) if row["suite"] == "ladder"]
+    rows = list(filter(is_ladder, rows_of_records(read_records(root))))
     share = second_occurrences((root / "data/val.txt").read_text(encoding="utf-8"))
     predictions, n_seeds = {}, len(GRID_SEEDS.split(","))
     for family, planned in largest.items():
         own = [row for row in rows if row["family"] == family]
         n, d = planned["params_non_embedding"], planned["train_chars"]
-        try:
-            found = predict_run(own, n, d, share, n_seeds)
-        except ValueError as problem:
-            print(f"{planned['name']}: no prediction from {problem}")
-            continue
+        found = predict_run(own, n, d, share, n_seeds)
         written = time.strftime("%Y-%m-%dT%H:%M:%S%z")
         predictions[family] = {"size": planned["size"], "written": written, **found}
         print(prediction(predictions[family]), flush=True)

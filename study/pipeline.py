@@ -15,7 +15,7 @@ from study.stages.code_key import HERE
 from study.stages.manifest import OPTIONAL, STAGES, is_up_to_date, load_manifest
 from study.stages.process import run
 
-REQUIRED = [name for name in STAGES if name not in OPTIONAL]  # the stages that every run has
+REQUIRED = [name for name in STAGES if name not in OPTIONAL]
 
 
 def expected_minutes(args):
@@ -32,10 +32,9 @@ def expected_minutes(args):
 
 def minutes_of(names, expected, taken):
     """Returns the minutes that stages should take, scaled by what the others took."""
-    known = [name for name in taken if expected.get(name)]
-    planned = sum(expected[name] for name in known)
-    scale = sum(taken[name] for name in known) / planned if planned > 1 else 1
-    return scale * sum(expected.get(name, 0) for name in names)
+    planned = sum(expected[name] for name in taken)
+    scale = sum(taken.values()) / planned if planned > 1 else 1
+    return scale * sum(expected[name] for name in names)
 
 
 def run_stage(name, words):

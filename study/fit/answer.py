@@ -49,14 +49,14 @@ def answer(rows, saved=None, share=None):
     fit = shared.fit(points) if grid else None
     if not grid or shared.is_on_bound(fit)[0]:
         return {"sentence": sentences.answer_without_law(found["winners"], bool(grid)), **found}
-    starts = copying.onset(points)
-    law = describe_law(grid, saved, points, fit, share)
-    numbers = quoted_numbers(fit, shared.spread(fit, points), law, share, starts)
-    found |= {"numbers": numbers, "prediction": predictions(points, share, starts), "law": law}
+    starts, kappa = copying.onset(points), copying.kappa_of_share(share) if share else None
+    law = describe_law(grid, saved, points, fit, kappa)
+    numbers = quoted_numbers(fit, shared.spread(fit, points), law, kappa, starts)
+    found |= {"numbers": numbers, "prediction": predictions(points, kappa, starts), "law": law}
     return {"sentence": sentences.answer(points.families, numbers), **found}
 
 
-def describe_law(grid, saved, points, found, share):
+def describe_law(grid, saved, points, found, kappa):
     """Returns what stands behind the numbers: rivals, residuals, other choices."""
     one_E = shared.fit(points, shared.Shape(("E",)))
     added = shared.fit(points, shared.Shape(sum=True))
@@ -88,16 +88,15 @@ def describe_law(grid, saved, points, found, share):
         "constants": constants,
         "regions": shared.misfit_by_region(found, points),
         "each_family": each_family,
-        "forms": forms(grid, saved, points, one_E, share),
+        "forms": forms(grid, saved, points, one_E, kappa),
     }
 
 
-def forms(grid, saved, points, one_E, share):
+def forms(grid, saved, points, one_E, kappa):
     """Returns [{"form", "runs", "scatter", name of QUOTED: value}] of the law under other choices,
     which widen its intervals."""
     tried = []
-    if share:
-        kappa = copying.kappa_of_share(share)
+    if kappa:
         tried.append(("kappa counted in the text", points, shared.Shape(kappa=kappa)))
     if all(is_positive(row.get("test_nats_per_char")) for row in grid):
         other = shared.points_of(grid, saved, "test_nats_per_char")
@@ -117,7 +116,7 @@ def _form(name, found, family=0):
     return {"form": name, "runs": runs, "scatter": found.scatter, **shared.quoted(found, family)}
 
 
-def quoted_numbers(found, other, law, share, starts):
+def quoted_numbers(found, other, law, kappa, starts):
     """Returns the numbers of the headline: at most eight, each {"value", "interval"}."""
     numbers = {}
     for name, value in shared.quoted(found).items():
@@ -126,8 +125,8 @@ def quoted_numbers(found, other, law, share, starts):
         ends = other.interval(value, lambda p, name=name: shared.values(found, p)[name])
         ends += [row[name] for row in law["forms"]]
         numbers[name] = {"value": value, "interval": [max(min(ends), 0.0), max(ends)]}
-    if share:
-        numbers["kappa_from_text"] = {"value": copying.kappa_of_share(share)}
+    if kappa:
+        numbers["kappa_from_text"] = {"value": kappa}
     numbers["scatter"] = {"value": found.scatter}
     if starts:
         numbers["copies_from_n_times_d"] = {"value": starts.center}

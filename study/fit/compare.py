@@ -21,8 +21,7 @@ N_POINTS, N_CROSSING = 5, 400  # costs at which two families are compared, and t
 
 
 def compare_pairs(families):
-    """Compares every two families at equal parameters, FLOPs and seconds; families: {family: rows
-    of its headline}."""
+    """Compares every two of {family: rows of its headline} at equal parameters, FLOPs, seconds."""
     pairs = itertools.combinations(in_order(families), 2)
     return [_compare_pair(pair, [families[family] for family in pair]) for pair in pairs]
 
@@ -30,7 +29,7 @@ def compare_pairs(families):
 def _compare_pair(pair, rows_of_both):
     # from these two alone: a third family must not change what is said of them
     noise, both = noise_of_runs(rows_of_both), sum(rows_of_both, [])
-    compared = {"first": pair[0], "second": pair[1]}
+    compared = dict(zip(("first", "second"), pair))
     for cost, what in COSTS.items():
         compared[cost] = entry = {}
         if cost == "seconds" and len({row["device"] for row in both}) > 1:
@@ -84,8 +83,8 @@ def noise_of_runs(groups):
 
 
 def half_width(noise, variance):
-    """Returns half of the interval of a difference with so many times the variance of a run; NaN
-    without noise."""
+    """Returns half of the interval of a difference of so many variances of a run; NaN without
+    noise."""
     sd, dof = noise or (math.nan, 1)
     return law.half_of_t(dof) * sd * np.sqrt(variance)
 

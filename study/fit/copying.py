@@ -40,7 +40,6 @@ def kappa_of_share(share):
 
 
 def gain(kappa, saved=PLATEAU):
-    """Returns the nats per character that a model saves by copying."""
     return kappa * (saved - BASE_SAVED)
 
 

@@ -45,8 +45,7 @@ class Study(NamedTuple):
 
 
 def draw_all(folder, rows, analysis, curves):
-    """Draws every figure that the data allow and removes the others; returns [{"name",
-    "caption"}]."""
+    """Draws the figures that the data allow, removes others; returns [{"name", "caption"}]."""
     known = by_family([row for row in rows if is_positive(row["val_nats_per_char"])])
     chosen = {family: choose_headline(own) for family, own in known.items()}
     study = Study(rows, chosen, analysis.result, analysis.laws, curves)

@@ -67,7 +67,6 @@ class Headline(NamedTuple):
 
     @property
     def suite(self):
-        """ "ladder", "classical" or "ladder + classical"."""
         names = {"ladder" if is_ladder(row) else "classical" for row in self.rows}
         return " + ".join(sorted(names, reverse=True))
 

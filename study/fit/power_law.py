@@ -16,10 +16,9 @@ from study.fit.robust import HUBER_DELTA, LOG_ZERO, log_sum_exp, minimize_huber
 LEVEL = 0.95  # of every interval
 TAILS = [100 * (1 - LEVEL) / 2, 100 * (1 + LEVEL) / 2]  # percentiles that bound it
 ALPHA_RANGE = (0.002, 3.0)  # searched; an interval that reaches an edge counts as unbounded
-N_ALPHA = 400  # exponents of the grid, 1.9 % apart
 MIN_SIZES = 4  # three parameters and one size more
 MIN_NOISE_DOF = 3  # degrees of freedom from which seeds measure the noise; below, residuals do
-ALPHAS = np.geomspace(*ALPHA_RANGE, N_ALPHA)
+ALPHAS = np.geomspace(*ALPHA_RANGE, 400)  # 1.9 % apart
 HUBER_STARTS = (0.03, 0.1, 0.2, 0.4, 0.8, 1.6)  # exponents
 
 
@@ -123,10 +122,8 @@ def _best_alpha(profile, ss_grid):
 
 def minimum_near(function, i):
     """Returns the minimum of a function of alpha between the neighbours of ALPHAS[i]."""
-    ends = ALPHAS[max(i - 1, 0)], ALPHAS[min(i + 1, N_ALPHA - 1)]
-    return optimize.minimize_scalar(
-        function, bounds=ends, method="bounded", options={"xatol": 1e-10}
-    )
+    ends = ALPHAS[max(i - 1, 0) : i + 2][[0, -1]]
+    return optimize.minimize_scalar(function, bounds=ends, options={"xatol": 1e-10})
 
 
 def _noise(ss, ss_within, dof_lack, dof_within):

@@ -14,8 +14,6 @@ from study.fit.power_law import half_of_t
 from study.fit.records import columns, count_of, is_positive
 from study.stages.files import value_digest
 
-MIN_SIZES, MIN_AMOUNTS = 4, 3  # of a grid
-
 
 def fitted(points, kappa):
     found = shared.fit(points, shared.Shape((), kappa))
@@ -47,11 +45,11 @@ def predict(points, law, family, n, d, kappa, starts, runs=1):
     }
 
 
-def predictions(points, share, starts):
+def predictions(points, kappa, starts):
     """Returns {"held_out": each family's largest run, from runs smaller in both, and what was
     measured, "next": twice the largest size on twice the text}."""
     n, d = points.n.max(), points.d.max()
-    law = fitted(points, copying.kappa_of_share(share) if share else None)
+    law = fitted(points, kappa)
     kappa = shared.values(law[0])["kappa"]
     copies = {points.families[i] for i in np.unique(points.family[points.saved != 0])}
     held_out, following = [], []
@@ -70,8 +68,8 @@ def predictions(points, share, starts):
 
 
 def is_grid(points):
-    """Returns True where Points of a family are enough for a law."""
-    return len(set(points.n)) >= MIN_SIZES and len(set(points.d)) >= MIN_AMOUNTS
+    """Returns True for Points of a family with four sizes and three amounts of text."""
+    return len(set(points.n)) >= 4 and len(set(points.d)) >= 3
 
 
 def _held_out(points, smaller, largest, family, kappa):

@@ -8,7 +8,6 @@ import csv
 import math
 import re
 from operator import itemgetter
-from pathlib import Path
 
 import numpy as np
 
@@ -96,16 +95,13 @@ def _columns(header):
             places[column] = names.index(known[0])
     missing = [name for name in ("n", "loss") if name not in places]
     if missing:
-        raise ValueError(
-            f"line 1: no column {', '.join(missing)} (needed: N and loss; family, D and seed where"
-            " there are several)"
-        )
+        raise ValueError(f"line 1: no column {', '.join(missing)}")
     return places
 
 
 def rows_of_table(path):
     """Returns (rows, remarks in words) of a table; ValueError with the line and the reason."""
-    (_, header), *body = _lines(decoded(Path(path).read_bytes()))
+    (_, header), *body = _lines(decoded(path.read_bytes()))
     places = _columns(header)
     rows, empty, again = {}, [], []
     for number, cells in body:
