@@ -138,7 +138,7 @@ def compare_families(first, second, noise):
             "difference": d,
             "interval": None if math.isnan(h) else [d - h, d + h],
         }
-        for x, d, h in zip(at, difference, half)
+        for x, d, h in zip(at, difference.tolist(), half.tolist())
     ]
     return {
         "range": [math.exp(low), math.exp(high)],
