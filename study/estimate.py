@@ -53,7 +53,6 @@ def made_up_data():
 
 
 def planned_runs(family, words, data):
-    """Returns the runs of a training script's command line."""
     script = importlib.import_module(FAMILIES[family].stage)
     ladder_rate = getattr(script, "LADDER_RATE", None)
     asked = plan.Suite(model_class(family), script.SIZES, script.LEARNING_RATES, ladder_rate)

@@ -100,8 +100,8 @@ def predict(root, largest):
 
 
 def in_few_colors(path):
-    """Returns a PNG in 256 colours: a third of the bytes."""
-    from PIL import Image  # of matplotlib
+    """Returns a PNG in 256 colours, a third of the bytes."""
+    from PIL import Image
 
     buffer = io.BytesIO()
     with Image.open(path) as image:

@@ -1,7 +1,6 @@
 """Solves many small least-squares or Huber fits at once: the optimizer of all laws of log loss."""
 
 import numpy as np
-from scipy import special
 
 HUBER_DELTA = 1e-3  # in log loss, as Hoffmann et al. 2022; summed, as Besiroglu et al. 2024
 SQUARES = 10.0  # as delta: beyond every residual of a log loss, which makes it least squares
@@ -29,7 +28,9 @@ def minimize_huber(model, y, start, bounds, delta, weights=1.0, max_steps=400):
     weights = np.broadcast_to(weights, value.shape)
 
     def total(residual):
-        return (weights * special.huber(delta, residual)).sum(1)
+        size = np.abs(residual)
+        huber = np.where(size <= delta, 0.5 * size**2, delta * (size - 0.5 * delta))
+        return (weights * huber).sum(1)
 
     residual = y - value
     objective, damping, idle = total(residual), np.ones(len(p)), np.zeros(len(p), int)
