@@ -169,6 +169,7 @@ def test_rates_go_by_the_rule_and_without_one_by_width():
                 "d064",
                 "d096",
                 "d128",
+                "d192",
             ],
         ),
         (["--quick", "--only", "d256"], ["classical", "ladder"], ["d256"]),
