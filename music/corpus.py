@@ -1,7 +1,5 @@
-"""The embedded corpus: real music inside the music21 package.
-
-It holds books of old tunes in ABC, and scores in MusicXML or kern. Of several endings of a tune the
-last one is read.
+"""The embedded corpus: real music inside the music21 package, books of old tunes in ABC and scores
+in MusicXML or kern.
 """
 
 from importlib.util import find_spec

@@ -15,7 +15,7 @@ from music.abc_fields import meter_numbers, parse_key, sharps_of
 from music.abc_text import AbcError, read_abc
 from music.theory import LETTERS, key_alterations, spell
 
-PREFIX_BARS = 200  # given up, one by one, to find a prefix that can be read
+PREFIX_BARS = 200  # given up, one by one, to find a readable prefix
 WRONG = "#b3261e"  # notes of bars without their meter's length
 GIVEN = "#7d7d7d"  # notes of the prompt, on white paper and on dark
 MIDI_TICKS = 480  # per quarter note
@@ -161,12 +161,12 @@ def is_wrong(voice, i):
 
 
 def musicxml(tune, n_bars=None, title=None, given=None):
-    """Returns a tune, or its first bars, as MusicXML (bytes); the same tune gives the same bytes.
+    """Returns a tune, or its first bars, as MusicXML (bytes), the same for the same tune.
 
     Hidden rests fill short bars up. title: with one, parts have names. given: {voice: bars} of a
     prompt, in grey before a double bar line. Raises what music21 raises on odd lengths.
     """
-    from music21 import layout, metadata, stream, tempo  # 0.3 s, and needed here only
+    from music21 import layout, metadata, stream, tempo  # takes 0.3 s
     from music21.musicxml.m21ToXml import GeneralObjectExporter
 
     tune, score = at_bar_lines(tune), stream.Score()

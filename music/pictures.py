@@ -36,10 +36,10 @@ ENGRAVER = """
 import sys, verovio
 verovio.enableLog(verovio.LOG_OFF)
 kit = verovio.toolkit()
-kit.setOptions({"pageWidth": 1800, "pageHeight": 60000, "adjustPageHeight": True, "scale": 100, "breaks": "auto",
+kit.setOptions({"pageWidth": 1800, "pageHeight": 60000, "adjustPageHeight": True,
                 "header": "none", "footer": "none", "svgViewBox": True, "svgRemoveXlink": True, "xmlIdSeed": 1,
                 "pageMarginLeft": 20, "pageMarginRight": 20, "pageMarginTop": 20, "pageMarginBottom": 20,
-                "spacingSystem": 8, "mnumInterval": 0, "unit": 8, "smuflTextFont": "none", "svgFormatRaw": True})
+                "spacingSystem": 8, "unit": 8, "smuflTextFont": "none", "svgFormatRaw": True})
 if not kit.loadData(sys.stdin.read()):
     sys.exit("verovio could not read the score")
 sys.stdout.write(kit.renderToSVG(1))
@@ -48,7 +48,7 @@ sys.stdout.write(kit.renderToSVG(1))
 
 def engrave(xml):
     """Returns (svg, None), or (None, reason)."""
-    # -I: nothing is taken from the working directory or from PYTHON* variables
+    # -I: without the working directory and PYTHON* variables
     command = [sys.executable, "-I", "-c", ENGRAVER]
     try:
         done = subprocess.run(command, input=xml, capture_output=True, timeout=ENGRAVE_SECONDS)
@@ -90,9 +90,7 @@ def to_png(svg, width):
             background="#ffffff",
             skip_system_fonts=True,
             font_files=[f"{fonts}/DejaVu{face}.ttf" for face in ("Serif", "Sans", "Serif-Bold")],
-            font_family="DejaVu Serif",
             serif_family="DejaVu Serif",
-            sans_serif_family="DejaVu Sans",
         )
     )
 
