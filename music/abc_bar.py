@@ -1,7 +1,7 @@
-"""Reads one stretch of music: notes, chords, rests and their signs between two bar lines or fields.
+"""Reads a stretch of music: notes, chords, rests and their signs between two bar lines or fields.
 
-As in abc2midi, an accidental holds for its letter in all octaves to the end of the bar; a tied note
-keeps its own across the bar line, the notes after it do not.
+As in abc2midi, an accidental holds for its letter in all octaves to the end of the bar, and a tied
+note keeps its own across the bar line.
 """
 
 import re
@@ -11,14 +11,14 @@ from typing import NamedTuple
 from music.abc_fields import WHOLE
 from music.theory import LETTERS, SEMITONES, SIGNS
 
-MAX_LENGTH = 256 * WHOLE  # of a note: sums over any text that fits in memory stay below 2^63
+MAX_LENGTH = 256 * WHOLE  # of a note: sums over any text stay below 2^63
 MAX_ERRORS = 100  # errors kept per text; the count goes on
 CACHED_CHARS = 256  # longer stretches do not repeat
 CACHED_BARS = 1 << 14  # about 30 MB when full
 
 NOTE = r"(?:\^\^?|__?|=)?[A-Ga-g](?:'{1,8}|,{1,8})?"
 LENGTH = r"\d{0,6}(?:/{1,8}\d{0,6})?"
-# the order decides: `[CE]` is a chord before `[1` is an ending, `(3` a tuplet before `(` is a slur
+# the first that fits counts: `[CE]` is a chord, `[1` an ending; `(3` a tuplet, `(` a slur
 _KINDS = {
     "note": rf"{NOTE}{LENGTH}-?",
     "space": r"[ \t`]+",
@@ -41,12 +41,12 @@ HEAD = re.compile(rf"(\^\^?|__?|=)?([A-Ga-g])([',]*)({LENGTH})(-?)", re.ASCII)
 _GRACE = re.compile(
     rf"/?(?:{NOTE}{LENGTH}|[ \t()\->.~HLMOPSTuv]|\[(?:{NOTE}{LENGTH})+\]{LENGTH})*", re.ASCII
 )
-# notes of a tuplet: in the time of how many; of the others the meter decides
+# notes of a tuplet: in the time of how many; else the meter decides
 _TUPLET_TIME = {2: 3, 3: 2, 4: 3, 6: 2, 8: 3}
 
 
 class Head(NamedTuple):
-    """A note head as written. step: letters above the C of MIDI pitch 0; natural: MIDI pitch
+    """A note head. letter: index in LETTERS; step: letters above MIDI pitch 0; natural: MIDI pitch
     without accidental; alteration: its own, or None; over/under: length in unit notes."""
 
     letter: int
@@ -60,7 +60,7 @@ class Head(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def read_head(token):
-    """Returns the Head of a note's text: `C` is middle C, `c` an octave above.
+    """Returns the Head in a text.
 
     >>> read_head("^f'3/2-")
     Head(letter=3, step=52, natural=89, alteration=1, over=3, under=2, tied=True)
@@ -81,10 +81,10 @@ def read_head(token):
 @lru_cache(maxsize=4096)
 def _fraction(text):
     """Reads `3/2` as (3, 2), `//` as (1, 4), `` as (1, 1), and `//3`, which is none, as (1, 0)."""
-    over, slashes, digits = text.partition("/")[0], text.count("/"), text.rpartition("/")[2]
-    if not digits or not slashes:
-        return int(over or 1), 2**slashes
-    return int(over or 1), int(digits) if slashes == 1 else 0
+    over, slashes, under = re.fullmatch(r"(\d*)(/*)(\d*)", text, re.ASCII).groups()
+    if not under:
+        return int(over or 1), 2 ** len(slashes)
+    return int(over or 1), int(under) if slashes == "/" else 0
 
 
 def _read_token(token):
@@ -97,8 +97,8 @@ def _read_token(token):
     if kind != "chord":
         return kind, (), 1, 1, False
     inside, _, after = token[1:].rpartition("]")
-    heads = HEAD.finditer(re.sub(r"![^!]*!", "", inside))
-    heads = tuple([read_head(match.group()) for match in heads])
+    matches = HEAD.finditer(re.sub(r"![^!]*!", "", inside))
+    heads = tuple([read_head(match.group()) for match in matches])
     if not heads:
         return "empty chord", (), 1, 1, False
     over, under = _fraction(after.rstrip("-"))
@@ -109,50 +109,48 @@ _read_short_token = lru_cache(maxsize=1 << 14)(_read_token)
 
 
 def read_token(token):
-    """Returns (kind, heads, numerator, denominator, all tied) of a token; kind is "sound" for a
-    note, chord or rest (without heads). `[C2E2]3` sounds for 6."""
+    """Returns (kind, heads, numerator, denominator of the length, all tied) of a token; kind is
+    "sound" for a note, chord or rest (without heads)."""
     return _read_short_token(token) if len(token) <= 64 else _read_token(token)
 
 
 def _broken_factor(signs):
-    """Returns (numerator, denominator) for the first note at `>` (1), `>>` (2), `<` (-1) ...; for
-    the second give -signs. `a>b` is 3/2 and 1/2, `a>>b` 7/4 and 1/4."""
+    """Returns (numerator, denominator) for the first note at `>` (1), `>>` (2), `<` (-1) ...: 3/2,
+    7/4, 1/2; for the second give -signs."""
     under = 2 ** abs(signs)
     return (2 * under - 1 if signs > 0 else 1), under
 
 
 @lru_cache(maxsize=1024)
 def read_tuplet(text, compound):
-    """Returns (notes, numerator, denominator) of `(p:q:r`: the next r notes, each q/p of its
-    length; (0, 1, 1) if it is none. `(3` is `(3:2:3` (ABC 2.1, section 4.13)."""
+    """Returns (r, q, p) of `(p:q:r`: the next r notes are each q/p of their length (ABC 2.1,
+    section 4.13); (0, 1, 1) if it is none."""
     p, q, r = (text[1:].split(":") + ["", ""])[:3]
     p = int(p)
     if p < 2 or q == "0" or r and not int(r):
         return 0, 1, 1
     q = int(q) if q else _TUPLET_TIME.get(p, 3 if compound else 2)
-    r = int(r) if r else p
-    return r, q, p
+    return int(r or p), q, p
 
 
 class Stretch:
-    """A stretch of music while it is read and thereafter, in ticks from its start.
+    """A stretch of music, in ticks from its start.
 
-    onsets, durations, pitches, n_heads: of its notes; joined: (index of an open tie from before,
-    ticks to add); open: ties open at the end, (step, pitch); open_notes: of each the index of its
-    note, below 0 of its open tie from before; alterations: in force at the end; slur_low, slur_end:
-    lowest and last level of nesting, from 0; rest_bars: n of Zn; timed: holds a note or a rest;
-    errors: (kind, message); broken_ties: how many lead nowhere.
+    onsets, durations, pitches, n_heads: of its notes; joined: (index of a tie from before, ticks to
+    add); open: ties open at the end, (step, pitch); open_notes: indices of their notes, below 0 of
+    ties from before; alterations: in force at the end; slur_low, slur_end: lowest and last level of
+    nesting; rest_bars: n of Zn; timed: holds a note or a rest; errors: (kind, message);
+    broken_ties: how many lead nowhere.
     """
 
     def __init__(self, alterations, unit, compound, ties):
         self.unit, self.compound, self.alterations = unit, compound, list(alterations)
         self.length, self.onsets, self.pitches, self.n_heads, self.errors = 0, [], [], 0, []
-        self.durations = [0] * len(ties)  # first what the open ties from before get here
+        self.durations = [0] * len(ties)  # first those of ties from before
         self.ties = [(*tie, place) for place, tie in enumerate(ties)]  # place: in durations
         self.broken_ties = self.slur_end = self.slur_low = self.rest_bars = 0
         self.timed = False
-        # what a > or < would lengthen: (ticks, [(place of a head's note in durations, its ticks)])
-        self.last = None
+        self.last = None  # what > or < would lengthen: (ticks, [(place in durations, its ticks)])
         self.broken = 0  # signs of a > or < that waits for its second note
         self.tuplet_left, self.tuplet_over, self.tuplet_under = 0, 1, 1
 
@@ -160,7 +158,7 @@ class Stretch:
         self.errors.append((kind, message))
 
     def sound(self, token, heads, over, under, all_tied):
-        """Hears a note, a chord or a rest."""
+        """Reads a note, a chord or a rest."""
         if self.rest_bars:
             self.error("token", "music beside a rest of whole bars")
         self.timed = True
@@ -184,13 +182,13 @@ class Stretch:
             if head.tied or all_tied:
                 still_open.append((head.step, pitch, place))
         self.n_heads += len(heads)
-        # a tie leads to the very next note, chord or rest, or nowhere
+        # a tie leads to the very next sound, or nowhere
         self.broken_ties += len(self.ties)
         self.ties, self.last = still_open, (ticks, sounding)
         self.length += ticks
 
     def in_rhythm(self, over, under):
-        """Returns a length as the tuplet and the broken rhythm that wait for it change it."""
+        """Returns a length in the tuplet and the broken rhythm that wait for it."""
         if self.tuplet_left:
             over, under = over * self.tuplet_over, under * self.tuplet_under
             self.tuplet_left -= 1
@@ -200,7 +198,7 @@ class Stretch:
         return over, under
 
     def ticks_of(self, over, under, token):
-        """Returns ticks of over/under unit notes; 0 if it is no length."""
+        """Returns ticks of over/under unit notes; 0 for no length."""
         length = self.unit * over
         if not over or not under:
             self.error("length", "a note without length")
@@ -213,7 +211,7 @@ class Stretch:
         return 0
 
     def ticks_in_chord(self, head, first, ticks):
-        """Returns ticks of a head of a chord whose first has `ticks`: `[C4E2]` ends E before C."""
+        """Returns ticks of a head of a chord whose first head has `ticks`."""
         if (head.over, head.under) == (first.over, first.under) or not head.under or not first.over:
             return ticks
         if not head.over:
@@ -221,7 +219,7 @@ class Stretch:
         return ticks * head.over * first.under // (head.under * first.over)
 
     def pitch_of(self, head):
-        """Returns (MIDI pitch, the open tie that this head continues or None)."""
+        """Returns (MIDI pitch, the open tie that leads to this head or None)."""
         letter, step, natural, alteration = head[:4]
         if alteration is not None:
             self.alterations[letter] = alteration
@@ -235,9 +233,6 @@ class Stretch:
             pitch = min(max(pitch, 0), 127)
         return pitch, None
 
-    def empty_chord(self, token):
-        self.error("chord", "a chord without notes")
-
     def tuplet(self, token):
         if self.tuplet_left:
             self.error("tuplet", "a tuplet inside a tuplet")
@@ -246,7 +241,7 @@ class Stretch:
             self.error("tuplet", f"no tuplet: {token}")
 
     def broken_rhythm(self, token):
-        """Changes what sounds before `>` or `<`; what comes after it waits."""
+        """Changes what sounds before `>` or `<`."""
         if self.last is None or self.broken:
             self.error("broken rhythm", f"{token} without a note before it")
             return
@@ -260,12 +255,12 @@ class Stretch:
         self.length += ticks * over // under - ticks
 
     def slur_sign(self, token):
-        """Counts slurs: they change no note, but have to be closed."""
+        """Counts slurs, which have to be closed."""
         self.slur_end += 1 if token == "(" else -1
         self.slur_low = min(self.slur_low, self.slur_end)
 
     def whole_rest(self, token):
-        """Rests for whole bars: `Z4` is four, whatever their meter."""
+        """Rests for whole bars: `Z4` is four."""
         if self.timed or self.rest_bars:
             self.error("token", f"{token} does not stand alone in its bar")
         self.rest_bars = int(token[1:] or 1)
@@ -273,7 +268,7 @@ class Stretch:
             self.error("length", "a rest without length")
 
     def grace_notes(self, token):
-        """Takes over the accidentals of `{^ga}`, which hold (so in abc2midi)."""
+        """Takes over the accidentals of `{^ga}` (so in abc2midi)."""
         inside = token[1:-1]
         if not _GRACE.fullmatch(inside) or not inside.strip("/ \t"):
             self.error("grace", f"no grace notes: {token[:40]}")
@@ -284,7 +279,7 @@ class Stretch:
                 self.alterations[head.letter] = head.alteration
 
     def finish(self, n_before):
-        """Sets what is known at the end; n_before: open ties from before."""
+        """Sets what is known at the end; n_before: ties from before."""
         if left := self.tuplet_left:
             self.error("tuplet", f"a tuplet lacks {left} of its notes in its bar")
         if self.broken:
@@ -297,14 +292,12 @@ class Stretch:
         self.timed = self.timed or self.rest_bars > 0
 
 
-# other signs change no note
 _SIGN_METHODS = {
     "tuplet": Stretch.tuplet,
     "broken": Stretch.broken_rhythm,
     "slur": Stretch.slur_sign,
     "full": Stretch.whole_rest,
     "grace": Stretch.grace_notes,
-    "empty chord": Stretch.empty_chord,
 }
 
 
@@ -319,9 +312,10 @@ _SPOILT = {
 
 
 def read_stretch(text, alterations, unit, compound, ties):
-    """Returns the Stretch of a text without bar lines and fields; short ones, which music repeats,
-    are remembered. alterations: of the seven letters, in force; unit: ticks of a unit note;
-    compound: see `parse_meter`; ties: the open ones, ((step, pitch), ...)."""
+    """Returns the Stretch of a text without bar lines and fields; short ones are remembered.
+
+    alterations: in force, of LETTERS; unit: ticks of a unit note; compound: see `parse_meter`;
+    ties: the open ones, ((step, pitch), ...)."""
     read = _read_short_stretch if len(text) <= CACHED_CHARS else _read_stretch
     return read(text, alterations, unit, compound, ties)
 
@@ -335,6 +329,8 @@ def _read_stretch(text, alterations, unit, compound, ties):
             stretch.sound(token, heads, over, under, all_tied)
         elif kind in _SIGN_METHODS:
             _SIGN_METHODS[kind](stretch, token)
+        elif kind == "empty chord":
+            stretch.error("chord", "a chord without notes")
         elif kind == "unreadable" and len(stretch.errors) < MAX_ERRORS:
             excerpt = "".join(tokens[i : i + 12])[:12]
             stretch.error(_SPOILT.get(token, "token"), f"cannot read {excerpt!r}")

@@ -1,7 +1,4 @@
-"""Says how good an ABC text is as music, on levels 0 to 5.
-
-check = check_abc(text)      # level, flags, bar accuracy, errors with lines
-"""
+"""Says how good an ABC text is as music, on levels 0 to 5."""
 
 import re
 from bisect import bisect_right
@@ -13,15 +10,14 @@ from music.abc_fields import TICKS
 from music.abc_text import Reader
 from music.samples import ratio
 
-# level 3: the least that deserves the name of music
+# the least that deserves the name of music
 MIN_NOTES, MIN_BARS, MIN_PITCHES, MAX_REST_SHARE = 16, 4, 4, 0.75
 
 
 class Check(NamedTuple):
     """What `check_abc` finds. level: how many of the five flags hold, from the first on;
     bar_accuracy: share of the sounding bars that are read without error and fit their meter;
-    rest_bar_share: of the bars of all voices; both None without any; errors: the first of n_errors,
-    [(line, kind, message)]."""
+    rest_bar_share: of the bars of all voices; errors: the first, [(line, kind, message)]."""
 
     level: int
     header: bool
@@ -49,8 +45,8 @@ def check_abc(text, prompt_chars=0):
     header   X: first, K: parses and ends the header, M: L: Q: parse where they stand
     tokens   every character is read; brackets, slurs and tuplets closed; pitches within 0-127
     content  at least 16 notes, 4 bars, 4 different pitches; at most 75 % of the bars are rests
-    meter    every bar exactly as long as its meter; only a voice's first or last may be shorter
-    aligned  all voices have the same number of bars of the same lengths (the last bar let pass)
+    meter    every bar exactly as long as its meter; a voice's first or last may be shorter
+    aligned  all voices have the same number of bars, of the same lengths but for the last
     """
     reader = Reader(text)
     voices, prompt_chars = reader.sounding_voices(), max(prompt_chars, 0)
@@ -77,7 +73,7 @@ def check_abc(text, prompt_chars=0):
         and len(pitches) >= MIN_PITCHES
         and rest_share <= MAX_REST_SHARE
     )
-    # nothing but short first and last bars shows no meter
+    # short first and last bars alone show no meter
     meter = all_fit and any(bar.length == bar.meter for voice in voices for bar in voice.bars)
     aligned = _aligned(voices)
     flags = (header, tokens, content, meter, aligned)
@@ -103,7 +99,7 @@ def check_abc(text, prompt_chars=0):
 
 
 def _first_generated(voice, text, prompt_chars):
-    """Returns the indices of a voice's first bar that ends, and first note, after the prompt."""
+    """Returns the indices of a voice's first bar and first note after the prompt."""
     first_bar = bisect_right(voice.bars, prompt_chars, key=lambda bar: bar.end)
     bars, n_notes = voice.bars[first_bar:], len(voice.pitches)
     if not bars:
@@ -116,13 +112,12 @@ def _first_generated(voice, text, prompt_chars):
 
 
 def _fits_meter(bar, at_end):
-    """Returns True for a bar as long as its meter; at_end: the first and the last of a voice may be
-    shorter, for a pickup."""
+    """Returns True for a bar as long as its meter, or shorter at_end (a pickup)."""
     return bar.length == bar.meter or bool(at_end and bar.meter and bar.length < bar.meter)
 
 
 def _aligned(voices):
-    """Returns whether all voices, if there are any, have the same bars."""
+    """Returns whether there are voices, all of the same bars."""
     if not voices:
         return False
     first = voices[0].bars
@@ -134,7 +129,7 @@ def _aligned(voices):
 
 
 def _bar_errors(voices, prompt_chars):
-    """Returns [(line, kind, message)] of wrong bars and of voices that do not fit each other."""
+    """Returns [(line, kind, message)] of wrong bars and of voices that differ."""
     errors = []
     for voice in voices:
         last = len(voice.bars) - 1

@@ -1,8 +1,6 @@
-"""Reads the fields K: M: L: Q: of ABC: alterations of the key, ticks of a bar and of the unit note,
-tempo.
+"""Reads the fields K: M: L: Q: of ABC; values that cannot be read raise ValueError.
 
-Time is counted in integer ticks, TICKS to the quarter note. Every parser raises ValueError for a
-value that it cannot read.
+Time is counted in integer ticks, TICKS to the quarter note.
 """
 
 import re
@@ -11,7 +9,7 @@ from functools import lru_cache
 
 from music.theory import LETTERS, MODES, SEMITONES_OF, SIGNS, key_alterations, place_of
 
-# per quarter note: 1/1024 notes, tuplets of 3 to 9, 11 and 13 are whole numbers
+# whole numbers for 1/1024 notes, tuplets of 3 to 9, 11 and 13
 TICKS = 2**8 * 3**3 * 5 * 7 * 11 * 13
 WHOLE = 4 * TICKS
 
@@ -28,7 +26,7 @@ _STAFF_WORDS = "clef exp middle treble bass alto tenor perc octave transpose".sp
 
 def shift_of(text):
     """Returns the semitones by which notes sound above what is written, by a K: or V: value such as
-    `clef=treble-8`, `transpose=-24`. Players disagree about it."""
+    `clef=treble-8`, `transpose=-24`."""
     shift = 0
     for word, number in re.findall(r"\b(octave|transpose|t)\s*=\s*([+-]?\d{1,3})\b", text[:200]):
         shift += int(number) * (12 if word == "octave" else 1)
@@ -38,8 +36,8 @@ def shift_of(text):
 
 @lru_cache(maxsize=512)
 def parse_key(text):
-    """Returns the alterations of C D E F G A B in semitones by a K: value, which may have at most
-    seven sharps or flats and no transposition."""
+    """Returns the alterations of LETTERS by a K: value of at most seven sharps or flats, without
+    transposition."""
     text = text[:200].strip()
     if shift_of(text):
         raise ValueError(f"transposing is not supported: {text[:40]}")
@@ -69,12 +67,12 @@ def parse_key(text):
 
 
 def sharps_of(alterations):
-    """Returns the sharps (or minus flats) of a signature, at most seven."""
+    """Returns the sharps (flats negative) of a signature."""
     return max(-7, min(7, sum(alterations)))
 
 
 def tonic_of(key):
-    """Returns (pitch class of the tonic, 1 for a minor third else 0) of a K: value, or None.
+    """Returns (pitch class of the tonic, 1 for a minor third, else 0) of a K: value, or None.
 
     >>> tonic_of("F#m"), tonic_of("Bb"), tonic_of("none")
     ((6, 1), (10, 0), None)
@@ -88,7 +86,7 @@ def tonic_of(key):
 
 
 def is_minor(key):
-    """Returns True if a K: value is a minor key, not one of another mode."""
+    """Returns True if a K: value is a minor key."""
     match = _KEY.match(key or "")
     return bool(match) and MODES.get(match.group(3).lower()[:3]) == MODES["m"]
 
@@ -115,8 +113,8 @@ def meter_numbers(text):
 
 
 def parse_meter(text):
-    """Returns (ticks of a bar, compound) of an M: value, (None, False) for a free meter. Compound
-    are 6/8, 9/8, 12/8: `(5`, `(7` and `(9` fill the time of three notes, else of two."""
+    """Returns (ticks of a bar, compound) of an M: value, (None, False) for a free meter. In compound
+    ones (6/8, 9/8, 12/8) `(5`, `(7` and `(9` fill the time of three notes, else of two."""
     numbers = meter_numbers(text)
     if numbers is None:
         return None, False
@@ -135,15 +133,15 @@ def parse_unit(text):
 
 
 def default_unit(meter):
-    """Returns ticks of the unit note without L:, by the ticks of a bar or None: a sixteenth if the
-    meter is less than 3/4, else an eighth (ABC 2.1, section 3.1.7)."""
+    """Returns ticks of the unit note without L:, by those of a bar or None: a sixteenth below 3/4,
+    else an eighth (ABC 2.1, section 3.1.7)."""
     return WHOLE // 16 if meter is not None and meter * 4 < WHOLE * 3 else WHOLE // 8
 
 
 @lru_cache(maxsize=512)
 def parse_tempo(text, unit=WHOLE // 8):
-    """Returns quarter notes per minute of a Q: value, None for words only: `1/4=120`; several beats
-    add up (`1/4 3/8=40`); `120` counts unit notes (of `unit` ticks), `C3=120` three of them."""
+    """Returns quarter notes per minute of a Q: value, None for words only. In `1/4 3/8=40` beats add
+    up; `120` counts unit notes (of `unit` ticks), `C3=120` three of them."""
     bare = re.sub(r'"[^"]*"', " ", text[:200]).strip()
     if not bare:
         if text.strip():

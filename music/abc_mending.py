@@ -1,9 +1,9 @@
-"""People's ABC before it is read: the text of a file, its tunes, and lines of music without faults.
+"""Mends people's ABC before it is read: the text of a file, its tunes, and lines of music.
 
     text, mended = decoded(data)
     tunes, more = split_book(text)       # RawTunes, for `abc_people.read_tune`
 
-Each kind of fault of web pages, word processors, e-mail and programs is mended and counted.
+Faults of web pages, word processors, e-mail and programs are counted by their kind.
 """
 
 import html
@@ -33,7 +33,7 @@ def decoded(data):
 
 
 class RawTune(NamedTuple):
-    """Lines of a tune, [(number in the book, line)], and what was mended so far."""
+    """Lines of a tune, [(number in the book, line)], and what was mended."""
 
     lines: list
     mended: Counter
@@ -42,8 +42,8 @@ class RawTune(NamedTuple):
 def split_book(text):
     """Returns ([RawTune], Counter of what was mended) of a book.
 
-    A tune begins with X: (in a book without any, with T: or the first field); an empty line ends
-    it unless music follows. M:, L:, K: and Q: above the first X: hold for every tune without."""
+    A tune begins with X: (in a book without any, with another field); an empty line ends it unless
+    music follows. M:, L:, K: and Q: above the first X: hold for tunes without."""
     mended = Counter()
     text = _mend(text, _LEFT_OVERS, mended)
     blocks, begin_text = [[]], False
@@ -119,8 +119,8 @@ _LEFT_OVERS = (
 
 
 def _mend(text, table, mended):
-    """Returns a text after a table of substitutions, (kind of fault or None, pattern, replacement);
-    faults are counted in `mended`."""
+    """Returns a text after substitutions, (kind of fault to count in `mended` or None, pattern,
+    replacement)."""
     for kind, pattern, replacement in table:
         text, n = re.subn(pattern, replacement, text)
         if n and kind:
@@ -129,7 +129,7 @@ def _mend(text, table, mended):
 
 
 def is_field(line):
-    """Returns True for `M:3/4` and the like, not for the bar line in `G:|`."""
+    """Returns True for `M:3/4`, not for `G:|`."""
     return re.match(r"[A-Za-z+]:(?![|:\]])", line) is not None
 
 
@@ -162,13 +162,13 @@ def _accidental(match):
 
 
 def _octave_marks(match):
-    """Returns what is left of marks that go both ways, such as `,'`."""
+    """Returns what is left of marks such as `,'`."""
     n = match.group().count("'") - match.group().count(",")
     return "'" * n if n > 0 else "," * -n
 
 
 def _tuplet(match):
-    """Returns a tuplet of at most nine, `(10:6:10` as `(5:3:10`, with \\1 for the bracket."""
+    """Returns a tuplet of at most nine (`(10:6:10` is `(5:3:10`), with \\1 for the bracket."""
     p, q, r = match.groups()
     if len(p) == 1:
         return match.group().replace("(", "\1")
@@ -207,7 +207,7 @@ _RHYTHM = (
 
 
 def clean_music(line, mended):
-    """Returns a line of music as `read_stretch` reads it, without words, marks and comments."""
+    """Returns a line of music for `read_stretch`, without words, marks and comments."""
     line = _mend(line, [(None, r'"[^"]*"', ""), ("unclosed quotes", r'"[^"\s|]*', "")], mended)
     line = line.split("%")[0].rstrip().removesuffix("\\")
     parts = enumerate(FIELD.split(line))
@@ -215,7 +215,7 @@ def clean_music(line, mended):
 
 
 def _clean_part(text, mended):
-    """Returns a part of a line between fields, cleaned."""
+    """Cleans a part of a line between fields."""
 
     def chord(match):
         inside = re.sub(r"\s", "", match.group(1))

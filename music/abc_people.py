@@ -2,8 +2,8 @@
 
     tunes = read_people(data, "reels.abc")     # [PeoplesTune(title, line, text, reason, mended)]
 
-Faults are mended (`abc_mending`); what cannot be read says its line and why. Bars are read as
-`abc_text` reads them. Repeats are written once, without ornaments, words and chord symbols.
+Faults are mended (`abc_mending`). Repeats are written once, without ornaments, words and chord
+symbols.
 """
 
 import re
@@ -36,13 +36,13 @@ from music.quantise import QUARTER, SIXTY_FOURTH, SMALLEST, beat_grid
 from music.theory import bar_length, meter_of_length
 from music.voice_text import LONGEST_BAR, TUPLETS
 
-MAX_FOREIGN_SHARE = 0.25  # unreadable signs a note: beyond it a text is no music
+MAX_FOREIGN_SHARE = 0.25  # unreadable signs a note, beyond which a text is no music
 DEFAULT_TEMPO, SLOWEST = 120, 40  # quarter notes a minute
 
 
 class PeoplesTune(NamedTuple):
     """A tune of a book. line: its first; text: in normal form, None if it cannot be read for
-    `reason`; mended: {kind of fault: how often}; composer, rights: of C: and R:."""
+    `reason`; mended: {kind of fault: how often}; composer, rights: C: and R:."""
 
     title: str
     line: int
@@ -66,16 +66,15 @@ class _Bar(NamedTuple):
 
 
 class _Voice:
-    """A voice while it is read. meter: of M:; text, line: of the open bar; first_ending: index of
-    the first bar of the section's first ending."""
+    """A voice while it is read. text, line: of the open bar; first_ending: its first bar, in this
+    section; ties: {layer of an overlay: [(step, pitch, its note)]}."""
 
     def __init__(self, tune):
         self.key, self.unit, self.meter, self.shift = tune.key, tune.unit, tune.meter, tune.shift
-        self.text, self.line, self.bars, self.first_ending = "", 0, [], None
-        self.ties = {}  # {layer of an overlay: [(step, pitch, its note)]}
+        self.text, self.line, self.bars, self.first_ending, self.ties = "", 0, [], None, {}
 
     def notes_of(self, read, layer, now):
-        """Returns the notes of a Stretch that begins at `now`; ties lengthen those before."""
+        """Returns the notes of a Stretch that begins at `now`; ties lengthen earlier ones."""
         notes = [
             [now + onset, duration, pitch + self.shift]
             for onset, duration, pitch in zip(read.onsets, read.durations, read.pitches)
@@ -91,7 +90,7 @@ class _Voice:
         return notes
 
     def end_section(self, bar_line):
-        """Puts a second ending in the place of the first; a double bar closes the section."""
+        """Puts a second ending in the first one's place; a double bar ends the section."""
         number = re.search(r"\d", bar_line)
         if number and number.group() == "1":
             self.first_ending = len(self.bars)
@@ -106,8 +105,8 @@ _BAR_LINE = re.compile(rf"((?:[:|]*\[?\|[|\]:]*|::+)(?:[ \t]*\[?{_ENDING})?|\[{_
 
 
 class _Reader:
-    """Reads a RawTune. voices: {name: _Voice}; signatures, tempos: {number of the bar: value};
-    n_foreign, first_foreign: signs that are no music; (line, message) of the first."""
+    """Reads a RawTune. signatures, tempos: {number of the bar: value}; n_foreign, first_foreign:
+    signs that are no music; (line, message) of the first."""
 
     def __init__(self, raw, last_endings):
         self.mended, self.last_endings = Counter(raw.mended), last_endings
@@ -143,12 +142,12 @@ class _Reader:
             self.mended[f"{letter}: that cannot be read"] += 1
 
     def set(self, **values):
-        """Sets values of the present voice; before there is one, of the tune and all voices."""
+        """Sets values of the present voice, or of the tune and all voices."""
         for target in [self.voice] if self.voice else [self, *self.voices.values()]:
             vars(target).update(values)
 
     def choose_key(self, value):
-        """Reads a key; a clef alone changes none. In the header it is the last field."""
+        """Reads a key (a clef alone changes none), which ends the header."""
         if re.match(r"[a-g][#b]?(?:m|min|maj|dor|mix|\s|$)", value):
             value = value[0].upper() + value[1:]
         words = re.sub(r"\b\w+\s*=\s*\S+|\b(?:treble|alto|tenor|bass|perc)\d?([+-]8)?", "", value)
@@ -165,7 +164,7 @@ class _Reader:
 
     def key_of(self, words):
         """Returns alterations of a K: value without its clef, else of its beginning. Pipes sound F
-        and C sharp, though HP says neither."""
+        and C sharp."""
         try:
             return parse_key("Hp" if words[:2] == "HP" else words or "C")
         except ValueError:
@@ -191,21 +190,21 @@ class _Reader:
             self.tempos.setdefault(self.place(), tempo)
 
     def place(self):
-        """Returns the number of the bar that is being read."""
+        """Returns the number of the open bar."""
         return len(self.voice.bars) if self.voice else 0
 
     def choose_voice(self, value):
-        """Goes to the voice that V: names; in the header it is only made known."""
+        """Goes to the voice that V: names; in the header only makes it."""
         match = re.match(r"\s*([^\s=\"\]]+)", value)
         if not match:
             return
-        name, shift = match.group(1), shift_of(value)
+        name = match.group(1)
         if name not in self.voices:
             if len(self.voices) >= 99:
                 raise _Unreadable("more than 99 voices")
             self.voices[name] = _Voice(self)
         voice = self.voices[name]
-        voice.shift = shift or voice.shift
+        voice.shift = shift_of(value) or voice.shift
         if not self.in_header:
             self.voice = voice
 
@@ -227,7 +226,7 @@ class _Reader:
                 self.stretches(part, number)
 
     def stretches(self, part, number):
-        """Reads a part of a line without fields."""
+        """Reads bar lines and the stretches of music between them."""
         for i, piece in enumerate(_BAR_LINE.split(part)):
             if i % 2:
                 self.close_bar(self.present_voice())
@@ -244,7 +243,7 @@ class _Reader:
         return self.voice
 
     def close_bar(self, voice):
-        """Reads a voice's bar; the parts of an overlay begin together."""
+        """Reads a voice's bar; the layers of an overlay begin together."""
         text, line = voice.text, voice.line
         voice.text, voice.line = "", 0
         if not text.strip():
@@ -271,7 +270,7 @@ class _Reader:
             voice.bars += [_Bar([], bar_ticks, voice.meter)] * min(n_rests, MAX_BARS)
 
     def read_part(self, voice, layer, text, alterations, line):
-        """Returns the Stretch of a text; its errors are counted."""
+        """Returns the Stretch of a text; counts its errors."""
         length, compound = parse_meter(voice.meter)
         ties = tuple(tie[:2] for tie in voice.ties.get(layer, ()))
         unit = voice.unit or default_unit(length)
@@ -286,7 +285,7 @@ class _Reader:
 
 
 def written(reader, name, max_voices):
-    """Returns the normal form of what a _Reader has read."""
+    """Returns the normal form of what a _Reader read."""
     voices = [voice.bars for voice in reader.voices.values() if voice.bars]
     bars, meters, starts = bar_plan(voices, reader.mended)
     notes = [
@@ -312,15 +311,15 @@ def written(reader, name, max_voices):
 
 
 def units(ticks):
-    """Returns units of the grid, a float."""
+    """Returns units of the grid."""
     return ticks * QUARTER / TICKS
 
 
 def bar_plan(voices, mended):
-    """Returns (bar lines to write, meter of every bar, place of every bar as read) in units.
+    """Returns (bar lines to write, meter of every bar, place of every bar as read), in units.
 
-    Bars that a repeat sign cuts in two become one; a short bar gets rests, a long one a meter of
-    its own, or becomes several."""
+    Two parts that fill a bar become one; a short bar gets rests, a long one a meter of its own, or
+    becomes several."""
     n_bars = max(map(len, voices))
     if n_bars > MAX_BARS:
         raise _Unreadable(f"more than {MAX_BARS:,} bars")
@@ -365,8 +364,8 @@ def bar_plan(voices, mended):
 
 
 def on_grid(track, on, off, beats):
-    """Returns onsets and ends as ints: those of a voice in a beat stay where they are all 64ths or
-    on one tuplet (`TUPLETS`), else they move to the nearest 64th."""
+    """Returns onsets and ends as ints: a voice's in a beat stay if all are 64ths or on one tuplet,
+    else they move to the nearest 64th."""
     edges = np.concatenate([on, off])
     exact = np.rint(edges).astype(np.int64)
     odd = (np.abs(edges - exact) > 1e-3) | (exact % SIXTY_FOURTH != 0)
@@ -397,7 +396,7 @@ _NORMAL = re.compile(
 
 
 def is_normal(raw_text):
-    """Returns True for a tune that is in normal form: by its unit, its signs and its bars."""
+    """Returns True for a tune in normal form, by its unit, its signs and its bars."""
     if "\nL:1/16\n" not in raw_text or not _NORMAL.fullmatch(raw_text):
         return False
     try:
@@ -408,8 +407,8 @@ def is_normal(raw_text):
 
 
 def read_people(data, name="", max_voices=MAX_VOICES):
-    """Returns [PeoplesTune] of an ABC file's bytes or text. name: of tunes without T:. Never
-    raises."""
+    """Returns [PeoplesTune] of an ABC file's bytes or text; never raises. name: of tunes without
+    T:."""
     text, of_file = (data, Counter()) if isinstance(data, str) else decoded(data)
     raws, in_book = split_book(text)
     tunes = [read_tune(raw, name, max_voices) for raw in raws]
@@ -419,21 +418,21 @@ def read_people(data, name="", max_voices=MAX_VOICES):
 
 
 def read_tune(raw, name="", max_voices=MAX_VOICES, last_endings=False):
-    """Returns the PeoplesTune of a RawTune; normal form stays as it is. last_endings: only the last
-    of several endings is written."""
+    """Returns the PeoplesTune of a RawTune; normal form stays. last_endings: of several endings
+    only the last is written."""
     raw_text = "\n".join(line for _, line in raw.lines) + "\n"
     fields = {line[0]: line[2:].strip() for _, line in reversed(raw.lines) if is_field(line)}
     title, *about = (fields.get(letter, "") for letter in "TCR")
     text, reason, mended = raw_text, "", {}
     n_voices = len(set(re.findall(r"\[V:(\d+)\]", raw_text)))
     first_line = next((line for _, line in raw.lines if "[V:" in line), "")
-    in_blocks = first_line.count("[V:") < n_voices  # voice after voice: nowhere to cut
+    in_blocks = first_line.count("[V:") < n_voices  # nowhere to cut
     if raw.mended or n_voices > max_voices or in_blocks or not is_normal(raw_text):
         try:
             text, mended = normal_form(raw, title or name, max_voices, last_endings)
         except _Unreadable as error:
             text, reason, mended = None, str(error), dict(raw.mended)
-        except Exception as error:  # a surprise in one tune must not end the run
+        except Exception as error:  # one tune must not end the run
             text, reason = None, f"{type(error).__name__}: {error}"[:200]
     return PeoplesTune(title, raw.lines[0][0], text, reason, mended, *about)
 
@@ -452,8 +451,8 @@ def normal_form(raw, name, max_voices, last_endings):
 
 
 def tune_midi(text):
-    """Returns MIDI bytes of a tune in normal form, with its key signatures, and with rests before a
-    pickup, which keep the bar lines in place."""
+    """Returns MIDI bytes of a tune in normal form, with key signatures, and rests before a pickup
+    that keep the bar lines in place."""
     tune = read_abc(text)
     score = midi_score(tune)
     meter, first = parse_meter(tune.meter)[0], tune.voices[0].bars[0]

@@ -23,20 +23,20 @@ from music.abc_fields import (
     shift_of,
 )
 
-MAX_REST_BARS = 60_000  # that Z100 and the like may ask for: memory must not follow a number
+MAX_REST_BARS = 60_000  # of Z100 and the like: memory must not follow a number
 MAX_VOICES = 99  # hostile text asks for thousands
 
 
 class AbcError(ValueError):
-    """Text that is not the ABC this project reads. line: 1-based; reason: kind of error."""
+    """Text that cannot be read. line: 1-based; reason: kind of error."""
 
     def __init__(self, line, reason, message):
         super().__init__(f"line {line}: {message}")
-        self.line, self.reason, self.message = line, reason, message
+        self.line, self.reason = line, reason
 
 
 class Note(NamedTuple):
-    """A note, tied heads joined; times in quarter notes from the tune's start."""
+    """A note, tied heads joined; times in quarter notes."""
 
     onset: Fraction
     duration: Fraction
@@ -44,13 +44,12 @@ class Note(NamedTuple):
 
 
 class Bar(NamedTuple):
-    """A bar of a voice. length: of its notes and rests; meter: what M: asks, None if free; text:
-    without the bar line; n_notes: note heads, tied ones too."""
+    """A bar of a voice. length: of its notes and rests; meter: the length that M: asks for, None
+    if free; text: without the bar line; n_notes: note heads, tied ones too."""
 
     onset: Fraction
     length: Fraction
     meter: Fraction | None
-    line: int
     text: str
     n_notes: int
 
@@ -62,9 +61,9 @@ class Voice(NamedTuple):
 
 
 class Tune(NamedTuple):
-    """A tune. fields: first value of every header field by its letter; key, meter: as written;
-    tempo: quarter notes per minute or None; tempos, meters, keys: [(onset, value)], the start
-    first; ticks: [(voice name, onsets, durations, pitches)]."""
+    """A tune. fields: {letter: its first value in the header}; key, meter: as written; tempo:
+    quarter notes per minute or None; tempos, meters, keys: [(onset, value)], the start first;
+    ticks: [(voice name, onsets, durations, pitches)]."""
 
     fields: dict
     key: str
@@ -78,8 +77,8 @@ class Tune(NamedTuple):
 
 
 _BODY_FIELDS = frozenset("IKLMmNPQRrsTUVWw")
-# fields in brackets, and bar lines: any mix of | [ ] : and the number of an ending (`:|2`); quotes,
-# decorations and tuplets are named to be stepped over
+# fields in brackets, and bar lines: any mix of | [ ] : and the number of an ending (`:|2`); the
+# others are stepped over
 _DIVIDER = re.compile(
     r'(?P<quote>"[^"]*")|(?P<mark>![^!|]{1,40}!|\(\d:\d?:?)'
     r"|\[(?P<field>[A-Za-z]):(?P<value>[^\[\]|]*)\]"
@@ -90,14 +89,14 @@ _VOICE_VALUE = re.compile(r"[ \t]*([^\s=\"]{1,40})(?:[ \t].*)?", re.DOTALL)
 
 
 class TickBar(NamedTuple):
-    """A bar in ticks, with its place in the text."""
+    """A bar in ticks: see `Bar`."""
 
     onset: int
     length: int
     meter: int | None
-    line: int
     text: str
     n_notes: int
+    line: int
     start: int  # place in the text of its first character, and after its last
     end: int
     ok: bool  # read without an error
@@ -106,12 +105,12 @@ class TickBar(NamedTuple):
     closing: str  # the bar line that ends it, "" at the end of the text
     closed: int  # place after that
     after: tuple  # M:, K:, L: of the voice and Q: of the tune at its end, as written
-    ties: tuple  # open at its end: (step, pitch)
+    ties: tuple  # open at its end, (step, pitch)
     slurs: int  # open at its end
 
 
 class _VoiceReader:
-    """What the reader knows of one voice; bar_...: of the bar that is not closed yet."""
+    """What the reader knows of a voice; bar_...: of its open bar."""
 
     def __init__(self, name, tune):
         self.name, self.now, self.ties, self.tie_notes, self.slur = name, 0, (), (), 0
@@ -119,9 +118,9 @@ class _VoiceReader:
         self.begin(tune)
 
     def begin(self, tune):
-        """Takes over what the header says; after: M:, K:, L: as written."""
-        for name in ("key", "unit", "meter", "compound"):
-            setattr(self, name, getattr(tune, name))
+        """Takes over what the header says."""
+        self.key, self.unit = tune.key, tune.unit
+        self.meter, self.compound = tune.meter, tune.compound
         self.after = {letter: tune.fields.get(letter) for letter in "MKL"}
         self.new_bar()
 
@@ -133,7 +132,7 @@ class _VoiceReader:
         self.first_in_bar = len(self.pitches)
 
     def add(self, text, start, end, line):
-        """Adds a text to the bar; start, end: its place in the whole, 0 for a line of its own."""
+        """Adds a text to the bar; start, end: its place, 0 for a line of its own."""
         if not self.bar_parts:
             self.bar_line, self.bar_from = line, start
         self.bar_to = max(self.bar_to, end)
@@ -141,7 +140,7 @@ class _VoiceReader:
 
 
 class Reader:
-    """Reads one text and collects errors; strict: raises AbcError for the first."""
+    """Reads a text and collects errors; strict: raises AbcError for the first."""
 
     def __init__(self, text, strict=False):
         self.text = text
@@ -151,7 +150,7 @@ class Reader:
         self.tempo, self.tempo_text, self.texts = None, None, {"M": "none", "K": "none"}
         self.changes = {"Q": {}, "M": {}, "K": {}}  # in the body, {ticks: value}
         self.rest_bars = self.body_from = 0
-        self.order = []  # finished bars of all voices in written order
+        self.order = []  # bars of all voices as written
         lines = text.split("\n")
         letters, n_lines = self.read_header(lines)
         self.line = min(n_lines, len(lines) - 1) + 1  # the one that is being read
@@ -163,7 +162,7 @@ class Reader:
             raise AbcError(*self.errors[0])
 
     def error(self, kind, message, voice=None):
-        """Notes an error; voice: the one whose open bar it spoils."""
+        """Notes an error; voice: whose open bar it spoils."""
         self.n_errors += 1
         self.n_header_errors += kind == "header"
         if len(self.errors) < MAX_ERRORS:
@@ -172,7 +171,7 @@ class Reader:
             voice.bar_ok = False
 
     def warn(self, n_ties):
-        """Notes ties that lead nowhere: players end the note there."""
+        """Notes ties that lead nowhere."""
         if len(self.warnings) < MAX_ERRORS:
             self.warnings.append((self.line, "tie", f"{n_ties} tied notes are not continued"))
 
@@ -180,7 +179,7 @@ class Reader:
         """Reads the fields through K:, or to the first line that is none: (letters, lines)."""
         letters = []
         for n_lines, raw in enumerate(lines):
-            line, self.line = clean_line(raw), n_lines + 1
+            line, self.line = clean_line(raw).lstrip(), n_lines + 1
             is_end = line or letters and not raw.strip()  # an empty line ends the tune
             if letters[-1:] == ["K"] or is_end and not re.match("[A-Za-z+]:", line):
                 return letters, n_lines
@@ -190,7 +189,7 @@ class Reader:
         return letters, len(lines)
 
     def header_field(self, letter, value, letters):
-        """Reads a field of the header; letters: of those before it."""
+        """Reads a header field; letters: of those before it."""
         if not letters and letter != "X":
             self.error("header", "the first field is not X:")
         elif letters and letter == "X":
@@ -212,7 +211,7 @@ class Reader:
             self.error("header", str(problem))
 
     def start_body(self, letters):
-        """Sets what the header did not say, and begins the voices that it declared."""
+        """Sets what the header left open, and begins its voices."""
         if not letters:
             self.error("header", "no header")
         elif letters[-1] != "K":
@@ -227,7 +226,7 @@ class Reader:
         self.voice = next(iter(self.voices.values())) if len(self.voices) == 1 else None
 
     def read_body(self, lines, n_before, has_header):
-        """Reads the lines after the first n_before, up to the empty line that ends the tune."""
+        """Reads the lines after the first n_before, to the empty line that ends the tune."""
         at, ended = self.body_from, False
         for self.line, raw in enumerate(lines, n_before + 1):
             if not raw or raw.isspace():
@@ -242,7 +241,7 @@ class Reader:
 
     def body_line(self, raw, at):
         """Reads a line; at: its place in the text."""
-        line = clean_line(raw, keep_left=True)
+        line = clean_line(raw)
         if line[1:2] == ":":
             if line[0] in _BODY_FIELDS:
                 self.field(line[0], line[2:])
@@ -279,11 +278,11 @@ class Reader:
         letter, value = match.group("field", "value")
         if letter in _BODY_FIELDS:
             self.field(letter, value, match.group(), at + match.start(), at + match.end())
-            return
-        self.error("field", f"no field of a tune's body: {match.group()[:40]}", self.voice)
+        else:
+            self.error("field", f"no field of a tune's body: {match.group()[:40]}", self.voice)
 
     def set_voice(self, value, declare=False):
-        """Goes on in the voice that a V: value names; declare: it is only made."""
+        """Goes to the voice that V: names; declare: only makes it."""
         voice = self.voices.get(value)  # `[V:2]` stands before every bar
         if voice is None:
             match = _VOICE_VALUE.fullmatch(value)
@@ -305,7 +304,7 @@ class Reader:
         return self.voices[name]
 
     def field(self, letter, value, source=None, start=0, end=0):
-        """Reads a field of the body; source: its text with brackets when it is inline."""
+        """Reads a field of the body; source: its text with brackets if it is inline."""
         if letter == "V":
             self.set_voice(value)
         if letter not in "MKLQ":
@@ -329,13 +328,13 @@ class Reader:
         voice.add(source or f"[{letter}:{value}]", start, end, self.line)
 
     def music(self, text, at):
-        """Reads a stretch of music of the present voice; at: its place in the text."""
+        """Reads a stretch of music; at: its place in the text."""
         voice = self.voice or self.set_voice("1")
         read = read_stretch(text, voice.alterations, voice.unit, voice.compound, voice.ties)
         now, n_before = voice.now, len(voice.onsets)
-        voice.onsets.extend([now + onset for onset in read.onsets] if now else read.onsets)
-        voice.durations.extend(read.durations)
-        voice.pitches.extend(read.pitches)
+        voice.onsets += [now + onset for onset in read.onsets]
+        voice.durations += read.durations
+        voice.pitches += read.pitches
         for tie, ticks in read.joined:  # notes from before the bar line go on
             voice.durations[voice.tie_notes[tie]] += ticks
         if read.open:
@@ -350,7 +349,7 @@ class Reader:
             text = "\n" + text  # the bar goes on in another line
         voice.add(text, at, end, self.line)
         if read.timed:
-            if voice.bar_rests or (read.rest_bars and voice.bar_timed):
+            if voice.bar_rests or read.rest_bars and voice.bar_timed:
                 self.error("token", "music beside a rest of whole bars", voice)
             else:
                 voice.bar_rests = read.rest_bars
@@ -362,14 +361,14 @@ class Reader:
             self.warn(read.broken_ties)
 
     def slurs(self, voice, low, end):
-        """Counts open slurs after a stretch whose level went to `low` and ended at `end`."""
+        """Counts open slurs after a stretch whose level sank to `low` and ended at `end`."""
         if voice.slur + low < 0:
             self.error("slur", "a slur ends that has not begun", voice)
             voice.slur = max(0, voice.slur - low)
         voice.slur += end if voice.slur + end >= 0 else 0
 
     def close_bar(self, voice, closing="", closed=None):
-        """Ends a bar. `Z4|` ends four: the first has the text, with `Z` in it, the others `Z`."""
+        """Ends a bar; `Z4|` ends four, of which the first has the text, with `Z` in it."""
         text, n, problem = "".join(voice.bar_parts), voice.bar_rests, None
         if n and voice.meter is None:
             problem = "length", "Z in a free meter"
@@ -390,9 +389,9 @@ class Reader:
                 start,
                 voice.now - start,
                 voice.meter,
-                voice.bar_line,
                 "Z" if i else text,
                 0 if n else voice.bar_heads,
+                voice.bar_line,
                 voice.bar_from,
                 voice.bar_to,
                 voice.bar_ok,
@@ -409,7 +408,7 @@ class Reader:
         voice.new_bar()
 
     def finish(self):
-        """Ends the last bars and reports what is open."""
+        """Ends the last bars; notes what is open."""
         for voice in self.voices.values():
             if voice.bar_timed:
                 self.close_bar(voice)
@@ -432,15 +431,14 @@ def _set_value(target, letter, value):
         target.key = parse_key(value)
 
 
-def clean_line(line, keep_left=False):
+def clean_line(line):
     """Returns a line without its comment, blanks at its end and a closing backslash."""
-    line = re.split(r"(?<!\\)%", line, maxsplit=1)[0].rstrip().removesuffix("\\").rstrip()
-    return line if keep_left else line.lstrip()
+    return re.split(r"(?<!\\)%", line, maxsplit=1)[0].rstrip().removesuffix("\\").rstrip()
 
 
 def read_abc(text, strict=True):
-    """Returns the tune in an ABC text, with bars of any length; raises AbcError for the first thing
-    that is not ABC. strict=False: what can be read of any text.
+    """Returns the Tune in an ABC text, with bars of any length; raises AbcError for the first
+    error. strict=False: what can be read of any text.
 
     >>> tune = read_abc("X:1\\nM:4/4\\nL:1/4\\nK:G\\nF2-F [CE]|")
     >>> [(str(n.onset), str(n.duration), n.pitch) for n in tune.voices[0].notes]
@@ -454,12 +452,10 @@ def read_abc(text, strict=True):
 
     voices, ticks = [], []
     for voice in reader.sounding_voices():
-        bars = [Bar(*map(quarters, bar[:3]), *bar[3:6]) for bar in voice.bars]
+        bars = [Bar(*map(quarters, bar[:3]), bar.text, bar.n_notes) for bar in voice.bars]
         columns = voice.onsets, voice.durations, voice.pitches
-        notes = [
-            Note(quarters(onset), quarters(duration), pitch)
-            for onset, duration, pitch in zip(*columns)
-        ]
+        times = map(quarters, voice.onsets), map(quarters, voice.durations)
+        notes = list(map(Note, *times, voice.pitches))
         voices.append(Voice(voice.name, bars, notes))
         ticks.append((voice.name, *columns))
     starts = {"Q": reader.tempo, **reader.texts}

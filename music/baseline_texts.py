@@ -1,7 +1,4 @@
-"""Makes baselines of validity: random characters, shuffled music, rests and n-grams.
-
-baselines = baseline_samples(train_tunes, n=100, seed=0)    # {name: samples}, to be rated
-"""
+"""Makes baselines of validity: random characters, shuffled music, rests and n-grams."""
 
 import re
 from collections import defaultdict
@@ -20,7 +17,7 @@ ALPHABET_TUNES = 200  # from which random characters are drawn
 def baseline_samples(train_tunes, n, seed=0, max_chars=1000, orders=(3, 5, 8, 10, 12)):
     """Returns {name: [Sample]}, n of each, for `rate_samples`.
 
-    A real header, then random: characters of the training text, equally likely; printable: of
+    After a real header random: characters of the training text, equally likely; printable: of
     ASCII; shuffled: the tune's own; rests: bars of rest. 3-gram, ...: see `ngram_samples`.
     """
     rng = np.random.default_rng(seed)
@@ -53,18 +50,18 @@ def baseline_samples(train_tunes, n, seed=0, max_chars=1000, orders=(3, 5, 8, 10
 
 
 def _bar_of_rest(header):
-    """Returns a bar of rest in units of a sixteenth: `z16|` in 4/4."""
+    """Returns a bar of rest in sixteenths: `z16|` in 4/4."""
     meter = re.search(r"^M:\s*(\d+)/([1-9]\d*)", header, re.M)
     return f"z{16 * int(meter[1]) // int(meter[2])}|" if meter else "z16|"
 
 
 def ngram_samples(tunes, order, n, max_chars, seed=0):
-    """Returns n Samples of the character model of this order (> 1): the next character follows a
-    random occurrence of the last order - 1 characters in the tunes."""
+    """Returns n Samples of a character model: the next character follows a random occurrence of
+    the last order - 1 > 0 characters in the tunes."""
     k, rng = order - 1, np.random.default_rng(seed)
     pad = "\0" * k  # before the first character of a tune, and its end
     codes = character_codes(pad + pad.join(tune.rstrip("\n") + "\n" for tune in tunes) + pad)
-    hashes = window_hashes(codes, k)[:-1]  # what follows the last one is not known
+    hashes = window_hashes(codes, k)[:-1]  # nothing follows the last one
     places = np.argsort(hashes, kind="stable")  # of the contexts, equal ones side by side
     ranked = hashes[places]
     state = np.zeros((n, k), np.uint8)

@@ -1,9 +1,5 @@
 """Figures of music: of one tune, of a set of tunes beside another, and the skills of a model.
 
-    figures = music_metrics(tune)
-    beside = compare_sets(samples, test_tunes)     # and real music beside real music
-    learned = skills(samples)                      # one number a skill
-
 Tunes are texts, samples (see `as_sample`) or Tunes. Values are for JSON; what is undefined is None.
 """
 
@@ -18,7 +14,7 @@ from music.samples import as_sample, mean_of_known, ratio
 from music.theory import SCALES, SEMITONES, best_key
 from music.validity import VALID_LEVEL
 
-CAP_NOTES = 250  # a piece weighs at most so many notes in pooled histograms
+CAP_NOTES = 250  # a piece's weight in pooled histograms, at most
 POSITIONS = 4  # of onsets, in a quarter note
 LEAP = 4  # semitones: a larger melodic interval is a leap
 EPSILON = 1e-9  # quarter notes: onsets that are equal but for rounding
@@ -39,12 +35,12 @@ HISTOGRAMS = {"duration": 193, "interval": 49, "onset": 64}  # number of classes
 
 
 def as_tune(tune):
-    """Returns the Tune of a text, a sample or a Tune: what can be read of it."""
+    """Returns the Tune of a text, a sample or a Tune, as far as it can be read."""
     return tune if isinstance(tune, Tune) else read_abc(as_sample(tune).text, strict=False)
 
 
 def _note_arrays(tune):
-    """Returns (onsets, durations, pitches, voice numbers) as arrays; times in quarter notes."""
+    """Returns arrays: onsets, durations (quarter notes), pitches, voice numbers."""
     voices = [
         np.array([onsets, durations, pitches, [i] * len(onsets)], int)
         for i, (_, onsets, durations, pitches) in enumerate(tune.ticks)
@@ -54,7 +50,7 @@ def _note_arrays(tune):
 
 
 def entropy(counts):
-    """Returns the Shannon entropy in bits of a histogram; None if it is empty."""
+    """Returns the Shannon entropy of a histogram in bits; None if it is empty."""
     counts = np.asarray(counts, float)
     if not counts.sum():
         return None
@@ -63,13 +59,13 @@ def entropy(counts):
 
 
 def music_metrics(tune):
-    """Returns the musical figures of one tune, {name in METRICS: number or None}.
+    """Returns the figures of a tune, {name in METRICS: number or None}.
 
-    pitch_class_entropy: bits (at most 3.585); scale_consistency: largest share of notes in any
-    major or natural minor scale (Mogren 2016); groove_consistency: 1 - mean share of the positions
-    (16 in a 4/4 bar) in which neighbouring bars of one meter differ in having an onset (as MusPy,
-    on another grid); polyphony: mean number of notes while any sounds; pitch_range: semitones;
-    rest_share: of the time in which no voice sounds; leap_share: of the melodic intervals.
+    pitch_class_entropy: bits; scale_consistency: largest share of notes in any major or natural
+    minor scale (Mogren 2016); groove_consistency: 1 - mean share of the positions (16 in a 4/4 bar)
+    where one of two neighbouring bars of one meter has an onset and the other none (as MusPy, on
+    another grid); polyphony: mean number of notes while any sounds; pitch_range: semitones;
+    rest_share: of the time, without any sound; leap_share: of the melodic intervals.
     """
     tune = as_tune(tune)
     onsets, durations, pitches, voices = _note_arrays(tune)
@@ -79,7 +75,7 @@ def music_metrics(tune):
     n_bars = max((len(voice.bars) for voice in tune.voices), default=0)
     sounding, polyphony = _polyphony(onsets, durations)
     ends = [float(voice.bars[-1].onset + voice.bars[-1].length) for voice in tune.voices]
-    total = max(float((onsets + durations).max()), *ends)  # ties lead beyond the last bar line
+    total = max(float((onsets + durations).max()), *ends)  # ties lead beyond a last bar
     intervals = np.abs(_intervals(onsets, pitches, voices))
     return {
         "pitch_class_entropy": entropy(classes),
@@ -96,7 +92,7 @@ def music_metrics(tune):
 
 
 def repeated_bars(tune):
-    """Returns the share of sounding bars whose text stood before in their voice, or None."""
+    """Returns the share of sounding bars that stood before in their voice, or None."""
     sounding = [
         [re.sub(r"\[[A-Za-z]:[^\]]*\]|\s+", "", bar.text) for bar in voice.bars if bar.n_notes]
         for voice in tune.voices
@@ -106,7 +102,7 @@ def repeated_bars(tune):
 
 
 def _polyphony(onsets, durations):
-    """Returns (quarter notes in which anything sounds, mean number of notes in them)."""
+    """Returns (quarter notes with any sound, mean number of notes in them)."""
     times = np.concatenate([onsets, onsets + durations])
     order = np.argsort(times, kind="stable")
     count = np.cumsum(np.repeat([1, -1], len(onsets))[order])[:-1]
@@ -116,7 +112,7 @@ def _polyphony(onsets, durations):
 
 
 def _intervals(onsets, pitches, voices):
-    """Returns the intervals in semitones between the highest notes of each voice's onsets."""
+    """Returns the intervals (semitones) between the highest notes of a voice's onsets."""
     order = np.lexsort((-pitches, onsets, voices))
     onsets, pitches, voices = onsets[order], pitches[order], voices[order]
     other_voice = np.diff(voices, prepend=-1) != 0
@@ -136,7 +132,7 @@ def in_key_share(tune):
 
 
 def _scale(key):
-    """Returns the pitch classes of a K: value, of C major if it is no key."""
+    """Returns the pitch classes of a K: value; if it is no key, of C major."""
     try:
         return np.add(SEMITONES, parse_key(key)) % 12
     except ValueError:
@@ -144,7 +140,7 @@ def _scale(key):
 
 
 def _bars_of(tune, onsets):
-    """Returns the longest voice's bars: starts, meters (0: free), and in which each onset lies."""
+    """Returns the longest voice's bars: starts, meters (0: free), and that of each onset."""
     bars = max((voice.bars for voice in tune.voices), key=len, default=[])
     starts = np.array([float(bar.onset) for bar in bars])
     meters = np.array([float(bar.meter or 0) for bar in bars])
@@ -168,9 +164,9 @@ def _groove(tune, onsets):
 
 
 def note_histograms(tune):
-    """Returns {name in HISTOGRAMS: counts}, a long piece scaled down to CAP_NOTES notes: durations
-    in 1/24 of a quarter note, up to 8 quarter notes; melodic intervals from -24 to 24 semitones;
-    positions of onsets in the bar."""
+    """Returns {name in HISTOGRAMS: counts}, of a long piece as of CAP_NOTES notes: durations in
+    1/24 of a quarter note; melodic intervals from -24 to 24 semitones; positions of onsets in the
+    bar."""
     tune = as_tune(tune)
     onsets, durations, pitches, voices = _note_arrays(tune)
     if not len(pitches):
@@ -191,10 +187,9 @@ def note_histograms(tune):
 
 def jensen_shannon(p, q):
     """Returns the Jensen-Shannon divergence of two histograms in bits; None if one is empty."""
-    p, q = np.asarray(p, float), np.asarray(q, float)
-    if not p.sum() or not q.sum():
+    if not np.sum(p) or not np.sum(q):
         return None
-    p, q = p / p.sum(), q / q.sum()
+    p, q = np.divide(p, np.sum(p)), np.divide(q, np.sum(q))
     value = entropy((p + q) / 2) - (entropy(p) + entropy(q)) / 2
     return float(min(1.0, max(0.0, value)))
 
@@ -203,8 +198,8 @@ def compare_sets(generated, real, seed=0, resamples=200):
     """Returns generated beside real music, and real beside real: {"n", "n_real", "n_compared",
     "metrics": {name: row}, "jsd": {name: row}}.
 
-    Distances shrink as sets grow, so all are between n_compared tunes (at most half of the real
-    ones) and as many others, drawn `resamples` times. One below real_vs_real_p95 is no difference.
+    Distances shrink as sets grow, so all are between n_compared tunes and as many others, drawn
+    `resamples` times. One below real_vs_real_p95 is no difference.
     """
     rng = np.random.default_rng(seed)
     sets = [list(map(as_tune, tunes)) for tunes in (generated, real)]
@@ -232,7 +227,7 @@ def compare_sets(generated, real, seed=0, resamples=200):
 
 
 def _compare_metric(ours, theirs, draws):
-    """Returns a row: means, spreads, Wasserstein-1 distances in spreads of the real set."""
+    """Returns means, spreads, and Wasserstein-1 distances in spreads of the real set."""
     from scipy.stats import wasserstein_distance
 
     ours, theirs = np.array(ours, float), np.array(theirs, float)  # None becomes nan
@@ -255,7 +250,7 @@ def _known(values):
 
 
 def _compare_histogram(ours, theirs, draws):
-    """Returns a row of divergences between the summed histograms of sets."""
+    """Returns divergences between the summed histograms of sets."""
 
     def distance(a, b):
         return jensen_shannon(a.sum(0), b.sum(0))
@@ -275,22 +270,21 @@ def _mean_distances(name, distance, ours, theirs, draws):
 
 
 def skills(samples):
-    """Returns one number a skill.
+    """Returns shares, one number a skill.
 
-    meter: share of right bars; key: of tunes whose notes fit the key of K: (or its relative) best;
-    in_key: mean share of notes in the scale of their key (near 0.9 even for random letters);
-    cadence: share of the tunes that end by themselves with the tonic in the bass; repetition: mean
-    share of repeated bars; valid: share at level 4; content: with enough music; ended: by itself.
+    meter: of right bars; key: of tunes whose notes fit the key of K: (or its relative) best;
+    in_key: of notes in the scale of their key (near 0.9 even for random letters); cadence: of whole
+    tunes that end with the tonic in the bass; repetition: of repeated bars; valid: of tunes at
+    level 4; content: with enough music; ended: by themselves.
     """
     samples = [as_sample(sample) for sample in samples]
     checks = [check_abc(sample.text, sample.prompt_chars) for sample in samples]
     tunes = [as_tune(sample.text) for sample in samples]
     whole = [tune for tune, sample in zip(tunes, samples) if not sample.truncated]
     n_sounding = sum(check.n_sounding_bars for check in checks)
-    n_right = sum(check.n_right_bars for check in checks)
     return {
         "n": len(samples),
-        "meter": ratio(n_right, n_sounding),
+        "meter": ratio(sum(check.n_right_bars for check in checks), n_sounding),
         "key": mean_of_known(map(_keeps_key, tunes)),
         "in_key": mean_of_known(map(in_key_share, tunes)),
         "cadence": mean_of_known(map(_ends_at_home, whole)),
@@ -302,7 +296,7 @@ def skills(samples):
 
 
 def _keeps_key(tune):
-    """Returns whether the key of K: or its relative fits the notes best; None without a tonic."""
+    """Returns whether the key of K: or its relative fits the notes best, None without a tonic."""
     key = tonic_of(tune.key)
     if not key:
         return None
@@ -315,7 +309,7 @@ def _keeps_key(tune):
 
 
 def _ends_at_home(tune):
-    """Returns whether the lowest of the last notes is the tonic of the key in force."""
+    """Returns whether the lowest of the last notes is the tonic of its key."""
     key = tonic_of(tune.key)
     onsets, durations, pitches, _ = _note_arrays(tune)
     if not key or not len(pitches):

@@ -1,11 +1,10 @@
 """What samples share with the training text: copied runs, new four-bar sequences.
 
-    copied = Novelty(train_text).measure(samples)
-
 The same figures of held-out tunes belong beside it (Yin, Reuben, Stepney and Collins 2022).
 """
 
 import re
+from collections import defaultdict
 
 import numpy as np
 
@@ -14,12 +13,12 @@ from music.tunebook import body_start
 from music.windows import build_lookup, look_up, window_hashes
 
 COPY_CHARS = 32  # shorter runs are shared by any two tunes
-SEEDS = 32  # places in the training text remembered for a window; more are rests and the like
-CHUNK_CHARS = 4_000_000  # of training text hashed at a time: 130 MB of work memory
+SEEDS = 32  # places in the training text that count for a window; more are rests and the like
+CHUNK_CHARS = 4_000_000  # of training text hashed at a time: 130 MB of memory
 
 
 def run_in_words(n_chars):
-    """Returns the length of a longest copied run in words.
+    """Returns the length of a copied run in words.
 
     >>> run_in_words(0), run_in_words(1234)
     ('under 32', '1,234')
@@ -28,7 +27,7 @@ def run_in_words(n_chars):
 
 
 def character_codes(text):
-    """Returns one byte a character, shape (len(text),); what is not ASCII becomes `?`."""
+    """Returns one byte a character; what is not ASCII becomes `?`."""
     return np.frombuffer(text.encode("ascii", "replace"), np.uint8)
 
 
@@ -37,18 +36,15 @@ _VOICE_TAG = re.compile(r"\[V:\s*([^\]\s|]*)[^\]|]*\]|^V:\s*(\S*).*$", re.M)
 
 
 def four_bar_sequences(text, n_bars=4):
-    """Returns the sequences of n sounding bars of a voice, without blanks and fields; the text may
-    begin within a tune."""
+    """Returns the sequences of n sounding bars of a voice, without blanks and fields."""
     sequences = []
     for tune in re.split(r"\n[ \t\r]*\n|^X:.*$", text, flags=re.M):
         first, *pieces = _VOICE_TAG.split(_NO_MUSIC.sub("", tune))
-        stretches = [("", first)]
-        for inline, on_a_line, music in zip(pieces[::3], pieces[1::3], pieces[2::3]):
-            stretches.append((inline or on_a_line, music))
-        voices = {}
-        for name, music in stretches:
+        voices = defaultdict(list)
+        stretches = zip(["", *pieces[::3]], ["", *pieces[1::3]], [first, *pieces[2::3]])
+        for inline, on_a_line, music in stretches:
             bars = re.split(r"[|:]+", re.sub(r"\s+", "", music))
-            voices.setdefault(name, []).extend(bar for bar in bars if re.search("[A-Ga-g]", bar))
+            voices[inline or on_a_line] += [bar for bar in bars if re.search("[A-Ga-g]", bar)]
         for bars in voices.values():
             sequences += ["|".join(bars[i : i + n_bars]) for i in range(len(bars) - n_bars + 1)]
     return sequences
@@ -59,16 +55,15 @@ def _hashes_of(sequences):
 
 
 class Novelty:
-    """Finds in samples what was copied from a training text: runs of COPY_CHARS characters that
-    stand anywhere in it."""
+    """Finds in samples what was copied from a training text: runs of COPY_CHARS characters."""
 
     def __init__(self, train_text):
         self.train = character_codes(train_text)
         self.sequences = build_lookup(_hashes_of(four_bar_sequences(train_text)))
 
     def measure(self, samples):
-        """Returns figures of the set and, in "samples", of every sample, without header and prompt:
-        shares of the characters and of the sequences. A longest run below COPY_CHARS is 0."""
+        """Returns figures of the set and, in "samples", of every sample, without header and prompt.
+        A longest run below COPY_CHARS is 0."""
         samples = [as_sample(sample) for sample in samples]
         starts = [max(sample.prompt_chars, body_start(sample.text)) for sample in samples]
         bodies = [sample.text[start:] for sample, start in zip(samples, starts)]
@@ -97,7 +92,7 @@ class Novelty:
         }
 
     def _copied(self, bodies):
-        """Returns the longest copied run of every text, and its number of copied characters."""
+        """Returns the longest copied run and the number of copied characters of every text."""
         joined = character_codes("".join(body + "\0" for body in bodies))  # zeros keep them apart
         starts = np.cumsum([0] + [len(body) + 1 for body in bodies])
         longest = np.zeros(len(bodies), np.int64)
@@ -116,8 +111,8 @@ class Novelty:
         return longest.tolist(), (n_before[starts[1:] - 1] - n_before[starts[:-1]]).tolist()
 
     def _places(self, wanted):
-        """Returns (indices in wanted, places in the training text), at most SEEDS places each.
-        wanted: sorted hashes, each once."""
+        """Returns (indices in wanted, at most SEEDS places in the training text each). wanted:
+        sorted hashes, each once."""
         lookup = build_lookup(wanted)
         numbers, places, n_seen = [], [], np.zeros(len(wanted), np.int64)
         for start in range(0, len(self.train), CHUNK_CHARS):
@@ -134,7 +129,7 @@ class Novelty:
         return np.concatenate([none, *numbers]), np.concatenate([none, *places])
 
     def _longest_runs(self, joined, here, window_of, which, there):
-        """Returns places in the samples and lengths of the copied runs."""
+        """Returns the places in the samples and the lengths of copied runs."""
         order = np.argsort(which, kind="stable")
         which, there = which[order], there[order]
         first = np.searchsorted(which, window_of[here])
@@ -143,7 +138,7 @@ class Novelty:
         rank = np.arange(n_places.sum()) - np.repeat(np.cumsum(n_places) - n_places, n_places)
         i, p = np.repeat(here, n_places), there[np.repeat(first, n_places) + rank]
         pair, one_on = i * (len(self.train) + 1) + p, len(self.train) + 2
-        begins = ~np.isin(pair - one_on, pair)  # no equal windows one character before
+        begins = ~np.isin(pair - one_on, pair)  # not equal one character before
         i, p = i[begins], p[begins]
         back = _extend(joined, self.train, i - 1, p - 1, -1)
         onward = _extend(joined, self.train, i + COPY_CHARS, p + COPY_CHARS, 1)
@@ -151,7 +146,7 @@ class Novelty:
 
 
 def _extend(a, b, i, j, step):
-    """Returns how many characters agree from each (i, j) on in direction `step`."""
+    """Returns how many characters agree from each (i, j) on, in direction `step`."""
     n, active = np.zeros(len(i), np.int64), np.arange(len(i))
     while len(active):
         x, y = i[active] + step * n[active], j[active] + step * n[active]

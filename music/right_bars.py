@@ -2,10 +2,9 @@
 
     judge("X:1\\nM:4/4\\nL:1/4\\nK:C\\nCDEF|")     # Judged(verdict="right", ...)
 
-*Right*: the strict reader (`abc_text`) finds no error, and the bar is as long as its meter. One
-that is too short may be the tune's last: "open". A tune is right as a whole at level 5 of
-`check_abc`. Voices come in turns, as this project writes them: `[V:1]` some bars, `[V:2]` as many,
-and again; one that falls behind, runs ahead, or joins after the first turn is wrong at once.
+*Right*: the strict reader (`abc_text`) finds no error, and the bar is as long as its meter. A
+shorter one may be the tune's last: "open". A whole tune is right at level 5 of `check_abc`. Voices
+come in turns, as this project writes them: `[V:1]` some bars, `[V:2]` as many, and again.
 """
 
 import re
@@ -18,16 +17,15 @@ from music.validity import LEVELS
 
 
 class RightBars:
-    """Follows one text while it is drawn, and says at every bar line whether it may stay.
+    """Follows a text while it is drawn, and says at every bar line whether it may stay.
 
     n_wanted: bars of every voice to come after the prompt, 0: any number; n_wanted_in_all: of all
-    voices together. is_level: all voices have equally many bars; is_done: those wanted are there;
-    n_kept: bars kept (header and end counted as such); n_tries: draws of the present one; draws: of
-    each before it, which copies of this object go on counting together.
+    voices. is_level: all voices have equally many bars; is_done: those wanted are there; n_kept:
+    bars kept, with header and end; n_tries: draws of the present one; draws: of each before it,
+    counted by all copies together.
     """
 
-    # a longer header or bar is wrong; the longest of 27,047 bars of the default corpus has 45
-    MAX_CHARS = 600
+    MAX_CHARS = 600  # a longer header or bar is wrong; the default corpus has bars of up to 45
     is_masked = False  # whether only what its `allows` lets pass is drawn
 
     def __init__(self, prompt, n_wanted=0):
@@ -39,18 +37,17 @@ class RightBars:
         self.n_kept, self.n_tries, self.draws = 0, 0, []
 
     def is_too_long(self, n_chars):
-        """Returns whether more was drawn since the last right bar than any bar has."""
+        """Returns whether more was drawn since the last right bar than a bar may have."""
         return n_chars - self.n_chars > self.MAX_CHARS
 
     def is_due(self, newest, n_chars):
-        """Returns whether the text may be judged: its header or a bar may have ended, or it is too
-        long by now. n_chars: drawn after the prompt."""
+        """Returns whether the text is to be judged: its header or a bar may have ended, or it is too
+        long. n_chars: drawn after the prompt."""
         end = "\n" if self.in_header else "|"
         return end in newest or self.is_too_long(n_chars)
 
     def judge(self, text, n_chars, ended):
-        """Returns "right", "wrong" or "open" (only more text can tell) of what came after the last
-        right bar."""
+        """Returns "right", "wrong" or "open" of what came after the last right bar."""
         judged = judge(text, self.n_given, self.n_bars, ended)
         verdict = judged.verdict
         if verdict == "open" and self.is_too_long(n_chars):
@@ -70,8 +67,7 @@ class RightBars:
 
     @staticmethod
     def what_is_wrong(prompt):
-        """Returns what keeps every continuation of a prompt from being right, in words; None if
-        nothing does."""
+        """Returns what keeps every continuation of a prompt from being right, or None."""
         header = prompt[: body_start(prompt)]
         text = prompt[: max(prompt.rfind("|") + 1, len(header))]
         judged = judge(text)
@@ -79,7 +75,7 @@ class RightBars:
             for _, kind, message in check_abc(text).errors:
                 if kind not in ("slur", "aligned"):
                     return message
-        for voice in Reader(prompt, strict=False).sounding_voices():
+        for voice in Reader(prompt).sounding_voices():
             if voice.meter and voice.bars[-1].length > voice.meter:
                 return f"the last bar of voice {voice.name} is longer than its meter"
         if judged.verdict == "right" or not judged.n_bars and judged.verdict == "open":
@@ -92,8 +88,8 @@ class RightBars:
 
 
 class Judged(NamedTuple):
-    """verdict: "right", "wrong" or "open"; n_bars: closed by a bar line, of all voices; level:
-    whether all voices have equally many; n_each: that every voice has."""
+    """verdict: "right", "wrong" or "open" (more text will tell); n_bars: closed ones, of all
+    voices; level: whether all voices have equally many; n_each: that every voice has."""
 
     verdict: str
     n_bars: int = 0
@@ -102,10 +98,10 @@ class Judged(NamedTuple):
 
 
 def judge(text, n_given=0, n_before=0, ended=False):
-    """Returns Judged: what the text's newest header, bar or end is worth.
+    """Returns the Judged of a text's newest header, bar or end.
 
-    n_given: characters that were given, whose bars are not judged; n_before: bars of all voices
-    that were closed when the text was last right; ended: the tune ends here.
+    n_given: characters whose bars are not judged; n_before: bars closed when the text was last
+    right; ended: the tune ends here.
     """
     if ended:
         is_whole = check_abc(text, n_given).level == len(LEVELS)
@@ -116,9 +112,9 @@ def judge(text, n_given=0, n_before=0, ended=False):
     text = text[: text.rindex("|") + 1]
     if text[text.rfind("\n") + 1 :].count('"') % 2:  # `"A|B"`: words over the music
         return Judged("open")
-    reader = Reader(text, strict=False)
+    reader = Reader(text)
     voices = reader.sounding_voices()
-    # a slur left open is wrong at the end of a tune only
+    # a slur may be open up to the end of the tune
     if reader.n_errors > sum(voice.slur > 0 for voice in voices):
         return Judged("wrong")
     closed = [voice.bars if voice.bars[-1].closing else voice.bars[:-1] for voice in voices]
@@ -145,9 +141,8 @@ def judge(text, n_given=0, n_before=0, ended=False):
 
 
 def first_draws(text, ended):
-    """Returns (bars that are right, bars that were judged) of a free text after its first bar,
-    which may be a pickup, up to its first wrong one: over many texts, the probability that the next
-    bar is right after right ones. ended: the text is a whole tune, whose end is judged as a bar."""
+    """Returns (bars that are right, bars that were judged) of a text after its first bar, which may
+    be a pickup, up to its first wrong one. ended: a whole tune, whose end is judged as a bar."""
     bars, start = RightBars(""), body_start(text)
     ends = [start + match.end() for match in re.finditer(r"\|", text[start:])]
     verdict = "open" if start else "wrong"
@@ -156,14 +151,14 @@ def first_draws(text, ended):
             verdict = bars.judge(text[:n_chars], n_chars, False)
     if ended and verdict != "wrong":
         verdict = bars.judge(text, len(text), True)
-    n_right = max(bars.n_kept - 2, 0)  # but header and first bar
+    n_right = max(bars.n_kept - 2, 0)  # without header and first bar
     return n_right, n_right + (verdict == "wrong" and bars.n_kept >= 2)
 
 
 def _judge_header(text, start):
-    """Returns Judged: a header is right if it can be read and gives a meter."""
+    """Returns the Judged of a header: right if it can be read and gives a meter."""
     if start:
-        reader = Reader(text[:start], strict=False)
+        reader = Reader(text[:start])
         is_right = reader.meter is not None and not reader.n_header_errors
         return Judged("right" if is_right else "wrong", 0, True)
     lines = text.split("\n")[:-1]
@@ -171,8 +166,7 @@ def _judge_header(text, start):
 
 
 def _fits(bar, index, is_newest):
-    """Returns "right", "wrong", or "open" for a short bar that may be its voice's last. The first
-    one may be a pickup."""
+    """Returns the verdict on a bar: a first one may be a pickup, the newest its voice's last."""
     if not bar.ok or bar.meter is None or bar.length > bar.meter:
         return "wrong"
     if bar.length == bar.meter or index == 0:
@@ -181,8 +175,8 @@ def _fits(bar, index, is_newest):
 
 
 def _turns(bars):
-    """Returns whether the voices come in turns of equally many bars, and whether all of them are
-    level at the end. bars: of all voices in written order."""
+    """Returns whether the voices come in turns of equally many bars, and whether all have equally
+    many at the end. bars: of all voices as written."""
     counts, n_turns, voice, leader = {}, 0, None, None
     for bar in bars:
         most, own = max(counts.values(), default=0), counts.get(bar.voice, 0)

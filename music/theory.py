@@ -1,7 +1,7 @@
 """Keys, scales, meters and spelling.
 
 Keys are numbers of sharps, flats negative. Notes are places on the line of fifths: F -1, C 0, G 1
-... B 5, F sharp 6, seven to an accidental. To spell a pitch is to choose among places twelve apart.
+... B 5, F sharp 6. To spell a pitch is to choose among places twelve apart.
 """
 
 from fractions import Fraction
@@ -14,12 +14,12 @@ SEMITONES = (0, 2, 4, 5, 7, 9, 11)  # of LETTERS above C
 SEMITONES_OF = dict(zip(LETTERS, SEMITONES))
 FIFTHS = "FCGDAEB"  # letters along the line of fifths
 TEMPOS = (10, 999)  # quarter notes a minute that are believed
-SIGNS = {"^^": 2, "^": 1, "=": 0, "_": -1, "__": -2}  # ABC's accidentals, in semitones
+SIGNS = {"^^": 2, "^": 1, "=": 0, "_": -1, "__": -2}  # in semitones
 # sharps of a key beyond those of the major key on the same tonic
 MODES = {"": 0} | dict(lyd=1, maj=0, ion=0, mix=-1, dor=-2, m=-3, min=-3, aeo=-3, phr=-4, loc=-5)
 
-# how well each pitch class above the tonic fits a major and a minor key: Krumhansl and Kessler
-# (1982), table 1
+# how well each pitch class above the tonic fits a major and a minor key (Krumhansl and Kessler
+# 1982, table 1)
 KEY_PROFILES = np.array(
     [
         [6.35, 2.23, 3.48, 2.33, 4.38, 4.09, 2.52, 5.19, 2.39, 3.66, 2.29, 2.88],
@@ -28,12 +28,11 @@ KEY_PROFILES = np.array(
 )
 # (tonic, pitch class): 1 in the major scale
 SCALES = np.array([np.isin((np.arange(12) - tonic) % 12, SEMITONES) for tonic in range(12)], int)
-# a given signature is kept if its scale holds at most this share of notes fewer than the best one's
-SIGNATURE_SLACK = 0.05
+SIGNATURE_SLACK = 0.05  # share of notes by which a given signature may be worse than the best
 
 
 def bar_length(meter, quarter):
-    """Returns the length of a bar of a meter (n, d) by the length of a quarter note."""
+    """Returns the length of a bar of a meter (n, d)."""
     return meter[0] * 4 * quarter // meter[1]
 
 
@@ -59,7 +58,7 @@ def key_name(sharps, minor):
 
 
 def place_of(letter, alteration=0):
-    """Returns the place of a note on the line of fifths: of a tonic, its major key's sharps.
+    """Returns the place of a note on the line of fifths: the sharps of its major key.
 
     >>> place_of("C"), place_of("F"), place_of("F", 1), place_of("B", -1)
     (0, -1, 6, -2)
@@ -68,7 +67,7 @@ def place_of(letter, alteration=0):
 
 
 def note_at(place):
-    """Returns (letter, alteration) of a place on the line of fifths: the inverse of `place_of`."""
+    """Returns (letter, alteration) of a place: the inverse of `place_of`."""
     return FIFTHS[(place + 1) % 7], (place + 1) // 7
 
 
@@ -85,7 +84,7 @@ def key_alterations(sharps):
 
 def best_key(histogram):
     """Returns (pitch class of the tonic, 0 major or 1 minor) of the key whose profile correlates
-    best with the weights of the twelve pitch classes (Krumhansl 1990, chapter 4)."""
+    best with twelve weights (Krumhansl 1990, chapter 4)."""
     fits = [
         np.corrcoef(np.roll(profile, tonic), histogram)[0, 1]
         for tonic in range(12)
@@ -96,7 +95,7 @@ def best_key(histogram):
 
 def best_signature(histogram, given=None):
     """Returns (sharps, minor) of the key to write a pitch-class histogram in: `given` if it fits,
-    else the scale that holds most notes; the profiles choose between major and minor.
+    else the scale that holds most notes, major or minor by the profiles.
 
     >>> best_signature(np.array([9, 0, 5, 0, 8, 4, 0, 9, 0, 4, 0, 3]))
     (0, False)
@@ -116,8 +115,8 @@ def best_signature(histogram, given=None):
 def spell(pitch, sharps):
     """Returns (letter, alteration, octave) of a MIDI pitch in a key; octave 4 begins at middle C.
 
-    Places reach from three fifths below the major tonic to eight above: a minor key's seventh
-    degree is raised. No note has a double accidental.
+    Places reach from three fifths below the major tonic to eight above, the raised seventh degree
+    of minor. No note has a double accidental.
 
     >>> spell(70, -3), spell(66, 1), spell(68, 0)
     (('B', -1, 4), ('F', 1, 4), ('G', 1, 4))

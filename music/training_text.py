@@ -10,7 +10,7 @@ TEXT_FIELDS = "ABCDFGHNORSTUWXZmrsw+"  # lines in a tune that hold no music
 
 
 def training_text(raw):
-    """Returns a tune as it enters the training text: X:1, M: L: Q: K:, then its music.
+    """Returns a tune as training text: X:1, M: L: Q: K:, then its music.
 
     >>> training_text("X:7\\nT:Air\\nQ:1/4=90\\nM:3/4\\nL:1/8\\nK:G\\nGAB|c3|\\nw:la la la\\n")
     'X:1\\nM:3/4\\nL:1/8\\nQ:1/4=90\\nK:G\\nGAB|c3|\\n'
@@ -36,8 +36,7 @@ def tagged(text, style):
 
 def cut(text, max_chars, min_chars):
     """Returns [(bars before the piece, piece)] of a text, no piece longer than max_chars, none
-    shorter than min_chars where the bars allow it. A text that cannot be read as ABC is cut at
-    lines, with None for the bars."""
+    shorter than min_chars where the bars allow it. What is no ABC is cut at lines (bars: None)."""
     if len(text) <= max_chars:
         return [(0, text)]
     try:
@@ -58,7 +57,7 @@ def cut_lines(text, max_chars):
             line = line[at:]
         lines.append(line)
     n_pieces = math.ceil(len(text) / max_chars)
-    # as few as are short enough; of hundreds, up to one in fifty too many
+    # as few as are short enough; of hundreds up to 2 % too many
     while n_pieces <= len(lines):
         pieces = [""]
         for line in lines:

@@ -1,8 +1,4 @@
-"""Splits books into tunes, and cuts tunes at bar lines.
-
-tunes = split_tunebook(text)     # every tune of a book, as it is written
-pieces = cut_tune(tune, 5000)    # whole bars, each piece a tune that sounds as in its place
-"""
+"""Splits books into tunes, and cuts tunes at bar lines."""
 
 import math
 import re
@@ -14,8 +10,8 @@ from music.theory import SIGNS
 
 
 def split_tunebook(text, any_text=False):
-    """Returns the tunes of a book: each begins with a line `X:` and ends before an empty line or
-    the next `X:`. any_text: a text without any line `X:` is split at empty lines."""
+    """Returns the tunes of a book, each from a line `X:` to an empty line or the next `X:`.
+    any_text: a text without `X:` is split at empty lines."""
     text = text.lstrip("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     starts = [match.start() for match in re.finditer(r"^X:", text, re.MULTILINE)]
     if any_text and not starts:
@@ -27,31 +23,29 @@ def split_tunebook(text, any_text=False):
 
 
 def body_start(text):
-    """Returns the place after the line K:, where the music begins; 0 if there is none."""
+    """Returns the place after the line K:; 0 if there is none."""
     match = re.search(r"^K:[^\n]*\n", text, re.MULTILINE)
     return match.end() if match else 0
 
 
 def trim_to_bars(text):
     """Returns a text without the unfinished bar at its end; one without a finished bar stays."""
-    ends = [bar.closed for bar in Reader(text, strict=False).order if bar.closing]
+    ends = [bar.closed for bar in Reader(text).order if bar.closing]
     return text[: max(ends)] + "\n" if ends else text
 
 
 def cut_tune(text, max_chars, min_chars=0):
-    """Returns [(bars before the piece, its ABC text)]: a tune in even pieces of whole bars. Raises
-    AbcError.
+    """Returns [(bars before the piece, its ABC text)]: a tune in even pieces of whole bars, each
+    with the header, and the meter, key and tempo that hold there. Raises AbcError.
 
-    Every piece has the header, with the meter, key and tempo that hold where it starts. max_chars
-    and min_chars are kept where the bars allow. A note tied over a cut is struck again.
+    max_chars and min_chars are kept where the bars allow. A note tied over a cut is struck again.
     """
     if len(text) <= max_chars:
         return [(0, text)]
     reader = Reader(text, strict=True)
-    n_bars = max((len(voice.bars) for voice in reader.sounding_voices()), default=0)
     header_chars = sum(len(line) + 1 for line in _header_lines(reader))
     room = max(1, max_chars - header_chars - 24)  # 24: a longer key, tempo or accidental
-    points = [*_cut_points(reader), (len(text.rstrip()), n_bars, {})]
+    points = [*_cut_points(reader), (len(text.rstrip()), _n_bars(reader), {})]
     chosen = _even_cuts([place for place, *_ in points], room, min_chars - header_chars)
     return [
         (points[start][1], _piece(reader, points[start], points[stop]))
@@ -60,12 +54,15 @@ def cut_tune(text, max_chars, min_chars=0):
 
 
 def piece_of_bars(reader, first, stop):
-    """Returns (ABC text of a tune's bars number `first` to `stop` - 1, from 0; bars before it; bars
-    before its end), cut at the last places up to these where all voices are at a bar line."""
-    total = max((len(voice.bars) for voice in reader.sounding_voices()), default=0)
-    points = _cut_points(reader, total)
+    """Returns (ABC text of a tune's bars `first` to `stop` - 1, from 0; bars before it; bars before
+    its end), cut at the last places up to these where all voices are at a bar line."""
+    points = _cut_points(reader, _n_bars(reader))
     begin, end = ([point for point in points if point[1] <= max(n, 0)][-1] for n in (first, stop))
     return _piece(reader, begin, end), begin[1], end[1]
+
+
+def _n_bars(reader):
+    return max((len(voice.bars) for voice in reader.sounding_voices()), default=0)
 
 
 def _header_lines(reader):
@@ -73,8 +70,8 @@ def _header_lines(reader):
 
 
 def _even_cuts(places, room, least):
-    """Returns indices of the places to cut at, first and last included: few even pieces of at most
-    `room` characters, the last of at least `least`, where that can be."""
+    """Returns indices of the places to cut at, with the first and the last: few even pieces of at
+    most `room` characters, the last of at least `least`, where that can be."""
     chosen = [0]
     while chosen[-1] < len(places) - 1:
         first = chosen[-1]
@@ -94,8 +91,7 @@ def _even_cuts(places, room, least):
 
 def _cut_points(reader, total=None):
     """Returns [(place in the text, bars before it, {voice: its bar before it})]: the start, and
-    where all voices are at a bar line. total: bars that voices should have; without it, one that
-    ends early does not hold up the others."""
+    where all voices are at a bar line; without `total` (bars) but those that have ended."""
     totals = {voice.name: total or len(voice.bars) for voice in reader.sounding_voices()}
     counts, before, points, n_now = dict.fromkeys(totals, 0), {}, [], 0
     for bar in reader.order:
@@ -121,7 +117,7 @@ _INLINE_FIELD = re.compile(r"\[([MKQ]):([^\[\]]*)\]")
 
 
 def _piece(reader, start, stop):
-    """Returns the ABC text of the bars between two cut points."""
+    """Returns the ABC text between two cut points."""
     text, voices = reader.text, reader.sounding_voices()
     (begin, first_bar, before), (end, _, last_bars) = start, stop
     values, rewritten = {}, {}
@@ -144,8 +140,8 @@ def _piece(reader, start, stop):
 
 
 def _opening(text, before, opening):
-    """Returns ({field: its value after a cut}, {bar: its new text}); fields right at the cut move
-    into the header. before: {voice: its last bar before the cut}; opening: the first bars after."""
+    """Returns ({field: its value}, {bar: its new text}) after a cut; fields right at it move into
+    the header. before: {voice: its last bar before it}; opening: the first bars after."""
     values, rewritten = dict(zip("MKLQ", next(iter(before.values())).after)), {}
     # tempo is of the tune, not of a voice
     values["Q"] = max(before.values(), key=lambda bar: bar.closed).after[3]
@@ -168,11 +164,11 @@ def _opening(text, before, opening):
 
 
 def _header_with(header, values):
-    """Returns the lines of a header with these values of M: K: L: Q:."""
+    """Returns the lines of a header with these values of fields."""
     values, lines = dict(values), []
     for line in header:
         letter = line[0] if line[1:2] == ":" else ""
-        value = values.pop(letter, None) if letter in ("M", "K", "L", "Q") else None
+        value = values.pop(letter, None)
         if letter == "K":  # it ends the header
             lines += [f"{other}:{values.pop(other)}" for other in "MLQ" if values.get(other)]
         if value is not None and clean_line(line)[2:].strip() != value:
@@ -182,7 +178,7 @@ def _header_with(header, values):
 
 
 def _in_one_stretch(text, bar):
-    """Returns True if a bar stands in one stretch, not broken by comments or other voices."""
+    """Returns True if no comment or other voice breaks a bar."""
     return bar.end - bar.start == len(bar.text) and text.startswith(bar.text, bar.start)
 
 
@@ -206,14 +202,12 @@ def _untie(bar_text):
 
 
 def _respell(bar_text, key, ties):
-    """Returns a bar whose first notes were tied to `ties`, with their accidentals written out; the
-    next note on that letter may now need one of its own.
+    """Returns a bar whose first notes were tied to `ties`, with the accidentals that it now needs.
 
     >>> _respell("F4F4G8", (0,) * 7, ((38, 66),))
     '^F4=F4G8'
     """
-    # alterations in force
-    as_read, as_written = list(key), list(key)
+    as_read, as_written = list(key), list(key)  # alterations in force
     open_ties, parts, at = dict(ties), [], 0
     signs = {alteration: sign for sign, alteration in SIGNS.items()}
     for group in _GROUP.finditer(bar_text):

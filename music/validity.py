@@ -1,7 +1,5 @@
 """How many samples (see `as_sample`) are valid music, and the verdict of an independent judge.
 
-    rates = rate_samples(samples)    # share at each level, bar accuracy, abc2midi's verdict
-
 Values are for JSON; what is undefined is None.
 """
 
@@ -23,11 +21,11 @@ from music.samples import as_sample, mean_of_known, ratio
 from music.tunebook import trim_to_bars
 
 LEVELS = ("header", "tokens", "content", "meter", "aligned")  # cumulative: see `check_abc`
-Z = 1.959964  # standard normal deviates of a 95 % interval
+Z = 1.959964  # half of a 95 % interval, in standard errors
 VALID_LEVEL = 4  # at least
 JUDGE_SECONDS = 10  # of abc2midi for a text; real tunes take 5 ms
 JUDGES = 2  # at a time
-JUDGE_BLOCKS = 40_000  # of 512 bytes a file: one text in a million asks for a gigabyte
+JUDGE_BLOCKS = 40_000  # of 512 bytes a file: some texts ask for a gigabyte
 
 
 def wilson(k, n):
@@ -45,15 +43,14 @@ def wilson(k, n):
 
 
 def share(k, n):
-    """Returns {"count", "n", "rate", "interval"} of a share k/n; the last two are None if n is
-    0."""
+    """Returns {"count", "n", "rate", "interval"} of a share k/n."""
     k, n = int(k), int(n)
     return {"count": k, "n": n, "rate": ratio(k, n), "interval": wilson(k, n)}
 
 
 def is_above(ours, theirs):
-    """Returns whether the share `ours` lies above `theirs`: the 95 % interval of their difference
-    (Newcombe 1998, method 10) is above 0. False where one has no n.
+    """Returns whether the share `ours` lies above `theirs` by the 95 % interval of their difference
+    (Newcombe 1998, method 10). False where one has no n.
 
     >>> is_above(share(3, 100), share(0, 100)), is_above(share(9, 100), share(0, 100))
     (False, True)
@@ -65,10 +62,9 @@ def is_above(ours, theirs):
 
 
 def rate_samples(samples, judge=True):
-    """Returns the validity of a set of samples. rate, interval: of level 4; level_rates: the five
-    cumulative rates; bar_accuracy: share of the sounding generated bars that are right;
-    without_unfinished_bar: the rate after truncated samples lost their unfinished bar;
-    abc2midi_clean_rate: share of clean texts (`judge_texts`)."""
+    """Returns the validity of a set of samples. rate, interval: of level 4; bar_accuracy: share of
+    the sounding generated bars that are right; without_unfinished_bar: the rate after truncated
+    samples lost theirs; abc2midi_clean_rate: see `judge_texts`."""
     samples = [as_sample(sample) for sample in samples]
     checks = [check_abc(sample.text, sample.prompt_chars) for sample in samples]
     finished = list(checks)
@@ -110,9 +106,8 @@ def _bar_rates(checks):
 
 
 def standard_error(parts, wholes):
-    """Returns the standard error of sum(parts) / sum(wholes), a pair for each text; None for fewer
-    than two. Texts were drawn at random, not the bars in them, so the ratio is linearised (Cochran
-    1977, section 2.11)."""
+    """Returns the standard error of sum(parts) / sum(wholes), a pair for each text drawn at random;
+    None for fewer than two. The ratio is linearised (Cochran 1977, section 2.11)."""
     if len(parts) < 2 or not wholes.sum():
         return None
     deviations = parts - parts.sum() / wholes.sum() * wholes
@@ -131,8 +126,8 @@ def level_in_words(level):
 
 def judge_texts(texts, seconds=JUDGE_SECONDS):
     """Returns abc2midi's verdict on every text, a child process each; None if it is neither on the
-    PATH nor in the symusic wheel. Its exit code says nothing, so its words are read: "clean" means
-    notes in the MIDI file, no line `Error` and every bar as long as its meter."""
+    PATH nor in the symusic wheel. Its exit code says nothing, so its words are read. clean: notes
+    in the MIDI file, no line `Error`, every bar as long as its meter."""
     program = shutil.which("abc2midi") or Path(symusic.__file__).parent / "bin" / "abc2midi"
     if not Path(program).exists():
         return None
@@ -172,8 +167,8 @@ def _judge(program, text, seconds):
 
 
 def count_midi_notes(data):
-    """Returns the number of note-on events (velocity above 0) in a MIDI file's bytes; 0 if they are
-    none. symusic refuses a file for one pitch above 127, which `C'''''''` gives."""
+    """Returns the number of note-on events in a MIDI file's bytes; 0 if they are none. symusic
+    refuses a file for one pitch above 127."""
     try:
         tracks = [read_track(track, Counter()) for track in chunks(data, Counter())[1]]
     except (ValueError, IndexError):

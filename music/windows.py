@@ -1,7 +1,6 @@
 """Windows of a text: hashes of all runs of k symbols, and a table that finds them in another text.
 
-Two texts share a run of k symbols where windows of both have the same hash (64 bits: two of a
-hundred million different windows do by chance in one text of 4,000).
+Two texts share a run of k symbols where windows of both have the same hash (64 bits).
 """
 
 import numpy as np
@@ -12,8 +11,7 @@ _STEP = 0x9E3779B97F4A7C15  # base of the polynomial: odd, bits of the golden ra
 
 
 def mix(x):
-    """Returns uint64 values scrambled: every bit depends on every other (finaliser of
-    splitmix64)."""
+    """Returns uint64 values scrambled (finaliser of splitmix64)."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
@@ -22,8 +20,8 @@ def mix(x):
 def window_hashes(symbols, k):
     """Returns hashes (uint64) of all windows of k > 0 symbols, shape (..., max(0, T - k + 1)).
 
-    symbols: whole numbers below 65,536, shape (..., T). A hash is a polynomial in the symbols, made
-    by doubling: log2(k) passes instead of k.
+    symbols: below 65,536, shape (..., T). A hash is a polynomial in them, made by doubling: log2(k)
+    passes instead of k.
     """
     n_windows = max(0, symbols.shape[-1] - k + 1)
     if not n_windows:
@@ -41,7 +39,7 @@ def window_hashes(symbols, k):
 
 
 def _joined(first, second, size):
-    """Returns hashes of a `first` window with a `second` one of `size` symbols after it."""
+    """Returns hashes of `first` windows with `second` ones of `size` symbols after them."""
     n = min(first.shape[-1], second.shape[-1])
     return first[..., :n] * np.uint64(pow(_STEP, size, 1 << 64)) + second[..., :n]
 
@@ -49,8 +47,8 @@ def _joined(first, second, size):
 def build_lookup(hashes):
     """Returns (sorted unique hashes, start of every bucket, bits to shift) for `look_up`.
 
-    Buckets go by the first bits and are 8 to 16 times as many as hashes (2^26 at most, 256 MB):
-    most unknown windows meet an empty one."""
+    Buckets, by the first bits, are 8 to 16 times as many as hashes (at most 256 MB): most unknown
+    windows meet an empty one."""
     unique = np.unique(hashes)
     bits = min(26, max(8, len(unique).bit_length() + 3))
     buckets = np.bincount((unique >> np.uint64(64 - bits)).astype(np.int64), minlength=1 << bits)
@@ -58,15 +56,14 @@ def build_lookup(hashes):
 
 
 def look_up(lookup, hashes):
-    """Returns (positions, numbers): where `hashes` has a known hash, and its index in the sorted
-    ones."""
+    """Returns the positions of known hashes, and their indices among the sorted ones."""
     unique, starts, shift = lookup
     bucket = (hashes >> shift).astype(np.int64)
     place = starts[bucket]
     open_ = np.flatnonzero(starts[bucket + 1] > place)
     end, place = starts[bucket[open_] + 1], place[open_]
     positions, numbers = [], []
-    while len(open_):  # the first hash of every bucket, then the second of those that have one ...
+    while len(open_):  # the first hash of every bucket, then the second, ...
         hit = unique[place] == hashes[open_]
         positions.append(open_[hit])
         numbers.append(place[hit])
