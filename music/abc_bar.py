@@ -212,7 +212,7 @@ class Stretch:
 
     def ticks_in_chord(self, head, first, ticks):
         """Returns ticks of a head of a chord whose first head has `ticks`."""
-        if (head.over, head.under) == (first.over, first.under) or not head.under or not first.over:
+        if not head.under or not first.over:
             return ticks
         if not head.over:
             self.error("length", "a note without length")

@@ -118,14 +118,7 @@ def _fits_meter(bar, at_end):
 
 def _aligned(voices):
     """Returns whether there are voices, all of the same bars."""
-    if not voices:
-        return False
-    first = voices[0].bars
-    return all(
-        len(voice.bars) == len(first)
-        and all(a.length == b.length for a, b in zip(first[:-1], voice.bars))
-        for voice in voices[1:]
-    )
+    return len({tuple([bar.length for bar in voice.bars[:-1]]) for voice in voices}) == 1
 
 
 def _bar_errors(voices, prompt_chars):

@@ -18,9 +18,9 @@ def decoded(data):
     encoding = "utf-8"
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         encoding = "utf-16"
-    elif len(data) > 3 and data[1:4:2] == b"\0\0":
+    elif data[1:4:2] == b"\0\0":
         encoding = "utf-16-le"
-    elif len(data) > 3 and data[:4:2] == b"\0\0":
+    elif data[:4:2] == b"\0\0":
         encoding = "utf-16-be"
     try:
         text = data.decode(encoding)

@@ -37,7 +37,7 @@ from music.theory import bar_length, meter_of_length
 from music.voice_text import LONGEST_BAR, TUPLETS
 
 MAX_FOREIGN_SHARE = 0.25  # unreadable signs a note, beyond which a text is no music
-DEFAULT_TEMPO, SLOWEST = 120, 40  # quarter notes a minute
+SLOWEST = 40  # quarter notes a minute
 
 
 class PeoplesTune(NamedTuple):
@@ -284,9 +284,17 @@ class _Reader:
         return read
 
 
-def written(reader, name, max_voices):
-    """Returns the normal form of what a _Reader read."""
+def normal_form(raw, name, max_voices, last_endings):
+    """Returns (text, {kind of fault: how often}); raises _Unreadable."""
+    reader = _Reader(raw, last_endings)
     voices = [voice.bars for voice in reader.voices.values() if voice.bars]
+    n_notes = sum(len(bar.notes) for voice in voices for bar in voice)
+    if reader.n_foreign > max(3, MAX_FOREIGN_SHARE * n_notes):
+        raise _Unreadable("line %d: %s" % reader.first_foreign)
+    if reader.n_foreign:
+        reader.mended["signs that are no music"] += reader.n_foreign
+    if not n_notes:
+        raise _Unreadable(f"line {raw.lines[0][0]}: a tune without notes")
     bars, meters, starts = bar_plan(voices, reader.mended)
     notes = [
         (number, units(onset) + start, units(onset + duration) + start, min(max(pitch, 0), 127))
@@ -305,9 +313,9 @@ def written(reader, name, max_voices):
         for i, (key, words) in reader.signatures.items()
     ]
     tempos = [(starts[min(i, last)], tempo) for i, tempo in reader.tempos.items()]
-    tempos = tempos or [(0, DEFAULT_TEMPO)]
     notes = track, pitch, on, off
-    return write_tune(notes, bars, meters, signatures, tempos, name, max_voices)[0]
+    text, _ = write_tune(notes, bars, meters, signatures, tempos, name, max_voices)
+    return text, dict(+reader.mended)
 
 
 def units(ticks):
@@ -435,19 +443,6 @@ def read_tune(raw, name="", max_voices=MAX_VOICES, last_endings=False):
         except Exception as error:  # one tune must not end the run
             text, reason = None, f"{type(error).__name__}: {error}"[:200]
     return PeoplesTune(title, raw.lines[0][0], text, reason, mended, *about)
-
-
-def normal_form(raw, name, max_voices, last_endings):
-    """Returns (text, {kind of fault: how often}); raises _Unreadable."""
-    reader = _Reader(raw, last_endings)
-    n_notes = sum(len(bar.notes) for voice in reader.voices.values() for bar in voice.bars)
-    if reader.n_foreign > max(3, MAX_FOREIGN_SHARE * n_notes):
-        raise _Unreadable("line %d: %s" % reader.first_foreign)
-    if reader.n_foreign:
-        reader.mended["signs that are no music"] += reader.n_foreign
-    if not n_notes:
-        raise _Unreadable(f"line {raw.lines[0][0]}: a tune without notes")
-    return written(reader, name, max_voices), dict(+reader.mended)
 
 
 def tune_midi(text):

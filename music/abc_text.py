@@ -44,14 +44,24 @@ class Note(NamedTuple):
 
 
 class Bar(NamedTuple):
-    """A bar of a voice. length: of its notes and rests; meter: the length that M: asks for, None
-    if free; text: without the bar line; n_notes: note heads, tied ones too."""
+    """A bar of a voice; times in ticks of a Reader, in quarter notes of a Tune."""
 
-    onset: Fraction
-    length: Fraction
-    meter: Fraction | None
-    text: str
-    n_notes: int
+    onset: int | Fraction
+    length: int | Fraction  # of its notes and rests
+    meter: int | Fraction | None  # what M: asks for, None if free
+    line: int
+    text: str  # without the bar line
+    n_notes: int  # heads, tied ones too
+    start: int  # place in the text of its first character, and after its last
+    end: int
+    ok: bool  # read without an error
+    first_note: int  # index of the first note that starts in it
+    voice: str
+    closing: str  # the bar line that ends it, "" at the end of the text
+    closed: int  # place after that
+    after: tuple  # M:, K:, L: of the voice and Q: of the tune at its end, as written
+    ties: tuple  # open at its end, (step, pitch)
+    slurs: int  # open at its end
 
 
 class Voice(NamedTuple):
@@ -86,27 +96,6 @@ _DIVIDER = re.compile(
     re.ASCII,
 )
 _VOICE_VALUE = re.compile(r"[ \t]*([^\s=\"]{1,40})(?:[ \t].*)?", re.DOTALL)
-
-
-class TickBar(NamedTuple):
-    """A bar in ticks: see `Bar`."""
-
-    onset: int
-    length: int
-    meter: int | None
-    text: str
-    n_notes: int
-    line: int
-    start: int  # place in the text of its first character, and after its last
-    end: int
-    ok: bool  # read without an error
-    first_note: int  # index of the first note that starts in it
-    voice: str
-    closing: str  # the bar line that ends it, "" at the end of the text
-    closed: int  # place after that
-    after: tuple  # M:, K:, L: of the voice and Q: of the tune at its end, as written
-    ties: tuple  # open at its end, (step, pitch)
-    slurs: int  # open at its end
 
 
 class _VoiceReader:
@@ -342,8 +331,7 @@ class Reader:
                 [n_before + i if i >= 0 else voice.tie_notes[i] for i in read.open_notes]
             )
         voice.ties, voice.alterations, voice.now = read.open, read.alterations, now + read.length
-        if read.slur_low or read.slur_end:
-            self.slurs(voice, read.slur_low, read.slur_end)
+        self.slurs(voice, read.slur_low, read.slur_end)
         end = at + len(text)
         if voice.bar_parts and voice.bar_line != self.line and voice.bar_parts[-1][-1] != "]":
             text = "\n" + text  # the bar goes on in another line
@@ -385,13 +373,13 @@ class Reader:
             start = voice.now if n else voice.bar_start
             if n:
                 voice.now += voice.meter or 0
-            bar = TickBar(
+            bar = Bar(
                 start,
                 voice.now - start,
                 voice.meter,
+                voice.bar_line,
                 "Z" if i else text,
                 0 if n else voice.bar_heads,
-                voice.bar_line,
                 voice.bar_from,
                 voice.bar_to,
                 voice.bar_ok,
@@ -452,7 +440,7 @@ def read_abc(text, strict=True):
 
     voices, ticks = [], []
     for voice in reader.sounding_voices():
-        bars = [Bar(*map(quarters, bar[:3]), bar.text, bar.n_notes) for bar in voice.bars]
+        bars = [Bar(*map(quarters, bar[:3]), *bar[3:]) for bar in voice.bars]
         columns = voice.onsets, voice.durations, voice.pitches
         times = map(quarters, voice.onsets), map(quarters, voice.durations)
         notes = list(map(Note, *times, voice.pitches))

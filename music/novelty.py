@@ -35,8 +35,8 @@ _NO_MUSIC = re.compile(r"^[A-UW-Za-z]:.*$|%.*$|\[[A-UW-Z]:[^\]]*\]", re.M)
 _VOICE_TAG = re.compile(r"\[V:\s*([^\]\s|]*)[^\]|]*\]|^V:\s*(\S*).*$", re.M)
 
 
-def four_bar_sequences(text, n_bars=4):
-    """Returns the sequences of n sounding bars of a voice, without blanks and fields."""
+def four_bar_sequences(text):
+    """Returns the sequences of four sounding bars of a voice, without blanks and fields."""
     sequences = []
     for tune in re.split(r"\n[ \t\r]*\n|^X:.*$", text, flags=re.M):
         first, *pieces = _VOICE_TAG.split(_NO_MUSIC.sub("", tune))
@@ -46,7 +46,7 @@ def four_bar_sequences(text, n_bars=4):
             bars = re.split(r"[|:]+", re.sub(r"\s+", "", music))
             voices[inline or on_a_line] += [bar for bar in bars if re.search("[A-Ga-g]", bar)]
         for bars in voices.values():
-            sequences += ["|".join(bars[i : i + n_bars]) for i in range(len(bars) - n_bars + 1)]
+            sequences += ["|".join(bars[i : i + 4]) for i in range(len(bars) - 3)]
     return sequences
 
 

@@ -67,25 +67,26 @@ def rate_samples(samples, judge=True):
     samples lost theirs; abc2midi_clean_rate: see `judge_texts`."""
     samples = [as_sample(sample) for sample in samples]
     checks = [check_abc(sample.text, sample.prompt_chars) for sample in samples]
-    finished = list(checks)
-    for i, sample in enumerate(samples):
-        if sample.truncated:
-            finished[i] = check_abc(trim_to_bars(sample.text), sample.prompt_chars)
-    n_valid, n_valid_finished = (
-        sum(check.level >= VALID_LEVEL for check in some) for some in (checks, finished)
-    )
+    finished = [
+        check_abc(trim_to_bars(sample.text), sample.prompt_chars) if sample.truncated else check
+        for sample, check in zip(samples, checks)
+    ]
     verdicts = judge_texts([sample.text for sample in samples]) if judge else None
     return {
-        **share(n_valid, len(checks)),
+        **_valid_share(checks),
         "level_rates": {
             name: mean_of_known([check.level > i for check in checks])
             for i, name in enumerate(LEVELS)
         },
         **_bar_rates(checks),
         "truncated_share": mean_of_known([sample.truncated for sample in samples]),
-        "without_unfinished_bar": share(n_valid_finished, len(checks)),
+        "without_unfinished_bar": _valid_share(finished),
         "abc2midi_clean_rate": mean_of_known([verdict["clean"] for verdict in verdicts or []]),
     }
+
+
+def _valid_share(checks):
+    return share(sum(check.level >= VALID_LEVEL for check in checks), len(checks))
 
 
 def _bar_rates(checks):

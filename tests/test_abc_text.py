@@ -110,6 +110,7 @@ def test_ticks_are_the_same_music():
 def test_bars_have_their_exact_text_and_numbers():
     bars = read_abc(tune("[M:3/4]C4D4E4|z12|\nC8-E4|C12|]", unit="1/16")).voices[0].bars
     assert [bar.text for bar in bars] == ["[M:3/4]C4D4E4", "z12", "C8-E4", "C12"]
+    assert [bar.line for bar in bars] == [6, 6, 7, 7]
     assert [bar.n_notes for bar in bars] == [3, 0, 2, 1]
     assert [(bar.onset, bar.length, bar.meter) for bar in bars] == [(3 * i, 3, 3) for i in range(4)]
 
