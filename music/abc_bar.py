@@ -155,20 +155,19 @@ class Stretch:
         self.tuplet_left, self.tuplet_over, self.tuplet_under = 0, 1, 1
 
     def error(self, kind, message):
-        self.errors.append((kind, message))
+        if len(self.errors) < MAX_ERRORS:
+            self.errors.append((kind, message))
 
     def sound(self, token, heads, over, under, all_tied):
         """Reads a note, a chord or a rest."""
         if self.rest_bars:
             self.error("token", "music beside a rest of whole bars")
         self.timed = True
-        if self.tuplet_left or self.broken:
-            over, under = self.in_rhythm(over, under)
-        ticks = self.ticks_of(over, under, token)
+        ticks = self.ticks_of(*self.in_rhythm(over, under), token)
         sounding, still_open = [], []
         for head in heads:
             pitch, tie = self.pitch_of(head)
-            length = ticks if head is heads[0] else self.ticks_in_chord(head, heads[0], ticks)
+            length = self.ticks_in_chord(head, heads[0], ticks)
             if tie is None:
                 place = len(self.durations)
                 self.onsets.append(self.length)
@@ -288,7 +287,7 @@ class Stretch:
         self.durations = self.durations[n_before:]
         self.open = tuple([tie[:2] for tie in self.ties])
         self.open_notes = [tie[2] - n_before for tie in self.ties]
-        self.alterations, self.errors = tuple(self.alterations), self.errors[:MAX_ERRORS]
+        self.alterations = tuple(self.alterations)
         self.timed = self.timed or self.rest_bars > 0
 
 
@@ -331,7 +330,7 @@ def _read_stretch(text, alterations, unit, compound, ties):
             _SIGN_METHODS[kind](stretch, token)
         elif kind == "empty chord":
             stretch.error("chord", "a chord without notes")
-        elif kind == "unreadable" and len(stretch.errors) < MAX_ERRORS:
+        elif kind == "unreadable":
             excerpt = "".join(tokens[i : i + 12])[:12]
             stretch.error(_SPOILT.get(token, "token"), f"cannot read {excerpt!r}")
     stretch.finish(len(ties))
