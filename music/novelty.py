@@ -10,7 +10,7 @@ import numpy as np
 
 from music.samples import as_sample, ratio
 from music.tunebook import body_start
-from music.windows import build_lookup, look_up, window_hashes
+from music.windows import look_up, window_hashes
 
 COPY_CHARS = 32  # shorter runs are shared by any two tunes
 SEEDS = 32  # places in the training text that count for a window; more are rests and the like
@@ -50,16 +50,12 @@ def four_bar_sequences(text):
     return sequences
 
 
-def _hashes_of(sequences):
-    return np.array([hash(sequence) for sequence in sequences], np.int64).view(np.uint64)
-
-
 class Novelty:
     """Finds in samples what was copied from a training text: runs of COPY_CHARS characters."""
 
     def __init__(self, train_text):
         self.train = character_codes(train_text)
-        self.sequences = build_lookup(_hashes_of(four_bar_sequences(train_text)))
+        self.sequences = set(four_bar_sequences(train_text))
 
     def measure(self, samples):
         """Returns figures of the set and, in "samples", of every sample, without header and prompt.
@@ -70,8 +66,8 @@ class Novelty:
         longest, copied = self._copied(bodies)
         rows, n_new, n_sequences = [], 0, 0
         for body, run, n_copied in zip(bodies, longest, copied):
-            sequences = _hashes_of(four_bar_sequences(body))
-            new = len(sequences) - len(look_up(self.sequences, sequences)[0])
+            sequences = four_bar_sequences(body)
+            new = sum(sequence not in self.sequences for sequence in sequences)
             n_new, n_sequences = n_new + new, n_sequences + len(sequences)
             rows.append(
                 {
@@ -96,10 +92,7 @@ class Novelty:
         joined = character_codes("".join(body + "\0" for body in bodies))  # zeros keep them apart
         starts = np.cumsum([0] + [len(body) + 1 for body in bodies])
         longest = np.zeros(len(bodies), np.int64)
-        hashes = window_hashes(joined, COPY_CHARS)
-        if not len(hashes):
-            return longest.tolist(), longest.tolist()
-        wanted, window_of = np.unique(hashes, return_inverse=True)
+        wanted, window_of = np.unique(window_hashes(joined, COPY_CHARS), return_inverse=True)
         which, places = self._places(wanted)
         copied = np.flatnonzero(np.isin(window_of, which))
         inside = np.zeros(len(joined) + 1, np.int64)  # +1 where a copied window begins, -1 after it
@@ -113,11 +106,10 @@ class Novelty:
     def _places(self, wanted):
         """Returns (indices in wanted, at most SEEDS places in the training text each). wanted:
         sorted hashes, each once."""
-        lookup = build_lookup(wanted)
         numbers, places, n_seen = [], [], np.zeros(len(wanted), np.int64)
         for start in range(0, len(self.train), CHUNK_CHARS):
             chunk = self.train[start : start + CHUNK_CHARS + COPY_CHARS - 1]
-            place, number = look_up(lookup, window_hashes(chunk, COPY_CHARS))
+            place, number = look_up(wanted, window_hashes(chunk, COPY_CHARS))
             order = np.lexsort((place, number))
             place, number = place[order], number[order]
             rank = np.arange(len(number)) - np.searchsorted(number, number)

@@ -1,4 +1,4 @@
-"""Windows of a text: hashes of all runs of k symbols, and a table that finds them in another text.
+"""Windows of a text: hashes of all runs of k symbols, and where another text has them.
 
 Two texts share a run of k symbols where windows of both have the same hash (64 bits).
 """
@@ -44,31 +44,8 @@ def _joined(first, second, size):
     return first[..., :n] * np.uint64(pow(_STEP, size, 1 << 64)) + second[..., :n]
 
 
-def build_lookup(hashes):
-    """Returns (sorted unique hashes, start of every bucket, bits to shift) for `look_up`.
-
-    Buckets, by the first bits, are 8 to 16 times as many as hashes (at most 256 MB): most unknown
-    windows meet an empty one."""
-    unique = np.unique(hashes)
-    bits = min(26, max(8, len(unique).bit_length() + 3))
-    buckets = np.bincount((unique >> np.uint64(64 - bits)).astype(np.int64), minlength=1 << bits)
-    return unique, np.append(0, np.cumsum(buckets)).astype(np.int32), np.uint64(64 - bits)
-
-
-def look_up(lookup, hashes):
-    """Returns the positions of known hashes, and their indices among the sorted ones."""
-    unique, starts, shift = lookup
-    bucket = (hashes >> shift).astype(np.int64)
-    place = starts[bucket]
-    open_ = np.flatnonzero(starts[bucket + 1] > place)
-    end, place = starts[bucket[open_] + 1], place[open_]
-    positions, numbers = [], []
-    while len(open_):  # the first hash of every bucket, then the second, ...
-        hit = unique[place] == hashes[open_]
-        positions.append(open_[hit])
-        numbers.append(place[hit])
-        place = place + 1
-        on = ~hit & (place < end)
-        open_, place, end = open_[on], place[on], end[on]
-    none = np.empty(0, np.int64)
-    return np.concatenate([none, *positions]), np.concatenate([none, *numbers])
+def look_up(known, hashes):
+    """Returns the positions of hashes that are known (sorted, each once), and their indices there."""
+    place = np.searchsorted(known[:-1], hashes)
+    positions = np.flatnonzero(known[place] == hashes) if len(known) else place[:0]
+    return positions, place[positions]

@@ -14,7 +14,7 @@ import numpy as np
 import pyppmd
 
 from common import BEGIN, END
-from music.windows import build_lookup, look_up, window_hashes
+from music.windows import look_up, window_hashes
 
 ASKED = ("val", "test")  # what is predicted
 NGRAM_ORDER = 6  # characters, the predicted one included
@@ -37,13 +37,12 @@ def ngram_bits(train_path, asked_paths, vocab_size):
     probability = np.full(len(targets), 1 / (vocab_size - 1))  # of every token but BEGIN
     for order in range(NGRAM_ORDER):
         hashes = [_contexts(split, order)[keep] for split, keep in zip(splits, asked)]
-        lookup = build_lookup(np.concatenate(hashes))
-        context = np.searchsorted(lookup[0], np.concatenate(hashes))
-        keys, counts = _count_followers(train_path, lookup, vocab_size, order)
+        contexts, context = np.unique(np.concatenate(hashes), return_inverse=True)
+        keys, counts = _count_followers(train_path, contexts, vocab_size, order)
         if not len(keys):
             continue
-        total = np.bincount(keys // vocab_size, counts, len(lookup[0]))[context]
-        n_kinds = np.bincount(keys // vocab_size, minlength=len(lookup[0]))[context]
+        total = np.bincount(keys // vocab_size, counts, len(contexts))[context]
+        n_kinds = np.bincount(keys // vocab_size, minlength=len(contexts))[context]
         wanted = context * vocab_size + targets
         place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
         count = np.where(keys[place] == wanted, counts[place], 0)
@@ -62,15 +61,15 @@ def _contexts(characters, order, before=None):
     return window_hashes(np.concatenate([before, characters[:-1]]), order)
 
 
-def _count_followers(train_path, lookup, vocab_size, order):
-    """Returns how often each character follows each context of `lookup`: (sorted keys, number of
+def _count_followers(train_path, contexts, vocab_size, order):
+    """Returns how often each character follows each context: (sorted keys, number of
     the context * vocab_size + character; counts)."""
     train = np.load(train_path, mmap_mode="r")
     keys, counts = np.empty(0, np.int64), np.empty(0, np.int64)
     for start in range(0, len(train), BLOCK):
         follow = np.array(train[start : start + BLOCK])
         before = np.array(train[start - order : start]) if start else None
-        at, number = look_up(lookup, _contexts(follow, order, before))
+        at, number = look_up(contexts, _contexts(follow, order, before))
         keep = follow[at] != BEGIN
         found = number[keep] * vocab_size + follow[at[keep]]
         new_keys, new_counts = np.unique(found, return_counts=True)

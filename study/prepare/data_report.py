@@ -13,7 +13,7 @@ from study.stages.process import progress, worker_pool
 import numpy as np
 
 from common import BEGIN, END
-from music.windows import build_lookup, look_up, window_hashes
+from music.windows import look_up, window_hashes
 from study.prepare.baselines import ASKED, BLOCK, conditional_bits, ngram_bits, unigram_bits
 
 WIDTHS = (32, 48)  # characters: all music shares shorter windows, only copies longer ones
@@ -52,13 +52,13 @@ def windows_of(characters, width):
 def shared_windows(train_path, asked_paths, width):
     """Returns [(starts of its windows, whether the training text has them)] per asked split."""
     asked = [windows_of(np.load(path), width) for path in asked_paths]
-    lookup = build_lookup(np.concatenate([hashes for _, hashes in asked]))
-    shared = np.zeros(len(lookup[0]) + 1, bool)
+    known = np.unique(np.concatenate([hashes for _, hashes in asked]))
+    shared = np.zeros(len(known) + 1, bool)
     train = np.load(train_path, mmap_mode="r")
     for start in range(0, len(train), BLOCK):
         part = np.array(train[max(0, start - width + 1) : start + BLOCK])
-        shared[look_up(lookup, window_hashes(part, width))[1]] = True
-    return [(starts, shared[np.searchsorted(lookup[0], hashes)]) for starts, hashes in asked]
+        shared[look_up(known, window_hashes(part, width))[1]] = True
+    return [(starts, shared[np.searchsorted(known, hashes)]) for starts, hashes in asked]
 
 
 def n_figures(window):
