@@ -13,8 +13,6 @@ from music.theory import LETTERS, SEMITONES, SIGNS
 
 MAX_LENGTH = 256 * WHOLE  # of a note: sums over any text stay below 2^63
 MAX_ERRORS = 100  # errors kept per text; the count goes on
-CACHED_CHARS = 256  # longer stretches do not repeat
-CACHED_BARS = 1 << 14  # about 30 MB when full
 
 NOTE = r"(?:\^\^?|__?|=)?[A-Ga-g](?:'{1,8}|,{1,8})?"
 LENGTH = r"\d{0,6}(?:/{1,8}\d{0,6})?"
@@ -311,11 +309,11 @@ _SPOILT = {
 
 
 def read_stretch(text, alterations, unit, compound, ties):
-    """Returns the Stretch of a text without bar lines and fields; short ones are remembered.
+    """Returns the Stretch of a text without bar lines and fields.
 
     alterations: in force, of LETTERS; unit: ticks of a unit note; compound: see `parse_meter`;
     ties: the open ones, ((step, pitch), ...)."""
-    read = _read_short_stretch if len(text) <= CACHED_CHARS else _read_stretch
+    read = _read_short_stretch if len(text) <= 256 else _read_stretch  # longer ones do not repeat
     return read(text, alterations, unit, compound, ties)
 
 
@@ -337,4 +335,4 @@ def _read_stretch(text, alterations, unit, compound, ties):
     return stretch
 
 
-_read_short_stretch = lru_cache(maxsize=CACHED_BARS)(_read_stretch)
+_read_short_stretch = lru_cache(maxsize=1 << 14)(_read_stretch)  # about 30 MB when full

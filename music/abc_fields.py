@@ -153,9 +153,7 @@ def parse_tempo(text, unit=WHOLE // 8):
         bare,
         re.ASCII,
     )
-    if not match or not float(match.group(2)):
-        raise ValueError(f"no tempo: {text[:40]!r}")
-    beat, speed = match.groups()
+    beat, speed = match.groups() if match else (None, 0)
     try:
         if beat is None or beat.startswith("C"):
             quarters = Fraction(unit, TICKS) * Fraction((beat or "")[1:] or 1)
@@ -163,6 +161,7 @@ def parse_tempo(text, unit=WHOLE // 8):
             quarters = 4 * sum(map(Fraction, beat.split()))
     except ZeroDivisionError:
         quarters = 0
-    if not quarters:
+    tempo = float(quarters * Fraction(speed))
+    if not tempo:
         raise ValueError(f"no tempo: {text[:40]!r}")
-    return float(quarters * Fraction(speed))
+    return tempo

@@ -6,6 +6,7 @@ Faults are mended (`abc_mending`). Repeats are written once, without ornaments, 
 symbols.
 """
 
+import math
 import re
 from collections import Counter
 from fractions import Fraction
@@ -335,13 +336,13 @@ def bar_plan(voices, mended):
     for column in zip_longest(*voices):
         own = [bar for bar in column if bar]
         longest = max(units(bar.length) for bar in own)
-        length = int(np.ceil(round(longest, 3) / SMALLEST)) * SMALLEST
+        length = math.ceil(round(longest, 3) / SMALLEST) * SMALLEST
         meter = next(filter(None, [meter_numbers(bar.meter) for bar in own]), None)
         if not meter or bar_length(meter, QUARTER) % SMALLEST:
             meter = meter_of_length(length, QUARTER)
         if bar_length(meter, QUARTER) > LONGEST_BAR:
             meter = 4, 4
-        rows.append((length, int(bar_length(meter, QUARTER)), meter))
+        rows.append((length, bar_length(meter, QUARTER), meter))
     bars, meters, starts, i = [0], [], [], 0
 
     def write(length, meter):
@@ -355,7 +356,7 @@ def bar_plan(voices, mended):
             i += 1
             starts.append(bars[-1] + length)
             write(nominal, meter)
-        elif length == nominal or length < nominal and i == 0 and n_bars > 1:  # or a pickup
+        elif length < nominal and i == 0 and n_bars > 1:  # a pickup
             write(length, meter)
         elif length < nominal:
             mended["short bars filled up"] += i < n_bars - 1

@@ -218,7 +218,7 @@ class Reader:
         """Reads the lines after the first n_before, to the empty line that ends the tune."""
         at, ended = self.body_from, False
         for self.line, raw in enumerate(lines, n_before + 1):
-            if not raw or raw.isspace():
+            if not raw.strip():
                 ended = ended or has_header
             elif not ended:
                 self.body_line(raw, at)

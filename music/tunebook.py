@@ -101,11 +101,9 @@ def _cut_points(reader, total=None):
         if not bar.closing or any(counts[name] < n_now <= n for name, n in totals.items()):
             continue
         level = {name: last for name, last in before.items() if counts[name] == n_now}
-        # not inside a slur, and one header has to do for all voices
-        if (
-            not any(last.slurs for last in level.values())
-            and len({last.after[:3] for last in level.values()}) == 1
-        ):
+        in_slur = any(last.slurs for last in level.values())
+        # one header has to do for all voices
+        if not in_slur and len({last.after[:3] for last in level.values()}) == 1:
             points.append((bar.closed, n_now, level))
     if not total:
         points = [point for point in points if point[0] < reader.order[-1].end]

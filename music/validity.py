@@ -162,7 +162,7 @@ def _judge(program, text, seconds):
         "errors": n_errors,
         "bar_warnings": n_bars,
         "timed_out": timed_out,
-        "clean": n_notes > 0 and not n_errors and not n_bars and not timed_out,
+        "clean": n_notes > 0 and not n_errors and not n_bars,
         "first": complaints[0][:120] if complaints else None,
     }
 
