@@ -92,15 +92,13 @@ def _read_token(token):
         return "sound", (head,), head.over, head.under, False
     if kind == "rest":
         return "sound", (), *_fraction(token[1:]), False
-    if kind != "chord":
-        return kind, (), 1, 1, False
-    inside, _, after = token[1:].rpartition("]")
-    matches = HEAD.finditer(re.sub(r"![^!]*!", "", inside))
-    heads = tuple([read_head(match.group()) for match in matches])
-    if not heads:
-        return "empty chord", (), 1, 1, False
-    over, under = _fraction(after.rstrip("-"))
-    return "sound", heads, over * heads[0].over, under * heads[0].under, after.endswith("-")
+    if kind == "chord":
+        inside, _, after = token[1:].rpartition("]")
+        matches = HEAD.finditer(re.sub(r"![^!]*!", "", inside))
+        if heads := tuple([read_head(match.group()) for match in matches]):
+            over, under = _fraction(after.rstrip("-"))
+            return "sound", heads, over * heads[0].over, under * heads[0].under, after[-1:] == "-"
+    return kind, (), 1, 1, False
 
 
 _read_short_token = lru_cache(maxsize=1 << 14)(_read_token)
@@ -157,7 +155,6 @@ class Stretch:
             self.errors.append((kind, message))
 
     def sound(self, token, heads, over, under, all_tied):
-        """Reads a note, a chord or a rest."""
         if self.rest_bars:
             self.error("token", "music beside a rest of whole bars")
         self.timed = True
@@ -252,12 +249,10 @@ class Stretch:
         self.length += ticks * over // under - ticks
 
     def slur_sign(self, token):
-        """Counts slurs, which have to be closed."""
         self.slur_end += 1 if token == "(" else -1
         self.slur_low = min(self.slur_low, self.slur_end)
 
     def whole_rest(self, token):
-        """Rests for whole bars: `Z4` is four."""
         if self.timed or self.rest_bars:
             self.error("token", f"{token} does not stand alone in its bar")
         self.rest_bars = int(token[1:] or 1)
@@ -326,7 +321,7 @@ def _read_stretch(text, alterations, unit, compound, ties):
             stretch.sound(token, heads, over, under, all_tied)
         elif kind in _SIGN_METHODS:
             _SIGN_METHODS[kind](stretch, token)
-        elif kind == "empty chord":
+        elif kind == "chord":
             stretch.error("chord", "a chord without notes")
         elif kind == "unreadable":
             excerpt = "".join(tokens[i : i + 12])[:12]

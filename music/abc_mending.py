@@ -1,8 +1,5 @@
 """Mends people's ABC before it is read: the text of a file, its tunes, and lines of music.
 
-    text, mended = decoded(data)
-    tunes, more = split_book(text)       # RawTunes, for `abc_people.read_tune`
-
 Faults of web pages, word processors, e-mail and programs are counted by their kind.
 """
 
@@ -215,8 +212,6 @@ def clean_music(line, mended):
 
 
 def _clean_part(text, mended):
-    """Cleans a part of a line between fields."""
-
     def chord(match):
         inside = re.sub(r"\s", "", match.group(1))
         notes = re.sub(r"[zx][\d/]*-?", "", inside)

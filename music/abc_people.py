@@ -1,7 +1,5 @@
 """ABC as people write it, set in the project's normal form: the text that stage 02 makes of MIDI.
 
-    tunes = read_people(data, "reels.abc")     # [PeoplesTune(title, line, text, reason, mended)]
-
 Faults are mended (`abc_mending`). Repeats are written once, without ornaments, words and chord
 symbols.
 """
@@ -191,7 +189,6 @@ class _Reader:
             self.tempos.setdefault(self.place(), tempo)
 
     def place(self):
-        """Returns the number of the open bar."""
         return len(self.voice.bars) if self.voice else 0
 
     def choose_voice(self, value):
@@ -320,7 +317,6 @@ def normal_form(raw, name, max_voices, last_endings):
 
 
 def units(ticks):
-    """Returns units of the grid."""
     return ticks * QUARTER / TICKS
 
 

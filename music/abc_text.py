@@ -3,7 +3,6 @@
     tune = read_abc(text)        # in exact fractions; AbcError says line and reason
 
 Overlays (`&`), nested tuplets, microtones and transposing clefs are refused; repeats are read once.
-Inside, time is counted in integer ticks (`abc_fields`).
 """
 
 import contextlib
@@ -107,7 +106,6 @@ class _VoiceReader:
         self.begin(tune)
 
     def begin(self, tune):
-        """Takes over what the header says."""
         self.key, self.unit = tune.key, tune.unit
         self.meter, self.compound = tune.meter, tune.compound
         self.after = {letter: tune.fields.get(letter) for letter in "MKL"}
@@ -160,7 +158,6 @@ class Reader:
             voice.bar_ok = False
 
     def warn(self, n_ties):
-        """Notes ties that lead nowhere."""
         if len(self.warnings) < MAX_ERRORS:
             self.warnings.append((self.line, "tie", f"{n_ties} tied notes are not continued"))
 
@@ -229,7 +226,6 @@ class Reader:
             at += len(raw) + 1
 
     def body_line(self, raw, at):
-        """Reads a line; at: its place in the text."""
         line = clean_line(raw)
         if line[1:2] == ":":
             if line[0] in _BODY_FIELDS:
@@ -396,7 +392,6 @@ class Reader:
         voice.new_bar()
 
     def finish(self):
-        """Ends the last bars; notes what is open."""
         for voice in self.voices.values():
             if voice.bar_timed:
                 self.close_bar(voice)

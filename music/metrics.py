@@ -149,7 +149,6 @@ def _bars_of(tune, onsets):
 
 
 def _groove(tune, onsets):
-    """Returns the groove consistency of `music_metrics`."""
     starts, meters, bar = _bars_of(tune, onsets)
     same = (meters[1:] == meters[:-1]) & (meters[1:] > 0)
     if not same.any():
@@ -202,27 +201,26 @@ def compare_sets(generated, real, seed=0, resamples=200):
     `resamples` times. One below real_vs_real_p95 is no difference.
     """
     rng = np.random.default_rng(seed)
-    sets = [list(map(as_tune, tunes)) for tunes in (generated, real)]
-    n, n_real = map(len, sets)
+    figures = [
+        [music_metrics(tune) | note_histograms(tune) for tune in map(as_tune, tunes)]
+        for tunes in (generated, real)
+    ]
+    n, n_real = map(len, figures)
     size = min(n, n_real // 2)
     draws = []
     for _ in range(resamples if size else 0):
         order = rng.permutation(n_real)
         draws.append((rng.permutation(n)[:size], order[:size], order[size : 2 * size]))
 
-    def rows(names, figures_of, compare):
-        figures = [list(map(figures_of, tunes)) for tunes in sets]
-        return {
-            name: compare(*([row[name] for row in rows] for rows in figures), draws)
-            for name in names
-        }
+    def row(name, compare):
+        return compare(*([of_tune[name] for of_tune in of_set] for of_set in figures), draws)
 
     return {
         "n": n,
         "n_real": n_real,
         "n_compared": size,
-        "metrics": rows(METRICS, music_metrics, _compare_metric),
-        "jsd": rows(HISTOGRAMS, note_histograms, _compare_histogram),
+        "metrics": {name: row(name, _compare_metric) for name in METRICS},
+        "jsd": {name: row(name, _compare_histogram) for name in HISTOGRAMS},
     }
 
 

@@ -5,7 +5,6 @@ import math
 from music.abc_text import AbcError
 from music.tunebook import cut_tune
 
-KEPT_FIELDS = "MLQK"  # of a header, in this order, after X:1
 TEXT_FIELDS = "ABCDFGHNORSTUWXZmrsw+"  # lines in a tune that hold no music
 
 
@@ -18,14 +17,14 @@ def training_text(raw):
     lines = (line.split("%")[0].rstrip() for line in raw.splitlines())
     header, voices = {}, []
     for line in lines:
-        if line[1:2] == ":" and line[0] in KEPT_FIELDS:
+        if line[1:2] == ":" and line[0] in "MLQK":
             header[line[0]] = line
         elif line[:2] == "V:":
             voices.append(line)
         if line[:2] == "K:":
             break
     music = [line for line in lines if line and not (line[1:2] == ":" and line[0] in TEXT_FIELDS)]
-    fields = [header[field] for field in KEPT_FIELDS[:-1] if field in header]
+    fields = [header[field] for field in "MLQ" if field in header]
     return "\n".join(["X:1", *fields, *voices, header.get("K", "K:C"), *music]) + "\n"
 
 
@@ -42,7 +41,7 @@ def cut(text, max_chars, min_chars):
     try:
         pieces = cut_tune(text, max_chars, min_chars)
     except AbcError:
-        return [(None, piece) for piece in cut_lines(text, max_chars)]
+        pieces = [(None, text)]
     # a group of bars alone may be too long
     return [(bar, part) for bar, piece in pieces for part in cut_lines(piece, max_chars)]
 

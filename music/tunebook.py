@@ -40,8 +40,6 @@ def cut_tune(text, max_chars, min_chars=0):
 
     max_chars and min_chars are kept where the bars allow. A note tied over a cut is struck again.
     """
-    if len(text) <= max_chars:
-        return [(0, text)]
     reader = Reader(text, strict=True)
     header_chars = sum(len(line) + 1 for line in _header_lines(reader))
     room = max(1, max_chars - header_chars - 24)  # 24: a longer key, tempo or accidental
@@ -115,7 +113,6 @@ _INLINE_FIELD = re.compile(r"\[([MKQ]):([^\[\]]*)\]")
 
 
 def _piece(reader, start, stop):
-    """Returns the ABC text between two cut points."""
     text, voices = reader.text, reader.sounding_voices()
     (begin, first_bar, before), (end, _, last_bars) = start, stop
     values, rewritten = {}, {}
