@@ -33,8 +33,7 @@ _KINDS = {
     "spacer": r"y\d{0,6}(?:/\d{0,2})?",
     "unreadable": r"[\s\S]",
 }
-TOKEN = re.compile("|".join(f"(?:{pattern})" for pattern in _KINDS.values()), re.ASCII)
-_KIND = re.compile("|".join(f"(?P<{kind}>{pattern})" for kind, pattern in _KINDS.items()), re.ASCII)
+TOKEN = re.compile("|".join(f"(?P<{kind}>{pattern})" for kind, pattern in _KINDS.items()), re.ASCII)
 HEAD = re.compile(rf"(\^\^?|__?|=)?([A-Ga-g])([',]*)({LENGTH})(-?)", re.ASCII)
 _GRACE = re.compile(
     rf"/?(?:{NOTE}{LENGTH}|[ \t()\->.~HLMOPSTuv]|\[(?:{NOTE}{LENGTH})+\]{LENGTH})*", re.ASCII
@@ -86,7 +85,7 @@ def _fraction(text):
 
 
 def _read_token(token):
-    kind = _KIND.match(token).lastgroup
+    kind = TOKEN.match(token).lastgroup
     if kind == "note":
         head = read_head(token)
         return "sound", (head,), head.over, head.under, False
@@ -314,7 +313,7 @@ def read_stretch(text, alterations, unit, compound, ties):
 
 def _read_stretch(text, alterations, unit, compound, ties):
     stretch = Stretch(alterations, unit, compound, ties)
-    tokens = TOKEN.findall(text)
+    tokens = [match.group() for match in TOKEN.finditer(text)]
     for i, token in enumerate(tokens):
         kind, heads, over, under, all_tied = read_token(token)
         if kind == "sound":

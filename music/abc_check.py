@@ -50,27 +50,26 @@ def check_abc(text, prompt_chars=0):
     """
     reader = Reader(text)
     voices, prompt_chars = reader.sounding_voices(), max(prompt_chars, 0)
-    n_notes = n_bars = 0
-    pitches, rests, sounding = set(), [], []  # of bars without and with notes: are they right?
+    n_bars, pitches = 0, []
+    rests, sounding = [], []  # bars without and with notes: are they right?
     for voice in voices:
         first_bar, first_note = _first_generated(voice, text, prompt_chars)
         n_bars = max(n_bars, len(voice.bars) - first_bar)
-        n_notes += len(voice.pitches) - first_note
-        pitches.update(voice.pitches[first_note:])
+        pitches += voice.pitches[first_note:]
         last = len(voice.bars) - 1
         for i in range(first_bar, last + 1):
             bar = voice.bars[i]
             is_right = bar.ok and _fits_meter(bar, i in (0, last))
             (sounding if bar.n_notes else rests).append(is_right)
-    n_voice_bars = len(rests) + len(sounding)
+    n_pitches, n_voice_bars = len(set(pitches)), len(rests) + len(sounding)
     rest_share = ratio(len(rests), n_voice_bars)
     all_fit = all(sounding) and all(rests)
     header = not reader.n_header_errors
     tokens = reader.n_errors == reader.n_header_errors
     content = (
-        n_notes >= MIN_NOTES
+        len(pitches) >= MIN_NOTES
         and n_bars >= MIN_BARS
-        and len(pitches) >= MIN_PITCHES
+        and n_pitches >= MIN_PITCHES
         and rest_share <= MAX_REST_SHARE
     )
     # short first and last bars alone show no meter
@@ -84,10 +83,10 @@ def check_abc(text, prompt_chars=0):
         (*flags, False).index(False),
         *flags,
         ratio(sum(sounding), len(sounding)),
-        n_notes,
+        len(pitches),
         n_bars,
         len(voices),
-        len(pitches),
+        n_pitches,
         rest_share,
         len(sounding),
         sum(sounding),

@@ -120,8 +120,7 @@ class _Reader:
                 self.music_line(line, number)
         for voice in self.voices.values():
             self.close_bar(voice)
-        if not self.has_key:
-            self.mended["tunes without K:"] += 1
+        self.mended["tunes without K:"] += not self.has_key
 
     def field(self, letter, value):
         if letter == "V":
@@ -289,8 +288,7 @@ def normal_form(raw, name, max_voices, last_endings):
     n_notes = sum(len(bar.notes) for voice in voices for bar in voice)
     if reader.n_foreign > max(3, MAX_FOREIGN_SHARE * n_notes):
         raise _Unreadable("line %d: %s" % reader.first_foreign)
-    if reader.n_foreign:
-        reader.mended["signs that are no music"] += reader.n_foreign
+    reader.mended["signs that are no music"] += reader.n_foreign
     if not n_notes:
         raise _Unreadable(f"line {raw.lines[0][0]}: a tune without notes")
     bars, meters, starts = bar_plan(voices, reader.mended)
@@ -374,7 +372,6 @@ def on_grid(track, on, off, beats):
     edges = np.concatenate([on, off])
     exact = np.rint(edges).astype(np.int64)
     odd = (np.abs(edges - exact) > 1e-3) | (exact % SIXTY_FOURTH != 0)
-    nearest = np.rint(edges / SIXTY_FOURTH).astype(np.int64) * SIXTY_FOURTH
     beat = np.searchsorted(beats, exact, side="right") - 1
     place, sizes = edges - beats[beat], np.append(np.diff(beats), QUARTER)
     cell = np.concatenate([track, track]) * len(beats) + beat
@@ -387,7 +384,7 @@ def on_grid(track, on, off, beats):
             if size * over % (under * SIXTY_FOURTH) == 0
         ]
         if not any((np.abs(part - np.rint(part)) < 1e-3).all() for part in parts):
-            exact[here] = nearest[here]
+            exact[here] = np.rint(edges[here] / SIXTY_FOURTH) * SIXTY_FOURTH
     on, off = exact[: len(on)], exact[len(on) :]
     return on, np.maximum(off, on + SIXTY_FOURTH)
 

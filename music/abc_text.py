@@ -322,10 +322,7 @@ class Reader:
         voice.pitches += read.pitches
         for tie, ticks in read.joined:  # notes from before the bar line go on
             voice.durations[voice.tie_notes[tie]] += ticks
-        if read.open:
-            voice.tie_notes = tuple(
-                [n_before + i if i >= 0 else voice.tie_notes[i] for i in read.open_notes]
-            )
+        voice.tie_notes = [n_before + i if i >= 0 else voice.tie_notes[i] for i in read.open_notes]
         voice.ties, voice.alterations, voice.now = read.open, read.alterations, now + read.length
         self.slurs(voice, read.slur_low, read.slur_end)
         end = at + len(text)
@@ -353,13 +350,12 @@ class Reader:
 
     def close_bar(self, voice, closing="", closed=None):
         """Ends a bar; `Z4|` ends four, of which the first has the text, with `Z` in it."""
-        text, n, problem = "".join(voice.bar_parts), voice.bar_rests, None
+        text, n = "".join(voice.bar_parts), voice.bar_rests
         if n and voice.meter is None:
-            problem = "length", "Z in a free meter"
+            self.error("length", "Z in a free meter", voice)
+            n = 1
         elif self.rest_bars + n > MAX_REST_BARS:
-            problem = "limit", f"more than {MAX_REST_BARS} bars of rest written as Z"
-        if problem:
-            self.error(*problem, voice)
+            self.error("limit", f"more than {MAX_REST_BARS} bars of rest written as Z", voice)
             n = 1
         else:
             self.rest_bars += n

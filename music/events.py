@@ -114,7 +114,7 @@ def read_heads(text, key):
     alterations = key_alterations(sharps_of_key(key))
     # without ties every head is a note of its own
     stretch = abc_bar.read_stretch(text.replace("-", ""), alterations, WHOLE // 16, False, ())
-    tokens = map(abc_bar.read_token, abc_bar.TOKEN.findall(text))
+    tokens = [abc_bar.read_token(match.group()) for match in abc_bar.TOKEN.finditer(text)]
     ties = [
         [head.tied or all_tied for head in heads] for _, heads, _, _, all_tied in tokens if heads
     ]

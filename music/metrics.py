@@ -72,7 +72,7 @@ def music_metrics(tune):
     if not len(pitches):
         return dict.fromkeys(METRICS)
     classes = np.bincount(pitches % 12, minlength=12)
-    n_bars = max((len(voice.bars) for voice in tune.voices), default=0)
+    n_bars = max(len(voice.bars) for voice in tune.voices)
     sounding, polyphony = _polyphony(onsets, durations)
     ends = [float(voice.bars[-1].onset + voice.bars[-1].length) for voice in tune.voices]
     total = max(float((onsets + durations).max()), *ends)  # ties lead beyond a last bar
@@ -83,7 +83,7 @@ def music_metrics(tune):
         "in_key_share": in_key_share(tune),
         "groove_consistency": _groove(tune, onsets),
         "polyphony": polyphony,
-        "notes_per_bar": ratio(len(pitches), n_bars),
+        "notes_per_bar": len(pitches) / n_bars,
         "pitch_range": int(pitches.max() - pitches.min()),
         "rest_share": max(0.0, 1 - sounding / total) if total > 0 else None,
         "bar_repetition": repeated_bars(tune),
@@ -141,11 +141,11 @@ def _scale(key):
 
 def _bars_of(tune, onsets):
     """Returns the longest voice's bars: starts, meters (0: free), and that of each onset."""
-    bars = max((voice.bars for voice in tune.voices), key=len, default=[])
+    bars = max((voice.bars for voice in tune.voices), key=len)
     starts = np.array([float(bar.onset) for bar in bars])
     meters = np.array([float(bar.meter or 0) for bar in bars])
     bar = np.searchsorted(starts, onsets + EPSILON, "right") - 1
-    return starts, meters, np.clip(bar, 0, max(0, len(starts) - 1))
+    return starts, meters, np.clip(bar, 0, len(starts) - 1)
 
 
 def _groove(tune, onsets):
@@ -171,11 +171,10 @@ def note_histograms(tune):
     if not len(pitches):
         return {name: np.zeros(size) for name, size in HISTOGRAMS.items()}
     starts, _, bar = _bars_of(tune, onsets)
-    inside = onsets - starts[bar] if len(starts) else onsets
     classes = {
         "duration": np.round(np.minimum(durations, 8) * 24),
         "interval": np.clip(_intervals(onsets, pitches, voices), -24, 24) + 24,
-        "onset": np.clip(np.floor(inside * POSITIONS + 1e-6), 0, 63),
+        "onset": np.clip(np.floor((onsets - starts[bar]) * POSITIONS + 1e-6), 0, 63),
     }
     weight = min(1.0, CAP_NOTES / len(pitches))
     return {

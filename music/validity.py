@@ -125,7 +125,7 @@ def level_in_words(level):
     return f"level {level} of {len(LEVELS)} ({reached}{f'; not {missed[0]}' if missed else ''})"
 
 
-def judge_texts(texts, seconds=JUDGE_SECONDS):
+def judge_texts(texts):
     """Returns abc2midi's verdict on every text, a child process each; None if it is neither on the
     PATH nor in the symusic wheel. Its exit code says nothing, so its words are read. clean: notes
     in the MIDI file, no line `Error`, every bar as long as its meter."""
@@ -133,12 +133,12 @@ def judge_texts(texts, seconds=JUDGE_SECONDS):
     if not Path(program).exists():
         return None
     with ThreadPoolExecutor(JUDGES) as pool:
-        return list(pool.map(lambda text: _judge(str(program), text, seconds), texts))
+        return list(pool.map(lambda text: _judge(str(program), text), texts))
 
 
-def _judge(program, text, seconds):
+def _judge(program, text):
     # /bin/sh sets the limits: a child forked from a process that holds torch would cost 30 ms
-    limits = f'ulimit -f {JUDGE_BLOCKS}; ulimit -t {seconds}; exec "$0" t.abc -o t.mid'
+    limits = f'ulimit -f {JUDGE_BLOCKS}; ulimit -t {JUDGE_SECONDS}; exec "$0" t.abc -o t.mid'
     command = ["/bin/sh", "-c", limits, program]
     timed_out, n_notes = False, 0
     with tempfile.TemporaryDirectory() as folder:
@@ -147,7 +147,7 @@ def _judge(program, text, seconds):
         with open(folder / "log", "wb") as log:
             streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
             try:
-                subprocess.run(command, cwd=folder, timeout=seconds, **streams)
+                subprocess.run(command, cwd=folder, timeout=JUDGE_SECONDS, **streams)
             except subprocess.TimeoutExpired:
                 timed_out = True
         words = (folder / "log").read_bytes()[:1_000_000].decode("utf-8", "replace")

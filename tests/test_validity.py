@@ -108,7 +108,8 @@ def test_judge_is_stopped_when_it_does_not_end(monkeypatch, tmp_path):
     slow.write_text("#!/bin/sh\nexec sleep 20\n")
     slow.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    (verdict,) = judge_texts([valid_tune()], seconds=1)
+    monkeypatch.setattr("music.validity.JUDGE_SECONDS", 1)
+    (verdict,) = judge_texts([valid_tune()])
     assert verdict["timed_out"] and not verdict["clean"]
 
 
