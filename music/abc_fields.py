@@ -87,7 +87,7 @@ def tonic_of(key):
 
 def is_minor(key):
     """Returns True if a K: value is a minor key."""
-    match = _KEY.match(key or "")
+    match = _KEY.match(key)
     return bool(match) and MODES.get(match.group(3).lower()[:3]) == MODES["m"]
 
 

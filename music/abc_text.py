@@ -85,7 +85,7 @@ class Tune(NamedTuple):
     ticks: list
 
 
-_BODY_FIELDS = frozenset("IKLMmNPQRrsTUVWw")
+_BODY_FIELDS = "IKLMmNPQRrsTUVWw"
 # fields in brackets, and bar lines: any mix of | [ ] : and the number of an ending (`:|2`); the
 # others are stepped over
 _DIVIDER = re.compile(

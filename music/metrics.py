@@ -20,17 +20,9 @@ LEAP = 4  # semitones: a larger melodic interval is a leap
 EPSILON = 1e-9  # quarter notes: onsets that are equal but for rounding
 
 METRICS = (
-    "pitch_class_entropy",
-    "scale_consistency",
-    "in_key_share",
-    "groove_consistency",
-    "polyphony",
-    "notes_per_bar",
-    "pitch_range",
-    "rest_share",
-    "bar_repetition",
-    "leap_share",
-)
+    "pitch_class_entropy scale_consistency in_key_share groove_consistency polyphony"
+    " notes_per_bar pitch_range rest_share bar_repetition leap_share"
+).split()
 HISTOGRAMS = {"duration": 193, "interval": 49, "onset": 64}  # number of classes
 
 

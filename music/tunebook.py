@@ -160,7 +160,7 @@ def _opening(text, before, opening):
 
 def _header_with(header, values):
     """Returns the lines of a header with these values of fields."""
-    values, lines = dict(values), []
+    lines = []
     for line in header:
         letter = line[0] if line[1:2] == ":" else ""
         value = values.pop(letter, None)

@@ -23,9 +23,6 @@ def window_hashes(symbols, k):
     symbols: below 65,536, shape (..., T). A hash is a polynomial in them, made by doubling: log2(k)
     passes instead of k.
     """
-    n_windows = max(0, symbols.shape[-1] - k + 1)
-    if not n_windows:
-        return np.zeros((*symbols.shape[:-1], 0), np.uint64)
     block, size = _VALUES[symbols], 1  # windows of `size` symbols: 1, 2, 4 ...
     whole, width = None, 0  # windows of `width` symbols: blocks joined up so far
     while True:
@@ -33,7 +30,7 @@ def window_hashes(symbols, k):
             whole = block if whole is None else _joined(whole, block[..., width:], size)
             width += size
         if width == k:
-            return mix(whole[..., :n_windows])
+            return mix(whole)
         block = _joined(block, block[..., size:], size)
         size *= 2
 
