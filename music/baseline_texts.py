@@ -74,7 +74,5 @@ def ngram_samples(tunes, order, n, max_chars, seed=0):
         alive &= character != 0
         drawn[:, step] = character
         state = np.concatenate([state[:, 1:], character[:, None]], 1)
-        if not alive.any():
-            break
     texts = [bytes(row[row != 0]).decode("ascii") for row in drawn]
     return [Sample(text, truncated=bool(going)) for text, going in zip(texts, alive)]
