@@ -68,7 +68,7 @@ BUDGETS = {  # n_*: samples; *_chars: characters drawn at most; in full, and wit
     "prompted_chars": (2000, 500),
     "n_sweep": (100, 21),
     "sweep_chars": (1000, 500),
-    "n_skills": (100, 100),
+    "n_skills": (100, 60),
     "skills_chars": (1000, 300),
     "n_real": (200, 100),
     "sample_chars": (3000, 1000),
