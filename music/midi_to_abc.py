@@ -23,7 +23,7 @@ from music.voices import make_voices
 
 MAX_VOICES = 15  # a MIDI file has 16 channels and one is drums
 MIDI_BYTES = 16 << 20  # of a file; the largest real song has a twentieth of it
-MAX_BARS = 4000  # of 4/4: two hours; longer files are loops or have broken time stamps
+MAX_BARS = 4000  # of 4/4: two hours; longer files are loops, or damaged
 SHORTEST_BEAT = 16  # meters of shorter ones are halved: 64/128 is read as 2/4
 KEY_BARS = 4  # a shorter key is written as accidentals
 MAX_LEAD = 8  # silent bars before the music that stay

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 from music.score import MAX_QUARTERS, TICKS, Score, ScoreError
 from music.theory import SEMITONES_OF
 
-CONTAINER = "META-INF/container.xml"  # of an archive: it names its main file
+CONTAINER = "META-INF/container.xml"  # names the main file
 MAX_XML_BYTES = 64 << 20  # the largest quartet has 12 million
 MAX_DIVISIONS = 1 << 24  # of a quarter note; exporters use at most 16,384
 TIES = {"start": "[", "stop": "]", "startstop": "_"}

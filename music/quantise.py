@@ -20,7 +20,7 @@ TERNARY_ONSET_COST = 0.1  # a beat that fits both grids equally well is binary
 # a late sixteenth
 TERNARY_COST = 3.0
 FAR = 3.0  # an error beyond this (an eighth of a beat) counts threefold
-APART = 1.5  # two onsets of one pitch that are closer are a doubled note
+APART = 1.5  # two closer onsets of one pitch are a doubled note
 # {step: (least onsets in the beat, cost per onset)}: a beat takes one only if every onset lies on
 # it; else five hurried sixteenths would become a quintuplet
 RARE_GRIDS = {

@@ -55,6 +55,8 @@ def tuplets_of(on, off, beats):
     events off the binary grid."""
     edges = distinct(on, off)
     odd = edges[edges % SIXTY_FOURTH != 0]
+    if not len(odd):
+        return np.zeros((4, 0), np.int64)
     begin = beats[np.searchsorted(beats, odd, side="right") - 1]
     starts, beat = np.unique(begin, return_inverse=True)
     lengths = beats[np.searchsorted(beats, starts, side="right")] - starts

@@ -20,7 +20,7 @@ CUT_CHARS = 6.0  # of a note that is cut short at a bar line
 VOICE_CHARS = 4.0  # of one more voice, a bar: tag and rests
 MAX_PARTS = 4  # voices that one track may become; a keyboard fugue has four
 MERGE_REACH = 16  # semitones between the mean pitches of two parts that may share a voice
-EFFECT_SHARE = 10  # a part with less than a tenth of the fullest part's notes is no line
+EFFECT_SHARE = 10  # a part with less than a tenth of the fullest's notes is no line
 
 
 class Voice(NamedTuple):
