@@ -145,7 +145,8 @@ def compare(root):
         for family in points.families
     }
     result = {"predicted": expected, "came": came}
-    (STUDY / "second_corpus.json").write_text(json.dumps(result, indent=1) + "\n", "utf-8")
+    text = json.dumps(result, indent=1, default=float)
+    (STUDY / "second_corpus.json").write_text(text + "\n", "utf-8")
     return result
 
 
