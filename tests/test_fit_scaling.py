@@ -825,10 +825,11 @@ def test_the_stage_as_a_user_runs_it(tmp_path):
         and "--data-fractions" in budget.stderr
         and "Traceback" not in budget.stderr
     )
-    (root / "checkpoints/transformer_s0.json").unlink()
-    damaged = script(tmp_path / "project")
-    assert (
-        damaged.returncode == 1
-        and "damaged" in damaged.stderr
-        and "Traceback" not in damaged.stderr
-    )
+    record = root / "checkpoints/transformer_s0.json"
+    write_json(record, {**json.loads(record.read_text()), "train_chars": "many"})
+    for remove in (False, True):
+        if remove:
+            record.unlink()
+        damaged = script(tmp_path / "project")
+        assert damaged.returncode == 1
+        assert "damaged" in damaged.stderr and "Traceback" not in damaged.stderr
