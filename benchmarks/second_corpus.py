@@ -160,10 +160,10 @@ def scatter_with_first_exponents(points):
 
     def residuals(p):
         a, b = np.exp(p[:n_families]), np.exp(p[n_families : 2 * n_families])
-        floor, kappa = p[-2:]
+        irreducible, kappa = p[-2:]
         size = a[points.family] / points.n**alpha
         text = b[points.family] / points.d**beta
-        loss = floor + (size**k + text**k) ** (1 / k) - kappa * points.saved
+        loss = irreducible + (size**k + text**k) ** (1 / k) - kappa * points.saved
         return np.log(np.maximum(loss, 1e-3)) - np.log(points.loss)
 
     start = [*np.full(n_families, 1.5), *np.full(n_families, 3.0), 0.3, 0.08]

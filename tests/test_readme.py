@@ -64,7 +64,7 @@ def test_the_numbers_are_those_of_the_study_that_ships():
     assert readme_numbers.filled(README, readme_numbers.facts()) == README
 
 
-def test_the_study_that_ships_has_all_that_this_code_promises():
+def test_the_study_that_ships_has_all_that_this_code_needs():
     results, tables = read_json(STUDY / "RESULTS.json"), readme_numbers.read_tables(STUDY)
     assert check_results(results) == [] and results["quick"] is False
     assert (STUDY / "RESULTS.json").stat().st_size < MOST_BYTES

@@ -538,7 +538,7 @@ def results_of(root):
     return json.loads((root / "part4_outputs/RESULTS.json").read_text())
 
 
-def test_results_hold_what_they_promise(done):
+def test_results_hold_what_they_say(done):
     missing = check_results(results_of(done))
     small = {"samples.unprompted.n is below 100", "samples.chosen_sampler.n is below 100"}
     # the stages before 03 were not run here

@@ -338,7 +338,7 @@ function chooseNote(n, keep = true) {
   drawArcs(n);
 }
 
-const noArcs = () => `An ${facts.family} looks back at no note: its memory is one state of fixed size, in which everything heard is mixed. So there are no arcs.`;
+const noArcs = () => `An ${facts.family} looks at no single note: its memory is one state of fixed size, in which everything read is mixed. So there are no arcs.`;
 
 function showLikeliest(place) { // the six likeliest tokens there, and which was taken
   const likeliest = writer.likeliest[place];
@@ -410,7 +410,7 @@ function showCost() { // of this tune, as the model is cut now, beside all heads
   };
   number('all', 'this tune costs, in bits a character,');
   number('first', 'bars that come back, the first time');
-  number('again', 'heard again');
+  number('again', 'the second time');
   number('saving', 'saved');
   $('cost').textContent = parts.join('; ') + '.';
 }
