@@ -178,7 +178,7 @@ def main(argv=None):
         summary = {"source": args.source, **counts, **words}
         extra = {
             "archive_sha256": digests,
-            "sources": source_rows(args.source, args.names),
+            "sources": source_rows(args.source, args.names, licences),
             "licences": licences,
             "left_out_files": collected.unread,
         }

@@ -307,6 +307,10 @@ def test_notes_out_of_range_are_left_out():
 def test_named_sources_know_their_licence():
     assert [row["may_share"] for row in source_rows("openscore")] == [True, True]
     assert source_rows("lakh")[0]["may_share"] is False
+    (free,) = source_rows("/my/folder", said=["CC0 1.0"])
+    assert free["licence"] == "CC0 1.0" and free["may_share"] is True
+    (mixed,) = source_rows("/my/folder", said=["CC0 1.0", "not stated"])
+    assert mixed["licence"] == "CC0 1.0, not stated" and mixed["may_share"] is None
     assert source_rows("/my/folder") == [
         {"name": "own files", "licence": "not stated", "url": None, "may_share": None}
     ]

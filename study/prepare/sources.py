@@ -8,7 +8,7 @@ from music import corpus
 GITHUB = "https://github.com/{}/archive/refs/heads/main.zip"
 LAKH = "http://hog.ee.columbia.edu/craffel/lmd/"
 FROM_THE_WEB = "files collected from the web, rights with their authors; for research"
-PUBLIC_DOMAIN, NOT_STATED = "public domain", "not stated"
+PUBLIC_DOMAIN, CC0, NOT_STATED = "public domain", "CC0 1.0", "not stated"
 
 
 class Source(NamedTuple):
@@ -25,7 +25,7 @@ CHOPIN_INSTITUTE = "CC BY 4.0, Fryderyk Chopin Institute, polishscores.org"
 SOURCES = {
     "lakh": Source((LAKH + "clean_midi.tar.gz",), FROM_THE_WEB, False),
     "lakh-full": Source((LAKH + "lmd_full.tar.gz",), FROM_THE_WEB, False),
-    "openscore": Source(OPENSCORE, "CC0 1.0", True),
+    "openscore": Source(OPENSCORE, CC0, True),
     "polish": Source(POLISH, CHOPIN_INSTITUTE, True),
 }
 # why the name that people will try has nothing behind it
@@ -36,9 +36,9 @@ THE_SESSION = (
 NAMES = (*SOURCES, "music21")
 
 
-def source_rows(name, collections=()):
+def source_rows(name, collections=(), said=()):
     """Returns [{name, licence, url, may_share (None: nobody says)}] of a source, one for each
-    archive or collection."""
+    archive or collection. said: licences that the files of another source state."""
     if name == "music21":
         return [
             {
@@ -53,7 +53,9 @@ def source_rows(name, collections=()):
         urls, licence, may_share = SOURCES[name]
         row = {"name": name, "licence": licence, "may_share": may_share}
         return [{**row, "url": url} for url in urls]
-    return [{"name": "own files", "licence": NOT_STATED, "url": None, "may_share": None}]
+    may_share = True if said and set(said) <= {CC0, PUBLIC_DOMAIN} else None
+    licence = ", ".join(said) or NOT_STATED
+    return [{"name": "own files", "licence": licence, "url": None, "may_share": may_share}]
 
 
 def licence_of(rights):
@@ -63,7 +65,7 @@ def licence_of(rights):
     ('CC0 1.0', 'CC BY 4.0', 'not stated')
     """
     if re.search(r"\bCC[0O]\b", rights):
-        return "CC0 1.0"
+        return CC0
     match = re.search(r"(?i)\bCC[- ](BY(?:[- ](?:NC|SA|ND))*)[- ](\d\.\d)", rights)
     if match:
         return f"CC {match[1].upper().replace(' ', '-')} {match[2]}"
