@@ -372,6 +372,9 @@ def test_a_measurement_is_made_once_and_again_when_what_decides_it_changes(tmp_p
     assert measurements.cached(tmp_path, "a/b", count_bars, ["|x|"], "y") == {"n": 2, "letter": "y"}
     assert measurements.cached(tmp_path, "a/b", measure, ["y"], Model(), force=True) == [3, None]
     assert measurements.read(tmp_path, "c") is None
+    (tmp_path / measurements.FOLDER / "a/b.json").write_text("[1]")  # edited by hand
+    assert measurements.read(tmp_path, "a/b") is None
+    assert measurements.cached(tmp_path, "a/b", measure, ["y"], Model()) == [4, None]
     measurements.remove_others(tmp_path, {"c"})
     assert measurements.read(tmp_path, "a/b") is None
 

@@ -34,13 +34,19 @@ def cached(root, name, function, *arguments, force=False):
     digests = [getattr(argument, "digest", argument) for argument in arguments]
     classes = [part for argument in arguments for part in getattr(argument, "classes", ())]
     key = value_digest({"arguments": digests, "code": _code(function, *classes)})
-    entry = read_json(path) or {}
+    entry = _entry(path)
     if force or entry.get("key") != key:
         entry = {"key": key, "value": plain(function(*arguments))}
         # through JSON: a value just made and one read from disk must not differ
         entry = json.loads(json.dumps(entry, allow_nan=False))
         write_json(path, entry)
     return entry["value"]
+
+
+def _entry(path):
+    """Returns what is cached in a file, {} where that cannot be read."""
+    entry = read_json(path)
+    return entry if isinstance(entry, dict) else {}
 
 
 @functools.cache
@@ -50,7 +56,7 @@ def _code(*roots):
 
 def read(root, name):
     """Returns a measurement's value, None if it was not made."""
-    return (read_json(root / FOLDER / f"{name}.json") or {}).get("value")
+    return _entry(root / FOLDER / f"{name}.json").get("value")
 
 
 def remove_others(root, names):
